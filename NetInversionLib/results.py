@@ -1,0 +1,63 @@
+"""What every algorithm takes besides volumes (progress) and gives back (results)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .volumes import Volume
+
+
+class Cancelled(Exception):
+    """The user asked the run to stop."""
+
+
+class Progress:
+    """Receives what a running algorithm reports; the default ignores it all.
+
+    Every method may raise ``Cancelled``. Subclasses override what they show.
+    """
+
+    def report(self, fraction: float, message: str) -> None:
+        """How far the run is (0 to 1) and what it does now, in words a clinician reads."""
+
+    def log(self, message: str) -> None:
+        """A line worth keeping: a choice made, a warning."""
+
+    def point(self, curve: str, x: float, y: float) -> None:
+        """One more point of a live curve (the loss while it falls)."""
+
+    def intermediate(self, result: Result) -> None:
+        """The best result so far; kept if the run is cancelled or dies."""
+
+
+@dataclass
+class Table:
+    """Columns of equal length: ``columns`` maps a heading (with its unit) to numbers or strings."""
+
+    title: str
+    columns: dict[str, list]
+
+
+@dataclass
+class Curve:
+    """Lines over one x axis: ``lines`` maps a legend entry to (x values, y values)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: dict[str, tuple[list[float], list[float]]]
+    log_y: bool = False
+
+
+@dataclass
+class Result:
+    """What an algorithm gives back: images, tables, curves, and the facts that let it be run again.
+
+    ``roles`` says how a volume is to be shown, by its key: "input", "ct", "difference", "error" or "spread".
+    """
+
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
