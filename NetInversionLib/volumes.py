@@ -65,8 +65,8 @@ class Volume:
 
 # ---------------------------------------------------------------------------------------------------------- checks
 
-def check(volume: Volume) -> Volume:
-    """Return ``volume`` if an algorithm can use it, else raise VolumeError: 3-D, not empty, real, finite, placed."""
+def check(volume: Volume, finite: bool = True) -> Volume:
+    """Return ``volume`` if it can be used, else raise VolumeError: 3-D, not empty, real, placed in space, ``finite``."""
     array, name = volume.array, volume.name
     if array.ndim != 3:
         raise VolumeError(f"'{name}' has {array.ndim} dimensions, {array.shape}; one scalar 3-D image is needed. "
@@ -76,7 +76,7 @@ def check(volume: Volume) -> Volume:
     if array.dtype.kind not in "biuf":
         raise VolumeError(f"'{name}' holds values of type {array.dtype}; real numbers are needed. "
                           "Convert it to a real type first (the magnitude of a complex image).")
-    if array.dtype.kind == "f":
+    if finite and array.dtype.kind == "f":
         _require_finite(array, name)
     _require_geometry(volume)
     return volume

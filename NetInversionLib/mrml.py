@@ -1,0 +1,439 @@
+"""The bridge to the MRML scene: nodes in, volumes out; results in, nodes out.
+
+Works inside Slicer and on a scene without the application (``slicer.mrmlScene`` is the scene in both). Input nodes are
+never changed. What is written is written whole or not at all: after an error the scene holds what it held before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from numbers import Integral, Real
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from .results import Curve, Result, Table
+from .volumes import Region, Volume, VolumeError, check, region_from_ras_points, resample
+
+ROLES = ("input", "ct", "difference", "error", "spread")
+HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")  # how Slicer's DICOM reader marks CT
+NOTICE = "NetInversion result: research use only, not for diagnosis."
+
+
+# ------------------------------------------------------------------------------------------------- nodes to volumes
+
+def volume_from_node(node) -> Volume:
+    """A copy of a scalar volume node; its matrix is to world RAS, linear parent transforms included.
+
+    Raises VolumeError for a label map, a colour, vector, tensor or time-series volume, a node without voxels, or one
+    under a non-linear transform.
+    """
+    if node is None:
+        raise VolumeError("No volume is chosen. Choose a scalar volume.")
+    name = node.GetName()
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise VolumeError(f"'{name}' is a label map; an image is needed. If it is one after all, convert it to a scalar "
+                          "volume in the Volumes module.")
+    image = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else None
+    if not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode") or (
+            image and image.GetNumberOfScalarComponents() > 1):
+        raise VolumeError(f"'{name}' is no scalar volume but a {node.GetNodeTagName()} (colour, vectors, a series?). "
+                          "Convert it to a scalar volume (module Vector to Scalar Volume) or extract one component.")
+    array, offset = _image_array(image, name)
+    matrix = _world_matrix(node) @ _ijk_to_ras(node) @ offset
+    return Volume(array, matrix, name, _units(node))
+
+
+def _image_array(image, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A [k, j, i] copy of a vtkImageData's scalars, and the 4x4 that takes array indices to its (extent) indices."""
+    scalars = image.GetPointData().GetScalars() if image else None
+    if scalars is None or scalars.GetNumberOfTuples() == 0:
+        raise VolumeError(f"'{name}' is empty: it has no voxels. Load its image, or choose another one.")
+    offset = np.eye(4)
+    offset[:3, 3] = image.GetExtent()[::2]
+    return vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1]).copy(), offset
+
+
+def _ijk_to_ras(node) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _world_matrix(node) -> np.ndarray:
+    """From the node's own RAS to world RAS. Raises VolumeError if a transform on the way is not linear."""
+    parent, matrix = node.GetParentTransformNode(), vtk.vtkMatrix4x4()
+    if parent is not None and not parent.GetMatrixTransformToWorld(matrix):
+        raise VolumeError(f"'{node.GetName()}' is under the non-linear transform '{parent.GetName()}'. Harden a copy first "
+                          "(Transforms module, or NetInversionLib.mrml.harden).")
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def _units(node) -> str:
+    entry = node.GetVoxelValueUnits()
+    if entry is None:
+        return ""
+    return "HU" if entry.GetCodeValue() == HOUNSFIELD[0] else entry.GetCodeValue() or ""
+
+
+def harden(node):
+    """A copy of a volume node with its parent transforms, linear or not, applied to it; the node stays as it is.
+
+    A non-linear transform resamples the values onto a new grid; a linear one only changes the matrix.
+    """
+    with _all_or_nothing():
+        copy = slicer.mrmlScene.AddNewNodeByClass(node.GetClassName(), f"{node.GetName()} hardened")
+        image = vtk.vtkImageData()
+        image.DeepCopy(node.GetImageData())
+        copy.SetAndObserveImageData(image)
+        copy.CopyOrientation(node)
+        copy.SetVoxelValueUnits(node.GetVoxelValueUnits())
+        copy.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+        copy.HardenTransform()
+        _show(copy, "input", node)
+        _file_under(copy, node)
+    return copy
+
+
+def mask_from_node(node, reference: Volume, segment_id: str | None = None) -> np.ndarray:
+    """Where a label map or segmentation node is set, as a bool array on the grid of ``reference`` (nearest neighbour).
+
+    Any label counts; of a segmentation the named segment, or all of them. Raises VolumeError if nothing is marked, or
+    nothing inside ``reference``.
+    """
+    if node is not None and node.IsA("vtkMRMLSegmentationNode"):
+        return mask_from_segmentation(node, reference, segment_id)
+    return mask_from_label_node(node, reference)
+
+
+def mask_from_label_node(node, reference: Volume) -> np.ndarray:
+    """As ``mask_from_node``, for a label map volume node."""
+    if node is None or not node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise VolumeError("The mask must be a label map or a segmentation. Choose one, or convert the volume to a label "
+                          "map in the Volumes module.")
+    array, offset = _image_array(node.GetImageData(), node.GetName())
+    labels = Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName())
+    return _mask([labels], reference, node.GetName())
+
+
+def mask_from_segmentation(node, reference: Volume, segment_id: str | None = None) -> np.ndarray:
+    """As ``mask_from_node``, for a segmentation node that has its binary label map (a drawn segmentation does)."""
+    name, segments = node.GetName(), node.GetSegmentation()
+    chosen = [segment_id] if segment_id else list(segments.GetSegmentIDs())
+    if segment_id and segments.GetSegment(segment_id) is None:
+        raise VolumeError(f"'{name}' has no segment '{segment_id}', only {list(segments.GetSegmentIDs())}.")
+    if chosen and not segments.ContainsRepresentation(
+            slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()):
+        raise VolumeError(f"'{name}' has no binary label map. Create one in the Segmentations module (Representations).")
+    world, labels = _world_matrix(node), []
+    for segment in chosen:
+        image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+        node.GetBinaryLabelmapRepresentation(segment, image)
+        if image.GetNumberOfPoints():
+            array, offset = _image_array(image, name)
+            image.GetImageToWorldMatrix(matrix)
+            labels.append(Volume(array, world @ slicer.util.arrayFromVTKMatrix(matrix) @ offset, name))
+    return _mask(labels, reference, name)
+
+
+def _mask(labels: Iterable[Volume], reference: Volume, name: str) -> np.ndarray:
+    labels = [volume for volume in labels if volume.array.any()]
+    if not labels:
+        raise VolumeError(f"The mask '{name}' is empty. Draw a region in it, or choose no mask.")
+    mask = np.zeros(reference.shape, dtype=bool)
+    for volume in labels:
+        mask |= resample(volume.with_array(volume.array != 0), reference, "nearest", fill=0).array
+    if not mask.any():
+        raise VolumeError(f"The mask '{name}' marks no voxel of '{reference.name}'. Draw it on that image.")
+    return mask
+
+
+def region_from_roi_node(roi_node, volume: Volume) -> Region:
+    """The region of ``volume`` that holds a markups ROI box, turned boxes and linear parent transforms included.
+
+    Raises VolumeError if the ROI is not placed or lies outside the volume.
+    """
+    half = np.array(roi_node.GetSize()) / 2
+    if roi_node.GetNumberOfControlPoints() == 0 or not half.all():
+        raise VolumeError(f"The region '{roi_node.GetName()}' has no size yet. Place it in the views, or choose none.")
+    corners = np.array([(*half * signs, 1.0) for signs in product((-1, 1), repeat=3)])
+    box = _world_matrix(roi_node) @ slicer.util.arrayFromVTKMatrix(roi_node.GetObjectToNodeMatrix())
+    return region_from_ras_points(volume, (box @ corners.T)[:3].T)
+
+
+# ------------------------------------------------------------------------------------------------- volumes to nodes
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Remove every node that was added inside the block if the block raises."""
+    before = {node.GetID() for node in slicer.mrmlScene.GetNodes()}
+    try:
+        yield
+    except BaseException:
+        added = [node for node in slicer.mrmlScene.GetNodes() if node.GetID() not in before]
+        for node in reversed(added):
+            slicer.mrmlScene.RemoveNode(node)
+        raise
+
+
+def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str | None = None, shown_as=None):
+    """A new scalar volume node that lies where ``volume`` lies.
+
+    Args:
+        like: an input's node. The new node gets its parent transform (and the local matrix with which the two overlay
+            exactly) and its place in the subject hierarchy. One that has left the scene, or is under a non-linear
+            transform by now, counts as None: the node is placed in world RAS.
+        role: "input", "ct", "difference", "error" or "spread": how it is shown.
+        shown_as: for role "input", a node whose window and colours it takes, so that the two can be compared.
+
+    int64, uint64 and other types that Slicer does not show become int32, uint32 or float64 if that loses nothing.
+    Raises VolumeError if it would, or if the volume is empty, not 3-D or not placed in space.
+    """
+    if role is not None and role not in ROLES:
+        raise ValueError(f"role is '{role}', must be one of {', '.join(ROLES)}")
+    check(volume, finite=False)
+    array = _storable(volume)
+    like = like if like is not None and like.GetScene() is not None else None
+    with _all_or_nothing():
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name or volume.name)
+        slicer.util.updateVolumeFromArray(node, array)
+        _place(node, volume.ijk_to_ras, like)
+        if volume.units:
+            units = slicer.vtkCodedEntry()
+            units.SetValueSchemeMeaning(*(HOUNSFIELD if volume.units == "HU" else (volume.units, "UCUM", volume.units)))
+            node.SetVoxelValueUnits(units)
+        node.SetDescription(NOTICE)
+        _show(node, role, shown_as)
+        _file_under(node, like)
+    return node
+
+
+def _storable(volume: Volume) -> np.ndarray:
+    """The array in a type that Slicer stores and shows, value for value."""
+    array = volume.array
+    kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype.name)
+    if kind in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"):
+        return np.ascontiguousarray(array, kind)
+    if array.dtype.kind in "iu":
+        low, high = int(array.min()), int(array.max())
+        for fits, bounds in (("int32", (-2**31, 2**31 - 1)), ("uint32", (0, 2**32 - 1)), ("float64", (-2**53, 2**53))):
+            if bounds[0] <= low and high <= bounds[1]:
+                return array.astype(fits)
+    elif np.array_equal(array.astype(np.float64), array, equal_nan=True):
+        return array.astype(np.float64)
+    raise VolumeError(f"'{volume.name}' holds {array.dtype} values that no volume in Slicer can hold exactly. "
+                      "Scale them, or convert them to float64 if the rounding does not matter.")
+
+
+def _place(node, matrix: np.ndarray, like) -> None:
+    """Give ``node`` the parent transform of ``like`` and the local matrix that puts it at ``matrix`` in world RAS."""
+    parent = like.GetParentTransformNode() if like is not None else None
+    if like is not None and (parent is None or parent.IsTransformToWorldLinear()):
+        world = _world_matrix(like)
+        if np.array_equal(world @ _ijk_to_ras(like), matrix):
+            node.CopyOrientation(like)  # to the last bit, where decomposing a matrix anew would round
+        else:
+            node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.linalg.solve(world, matrix)))
+        node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
+    else:
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+
+
+def _file_under(node, like) -> None:
+    """Put ``node`` beside ``like`` in the subject hierarchy, where there is one that knows ``like``."""
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    item = hierarchy.GetItemByDataNode(like) if hierarchy is not None and like is not None else 0
+    if item:
+        parent, own = hierarchy.GetItemParent(item), hierarchy.GetItemByDataNode(node)
+        hierarchy.SetItemParent(own, parent) if own else hierarchy.CreateItem(parent, node)
+
+
+# ---------------------------------------------------------------------------------------------------------- display
+
+# RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno and viridis (CC0).
+COLORS = {
+    "difference": "00007f 0000ff ffffff ff0000 7f0000",
+    "error": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
+    "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
+}
+
+
+def _show(node, role: str | None, shown_as) -> None:
+    """A display node with the window, level and colours that fit the role."""
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if role is None:
+        return
+    node.SetAttribute("NetInversion.role", role)
+    if role == "ct":
+        _set_window(display, -160, 240)
+    elif role == "input":
+        model = shown_as.GetDisplayNode() if shown_as is not None else None
+        if model is not None:
+            _set_window(display, model.GetWindowLevelMin(), model.GetWindowLevelMax())
+            display.SetAndObserveColorNodeID(model.GetColorNodeID())
+    else:
+        largest = _typical_largest(slicer.util.arrayFromVolume(node))
+        _set_window(display, -largest if role == "difference" else 0, largest)
+        display.SetAndObserveColorNodeID(_color_node(role).GetID())
+
+
+def _set_window(display, low: float, high: float) -> None:
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(low, high)
+
+
+def _typical_largest(array: np.ndarray) -> float:
+    """The 99.5th percentile of the magnitudes (of a million of them), or what else is not 0."""
+    values = np.abs(array.ravel()[::max(1, array.size // 1_000_000)].astype(np.float64))
+    values = values[np.isfinite(values)]
+    return float(np.percentile(values, 99.5) or values.max() or 1.0) if values.size else 1.0
+
+
+def _color_node(role: str):
+    """The scene's own colour table for a role, made on first use: the scene carries it wherever it is opened."""
+    tag = f"NetInversion{role.capitalize()}"
+    node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
+    if node is None:
+        stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
+        at = np.linspace(0, len(stops) - 1, 256)
+        node = slicer.vtkMRMLColorTableNode()
+        node.SetTypeToUser()
+        node.SetNumberOfColors(256)
+        for index, color in enumerate(zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))):
+            node.SetColor(index, f"{role} {index}", *map(float, color), 1.0)
+        node.SetName(f"NetInversion {role}")
+        node.SetSingletonTag(tag)
+        node.SetAttribute("Category", "NetInversion")
+        node.SetHideFromEditors(True)  # colour selectors list hidden tables too; other node lists stay clean
+        node = slicer.mrmlScene.AddNode(node)
+    return node
+
+
+# ------------------------------------------------------------------------------------------------ tables and curves
+
+def table_to_node(table: Table, node=None, like=None):
+    """A table node with the table's columns; ``node``, if given and still in the scene, is filled anew instead.
+
+    Whole numbers become an integer column, other numbers (None is NaN) a double one, all else text.
+    Raises ValueError if the columns differ in length.
+    """
+    content = _vtk_table(table.columns)
+    with _all_or_nothing():
+        node = _reused(node, "vtkMRMLTableNode", table.title, like)
+        node.SetAndObserveTable(content)
+    return node
+
+
+def _reused(node, kind: str, name: str, like):
+    """``node`` renamed if it is still in the scene, else a new one beside ``like`` in the subject hierarchy."""
+    if node is not None and node.GetScene() is not None:
+        node.SetName(name)
+        return node
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
+    node.SetDescription(NOTICE)
+    _file_under(node, like)
+    return node
+
+
+def _vtk_table(columns: dict[str, list]):
+    lengths = {title: len(values) for title, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Columns must have one length; these have {lengths}")
+    content = vtk.vtkTable()
+    for title, values in columns.items():
+        numbers = [value for value in values if value is not None]
+        if any(isinstance(value, bool) or not isinstance(value, Real) for value in numbers):
+            column, values = vtk.vtkStringArray(), ["" if value is None else str(value) for value in values]
+        elif len(numbers) == len(values) and all(isinstance(v, Integral) and abs(v) < 2**31 for v in values):
+            column, values = vtk.vtkIntArray(), [int(value) for value in values]
+        else:
+            column, values = vtk.vtkDoubleArray(), [float("nan") if v is None else float(v) for v in values]
+        column.SetName(title)
+        for value in values:
+            column.InsertNextValue(value)
+        content.AddColumn(column)
+    return content
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+LINE_COLORS = ("0072b2", "d55e00", "009e73", "cc79a7", "e69f00", "56b4e9")
+
+
+def curve_to_nodes(curve: Curve, nodes=None, like=None):
+    """(chart node, plot series nodes, table nodes), one series and one table for each line of the curve.
+
+    ``nodes``, an earlier return value, is filled anew where it is still in the scene; superfluous ones are removed.
+    """
+    chart, old_series, old_tables = nodes or (None, [], [])
+    contents = [_vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()]
+    with _all_or_nothing():
+        series, tables = [], []
+        for index, (name, content) in enumerate(zip(curve.lines, contents)):
+            old = [group[index] if index < len(group) else None for group in (old_series, old_tables)]
+            tables.append(_reused(old[1], "vtkMRMLTableNode", f"{curve.title}: {name} (data)", like))
+            tables[-1].SetAndObserveTable(content)
+            series.append(_reused(old[0], "vtkMRMLPlotSeriesNode", name, like))
+            _style_line(series[-1], tables[-1], curve.x_label, name, LINE_COLORS[index % len(LINE_COLORS)])
+        chart = _reused(chart, "vtkMRMLPlotChartNode", curve.title, like)
+        _fill_chart(chart, curve, series)
+    for node in (*old_series[len(series):], *old_tables[len(tables):]):
+        slicer.mrmlScene.RemoveNode(node)
+    return chart, series, tables
+
+
+def _style_line(series, table, x: str, y: str, color: str) -> None:
+    series.SetName(y)  # the legend shows it: no "_1" for a second run
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName(x)
+    series.SetYColumnName(y)
+    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+    series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+    series.SetColor(*(channel / 255 for channel in bytes.fromhex(color)))
+
+
+def _fill_chart(chart, curve: Curve, series: list) -> None:
+    modifying = chart.StartModify()
+    chart.SetTitle(curve.title)
+    chart.SetXAxisTitle(curve.x_label)
+    chart.SetYAxisTitle(curve.y_label)
+    chart.SetYAxisLogScale(curve.log_y)
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for node in series:
+        chart.AddAndObservePlotSeriesNodeID(node.GetID())
+    chart.EndModify(modifying)
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+def add_result(result: Result, like=None, shown_as: dict | None = None) -> dict:
+    """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it.
+
+    Returns the nodes by the result's keys: volume nodes, table nodes, chart nodes, and "facts", a text node with what
+    is needed to run it again, as JSON. ``shown_as`` maps keys to nodes whose window and colours the images take.
+    """
+    keys = [*result.volumes, *result.tables, *result.curves, *(["facts"] if result.facts else [])]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"Keys used more than once in a result: {', '.join(twice)}")
+    nodes = {}
+    with _all_or_nothing():
+        for key, volume in result.volumes.items():
+            nodes[key] = volume_to_node(volume, None, like, result.roles.get(key), (shown_as or {}).get(key))
+        for key, table in result.tables.items():
+            nodes[key] = table_to_node(table, like=like)
+        for key, curve in result.curves.items():
+            nodes[key] = curve_to_nodes(curve, like=like)[0]
+        if result.facts:
+            nodes["facts"] = _reused(None, "vtkMRMLTextNode", "NetInversion facts", like)
+            nodes["facts"].SetText(json.dumps(result.facts, indent=1, default=_plain))
+    return nodes
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
