@@ -1,0 +1,11 @@
+# What Slicer asks for before it packages an extension.
+foreach(name README LICENSE)
+  if(NOT EXISTS "${EXTENSION_${name}_FILE}")
+    message(FATAL_ERROR "EXTENSION_${name}_FILE points to a file that does not exist: ${EXTENSION_${name}_FILE}")
+  endif()
+endforeach()
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${EXTENSION_DESCRIPTION}")
+set(CPACK_PACKAGE_DESCRIPTION_FILE "${EXTENSION_README_FILE}")
+set(CPACK_RESOURCE_FILE_LICENSE "${EXTENSION_LICENSE_FILE}")
+set(CPACK_GENERATOR "TGZ")
+include(CPack)
