@@ -6,7 +6,9 @@ reads, writes and resamples here, works in LPS: `_to_image` and `_geometry` are 
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
@@ -279,7 +281,9 @@ def _geometry(volume: Volume) -> tuple[list[float], list[float], list[float]]:
     """ITK's origin, spacing and direction (row by row), in LPS."""
     lps = RAS_FROM_LPS @ volume.ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    return lps[:3, 3].tolist(), spacing.tolist(), (lps[:3, :3] / spacing).ravel().tolist()
+    direction = lps[:3, :3] / spacing
+    direction[np.abs(direction) < 1e-15] = 0  # ITK inverts by SVD, which underflows on denormal numbers
+    return lps[:3, 3].tolist(), spacing.tolist(), direction.ravel().tolist()
 
 
 def _to_image(volume: Volume) -> sitk.Image:
@@ -307,8 +311,9 @@ def _ijk_to_ras(image) -> np.ndarray:
 def load(path: str | os.PathLike) -> Volume:
     """Read a scalar 3-D image: NIfTI, NRRD, MHA (whatever ITK reads), or a folder that holds one DICOM series.
 
-    Rescale slope and intercept are applied; a DICOM CT has units "HU", other files none.
-    Raises VolumeError if there is no such image, it is 4-D or has several components, or slices are missing.
+    Rescale slope and intercept are applied; a DICOM CT has units "HU", other files none. Where a NIfTI file's two
+    matrices differ, ITK chooses, as in Slicer. Raises VolumeError if there is no such image, it is damaged, 4-D or has
+    several components, or slices are missing.
     """
     path = Path(path)
     if not path.exists():
@@ -321,9 +326,26 @@ def load(path: str | os.PathLike) -> Volume:
         hint = ("Its axes are not at right angles; resample it in the program that wrote it, or save it as NRRD."
                 if "orthonormal" in str(error) else "Is it a complete NIfTI, NRRD or MHA file?")
         raise VolumeError(f"'{path}' cannot be read as an image. {hint} (ITK: {_reason(error)})") from error
+    if image.HasMetaDataKey("vox_offset"):
+        _require_whole_nifti(image, path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     return Volume(_pixels(image, path), _ijk_to_ras(image), _stem(path))
+
+
+def _require_whole_nifti(image: sitk.Image, path: Path) -> None:
+    """ITK fills a NIfTI file that was cut short with anything, and says nothing: count the bytes."""
+    header = [float(image.GetMetaData(key)) for key in ("vox_offset", "bitpix")]
+    needed = header[0] + header[1] / 8 * image.GetNumberOfPixels()
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            found = sum(map(len, iter(lambda: file.read(1 << 20), b"")))
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        found = 0
+    if found < needed:
+        raise VolumeError(f"'{path}' is damaged or not complete. Copy or download it again.")
 
 
 def _pixels(image: sitk.Image, path: Path) -> np.ndarray:
