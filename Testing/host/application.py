@@ -1,0 +1,389 @@
+"""Starting the host: ``slicer.app``, modules, the event loop and panel pictures."""
+import atexit
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+REPOSITORY = Path(__file__).resolve().parents[2]
+PANEL_WIDTH = 500  # pixels, what Slicer gives its module panel on a common screen
+
+from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402  (after the platform is chosen)
+
+import slicer  # noqa: E402
+import slicer.util  # noqa: E402
+import vtk  # noqa: E402
+
+from . import i18n, qt  # noqa: E402
+from .pythonqt import emit, wrap  # noqa: E402
+
+errors: list[str] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
+
+
+class _Application(QtCore.QObject):
+    """``slicer.app``."""
+
+    startupCompleted = QtCore.Signal()
+
+    applicationName = QtCore.Property(str, lambda self: "Slicer")
+    applicationVersion = QtCore.Property(str, lambda self: "5.10.0")
+    majorVersion = QtCore.Property(int, lambda self: 5)
+    minorVersion = QtCore.Property(int, lambda self: 10)
+    temporaryPath = QtCore.Property(str, lambda self: self._temporary)
+    slicerHome = QtCore.Property(str, lambda self: self._temporary)
+    documentationBaseUrl = QtCore.Property(str, lambda self: "https://slicer.readthedocs.io/en/latest/")
+
+    def __init__(self):
+        super().__init__()
+        self._temporary = tempfile.mkdtemp(prefix="netinversion-host-")
+        self._testing, self._modules = True, modules_manager()
+        self._python = PythonConsole()
+
+    def translate(self, context, text):
+        return text
+
+    def moduleManager(self):
+        return self._modules
+
+    def layoutManager(self):
+        return slicer.views
+
+    def applicationLogic(self):
+        return slicer.views.application_logic
+
+    def coreIOManager(self):
+        from . import files
+        return files
+
+    ioManager = coreIOManager
+
+    def mrmlScene(self):
+        return slicer.mrmlScene
+
+    def testingEnabled(self):
+        return self._testing
+
+    def setTestingEnabled(self, enabled):
+        """Not in Slicer: tests use it to see the dialogs that testing mode hides."""
+        self._testing = enabled
+
+    def processEvents(self, *_):
+        QtWidgets.QApplication.processEvents()
+
+    def setOverrideCursor(self, cursor):
+        QtWidgets.QApplication.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self):
+        QtWidgets.QApplication.restoreOverrideCursor()
+
+    def topLevelWidgets(self):
+        return QtWidgets.QApplication.topLevelWidgets()
+
+    def userSettings(self):
+        return qt.QSettings()
+
+    settings = revisionUserSettings = userSettings
+
+    def pythonConsole(self):
+        return self._python
+
+    def startupEnvironment(self):
+        return dict(os.environ)
+
+    def moduleDocumentationUrl(self, name):
+        return f"{self.documentationBaseUrl}user_guide/modules/{name.lower()}.html"
+
+    def pauseRender(self):
+        pass
+
+    resumeRender = restart = pauseRender
+
+
+class PythonConsole:
+    """Only what a log needs."""
+
+    def clear(self):
+        pass
+
+
+class _ModuleManager(QtCore.QObject):
+    moduleLoaded = QtCore.Signal(str)
+    moduleAboutToBeUnloaded = QtCore.Signal(str)
+
+    def __init__(self):
+        super().__init__()
+        self._loaded = {}
+
+    def module(self, name):
+        return self._loaded.get(name)
+
+    def factoryManager(self):
+        return self
+
+    def loadedModuleNames(self):
+        return tuple(self._loaded)
+
+    modulesNames = loadedModuleNames
+
+
+def modules_manager():
+    return wrap(_ModuleManager, "qSlicerModuleManager")()
+
+
+class _Modules(types.SimpleNamespace):
+    """``slicer.modules``."""
+
+    def __getattr__(self, name):
+        raise AttributeError(f"slicer.modules.{name}: no such module is loaded in the test host")
+
+
+class LogicModule:
+    """A module of Slicer itself, of which the host has only the logic (``slicer.modules.volumes.logic()``)."""
+
+    def __init__(self, name, logic):
+        self.name, self._logic = name, logic
+
+    def logic(self):
+        return self._logic
+
+
+class qSlicerScriptedLoadableModule:
+    """What a scripted module's constructor gets as ``parent``; only the names that Slicer knows can be set."""
+
+    __slots__ = ("title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon", "path",
+                 "hidden", "index", "associatedNodeTypes", "name", "widgetRepresentationCreationEnabled",
+                 "_python", "_source", "_page")
+
+    def __init__(self, path: Path):
+        self.path, self.name, self._page = str(path), path.stem, None
+        self.title, self.categories, self.dependencies, self.contributors = "", [], [], []
+        self.hidden, self.icon, self._source = False, qt.QIcon(), _import(path)
+        self._python = getattr(self._source, self.name)(self)
+
+    def widgetRepresentation(self):
+        """The module's page in the module panel, made and set up at the first call."""
+        if self._page is None:
+            self._page = self.createNewWidgetRepresentation()
+        return self._page
+
+    def createNewWidgetRepresentation(self):
+        page = slicer.qSlicerScriptedLoadableModuleWidget()
+        page.setLayout(qt.QVBoxLayout())
+        page.setMRMLScene(slicer.mrmlScene)
+        self._page = page
+        page.setup(lambda parent: getattr(sys.modules[self.name], self.name + "Widget")(parent))
+        return page
+
+    def logic(self):
+        return None
+
+
+def _import(path: Path):
+    """Import a module file as Slicer's module factory does: its own folder goes to the end of sys.path first."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    source = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(source)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return source
+
+
+# Start and end
+
+def start():
+    """Make this process look like Slicer: idempotent; a later call only clears the scene."""
+    if hasattr(slicer, "app"):
+        clear()
+        return
+    _start_qt()
+    sys.modules["qt"] = qt
+    from . import ctk
+    sys.modules["ctk"] = ctk
+    slicer.selfTests, slicer.modules = {}, _Modules()
+    from . import mrml_widgets
+    vars(slicer).update(mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule)
+    from . import views
+    slicer.views = views.Views()
+    slicer.app = wrap(_Application, "qSlicerApplication")()
+    atexit.register(shutil.rmtree, slicer.app.temporaryPath, ignore_errors=True)
+    _install_python_files()
+    from . import sample_data
+    sys.modules["SampleData"] = sample_data
+    _record_errors()
+
+
+def _start_qt():
+    QtCore.QCoreApplication.setOrganizationName("NetInversion")
+    QtCore.QCoreApplication.setApplicationName("host")
+    settings = tempfile.mkdtemp(prefix="netinversion-settings-")
+    atexit.register(shutil.rmtree, settings, ignore_errors=True)
+    QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
+    QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, settings)
+    application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
+    application.setStyle("Fusion")
+    application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)
+    # A machine without fonts draws no text offscreen; matplotlib brings one, which also makes pictures alike everywhere.
+    import matplotlib
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    QtGui.QFontDatabase.addApplicationFont(str(font))
+    application.setFont(QtGui.QFont("DejaVu Sans", 9))
+
+
+def _install_python_files():
+    """Put the module base classes into ``slicer``: the host's, or Slicer's own from SLICER_BASE_PYTHON."""
+    names = ("i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
+    base = os.environ.get("SLICER_BASE_PYTHON")
+    if base:
+        if not (Path(base) / "slicer" / "ScriptedLoadableModule.py").is_file():
+            raise FileNotFoundError(f"SLICER_BASE_PYTHON={base} has no slicer/ScriptedLoadableModule.py")
+        slicer.__path__.append(str(Path(base) / "slicer"))
+        for name in names:
+            importlib.import_module(f"slicer.{name}")
+        return
+    sys.modules["slicer.i18n"] = slicer.i18n = i18n
+    from . import parameter_node, scripted_module
+    for name, module in zip(names, (i18n, parameter_node, scripted_module)):
+        sys.modules[f"slicer.{name}"] = module
+        setattr(slicer, name, module)
+
+
+def _record_errors():
+    """PythonQt and VTK print the exceptions of slots and observers through sys.excepthook and go on."""
+    previous = sys.excepthook
+
+    def hook(kind, value, trace):
+        errors.append("".join(traceback.format_exception(kind, value, trace)))
+        previous(kind, value, trace)
+
+    sys.excepthook = hook
+
+
+def clear():
+    """Unload all modules and give a scene as at start; forget errors, dialogs and replies."""
+    for name in slicer.app.moduleManager().loadedModuleNames():
+        unload_module(name)
+    slicer.views.clear()
+    errors.clear()
+    qt.dialogs.clear()
+    qt.replies.clear()
+    slicer.app.setTestingEnabled(True)
+    while QtWidgets.QApplication.overrideCursor() is not None:
+        QtWidgets.QApplication.restoreOverrideCursor()
+
+
+def close():
+    """Close the scene as File > Close Scene does; modules stay."""
+    slicer.mrmlScene.Clear(0)
+
+
+# Modules
+
+def find_module(name_or_path) -> Path:
+    """A module's file: from the flat folder NETINVERSION_MODULES if that is set, else from the source tree."""
+    path = Path(name_or_path)
+    if path.suffix == ".py":
+        return path.resolve()
+    installed = os.environ.get("NETINVERSION_MODULES")
+    path = Path(installed) / f"{path}.py" if installed else REPOSITORY / path / f"{path}.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"No module file {path}")
+    return path.resolve()
+
+
+def load_module(name_or_path):
+    """Load a scripted module (by name, or by the path of its .py) and register it as ``slicer.modules.<name>``."""
+    path = find_module(name_or_path)
+    manager = slicer.app.moduleManager()
+    if manager.module(path.stem) is None:
+        module = qSlicerScriptedLoadableModule(path)
+        manager._loaded[module.name] = module
+        setattr(slicer.modules, module.name.lower(), module)
+        emit(manager, "moduleLoaded(QString)", module.name)
+        emit(slicer.app, "startupCompleted()")
+        slicer.app.startupCompleted.disconnect()  # each module hears of it once
+    return manager.module(path.stem)
+
+
+def open_module(name_or_path):
+    """Load a module if needed, leave the module that is open, enter this one; returns its Python widget."""
+    module = load_module(name_or_path)
+    manager = slicer.app.moduleManager()
+    for other in manager._loaded.values():
+        if other is not module and other._page is not None and other._page.isEntered:
+            other._page.exit()
+    page = module.widgetRepresentation()
+    if not page.isEntered:
+        page.enter()
+    return page.self()
+
+
+def unload_module(name):
+    """What Slicer does with a module when it quits: exit, cleanup, delete."""
+    manager = slicer.app.moduleManager()
+    module = manager.module(name)
+    if module._page is not None and module._page.isEntered:
+        module._page.exit()
+    emit(manager, "moduleAboutToBeUnloaded(QString)", name)
+    if module._page is not None:
+        vars(slicer.modules).pop(name + "Widget", None)
+        module._page._retire()
+    del manager._loaded[name]
+    vars(slicer.modules).pop(name.lower(), None)
+    slicer.selfTests.pop(name, None)
+    sys.modules.pop(name, None)
+
+
+# The event loop
+
+@dataclass
+class Waited:
+    elapsed_s: float
+    largest_gap_s: float  # the longest time in which the event loop was not served
+
+
+def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
+    """Serve the event loop until ``condition()`` holds. Raises TimeoutError, with the recorded errors, if it never does."""
+    begin = last = time.perf_counter()
+    largest = 0.0
+    timer = QtCore.QTimer()
+    timer.setInterval(2)
+    ticks = [begin]
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.start()
+    while True:
+        QtWidgets.QApplication.processEvents(QtCore.QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
+        for tick in [*ticks, time.perf_counter()]:
+            largest, last = max(largest, tick - last), tick
+        ticks.clear()
+        if condition():
+            return Waited(time.perf_counter() - begin, largest)
+        if time.perf_counter() - begin > timeout_s:
+            raise TimeoutError(f"{message or 'The condition'} did not hold within {timeout_s} s\n" + "\n".join(errors))
+
+
+def grab(widget, path, width: int = PANEL_WIDTH) -> Path:
+    """Save a picture of a panel as wide as Slicer's module panel, as high as it wants to be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    QtWidgets.QWidget.resize(widget, width, max(QtWidgets.QWidget.sizeHint(widget).height(), 50))
+    widget.show()
+    for _ in range(3):
+        QtWidgets.QApplication.processEvents()
+    height = QtWidgets.QWidget.sizeHint(widget).height()
+    QtWidgets.QWidget.resize(widget, width, height)
+    QtWidgets.QApplication.processEvents()
+    if not QtWidgets.QWidget.grab(widget).save(str(path)):
+        raise OSError(f"Could not write {path}")
+    return path

@@ -1,0 +1,335 @@
+"""The qMRML widgets that panels use, over real MRML nodes and PySide6 (put into ``slicer`` by ``application.start``)."""
+from PySide6 import QtCore, QtGui, QtWidgets
+
+import slicer
+
+from .ctk import Property, Signal, _NotHere, stored
+from .pythonqt import emit, wrap
+
+RETIRED = []
+NODE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndImportEvent", "EndBatchProcessEvent", "EndCloseEvent")
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    mrmlSceneChanged = Signal(object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene = None
+
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLScene(self, scene):
+        if scene is not self._scene:
+            self._scene = scene
+            emit(self, "mrmlSceneChanged(PyObject)", scene)
+
+
+class qMRMLNodeComboBox(QtWidgets.QWidget):
+    """Chooses one node of a scene. The menu shows nodes, then None, then the actions that are enabled."""
+
+    currentNodeChanged = Signal((object,), (bool,))
+    currentNodeIDChanged = Signal(str)
+    currentNodeRenamed = Signal(str)
+    nodeAdded = Signal(object)
+    nodeAddedByUser = Signal(object)
+    nodeAddedByUserAction = Signal(object)
+    nodeAboutToBeRemoved = Signal(object)
+    nodeActivated = Signal(object)
+    nodeAboutToBeEdited = Signal(object)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene, self._node, self._observed = None, None, []
+        self._attributes, self._labels = [], {}
+        self._box = QtWidgets.QComboBox(self)
+        self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        self._box.setMinimumContentsLength(12)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._box)
+        self._box.activated.connect(self._activated)
+        self._requested = None
+        self._refresh()
+        QtWidgets.QWidget.setEnabled(self, False)  # until there is a scene
+
+    # The scene
+
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLScene(self, scene):
+        if scene is self._scene:
+            return
+        self._leave_scene()
+        self._scene = scene
+        if scene is not None:
+            self._observed = [(scene, scene.AddObserver(getattr(scene, event), self._scene_changed)) for event in NODE_EVENTS]
+        QtWidgets.QWidget.setEnabled(self, scene is not None)
+        self.setCurrentNode(self._requested or self._node)
+
+    def _leave_scene(self):
+        for subject, tag in self._observed:
+            subject.RemoveObserver(tag)
+        self._observed = []
+
+    def _scene_changed(self, scene, event):
+        if not scene.IsBatchProcessing():
+            nodes = self._nodes()
+            gone = self._node is not None and self._node not in nodes
+            # Without "None" in its menu, the selector goes on to the last node when its own is removed.
+            self._set_node((None if self.noneEnabled or not nodes else nodes[-1]) if gone else self._node)
+
+    def _nodes(self):
+        if self._scene is None:
+            return []
+        found = []
+        for kind in self.nodeTypes:
+            for node in slicer.util.getNodesByClass(kind, self._scene):
+                if node not in found and self._offers(node):
+                    found.append(node)
+        return found
+
+    def _offers(self, node):
+        # A vector or label map volume is a scalar volume too: showChildNodeTypes=false is what keeps it out.
+        if not self.showChildNodeTypes and node.GetClassName() not in self.nodeTypes:
+            return False
+        if any(node.IsA(kind) for kind in self.hideChildNodeTypes if node.GetClassName() not in self.nodeTypes):
+            return False
+        for kind, name, value in self._attributes:
+            if node.IsA(kind) and (node.GetAttribute(name) is None or value is not None and node.GetAttribute(name) != value):
+                return False
+        return self.showHidden or not node.GetHideFromEditors()
+
+    # The current node
+
+    def currentNode(self):
+        return self._node
+
+    def setCurrentNode(self, node):
+        if isinstance(node, str):
+            return self.setCurrentNodeID(node)
+        self._requested = node if self._scene is None else None
+        self._set_node(node if node in self._nodes() else None)
+
+    def setCurrentNodeID(self, identifier):
+        self.setCurrentNode(self._scene.GetNodeByID(identifier) if self._scene and identifier else None)
+
+    def setCurrentNodeIndex(self, index):
+        self.setCurrentNode(self.nodeFromIndex(index))
+
+    def nodeFromIndex(self, index):
+        nodes = self._nodes()
+        return nodes[index] if 0 <= index < len(nodes) else None
+
+    def nodeCount(self):
+        return len(self._nodes())
+
+    def _set_node(self, node):
+        node = node if node is None or node.GetScene() else None
+        changed, self._node = node is not self._node, node
+        self._refresh()
+        if changed:
+            emit(self, "currentNodeChanged(PyObject)", node)
+            emit(self, "currentNodeChanged(bool)", node is not None)
+            emit(self, "currentNodeIDChanged(QString)", node.GetID() if node else "")
+
+    def _refresh(self):
+        """Write the menu anew: nodes after None, then what can be done."""
+        nodes, label = self._nodes(), self._label()
+        self._menu = [(node.GetName(), "node", node) for node in nodes]
+        if self.noneEnabled or self._node is None:
+            self._menu.insert(0, (self.noneDisplay if self.noneEnabled else f"Select a {label}", "node", None))
+        row = next(i for i, entry in enumerate(self._menu) if entry[2] is self._node)
+        self._menu += [(text, action, None) for enabled, text, action in (
+            (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
+            (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
+            (self.addEnabled, f"Create new {label}", self._add_by_user),
+            (self.addEnabled and self.renameEnabled, f"Create new {label} as...", self._add_as),
+            (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)) if enabled]
+        self._box.clear()
+        self._box.addItems([text for text, _, _ in self._menu])
+        self._box.setCurrentIndex(row)
+
+    def _label(self):
+        return self.nodeTypeLabel(self.nodeTypes[0]) if self.nodeTypes else "node"
+
+    def nodeTypeLabel(self, kind):
+        return self._labels.get(kind) or (self._scene and self._scene.GetTypeDisplayNameByClassName(kind)) or "node"
+
+    def _activated(self, row):
+        _, action, node = self._menu[row]
+        if action == "node":
+            self._set_node(node)
+            emit(self, "nodeActivated(PyObject)", node)
+        else:
+            self._refresh()
+            action()
+
+    # Actions
+
+    def addNode(self, kind=None):
+        """Create a node of the (first) type, select it and return it."""
+        name = self._scene.GenerateUniqueName(self.baseName or self._label())
+        node = self._scene.AddNewNodeByClass(kind or self.nodeTypes[0], name)
+        for attribute_kind, attribute, value in self._attributes:
+            if node.IsA(attribute_kind):
+                node.SetAttribute(attribute, value or "")
+        emit(self, "nodeAdded(PyObject)", node)
+        if self.selectNodeUponCreation:
+            self._set_node(node)
+        emit(self, "nodeAddedByUser(PyObject)", node)
+        return node
+
+    def _add_by_user(self):
+        emit(self, "nodeAddedByUserAction(PyObject)", self.addNode())
+
+    def _add_as(self):
+        self._add_by_user()
+        self.renameCurrentNode()
+
+    def removeCurrentNode(self):
+        node = self._node
+        if node is not None:
+            emit(self, "nodeAboutToBeRemoved(PyObject)", node)
+            self._scene.RemoveNode(node)
+
+    def renameCurrentNode(self):
+        from . import qt
+        if self._node is not None:
+            name = qt.QInputDialog.getText(None, "Rename", "New name:", None, self._node.GetName())
+            if name:
+                self._node.SetName(name)
+                self._refresh()
+                emit(self, "currentNodeRenamed(QString)", name)
+
+    def editCurrentNode(self):
+        raise NotImplementedError("qMRMLNodeComboBox.editCurrentNode is not in the test host")
+
+    def addAttribute(self, kind, name, value=None):
+        self._attributes.append((kind, name, value))
+        self._refresh()
+
+    def removeAttribute(self, kind, name):
+        self._attributes = [a for a in self._attributes if a[:2] != (kind, name)]
+        self._refresh()
+
+    def setNodeTypeLabel(self, label, kind):
+        self._labels[kind] = label
+        self._refresh()
+
+    def _types_changed(self, _):
+        self._set_node(self._node if self._node in self._nodes() else None)
+
+    def _set_id(self, identifier):
+        self.setCurrentNodeID(identifier)
+
+    def _again(self, _):
+        self._refresh()
+
+    nodeTypes = stored("QStringList", (), _types_changed)
+    hideChildNodeTypes = stored("QStringList", (), _types_changed)
+    showChildNodeTypes = stored(bool, True, _types_changed)
+    showHidden = stored(bool, False, _types_changed)
+    noneEnabled = stored(bool, False, _again)
+    noneDisplay = stored(str, "None", _again)
+    addEnabled = stored(bool, True, _again)
+    removeEnabled = stored(bool, True, _again)
+    editEnabled = stored(bool, False, _again)
+    renameEnabled = stored(bool, False, _again)
+    baseName = stored(str, "")
+    selectNodeUponCreation = stored(bool, True)
+    interactionNodeSingletonTag = stored(str, "")
+    currentNodeID = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
+
+
+class qMRMLTableView(QtWidgets.QTableView):
+    """Shows a table node, read only."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._node, self._scene, self._tag = None, None, None
+        QtWidgets.QTableView.setEditTriggers(self, QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
+
+    def setMRMLScene(self, scene):
+        self._scene = scene
+
+    def mrmlScene(self):
+        return self._scene
+
+    def mrmlTableNode(self):
+        return self._node
+
+    def setMRMLTableNode(self, node):
+        if self._node is not None:
+            self._node.RemoveObserver(self._tag)
+        self._node = node
+        if node is not None:
+            self._tag = node.AddObserver("ModifiedEvent", lambda *_: self._fill())
+        self._fill()
+
+    def _fill(self):
+        model = QtGui.QStandardItemModel(self)
+        for column in range(self._node.GetNumberOfColumns() if self._node else 0):
+            model.setHorizontalHeaderItem(column, QtGui.QStandardItem(self._node.GetColumnName(column)))
+            for row in range(self._node.GetNumberOfRows()):
+                model.setItem(row, column, QtGui.QStandardItem(self._node.GetCellText(row, column)))
+        QtWidgets.QTableView.setModel(self, model)
+        QtWidgets.QTableView.resizeColumnsToContents(self)
+
+
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """The page of the module panel that holds a scripted module's widget."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._python, self._entered, self._make = None, False, None
+
+    def self(self):
+        return self._python
+
+    def setup(self, make):
+        """Create the Python widget by ``make(parent)`` and set it up, as Slicer does when a module is first opened."""
+        self._make = make
+        self._python = make(self)
+        setattr(slicer.modules, type(self._python).__name__, self._python)
+        self._python.setup()
+
+    def enter(self):
+        self._entered = True
+        if hasattr(self._python, "enter"):
+            self._python.enter()
+
+    def exit(self):
+        self._entered = False
+        if hasattr(self._python, "exit"):
+            self._python.exit()
+
+    def reload(self):
+        """Make the widget again from the module's present source (``slicer.util.reloadScriptedModule`` calls it)."""
+        was_entered = self._entered
+        self.setup(self._make)
+        if was_entered:
+            self.enter()
+
+    def _retire(self):
+        """End of the page. It stays in memory, as a reloaded page does in Slicer: scripts may still hold its widgets."""
+        self.hide()
+        for selector in self.findChildren("qMRMLNodeComboBox"):
+            selector._leave_scene()
+        RETIRED.append(self)
+
+    isEntered = Property(bool, lambda self: self._entered)
+
+
+# Slicer's own parameterNodeWrapper names these.
+NAMED_ONLY = ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget", "qMRMLCheckableNodeComboBox")
+HERE = {name: wrap(cls, name) for name, cls in list(globals().items())
+        if name.startswith(("qMRML", "qSlicer")) and isinstance(cls, type)}
+HERE.update({name: type(name, (_NotHere,), {}) for name in NAMED_ONLY})
+globals().update(HERE)
+
+
+def __getattr__(name):
+    raise AttributeError(name if name.startswith("__") else f"slicer.{name} is not in the test host")

@@ -1,0 +1,293 @@
+"""PythonQt's view of a Qt object, laid over PySide6.
+
+In PythonQt (the binding inside Slicer) a Q_PROPERTY is a value, ``button.clicked.connect(f)`` and
+``button.connect("clicked(bool)", f)`` both work, a slot takes as many arguments as it declares, and a C++ object
+takes no new attributes. ``wrap`` derives such a class from a PySide6 class. Which name is a value, a signal or a
+method, and which names PySide6 has but PythonQt (Qt 5) has not, comes from ``pythonqt_facts.json``, recorded from
+real PythonQt and CTK; a class that is not in it follows its Qt meta-object.
+
+Objects that Qt itself creates inside a widget (the line edit of a spin box) stay plain PySide6 objects.
+"""
+import enum
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+from PySide6 import QtCore
+
+FACTS_FILE = Path(__file__).with_name("pythonqt_facts.json")
+# Shiboken looks these up on the Python class when C++ calls them: they must stay reachable.
+VIRTUALS = {"metaObject", "qt_metacall", "qt_metacast", "customEvent", "connectNotify", "disconnectNotify"}
+
+
+def expand(table: dict) -> dict:
+    """Give every class of a recorded table all that it inherits: {class: {"values", "signals", "methods"}} of sets."""
+    def everything(name):
+        entry = table[name]
+        found = everything(entry["inherits"]) if "inherits" in entry else {"values": {}, "signals": set(), "methods": set()}
+        return {"values": {**found["values"], **entry["values"]},
+                "signals": found["signals"] | set(entry["signals"]),
+                "methods": found["methods"] | set(entry["methods"])}
+
+    return {name: everything(name) for name in table if name != "about"}
+
+
+FACTS = expand(json.loads(FACTS_FILE.read_text()))
+
+
+def wrap(base: type, name: str) -> type:
+    """The class ``name`` with PythonQt semantics, made from the PySide6 (or Python-written QObject) class ``base``."""
+    meta = base.staticMetaObject
+    facts = FACTS.get(name)
+    properties = {meta.property(i).name() for i in range(meta.propertyCount())}
+    signals = {signature.split("(")[0] for signature in signatures(meta)}
+    namespace = {"__doc__": f"{name} as PythonQt shows it.", "__module__": base.__module__}
+    for attribute in properties:
+        # A property written in Python is a value already, and shadowing it would hide it from Qt's own setProperty.
+        if not isinstance(_static(base, attribute), QtCore.Property) and (not facts or attribute in facts["values"]):
+            namespace[attribute] = _value(base, attribute)
+    for attribute in signals:
+        if not facts or attribute in facts["signals"]:
+            namespace[attribute] = property(lambda self, attribute=attribute: Signal(self, base, attribute))
+    if facts:
+        known = facts["values"].keys() | facts["signals"] | facts["methods"] | VIRTUALS
+        for attribute in dir(base):
+            if attribute not in known and not attribute.startswith("_") and _is_qt_member(_static(base, attribute)):
+                namespace[attribute] = _Hidden(name, attribute)
+    return type(base)(name, (Object, base), namespace)
+
+
+def signatures(meta) -> list[str]:
+    """All signals of a meta-object with their argument types, first declared first."""
+    methods = (meta.method(i) for i in range(meta.methodCount()))
+    return [bytes(m.methodSignature().data()).decode() for m in methods
+            if m.methodType() == QtCore.QMetaMethod.MethodType.Signal]
+
+
+def _static(cls, attribute):
+    return next((vars(c)[attribute] for c in cls.__mro__ if attribute in vars(c)), None)
+
+
+def _is_qt_member(member) -> bool:
+    """Methods, signals and properties; not the enums and nested types, which the record leaves out."""
+    return member is not None and not isinstance(member, (type, enum.Enum, int, str))
+
+
+def plain(value):
+    """A property's value as PythonQt hands it out: enums as int, lists as tuples."""
+    if isinstance(value, enum.Enum):
+        return int(value.value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _value(base, attribute):
+    reader = _static(base, attribute)
+    # The C++ getter, where there is one: going through QObject.property would call it as a virtual, and so this again.
+    if isinstance(reader, property) or not callable(reader):
+        reader = lambda self: QtCore.QObject.property(self, attribute)  # noqa: E731
+
+    def write(self, value):
+        meta = QtCore.QObject.metaObject(self)
+        if not meta.property(meta.indexOfProperty(attribute)).isWritable():
+            raise AttributeError(f"Property '{attribute}' of {self.className()} object is not writable")
+        if not QtCore.QObject.setProperty(self, attribute, value):
+            raise AttributeError(f"Property '{attribute}' of {self.className()} does not accept {value!r}")
+
+    return property(lambda self: plain(reader(self)), write)
+
+
+class _Hidden:
+    """A name that PySide6 has and PythonQt has not."""
+
+    def __init__(self, class_name, attribute):
+        self.message = f"{class_name}.{attribute} exists in PySide6 but not in PythonQt (see {FACTS_FILE.name})"
+
+    def __get__(self, instance, owner=None):
+        raise AttributeError(self.message)
+
+
+class Object:
+    """What every PythonQt object has, whatever its class."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # PySide6 finds its own connect before that of a base class written in Python, but not before the class's own.
+        cls.connect, cls.disconnect = Object.connect, Object.disconnect
+
+    name = property(lambda self: QtCore.QObject.objectName(self),
+                    lambda self, value: QtCore.QObject.setObjectName(self, value))
+
+    def className(self) -> str:
+        return QtCore.QObject.metaObject(self).className()
+
+    def help(self):
+        print(self.className())
+
+    def connect(self, signal: str, *receiver) -> bool:
+        """``connect("clicked(bool)", f)`` or ``connect("clicked(bool)", receiver, "slot(bool)")``.
+
+        An unknown signal raises here; PythonQt only returns False, which nobody notices.
+        """
+        signature = self._signature(signal)
+        return _connect(self, signature, _callable(*receiver))
+
+    def disconnect(self, signal: str, *receiver) -> bool:
+        return _disconnect(self, self._signature(signal), _callable(*receiver))
+
+    def findChildren(self, kind=None, name="") -> list:
+        """All descendants of a class (given as class or class name) and, if given, with an object name."""
+        kind = kind if isinstance(kind, str) else "QObject" if kind is None else kind.__name__
+        children = QtCore.QObject.findChildren(self, QtCore.QObject)
+        return [c for c in children if c.inherits(kind) and (not name or QtCore.QObject.objectName(c) == name)]
+
+    def findChild(self, kind=None, name=""):
+        return next(iter(self.findChildren(kind, name)), None)
+
+    def _signature(self, signal: str) -> str:
+        # Pointers to VTK objects travel as Python objects in the signals that are written in Python.
+        wanted = re.sub(r"vtk\w+\s*\*", "PyObject", signal.replace(" ", ""))
+        offered = signatures(QtCore.QObject.metaObject(self))
+        if wanted not in offered:
+            named = [s for s in offered if s.split("(")[0] == wanted.split("(")[0]]
+            raise ValueError(f"{self.className()} has no signal '{signal}'; there is {named or sorted(offered)}")
+        return wanted
+
+    def __getattr__(self, attribute):
+        # PythonQt's last two places to look: dynamic properties, then children by object name.
+        if not attribute.startswith("__") and shiboken_alive(self):
+            if attribute.encode() in [bytes(n.data()) for n in QtCore.QObject.dynamicPropertyNames(self)]:
+                return plain(QtCore.QObject.property(self, attribute))
+            for child in QtCore.QObject.children(self):
+                if QtCore.QObject.objectName(child) == attribute:
+                    return child
+        raise AttributeError(f"{type(self).__name__} has no attribute '{attribute}' in the test host (PythonQt rules)")
+
+    def __setattr__(self, attribute, value):
+        member = _static(type(self), attribute)
+        if isinstance(member, (property, QtCore.Property)) and getattr(member, "fset", None):
+            return super().__setattr__(attribute, value)
+        if member is not None and not isinstance(member, types.FunctionType) or hasattr(QtCore.QObject, attribute):
+            raise AttributeError(f"'{attribute}' can not be overwritten on {type(self).__name__} object")
+        if isinstance(member, types.FunctionType) and not attribute.startswith("_"):
+            raise AttributeError(f"Slot '{attribute}' can not be overwritten on {type(self).__name__} object")
+        if attribute.encode() in [bytes(n.data()) for n in QtCore.QObject.dynamicPropertyNames(self)]:
+            QtCore.QObject.setProperty(self, attribute, value)
+        elif attribute.startswith("_") or Object not in type(self).__bases__:  # own state, or a class derived in Python
+            super().__setattr__(attribute, value)
+        else:
+            raise AttributeError(f"'{attribute}' does not exist on {type(self).__name__} and creating new attributes "
+                                 "on C++ objects is not allowed")
+
+
+def shiboken_alive(instance) -> bool:
+    from shiboken6 import Shiboken
+    return Shiboken.isValid(instance)
+
+
+class Signal:
+    """``widget.clicked``: has connect, disconnect and emit, and emits when called."""
+
+    def __init__(self, sender, base, name):
+        self._sender, self._base, self._name = sender, base, name
+
+    def _all(self):
+        return [s for s in signatures(self._sender.metaObject()) if s.split("(")[0] == self._name]
+
+    def connect(self, slot) -> bool:
+        return _connect(self._sender, self._all()[0], slot)
+
+    def disconnect(self, slot=None) -> bool:
+        return _disconnect(self._sender, self._all()[0], slot)
+
+    def emit(self, *arguments):
+        """Emit the first overload that takes this many arguments."""
+        for signature in self._all():
+            if _count(signature) == len(arguments):
+                return emit(self._sender, signature, *arguments)
+        raise TypeError(f"{self._name} takes the arguments of one of {self._all()}, {len(arguments)} given")
+
+    __call__ = emit
+
+
+def emit(sender, signature: str, *arguments):
+    """Emit one overload, e.g. ``emit(w, "currentNodeChanged(bool)", True)``."""
+    name, types_ = signature.rstrip(")").split("(")
+    for cls in type(sender).__mro__:
+        if isinstance(vars(cls).get(name), QtCore.Signal):
+            instance = vars(cls)[name].__get__(sender, cls)
+            return (instance[tuple(types_.split(","))] if types_ else instance).emit(*arguments)
+    raise AttributeError(f"{type(sender).__name__} has no signal {signature}")
+
+
+def _count(signature) -> int:
+    inside = signature[signature.index("(") + 1:-1]
+    return inside.count(",") + 1 if inside else 0
+
+
+def _callable(*receiver):
+    if len(receiver) == 2:
+        target, slot = receiver
+        return getattr(target, slot.split("(")[0])
+    if not callable(receiver[0]):
+        raise TypeError(f"connect needs a callable, got {receiver[0]!r}")
+    return receiver[0]
+
+
+def _accepted(slot) -> int:
+    """How many signal arguments PythonQt hands to a slot: all declared ones (defaults included), or all there are."""
+    function = slot.__func__ if isinstance(slot, types.MethodType) else slot
+    if not isinstance(function, types.FunctionType) or function.__code__.co_flags & 0x04:  # *args
+        return sys.maxsize
+    return function.__code__.co_argcount - isinstance(slot, types.MethodType)
+
+
+def _connect(sender, signature, slot) -> bool:
+    accepted, offered = _accepted(slot), _count(signature)
+
+    def call(*arguments):
+        try:
+            slot(*[plain(a) for a in arguments[:accepted]])
+        except Exception:  # PythonQt prints the error and goes on; the host records it as well
+            sys.excepthook(*sys.exc_info())
+
+    # PySide6 passes as many arguments as a function names, and none to *args.
+    relay = [lambda: call(), lambda a: call(a), lambda a, b: call(a, b), lambda a, b, c: call(a, b, c),
+             lambda a, b, c, d: call(a, b, c, d)][offered]
+    sender.__dict__.setdefault("_connections", []).append((signature, slot, relay))
+    QtCore.QObject.connect(sender, QtCore.SIGNAL(signature), relay)
+    return True
+
+
+def _disconnect(sender, signature, slot=None) -> bool:
+    """Disconnect one connection of ``slot``, or all of the signal's."""
+    connections = sender.__dict__.get("_connections", [])
+    found = [c for c in connections if c[0] == signature and (slot is None or c[1] == slot)]
+    for connection in found if slot is None else found[:1]:
+        connections.remove(connection)
+        QtCore.QObject.disconnect(sender, QtCore.SIGNAL(signature), connection[2])
+    return bool(found)
+
+
+def compact(table: dict) -> dict:
+    """The recorded table with each class reduced to what its nearest relative in the table lacks, sorted."""
+    full = expand(table)
+    short = {"about": table["about"]}
+    for name, entry in full.items():
+        def contains(other):
+            return other != name and all(set(full[other][k]) <= set(entry[k]) for k in entry) and full[other] != entry
+        parents = sorted((o for o in full if contains(o)), key=lambda o: (sum(len(full[o][k]) for k in entry), o))
+        lacking = full[parents[-1]] if parents else {"values": {}, "signals": set(), "methods": set()}
+        short[name] = {**({"inherits": parents[-1]} if parents else {}),
+                       "values": {k: v for k, v in sorted(entry["values"].items()) if lacking["values"].get(k) != v},
+                       "signals": sorted(entry["signals"] - lacking["signals"]),
+                       "methods": sorted(entry["methods"] - lacking["methods"])}
+    return short
+
+
+def write_facts(source: Path, target: Path = FACTS_FILE):
+    """Make the compact record from a full one, one class a line."""
+    lines = (f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
+             for name, entry in compact(json.loads(Path(source).read_text())).items())
+    target.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,148 @@
+"""The module ``qt`` as Slicer has it: every Qt class under one name, with PythonQt semantics.
+
+Classes are made on first use. Modal dialogs never block: each is noted in ``dialogs`` and answered from ``replies``
+(an unexpected one raises, because in a test nobody would ever press its button).
+"""
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+from .pythonqt import Object, wrap
+
+dialogs: list[dict] = []  # every dialog shown: {"class", "title", "text"}
+replies: list = []  # what exec() and the static dialog functions return, first come first served
+
+_STATIC_DIALOGS = {
+    "QMessageBox": ["about", "critical", "information", "question", "warning"],
+    "QFileDialog": ["getExistingDirectory", "getOpenFileName", "getOpenFileNames", "getSaveFileName"],
+    "QInputDialog": ["getDouble", "getInt", "getItem", "getText"],
+}
+
+
+def __getattr__(name):
+    for module in (QtWidgets, QtGui, QtCore):
+        base = getattr(module, name, None)
+        if base is not None:
+            made = _make(base, name)
+            globals()[name] = made
+            return made
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise AttributeError(f"qt.{name} is not in the test host (PySide6 has no such class)")
+
+
+def _make(base, name):
+    if not (isinstance(base, type) and issubclass(base, QtCore.QObject)):
+        return base  # functions, enums and value classes (QSize, QIcon, ...) have the same methods in both bindings
+    made = wrap(base, name)
+    if issubclass(base, QtWidgets.QDialog):
+        made.exec = made.exec_ = _answer
+        for function in _STATIC_DIALOGS.get(name, []):
+            setattr(made, function, staticmethod(_static_answer(name, function)))
+    if issubclass(base, QtCore.QThread):
+        raise NotImplementedError("qt.QThread is not in the test host: Python code must not run in a QThread in Slicer")
+    return made
+
+
+def _answer(dialog):
+    note = {"class": dialog.className(), "title": dialog.windowTitle}
+    note["text"] = "\n".join(str(getattr(dialog, p)) for p in ("text", "informativeText", "labelText") if hasattr(dialog, p))
+    return _reply(note)
+
+
+def _static_answer(name, function):
+    return lambda *arguments, **kwargs: _reply({"class": f"{name}.{function}", "title": "", "text": "\n".join(
+        a for a in [*arguments, *kwargs.values()] if isinstance(a, str))})
+
+
+def _reply(note):
+    dialogs.append(note)
+    if not replies:
+        raise AssertionError(f"A dialog would wait for an answer that no test gives (append to qt.replies): {note}")
+    return replies.pop(0)
+
+
+class QUiLoader:
+    """Reads a .ui file into the host's classes; as in Slicer, an unknown class or a wrong connection is an error here."""
+
+    def load(self, file, parent=None):
+        text = bytes(file.readAll().data()).decode()
+        tree = ElementTree.fromstring(text)
+        self._problems = []
+        later = _take_out(tree)
+        loader = _Loader(self._problems)
+        buffer = QtCore.QBuffer()
+        buffer.setData(ElementTree.tostring(tree))
+        buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
+        widget = loader.load(buffer, parent)
+        if self._problems or widget is None:
+            raise RuntimeError(f"Could not load UI file: {self._problems or loader.errorString()}")
+        named = {w.objectName: w for w in [widget, *widget.findChildren()] if isinstance(w, Object) and w.objectName}
+        for name, attribute, value in later["properties"]:
+            setattr(named[name], attribute, _enum(type(named[name]), value))
+        for sender, signal, receiver, slot in later["connections"]:
+            named[sender].connect(signal, named[receiver], slot)
+        return widget
+
+
+def _take_out(tree) -> dict:
+    """Remove from a .ui tree what Qt's loader can not do with classes written in Python: connections and enums."""
+    later = {"properties": [], "connections": []}
+    for connection in tree.findall("./connections/connection"):
+        later["connections"].append([connection.findtext(k) for k in ("sender", "signal", "receiver", "slot")])
+    for connections in tree.findall("./connections"):
+        tree.remove(connections)
+    for widget in tree.iter("widget"):
+        for prop in widget.findall("property"):
+            value = prop.find("enum") if prop.find("enum") is not None else prop.find("set")
+            if value is not None and re.match("ctk|qMRML|qSlicer", value.text or ""):
+                later["properties"].append((widget.get("name"), prop.get("name"), value.text))
+                widget.remove(prop)
+    return later
+
+
+def _enum(cls, text):
+    value = 0
+    for member in filter(None, text.split("|")):
+        value |= int(getattr(cls, member.split("::")[-1]))
+    return value
+
+
+def find_class(name):
+    """The host's class for a class name in a .ui file."""
+    if name.startswith("ctk"):
+        from . import ctk
+        return getattr(ctk, name)
+    if name.startswith(("qMRML", "qSlicer")):
+        from . import mrml_widgets
+        return getattr(mrml_widgets, name)
+    return getattr(sys.modules[__name__], name)
+
+
+class _Loader(QtUiTools.QUiLoader):
+    def __init__(self, problems):
+        super().__init__()
+        self._problems = problems
+
+    def _create(self, name, parent, objectName):
+        try:
+            made = find_class(name)(parent) if parent is not None else find_class(name)()
+            made.setObjectName(objectName)
+            return made
+        except Exception as error:  # an exception can not pass through Qt: load() reports it
+            self._problems.append(f"{name} '{objectName}': {error}")
+            return None
+
+    def createWidget(self, className, parent=None, name=""):
+        return self._create("QFrame" if className == "Line" else className, parent, name)
+
+    def createLayout(self, className, parent=None, name=""):
+        made = self._create(className, None, name)
+        if isinstance(parent, QtWidgets.QWidget) and parent.layout() is None:
+            parent.setLayout(made)
+        return made
+
+    def createAction(self, parent=None, name=""):
+        return self._create("QAction", parent, name)

@@ -1,0 +1,112 @@
+"""The scene with what the application puts into it, its logics, and the layout manager (``slicer.app.layoutManager()``)."""
+import slicer
+import vtk
+from slicer import (vtkMRMLCrosshairNode, vtkMRMLLayoutLogic, vtkMRMLLayoutNode, vtkMRMLScene, vtkMRMLSliceLogic,
+                    vtkMRMLSliceNode, vtkMRMLSliceViewDisplayableManagerFactory, vtkSlicerApplicationLogic)
+
+from . import application
+
+# Slicer's modules whose logic the wheel has: slicer.modules.<name>.logic()
+LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
+          "Tables": "vtkSlicerTablesLogic", "Transforms": "vtkSlicerTransformLogic",
+          "Segmentations": "vtkSlicerSegmentationsModuleLogic", "CropVolume": "vtkSlicerCropVolumeLogic",
+          "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
+# Node classes that Slicer's subject hierarchy shows.
+IN_HIERARCHY = ("vtkMRMLDisplayableNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode")
+
+
+class SliceWidget:
+    """``layoutManager.sliceWidget(name)``: the logic and nodes of one slice view."""
+
+    def __init__(self, logic):
+        self._logic = logic
+
+    def sliceLogic(self):
+        return self._logic
+
+    def mrmlSliceNode(self):
+        return self._logic.GetSliceNode()
+
+    def mrmlSliceCompositeNode(self):
+        return self._logic.GetSliceCompositeNode()
+
+    def fitSliceToBackground(self):
+        self._logic.FitSliceToBackground()
+
+
+class Views:
+    """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first state."""
+
+    def __init__(self):
+        self.scene = slicer.mrmlScene = vtkMRMLScene()
+        self.application_logic = vtkSlicerApplicationLogic()
+        self.application_logic.SetMRMLScene(self.scene)
+        self.application_logic.SetSliceLogics(vtk.vtkCollection())
+        self.application_logic.SetViewLogics(vtk.vtkCollection())
+        vtkMRMLSliceViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(self.application_logic)
+        for name, logic_class in LOGICS.items():
+            logic = getattr(slicer, logic_class)()
+            logic.SetMRMLScene(self.scene)
+            logic.SetMRMLApplicationLogic(self.application_logic)
+            self.application_logic.SetModuleLogic(name, logic)
+            setattr(slicer.modules, name.lower(), application.LogicModule(name, logic))
+        self.layout_logic = vtkMRMLLayoutLogic()
+        self._logics = {}
+        self._fill()
+
+    def _fill(self):
+        """What qSlicerCoreApplication adds to an empty scene."""
+        crosshair = vtkMRMLCrosshairNode()
+        crosshair.SetCrosshairName("default")
+        self.scene.AddNode(crosshair)
+        slicer.modules.colors.logic().AddDefaultColorNodes()
+        vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
+        self.layout_logic.SetMRMLScene(self.scene)
+        self.setLayout(vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    def clear(self):
+        """Close the scene, which keeps singletons such as views (reset), and remove what modules left there."""
+        self.scene.Clear(0)
+        for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
+            self.scene.RemoveNode(node)
+        self.setLayout(vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+    # The layout manager
+
+    def setLayout(self, layout):
+        self.layout_logic.GetLayoutNode().SetViewArrangement(layout)
+        self._complete()
+
+    layout = property(lambda self: self.layout_logic.GetLayoutNode().GetViewArrangement(), setLayout)
+
+    def layoutLogic(self):
+        return self.layout_logic
+
+    def _complete(self):
+        """Give every slice view of the scene its logic."""
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            name = node.GetLayoutName()
+            if name not in self._logics:
+                logic = self._logics[name] = vtkMRMLSliceLogic()
+                logic.SetMRMLApplicationLogic(self.application_logic)
+                logic.SetMRMLScene(self.scene)
+                logic.AddSliceNode(name)
+                self.application_logic.GetSliceLogics().AddItem(logic)
+
+    def sliceViewNames(self):
+        self._complete()
+        return tuple(self._logics)
+
+    def sliceWidget(self, name):
+        self._complete()
+        return SliceWidget(self._logics[name]) if name in self._logics else None
+
+    def mrmlSliceLogics(self):
+        self._complete()
+        return self.application_logic.GetSliceLogics()
+
+    def resetSliceViews(self):
+        for logic in self._logics.values():
+            logic.FitSliceToAll()
+
+    threeDViewCount = tableViewCount = plotViewCount = 0
