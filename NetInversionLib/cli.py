@@ -1,0 +1,247 @@
+"""The ``netinversion`` command: look at models, simulate, train, evaluate.
+
+    netinversion models list
+    netinversion simulate dixon ct.nii.gz --output folder
+    netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
+    netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
+
+``COMMANDS`` is the table of them all: a module adds its own with ``@command``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from . import models
+from .results import Progress, Table
+
+
+@dataclass(frozen=True)
+class Command:
+    """``netinversion <group> <name>``: ``arguments`` fills a parser, ``run`` does it and returns the exit status."""
+
+    group: str
+    name: str
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: list[Command] = []
+
+
+def command(group: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
+    """Decorator that adds a function to ``COMMANDS``; the first line of its docstring is the help."""
+
+    def add(run: Callable[[argparse.Namespace], int]) -> Callable:
+        COMMANDS.append(Command(group, name, run.__doc__.splitlines()[0], arguments, run))
+        return run
+
+    return add
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; 0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"netinversion: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("netinversion: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("netinversion", description="Research use only, never for diagnosis.")
+    groups = parser.add_subparsers(required=True, metavar="|".join(dict.fromkeys(c.group for c in COMMANDS)))
+    names = {}
+    for c in COMMANDS:
+        if c.group not in names:
+            names[c.group] = groups.add_parser(c.group).add_subparsers(required=True)
+        one = names[c.group].add_parser(c.name, help=c.summary, description=c.run.__doc__)
+        c.arguments(one)
+        one.set_defaults(run=c.run)
+    return parser
+
+
+class Lines(Progress):
+    """Progress on stderr: a line every few per cent."""
+
+    def __init__(self, every: float = 0.02):
+        self.every, self.last = every, -1.0
+
+    def report(self, fraction: float, message: str) -> None:
+        if fraction >= self.last + self.every:
+            self.last = fraction
+            self.log(message)
+
+    def log(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+# Models -------------------------------------------------------------------------------------------------------------
+
+@command("models", "list", lambda p: p.add_argument("folder", nargs="*", help="where to look; else the usual folders"))
+def models_list(options) -> int:
+    """List the model files that are found, and say of each unusable one what is wrong."""
+    found = models.list_models(options.folder or None)
+    for path, card in found.items():
+        print(path)
+        print(f"  {card.name}, version {card.version}" if isinstance(card, models.Card) else f"  cannot be used: {card}")
+    if not found:
+        print("no models in", ", ".join(map(str, options.folder or models.model_folders())))
+    return 0
+
+
+@command("models", "info", lambda p: p.add_argument("file"))
+def models_info(options) -> int:
+    """Print a model's card: channels, what it was trained on, licence, measured quality, intended use."""
+    for key, value in asdict(models.read_card(options.file)).items():
+        if key in ("inputs", "outputs"):
+            value = "".join(f"\n  {channel}" for channel in value)
+        elif isinstance(value, dict):
+            value = "".join(f"\n  {k}: {v}" for k, v in value.items())
+        print(f"{key}: {value}")
+    return 0
+
+
+@command("models", "verify", lambda p: p.add_argument("file", nargs="+"))
+def models_verify(options) -> int:
+    """Check model files through and through: header, shapes, finite weights, one run with gradients."""
+    wrong = 0
+    for path in options.file:
+        try:
+            model = models.verify(path)
+            print(f"{path}: good, {model.card.name} version {model.card.version}, SHA-256 {model.sha256}")
+        except models.ModelError as error:
+            wrong += 1
+            print(error, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+# Synthetic CT -------------------------------------------------------------------------------------------------------
+
+def _simulate_arguments(parser) -> None:
+    from .dixon import DixonSettings
+
+    parser.add_argument("ct", help="CT volume in HU")
+    parser.add_argument("--output", required=True, help="folder for the three images")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, value in asdict(DixonSettings()).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=float, default=value, help=f"default {value:g}")
+
+
+@command("simulate", "dixon", _simulate_arguments)
+def simulate_dixon(options) -> int:
+    """Simulate Dixon MR images (in-phase, fat fraction, water fraction) from a CT volume."""
+    from . import dixon, volumes
+
+    settings = dixon.DixonSettings(**{name: getattr(options, name) for name in asdict(dixon.DixonSettings())})
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for role, volume in dixon.simulate_dixon(volumes.load(options.ct), settings, options.seed).items():
+        volumes.save(volume, folder / f"simulated_{role}.nii.gz")
+        print(folder / f"simulated_{role}.nii.gz")
+    return 0
+
+
+def _train_arguments(parser) -> None:
+    parser.add_argument("folder", help="CT volumes, and people.csv (file,person) if a person has several")
+    parser.add_argument("--leave-out", default=[], action="append", metavar="PERSON", help="not trained on; repeatable")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    parser.add_argument("--checkpoint", metavar="FILE", help="training state, gone on from if it is there "
+                        "(default: the output's name with .checkpoint)")
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--seed", type=int, default=0)
+    _machine_arguments(parser)
+
+
+def _machine_arguments(parser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+
+
+@command("train", "synthetic-ct", _train_arguments)
+def train_synthetic_ct(options) -> int:
+    """Train the reference network, Dixon MR to synthetic CT, on Dixon images simulated from CT."""
+    device = _machine(options)
+    from . import synthetic_ct
+
+    scans = synthetic_ct.read_scans(options.folder)
+    unknown = set(options.leave_out) - {s.person for s in scans}
+    if unknown:
+        raise ValueError(f"no scan of {', '.join(sorted(unknown))} in {options.folder}; "
+                         f"people there: {', '.join(sorted({s.person for s in scans}))}")
+    settings = replace(synthetic_ct.TrainSettings(), seed=options.seed)
+    if options.steps:
+        settings = replace(settings, steps=options.steps)
+    scans = [s for s in scans if s.person not in options.leave_out]
+    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
+    print(synthetic_ct.train(scans, options.output, settings, checkpoint, Lines(), device))
+    return 0
+
+
+def _evaluate_arguments(parser) -> None:
+    parser.add_argument("folder", help="CT volumes, as for train")
+    parser.add_argument("model", nargs="+", help="models, each evaluated on the people it was not trained on")
+    parser.add_argument("--output", metavar="FOLDER", help="also write evaluation.csv and evaluation.json there")
+    parser.add_argument("--record", default=[], action="append", metavar="FILE",
+                        help="write the means into this model file's card; repeatable")
+    parser.add_argument("--seed", type=int, default=0)
+    _machine_arguments(parser)
+
+
+@command("evaluate", "synthetic-ct", _evaluate_arguments)
+def evaluate_synthetic_ct(options) -> int:
+    """Mean absolute error in HU on people left out, overall and in bone, beside two trivial predictors."""
+    device = _machine(options)
+    from . import synthetic_ct
+
+    trained = [models.load(path, device) for path in options.model]
+    table = synthetic_ct.evaluate(synthetic_ct.read_scans(options.folder), trained, options.seed, Lines())
+    _print_table(table)
+    if options.output:
+        _write_table(table, Path(options.output))
+    for path in options.record:
+        models.record_quality(path, synthetic_ct.quality(table))
+    return 0
+
+
+def _machine(options):
+    """Set the threads, and the device that was asked for."""
+    import torch
+
+    from . import devices
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return devices.choose(options.device)
+
+
+def _print_table(table: Table) -> None:
+    columns = [[heading, *(f"{v:.1f}" if isinstance(v, float) else str(v) for v in values)]
+               for heading, values in table.columns.items()]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "evaluation.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        writer.writerows(zip(*table.columns.values()))
+    (folder / "evaluation.json").write_text(json.dumps(asdict(table), indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

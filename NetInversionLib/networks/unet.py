@@ -1,0 +1,95 @@
+"""A U-Net made to be run backwards: smooth in its input, the same for every image of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import register
+
+# Refused beyond these, so that a hostile model file cannot ask for all the memory there is.
+MAX_CHANNELS = 64
+MAX_LEVELS = 6
+MAX_FEATURES = 512
+
+
+@register("unet")
+class UNet(nn.Module):
+    """Encoder-decoder with skip connections, for 2-D or 3-D images of any size.
+
+    No batch or instance normalisation: one image's output must not depend on the others, and absolute intensity must
+    stay visible to the network. Average pooling, linear upsampling and a leaky activation let a gradient reach every
+    input voxel, from an input of zeros too.
+
+    Args:
+        dimensions: 2 for (N, C, J, I), 3 for (N, C, K, J, I).
+        in_channels, out_channels: 1 to 64.
+        features: Channels at each level, finest first; 1 to 6 levels of 1 to 512.
+
+    Source:
+        Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597.
+    """
+
+    def __init__(self, dimensions: int = 2, in_channels: int = 1, out_channels: int = 1, features=(24, 48, 96)):
+        super().__init__()
+        features = _checked(dimensions, in_channels, out_channels, features)
+        conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
+        self.dimensions, self.in_channels, self.out_channels = dimensions, in_channels, out_channels
+        # Sizes that are multiples of it need no padding; an output voxel depends on inputs at most ``reach`` away.
+        self.size_multiple = 2 ** (len(features) - 1)
+        self.reach = 8 * self.size_multiple - 6
+        inputs = [in_channels, *features[:-1]]
+        self.down = nn.ModuleList(_Block(conv, i, o) for i, o in zip(inputs, features))
+        self.up = nn.ModuleList(_Block(conv, a + b, a) for a, b in zip(features[:-1], features[1:]))
+        self.out = conv(features[0], out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, in_channels, ...) to (N, out_channels, ...), same spatial size."""
+        size = image.shape[2:]
+        x = _pad_to_multiple(image, self.size_multiple)
+        pool = F.avg_pool2d if self.dimensions == 2 else F.avg_pool3d
+        mode = "bilinear" if self.dimensions == 2 else "trilinear"
+
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(pool(x, 2) if level else x)
+            skips.append(x)
+        for block, skip in zip(reversed(self.up), reversed(skips[:-1])):
+            x = F.interpolate(x, size=skip.shape[2:], mode=mode, align_corners=False)
+            x = block(torch.cat([skip, x], 1))
+        return self.out(x)[(..., *(slice(n) for n in size))]
+
+
+class _Block(nn.Sequential):
+    """Two 3-wide convolutions, each with its activation; sized so that activations keep their variance."""
+
+    def __init__(self, conv, in_channels: int, out_channels: int):
+        first = conv(in_channels, out_channels, 3, padding=1)
+        second = conv(out_channels, out_channels, 3, padding=1)
+        for layer in (first, second):
+            nn.init.kaiming_normal_(layer.weight, a=0.1)
+            nn.init.zeros_(layer.bias)
+        super().__init__(first, nn.LeakyReLU(0.1, inplace=True), second, nn.LeakyReLU(0.1, inplace=True))
+
+
+def _checked(dimensions, in_channels, out_channels, features) -> tuple[int, ...]:
+    if dimensions not in (2, 3):
+        raise ValueError(f"dimensions must be 2 or 3, not {dimensions!r}")
+    for name, value, most in (("in_channels", in_channels, MAX_CHANNELS), ("out_channels", out_channels, MAX_CHANNELS)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+    if not isinstance(features, (list, tuple)) or not 1 <= len(features) <= MAX_LEVELS:
+        raise ValueError(f"features must list 1 to {MAX_LEVELS} levels, not {features!r}")
+    if any(type(n) is not int or not 1 <= n <= MAX_FEATURES for n in features):
+        raise ValueError(f"features must be whole numbers from 1 to {MAX_FEATURES}, not {features!r}")
+    return tuple(features)
+
+
+def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the far edges until every spatial size is a multiple."""
+    missing = [-n % multiple for n in image.shape[2:]]
+    if not any(missing):
+        return image
+    padding = [p for n in reversed(missing) for p in (0, n)]
+    return F.pad(image, padding, mode="replicate")
