@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	  exit 1; }
 	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation --editable ".[test]" || { \
-	  echo "The packages did not install. README.md says which systems have all of them." >&2; exit 1; }
+	  echo "Not all packages installed, see above. README.md says which systems have all of them." >&2; exit 1; }
 	@touch $@
 
 .PHONY: help test demo bench screenshots lint clean
