@@ -1,6 +1,7 @@
 """Devices: the choice, memory figures against independent ones, halving against an allocator that can be counted on."""
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -220,7 +221,9 @@ def test_real_allocation_failures_are_recognised():
         assert devices.is_out_of_memory(caught.value)
 
 
-@pytest.mark.parametrize(("size", "smallest", "fits"), [(100, 1, 100), (100, 1, 30), (96, 16, 16), (7, 2, 2), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "smallest", "fits"), [(100, 1, 100), (100, 1, 30), (96, 16, 16), (7, 2, 2), (1, 1, 1)]
+)
 def test_halving_ends_at_the_first_size_that_fits(size, smallest, fits):
     tried, said = [], []
 
@@ -232,7 +235,7 @@ def test_halving_ends_at_the_first_size_that_fits(size, smallest, fits):
 
     result = devices.halving(run, size, smallest, said.append)
     assert result == f"ran {tried[-1]}" and tried[-1] <= fits and all(n > fits for n in tried[:-1])
-    assert all(b == max(smallest, a // 2) for a, b in zip(tried, tried[1:]))
+    assert all(b == max(smallest, a // 2) for a, b in itertools.pairwise(tried))
     assert len(said) == len(tried) - 1 and all(str(n) in line for n, line in zip(tried[1:], said))
 
 
