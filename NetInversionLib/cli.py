@@ -94,8 +94,8 @@ def models_list(options) -> int:
     """List the model files that are found, and say of each unusable one what is wrong."""
     found = models.list_models(options.folder or None)
     for path, card in found.items():
-        print(path)
-        print(f"  {card.name}, version {card.version}" if isinstance(card, models.Card) else f"  cannot be used: {card}")
+        usable = isinstance(card, models.Card)
+        print(path, f"{card.name}, version {card.version}" if usable else f"cannot be used: {card}", sep="\n  ")
     if not found:
         print("no models in", ", ".join(map(str, options.folder or models.model_folders())))
     return 0

@@ -23,10 +23,10 @@ from .volumes import Volume
 
 CHANNELS = ("in_phase", "fat_fraction", "water_fraction")
 
-# HU knots and the share of each tissue there. Air is -1000 and water 0 by definition; fat lies near -100 and soft tissue
+# HU knots and the share of each tissue there. Air is -1000 and water 0 by definition; fat lies near -100, soft tissue
 # between 20 and 80 (Schneider, Pedroni & Lomax, Phys Med Biol 1996;41:111). What is lighter than fat is air mixed with
-# water-like tissue (lung, skin). From 100 HU on mineral grows, up to dense cortical bone at 1600 HU (Schneider, Bortfeld
-# & Schlegel, Phys Med Biol 2000;45:459). Between trabeculae (150 to 400 HU) lies marrow, a third to a half of it fat
+# water-like tissue (lung, skin). Above 100 HU mineral grows, to dense cortical bone at 1600 HU (Schneider, Bortfeld &
+# Schlegel, Phys Med Biol 2000;45:459). Between trabeculae (150 to 400 HU) lies marrow, a third to a half of it fat
 # (Baum et al., Front Endocrinol 2018;9:141).
 _AIR = ((-1000.0, -120.0), (1.0, 0.0))
 _BONE = ((100.0, 1600.0), (0.0, 1.0))
@@ -166,8 +166,11 @@ def simulate_dixon(ct: Volume, settings: DixonSettings | None = None, seed: int 
     axial = volumes.reorient(ct, "LPS")
     hu = without_table(axial.float32(), axial.spacing_mm)
     images = simulate_arrays(hu, axial.spacing_mm, settings or DixonSettings(), np.random.default_rng(seed))
-    return {role: volumes.reorient_like(axial.with_array(image, f"{ct.name} simulated {role.replace('_', ' ')}", units), ct)
-            for role, image, units in zip(CHANNELS, images, ("a.u.", "", ""))}
+    found = {}
+    for role, image, units in zip(CHANNELS, images, ("a.u.", "", "")):
+        image = axial.with_array(image, f"{ct.name} simulated {role.replace('_', ' ')}", units)
+        found[role] = volumes.reorient_like(image, ct)
+    return found
 
 
 def without_table(hu: np.ndarray, spacing_mm) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +69,8 @@ class TrainSettings:
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
         bone_weight: How much more an error in bone (above 200 HU) counts than elsewhere; 1 = the same.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        bf16_share: Share of the steps, the first ones, computed in bfloat16, which takes half the time on a CPU that has
-            it; the rest is float32.
+        bf16_share: Share of the steps, the first ones, computed in bfloat16, which takes half the time on a CPU that
+            has it; the rest is float32.
         spacing_mm: Range of in-plane voxel sizes drawn from, never finer than 0.85 times the scan's own.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
@@ -97,7 +97,7 @@ class Scan:
     person: str
     hu: np.ndarray
     body: np.ndarray
-    spacing_mm: tuple[float, float, float] = field(default=(1.0, 1.0, 1.0))
+    spacing_mm: tuple[float, float, float]
 
 
 def read_people(folder: Path | str) -> dict[Path, str]:
@@ -128,16 +128,15 @@ def read_scans(folder: Path | str) -> list[Scan]:
 
 def prepare(ct: Volume, name: str, person: str) -> Scan:
     """A CT volume in any orientation (HU) as axial LPS slices of the body alone."""
-    ct = volumes.reorient(ct, "LPS")
-    spacing = tuple(float(s) for s in np.linalg.norm(ct.ijk_to_ras[:3, :3], axis=0))
-    hu = np.asarray(ct.array, np.float32)
-    body = body_mask(hu, spacing)
+    ct = volumes.reorient(volumes.check(ct), "LPS")
+    hu = ct.float32()
+    body = body_mask(hu, ct.spacing_mm)
     if not body.any():
         raise ValueError(f"{name}: no body found (nothing denser than -300 HU); is it a CT in HU?")
     _, j, i = np.nonzero(body)
     box = (slice(None), slice(j.min(), j.max() + 1), slice(i.min(), i.max() + 1))
     hu = np.where(body, hu, np.float32(HU_LOW)).clip(HU_LOW, HU_HIGH)
-    return Scan(name, person, np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), spacing)
+    return Scan(name, person, np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), ct.spacing_mm)
 
 
 def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = True) -> Scan:
@@ -146,6 +145,8 @@ def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = 
     body = torch.from_numpy(scan.body[slices])[:, None].float()
     size = [max(1, round(n * s / spacing_mm)) for n, s in zip(hu.shape[2:], scan.spacing_mm[1::-1])]
     hu, body = (F.interpolate(x, size=size, mode="bilinear", antialias=smooth)[:, 0].numpy() for x in (hu, body))
+    # Rounding in the weights of the average may leave the range by a hair.
+    hu = hu.clip(HU_LOW, HU_HIGH)
     return replace(scan, hu=hu, body=body > 0.5, spacing_mm=(spacing_mm, spacing_mm, scan.spacing_mm[2]))
 
 

@@ -1,0 +1,76 @@
+"""The command line: exit status, sentences on stderr, files where they were asked for."""
+
+import numpy as np
+import pytest
+from test_models import make_card, make_network
+
+from NetInversionLib import cli, dixon, models, volumes
+from NetInversionLib.volumes import Volume
+
+
+@pytest.fixture
+def file(tmp_path):
+    return models.save(tmp_path / "tiny.safetensors", make_network(), make_card(quality={"MAE (HU)": 41.5}))
+
+
+def test_list(file, capsys):
+    (file.parent / "bad.safetensors").write_bytes(b"x")
+    assert cli.main(["models", "list", str(file.parent)]) == 0
+    out = capsys.readouterr().out
+    assert f"{file}\n  tiny, version 1\n" in out and "bad.safetensors\n  cannot be used: " in out
+
+
+def test_list_of_nothing_says_where_it_looked(tmp_path, capsys):
+    assert cli.main(["models", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"no models in {tmp_path}\n"
+
+
+def test_info(file, capsys):
+    assert cli.main(["models", "info", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "licence: MIT" in out and "MAE (HU): 41.5" in out and "'role': 'ct'" in out
+
+
+def test_verify(file, capsys):
+    assert cli.main(["models", "verify", str(file)]) == 0
+    assert models.load(file).sha256 in capsys.readouterr().out
+    file.write_bytes(file.read_bytes()[:-5])
+    assert cli.main(["models", "verify", str(file)]) == 1
+    assert "incomplete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [
+    ["models", "info", "absent.safetensors"], ["simulate", "dixon", "absent", "--output", "x"],
+])
+def test_errors_are_sentences(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("netinversion: ") and "Traceback" not in err and "absent" in err
+
+
+@pytest.mark.parametrize("line", [[], ["models"], ["nonsense"], ["train", "synthetic-ct"]])
+def test_wrong_command_lines_show_the_usage(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line)
+    assert stop.value.code == 2 and "usage: netinversion" in capsys.readouterr().err
+
+
+def test_simulate(tmp_path, capsys):
+    hu = np.full((3, 24, 24), -1000, np.int16)
+    hu[:, 4:20, 4:20] = 40
+    ct = Volume(hu, np.diag([3.0, 3.0, 3.0, 1.0]), "ct", "HU")
+    volumes.save(ct, tmp_path / "ct.nii.gz")
+    line = ["simulate", "dixon", str(tmp_path / "ct.nii.gz"), "--output", str(tmp_path / "out")]
+    assert cli.main([*line, "--snr", "15", "--seed", "3"]) == 0
+    expected = dixon.simulate_dixon(ct, dixon.DixonSettings(snr=15), 3)
+    for role, volume in expected.items():
+        found = volumes.load(tmp_path / "out" / f"simulated_{role}.nii.gz")
+        assert np.array_equal(found.array, volume.array) and volumes.same_grid(found, ct)
+
+
+def test_every_command_has_a_help_line(capsys):
+    for c in cli.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([c.group, c.name, "--help"])
+        assert stop.value.code == 0 and c.summary in " ".join(capsys.readouterr().out.split())

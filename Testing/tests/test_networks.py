@@ -1,0 +1,90 @@
+"""U-Net: any size, both dimensions, items independent, gradients everywhere, reach as stated."""
+
+import pytest
+import torch
+
+from NetInversionLib import networks
+
+SMALL = {"in_channels": 2, "out_channels": 1, "features": [4, 6, 8]}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (7, 13), (33, 4), (5, 6, 7), (1, 9, 8)])
+def test_output_has_the_size_of_the_input(size):
+    network = networks.build("unet", dimensions=len(size), **SMALL)
+    assert network(torch.rand(2, 2, *size)).shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_items_of_a_batch_do_not_see_each_other(dimensions):
+    network = networks.build("unet", dimensions=dimensions, **SMALL).double().eval()
+    images = torch.rand(3, 2, *(8,) * dimensions, dtype=torch.float64)
+    alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_absolute_intensity_is_visible():
+    # An instance-normalised network would give nearly the same for both.
+    network = networks.build("unet", **SMALL)
+    image = torch.rand(1, 2, 16, 16)
+    low, high = network(image), network(2 * image + 0.3)
+    assert (high - low).abs().mean() > 0.3 * low.abs().mean()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_every_input_voxel_has_a_gradient_from_zeros_too(dimensions):
+    network = networks.build("unet", dimensions=dimensions, **SMALL)
+    image = torch.zeros(1, 2, *(9,) * dimensions, requires_grad=True)
+    (network(image) - 1).abs().mean().backward()
+    assert (image.grad != 0).all()
+
+
+def test_input_gradient_equals_the_numerical_one():
+    network = networks.build("unet", in_channels=1, features=[2, 3]).double()
+    image = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(network, image)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_reach_is_exact(levels):
+    network = networks.build("unet", features=[3] * levels)
+    far = 0
+    for place in range(96, 96 + network.size_multiple):
+        image = torch.rand(1, 1, 192, 8, requires_grad=True)
+        network(image)[0, 0, place].sum().backward()
+        seen = image.grad.abs().sum((0, 1, 3)).nonzero()
+        far = max(far, place - int(seen.min()), int(seen.max()) - place)
+    assert far == network.reach
+
+
+def test_sizes_that_are_multiples_are_not_padded():
+    # Doubling the image beyond the reach must not change what lies far from the new part.
+    network = networks.build("unet", **SMALL).double()
+    image = torch.rand(1, 2, 64, 64, dtype=torch.float64)
+    larger = torch.cat([image, torch.rand(1, 2, 64, 64, dtype=torch.float64)], 2)
+    inner = 64 - network.reach
+    torch.testing.assert_close(network(larger)[:, :, :inner], network(image)[:, :, :inner], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"dimensions": 4}, {"dimensions": "2"}, {"in_channels": 0}, {"in_channels": 10**9}, {"out_channels": 1.5},
+    {"features": []}, {"features": [4] * 7}, {"features": [4, -1]}, {"features": [10**6]}, {"features": "444"},
+    {"features": [True]}, {"features": None}, {"colour": 3}, {"in_channels": None},
+])
+def test_arguments_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        networks.build("unet", **wrong)
+
+
+def test_unknown_architecture_names_the_known_ones():
+    with pytest.raises(ValueError, match="'gan'.*unet"):
+        networks.build("gan")
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="already"):
+        networks.register("unet")(object)

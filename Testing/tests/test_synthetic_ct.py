@@ -1,0 +1,260 @@
+"""Training and evaluation of the reference network, on CT that is drawn here and on real CT."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from NetInversionLib import cli, models, synthetic_ct, volumes
+from NetInversionLib.results import Progress
+from NetInversionLib.synthetic_ct import TrainSettings
+from NetInversionLib.volumes import Volume
+
+TINY = TrainSettings(steps=6, batch=2, patch=32, features=(4, 8), checkpoint_every=2, bf16_share=0.5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generated_ct(seed, slices=4, size=(56, 64)) -> Volume:
+    """An elliptic body with fat outside, muscle, a bone ring with marrow, gas, and CT noise; 3 mm, RAS axes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size[0], :size[1]].astype(float)
+    hu = np.full((slices, *size), -1000.0)
+    for k in range(slices):
+        a, b = rng.uniform(24, 29), rng.uniform(20, 25)
+        r = np.hypot((x - size[1] / 2) / a, (y - size[0] / 2) / b)
+        hu[k][r < 1] = -100
+        hu[k][r < 0.8] = 60
+        spine = np.hypot(x - size[1] / 2 + rng.uniform(-4, 4), y - 0.7 * size[0])
+        hu[k][spine < 7] = 900
+        hu[k][spine < 5] = 220
+        hu[k][np.hypot(x - 22, y - 20) < 4] = -1000
+    hu += rng.normal(0, 10, hu.shape)
+    return Volume(hu.astype(np.int16), np.diag([3.0, 3.0, 5.0, 1.0]), f"generated {seed}", "HU")
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return [synthetic_ct.prepare(generated_ct(n), f"ct{n}", f"person{n // 2}") for n in range(4)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "ct").mkdir()
+    for n in range(3):
+        volumes.save(generated_ct(n), tmp_path / "ct" / f"ct{n}.nii.gz")
+    return tmp_path / "ct"
+
+
+class Recorder(Progress):
+    def __init__(self):
+        self.losses, self.lines = [], []
+
+    def point(self, curve, x, y):
+        self.losses.append(y)
+
+    def log(self, message):
+        self.lines.append(message)
+
+
+# -- scans and people -------------------------------------------------------------------------------------------------
+
+
+def test_prepare_turns_cuts_and_clips():
+    ct = generated_ct(0)
+    ct.array[:, 30, 30] = 3000
+    scan = synthetic_ct.prepare(ct, "a", "b")
+    assert scan.spacing_mm == (3.0, 3.0, 5.0) and scan.hu.shape == scan.body.shape
+    assert scan.hu.max() == 2000 and scan.hu.min() == -1000
+    assert np.all(scan.hu[~scan.body] == -1000)
+    # The body touches every border: nothing but air was cut off.
+    assert all(scan.body.any(0)[edge].any() for edge in ((0,), (-1,), (slice(None), 0), (slice(None), -1)))
+    # j rises toward posterior in LPS and toward anterior in the file: the spine, far in the file, comes to lie near.
+    gas, bone = ((scan.hu[0] < -900) & scan.body[0]).nonzero()[0].mean(), (scan.hu[0] > 500).nonzero()[0].mean()
+    assert bone < gas
+
+
+def test_air_is_refused():
+    with pytest.raises(ValueError, match="no body"):
+        synthetic_ct.prepare(Volume(np.full((3, 20, 20), -1000), np.eye(4), "air"), "air", "nobody")
+
+
+def test_resampling_keeps_extent_and_mean(scans):
+    finer, coarser = (synthetic_ct.resampled(scans[0], s) for s in (1.5, 6.0))
+    for scan in (finer, coarser):
+        assert scan.hu.shape[0] == scans[0].hu.shape[0] and scan.spacing_mm[2] == 5.0
+        assert scan.hu.mean() == pytest.approx(scans[0].hu.mean(), abs=25)
+    assert finer.hu.shape[1] == 2 * scans[0].hu.shape[1]
+    one = synthetic_ct.resampled(scans[0], 1.5, slice(2, 3))
+    assert np.array_equal(one.hu[0], finer.hu[2])
+
+
+def test_people_of_known_names_of_others_and_of_a_table(tmp_path):
+    for name in ("pelvis.nii.gz", "abdomen_slab.nii.gz", "a.nrrd", "b.mha", "a_labels.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    people = {p.name: who for p, who in synthetic_ct.read_people(tmp_path).items()}
+    assert people == {"pelvis.nii.gz": "pelvis", "abdomen_slab.nii.gz": "pelvis", "a.nrrd": "a", "b.mha": "b"}
+    (tmp_path / "people.csv").write_text("file,person\na.nrrd,anna\nb,anna\n")
+    assert {p.name: w for p, w in synthetic_ct.read_people(tmp_path).items()} == {"a.nrrd": "anna", "b.mha": "anna"}
+    (tmp_path / "people.csv").write_text("file,person\nc.nrrd,anna\n")
+    with pytest.raises(ValueError, match="not in the folder: c"):
+        synthetic_ct.read_people(tmp_path)
+    with pytest.raises(ValueError, match="no CT volume"):
+        synthetic_ct.read_people(tmp_path / "absent")
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_batches_depend_on_seed_and_step_only(scans):
+    first, again, later = (synthetic_ct.draw_batch(scans, TINY, step) for step in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(first, again)) and not torch.equal(first[0], later[0])
+    inputs, targets = first
+    assert inputs.shape == (2, 3, 32, 32) and targets.shape == (2, 1, 32, 32)
+    assert inputs.min() >= 0 and inputs.max() < 1.3 and 0 <= targets.min() and targets.max() <= 1
+    assert torch.isfinite(inputs).all()
+
+
+def test_interrupted_training_ends_with_the_same_weights(scans, tmp_path):
+    class Stop(Progress):
+        def report(self, fraction, message):
+            if fraction > 0.6:
+                raise KeyboardInterrupt
+
+    whole = synthetic_ct.train(scans, tmp_path / "whole.safetensors", TINY)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic_ct.train(scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", Stop())
+    assert not (tmp_path / "cut.safetensors").exists()
+    recorder = Recorder()
+    cut = synthetic_ct.train(scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", recorder)
+    assert recorder.lines == ["goes on from step 2"] and len(recorder.losses) == 4
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_checkpoint_of_another_training_is_refused(scans, tmp_path):
+    synthetic_ct.train(scans, tmp_path / "a.safetensors", TINY, tmp_path / "state")
+    for other in (replace(TINY, seed=1), replace(TINY, features=(4, 6))):
+        with pytest.raises(ValueError, match="other settings"):
+            synthetic_ct.train(scans, tmp_path / "b.safetensors", other, tmp_path / "state")
+    with pytest.raises(ValueError, match="other settings or scans"):
+        synthetic_ct.train(scans[1:], tmp_path / "b.safetensors", TINY, tmp_path / "state")
+
+
+def test_training_lowers_the_loss(scans, tmp_path):
+    recorder = Recorder()
+    settings = replace(TINY, steps=100, batch=4, features=(8, 16), learning_rate=5e-3)
+    model = models.verify(synthetic_ct.train(scans, tmp_path / "a.safetensors", settings, progress=recorder))
+    assert np.mean(recorder.losses[-8:]) < 0.6 * np.mean(recorder.losses[:4])
+    assert model.card.trained_on == ("ct0", "ct1", "ct2", "ct3") and model.card.spacing_mm == settings.spacing_mm
+    assert "SIMULATED" in model.card.intended_use and [c.role for c in model.card.inputs] == [
+        "in_phase", "fat_fraction", "water_fraction"]
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(scans, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "without-person1.safetensors"
+    torch.set_num_threads(1)
+    return models.load(synthetic_ct.train([s for s in scans if s.person == "person0"], path, TINY))
+
+
+def rows_of(table):
+    _, _, scans, predictors, *figures = table.columns.values()
+    return {(s, p): dict(zip(synthetic_ct.COLUMNS[4:], f)) for s, p, *f in zip(scans, predictors, *figures)}
+
+
+def test_only_people_left_out_are_evaluated(scans, trained):
+    table = synthetic_ct.evaluate(scans, [trained])
+    assert set(table.columns["person"]) == {"person1", "all"} and set(table.columns["scan"][:-1]) >= {"ct2", "ct3"}
+    assert len({len(c) for c in table.columns.values()}) == 1
+    rows = rows_of(table)
+    for name in set(table.columns["predictor"]):
+        for column in synthetic_ct.COLUMNS[4:]:
+            mean = (rows["ct2", name][column] + rows["ct3", name][column]) / 2
+            assert rows["mean over people", name][column] == pytest.approx(mean)
+
+
+def test_constant_predictor_in_closed_form(scans, trained):
+    fit = [synthetic_ct.make_case(s) for s in scans if s.person == "person0"]
+    median = np.median(np.concatenate([c.hu[c.scan.body] for c in fit]))
+    case = synthetic_ct.make_case(scans[2])
+    body, bone = case.scan.body, case.scan.body & (case.hu > 200)
+    row = rows_of(synthetic_ct.evaluate(scans, [trained]))["ct2", "constant"]
+    assert row["MAE in the body (HU)"] == pytest.approx(np.abs(case.hu[body] - median).mean(), rel=1e-5)
+    assert row["MAE in bone (HU)"] == pytest.approx(np.abs(case.hu[bone] - median).mean(), rel=1e-5)
+    assert row["mean error in bone (HU)"] == pytest.approx((median - case.hu[bone]).mean(), rel=1e-5)
+
+
+def test_perfect_network_has_no_error(scans, trained):
+    case = synthetic_ct.make_case(scans[0])
+    assert synthetic_ct._errors(case, case.hu) == (0, 0, 0)
+    assert synthetic_ct._errors(case, case.hu + 10) == pytest.approx((10, 10, 10), abs=1e-3)
+
+
+def test_voxelwise_predictor_beats_the_constant(scans, trained):
+    rows = rows_of(synthetic_ct.evaluate(scans, [trained]))
+    for column in ("MAE in the body (HU)", "MAE in bone (HU)"):
+        assert rows["mean over people", "voxel by voxel"][column] < 0.5 * rows["mean over people", "constant"][column]
+
+
+def test_prediction_is_in_hounsfield_units(scans, trained):
+    case = synthetic_ct.make_case(scans[0])
+    images = trained.as_images(list(case.images))
+    output = trained(trained.normalise_tensor(images, trained.scalings_of(images)))
+    expected = output[:, 0].numpy() * 3000 - 1000
+    np.testing.assert_allclose(synthetic_ct.predictor(trained)(case), expected, rtol=1e-4, atol=0.05)
+
+
+def test_nobody_left_out(scans, tmp_path):
+    model = models.load(synthetic_ct.train(scans, tmp_path / "all.safetensors", replace(TINY, steps=1)))
+    with pytest.raises(ValueError, match="--leave-out"):
+        synthetic_ct.evaluate(scans, [model])
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_train_evaluate_and_record(folder, tmp_path, capsys):
+    out = tmp_path / "without-ct1.safetensors"
+    line = ["train", "synthetic-ct", str(folder), "--leave-out", "ct1", "--output", str(out), "--steps", "2"]
+    assert cli.main([*line, "--threads", "1"]) == 0
+    assert models.read_card(out).trained_on == ("ct0", "ct2")
+    line = ["evaluate", "synthetic-ct", str(folder), str(out), "--output", str(tmp_path / "table")]
+    assert cli.main([*line, "--record", str(out)]) == 0
+    printed = capsys.readouterr().out
+    table = json.loads((tmp_path / "table" / "evaluation.json").read_text())
+    lines = list(csv.DictReader(open(tmp_path / "table" / "evaluation.csv", newline="")))
+    assert [r["scan"] for r in lines] == table["columns"]["scan"]
+    assert all(math.isclose(float(r["MAE in bone (HU)"]), v)
+               for r, v in zip(lines, table["columns"]["MAE in bone (HU)"]))
+    quality = models.read_card(out).quality
+    mean = table["columns"]["MAE in the body (HU)"][table["columns"]["scan"].index("mean over people")]
+    assert quality["network: MAE in the body (HU)"] == round(mean, 1) and "voxel by voxel" in printed
+
+
+def test_leaving_out_a_stranger(folder, tmp_path, capsys):
+    line = ["train", "synthetic-ct", str(folder), "--leave-out", "nobody", "--output", str(tmp_path / "a.safetensors")]
+    assert cli.main(line) == 1
+    assert "people there: ct0, ct1, ct2" in capsys.readouterr().err
+
+
+# -- real CT and the models that are shipped --------------------------------------------------------------------------
+
+
+def test_one_person_in_the_data_has_two_scans(data):
+    people = {p.name: who for p, who in synthetic_ct.read_people(data / "ct").items()}
+    assert people["pelvis.nii.gz"] == people["abdomen_slab.nii.gz"]
+    assert people["chest_b70f.nii.gz"] == people["chest_b40f.nii.gz"]
+    assert len(set(people.values())) == 3
