@@ -68,9 +68,11 @@ def _ijk_to_ras(node) -> np.ndarray:
 def _world_matrix(node) -> np.ndarray:
     """From the node's own RAS to world RAS. Raises VolumeError if a transform on the way is not linear."""
     parent, matrix = node.GetParentTransformNode(), vtk.vtkMatrix4x4()
-    if parent is not None and not parent.GetMatrixTransformToWorld(matrix):
+    if parent is not None and not parent.IsTransformToWorldLinear():
         raise VolumeError(f"'{node.GetName()}' is under the non-linear transform '{parent.GetName()}'. Harden a copy first "
                           "(Transforms module, or NetInversionLib.mrml.harden).")
+    if parent is not None:
+        parent.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
@@ -87,11 +89,11 @@ def harden(node):
     A non-linear transform resamples the values onto a new grid; a linear one only changes the matrix.
     """
     with _all_or_nothing():
-        copy = slicer.mrmlScene.AddNewNodeByClass(node.GetClassName(), f"{node.GetName()} hardened")
+        copy = _new_node(node.GetClassName(), f"{node.GetName()} hardened")
         image = vtk.vtkImageData()
         image.DeepCopy(node.GetImageData())
         copy.SetAndObserveImageData(image)
-        copy.CopyOrientation(node)
+        _copy_geometry(copy, node)
         copy.SetVoxelValueUnits(node.GetVoxelValueUnits())
         copy.SetAndObserveTransformNodeID(node.GetTransformNodeID())
         copy.HardenTransform()
@@ -175,10 +177,23 @@ def _all_or_nothing() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        added = [node for node in slicer.mrmlScene.GetNodes() if node.GetID() not in before]
-        for node in reversed(added):
-            slicer.mrmlScene.RemoveNode(node)
+        _remove([node for node in slicer.mrmlScene.GetNodes() if node.GetID() not in before][::-1])
         raise
+
+
+def _remove(nodes: list) -> None:
+    """Take nodes out of the scene and, which only the application does by itself, out of the subject hierarchy."""
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    for node in nodes:
+        item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+        if item:
+            hierarchy.RemoveItem(item, False, False)
+        slicer.mrmlScene.RemoveNode(node)
+
+
+def _new_node(kind: str, name: str):
+    """A node named ``name``, or "name_1" where that is taken: a second run's results are told from the first's."""
+    return slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GenerateUniqueName(name))
 
 
 def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str | None = None, shown_as=None):
@@ -200,7 +215,7 @@ def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str
     array = _storable(volume)
     like = like if like is not None and like.GetScene() is not None else None
     with _all_or_nothing():
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name or volume.name)
+        node = _new_node("vtkMRMLScalarVolumeNode", name or volume.name)
         slicer.util.updateVolumeFromArray(node, array)
         _place(node, volume.ijk_to_ras, like)
         if volume.units:
@@ -236,12 +251,21 @@ def _place(node, matrix: np.ndarray, like) -> None:
     if like is not None and (parent is None or parent.IsTransformToWorldLinear()):
         world = _world_matrix(like)
         if np.array_equal(world @ _ijk_to_ras(like), matrix):
-            node.CopyOrientation(like)  # to the last bit, where decomposing a matrix anew would round
+            _copy_geometry(node, like)
         else:
             node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.linalg.solve(world, matrix)))
         node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
     else:
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+
+
+def _copy_geometry(node, like) -> None:
+    """Part by part, so to the last bit: CopyOrientation multiplies and divides again, which rounds."""
+    directions = vtk.vtkMatrix4x4()
+    like.GetIJKToRASDirectionMatrix(directions)
+    node.SetIJKToRASDirectionMatrix(directions)
+    node.SetSpacing(like.GetSpacing())
+    node.SetOrigin(like.GetOrigin())
 
 
 def _file_under(node, like) -> None:
@@ -335,7 +359,7 @@ def _reused(node, kind: str, name: str, like):
     if node is not None and node.GetScene() is not None:
         node.SetName(name)
         return node
-    node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
+    node = _new_node(kind, name)
     node.SetDescription(NOTICE)
     _file_under(node, like)
     return node
@@ -382,8 +406,7 @@ def curve_to_nodes(curve: Curve, nodes=None, like=None):
             _style_line(series[-1], tables[-1], curve.x_label, name, LINE_COLORS[index % len(LINE_COLORS)])
         chart = _reused(chart, "vtkMRMLPlotChartNode", curve.title, like)
         _fill_chart(chart, curve, series)
-    for node in (*old_series[len(series):], *old_tables[len(tables):]):
-        slicer.mrmlScene.RemoveNode(node)
+    _remove([*old_series[len(series):], *old_tables[len(tables):]])
     return chart, series, tables
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from NetInversionLib.volumes import Volume
 from scipy.spatial.transform import Rotation
+
+from NetInversionLib.volumes import Volume
 
 VTK_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 

@@ -1,0 +1,573 @@
+"""The MRML bridge on real nodes: exact round trips, refusals that leave the scene alone, results and how they show."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import finite, matrices, transforms, volumes, world
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from NetInversionLib import mrml
+from NetInversionLib.results import Curve, Result, Table
+from NetInversionLib.volumes import Volume, VolumeError, crop, load
+
+few = settings(deadline=None, max_examples=50)
+
+
+@pytest.fixture(autouse=True)
+def scene(monkeypatch):
+    """A scene of its own for each test, bare of what an application adds."""
+    monkeypatch.setattr(slicer, "mrmlScene", slicer.vtkMRMLScene(), raising=False)
+    return slicer.mrmlScene
+
+
+def add(array=None, matrix=None, name="image", kind=None, transform=None):
+    """A volume node made by Slicer's own helper, under a linear parent transform if a matrix is given."""
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5) if array is None else array
+    node = slicer.util.addVolumeFromArray(array, np.eye(4) if matrix is None else matrix, name, kind)
+    if transform is not None:
+        put_under(node, transform)
+    return node
+
+
+def put_under(node, matrix):
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "move")
+    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    return parent
+
+
+def bend(node, shift=(5.0, 0.0, 0.0)):
+    """Put a node under a grid transform: non-linear in kind, a plain shift in value."""
+    grid = vtk.vtkImageData()
+    grid.SetDimensions(2, 2, 2)
+    grid.SetOrigin(-500, -500, -500)
+    grid.SetSpacing(1000, 1000, 1000)
+    grid.AllocateScalars(vtk.VTK_DOUBLE, 3)
+    vtk_to_numpy(grid.GetPointData().GetScalars())[:] = shift
+    displacement = slicer.vtkOrientedGridTransform()
+    displacement.SetDisplacementGridData(grid)
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "bend")
+    parent.SetAndObserveTransformToParent(displacement)
+    node.SetAndObserveTransformNodeID(parent.GetID())
+
+
+def contents():
+    """All that a scene holds: its XML as Slicer would save it, voxels, tables."""
+    scene = slicer.mrmlScene
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    volumes = [node for node in scene.GetNodes() if node.IsA("vtkMRMLVolumeNode") and node.GetImageData()]
+    voxels = [slicer.util.arrayFromVolume(node).tobytes() for node in volumes]
+    tables = [node.GetTable().GetMTime() for node in scene.GetNodes() if node.IsA("vtkMRMLTableNode")]
+    return scene.GetSceneXMLString(), voxels, tables
+
+
+def world_of_voxel(node, ijk):
+    """RAS of a voxel as Slicer computes it for display."""
+    matrix, ras = vtk.vtkMatrix4x4(), [0.0, 0.0, 0.0]
+    node.GetIJKToRASMatrix(matrix)
+    node.TransformPointToWorld(matrix.MultiplyPoint((*ijk, 1.0))[:3], ras)
+    return ras
+
+
+# ------------------------------------------------------------------------------------------------------ round trips
+
+@few
+@given(volumes(), st.none() | transforms())
+def test_node_to_volume_to_node_is_exact(image, transform):
+    slicer.mrmlScene.Clear(True)
+    original = add(image.array, image.ijk_to_ras, transform=transform)
+    before = contents()
+    volume = mrml.volume_from_node(original)
+    assert contents() == before
+    assert volume.array.dtype == image.array.dtype and volume.array.tobytes() == image.array.tobytes()
+    corner = np.array(image.shape) - 1
+    assert np.allclose(world(volume, *corner), world_of_voxel(original, corner[::-1]), atol=1e-9)
+
+    node = mrml.volume_to_node(volume, like=original)
+    assert np.array_equal(mrml.volume_from_node(node).ijk_to_ras, volume.ijk_to_ras)  # to the last bit
+    assert np.array_equal(mrml._ijk_to_ras(node), mrml._ijk_to_ras(original))
+    assert node.GetTransformNodeID() == original.GetTransformNodeID()
+    stored = slicer.util.arrayFromVolume(node)
+    assert stored.dtype == image.array.dtype and stored.tobytes() == image.array.tobytes()
+
+
+@few
+@given(volumes(types=("float32",)), transforms(), transforms())
+def test_a_result_lies_where_its_matrix_says_and_moves_with_the_input(image, transform, motion):
+    slicer.mrmlScene.Clear(True)
+    original = add(transform=transform)  # on another grid than the result
+    node = mrml.volume_to_node(image, like=original)
+    assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, image.ijk_to_ras, atol=1e-6)
+    original.GetParentTransformNode().SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(motion @ transform))
+    assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, motion @ image.ijk_to_ras, atol=1e-6)
+
+
+def test_nested_transforms_are_applied_once_each_outermost_last():
+    node = add(matrix=np.diag([2.0, 2, 2, 1]))
+    inner = put_under(node, np.diag([1.0, 3, 1, 1]))
+    shift = np.eye(4)
+    shift[:3, 3] = (10, 20, 30)
+    put_under(inner, shift)
+    assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, shift @ np.diag([2.0, 6, 2, 1]))
+
+
+def test_a_volume_is_a_copy_and_survives_its_node(scene):
+    node = add()
+    volume = mrml.volume_from_node(node)
+    slicer.util.arrayFromVolume(node)[:] = -1
+    scene.RemoveNode(node)
+    assert volume.array.ravel().tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("vtk_type", [vtk.VTK_CHAR, vtk.VTK_SIGNED_CHAR, vtk.VTK_UNSIGNED_CHAR, vtk.VTK_SHORT,
+                                      vtk.VTK_UNSIGNED_SHORT, vtk.VTK_INT, vtk.VTK_UNSIGNED_INT, vtk.VTK_LONG,
+                                      vtk.VTK_UNSIGNED_LONG, vtk.VTK_LONG_LONG, vtk.VTK_UNSIGNED_LONG_LONG,
+                                      vtk.VTK_FLOAT, vtk.VTK_DOUBLE])
+def test_every_scalar_type_of_vtk_is_read_and_written_back(scene, vtk_type):
+    image = vtk.vtkImageData()
+    image.SetExtent(2, 4, 3, 4, 0, 0)  # an extent that does not start at 0, as cropping in memory leaves it
+    image.AllocateScalars(vtk_type, 1)
+    for index in range(6):
+        image.GetPointData().GetScalars().SetTuple1(index, 20 * index)
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "typed")
+    node.SetAndObserveImageData(image)
+    volume = mrml.volume_from_node(node)
+    assert volume.array.tolist() == [[[0, 20, 40], [60, 80, 100]]]
+    assert np.allclose(world(volume, 0, 0, 0), (2, 3, 0))
+    back = mrml.volume_from_node(mrml.volume_to_node(volume, like=node))
+    assert np.array_equal(back.array, volume.array) and np.array_equal(back.ijk_to_ras, volume.ijk_to_ras)
+
+
+@pytest.mark.parametrize("array, stored", [
+    (np.array([[[-5, 2**31 - 1]]]), "int32"), (np.array([[[0, 2**32 - 1]]]), "uint32"),
+    (np.array([[[-2**53, 2**53]]]), "float64"), (np.array([[[0, 2**40]]], np.uint64), "float64"),
+    (np.array([[[True, False]]]), "uint8"), (np.array([[[0.1]]], np.float16), "float32"),
+    (np.array([[[1, 500]]], ">i2"), "int16"), (np.array([[[0.1]]], np.longdouble) * 0 + 0.25, "float64"),
+    (np.array([[[np.nan, 1.0]]]), "float64")])
+def test_types_that_slicer_does_not_show_are_stored_without_loss(array, stored):
+    kept = slicer.util.arrayFromVolume(mrml.volume_to_node(Volume(array, np.eye(4), "image")))
+    assert kept.dtype == stored and np.array_equal(kept, array, equal_nan=array.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("array", [np.array([[[2**53 + 1]]]), np.array([[[2**64 - 1]]], np.uint64),
+                                   np.zeros((2, 2)), np.zeros((0, 2, 2)), np.zeros((1, 1, 1), complex)])
+def test_what_a_node_cannot_hold_is_refused_before_the_scene_is_touched(scene, array):
+    with pytest.raises(VolumeError):
+        mrml.volume_to_node(Volume(array, np.eye(4), "image"))
+    assert scene.GetNumberOfNodes() == 0
+
+
+@pytest.mark.parametrize("units", ["HU", "", "%", "mm2/s"])
+def test_units_travel(units):
+    volume = Volume(np.zeros((1, 1, 1)), np.eye(4), "image", units)
+    assert mrml.volume_from_node(mrml.volume_to_node(volume)).units == units
+
+
+def test_real_volume_survives_the_scene(data):
+    volume = load(data / "ct" / "pelvis.nii.gz")
+    back = mrml.volume_from_node(mrml.volume_to_node(volume, role="ct"))
+    assert back.array.dtype == volume.array.dtype and np.array_equal(back.array, volume.array)
+    assert np.allclose(back.ijk_to_ras, volume.ijk_to_ras, rtol=1e-12, atol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize("kind, array, says", [
+    ("vtkMRMLLabelMapVolumeNode", np.ones((2, 3, 4), np.uint8), "label map.*convert"),
+    ("vtkMRMLVectorVolumeNode", np.ones((2, 3, 4, 3), np.uint8), "VectorVolume.*Convert"),
+    ("vtkMRMLVectorVolumeNode", np.ones((2, 3, 4, 7), np.float32), "VectorVolume.*Convert"),
+    ("vtkMRMLScalarVolumeNode", np.ones((2, 3, 4, 3), np.uint8), "Convert"),
+    ("vtkMRMLScalarVolumeNode", None, "empty"),
+])
+def test_inputs_that_are_no_scalar_image_are_refused_and_the_scene_stays(scene, kind, array, says):
+    node = scene.AddNewNodeByClass(kind, "odd")
+    if array is not None:
+        image = vtk.vtkImageData()
+        image.SetDimensions(array.shape[2::-1])
+        image.GetPointData().SetScalars(numpy_to_vtk(
+            array.reshape(24, -1).squeeze(), deep=True))
+        node.SetAndObserveImageData(image)
+    before = scene.GetNumberOfNodes()
+    with pytest.raises(VolumeError, match=f"'odd'.*{says}"):
+        mrml.volume_from_node(node)
+    assert scene.GetNumberOfNodes() == before
+
+
+def test_no_node_and_other_nodes_are_refused(scene):
+    with pytest.raises(VolumeError, match="Choose a scalar volume"):
+        mrml.volume_from_node(None)
+    with pytest.raises(VolumeError, match="no scalar volume"):
+        mrml.volume_from_node(scene.AddNewNodeByClass("vtkMRMLTableNode", "table"))
+
+
+def test_non_linear_transform_is_refused_and_a_hardened_copy_is_taken():
+    values = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    node = add(values, name="bent")
+    bend(node, shift=(5.0, 0.0, 0.0))
+    before = contents()
+    with pytest.raises(VolumeError, match="'bent'.*non-linear transform 'bend'.*Harden"):
+        mrml.volume_from_node(node)
+    assert contents() == before
+    copy = mrml.harden(node)
+    assert node.GetParentTransformNode().GetName() == "bend" and copy.GetParentTransformNode() is None
+    assert slicer.util.arrayFromVolume(node).tobytes() == values.tobytes()
+    # The shifted image: a voxel of value x is found 5 mm to the right of where it was.
+    volume = mrml.volume_from_node(copy)
+    k, j, i = np.rint(np.linalg.inv(volume.ijk_to_ras) @ (7.0, 4.0, 3.0, 1.0)).astype(int)[2::-1]
+    assert volume.array[k, j, i] == pytest.approx(values[3, 4, 2], abs=1e-3)
+
+
+def test_hardening_a_linear_transform_changes_the_matrix_only():
+    node = add(transform=np.diag([1.0, 2, 3, 1]))
+    copy = mrml.harden(node)
+    before, after = mrml.volume_from_node(node), mrml.volume_from_node(copy)
+    assert copy.GetParentTransformNode() is None and before.array.tobytes() == after.array.tobytes()
+    assert np.allclose(before.ijk_to_ras, after.ijk_to_ras)
+
+
+# ------------------------------------------------------------------------------------------------ masks and regions
+
+def label_node(mask, matrix, transform=None):
+    return add(mask.astype(np.int16) * 7, matrix, "labels", "vtkMRMLLabelMapVolumeNode", transform)
+
+
+def segmentation_node(mask, matrix, transform=None, start=(0, 0, 0)):
+    image = slicer.vtkOrientedImageData()
+    extent = [bound for s, n in zip(start, mask.shape[::-1]) for bound in (s, s + n - 1)]
+    image.SetExtent(*extent)
+    image.GetPointData().SetScalars(numpy_to_vtk(
+        mask.astype(np.uint8).ravel(), deep=True))
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "labels")
+    node.AddSegmentFromBinaryLabelmapRepresentation(image, "part", [1, 0, 0])
+    if transform is not None:
+        put_under(node, transform)
+    return node
+
+
+@settings(deadline=None, max_examples=25)
+@given(matrices(), transforms(), st.sampled_from([label_node, segmentation_node]), st.data())
+def test_mask_on_its_own_grid_is_taken_exactly(matrix, transform, make, data):
+    slicer.mrmlScene.Clear(True)
+    mask = np.zeros((4, 5, 6), bool)
+    for _ in range(3):
+        mask[data.draw(st.integers(0, 3)), data.draw(st.integers(0, 4)), data.draw(st.integers(0, 5))] = True
+    reference = Volume(np.zeros(mask.shape), transform @ matrix, "reference")
+    assert np.array_equal(mrml.mask_from_node(make(mask, matrix, transform), reference), mask)
+
+
+@settings(deadline=None, max_examples=25)
+@given(matrices(spacing=(0.5, 2), reach=3), matrices(spacing=(0.5, 2), reach=3),
+       st.sampled_from([label_node, segmentation_node]))
+def test_mask_on_another_grid_takes_the_nearest_voxel(own, other, make):
+    slicer.mrmlScene.Clear(True)
+    mask = np.random.default_rng(0).random((6, 7, 8)) < 0.5
+    reference = Volume(np.zeros((5, 6, 7)), other, "reference")
+    index = np.linalg.inv(own)[:3] @ np.c_[world(reference, *np.indices(reference.shape)).reshape(-1, 3),
+                                           np.ones(210)].T
+    nearest = np.rint(index).astype(int)[::-1]
+    sure = (np.abs(index - np.rint(index)) < 0.49).all(axis=0)
+    inside = ((nearest >= 0) & (nearest < np.array([[6], [7], [8]]))).all(axis=0)
+    expected = np.zeros(210, bool)
+    expected[inside] = mask[tuple(nearest[:, inside])]
+    node = make(mask, own)
+    assume((expected & sure).any())
+    found = mrml.mask_from_node(node, reference).ravel()
+    assert np.array_equal(found[sure], expected[sure])
+
+
+def test_segments_are_found_by_id_joined_and_placed_by_their_extent():
+    mask, reference = np.ones((1, 1, 2), bool), Volume(np.zeros((4, 4, 4)), np.eye(4), "reference")
+    node = segmentation_node(mask, np.eye(4), start=(1, 2, 3))
+    expected = np.zeros((4, 4, 4), bool)
+    expected[3, 2, 1:3] = True
+    assert np.array_equal(mrml.mask_from_segmentation(node, reference), expected)
+    [first] = node.GetSegmentation().GetSegmentIDs()
+    assert np.array_equal(mrml.mask_from_segmentation(node, reference, first), expected)
+    with pytest.raises(VolumeError, match="no segment 'other'"):
+        mrml.mask_from_segmentation(node, reference, "other")
+
+
+@pytest.mark.parametrize("make", [label_node, segmentation_node])
+def test_empty_masks_and_masks_elsewhere_are_refused(make):
+    reference, far = Volume(np.zeros((3, 3, 3)), np.eye(4), "reference"), np.eye(4)
+    far[:3, 3] = 2.6
+    corner = np.zeros((3, 3, 3), bool)
+    with pytest.raises(VolumeError, match="'labels' is empty"):
+        mrml.mask_from_node(make(corner, np.eye(4)), reference)
+    corner[2, 2, 2] = True
+    with pytest.raises(VolumeError, match="marks no voxel of 'reference'|do not overlap"):
+        mrml.mask_from_node(make(corner, far), reference)
+
+
+def test_masks_of_other_kinds_are_refused(scene):
+    reference = Volume(np.zeros((3, 3, 3)), np.eye(4), "reference")
+    for node, says in ((None, "label map or a segmentation"), (add(), "label map or a segmentation"),
+                       (scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "blank"), "'blank' is empty")):
+        with pytest.raises(VolumeError, match=says):
+            mrml.mask_from_node(node, reference)
+
+
+@few
+@given(matrices(), transforms(), st.tuples(*[finite(1.5, 5.5)] * 3), st.tuples(*[finite(0.5, 4.0)] * 3))
+def test_roi_region_is_the_smallest_that_holds_its_corners(matrix, transform, center, size):
+    """The ROI is drawn in voxel coordinates and carried by parent transforms to where the volume is."""
+    slicer.mrmlScene.Clear(True)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "region")
+    roi.SetCenter(*center)
+    roi.SetSize(*size)
+    parent = put_under(roi, matrix)
+    put_under(parent, transform)
+    volume = Volume(np.zeros((8, 8, 8)), transform @ matrix, "image")
+    low, high = np.array(center) - np.array(size) / 2, np.array(center) + np.array(size) / 2
+    assume(np.abs(np.concatenate([low, high]) % 1 - 0.5).min() > 1e-4)  # no face on the border of two voxels
+    low, high = np.maximum(np.rint(low), 0).astype(int), np.minimum(np.rint(high) + 1, 8).astype(int)
+    expected = tuple(int(x) for axis in (2, 1, 0) for x in (low[axis], high[axis]))
+    assert mrml.region_from_roi_node(roi, volume) == expected
+    assert crop(volume, expected).array.size
+
+
+def test_turned_roi_takes_its_own_axes(scene):
+    roi = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "region")
+    turn = np.array([[0.0, -1, 0, 4], [1, 0, 0, 4], [0, 0, 1, 4], [0, 0, 0, 1]])
+    roi.SetSize(6.8, 2.8, 0.8)
+    roi.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(turn))
+    roi.SetCenter(4, 4, 4)
+    region = mrml.region_from_roi_node(roi, Volume(np.zeros((9, 9, 9)), np.eye(4), "image"))
+    assert region == (4, 5, 1, 8, 3, 6)  # the long side, x of the box, lies along y
+
+
+def test_roi_that_is_not_placed_outside_or_bent_is_refused(scene):
+    volume = Volume(np.zeros((3, 3, 3)), np.eye(4), "image")
+    roi = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "region")
+    with pytest.raises(VolumeError, match="'region' has no size"):
+        mrml.region_from_roi_node(roi, volume)
+    roi.SetCenter(50, 0, 0)
+    roi.SetSize(4, 4, 4)
+    with pytest.raises(VolumeError, match="outside 'image'"):
+        mrml.region_from_roi_node(roi, volume)
+    bend(roi)
+    with pytest.raises(VolumeError, match="non-linear"):
+        mrml.region_from_roi_node(roi, volume)
+
+
+# ---------------------------------------------------------------------------------------------------------- display
+
+def shown(role, array=None, **options):
+    array = np.linspace(-2, 10, 60).reshape(3, 4, 5) if array is None else array
+    return mrml.volume_to_node(Volume(array, np.eye(4), "image"), role=role, **options).GetDisplayNode()
+
+
+def test_windows_fit_the_roles():
+    values = np.linspace(-2, 10, 2000).reshape(20, 10, 10)
+    typical = pytest.approx(np.percentile(np.abs(values), 99.5))
+    for role, low, high in (("ct", -160, 240), ("error", 0, typical), ("spread", 0, typical)):
+        display = shown(role, values)
+        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (low, high)
+        assert not display.GetAutoWindowLevel()
+    display = shown("difference", values)
+    assert display.GetLevel() == 0 and display.GetWindow() == pytest.approx(2 * np.percentile(np.abs(values), 99.5))
+
+
+@pytest.mark.parametrize("array, high", [(np.zeros((2, 2, 2)), 1), (np.full((2, 2, 2), np.nan), 1),
+                                         (np.eye(100)[None] * 0 + (np.arange(10000) == 7).reshape(1, 100, 100) * 5, 5)])
+def test_windows_of_images_with_little_in_them(array, high):
+    assert shown("error", array.astype(float)).GetWindowLevelMax() == high
+
+
+def test_an_input_is_shown_as_the_patients_image_is(scene):
+    patient = add()
+    patient.CreateDefaultDisplayNodes()
+    patient.GetDisplayNode().AutoWindowLevelOff()
+    patient.GetDisplayNode().SetWindowLevel(30, 12)
+    patient.GetDisplayNode().SetAndObserveColorNodeID(mrml._color_node("spread").GetID())
+    display = shown("input", shown_as=patient)
+    assert (display.GetWindow(), display.GetLevel()) == (30, 12)
+    assert display.GetColorNodeID() == patient.GetDisplayNode().GetColorNodeID()
+    assert shown("input").GetAutoWindowLevel()
+
+
+def test_role_is_one_of_the_known():
+    with pytest.raises(ValueError, match="must be one of input, ct"):
+        shown("picture")
+
+
+def table_of(role):
+    lookup = mrml._color_node(role).GetLookupTable()
+    return np.array([lookup.GetTableValue(index) for index in range(256)])
+
+
+def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
+    difference = table_of("difference")
+    assert np.allclose(difference[:, :3], difference[::-1, 2::-1])  # red and blue mirrored
+    assert difference[127, :3].min() > 0.97 and (difference[:, 3] == 1).all()
+    for role in ("error", "spread"):
+        luminance = table_of(role)[:, :3] @ (0.2126, 0.7152, 0.0722)
+        assert (np.diff(luminance[::5]) > 0).all() and luminance[-1] - luminance[0] > 0.6
+    assert scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode") == 3
+    assert mrml._color_node("error").GetHideFromEditors()
+
+
+def test_a_saved_scene_opens_with_its_colours_windows_units_and_places(scene, tmp_path, monkeypatch):
+    patient = add(transform=np.diag([1.0, 2, 1, 1]))
+    volume = mrml.volume_from_node(patient)
+    result = Result({"change": volume.with_array(volume.array - 30.5, "change", "HU")},
+                    {"table": Table("numbers", {"n": [1, 2]})}, facts={"seed": 3}, roles={"change": "difference"})
+    node = mrml.add_result(result, patient)["change"]
+    place, window = mrml.volume_from_node(node).ijk_to_ras, node.GetDisplayNode().GetWindow()
+    assert scene.WriteToMRB(str(tmp_path / "saved.mrb"), None)
+    with zipfile.ZipFile(tmp_path / "saved.mrb") as bundle:
+        bundle.extractall(tmp_path)
+    opened = slicer.vtkMRMLScene()
+    monkeypatch.setattr(slicer, "mrmlScene", opened)
+    opened.SetURL(str(next(tmp_path.rglob("*.mrml"))))
+    assert opened.Connect()
+    again = opened.GetFirstNodeByName("change")
+    color = again.GetDisplayNode().GetColorNode()
+    assert color.GetName() == "NetInversion difference" and color is mrml._color_node("difference")
+    assert np.allclose([color.GetLookupTable().GetTableValue(0)], [(0, 0, 0.5, 1)], atol=0.01)
+    assert again.GetDisplayNode().GetWindow() == pytest.approx(window)
+    back = mrml.volume_from_node(again)
+    assert np.array_equal(back.array, volume.array - 30.5) and np.allclose(back.ijk_to_ras, place)
+    assert back.units == "HU"
+    assert json.loads(opened.GetFirstNodeByName("NetInversion facts").GetText()) == {"seed": 3}
+
+
+# ------------------------------------------------------------------------------------------------ tables and curves
+
+def test_table_columns_keep_values_and_kinds():
+    node = mrml.table_to_node(Table("errors", {"tissue": ["bone", "fat", None], "voxels": [3, np.int64(4), 5],
+                                               "MAE [HU]": [1.5, None, np.float32(2)], "used": [True, False, True]}))
+    content = node.GetTable()
+    assert node.GetName() == "errors" and content.GetNumberOfRows() == 3
+    assert [content.GetColumnName(c) for c in range(4)] == ["tissue", "voxels", "MAE [HU]", "used"]
+    assert [content.GetColumn(c).GetDataTypeAsString() for c in range(4)] == ["string", "int", "double", "string"]
+    assert [content.GetValue(r, 0).ToString() for r in range(3)] == ["bone", "fat", ""]
+    assert [content.GetValue(r, 1).ToInt() for r in range(3)] == [3, 4, 5]
+    numbers = [content.GetValue(r, 2).ToDouble() for r in range(3)]
+    assert numbers[::2] == [1.5, 2.0] and np.isnan(numbers[1])
+
+
+def test_table_node_is_reused_while_it_is_in_the_scene(scene):
+    node = mrml.table_to_node(Table("first", {"a": [1]}))
+    assert mrml.table_to_node(Table("second", {"b": [1, 2]}), node) is node
+    assert node.GetName() == "second" and node.GetTable().GetColumnName(0) == "b"
+    scene.RemoveNode(node)
+    assert mrml.table_to_node(Table("third", {}), node) is not node
+
+
+def test_uneven_table_is_refused_and_changes_nothing(scene):
+    node = mrml.table_to_node(Table("first", {"a": [1]}))
+    before = contents()
+    with pytest.raises(ValueError, match="one length"):
+        mrml.table_to_node(Table("bad", {"a": [1], "b": [1, 2]}), node)
+    assert contents() == before
+
+
+def test_curves_become_a_chart_and_are_filled_anew(scene):
+    curve = Curve("Loss", "evaluation", "HU", {"patient": ([1, 2, 3], [9.0, 4.0, 1.0]), "noise": ([2], [5.0])}, True)
+    nodes = chart, series, tables = mrml.curve_to_nodes(curve)
+    assert (chart.GetTitle(), chart.GetXAxisTitle(), chart.GetYAxisTitle()) == ("Loss", "evaluation", "HU")
+    assert chart.GetYAxisLogScale() and chart.GetNumberOfPlotSeriesNodes() == 2
+    assert [node.GetName() for node in series] == ["patient", "noise"]
+    for node, name, x, y in zip(series, curve.lines, ([1, 2, 3], [2]), ([9, 4, 1], [5])):
+        content = node.GetTableNode().GetTable()
+        for column, values in ((node.GetXColumnName(), x), (node.GetYColumnName(), y)):
+            array = content.GetColumnByName(column)
+            assert [array.GetTuple1(r) for r in range(array.GetNumberOfTuples())] == values
+    assert series[0].GetColor() != series[1].GetColor()
+
+    count = scene.GetNumberOfNodes()
+    again = mrml.curve_to_nodes(Curve("Loss", "step", "HU", {"only": ([1], [2.0])}), nodes)
+    assert again == (chart, series[:1], tables[:1]) and chart.GetNumberOfPlotSeriesNodes() == 1
+    assert scene.GetNumberOfNodes() == count - 2 and not chart.GetYAxisLogScale()
+    second = mrml.curve_to_nodes(curve)
+    assert [node.GetName() for node in second[1]] == ["patient", "noise"]  # legends carry no "_1"
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+@pytest.fixture
+def patient():
+    """A volume under a linear transform, filed in a study folder."""
+    node = add(transform=np.diag([1.0, 2, 1, 1]), name="patient")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    hierarchy.CreateItem(hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "study"), node)
+    return node
+
+
+def a_result(volume):
+    return Result(
+        {"ideal": volume.with_array(volume.array * 2.0, "ideal"), "change": volume.with_array(volume.array - 1.0)},
+        {"errors": Table("errors", {"MAE [HU]": [1.0]})},
+        {"loss": Curve("Loss", "evaluation", "HU", {"patient": ([1], [2.0])})},
+        {"seed": np.int64(3), "settings": {"steps": 10}, "weights": np.ones(2)}, {"change": "difference"})
+
+
+def test_a_result_is_added_beside_its_input(scene, patient):
+    volume = mrml.volume_from_node(patient)
+    nodes = mrml.add_result(a_result(volume), patient)
+    assert {key: node.GetClassName()[7:] for key, node in nodes.items()} == {
+        "ideal": "ScalarVolumeNode", "change": "ScalarVolumeNode", "errors": "TableNode", "loss": "PlotChartNode",
+        "facts": "TextNode"}
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    folders = {hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n))) for n in nodes.values()}
+    assert folders == {"study"}
+    assert nodes["ideal"].GetTransformNodeID() == patient.GetTransformNodeID()
+    assert np.array_equal(slicer.util.arrayFromVolume(nodes["ideal"]), volume.array * 2.0)
+    assert json.loads(nodes["facts"].GetText()) == {"seed": 3, "settings": {"steps": 10}, "weights": [1, 1]}
+    assert all("research use only" in node.GetDescription() for node in nodes.values())
+    assert mrml.add_result(a_result(volume), patient)["ideal"].GetName() == "ideal_1"
+
+
+@pytest.mark.parametrize("broken, error", [
+    ("volume", VolumeError), ("table", ValueError), ("key", ValueError), ("role", ValueError), ("memory", MemoryError),
+    ("facts", MemoryError), ("interrupt", KeyboardInterrupt)])
+def test_a_failed_result_leaves_the_scene_as_it_was(scene, patient, monkeypatch, broken, error):
+    result = a_result(mrml.volume_from_node(patient))
+    if broken == "volume":
+        result.volumes["last"] = Volume(np.zeros((0, 1, 1)), np.eye(4), "empty")
+    elif broken == "table":
+        result.tables["uneven"] = Table("uneven", {"a": [1], "b": []})
+    elif broken == "key":
+        result.tables["ideal"] = Table("ideal", {})
+    elif broken == "role":
+        result.roles["change"] = "picture"
+    else:
+        def fail(*_):
+            raise error("no room")
+        where = {"memory": "_show", "facts": "_plain", "interrupt": "_fill_chart"}[broken]
+        monkeypatch.setattr(mrml, where, fail)
+    before = contents()
+    with pytest.raises(error):
+        mrml.add_result(result, patient)
+    assert contents() == before
+
+
+def test_a_failed_hardening_leaves_the_scene_as_it_was(patient, monkeypatch):
+    before = contents()
+    monkeypatch.setattr(mrml, "_show", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mrml.harden(patient)
+    assert contents() == before
+
+
+@pytest.mark.parametrize("happened", ["removed", "bent", "scene closed"])
+def test_results_are_not_lost_when_the_input_is_gone(scene, patient, happened):
+    volume = mrml.volume_from_node(patient)
+    if happened == "removed":
+        scene.RemoveNode(patient)
+    elif happened == "bent":
+        bend(patient)
+    else:
+        scene.Clear(True)
+    node = mrml.add_result(a_result(volume), patient)["ideal"]
+    assert node.GetParentTransformNode() is None
+    assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, volume.ijk_to_ras)
