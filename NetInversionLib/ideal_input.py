@@ -1,0 +1,511 @@
+"""Ideal input: the input image that a trained image-to-image network errs least on, found by L-BFGS on the input.
+
+    result = ideal_input(volumes, {"network": model}, Settings(starts=("patient", "zeros")))
+
+Source: "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN", ISMRM 2019, 4866.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import acquisition, change_analysis, devices, lbfgs, models as model_files, volumes as vol
+from .models import Model
+from .objective import Objective, Terms
+from .results import Curve, Progress, Result
+from .volumes import Volume
+
+STARTS = ("patient", "zeros", "noise")
+INTERMEDIATE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to look for, from where, and how far; images are in the network's normalised units (0 to 1).
+
+    ``starts``: any of "patient", "zeros" and "noise" (uniform in [0, 1]); ``noise_seeds`` noise images from ``seed`` on.
+    ``direction``: "best" (least error) or "worst" (greatest error; needs ``ball``).
+    ``ball``: greatest root-mean-square distance from the patient's images, or None for no limit.
+    ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0; ``mean``: every term of the
+    objective is a mean over voxels (so that the lambdas do not depend on image size), else a sum.
+    ``box``: keep all values within [0, 1] exactly, instead of by price.
+    ``optimiser``: "batched" (our L-BFGS) or "fixed-step" (torch.optim.LBFGS as the source used it: learning rate 1,
+    20 inner iterations, ``max_evaluations`` ignored, 100 steps).
+    ``max_evaluations``: network evaluations per image; ``history``: L-BFGS pairs kept.
+    ``locked``: roles of input channels that stay the patient's.
+    ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the first input, or None for everything. The input
+    changes and the error counts only inside; the network also sees ``context`` voxels around it, as acquired.
+    ``device``: "auto", "cpu", "cuda" or "mps"; ``memory_gb``: memory for the run, or None for 2 GB on a CPU and 70 %
+    of what is free on a GPU. ``allow_cpu``: go on on the CPU when the GPU's memory does not suffice.
+    ``validity``: also compute the tables "swap back" and "validity"; ``knobs``: also the table "acquirable".
+    """
+
+    starts: tuple[str, ...] = ("patient",)
+    noise_seeds: int = 1
+    seed: int = 0
+    direction: str = "best"
+    ball: float | None = None
+    above: float = 1.0
+    below: float = 1.0
+    mean: bool = True
+    box: bool = False
+    optimiser: str = "batched"
+    max_evaluations: int = 200
+    history: int = 20
+    locked: tuple[str, ...] = ()
+    region: tuple[int, ...] | None = None
+    context: int = 16
+    device: str = "auto"
+    memory_gb: float | None = None
+    allow_cpu: bool = True
+    validity: bool = True
+    knobs: bool = True
+
+    def __post_init__(self):
+        for name in ("starts", "locked", "region"):  # lists, when they come from JSON
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        unknown = set(self.starts) - set(STARTS)
+        if unknown or not self.starts:
+            raise ValueError(f"starts must be among {', '.join(STARTS)}, not {', '.join(map(str, unknown)) or 'empty'}")
+        if self.direction not in ("best", "worst") or self.optimiser not in ("batched", "fixed-step"):
+            raise ValueError("direction is 'best' or 'worst', optimiser is 'batched' or 'fixed-step'")
+        if self.direction == "worst" and self.ball is None:
+            raise ValueError("the worst input needs a ball (greatest distance from the patient's images): "
+                             "without one the error has no upper limit")
+        if self.ball is not None and not (self.ball > 0 and set(self.starts) == {"patient"} and not self.box):
+            raise ValueError("a ball must be greater than 0, starts only at the patient, and excludes box bounds")
+        if self.optimiser == "fixed-step" and (self.box or self.ball is not None):
+            raise ValueError("the fixed-step optimiser has neither box bounds nor a ball: choose the batched one")
+        if self.max_evaluations < 1 or self.noise_seeds < 1 or self.context < 0 or min(self.above, self.below) < 0:
+            raise ValueError("max_evaluations and noise_seeds are at least 1, context and the lambdas at least 0")
+
+    @classmethod
+    def from_json(cls, settings: dict) -> Settings:
+        unknown = set(settings) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**settings)
+
+
+# The setting of the source: sums as printed, fixed-step L-BFGS.
+PRESETS = {"default": {}, "seed": {"optimiser": "fixed-step", "mean": False, "starts": STARTS}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The images of one run, as tensors in the network's units and axes.
+
+    ``patient`` (images, C, *space), ``target`` (images, D, *space), ``weight`` and ``free`` (images, 1, *space) and
+    (images, C, *space): where the error counts, where the input may change. A 2-D network has one image per slice, a
+    3-D network one image. ``frame``: the window as a volume on the network's axes; ``original``: the same, cut out of the first input.
+    """
+
+    model: Model
+    patient: Tensor
+    target: Tensor
+    weight: Tensor
+    free: Tensor
+    frame: Volume
+    original: Volume
+    scaling: list[dict]
+    facts: dict
+
+    def volume(self, images: Tensor, channel: int, name: str, units: str) -> Volume:
+        """Channel of (images, C, *space), already in ``units``, as a volume with the first input's voxel order."""
+        array = images[:, channel].cpu().numpy() if images.dim() == 4 else images[0, channel].cpu().numpy()
+        return vol.reorient_like(Volume(array, self.frame.ijk_to_ras, name, units), self.original)
+
+
+def run_task(volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress) -> Result:
+    """``ideal_input`` as a job: settings as JSON values, models as files."""
+    models = {key: model_files.load(path) for key, path in model_paths.items()}
+    return ideal_input(volumes, models, Settings.from_json(settings), progress)
+
+
+def ideal_input(volumes: dict[str, Volume], models: dict[str, Model], settings: Settings = Settings(),
+                progress: Progress = Progress()) -> Result:
+    """Optimise the input of ``models["network"]`` so that its output comes closest to the target.
+
+    Args:
+        volumes: One per input channel and per output channel (the targets), by the roles that the model's card names
+            ("in_phase", ..., "ct"), in scanner units; optional "mask": the input changes only where it is not 0. All
+            are brought onto the grid of the first input channel.
+        models: "network", and optionally "second", a network on which the gain is tried.
+        settings: See ``Settings``.
+        progress: Receives progress, log, the loss curve, intermediate results; may raise ``Cancelled``.
+
+    Returns:
+        Result with, per start, the ideal inputs, their change, the network's output and its error; tables "error",
+        "change", "swap back", "validity"; curves "convergence" and "spectrum". Values in scanner units.
+
+    Raises:
+        ValueError: Missing or unusable volumes, settings that contradict each other; says what to do.
+        devices.DeviceError: The asked-for device is not there.
+    """
+    model = models["network"]
+    device = devices.choose(settings.device, progress.log)
+    for network in models.values():
+        network.network.to(device)
+    progress.report(0.0, f"Preparing the images ({devices.describe(device)})")
+    case = prepare(volumes, model, settings, progress, device)
+    names, starts = make_starts(case, settings)
+    found = optimise(case, names, starts, settings, progress)
+    progress.report(0.95, "Measuring what changed")
+    result = describe(case, names, found, settings, models.get("second"), progress)
+    result.facts.update(case.facts, settings=asdict(settings), device=devices.describe(device),
+                        versions=devices.versions(device), model=model.facts(),
+                        peak_memory_gb=devices.peak_memory(device) / 1e9)
+    progress.report(1.0, "Done")
+    return result
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def prepare(volumes: dict[str, Volume], model: Model, settings: Settings, progress: Progress,
+            device: torch.device) -> Case:
+    """Check the volumes, bring them onto one grid, the network's axes and units, and cut out the region."""
+    card = model.card
+    roles = [channel.role for channel in (*card.inputs, *card.outputs)]
+    missing = [role for role in roles if role not in volumes]
+    if missing:
+        raise ValueError(f"the network {card.name!r} needs a volume for each of {', '.join(roles)}; "
+                         f"missing: {', '.join(missing)}")
+    wrong = set(settings.locked) - {channel.role for channel in card.inputs}
+    if wrong:
+        raise ValueError(f"cannot lock {', '.join(sorted(wrong))}: the network has no such input channel")
+    original = volumes[card.inputs[0].role]
+    gridded = {role: _on_grid(volume, original, role, progress)
+               for role, volume in volumes.items() if role in (*roles, "mask")}
+    facts = {"warnings": _check_spacing(original, card, progress)}
+    window, inside = _window(original, settings, card)
+    turned = {role: vol.reorient(vol.crop(volume, window), card.orientation) for role, volume in gridded.items()}
+    inside = vol.reorient(vol.crop(original.with_array(inside), window), card.orientation).array
+
+    # Scalings come from the whole patient volume, not from the region, so that a region does not change the problem.
+    scaling = model.scalings([gridded[channel.role] for channel in card.inputs])
+    patient = model.normalise([turned[channel.role] for channel in card.inputs], scaling)
+    target, clipped = model.normalise_target([turned[channel.role] for channel in card.outputs])
+    if clipped:
+        progress.log(f"{clipped} target voxels lie outside the range the network can give; they are clipped to it.")
+    weight = model.as_images([inside])
+    free = weight.expand_as(patient).clone()
+    if "mask" in turned:
+        free *= model.as_images([turned["mask"].array != 0])
+        if not free.any():
+            raise ValueError("the mask is empty inside the region: nothing may change; choose another mask")
+    for index, channel in enumerate(card.inputs):
+        if channel.role in settings.locked:
+            free[:, index] = 0
+    if not free.any():
+        raise ValueError("every input channel is locked: unlock at least one")
+    facts.update(clipped_target_voxels=clipped, scaling=scaling, window=list(window),
+                 grid=f"{' x '.join(map(str, patient.shape[2:]))}, {len(patient)} image(s)")
+    return Case(model, patient.to(device), target.to(device), weight.to(device), free.to(device),
+                turned[card.inputs[0].role], vol.crop(original, window), scaling, facts)
+
+
+def _on_grid(volume: Volume, reference: Volume, role: str, progress: Progress) -> Volume:
+    vol.check(volume)
+    if vol.same_grid(volume, reference):
+        return volume
+    if vol.overlap_fraction(reference, volume) < 0.5:
+        raise ValueError(f"'{volume.name}' ({role}) covers less than half of '{reference.name}': they are probably not "
+                         "of the same patient or not registered. Check the volumes, or crop the first input to the part "
+                         "that both show")
+    progress.log(f"'{volume.name}' ({role}) is on another grid: resampled to that of '{reference.name}'.")
+    return vol.resample(volume, reference, order="nearest" if role == "mask" else "linear")
+
+
+def _check_spacing(volume: Volume, card, progress: Progress) -> list[str]:
+    low, high = card.spacing_mm
+    axes = vol.reorient(volume, card.orientation).spacing_mm[: card.dimensions]
+    if all(0.95 * low <= spacing <= 1.05 * high for spacing in axes):
+        return []
+    warning = (f"The network was trained on voxels of {low:g} to {high:g} mm; these measure "
+               f"{' x '.join(f'{s:.2f}' for s in axes)} mm. Its errors may be larger than its card says.")
+    progress.log(warning)
+    return [warning]
+
+
+def _window(volume: Volume, settings: Settings, card: model_files.Card) -> tuple[tuple[int, ...], np.ndarray]:
+    """(region plus context as k0, k1, j0, j1, i0, i1; array of uint8, 1 inside the region itself)."""
+    shape = volume.array.shape
+    inside = np.zeros(shape, np.uint8)
+    region = settings.region or tuple(x for n in shape for x in (0, n))
+    low, high = region[::2], region[1::2]
+    if len(region) != 6 or any(a < 0 or b > n or a >= b for a, b, n in zip(low, high, shape)):
+        raise ValueError(f"the region {region} does not lie within the volume of {shape[::-1]} voxels (i, j, k): "
+                         "move it onto the image")
+    inside[tuple(slice(a, b) for a, b in zip(low, high))] = 1
+    margins = [settings.context] * 3
+    if card.dimensions == 2:  # slices do not see each other
+        margins[vol.axis_toward(volume, card.orientation[2])[0]] = 0
+    grown = [(max(0, a - m), min(n, b + m)) for a, b, n, m in zip(low, high, shape, margins)]
+    return tuple(x for pair in grown for x in pair), inside
+
+
+def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:
+    """Names of the starts and their images (starts, images, C, *space); what may not change is the patient's."""
+    names, images = [], []
+    for start in settings.starts:
+        for number in range(settings.noise_seeds if start == "noise" else 1):
+            if start == "noise":
+                generator = torch.Generator().manual_seed(settings.seed + number)
+                image = torch.rand(case.patient.shape, generator=generator).to(case.patient)
+            else:
+                image = torch.zeros_like(case.patient) if start == "zeros" else case.patient.clone()
+            names.append(f"{start} {number + 1}" if start == "noise" and settings.noise_seeds > 1 else start)
+            images.append(torch.where(case.free > 0, image, case.patient))
+    return names, torch.stack(images)
+
+
+# -- optimisation --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """``images`` (starts, images, C, *space); ``trace`` best objective by evaluation, mean over images, per start;
+    ``evaluations`` and ``status`` per start and image; ``finished``: how many images are done."""
+
+    images: Tensor
+    trace: list[list[float]]
+    evaluations: Tensor
+    status: Tensor
+    finished: int = 0
+
+
+def optimise(case: Case, names: list[str], starts: Tensor, settings: Settings, progress: Progress) -> Found:
+    """Run the optimiser on all starts of a group of images at a time; groups are as large as the memory allows."""
+    count, total = starts.shape[:2]
+    memory = budget(settings, starts.device)
+    row = starts[0, 0].numel() * starts.element_size() * (2 * settings.history + 12)
+    group = max(1, int(0.4 * memory / (row * count)))
+    found = Found(starts.clone(), [[] for _ in names], torch.zeros(count, total, dtype=torch.int64),
+                  torch.zeros(count, total, dtype=torch.int64))
+    solve = _fixed_step if settings.optimiser == "fixed-step" else _batched
+    for first in range(0, total, group):
+        part = slice(first, min(first + group, total))
+        watch = _Watch(case, names, found, part, total, settings, progress)
+        solution = solve(case, part, starts[:, part], settings, memory, watch)
+        found.images[:, part] = solution.x.reshape(found.images[:, part].shape)
+        found.evaluations[:, part] = solution.evaluations.reshape(count, -1).cpu()
+        found.status[:, part] = solution.status.reshape(count, -1).cpu()
+        _add_trace(found.trace, solution.trace.reshape(len(solution.trace), count, -1).sum(2).cpu().numpy() / total)
+        found.finished = part.stop
+    return found
+
+
+def budget(settings: Settings, device: torch.device) -> float:
+    """Bytes that the run may take besides the program itself."""
+    if settings.memory_gb is not None:
+        return settings.memory_gb * 1e9
+    free = devices.available_memory(device)
+    return min(2e9, 0.7 * free) if device.type == "cpu" else 0.7 * free
+
+
+def objective_for(case: Case, part: slice, settings: Settings, memory: float, progress: Progress) -> Objective:
+    terms = Terms(settings.above, settings.below, settings.mean, 1 if settings.direction == "best" else -1)
+    return Objective(case.model, case.target[part], case.weight[part], terms, budget=0.5 * memory,
+                     multiple=case.model.card.size_multiple, log=progress.log)
+
+
+def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
+    objective = objective_for(case, part, settings, memory, watch.progress)
+    free, patient = case.free[part], case.patient[part]
+    options = lbfgs.Options(max_evaluations=settings.max_evaluations, history=settings.history)
+    x = starts.flatten(0, 1)
+
+    def value_and_gradient(x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = objective.value_and_gradient(x, items)
+        return value, gradient * free[items % len(free)]
+
+    if settings.ball is None:
+        bounds = {"lower": 0.0, "upper": 1.0} if settings.box else {}
+        return lbfgs.minimize(value_and_gradient, x, options, callback=watch, **bounds)
+
+    ball = _Ball(patient, free, settings.ball)
+    generator = torch.Generator().manual_seed(settings.seed)
+    v = torch.randn(x.shape, generator=generator).to(x) * free * settings.ball
+    watch.unfold = ball.point
+    solution = lbfgs.minimize(ball.wrap(value_and_gradient), v, options, callback=watch)
+    return lbfgs.Solution(ball.point(solution.x, torch.arange(len(x), device=x.device)), *_rest(solution))
+
+
+class _Ball:
+    """x = patient + v, with v drawn back to the sphere where it is longer than the radius: no bound is needed."""
+
+    def __init__(self, patient: Tensor, free: Tensor, rms: float):
+        self.patient, self.free = patient, free
+        self.radius = rms * free.flatten(1).sum(1).sqrt()
+
+    def shrink(self, v: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        norm = v.flatten(1).norm(dim=1).clamp(min=1e-12)
+        factor = (self.radius[items % len(self.radius)] / norm).clamp(max=1)
+        return factor.reshape(-1, *[1] * (v.dim() - 1)), norm.reshape(-1, *[1] * (v.dim() - 1))
+
+    def point(self, v: Tensor, items: Tensor) -> Tensor:
+        return self.patient[items % len(self.patient)] + self.shrink(v, items)[0] * v
+
+    def wrap(self, value_and_gradient: Callable) -> Callable:
+        def wrapped(v: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+            factor, norm = self.shrink(v, items)
+            value, gradient = value_and_gradient(self.point(v, items), items)
+            # On the sphere only the tangential part of the gradient moves x.
+            unit = v / norm
+            radial = (gradient * unit).flatten(1).sum(1).reshape(factor.shape)
+            return value, factor * (gradient - torch.where(factor < 1, radial, 0) * unit)
+        return wrapped
+
+
+def _fixed_step(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
+    """torch.optim.LBFGS as the source used it, one image at a time."""
+    objective = objective_for(case, part, settings, memory, watch.progress)
+    x = starts.flatten(0, 1).clone()
+    losses, evaluations = [], []
+    for row in range(len(x)):
+        item = torch.tensor([row], device=x.device)
+        free = case.free[part][item % len(case.free[part])]
+        image, trace = x[row:row + 1].clone().requires_grad_(), []
+        optimiser = torch.optim.LBFGS([image], lr=1, max_iter=20)
+
+        def closure():
+            value, gradient = objective.value_and_gradient(image.detach(), item)
+            image.grad = gradient * free
+            trace.append(float(value[0]))
+            return value[0]
+
+        for step in range(100):
+            optimiser.step(closure)
+            watch(step + 1, lambda: (x, torch.tensor([trace[-1]])), fraction=(row + (step + 1) / 100) / len(x))
+            if not math.isfinite(trace[-1]):
+                break
+        x[row] = image.detach()[0]
+        losses.append(trace)
+        evaluations.append(len(trace))
+    longest = max(map(len, losses))
+    trace = torch.tensor([[t[min(i, len(t) - 1)] for t in losses] for i in range(longest)], dtype=torch.float64)
+    return lbfgs.Solution(x, trace[-1], torch.tensor(evaluations), torch.zeros(len(x), dtype=torch.int64), trace)
+
+
+class _Watch:
+    """Called after every evaluation: progress, the live loss curve and, every few seconds, an intermediate result."""
+
+    def __init__(self, case, names, found, part, total, settings, progress):
+        self.case, self.names, self.found, self.part, self.total = case, names, found, part, total
+        self.settings, self.progress = settings, progress
+        self.shown = self.saved = time.monotonic()
+        self.unfold = lambda x, items: x
+
+    def __call__(self, evaluation: int, best: Callable[[], tuple[Tensor, Tensor]], fraction: float | None = None):
+        now = time.monotonic()
+        if now - self.shown < 0.2 and evaluation > 1:
+            return
+        self.shown = now
+        x, loss = best()
+        size = self.part.stop - self.part.start
+        inner = evaluation / self.settings.max_evaluations if fraction is None else fraction
+        fraction = 0.95 * (self.part.start + inner * size) / self.total
+        slices = f"image {self.part.start + 1} to {self.part.stop} of {self.total}" if self.total > 1 else "the image"
+        self.progress.report(fraction, f"Optimising {slices}, evaluation {evaluation}")
+        for name, value in zip(self.names, loss.reshape(-1, size).mean(1).tolist() if loss.numel() > 1 else loss.tolist()):
+            self.progress.point(f"{name} {self.part.start + 1}" if self.part.start else name, evaluation, value)
+        if now - self.saved > INTERMEDIATE_EVERY_S:
+            self.saved = now
+            images = self.found.images.clone()
+            images[:, self.part] = self.unfold(x, torch.arange(len(x), device=x.device)).reshape(
+                images[:, self.part].shape)
+            self.progress.intermediate(ideal_volumes(self.case, self.names, images, Result(
+                facts={"complete": False, "images_done": self.found.finished, "images": self.total})))
+
+
+def _rest(solution: lbfgs.Solution):
+    return solution.loss, solution.evaluations, solution.status, solution.trace
+
+
+def _add_trace(trace: list[list[float]], more: np.ndarray) -> None:
+    """Add a group's share to the mean curve; groups that ended earlier keep their last value."""
+    for line, new in zip(trace, more.T.tolist()):
+        length = max(len(line), len(new))
+        old = line + [line[-1] if line else 0.0] * (length - len(line))
+        line[:] = [a + b for a, b in zip(old, new + [new[-1]] * (length - len(new)))]
+
+
+# -- result --------------------------------------------------------------------------------------------------------
+
+
+def ideal_volumes(case: Case, names: list[str], images: Tensor, result: Result) -> Result:
+    """Add the ideal inputs and their change to ``result``, in scanner units, keys "ideal <role> <start>" and so on."""
+    patient = case.model.denormalise(case.patient, case.scaling)
+    for name, image in zip(names, images):
+        ideal = case.model.denormalise(image, case.scaling)
+        for index, channel in enumerate(case.model.card.inputs):
+            for key, values, role in (("ideal", ideal, "input"), ("change", ideal - patient, "difference")):
+                label = f"{key} {channel.role} {name}"
+                _put(result, case, values, index, label, channel.units, role)
+    return result
+
+
+def describe(case: Case, names: list[str], found: Found, settings: Settings, second: Model | None,
+             progress: Progress) -> Result:
+    """Everything worth knowing of what was found. Every figure is taken on f of the assembled image."""
+    result = ideal_volumes(case, names, found.images, Result(facts={"complete": True}))
+    if len(names) > 1:
+        spread = case.model.denormalise_change(found.images.std(0, unbiased=False), case.scaling)
+        for index, channel in enumerate(case.model.card.inputs):
+            _put(result, case, spread, index, f"spread {channel.role}", channel.units, "spread")
+    memory = budget(settings, case.patient.device)
+    objective = objective_for(case, slice(None), replace(settings, mean=True, direction="best"), memory, progress)
+    images = {"patient's": case.patient, **dict(zip(names, found.images))}
+    errors = {name: _output_volumes(result, case, name, objective.forward(image)) for name, image in images.items()}
+    change_analysis.add_error_table(result, case, errors, images, found.evaluations)
+    change_analysis.add_change(result, case, names, found.images)
+    if settings.validity:
+        progress.report(0.96, "Trying inputs that should not be better")
+        change_analysis.add_swap_back(result, case, names, found.images, objective)
+        change_analysis.add_validity(result, case, names, found.images, objective, second, settings.seed)
+    if settings.knobs and settings.direction == "best":
+        _add_knobs(result, case, found, settings, memory, progress)
+    result.curves["convergence"] = Curve(
+        "Convergence", "network evaluations", "objective (normalised units)",
+        {name: (list(range(1, len(line) + 1)), line) for name, line in zip(names, found.trace)},
+        log_y=settings.direction == "best")
+    result.facts["ended"] = {name: {lbfgs.STATUS[s]: int((row == s).sum()) for s in row.unique().tolist()}
+                             for name, row in zip(names, found.status)}
+    return result
+
+
+def _output_volumes(result: Result, case: Case, name: str, normalised: Tensor) -> Tensor:
+    """Add the network's output and its error to ``result``; gives the absolute error in output units."""
+    output, target = case.model.denormalise_output(normalised), case.model.denormalise_output(case.target)
+    error = (output - target).abs()
+    for index, channel in enumerate(case.model.card.outputs):
+        label = f"{channel.role} {name}"
+        _put(result, case, output, index, f"output {label}", channel.units, "ct" if channel.units == "HU" else "input")
+        _put(result, case, error, index, f"error {label}", channel.units, "error")
+    return error
+
+
+def _put(result: Result, case: Case, images: Tensor, channel: int, label: str, units: str, role: str) -> None:
+    result.volumes[label] = case.volume(images, channel, label, units)
+    result.roles[label] = role
+
+
+def _add_knobs(result: Result, case: Case, found: Found, settings: Settings, memory: float, progress: Progress) -> None:
+    """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs there."""
+    count = len(case.patient)
+    chosen = torch.linspace(0, count - 1, min(count, acquisition.MOST_IMAGES)).round().long()
+    objective = Objective(case.model, case.target[chosen], case.weight[chosen], Terms(settings.above, settings.below),
+                          budget=0.5 * memory, multiple=case.model.card.size_multiple, log=progress.log)
+    scale, units = case.model.output_scale, case.model.card.outputs[0].units or "a.u."
+    free = min(acquisition.mean_error(objective, images[chosen]) for images in found.images) * scale
+    roles = [channel.role for channel in case.model.card.inputs]
+    result.tables["acquirable"] = acquisition.acquirable(case.patient[chosen], objective, roles, units, scale, free, progress)

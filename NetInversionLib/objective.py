@@ -1,0 +1,233 @@
+"""The error of a network's output as a function of its input, whole or in tiles, within a memory budget.
+
+``Objective`` evaluates eq. 2 of the ideal-input method and its gradient for many images at once. Images go through the
+network a few at a time; an image too large for the budget goes through in tiles whose surroundings are read from the
+same image, so that the tiled gradient equals the whole one (no seams, nothing to blend).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .devices import is_out_of_memory
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Weights of the objective.
+
+    ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0. ``mean``: every term is a mean over
+    voxels, else a sum as the source prints it. ``sign``: 1 to look for the least error, -1 for the greatest.
+    """
+
+    above: float = 1.0
+    below: float = 1.0
+    mean: bool = True
+    sign: int = 1
+
+
+class Objective:
+    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2 for each image of a batch.
+
+    Args:
+        network: Differentiable, (N, C, *space) to (N, D, *space), no gradients of its parameters needed.
+        target: y, (images, D, *space), in the network's normalised units.
+        weight: (images, 1, *space), where the error counts (0 or 1), or None for everywhere.
+        terms: See ``Terms``.
+        budget: Bytes that one pass through the network may take.
+        multiple: Tile borders lie at multiples of this (the network's pooling).
+        log: Receives what is worth telling (tiles, halved batches).
+
+    Source:
+        Eq. 2 of "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN", ISMRM 2019,
+        4866, as a minimisation.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], target: Tensor, weight: Tensor | None = None,
+                 terms: Terms = Terms(), *, budget: float = 1e9, multiple: int = 1,
+                 log: Callable[[str], None] = lambda message: None):
+        self.network, self.target, self.terms = network, target, terms
+        self.weight = torch.ones_like(target[:, :1]) if weight is None else weight.to(target)
+        self.space = target.shape[2:]
+        self.multiple, self.log, self.budget = multiple, log, budget
+        self.voxels = self.weight.flatten(1).sum(1).clamp(min=1) * target.shape[1]
+        self.evaluations = 0
+        self.bytes_per_voxel: float | None = None
+        self.images, self.tile, self.halo = 0, tuple(self.space), 0
+
+    # -- what is minimised ---------------------------------------------------------------------------------------
+
+    def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (rows,) and gradient (rows, C, *space) at x; row r belongs to image ``items[r]`` modulo images."""
+        image = items % len(self.target)
+        error, gradient = self._error(x, image)
+        penalty, slope = self._penalty(x)
+        scale = self._scale(image)
+        self.evaluations += 1
+        return self.terms.sign * error * scale + penalty, gradient.mul_(self.terms.sign).mul_(_column(scale, x)) + slope
+
+    def error(self, x: Tensor, items: Tensor) -> Tensor:
+        """Mean absolute error where it counts, per row (rows,), in the network's normalised units."""
+        image = items % len(self.target)
+        total = [((self.forward(x[i:i + 1]) - self.target[j:j + 1]).abs() * self.weight[j:j + 1]).sum()
+                 for i, j in enumerate(image.tolist())]
+        return torch.stack(total) / self.voxels[image]
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x), (rows, D, *space), without gradients; a few images at a time, tiled if that is needed."""
+        self._plan(x)
+        output = x.new_empty(len(x), self.target.shape[1], *self.space)
+        for rows in _slices(len(x), self.images):
+            for window, core, inner in self._tiles():
+                output[(rows, ...) + core] = self.network(x[(rows, ...) + window])[(..., *inner)]
+        return output
+
+    # -- pieces --------------------------------------------------------------------------------------------------
+
+    def _error(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed absolute error per row and its gradient; on out-of-memory, in smaller pieces."""
+        self._plan(x)
+        while True:
+            try:
+                return self._pass(x, image)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._shrink(x):
+                    raise
+
+    def _pass(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        total, gradient = x.new_zeros(len(x)), torch.zeros_like(x)
+        for rows in _slices(len(x), self.images):
+            for window, core, inner in self._tiles():
+                with torch.enable_grad():
+                    part = x[(rows, ...) + window].detach().requires_grad_()
+                    output = self.network(part)[(..., *inner)]
+                    y, w = self.target[image[rows]], self.weight[image[rows]]
+                    value = ((output - y[(..., *core)]).abs() * w[(..., *core)]).flatten(1).sum(1)
+                    (slope,) = torch.autograd.grad(value.sum(), part)
+                total[rows] += value.detach()
+                gradient[(rows, ...) + window] += slope
+        return total, gradient
+
+    def _penalty(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        above, below = (x - 1).clamp(min=0), x.clamp(max=0)
+        scale = 1 / x[0].numel() if self.terms.mean else 1.0
+        value = scale * (self.terms.above * above.square().flatten(1).sum(1)
+                         + self.terms.below * below.square().flatten(1).sum(1))
+        return value, 2 * scale * (self.terms.above * above + self.terms.below * below)
+
+    def _scale(self, image: Tensor) -> Tensor:
+        return 1 / self.voxels[image] if self.terms.mean else torch.ones_like(self.voxels[image])
+
+    def _tiles(self) -> Iterator[tuple[tuple, tuple, tuple]]:
+        """(window to feed, core to keep in image coordinates, the same core inside the window) for every tile."""
+        axes = []
+        for size, tile in zip(self.space, self.tile):
+            axis = []
+            for start in range(0, size, tile):
+                stop = min(start + tile, size)
+                first, last = max(0, start - self.halo), min(size, stop + self.halo)
+                axis.append((slice(first, last), slice(start, stop), slice(start - first, stop - first)))
+            axes.append(axis)
+        for parts in itertools.product(*axes):
+            yield tuple(zip(*parts))
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def _plan(self, x: Tensor) -> None:
+        """Choose, once, how many images and how large a tile go through the network in one pass."""
+        if self.images:
+            return
+        self.bytes_per_voxel = bytes_per_voxel(self.network, x, self.multiple)
+        voxels = self.budget / self.bytes_per_voxel
+        # More than eight images at once gain nothing on a CPU.
+        most = 8 if x.device.type == "cpu" else len(x)
+        self.images = max(1, min(most, int(voxels // math.prod(self.space))))
+        while math.prod(min(n, t + 2 * self.halo) for n, t in zip(self.space, self.tile)) > voxels:
+            if not self._halve_tile(x):
+                break
+
+    def _shrink(self, x: Tensor) -> bool:
+        """After out-of-memory: half the images, then half the tile. False when nothing smaller is possible."""
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.images > 1:
+            self.images //= 2
+            self.log(f"Out of memory: going on with {self.images} image(s) at a time.")
+            return True
+        return self._halve_tile(x)
+
+    def _halve_tile(self, x: Tensor) -> bool:
+        longest = max(range(len(self.tile)), key=lambda axis: self.tile[axis])
+        half = -(-self.tile[longest] // 2)
+        half += -half % self.multiple
+        if half >= self.tile[longest]:
+            return False
+        if not self.halo:
+            self.halo = receptive_halo(self.network, x.shape[1], self.space, self.multiple, x.device)
+        if half + 2 * self.halo >= self.space[longest]:
+            return False
+        self.tile = tuple(half if axis == longest else n for axis, n in enumerate(self.tile))
+        self.log(f"The image goes through the network in tiles of {' x '.join(map(str, self.tile))} voxels "
+                 f"with {self.halo} voxels around them.")
+        return True
+
+
+def receptive_halo(network: Callable[[Tensor], Tensor], channels: int, space: tuple[int, ...], multiple: int,
+                   device: torch.device) -> int:
+    """How far, in voxels, an output voxel looks: measured from gradients, rounded up to ``multiple``.
+
+    Raises:
+        ValueError: An output voxel sees the whole image (attention, global normalisation): tiles would not be exact.
+    """
+    reach = 16 * multiple
+    while True:
+        size = tuple(2 * reach + 2 * multiple for _ in space)
+        centre = (..., *(slice(reach, reach + 2 * multiple) for _ in space))
+        generator = torch.Generator().manual_seed(0)
+        radius = 0
+        for _ in range(2):
+            x = torch.rand(1, channels, *size, generator=generator).to(device).requires_grad_()
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(network(x)[centre].abs().sum(), x)
+            touched = slope.abs().sum((0, 1)).nonzero()
+            radius = max(radius, int(reach - touched.min()), int(touched.max()) - reach - 2 * multiple + 1)
+        if radius < reach:
+            return radius + -radius % multiple + multiple
+        if reach >= max(space):
+            raise ValueError("every output voxel of this network depends on the whole image, so the image cannot be "
+                             "cut into tiles: choose a smaller region, or a machine with more memory")
+        reach *= 2
+
+
+def bytes_per_voxel(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> float:
+    """Memory of one forward and backward pass per input voxel, from the sizes of all layer outputs on a small image."""
+    side = max(8 * multiple, 16)
+    probe = x.new_zeros(1, x.shape[1], *(min(side, n + -n % multiple) for n in x.shape[2:]))
+    sizes: list[int] = []
+    module = network if isinstance(network, nn.Module) else getattr(network, "network", None)
+    hooks = [layer.register_forward_hook(lambda layer, inputs, output: sizes.append(
+        output.numel() if isinstance(output, Tensor) else 0)) for layer in (module.modules() if module else ())]
+    try:
+        output = network(probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    elements = max(sum(sizes), 64 * output.numel())
+    # Kept activations, their gradients, and the library's scratch space: three copies, four bytes each.
+    return 12 * elements / math.prod(probe.shape[2:])
+
+
+def _slices(count: int, step: int) -> Iterator[slice]:
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
