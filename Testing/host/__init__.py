@@ -15,5 +15,8 @@ With ``SLICER_BASE_PYTHON`` naming the ``Base/Python`` folder of a Slicer source
 ScriptedLoadableModule, parameterNodeWrapper and i18n take the place of the host's.
 """
 from .application import (clear, close, errors, grab, load_module, open_module, start, unload_module, wait)
+from .plots import render_plot
+from .rendering import render_slice_views
 
-__all__ = ["clear", "close", "errors", "grab", "load_module", "open_module", "start", "unload_module", "wait"]
+__all__ = ["clear", "close", "errors", "grab", "load_module", "open_module", "render_plot", "render_slice_views",
+           "start", "unload_module", "wait"]

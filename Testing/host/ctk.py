@@ -8,6 +8,8 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from .pythonqt import emit, wrap
 
 Property, Signal = QtCore.Property, QtCore.Signal
+HEADER = 24  # pixels, of a collapsible button
+TICKS = 10000  # of a slider
 
 
 def stored(kind, default, apply=None):
@@ -28,98 +30,70 @@ def stored(kind, default, apply=None):
 stored.count = 0
 
 
-class ctkCollapsibleButton(QtWidgets.QWidget):
-    """A titled section that folds. Unlike in CTK it is no QAbstractButton inside, but it looks and behaves alike."""
+def _show_children(widget, visible):
+    for child in QtCore.QObject.children(widget):
+        if isinstance(child, QtWidgets.QWidget):
+            QtWidgets.QWidget.setVisible(child, visible)
+
+
+class ctkCollapsibleButton(QtWidgets.QAbstractButton):
+    """A titled section that folds: open while the button is checked."""
 
     contentsCollapsed = Signal(bool)
-    clicked = Signal(bool)
-    toggled = Signal(bool)
-    HEADER = 24
 
     def __init__(self, text="", parent=None):
-        if isinstance(text, QtWidgets.QWidget):
-            text, parent = "", text
-        super().__init__(parent)
-        self._collapsed, self._text = False, text
+        super().__init__(parent if isinstance(text, str) else text)
+        if isinstance(text, str):
+            QtWidgets.QAbstractButton.setText(self, text)
+        QtWidgets.QAbstractButton.setCheckable(self, True)
+        QtWidgets.QAbstractButton.setChecked(self, True)
         self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Preferred)
-        self.setContentsMargins(0, self.HEADER, 0, 0)
+        self.setContentsMargins(0, HEADER, 0, 0)
+        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._open)
 
-    def _set_collapsed(self, collapsed):
-        if collapsed == self._collapsed:
-            return
-        self._collapsed = collapsed
-        for child in QtCore.QObject.children(self):
-            if isinstance(child, QtWidgets.QWidget):
-                QtWidgets.QWidget.setVisible(child, not collapsed)
-        QtWidgets.QWidget.setMaximumHeight(self, self.HEADER if collapsed else 16777215)
+    def _open(self, opened):
+        _show_children(self, opened)
+        QtWidgets.QWidget.setMaximumHeight(self, 16777215 if opened else HEADER)
         self.updateGeometry()
-        emit(self, "toggled(bool)", not collapsed)
-        emit(self, "contentsCollapsed(bool)", collapsed)
+        emit(self, "contentsCollapsed(bool)", not opened)
 
-    def _set_text(self, text):
-        self._text = text
-        self.update()
-
-    collapsed = Property(bool, lambda self: self._collapsed, _set_collapsed)
-    checked = Property(bool, lambda self: not self._collapsed, lambda self, value: self._set_collapsed(not value))
-    text = Property(str, lambda self: self._text, _set_text)
+    collapsed = Property(bool, lambda self: not QtWidgets.QAbstractButton.isChecked(self),
+                         lambda self, value: QtWidgets.QAbstractButton.setChecked(self, not value))
     collapsedHeight = stored(int, 0)
     flat = stored(bool, False)
-    checkable = stored(bool, True)
 
-    def setText(self, text):
-        self._set_text(text)
-
-    def setChecked(self, checked):
-        self._set_collapsed(not checked)
-
-    def isChecked(self):
-        return not self._collapsed
-
-    def toggle(self):
-        self._set_collapsed(not self._collapsed)
-
-    def click(self):
-        self.toggle()
-        emit(self, "clicked(bool)", not self._collapsed)
+    def hitButton(self, position):
+        return position.y() < HEADER
 
     def childEvent(self, event):
         child = event.child()
-        if event.added() and self._collapsed and isinstance(child, QtWidgets.QWidget):
+        if event.added() and isinstance(child, QtWidgets.QWidget) and not QtWidgets.QAbstractButton.isChecked(self):
             QtWidgets.QWidget.setVisible(child, False)
         super().childEvent(event)
 
-    def mousePressEvent(self, event):
-        if event.position().y() < self.HEADER:
-            self.click()
-
     def paintEvent(self, event):
-        frame = QtWidgets.QWidget.rect(self)
-        header = QtCore.QRect(0, 0, frame.width(), self.HEADER)
+        frame, opened = QtWidgets.QWidget.rect(self), QtWidgets.QAbstractButton.isChecked(self)
+        header = QtCore.QRect(0, 0, frame.width(), HEADER)
         painter, option = QtWidgets.QStylePainter(self), QtWidgets.QStyleOptionButton()
-        if not self._collapsed:
+        if opened:
             painter.setPen(QtWidgets.QWidget.palette(self).mid().color())
-            painter.drawRect(frame.adjusted(0, self.HEADER // 2, -1, -1))
+            painter.drawRect(frame.adjusted(0, HEADER // 2, -1, -1))
         option.initFrom(self)
         option.rect = header
         painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, option)
         option.rect = QtCore.QRect(7, 7, 10, 10)
         arrow = QtWidgets.QStyle.PrimitiveElement
-        painter.drawPrimitive(arrow.PE_IndicatorArrowRight if self._collapsed else arrow.PE_IndicatorArrowDown, option)
+        painter.drawPrimitive(arrow.PE_IndicatorArrowDown if opened else arrow.PE_IndicatorArrowRight, option)
         painter.setPen(option.palette.buttonText().color())
-        painter.drawText(header.adjusted(24, 0, 0, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, self._text.replace("&&", "&"))
+        text = QtWidgets.QAbstractButton.text(self).replace("&&", "&")
+        painter.drawText(header.adjusted(24, 0, 0, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, text)
 
 
 class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
     def __init__(self, title="", parent=None):
         super().__init__(title, parent) if isinstance(title, str) else super().__init__(title)
         QtWidgets.QGroupBox.setCheckable(self, True)
-        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._show)
-
-    def _show(self, visible):
-        for child in QtCore.QObject.children(self):
-            if isinstance(child, QtWidgets.QWidget):
-                QtWidgets.QWidget.setVisible(child, visible)
+        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), lambda opened: _show_children(self, opened))
 
     collapsed = Property(bool, lambda self: not QtWidgets.QGroupBox.isChecked(self),
                          lambda self, value: QtWidgets.QGroupBox.setChecked(self, not value))
@@ -182,12 +156,11 @@ class ctkSliderWidget(QtWidgets.QWidget):
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
     decimalsChanged = Signal(int)
-    TICKS = 10000
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal, self)
-        self._slider.setMaximum(self.TICKS)
+        self._slider.setMaximum(TICKS)
         self._box = QtWidgets.QDoubleSpinBox(self)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -200,7 +173,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
     def _from_slider(self, tick):
         low, high = self._box.minimum(), self._box.maximum()
-        steps = round((high - low) * tick / self.TICKS / self._box.singleStep())
+        steps = round((high - low) * tick / TICKS / self._box.singleStep())
         value = min(high, low + steps * self._box.singleStep())
         if self._tracking or not self._slider.isSliderDown():
             self._box.setValue(value)
@@ -214,7 +187,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def _from_box(self, value):
         low, high = self._box.minimum(), self._box.maximum()
         self._slider.blockSignals(True)
-        self._slider.setValue(round(self.TICKS * (value - low) / (high - low)) if high > low else 0)
+        self._slider.setValue(round(TICKS * (value - low) / (high - low)) if high > low else 0)
         self._slider.blockSignals(False)
         emit(self, "valueIsChanging(double)", value)
         emit(self, "valueChanged(double)", value)
@@ -224,7 +197,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
             setter(self._box, value)
             before = self._slider.blockSignals(True)
             low, high = self._box.minimum(), self._box.maximum()
-            self._slider.setValue(round(self.TICKS * (self._box.value() - low) / (high - low)) if high > low else 0)
+            self._slider.setValue(round(TICKS * (self._box.value() - low) / (high - low)) if high > low else 0)
             self._slider.blockSignals(before)
         return write
 

@@ -1,8 +1,8 @@
 """The qMRML widgets that panels use, over real MRML nodes and PySide6 (put into ``slicer`` by ``application.start``)."""
-from PySide6 import QtCore, QtGui, QtWidgets
-
 import slicer
+from PySide6 import QtGui, QtWidgets
 
+from . import plots
 from .ctk import Property, Signal, _NotHere, stored
 from .pythonqt import emit, wrap
 
@@ -242,6 +242,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     selectNodeUponCreation = stored(bool, True)
     interactionNodeSingletonTag = stored(str, "")
     currentNodeID = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
+    currentNodeId = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
 
 
 class qMRMLTableView(QtWidgets.QTableView):
@@ -277,6 +278,47 @@ class qMRMLTableView(QtWidgets.QTableView):
                 model.setItem(row, column, QtGui.QStandardItem(self._node.GetCellText(row, column)))
         QtWidgets.QTableView.setModel(self, model)
         QtWidgets.QTableView.resizeColumnsToContents(self)
+
+
+class qMRMLPlotView(QtWidgets.QWidget):
+    """Shows the chart of a plot view node, and follows it."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._scene, self._node, self._observed = None, None, []
+        QtWidgets.QWidget.setMinimumSize(self, 200, 160)
+
+    def setMRMLScene(self, scene):
+        self._scene = scene
+
+    def mrmlScene(self):
+        return self._scene
+
+    def mrmlPlotViewNode(self):
+        return self._node
+
+    def setMRMLPlotViewNode(self, node):
+        self._node = node
+        self._follow()
+
+    def _follow(self, *_):
+        for subject, tag in self._observed:
+            subject.RemoveObserver(tag)
+        chart = plots.chart_of(self._node)
+        series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())] if chart else []
+        tables = {s.GetTableNode() for s in series if s and s.GetTableNode()}
+        self._observed = [(n, n.AddObserver("ModifiedEvent", self._follow)) for n in (self._node, chart) if n]
+        self._observed += [(t, t.AddObserver("ModifiedEvent", lambda *_: self.update())) for t in tables]
+        self.update()
+
+    def fitToContent(self):
+        """Axes always fit here."""
+        self.update()
+
+    def paintEvent(self, event):
+        painter = QtGui.QPainter(self)
+        plots.draw_chart(painter, QtWidgets.QWidget.rect(self), plots.chart_of(self._node))
+        painter.end()
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):

@@ -18,8 +18,9 @@ from pathlib import Path
 from PySide6 import QtCore
 
 FACTS_FILE = Path(__file__).with_name("pythonqt_facts.json")
+KEYWORDS = {"del", "exec", "print", "raise"}
 # Shiboken looks these up on the Python class when C++ calls them: they must stay reachable.
-VIRTUALS = {"metaObject", "qt_metacall", "qt_metacast", "customEvent", "connectNotify", "disconnectNotify"}
+VIRTUALS = {"metaObject", "qt_metacall", "qt_metacast", "connectNotify", "disconnectNotify"}
 
 
 def expand(table: dict) -> dict:
@@ -48,14 +49,16 @@ def wrap(base: type, name: str) -> type:
         # A property written in Python is a value already, and shadowing it would hide it from Qt's own setProperty.
         if not isinstance(_static(base, attribute), QtCore.Property) and (not facts or attribute in facts["values"]):
             namespace[attribute] = _value(base, attribute)
-    for attribute in signals:
-        if not facts or attribute in facts["signals"]:
-            namespace[attribute] = property(lambda self, attribute=attribute: Signal(self, base, attribute))
+    namespace["_signals"] = frozenset(signals & facts["signals"] if facts else signals)
     if facts:
-        known = facts["values"].keys() | facts["signals"] | facts["methods"] | VIRTUALS
-        for attribute in dir(base):
-            if attribute not in known and not attribute.startswith("_") and _is_qt_member(_static(base, attribute)):
-                namespace[attribute] = _Hidden(name, attribute)
+        for attribute in facts["methods"] & KEYWORDS:  # PySide6 has one of exec and exec_, PythonQt both
+            for method in (getattr(base, attribute + "_", None), getattr(base, attribute, None)):
+                if method is not None:
+                    namespace[attribute] = namespace[attribute + "_"] = method
+        known = facts["values"].keys() | facts["signals"] | facts["methods"] | VIRTUALS | namespace.keys()
+        slots = {bytes(meta.method(i).name().data()).decode() for i in range(meta.methodCount())}
+        namespace["_hidden"] = frozenset(n for n in slots.union(dir(base)) - known
+                                         if not n.startswith("_") and (n in slots or _is_qt_member(_static(base, n))))
     return type(base)(name, (Object, base), namespace)
 
 
@@ -96,16 +99,6 @@ def _value(base, attribute):
             raise AttributeError(f"Property '{attribute}' of {self.className()} does not accept {value!r}")
 
     return property(lambda self: plain(reader(self)), write)
-
-
-class _Hidden:
-    """A name that PySide6 has and PythonQt has not."""
-
-    def __init__(self, class_name, attribute):
-        self.message = f"{class_name}.{attribute} exists in PySide6 but not in PythonQt (see {FACTS_FILE.name})"
-
-    def __get__(self, instance, owner=None):
-        raise AttributeError(self.message)
 
 
 class Object:
@@ -154,14 +147,26 @@ class Object:
             raise ValueError(f"{self.className()} has no signal '{signal}'; there is {named or sorted(offered)}")
         return wanted
 
+    _hidden = frozenset()  # names that PySide6 has and PythonQt has not
+    _signals = frozenset()
+
+    def __getattribute__(self, attribute):
+        if attribute in type(self)._signals:  # PySide6 puts its own into the instance, ahead of any property
+            return Signal(self, attribute)
+        if attribute in type(self)._hidden:
+            raise AttributeError  # __getattr__ says why
+        return super().__getattribute__(attribute)
+
     def __getattr__(self, attribute):
         # PythonQt's last two places to look: dynamic properties, then children by object name.
-        if not attribute.startswith("__") and shiboken_alive(self):
+        if not attribute.startswith("_") and attribute not in type(self)._hidden and shiboken_alive(self):
             if attribute.encode() in [bytes(n.data()) for n in QtCore.QObject.dynamicPropertyNames(self)]:
                 return plain(QtCore.QObject.property(self, attribute))
             for child in QtCore.QObject.children(self):
                 if QtCore.QObject.objectName(child) == attribute:
                     return child
+        if attribute in type(self)._hidden:
+            raise AttributeError(f"{type(self).__name__}.{attribute} is in PySide6 but not in PythonQt ({FACTS_FILE.name})")
         raise AttributeError(f"{type(self).__name__} has no attribute '{attribute}' in the test host (PythonQt rules)")
 
     def __setattr__(self, attribute, value):
@@ -189,8 +194,8 @@ def shiboken_alive(instance) -> bool:
 class Signal:
     """``widget.clicked``: has connect, disconnect and emit, and emits when called."""
 
-    def __init__(self, sender, base, name):
-        self._sender, self._base, self._name = sender, base, name
+    def __init__(self, sender, name):
+        self._sender, self._name = sender, name
 
     def _all(self):
         return [s for s in signatures(self._sender.metaObject()) if s.split("(")[0] == self._name]

@@ -6,13 +6,12 @@ from slicer import (vtkMRMLCrosshairNode, vtkMRMLLayoutLogic, vtkMRMLLayoutNode,
 
 from . import application
 
+VIEW_SIZE = (360, 360)  # pixels of a slice view
 # Slicer's modules whose logic the wheel has: slicer.modules.<name>.logic()
 LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
           "Tables": "vtkSlicerTablesLogic", "Transforms": "vtkSlicerTransformLogic",
           "Segmentations": "vtkSlicerSegmentationsModuleLogic", "CropVolume": "vtkSlicerCropVolumeLogic",
           "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
-# Node classes that Slicer's subject hierarchy shows.
-IN_HIERARCHY = ("vtkMRMLDisplayableNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode")
 
 
 class SliceWidget:
@@ -32,6 +31,16 @@ class SliceWidget:
 
     def fitSliceToBackground(self):
         self._logic.FitSliceToBackground()
+
+
+class PlotWidget:
+    """``layoutManager.plotWidget(0)``: names the plot view's node."""
+
+    def __init__(self, node):
+        self._node = node
+
+    def mrmlPlotViewNode(self):
+        return self._node
 
 
 class Views:
@@ -90,12 +99,20 @@ class Views:
                 logic = self._logics[name] = vtkMRMLSliceLogic()
                 logic.SetMRMLApplicationLogic(self.application_logic)
                 logic.SetMRMLScene(self.scene)
-                logic.AddSliceNode(name)
+                logic.SetSliceNode(node)
+                logic.ResizeSliceNode(*VIEW_SIZE)
                 self.application_logic.GetSliceLogics().AddItem(logic)
 
     def sliceViewNames(self):
         self._complete()
         return tuple(self._logics)
+
+    def slice_views_of_layout(self):
+        """Names of the slice views that the current layout shows, in its order."""
+        self._complete()
+        nodes = self.layout_logic.GetViewNodes()
+        nodes = [nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())]
+        return [node.GetLayoutName() for node in nodes if node.IsA("vtkMRMLSliceNode")]
 
     def sliceWidget(self, name):
         self._complete()
@@ -109,4 +126,9 @@ class Views:
         for logic in self._logics.values():
             logic.FitSliceToAll()
 
-    threeDViewCount = tableViewCount = plotViewCount = 0
+    plotViewCount = property(lambda self: self.scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode"))
+
+    def plotWidget(self, index):
+        return PlotWidget(self.scene.GetNthNodeByClass(index, "vtkMRMLPlotViewNode"))
+
+    threeDViewCount = 0

@@ -1,0 +1,163 @@
+"""MRML plot charts drawn with QPainter: series, tables, titles, colours and log axes are read from the MRML nodes."""
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import slicer
+from PySide6 import QtCore, QtGui
+
+LEFT, RIGHT, TOP, BOTTOM = 66, 16, 28, 44  # pixels around the axes
+
+
+def render_plot(chart, path, size=(640, 400)) -> Path:
+    """Save a picture of a vtkMRMLPlotChartNode."""
+    image = QtGui.QImage(*size, QtGui.QImage.Format.Format_RGB32)
+    painter = QtGui.QPainter(image)
+    draw_chart(painter, QtCore.QRect(0, 0, *size), chart)
+    painter.end()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not image.save(str(path)):
+        raise OSError(f"Could not write {path}")
+    return path
+
+
+@dataclass
+class Series:
+    name: str
+    points: list[tuple[float, float]]
+    colour: QtGui.QColor
+    line: bool
+    marker: bool
+    bar: bool
+
+
+def read_series(chart) -> list[Series]:
+    """What a chart shows, from its series nodes and their tables; points that are no numbers are left out."""
+    found = []
+    for index in range(chart.GetNumberOfPlotSeriesNodes()):
+        node = chart.GetNthPlotSeriesNode(index)
+        table = node.GetTableNode() if node is not None else None
+        y = table.GetTable().GetColumnByName(node.GetYColumnName()) if table is not None else None
+        if y is None:
+            continue
+        x = table.GetTable().GetColumnByName(node.GetXColumnName()) if node.GetXColumnName() else None
+        rows = range(y.GetNumberOfValues())
+        points = [(x.GetVariantValue(i).ToDouble() if x else float(i), y.GetVariantValue(i).ToDouble()) for i in rows]
+        found.append(Series(node.GetName(), [p for p in points if all(map(math.isfinite, p))],
+                            QtGui.QColor.fromRgbF(*node.GetColor()), node.GetLineStyle() != node.LineStyleNone,
+                            node.GetMarkerStyle() != node.MarkerStyleNone,
+                            node.GetPlotType() in (node.PlotTypeBar, node.PlotTypeScatterBar)))
+    return found
+
+
+class Axis:
+    """Maps values to pixels, linearly or in decades, and chooses where ticks go."""
+
+    def __init__(self, values, log, given, low_pixel, high_pixel):
+        self.log = log
+        values = [v for v in values if v > 0 or not log]
+        self.low, self.high = given or (min(values, default=1.0 if log else 0.0), max(values, default=1.0))
+        if self.high <= self.low:
+            self.high = self.low * 10 if log else self.low + 1
+        self.low_pixel, self.high_pixel = low_pixel, high_pixel
+
+    def pixel(self, value):
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, 1e-300))
+        return self.low_pixel + (value - low) / (high - low) * (self.high_pixel - self.low_pixel)
+
+    def ticks(self):
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            multiples = (1,) if len(decades) > 3 else (1, 2, 5)
+            ticks = [m * 10.0**d for d in decades for m in multiples]
+            return [t for t in ticks if self.low <= t <= self.high] or [self.low, self.high]
+        raw = (self.high - self.low) / 6
+        power = 10 ** math.floor(math.log10(raw))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+        first = math.ceil(self.low / step - 1e-9)
+        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def draw_chart(painter, rect, chart):
+    """Draw a chart node (or None) into a rectangle."""
+    painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
+    painter.fillRect(rect, QtGui.QColor("white"))
+    series = read_series(chart) if chart is not None else []
+    frame = rect.adjusted(LEFT, TOP, -RIGHT, -BOTTOM)
+    if chart is None or not frame.isValid():
+        return
+    x = Axis([p[0] for s in series for p in s.points], chart.GetXAxisLogScale(),
+             None if chart.GetXAxisRangeAuto() else chart.GetXAxisRange(), frame.left(), frame.right())
+    bars = [0.0] if any(s.bar for s in series) else []
+    y = Axis([p[1] for s in series for p in s.points] + bars, chart.GetYAxisLogScale(),
+             None if chart.GetYAxisRangeAuto() else chart.GetYAxisRange(), frame.bottom(), frame.top())
+    _draw_axes(painter, rect, frame, x, y, chart)
+    painter.save()
+    painter.setClipRect(frame.adjusted(-1, -1, 2, 2))
+    for one in series:
+        _draw_series(painter, one, x, y)
+    painter.restore()
+    if chart.GetLegendVisibility():
+        _draw_legend(painter, frame, series)
+
+
+def _draw_axes(painter, rect, frame, x, y, chart):
+    align = QtCore.Qt.AlignmentFlag
+    painter.setPen(QtGui.QColor("#d8d8d8"))
+    for tick in x.ticks():
+        painter.drawLine(QtCore.QPointF(x.pixel(tick), frame.top()), QtCore.QPointF(x.pixel(tick), frame.bottom()))
+    for tick in y.ticks():
+        painter.drawLine(QtCore.QPointF(frame.left(), y.pixel(tick)), QtCore.QPointF(frame.right(), y.pixel(tick)))
+    painter.setPen(QtGui.QColor("black"))
+    painter.drawRect(frame)
+    for tick in x.ticks():
+        painter.drawText(QtCore.QRectF(x.pixel(tick) - 40, frame.bottom() + 4, 80, 14), align.AlignCenter, f"{tick:.4g}")
+    for tick in y.ticks():
+        painter.drawText(QtCore.QRectF(rect.left() + 14, y.pixel(tick) - 8, LEFT - 20, 16),
+                         align.AlignRight | align.AlignVCenter, f"{tick:.4g}")
+    if chart.GetTitleVisibility():
+        painter.drawText(QtCore.QRect(rect.left(), rect.top(), rect.width(), TOP), align.AlignCenter, chart.GetTitle() or "")
+    painter.drawText(QtCore.QRect(frame.left(), frame.bottom() + 20, frame.width(), 20), align.AlignCenter,
+                     chart.GetXAxisTitle() or "")
+    painter.save()
+    painter.translate(rect.left() + 12, frame.center().y())
+    painter.rotate(-90)
+    painter.drawText(QtCore.QRect(-frame.height() // 2, -12, frame.height(), 16), align.AlignCenter,
+                     chart.GetYAxisTitle() or "")
+    painter.restore()
+
+
+def _draw_series(painter, one, x, y):
+    points = [QtCore.QPointF(x.pixel(a), y.pixel(b)) for a, b in one.points if (a > 0 or not x.log) and (b > 0 or not y.log)]
+    painter.setPen(QtGui.QPen(one.colour, 2))
+    painter.setBrush(one.colour)
+    if one.bar:
+        half = 0.4 * abs(x.high_pixel - x.low_pixel) / max(len(points), 1)
+        for point in points:
+            painter.drawRect(QtCore.QRectF(QtCore.QPointF(point.x() - half, point.y()),
+                                           QtCore.QPointF(point.x() + half, y.low_pixel)))
+        return
+    if one.line:
+        painter.drawPolyline(points)
+    if one.marker or len(points) == 1:
+        for point in points:
+            painter.drawEllipse(point, 2.5, 2.5)
+
+
+def _draw_legend(painter, frame, series):
+    width = max((painter.fontMetrics().horizontalAdvance(s.name) for s in series), default=0)
+    for row, one in enumerate(series):
+        top = frame.top() + 8 + 18 * row
+        painter.setPen(QtGui.QPen(one.colour, 3))
+        painter.drawLine(frame.right() - width - 34, top + 8, frame.right() - width - 14, top + 8)
+        painter.setPen(QtGui.QColor("black"))
+        painter.drawText(QtCore.QRect(frame.right() - width - 8, top, width + 4, 16),
+                         QtCore.Qt.AlignmentFlag.AlignVCenter, one.name)
+
+
+def chart_of(view_node):
+    """The chart that a plot view node shows, or None."""
+    return slicer.mrmlScene.GetNodeByID(view_node.GetPlotChartNodeID() or "") if view_node is not None else None

@@ -1,0 +1,57 @@
+"""Fixtures that all tests share: real images, a running stand-in for Slicer, and its modules."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it: results and times are those of a small machine
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
+INSTALLED = os.environ.get("NETINVERSION_MODULES")
+if INSTALLED:  # the flat folder of an installed extension: the library too comes from there
+    sys.path.insert(0, str(Path(INSTALLED).resolve()))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that open a module run again on the installed extension."""
+    for item in items:
+        if "module" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.module)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real images; tests that need it skip without it."""
+    folder = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real images: set NETINVERSION_DATA to a folder with them (README.md says which)")
+    return folder
+
+
+@pytest.fixture
+def scene():
+    """An empty scene in the running host. Fails at the end if a slot, timer or observer raised, or a dialog waits."""
+    import host
+    import slicer
+    from host import qt
+
+    host.start()
+    yield slicer.mrmlScene
+    errors, replies, cursor = list(host.errors), list(qt.replies), qt.QApplication.overrideCursor()
+    host.clear()
+    errors += host.errors
+    host.errors.clear()
+    assert not errors, "raised in a slot, timer or observer:\n" + "\n".join(errors)
+    assert not replies, f"no dialog asked for these replies: {replies}"
+    assert cursor is None, "the wait cursor was left on"
+
+
+@pytest.fixture
+def module(scene):
+    """Opens a module by name (or by the path of its .py) and returns its widget, as Slicer shows it first."""
+    import host
+
+    return host.open_module
