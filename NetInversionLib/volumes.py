@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-INTERPOLATORS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "cubic": sitk.sitkBSpline}
+INTERPOLATORS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear}
 
 Region = tuple[int, int, int, int, int, int]  # (k0, k1, j0, j1, i0, i1), half-open
 
@@ -250,9 +250,9 @@ def resample(volume: Volume, reference: Volume, order: str = "linear", fill: flo
     """``volume`` on the grid of ``reference``; the same grid gives the same values back, untouched.
 
     Args:
-        order: "nearest" keeps the type; "linear" and "cubic" give float32, or float64 for float64 and integers of
-            32 bits or more. No smoothing goes before: detail finer than the reference's spacing aliases.
-        fill: value outside ``volume``; None takes its smallest value (air in CT, background in MR).
+        order: "nearest" keeps the type; "linear" gives float32, or float64 for float64 and integers of 32 bits or
+            more. No smoothing goes before: detail finer than the reference's spacing aliases.
+        fill: value outside ``volume``; None takes its smallest value (air in CT, background in MR), False in a mask.
 
     Raises VolumeError if either grid is unusable, a voxel is not finite, or the two do not overlap.
     """
@@ -263,14 +263,16 @@ def resample(volume: Volume, reference: Volume, order: str = "linear", fill: flo
     if overlap_fraction(volume, reference) == 0:
         raise VolumeError(f"'{volume.name}' and '{reference.name}' do not overlap in space. Choose images of the same "
                           "patient and place, or register them first (check their transforms).")
-    fill = float(volume.array.min()) if fill is None else float(fill)
+    if fill is None:
+        fill = 0 if volume.array.dtype == bool else volume.array.min()
     image = _to_image(volume)
     kind = image.GetPixelID()
     if order != "nearest":
         kind = sitk.sitkFloat32 if np.can_cast(volume.array.dtype, np.float32) else sitk.sitkFloat64
     origin, spacing, direction = _geometry(reference)
     size = [int(length) for length in reference.shape[::-1]]
-    image = sitk.Resample(image, size, sitk.Transform(), INTERPOLATORS[order], origin, spacing, direction, fill, kind)
+    image = sitk.Resample(image, size, sitk.Transform(), INTERPOLATORS[order], origin, spacing, direction,
+                          float(fill), kind)
     array = sitk.GetArrayFromImage(image)
     if volume.array.dtype == bool and order == "nearest":
         array = array.astype(bool)

@@ -171,12 +171,19 @@ def test_linear_resampling_of_a_linear_field_is_exact_inside(source, target, slo
 
 @few
 @given(volumes(types=("uint8", "int16", "float32"), matrix=matrices(tilt=40)), st.sampled_from(CODES),
-       st.sampled_from(["nearest", "linear", "cubic"]))
+       st.sampled_from(["nearest", "linear"]))
 def test_resampling_onto_the_same_voxels_in_another_order_changes_no_value(volume, code, order):
     reference = v.reorient(volume.with_array(np.zeros(volume.shape)), code)
     expected = v.reorient(volume, code).array
     scale = 1e-5 * float(1 + np.abs(expected.astype(float)).max()) if order != "nearest" else 0
     assert np.abs(v.resample(volume, reference, order).array.astype(float) - expected).max() <= scale
+
+
+def test_a_mask_does_not_spread_beyond_its_grid():
+    whole = simple(np.ones((3, 4, 5), bool))
+    shifted = np.eye(4)
+    shifted[0, 3] = 3
+    assert v.resample(whole, simple(matrix=shifted), "nearest").array.tolist() == [[[True, True] + [False] * 3] * 4] * 3
 
 
 def test_resampling_onto_the_same_grid_gives_the_same_values_back():
@@ -185,7 +192,7 @@ def test_resampling_onto_the_same_grid_gives_the_same_values_back():
 
 
 @pytest.mark.parametrize("kind, order, expected", [
-    ("int16", "nearest", "int16"), ("int16", "linear", "float32"), ("float32", "cubic", "float32"),
+    ("int16", "nearest", "int16"), ("int16", "linear", "float32"), ("float32", "linear", "float32"),
     ("int32", "linear", "float64"), ("bool", "nearest", "bool"), ("float16", "linear", "float32")])
 def test_resampled_types_and_default_fill(kind, order, expected):
     array = np.ones((3, 4, 5), kind)
@@ -202,8 +209,10 @@ def test_resampled_types_and_default_fill(kind, order, expected):
 def test_overlap_is_the_share_of_reference_voxels_inside(source, target):
     volume, reference = simple(np.zeros((6, 5, 4)), source), simple(np.zeros((7, 8, 9)), target)
     index = np.linalg.inv(source)[:3] @ np.c_[world(reference, *np.indices((7, 8, 9))).reshape(-1, 3), np.ones(504)].T
-    inside = ((index >= -0.5) & (index <= np.array([[3.5], [4.5], [5.5]]))).all(axis=0)
-    assert abs(v.overlap_fraction(volume, reference) - inside.mean()) < 1.5 / 504
+    low, high = index + 0.5, index - np.array([[3.5], [4.5], [5.5]])
+    assume(min(np.abs(low).min(), np.abs(high).min()) > 1e-4)  # no centre on a face
+    inside = ((low > 0) & (high < 0)).all(axis=0)
+    assert abs(v.overlap_fraction(volume, reference) - inside.mean()) < 1e-9
 
 
 def test_no_overlap_is_zero_and_refused_and_a_small_part_of_a_large_grid_is_found():
