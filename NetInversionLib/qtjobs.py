@@ -73,7 +73,9 @@ class QtJob:
         self._callbacks = {"progress": on_progress, "log": on_log, "point": on_point}
         self._on_finished, self._on_failed = on_finished, on_failed
         self._python = python or find_python()
-        self._temporary = tempfile.TemporaryDirectory(prefix="netinversion-", ignore_cleanup_errors=True)
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="netinversion-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
+        )
         self._folder = Path(self._temporary.name)
         self._process = None
         self._pid = None  # of the worker, which Slicer's launcher stands before
@@ -123,11 +125,11 @@ class QtJob:
         """All that the job does, in steps: each yields True if the next may follow at once, False if it must wait."""
         result = failure = last = None
         try:
-            for _ in jobs.save_request(self._folder, request):
+            for more in jobs.save_request(self._folder, request):
+                yield more
                 if self._cancelled:
                     break
-                yield True
-            else:
+            if not self._cancelled:
                 self._start()
                 yield from self._follow()
             result = yield from jobs.load_result(self._folder)

@@ -147,14 +147,22 @@ def no_room(volumes, model_paths, settings, progress):
     return result
 
 
+LAUNCHER = """#!/bin/sh
+exec 3<&0
+{command} <&3 3<&- &
+wait $!
+code=$?
+[ $code -lt 128 ] && exit $code
+echo "error: [python] exit abnormally - Report the problem." >&2
+exit 1
+"""
+
+
 def launcher(folder: Path, exec_it: bool = True) -> str:
     """A program that starts the worker above instead of Python; unless ``exec_it``, it stays in front as Slicer's does."""
     script = folder / ("python-direct" if exec_it else "python-launcher")
     command = f'"{sys.executable}" "{__file__}" "$@"'
-    behind = (
-        f'{command} <&0 & wait $! && exit 0\necho "error: [python] exit abnormally - Report the problem." >&2\nexit 1'
-    )
-    script.write_text(f"#!/bin/sh\n{'exec ' + command if exec_it else behind}\n")
+    script.write_text(f"#!/bin/sh\nexec {command}\n" if exec_it else LAUNCHER.format(command=command))
     script.chmod(0o700)
     return str(script)
 
