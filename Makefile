@@ -5,7 +5,8 @@ PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 VENV = .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 READY = $(VENV)/ready
 RUN = $(VENV)/bin/python
-PIP = $(RUN) -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
+CONSTRAINTS = constraints.txt
+PIP = $(RUN) -m pip install --quiet --no-input --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -29,7 +30,7 @@ clean:  ## delete what was generated, except the environments
 	rm -rf build *.egg-info .pytest_cache .hypothesis .ruff_cache Testing/output
 	find NetInversionLib IdealInput Testing -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "Setting up $(VENV); the first time this downloads packages for some minutes"
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  for python in $(PYTHONS); do \

@@ -5,6 +5,7 @@ is read from the folders, not from the CMake lists, so a file that somebody forg
 """
 
 import collections
+import json
 import os
 import re
 import shutil
@@ -195,6 +196,17 @@ def test_catalogue_name_homepage_and_licence():
     assert catalogue_value("DEPENDS") == "PyTorch"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
     assert 1 <= catalogue_value("DESCRIPTION").count(". ") + 1 <= 2, "one or two sentences"
+
+
+def test_catalogue_entry_agrees_with_cmake():
+    path = ROOT / "Resources/Docs/NetInversion.json"
+    entry = json.loads(path.read_text())
+    assert b"\r" not in path.read_bytes()
+    assert set(entry) == {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url",
+                          "tier"}
+    assert path.stem == re.findall(r"project\(([^\s)]+)", (ROOT / "CMakeLists.txt").read_text())[0]
+    assert entry["scm_url"] == catalogue_value("HOMEPAGE") + ".git"
+    assert entry["build_dependencies"] == catalogue_value("DEPENDS").split()
 
 
 def test_catalogue_icon_is_a_png_of_128_pixels():
