@@ -25,7 +25,7 @@ RAW_URL = "https://raw.githubusercontent.com/NetInversion/SlicerNetInversion/mai
 def call(*command, **keywords) -> subprocess.CompletedProcess:
     """Run ``command`` with its output captured as one text in ``stdout``."""
     return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          **keywords)
+                          check=False, **keywords)
 
 
 def cmake_program() -> str:
@@ -51,7 +51,8 @@ def copy_of_tree(folder: Path) -> Path:
 def add_module(tree: Path, name: str) -> None:
     """A small module beside IdealInput, listed as IdealInput is."""
     folder = tree / name
-    for part, text in {f"{name}.py": "", f"Resources/UI/{name}.ui": "<ui/>", f"Resources/Icons/{name}.png": name}.items():
+    parts = {f"{name}.py": "", f"Resources/UI/{name}.ui": "<ui/>", f"Resources/Icons/{name}.png": name}
+    for part, text in parts.items():
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         (folder / part).write_text(text)
     lists = (tree / "IdealInput/CMakeLists.txt").read_text()
@@ -59,7 +60,7 @@ def add_module(tree: Path, name: str) -> None:
 
 
 def shipped(tree: Path) -> dict[str, list[Path]]:
-    """Path in the flat folder -> the files that want to be there: all that the modules, the library and the models hold."""
+    """Path in the flat folder -> the files that want to be there: all that modules, library and models hold."""
     wanted = collections.defaultdict(list)
     for top, within in [("NetInversionLib", tree), ("Resources/Models", tree), *((m, tree / m) for m in MODULES)]:
         for path in sorted((tree / top).rglob("*")):
