@@ -37,8 +37,8 @@ def volume_from_node(node) -> Volume:
         raise VolumeError("No volume is chosen. Choose a scalar volume.")
     name = node.GetName()
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise VolumeError(f"'{name}' is a label map; an image is needed. If it is one after all, convert it to a scalar "
-                          "volume in the Volumes module.")
+        raise VolumeError(f"'{name}' is a label map; an image is needed. If it is one after all, convert it to a "
+                          "scalar volume in the Volumes module.")
     image = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else None
     if not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode") or (
             image and image.GetNumberOfScalarComponents() > 1):
@@ -69,8 +69,8 @@ def _world_matrix(node) -> np.ndarray:
     """From the node's own RAS to world RAS. Raises VolumeError if a transform on the way is not linear."""
     parent, matrix = node.GetParentTransformNode(), vtk.vtkMatrix4x4()
     if parent is not None and not parent.IsTransformToWorldLinear():
-        raise VolumeError(f"'{node.GetName()}' is under the non-linear transform '{parent.GetName()}'. Harden a copy first "
-                          "(Transforms module, or NetInversionLib.mrml.harden).")
+        raise VolumeError(f"'{node.GetName()}' is under the non-linear transform '{parent.GetName()}'. Harden a copy "
+                          "first (Transforms module, or NetInversionLib.mrml.harden).")
     if parent is not None:
         parent.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -116,8 +116,8 @@ def mask_from_node(node, reference: Volume, segment_id: str | None = None) -> np
 def mask_from_label_node(node, reference: Volume) -> np.ndarray:
     """As ``mask_from_node``, for a label map volume node."""
     if node is None or not node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise VolumeError("The mask must be a label map or a segmentation. Choose one, or convert the volume to a label "
-                          "map in the Volumes module.")
+        raise VolumeError("The mask must be a label map or a segmentation. Choose one, or convert the volume to a "
+                          "label map in the Volumes module.")
     array, offset = _image_array(node.GetImageData(), node.GetName())
     labels = Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName())
     return _mask([labels], reference, node.GetName())
@@ -131,7 +131,7 @@ def mask_from_segmentation(node, reference: Volume, segment_id: str | None = Non
         raise VolumeError(f"'{name}' has no segment '{segment_id}', only {list(segments.GetSegmentIDs())}.")
     if chosen and not segments.ContainsRepresentation(
             slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()):
-        raise VolumeError(f"'{name}' has no binary label map. Create one in the Segmentations module (Representations).")
+        raise VolumeError(f"'{name}' has no binary label map. Create one in the Segmentations module.")
     world, labels = _world_matrix(node), []
     for segment in chosen:
         image, matrix = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()

@@ -60,7 +60,7 @@ class Volume:
     def with_array(self, array: np.ndarray, name: str | None = None, units: str | None = None) -> Volume:
         """The same grid with other values. Raises VolumeError if the shape differs."""
         if array.shape != self.shape:
-            raise VolumeError(f"An array of shape {array.shape} does not fit the grid of '{self.name}', {self.shape}.")
+            raise VolumeError(f"An array of shape {array.shape} does not fit '{self.name}', {self.shape}.")
         return replace(self, array=array, name=self.name if name is None else name,
                        units=self.units if units is None else units)
 
@@ -132,7 +132,7 @@ def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
 
 
 def _patient_axes(matrix: np.ndarray) -> tuple[int, int, int]:
-    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together so that none is taken twice."""
+    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together: none is taken twice."""
     cosines = np.abs(matrix[:3, :3]) / np.linalg.norm(matrix[:3, :3], axis=0)
     return max(permutations(range(3)), key=lambda axes: round(sum(cosines[axes[c], c] for c in range(3)), 9))
 
@@ -180,7 +180,7 @@ def region_from_ras_points(volume: Volume, points: np.ndarray) -> Region:
 
 
 def region_from_ras_box(volume: Volume, low: tuple[float, float, float], high: tuple[float, float, float]) -> Region:
-    """The region that holds the box between the RAS corners ``low`` and ``high``, in mm (see region_from_ras_points)."""
+    """The region that holds the box between RAS corners ``low`` and ``high``, mm (see region_from_ras_points)."""
     return region_from_ras_points(volume, np.array(list(product(*zip(low, high)))))
 
 
@@ -372,7 +372,7 @@ def _load_dicom(folder: Path) -> Volume:
     try:
         image = reader.Execute()
         if len(set(map(tuple, _slice_tags(reader, *RESCALE_TAGS)))) > 1:
-            reader.SetOutputPixelType(sitk.sitkFloat64)  # ITK chose a type that the first slice fits, maybe not the rest
+            reader.SetOutputPixelType(sitk.sitkFloat64)  # ITK took the type that fits the first slice
             image = reader.Execute()
     except RuntimeError as error:
         raise VolumeError(f"The DICOM series in '{folder}' cannot be read. ({_reason(error)})") from error
