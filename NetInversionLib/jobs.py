@@ -10,6 +10,7 @@ them between two events; ``finish`` runs one to its end.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import importlib
@@ -154,6 +155,15 @@ def load_intermediate(folder: Path) -> Steps:
             return result
         tried = newest
     return None
+
+
+def remove(folder: Path) -> Steps:
+    """Delete all files of a job, one a step: a file system takes its time over large ones."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(parent, name))
+            yield True
 
 
 def finish(steps: Steps) -> Any:
@@ -305,15 +315,15 @@ class _Reporter(Progress):
 
     def report(self, fraction: float, message: str) -> None:
         with self._lock:
-            self._pending["progress"] = [float(fraction), message]
+            self._pending["progress"] = [float(fraction), str(message)]
 
     def log(self, message: str) -> None:
         with self._lock:
-            self._pending.setdefault("logs", []).append(message)
+            self._pending.setdefault("logs", []).append(str(message))
 
     def point(self, curve: str, x: float, y: float) -> None:
         with self._lock:
-            self._pending.setdefault("points", []).append([curve, float(x), float(y)])
+            self._pending.setdefault("points", []).append([str(curve), float(x), float(y)])
 
     def intermediate(self, result: Result) -> None:
         start = time.monotonic()
@@ -401,10 +411,8 @@ def kill_tree(pid: int) -> None:
         command = ["taskkill", "/F", "/T", "/PID", str(pid)]
         subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW, stderr=subprocess.DEVNULL)
         return
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

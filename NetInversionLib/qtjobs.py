@@ -139,6 +139,7 @@ class QtJob:
         except Exception as error:  # noqa: BLE001 - whatever it is, the user is told and the worker ended
             self._kill()
             failure = jobs.explain(error), traceback.format_exc()
+        yield from jobs.remove(self._folder)
         self._end()
         if result is not None:
             self._tell_finished(result, f"Done in {time.monotonic() - self._started:.0f} s.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import inspect
 import io
 import json
 import os
@@ -217,8 +218,11 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
         jobs.run_here(jobs.Request("nonsense", {}))
 
 
-def test_every_task_names_a_module_of_this_library():
-    assert all(module.startswith("NetInversionLib.") for module, _ in jobs.TASKS.values())
+@pytest.mark.parametrize("name", jobs.TASKS)
+def test_every_task_is_a_function_of_this_library_with_the_four_arguments(name):
+    task = jobs._find_task(name)
+    assert task.__module__.startswith("NetInversionLib.")
+    assert list(inspect.signature(task).parameters) == ["volumes", "model_paths", "settings", "progress"]
 
 
 def worker(folder, request, *options, **kwargs):

@@ -235,7 +235,7 @@ def test_cancel_ends_the_whole_family(start, either_python, tmp_path):
     assert heard.end == ("finished", None, "Cancelled; there was no result yet.")
 
 
-@pytest.mark.parametrize("delay", [0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3])
+@pytest.mark.parametrize("delay", [0, 0.02, 0.06, 0.1, 0.2, 0.3])
 def test_cancel_works_at_any_time_and_any_number_of_times(start, either_python, delay):
     job, heard = start("wait", {"x": volume(np.zeros((8, 512, 512)))}, either_python, kept=1)
     before = time.monotonic()
