@@ -24,6 +24,7 @@ from .volumes import Volume
 
 STARTS = ("patient", "zeros", "noise")
 INTERMEDIATE_EVERY_S = 5.0
+WORDS = {"best": "ideal", "worst": "worst"}  # what an input found in this direction is called
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ def prepare(volumes: dict[str, Volume], model: Model, settings: Settings, progre
     original = volumes[card.inputs[0].role]
     gridded = {role: _on_grid(volume, original, role, progress)
                for role, volume in volumes.items() if role in (*roles, "mask")}
-    facts = {"warnings": _check_spacing(original, card, progress)}
+    facts = {"warnings": [*_check_spacing(original, card), *_check_roles(gridded, card)]}
+    for warning in facts["warnings"]:
+        progress.log(f"Warning: {warning}")
     window, inside = _window(original, settings, card)
     turned = {role: vol.reorient(vol.crop(volume, window), card.orientation) for role, volume in gridded.items()}
     inside = vol.reorient(vol.crop(original.with_array(inside), window), card.orientation).array
@@ -225,15 +228,42 @@ def _on_grid(volume: Volume, reference: Volume, role: str, progress: Progress) -
     return vol.resample(volume, reference, order="nearest" if role == "mask" else "linear")
 
 
-def _check_spacing(volume: Volume, card, progress: Progress) -> list[str]:
+def _check_spacing(volume: Volume, card: model_files.Card) -> list[str]:
     low, high = card.spacing_mm
     axes = vol.reorient(volume, card.orientation).spacing_mm[: card.dimensions]
     if all(0.95 * low <= spacing <= 1.05 * high for spacing in axes):
         return []
-    warning = (f"The network was trained on voxels of {low:g} to {high:g} mm; these measure "
-               f"{' x '.join(f'{s:.2f}' for s in axes)} mm. Its errors may be larger than its card says.")
-    progress.log(warning)
-    return [warning]
+    return [f"The network was trained on voxels of {low:g} to {high:g} mm; these measure "
+            f"{' x '.join(f'{s:.2f}' for s in axes)} mm. Its errors may be larger than its card says."]
+
+
+def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str]:
+    """Signs that a volume was chosen for the wrong channel: values far off what the card says, another channel's name."""
+    found = []
+    roles = {channel.role: channel.name for channel in (*card.inputs, *card.outputs)}
+    for channel in (*card.inputs, *card.outputs):
+        volume = volumes[channel.role]
+        low, high = np.percentile(volume.array[::max(1, len(volume.array) // 16)], (0.5, 99.5))
+        if channel.high is not None:
+            margin = (0.1 if channel in card.inputs else 0.5) * (channel.high - channel.low)
+            if low < channel.low - margin or high > channel.high + margin:
+                found.append(f"'{volume.name}' is chosen as {channel.name}, but its values reach from {low:.4g} to "
+                             f"{high:.4g} instead of {channel.low:g} to {channel.high:g} {channel.units}. Is it the "
+                             "right volume, in the right units?".replace("  ", " "))
+        elif low < 0 or high <= 1.05:
+            what = "negative values" if low < 0 else f"no value above {high:.3g}: it looks like a fraction"
+            found.append(f"'{volume.name}' is chosen as {channel.name}, but has {what}. Is it the right volume?")
+        named = [role for role in roles if _says(volume.name, role)]
+        if named and channel.role not in named:
+            found.append(f"'{volume.name}' is chosen as {channel.name}, but by its name it is the {roles[named[0]]}. "
+                         "Are two volumes swapped?")
+    return found
+
+
+def _says(name: str, role: str) -> bool:
+    """Whether a volume's name holds all words of a role: "Subject 3 fat-fraction" is a "fat_fraction"."""
+    words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
+    return all(word in words for word in role.lower().split("_"))
 
 
 def _window(volume: Volume, settings: Settings, card: model_files.Card) -> tuple[tuple[int, ...], np.ndarray]:
@@ -402,7 +432,8 @@ class _Watch:
     def __init__(self, case, names, found, part, total, settings, progress):
         self.case, self.names, self.found, self.part, self.total = case, names, found, part, total
         self.settings, self.progress = settings, progress
-        self.shown = self.saved = time.monotonic()
+        self.shown = time.monotonic()
+        self.saved = self.shown - INTERMEDIATE_EVERY_S + 1  # the first one soon: a run may be cancelled early
         self.unfold = lambda x, items: x
 
     def __call__(self, evaluation: int, best: Callable[[], tuple[Tensor, Tensor]], fraction: float | None = None):
@@ -423,8 +454,10 @@ class _Watch:
             images = self.found.images.clone()
             images[:, self.part] = self.unfold(x, torch.arange(len(x), device=x.device)).reshape(
                 images[:, self.part].shape)
-            self.progress.intermediate(ideal_volumes(self.case, self.names, images, Result(
-                facts={"complete": False, "images_done": self.found.finished, "images": self.total})))
+            facts = {"complete": False, "images_done": self.found.finished, "images": self.total, **self.case.facts,
+                     "settings": asdict(self.settings), "model": self.case.model.facts()}
+            self.progress.intermediate(ideal_volumes(self.case, self.names, images, Result(facts=facts),
+                                                     self.settings.direction))
 
 
 def _rest(solution: lbfgs.Solution):
@@ -442,30 +475,36 @@ def _add_trace(trace: list[list[float]], more: np.ndarray) -> None:
 # -- result --------------------------------------------------------------------------------------------------------
 
 
-def ideal_volumes(case: Case, names: list[str], images: Tensor, result: Result) -> Result:
+def ideal_volumes(case: Case, names: list[str], images: Tensor, result: Result, direction: str = "best") -> Result:
     """Add the ideal inputs and their change to ``result``, in scanner units, keys "ideal <role> <start>" and so on."""
     patient = case.model.denormalise(case.patient, case.scaling)
+    kind = WORDS[direction]
     for name, image in zip(names, images):
         ideal = case.model.denormalise(image, case.scaling)
         for index, channel in enumerate(case.model.card.inputs):
-            for key, values, role in (("ideal", ideal, "input"), ("change", ideal - patient, "difference")):
-                label = f"{key} {channel.role} {name}"
-                _put(result, case, values, index, label, channel.units, role)
+            _put(result, case, ideal, index, f"ideal {channel.role} {name}", channel.units, "input",
+                 f"{kind.capitalize()} {channel.name} (from {name})")
+            _put(result, case, ideal - patient, index, f"change {channel.role} {name}", channel.units, "difference",
+                 f"Change of {channel.name} ({kind} from {name} - patient's)")
     return result
 
 
 def describe(case: Case, names: list[str], found: Found, settings: Settings, second: Model | None,
              progress: Progress) -> Result:
     """Everything worth knowing of what was found. Every figure is taken on f of the assembled image."""
-    result = ideal_volumes(case, names, found.images, Result(facts={"complete": True}))
+    result = ideal_volumes(case, names, found.images, Result(facts={"complete": True}), settings.direction)
     if len(names) > 1:
         spread = case.model.denormalise_change(found.images.std(0, unbiased=False), case.scaling)
         for index, channel in enumerate(case.model.card.inputs):
-            _put(result, case, spread, index, f"spread {channel.role}", channel.units, "spread")
+            _put(result, case, spread, index, f"spread {channel.role}", channel.units, "spread",
+                 f"Spread of {channel.name} over the starts")
     memory = budget(settings, case.patient.device)
     objective = objective_for(case, slice(None), replace(settings, mean=True, direction="best"), memory, progress)
     images = {"patient's": case.patient, **dict(zip(names, found.images))}
-    errors = {name: _output_volumes(result, case, name, objective.forward(image)) for name, image in images.items()}
+    kind = WORDS[settings.direction]
+    inputs = {name: f"{kind} input from {name}" if name in names else "patient's input" for name in images}
+    errors = {name: _output_volumes(result, case, name, inputs[name], objective.forward(image))
+              for name, image in images.items()}
     change_analysis.add_error_table(result, case, errors, images, found.evaluations)
     change_analysis.add_change(result, case, names, found.images)
     if settings.validity:
@@ -483,19 +522,22 @@ def describe(case: Case, names: list[str], found: Found, settings: Settings, sec
     return result
 
 
-def _output_volumes(result: Result, case: Case, name: str, normalised: Tensor) -> Tensor:
+def _output_volumes(result: Result, case: Case, name: str, words: str, normalised: Tensor) -> Tensor:
     """Add the network's output and its error to ``result``; gives the absolute error in output units."""
     output, target = case.model.denormalise_output(normalised), case.model.denormalise_output(case.target)
     error = (output - target).abs()
     for index, channel in enumerate(case.model.card.outputs):
         label = f"{channel.role} {name}"
-        _put(result, case, output, index, f"output {label}", channel.units, "ct" if channel.units == "HU" else "input")
-        _put(result, case, error, index, f"error {label}", channel.units, "error")
+        _put(result, case, output, index, f"output {label}", channel.units,
+             "ct" if channel.units == "HU" else "input", f"Synthetic {channel.name} of the {words}")
+        _put(result, case, error, index, f"error {label}", channel.units, "error",
+             f"Error of the synthetic {channel.name}, {words}")
     return error
 
 
-def _put(result: Result, case: Case, images: Tensor, channel: int, label: str, units: str, role: str) -> None:
-    result.volumes[label] = case.volume(images, channel, label, units)
+def _put(result: Result, case: Case, images: Tensor, channel: int, label: str, units: str, role: str,
+         name: str) -> None:
+    result.volumes[label] = case.volume(images, channel, name, units)
     result.roles[label] = role
 
 

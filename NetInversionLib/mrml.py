@@ -33,6 +33,21 @@ def volume_from_node(node) -> Volume:
     Raises VolumeError for a label map, a colour, vector, tensor or time-series volume, a node without voxels, or one
     under a non-linear transform.
     """
+    image = _scalar_image(node)
+    array, offset = _image_array(image, node.GetName())
+    return Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName(), _units(node))
+
+
+def grid_from_node(node) -> Volume:
+    """As ``volume_from_node``, with zeros that take no memory as values: for questions about size and place."""
+    image = _scalar_image(node)
+    offset = _require_voxels(image, node.GetName())
+    array = np.broadcast_to(np.uint8(0), image.GetDimensions()[::-1])
+    return Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName(), _units(node))
+
+
+def _scalar_image(node):
+    """A scalar volume node's vtkImageData (None if it has none). Raises VolumeError for any other node."""
     if node is None:
         raise VolumeError("No volume is chosen. Choose a scalar volume.")
     name = node.GetName()
@@ -44,19 +59,23 @@ def volume_from_node(node) -> Volume:
             image and image.GetNumberOfScalarComponents() > 1):
         raise VolumeError(f"'{name}' is no scalar volume but a {node.GetNodeTagName()} (colour, vectors, a series?). "
                           "Convert it to a scalar volume (module Vector to Scalar Volume) or extract one component.")
-    array, offset = _image_array(image, name)
-    matrix = _world_matrix(node) @ _ijk_to_ras(node) @ offset
-    return Volume(array, matrix, name, _units(node))
+    return image
 
 
 def _image_array(image, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A [k, j, i] copy of a vtkImageData's scalars, and the 4x4 that takes array indices to its (extent) indices."""
+    offset = _require_voxels(image, name)
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1]).copy(), offset
+
+
+def _require_voxels(image, name: str) -> np.ndarray:
+    """The 4x4 that takes array indices to a vtkImageData's (extent) indices; VolumeError if it has no voxels."""
     scalars = image.GetPointData().GetScalars() if image else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
         raise VolumeError(f"'{name}' is empty: it has no voxels. Load its image, or choose another one.")
     offset = np.eye(4)
     offset[:3, 3] = image.GetExtent()[::2]
-    return vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1]).copy(), offset
+    return offset
 
 
 def _ijk_to_ras(node) -> np.ndarray:
@@ -434,12 +453,14 @@ def _fill_chart(chart, curve: Curve, series: list) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- results
 
-def add_result(result: Result, like=None, shown_as: dict | None = None) -> dict:
+def add_result(result: Result, like=None, shown_as: dict | None = None, reuse: dict | None = None) -> dict:
     """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it.
 
     Returns the nodes by the result's keys: volume nodes, table nodes, chart nodes, and "facts", a text node with what
-    is needed to run it again, as JSON. ``shown_as`` maps keys to nodes whose window and colours the images take.
+    is needed to run it again, as JSON. ``shown_as`` maps keys to nodes whose window and colours the images take;
+    ``reuse`` maps keys to table, chart and text nodes of an earlier result, which are filled anew.
     """
+    reuse = reuse or {}
     keys = [*result.volumes, *result.tables, *result.curves, *(["facts"] if result.facts else [])]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
@@ -449,13 +470,22 @@ def add_result(result: Result, like=None, shown_as: dict | None = None) -> dict:
         for key, volume in result.volumes.items():
             nodes[key] = volume_to_node(volume, None, like, result.roles.get(key), (shown_as or {}).get(key))
         for key, table in result.tables.items():
-            nodes[key] = table_to_node(table, like=like)
+            nodes[key] = table_to_node(table, reuse.get(key), like)
         for key, curve in result.curves.items():
-            nodes[key] = curve_to_nodes(curve, like=like)[0]
+            nodes[key] = curve_to_nodes(curve, _parts(reuse.get(key)), like)[0]
         if result.facts:
-            nodes["facts"] = _reused(None, "vtkMRMLTextNode", "NetInversion facts", like)
+            nodes["facts"] = _reused(reuse.get("facts"), "vtkMRMLTextNode", "NetInversion facts", like)
             nodes["facts"].SetText(json.dumps(result.facts, indent=1, default=_plain))
     return nodes
+
+
+def _parts(chart):
+    """(chart node, its series nodes, their table nodes), as ``curve_to_nodes`` gave them; None if it is gone."""
+    if chart is None or chart.GetScene() is None:
+        return None
+    series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
+    series = [node for node in series if node is not None and node.GetTableNode() is not None]
+    return chart, series, [node.GetTableNode() for node in series]
 
 
 def _plain(value):
