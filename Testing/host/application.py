@@ -28,6 +28,13 @@ from .pythonqt import emit, wrap  # noqa: E402
 errors: list[str] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
 
 
+def temporary_folder() -> str:
+    """A new folder that goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="netinversion-host-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class _Application(QtCore.QObject):
     """``slicer.app``."""
 
@@ -43,7 +50,7 @@ class _Application(QtCore.QObject):
 
     def __init__(self):
         super().__init__()
-        self._temporary = tempfile.mkdtemp(prefix="netinversion-host-")
+        self._temporary = temporary_folder()
         self._testing, self._modules = True, modules_manager()
         self._python = PythonConsole()
 
@@ -215,22 +222,28 @@ def start():
     from . import mrml_widgets
     vars(slicer).update(mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule)
     from . import views
-    slicer.views = views.Views()
     slicer.app = wrap(_Application, "qSlicerApplication")()
-    atexit.register(shutil.rmtree, slicer.app.temporaryPath, ignore_errors=True)
+    slicer.views = views.Views(slicer.app.temporaryPath)
+    slicer.app._main_window = slicer.qSlicerMainWindow()
+    slicer.app._main_window.objectName = "qSlicerMainWindow"
     _install_python_files()
     from . import sample_data
     sys.modules["SampleData"] = sample_data
     _record_errors()
 
 
+def _print_qt_message(kind, context, text):
+    if "propagateSizeHints" not in text:  # the offscreen platform says so for every window
+        print(text, file=sys.stderr)
+
+
 def _start_qt():
+    QtCore.qInstallMessageHandler(_print_qt_message)
     QtCore.QCoreApplication.setOrganizationName("NetInversion")
     QtCore.QCoreApplication.setApplicationName("host")
-    settings = tempfile.mkdtemp(prefix="netinversion-settings-")
-    atexit.register(shutil.rmtree, settings, ignore_errors=True)
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
-    QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, settings)
+    QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope,
+                             temporary_folder())
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
     application.setStyle("Fusion")
     application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)

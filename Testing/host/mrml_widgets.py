@@ -1,13 +1,29 @@
 """The qMRML widgets that panels use, over real MRML nodes and PySide6 (put into ``slicer`` by ``application.start``)."""
+import weakref
+
 import slicer
 from PySide6 import QtGui, QtWidgets
 
 from . import plots
 from .ctk import Property, Signal, _NotHere, stored
-from .pythonqt import emit, wrap
+from .pythonqt import emit, shiboken_alive, wrap
 
 RETIRED = []
 NODE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndImportEvent", "EndBatchProcessEvent", "EndCloseEvent")
+
+
+def observe(widget, subject, event, slot):
+    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns (subject, tag)."""
+    alive = weakref.ref(widget)
+
+    def relay(*_):
+        if alive() is None or not shiboken_alive(alive()):
+            subject.RemoveObserver(tag)
+        else:
+            slot(alive())
+
+    tag = subject.AddObserver(event, relay)
+    return subject, tag
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -65,7 +81,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._leave_scene()
         self._scene = scene
         if scene is not None:
-            self._observed = [(scene, scene.AddObserver(getattr(scene, event), self._scene_changed)) for event in NODE_EVENTS]
+            self._observed = [observe(self, scene, getattr(scene, e), type(self)._scene_changed) for e in NODE_EVENTS]
         QtWidgets.QWidget.setEnabled(self, scene is not None)
         self.setCurrentNode(self._requested or self._node)
 
@@ -74,8 +90,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             subject.RemoveObserver(tag)
         self._observed = []
 
-    def _scene_changed(self, scene, event):
-        if not scene.IsBatchProcessing():
+    def _scene_changed(self):
+        if not self._scene.IsBatchProcessing():
             nodes = self._nodes()
             gone = self._node is not None and self._node not in nodes
             # Without "None" in its menu, the selector goes on to the last node when its own is removed.
@@ -267,7 +283,7 @@ class qMRMLTableView(QtWidgets.QTableView):
             self._node.RemoveObserver(self._tag)
         self._node = node
         if node is not None:
-            self._tag = node.AddObserver("ModifiedEvent", lambda *_: self._fill())
+            self._tag = observe(self, node, "ModifiedEvent", type(self)._fill)[1]
         self._fill()
 
     def _fill(self):
@@ -301,14 +317,14 @@ class qMRMLPlotView(QtWidgets.QWidget):
         self._node = node
         self._follow()
 
-    def _follow(self, *_):
+    def _follow(self):
         for subject, tag in self._observed:
             subject.RemoveObserver(tag)
         chart = plots.chart_of(self._node)
         series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())] if chart else []
         tables = {s.GetTableNode() for s in series if s and s.GetTableNode()}
-        self._observed = [(n, n.AddObserver("ModifiedEvent", self._follow)) for n in (self._node, chart) if n]
-        self._observed += [(t, t.AddObserver("ModifiedEvent", lambda *_: self.update())) for t in tables]
+        self._observed = [observe(self, n, "ModifiedEvent", type(self)._follow) for n in (self._node, chart) if n]
+        self._observed += [observe(self, t, "ModifiedEvent", lambda view: view.update()) for t in tables]
         self.update()
 
     def fitToContent(self):
@@ -319,6 +335,20 @@ class qMRMLPlotView(QtWidgets.QWidget):
         painter = QtGui.QPainter(self)
         plots.draw_chart(painter, QtWidgets.QWidget.rect(self), plots.chart_of(self._node))
         painter.end()
+
+
+class qSlicerMainWindow(QtWidgets.QMainWindow):
+    """What ``slicer.util.mainWindow()`` finds: a status bar and the module selector."""
+
+    def moduleSelector(self):
+        return self
+
+    selectedModule = Property(str, lambda self: next(
+        (m.name for m in slicer.app.moduleManager()._loaded.values() if m._page is not None and m._page.isEntered), ""))
+
+    def selectModule(self, name):
+        from . import application
+        application.open_module(name)
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):

@@ -48,7 +48,8 @@ def _make(base, name):
 
 def _answer(dialog):
     note = {"class": dialog.className(), "title": dialog.windowTitle}
-    note["text"] = "\n".join(str(getattr(dialog, p)) for p in ("text", "informativeText", "labelText") if hasattr(dialog, p))
+    texts = (str(getattr(dialog, p)) for p in ("text", "informativeText", "labelText") if hasattr(dialog, p))
+    note["text"] = "\n".join(filter(None, texts))
     return _reply(note)
 
 

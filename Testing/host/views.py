@@ -6,6 +6,9 @@ from slicer import (vtkMRMLCrosshairNode, vtkMRMLLayoutLogic, vtkMRMLLayoutNode,
 
 from . import application
 
+# What Slicer files in the subject hierarchy as soon as it is in the scene.
+FILED = ("vtkMRMLVolumeNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode",
+         "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode", "vtkMRMLSegmentationNode")
 VIEW_SIZE = (360, 360)  # pixels of a slice view
 # Slicer's modules whose logic the wheel has: slicer.modules.<name>.logic()
 LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
@@ -46,8 +49,13 @@ class PlotWidget:
 class Views:
     """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first state."""
 
-    def __init__(self):
+    def __init__(self, folder):
         self.scene = slicer.mrmlScene = vtkMRMLScene()
+        self.data_io = slicer.vtkDataIOManager()  # reading an .mrb unpacks it into its cache
+        self.data_io.SetCacheManager(slicer.vtkCacheManager())
+        self.data_io.GetCacheManager().SetRemoteCacheDirectory(folder)
+        self.scene.SetDataIOManager(self.data_io)
+        self.scene.SetCacheManager(self.data_io.GetCacheManager())
         self.application_logic = vtkSlicerApplicationLogic()
         self.application_logic.SetMRMLScene(self.scene)
         self.application_logic.SetSliceLogics(vtk.vtkCollection())
@@ -59,6 +67,9 @@ class Views:
             logic.SetMRMLApplicationLogic(self.application_logic)
             self.application_logic.SetModuleLogic(name, logic)
             setattr(slicer.modules, name.lower(), application.LogicModule(name, logic))
+        self.scene.AddObserver(vtkMRMLScene.NodeAddedEvent, self._node_added)
+        for event in ("EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent"):
+            self.scene.AddObserver(getattr(vtkMRMLScene, event), self._scene_settled)
         self.layout_logic = vtkMRMLLayoutLogic()
         self._logics = {}
         self._fill()
@@ -73,8 +84,29 @@ class Views:
         self.layout_logic.SetMRMLScene(self.scene)
         self.setLayout(vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _node_added(self, scene, event, node):
+        if not scene.IsImporting():
+            self._file(node)
+
+    def _scene_settled(self, *_):
+        # Closing removes the hierarchy with the rest, and the scene would go on handing out the dead node.
+        slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self.scene)
+        if not (self.scene.IsBatchProcessing() or self.scene.IsImporting() or self.scene.IsClosing()):
+            for node in self.scene.GetNodes():
+                self._file(node)
+
+    def _file(self, node):
+        """File a node in the subject hierarchy, as the application's plugins do."""
+        if node.GetHideFromEditors() or not any(node.IsA(kind) for kind in FILED):
+            return
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
+        if hierarchy.GetItemByDataNode(node) == hierarchy.GetInvalidItemID():
+            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
     def clear(self):
         """Close the scene, which keeps singletons such as views (reset), and remove what modules left there."""
+        slicer.mrmlScene = self.scene  # a test may have put another in its place
         self.scene.Clear(0)
         for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
             self.scene.RemoveNode(node)
