@@ -229,11 +229,12 @@ def test_catalogue_screenshots_are_in_the_tree():
 
 
 @pytest.mark.module
-def test_library_comes_from_the_tree_under_test():
-    import NetInversionLib
+def test_library_and_models_come_from_the_tree_under_test():
+    from NetInversionLib import models
 
     expected = Path(os.environ.get("NETINVERSION_MODULES", ROOT)).resolve()
-    assert Path(NetInversionLib.__file__).resolve().parent.parent == expected
+    assert Path(models.__file__).resolve().parents[1] == expected
+    assert expected / "Resources/Models" in models.model_folders()
 
 
 def test_module_tests_pass_on_the_installed_tree(whole, tmp_path):
