@@ -68,7 +68,7 @@ class Volume:
 # ---------------------------------------------------------------------------------------------------------- checks
 
 def check(volume: Volume, finite: bool = True) -> Volume:
-    """Return ``volume`` if it can be used, else raise VolumeError: 3-D, not empty, real, placed in space, ``finite``."""
+    """Return ``volume`` if it can be used, else raise VolumeError: 3-D, not empty, real, placed in space, finite."""
     array, name = volume.array, volume.name
     if array.ndim != 3:
         raise VolumeError(f"'{name}' has {array.ndim} dimensions, {array.shape}; one scalar 3-D image is needed. "
