@@ -123,7 +123,8 @@ def _blended(logic, size) -> np.ndarray:
     producer.Update()
     image = producer.GetOutputDataObject(connection.GetIndex())
     rgba = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)
-    return np.ascontiguousarray(rgba[::-1, :, :3])
+    visible = rgba[::-1, :, :3] * (rgba[::-1, :, 3:] / 255.0)  # outside the volumes alpha is 0
+    return np.round(visible).astype(np.uint8)
 
 
 def _rendered(logic, size) -> np.ndarray:
