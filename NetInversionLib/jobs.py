@@ -369,6 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "--attached" in options:
         _live_with_parent(Path(folder))
     reporter = _Reporter(_own_output(), Path(folder))
+    reporter.report(0.0, "Starting")  # loading torch takes seconds
     try:
         request = finish(load_request(Path(folder)))
         shutil.rmtree(Path(folder) / "request", ignore_errors=True)
@@ -391,10 +392,9 @@ def _own_output() -> int:
 
 
 def _live_with_parent(folder: Path) -> None:
-    """Lead a process group that can be killed whole, give way to the application, and end when it ends."""
+    """Lead a process group that can be killed whole, and end when the application ends."""
     if os.name == "posix":
         os.setpgid(0, 0)
-        os.nice(5)
 
     def watch():
         while os.read(0, 1):
@@ -417,4 +417,6 @@ def kill_tree(pid: int) -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that there is one copy of this module and its classes.
-    sys.exit(importlib.import_module("NetInversionLib.jobs").main())
+    code = importlib.import_module("NetInversionLib.jobs").main()
+    sys.stderr.flush()
+    os._exit(code)  # the result is safe: taking torch down in good order would only keep the user waiting
