@@ -1,0 +1,12 @@
+"""All benchmarks, one after another; reports lie in Testing/output afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    for name in ("optimisers", "regions", "whole_volume"):
+        print(f"\n== {name}", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py"))], check=True)
