@@ -58,6 +58,10 @@ class QtJob:
         on_failed: ``f(message, details, last_result)``: what to do about it, the traceback or the worker's last words,
             and the last intermediate result or None.
         python: Interpreter to use instead of Slicer's own.
+
+    Raises:
+        OSError: There is no room for a temporary folder.
+        RuntimeError: See ``find_python``.
     """
 
     def __init__(
@@ -80,8 +84,7 @@ class QtJob:
         self._process = None
         self._pid = None  # of the worker, which Slicer's launcher stands before
         self._words: dict[str, str] = {}  # the worker's own account of a failure
-        self._cancelled = False
-        self._busy = False
+        self._cancelled = self._over = self._busy = False
         self._steps = self._life(request)
         self._started = time.monotonic()
         self._timer = qt.QTimer()
@@ -92,7 +95,7 @@ class QtJob:
     @property
     def running(self) -> bool:
         """Whether the final callback is still to come."""
-        return self._timer is not None
+        return not self._over
 
     def cancel(self) -> None:
         """End the worker now. The final callback follows within a second, with what there is; no other callback does.
@@ -129,6 +132,7 @@ class QtJob:
                 yield more
                 if self._cancelled:
                     break
+            del request  # its images
             if not self._cancelled:
                 self._start()
                 yield from self._follow()
@@ -139,6 +143,8 @@ class QtJob:
         except Exception as error:  # noqa: BLE001 - whatever it is, the user is told and the worker ended
             self._kill()
             failure = jobs.explain(error), traceback.format_exc()
+        while self._alive():
+            yield False
         yield from jobs.remove(self._folder)
         self._end()
         if result is not None:
@@ -175,10 +181,7 @@ class QtJob:
             yield False
 
     def _hand_on(self, line: bytes):
-        try:
-            message = json.loads(line)
-        except ValueError:
-            message = {"logs": [line.decode(errors="replace")]}  # a launcher's
+        message = _parse(line)
         self._pid = message.get("pid", self._pid)
         if "failed" in message:
             self._words = message
@@ -214,18 +217,30 @@ class QtJob:
         crashed = self._process.exitStatus() == qt.QProcess.CrashExit
         return jobs.explain_exit(self._process.exitCode(), crashed, words), words
 
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.state() != qt.QProcess.NotRunning
+
     def _kill(self) -> None:
-        if self._process is not None and self._process.state() != qt.QProcess.NotRunning:
+        if self._alive():
             if self._pid:
                 jobs.kill_tree(self._pid)
             # Before the worker has said its number this ends the launcher, and with it the worker's input.
             self._process.kill()
 
     def _end(self) -> None:
+        self._over = True
         self._timer.stop()
         self._timer.deleteLater()  # not at once: this may be its own timeout
-        self._timer = None
         self._temporary.cleanup()
+
+
+def _parse(line: bytes) -> dict:
+    """A worker's message; what a launcher prints becomes a line of the log."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    return message if isinstance(message, dict) else {"logs": [line.decode(errors="replace")]}
 
 
 def find_python() -> str:

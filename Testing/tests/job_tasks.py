@@ -148,6 +148,8 @@ def no_room(volumes, model_paths, settings, progress):
 
 
 LAUNCHER = """#!/bin/sh
+echo "info: a launcher may say something"
+echo 12
 exec 3<&0
 {command} <&3 3<&- &
 wait $!
@@ -159,7 +161,7 @@ exit 1
 
 
 def launcher(folder: Path, exec_it: bool = True) -> str:
-    """A program that starts the worker above instead of Python; unless ``exec_it``, it stays in front as Slicer's does."""
+    """A program that starts the worker above in place of Python; unless ``exec_it`` it stays, as Slicer's does."""
     script = folder / ("python-direct" if exec_it else "python-launcher")
     command = f'"{sys.executable}" "{__file__}" "$@"'
     script.write_text(f"#!/bin/sh\nexec {command}\n" if exec_it else LAUNCHER.format(command=command))

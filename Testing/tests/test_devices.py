@@ -111,7 +111,7 @@ JOB = {
     [
         ({}, 32),
         ({"proc/self/cgroup": "0::/\n"}, 32),
-        ({"proc/self/cgroup": "0::/slurm/job/step\n", **JOB}, 2),  # limit of the parent group, file cache counts as free
+        ({"proc/self/cgroup": "0::/slurm/job/step\n", **JOB}, 2),  # the parent group's limit; file cache is free
         (
             {
                 "proc/self/cgroup": "0::/slurm/job/step\n",

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 
 import host
@@ -117,9 +118,9 @@ def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(start, e
     assert kind == "finished" and message.startswith("Done in ")
     same_volume(result.volumes["x"], here.volumes["x"])
     assert result.facts == here.facts and result.curves == here.curves
-    assert (
-        heard.progress[-1] == (0.5, "doubling") and heard.logs == [("started",)] and heard.points == [("loss", 1, 0.25)]
-    )
+    assert heard.progress[-1] == (0.5, "doubling") and heard.points == [("loss", 1, 0.25)]
+    launchers = [("info: a launcher may say something",), ("12",)] if "launcher" in either_python else []
+    assert heard.logs == [*launchers, ("started",)]
     assert heard.threads == {threading.main_thread()}
 
 
@@ -398,17 +399,15 @@ def test_a_damaged_result_is_said(start):
     assert heard.end[0] == "failed" and heard.end[3] is None
 
 
-def test_a_finished_job_lets_go_of_its_images(start):
-    import weakref
-
+def test_a_job_lets_go_of_its_images_once_they_are_written(start):
     array = np.zeros((4, 4, 4))
     reference = weakref.ref(array)
-    job, heard = start("double", {"x": volume(array)}, factor=1)
+    job, heard = start("wait", {"x": volume(array)})
     del array
-    wait(job)
-    heard.ends.clear()
+    wait_for(heard.progress, job)
     gc.collect()
     assert reference() is None
+    job.discard()
 
 
 def test_the_library_is_found_whatever_the_working_folder(start, monkeypatch, tmp_path):
