@@ -287,6 +287,7 @@ def clear():
     """Unload all modules and give a scene as at start; forget errors, dialogs and replies."""
     for name in slicer.app.moduleManager().loadedModuleNames():
         unload_module(name)
+    vars(slicer.modules).pop("sampleDataSources", None)
     slicer.views.clear()
     errors.clear()
     qt.dialogs.clear()
@@ -331,8 +332,8 @@ def load_module(name_or_path):
 
 def open_module(name_or_path):
     """Load a module if needed, leave the module that is open, enter this one; returns its Python widget."""
-    module = load_module(name_or_path)
     manager = slicer.app.moduleManager()
+    module = manager.module(str(name_or_path)) or load_module(name_or_path)
     for other in manager._loaded.values():
         if other is not module and other._page is not None and other._page.isEntered:
             other._page.exit()

@@ -8,6 +8,7 @@ real PythonQt and CTK; a class that is not in it follows its Qt meta-object.
 
 Objects that Qt itself creates inside a widget (the line edit of a spin box) stay plain PySide6 objects.
 """
+import ctypes
 import enum
 import json
 import re
@@ -16,6 +17,12 @@ import types
 from pathlib import Path
 
 from PySide6 import QtCore
+
+if sys.version_info < (3, 12):
+    # PySide6 (6.12) gives a reference to True or False away with each signal that is written in Python and carries
+    # one. From Python 3.12 on these are immortal; before, the process would abort when the last one is gone.
+    for constant in (True, False, None):
+        ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 FACTS_FILE = Path(__file__).with_name("pythonqt_facts.json")
 KEYWORDS = {"del", "exec", "print", "raise"}

@@ -41,9 +41,16 @@ def _make(base, name):
         made.exec = made.exec_ = _answer
         for function in _STATIC_DIALOGS.get(name, []):
             setattr(made, function, staticmethod(_static_answer(name, function)))
+    if issubclass(base, QtWidgets.QMenu):
+        made.__init__ = lambda self, first=None, *rest: base.__init__(self, _text_or_widget(first), *rest)
     if issubclass(base, QtCore.QThread):
         raise NotImplementedError("qt.QThread is not in the test host: Python code must not run in a QThread in Slicer")
     return made
+
+
+def _text_or_widget(argument):
+    """PythonQt takes any object where a text is expected; Slicer's developer section makes its menu that way."""
+    return argument if argument is None or isinstance(argument, (str, QtWidgets.QWidget)) else str(argument)
 
 
 def _answer(dialog):
