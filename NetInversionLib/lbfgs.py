@@ -210,7 +210,7 @@ class _Run:
             sy=f.new_zeros(rows, m, m), yy=f.new_zeros(rows, m, m), pairs=torch.zeros_like(items),
             gamma=torch.ones_like(f), best_x=x.clone(), best_f=f.clone(), first_norm=norm, mark=f.clone(),
             status=torch.zeros_like(items))
-        self.aim(r, torch.ones_like(items, dtype=torch.bool))
+        self.aim(r, torch.ones_like(items, dtype=torch.bool), f.new_zeros(rows, 2 * m))
         return r
 
     def step(self, r: _Rows, evaluation: int) -> None:
@@ -237,13 +237,14 @@ class _Run:
         reset = ~accept & exhausted
 
         self.next_step(r, f, before, lower_enough)
-        self.remember(r, accept, s, g - r.g, usable)
+        y = g - r.g
         r.x = torch.where(accept[:, None], x, r.x)
         r.g = torch.where(accept[:, None], g, r.g)
         r.f = torch.where(accept, f, r.f)
+        with_g = self.remember(r, accept, s, y, usable)
         hopeless = reset & (r.pairs == 0)
         r.pairs = torch.where(reset, 0, r.pairs)
-        self.aim(r, accept | reset)
+        self.aim(r, accept | reset, with_g)
         self.judge(r, evaluation, hopeless)
 
     def next_step(self, r: _Rows, f: Tensor, before: Tensor, lower_enough: Tensor) -> None:
@@ -257,8 +258,11 @@ class _Run:
         shorter = torch.where(r.low > 0, 0.5 * (r.low + r.high), parabola)
         r.t = torch.where(torch.isinf(r.high), 2 * t, shorter)
 
-    def remember(self, r: _Rows, accept: Tensor, s: Tensor, y: Tensor, usable: Tensor) -> None:
-        """Store the pair of every accepted row whose curvature is clearly positive, for whatever scale of loss."""
+    def remember(self, r: _Rows, accept: Tensor, s: Tensor, y: Tensor, usable: Tensor) -> Tensor:
+        """Store the pair of every accepted row whose curvature is clearly positive, for whatever scale of loss.
+
+        Gives the products of the history with the gradient: one sweep over the history serves both.
+        """
         sy, ss, yy = self.dot(s, y), self.dot(s, s), self.dot(y, y)
         store = accept & usable & (sy > 1e-8 * (ss * yy).sqrt())
         m = self.options.history
@@ -266,18 +270,19 @@ class _Run:
         # Rows that do not store write back what is there: no row is singled out, so the host need not wait.
         for index, new in ((slot, s), (slot + m, y)):
             r.pair[row, index] = torch.where(store[:, None], new, r.pair[row, index])
-        with_y = self.products(r, y)
+        with_y, with_g = self.products(r, y, r.g * self.free(r.x, r.g))
         r.sy[row, :, slot] = torch.where(store[:, None], with_y[:, :m], r.sy[row, :, slot])
         for ring in (r.yy, r.yy.mT):
             ring[row, slot] = torch.where(store[:, None], with_y[:, m:], ring[row, slot])
         r.gamma = torch.where(store, sy / yy, r.gamma)
         r.pairs = r.pairs + store
+        return with_g
 
-    def aim(self, r: _Rows, which: Tensor) -> None:
+    def aim(self, r: _Rows, which: Tensor, with_g: Tensor) -> None:
         """New directions for the rows in ``which``: quasi-Newton, or the gradient where that does not descend."""
         free = self.free(r.x, r.g)
         g = r.g * free
-        d = -self.inverse_hessian(r, g) * free
+        d = self.inverse_hessian(r, g, with_g).neg_() * free
         slope, norm = self.dot(g, d), self.dot(g, g).sqrt()
         bad = ~(slope < -1e-10 * norm * self.dot(d, d).sqrt())  # also catches NaN
         plain = bad | (r.pairs == 0)
@@ -290,8 +295,8 @@ class _Run:
         r.high = torch.where(which, math.inf, r.high)
         r.trials = torch.where(which, 0, r.trials)
 
-    def inverse_hessian(self, r: _Rows, g: Tensor) -> Tensor:
-        """Inverse-Hessian estimate times ``g`` by the compact form: two sweeps over the history, however long it is.
+    def inverse_hessian(self, r: _Rows, g: Tensor, with_g: Tensor) -> Tensor:
+        """Inverse-Hessian estimate times ``g`` by the compact form; ``with_g``: products of the history with ``g``.
 
         Byrd, Nocedal & Schnabel, Math. Program. 63, 1994, eq. 3.1: with S, Y the pairs from old to new, R the upper
         triangle of S'Y and D its diagonal, H g = gamma g + S u - gamma Y v, where v = R^-1 S'g and
@@ -304,7 +309,6 @@ class _Run:
         both = filled[:, :, None] & filled[:, None, :]
         square = (order[:, :, None].expand_as(both), order[:, None, :].expand_as(both))
         sy, yy = (torch.where(both, x.gather(1, square[0]).gather(2, square[1]), 0) for x in (r.sy, r.yy))
-        with_g = self.products(r, g)
         sg, yg = (torch.where(filled, x.gather(1, order), 0)[..., None] for x in (with_g[:, :m], with_g[:, m:]))
 
         diagonal = sy.diagonal(dim1=1, dim2=2)
@@ -318,12 +322,13 @@ class _Run:
         h = torch.bmm(weights.to(g.dtype)[:, None], r.pair)[:, 0]
         return h.addcmul_(g, r.gamma.to(g.dtype)[:, None])
 
-    def products(self, r: _Rows, vector: Tensor) -> Tensor:
-        """Dot products of every stored s and y with ``vector``, (rows, 2 * history), float64 sums of float32 blocks."""
-        n = vector.shape[1]
+    def products(self, r: _Rows, *vectors: Tensor) -> tuple[Tensor, ...]:
+        """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums of float32 blocks."""
+        columns = torch.stack(vectors, 2)
+        n = columns.shape[1]
         block = max(8192, -(-n // 32))
-        return sum(torch.bmm(r.pair[:, :, i:i + block], vector[:, i:i + block, None])[..., 0].to(self.wide)
-                   for i in range(0, n, block))
+        return sum(torch.bmm(r.pair[:, :, i:i + block], columns[:, i:i + block]).to(self.wide)
+                   for i in range(0, n, block)).unbind(2)
 
     def judge(self, r: _Rows, evaluation: int, hopeless: Tensor) -> None:
         """Set the status of rows that are done."""
