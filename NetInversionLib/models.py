@@ -326,7 +326,9 @@ def verify(path: Path | str) -> Model:
 def model_folders() -> list[Path]:
     """Where models are looked for: the folders of ``NETINVERSION_MODELS``, then those that came with the extension."""
     named = [Path(p) for p in os.environ.get("NETINVERSION_MODELS", "").split(os.pathsep) if p]
-    return [*named, Path(__file__).resolve().parent.parent / "Resources" / "Models"]
+    library = Path(__file__).resolve().parent
+    # In a source checkout and in Slicer the models lie beside the library; pip can put them only inside it.
+    return [*named, library.parent / "Resources" / "Models", library / "reference_models"]
 
 
 def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:

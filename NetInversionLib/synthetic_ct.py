@@ -65,7 +65,7 @@ class TrainSettings:
         steps: Optimiser steps.
         batch: Slices in each.
         patch: Voxels along each side of a training patch.
-        features: Channels of the U-Net's levels.
+        features, pointwise: Channels of the U-Net's levels, and width of its voxel-by-voxel part.
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
         bone_weight: How much more an error in bone (above 200 HU) counts than elsewhere; 1 = the same.
         average: Decay per step of the running mean of the weights, which is what is kept.
@@ -76,14 +76,15 @@ class TrainSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 1600
-    batch: int = 12
+    steps: int = 1800
+    batch: int = 8
     patch: int = 96
     features: tuple[int, ...] = (16, 32, 64, 128)
+    pointwise: int = 32
     learning_rate: float = 2e-3
-    bone_weight: float = 3.0
+    bone_weight: float = 1.5
     average: float = 0.995
-    bf16_share: float = 0.75
+    bf16_share: float = 0.9
     spacing_mm: tuple[float, float] = (1.5, 4.0)
     seed: int = 0
     checkpoint_every: int = 100
@@ -217,7 +218,7 @@ def _draw_patch(scan: Scan, settings: TrainSettings, rng: np.random.Generator) -
     hu = np.pad(slice_.hu, ((0, 0), (margin, margin), (margin, margin)), constant_values=HU_LOW)
     images = simulate_arrays(hu, slice_.spacing_mm, DixonSettings.drawn(rng), rng)
     # The rule is for whole volumes; one slice's scale differs from its volume's, hence the spread.
-    images[0] /= models.percentile_high(images[0], INPUTS[0].percentile) * rng.uniform(0.93, 1.07)
+    images[0] /= models.percentile_high(images[0], INPUTS[0].percentile) * rng.uniform(0.97, 1.03)
 
     both = np.concatenate([images[:, 0], (hu - HU_LOW) / (HU_HIGH - HU_LOW)])
     both = _cut(both, settings.patch, rng)
@@ -306,7 +307,8 @@ class _State:
 
 
 def _architecture(settings: TrainSettings) -> dict:
-    return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features)}
+    return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features),
+            "pointwise": settings.pointwise}
 
 
 def _plain(settings: TrainSettings) -> dict:
@@ -382,7 +384,7 @@ def evaluate(scans: list[Scan], trained: list[models.Model], seed: int = 0, prog
     """
     progress = progress or Progress()
     rows = []
-    for model in trained:
+    for number, model in enumerate(trained):
         seen = {s.person for s in scans if s.name in model.card.trained_on}
         fit = [s for s in scans if s.person in seen]
         tests = [s for s in scans if s.person not in seen]
@@ -391,7 +393,7 @@ def evaluate(scans: list[Scan], trained: list[models.Model], seed: int = 0, prog
             continue
         predictors = {"network": predictor(model), **_trivial_predictors(fit, model, seed)}
         for scan in tests:
-            progress.report(len(rows) / 99, f"{model.path.name} on {scan.name}")
+            progress.report(number / len(trained), f"{model.path.name} on {scan.name}")
             case = make_case(scan, seed=seed)
             rows += [(model.path.stem, scan.person, scan.name, name, *_errors(case, predict(case)))
                      for name, predict in predictors.items()]
@@ -420,12 +422,14 @@ def quality(table: Table) -> dict:
 def predictor(model: models.Model):
     """A function from ``Case`` to predicted HU [k, j, i]."""
 
+    device = next(model.network.parameters()).device
+
     def predict(case: Case) -> np.ndarray:
         images = model.as_images(list(case.images))
         images = model.normalise_tensor(images, model.scalings_of(images))
         with torch.no_grad():
             # A few slices at a time: memory does not grow with the volume.
-            output = torch.cat([model(part) for part in images.split(8)])
+            output = torch.cat([model(part.to(device)).cpu() for part in images.split(8)])
         return model.denormalise_output(output)[:, 0].numpy()
 
     return predict

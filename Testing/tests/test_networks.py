@@ -85,7 +85,8 @@ def test_sizes_that_are_multiples_are_not_padded():
 @pytest.mark.parametrize("wrong", [
     {"dimensions": 4}, {"dimensions": "2"}, {"in_channels": 0}, {"in_channels": 10**9}, {"out_channels": 1.5},
     {"features": []}, {"features": [4] * 7}, {"features": [4, -1]}, {"features": [10**6]}, {"features": "444"},
-    {"features": [True]}, {"pointwise": -1}, {"pointwise": 10**6}, {"pointwise": 2.0}, {"features": None}, {"colour": 3}, {"in_channels": None},
+    {"features": [True]}, {"pointwise": -1}, {"pointwise": 10**6}, {"pointwise": 2.0},
+    {"features": None}, {"colour": 3}, {"in_channels": None},
 ])
 def test_arguments_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
