@@ -13,6 +13,7 @@ swaps, susceptibility, motion, flow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -171,6 +172,53 @@ def simulate_dixon(ct: Volume, settings: DixonSettings | None = None, seed: int 
         image = axial.with_array(image, f"{ct.name} simulated {role.replace('_', ' ')}", units)
         found[role] = volumes.reorient_like(image, ct)
     return found
+
+
+def sample(ct: Volume, spacing_mm: float = 3.0, slices: int = 4, seed: int = 0) -> dict[str, Volume]:
+    """A small case for a first try: the middle slices of a CT, cut to the body, and Dixon images simulated from them.
+
+    Args:
+        ct: Hounsfield units, any orientation and voxel size.
+        spacing_mm: Voxel size of the case in all directions; the CT is smoothed to it first.
+        slices: How many axial slices.
+
+    Returns:
+        "in_phase", "fat_fraction", "water_fraction" and "ct" (the table is taken for air), on one LPS grid.
+
+    Raises:
+        volumes.VolumeError: As ``simulate_dixon``, or there is no body in the middle of the CT.
+    """
+    axial = volumes.reorient(volumes.check(ct), "LPS")
+    middle, half = len(axial.array) // 2, math.ceil((0.5 * slices + 2) * spacing_mm / axial.spacing_mm[2])
+    low, high = max(0, middle - half), min(len(axial.array), middle + half + 1)
+    axial = volumes.crop(axial, (low, high, 0, axial.shape[1], 0, axial.shape[2]))
+    sigmas = [spacing_mm / 2.3548 / s if s < 0.9 * spacing_mm else 0.0 for s in reversed(axial.spacing_mm)]
+    smooth = axial.with_array(ndimage.gaussian_filter(axial.float32(), sigmas, mode="nearest"))
+    grid = volumes.resample(smooth, _coarser(axial, spacing_mm))
+    first = max(0, (len(grid.array) - slices) // 2)
+    grid = volumes.crop(grid, (first, min(len(grid.array), first + slices), 0, grid.shape[1], 0, grid.shape[2]))
+
+    body = body_mask(grid.array, grid.spacing_mm)
+    if not body.any():
+        raise volumes.VolumeError(f"'{ct.name}' shows no body in its middle slices. Choose a CT in Hounsfield units.")
+    margin, box = 8, [0, len(body)]
+    for axis in (1, 2):
+        found = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
+        box += [max(0, found[0] - margin), min(body.shape[axis], found[-1] + 1 + margin)]
+    target = volumes.crop(grid.with_array(np.where(body, grid.array, np.float32(-1000)), "Sample CT", "HU"), tuple(box))
+    images = simulate_dixon(target, seed=seed)
+    names = dict(zip(CHANNELS, ("in-phase", "fat fraction", "water fraction")))
+    named = {role: image.with_array(image.array, f"Sample {names[role]} (simulated)") for role, image in images.items()}
+    return {**named, "ct": target}
+
+
+def _coarser(volume: Volume, spacing_mm: float) -> Volume:
+    """An empty grid over the same space with another voxel size."""
+    factors = [spacing_mm / s for s in volume.spacing_mm]
+    size = [max(1, int(n / f)) for n, f in zip(reversed(volume.shape), factors)]
+    change = np.diag([*factors, 1.0])
+    change[:3, 3] = [(f - 1) / 2 for f in factors]
+    return Volume(np.broadcast_to(np.uint8(0), size[::-1]), volume.ijk_to_ras @ change, volume.name)
 
 
 def without_table(hu: np.ndarray, spacing_mm) -> np.ndarray:
