@@ -84,7 +84,7 @@ class QtJob:
         self._process = None
         self._pid = None  # of the worker, which Slicer's launcher stands before
         self._words: dict[str, str] = {}  # the worker's own account of a failure
-        self._cancelled = self._over = self._busy = False
+        self._cancelled = self._over = False
         self._steps = self._life(request)
         self._started = time.monotonic()
         self._timer = qt.QTimer()
@@ -114,15 +114,10 @@ class QtJob:
             self._end()
 
     def _tick(self) -> None:
-        if self._busy:  # a callback runs the event loop
-            return
-        self._busy = True
-        try:
-            deadline = time.monotonic() + BUDGET
-            while self.running and next(self._steps, False) and time.monotonic() < deadline:
-                pass
-        finally:
-            self._busy = False
+        # Never entered twice: Qt fires no timer again while its slot runs, even if a callback runs the event loop.
+        deadline = time.monotonic() + BUDGET
+        while not self._over and next(self._steps, False) and time.monotonic() < deadline:
+            pass
 
     def _life(self, request: jobs.Request):
         """All that the job does, in steps: each yields True if the next may follow at once, False if it must wait."""

@@ -262,6 +262,29 @@ def processes_of(job):
     return found
 
 
+def test_cancel_does_not_wait_for_a_large_request_to_be_written(start):
+    terabyte = np.broadcast_to(np.float32(0), (1024, 2**14, 2**14))
+    job, heard = start("double", {"x": volume(terabyte)})
+    host.wait(lambda: list(job._folder.iterdir()), 20)
+    before = time.monotonic()
+    job.cancel()
+    wait(job, 5)
+    assert time.monotonic() - before < 1 and heard.end[0] == "finished"
+
+
+def test_nothing_is_handed_on_after_cancel_not_even_the_rest_of_a_message(start):
+    points = []
+
+    def cancel_at_the_fifth(*point):
+        points.append(point)
+        if len(points) == 5:
+            job.cancel()
+
+    job, heard = start("chatter", more={"on_point": cancel_at_the_fifth}, seconds=20)
+    wait(job)
+    assert len(points) == 5 and heard.end[0] == "finished"
+
+
 def test_cancel_from_a_callback(start):
     job, heard = start("wait", more={"on_progress": lambda fraction, _: fraction and job.cancel()}, kept=1)
     wait(job)
