@@ -16,11 +16,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 REPOSITORY = Path(__file__).resolve().parents[2]
 PANEL_WIDTH = 500  # pixels, what Slicer gives its module panel on a common screen
 
-from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402  (after the platform is chosen)
-
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
-import vtk  # noqa: E402
+from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402  (after the platform is chosen)
 
 from . import i18n, qt  # noqa: E402
 from .pythonqt import emit, wrap  # noqa: E402

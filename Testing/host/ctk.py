@@ -3,7 +3,7 @@
 Only what the recorded PythonQt table lists can be reached (``pythonqt.wrap`` hides the rest), so helper methods may
 have any name that is not in it. A ctk class that is not here raises when it is asked for.
 """
-from PySide6 import QtCore, QtGui, QtWidgets
+from PySide6 import QtCore, QtWidgets
 
 from .pythonqt import emit, wrap
 
@@ -100,135 +100,118 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
     collapsedHeight = stored(int, 14)
 
 
-class ctkDoubleSpinBox(QtWidgets.QWidget):
-    """A spin box in a frame; values are rounded to ``decimals`` (2 at first)."""
+def passed_on(kind, name, *parts):
+    """A property of the ``parts`` (attribute names), which they have as ``name()`` and ``setName(value)``."""
+    def write(self, value):
+        for part in parts:
+            getattr(getattr(self, part), f"set{name[0].upper()}{name[1:]}")(value)
+    return Property(kind, lambda self: getattr(getattr(self, parts[-1]), name)(), write)
+
+
+def row(widget, *parts):
+    """Lay parts out side by side, the first one taking the room."""
+    layout = QtWidgets.QHBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        layout.addWidget(part, int(part is parts[0]))
+
+
+class Boxed(QtWidgets.QWidget):
+    """What the widgets around one spin box share; values are rounded to ``decimals`` (2 at first)."""
 
     valueChanged = Signal(float)
     decimalsChanged = Signal(int)
-    editingFinished = Signal()
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._box = QtWidgets.QDoubleSpinBox(self)
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._box)
-        self._box.valueChanged.connect(lambda value: emit(self, "valueChanged(double)", value))
-        self._box.editingFinished.connect(lambda: emit(self, "editingFinished()"))
+        self._box.valueChanged.connect(self._changed)
+
+    def _changed(self, value):
+        emit(self, "valueChanged(double)", value)
 
     def _set_decimals(self, decimals):
         self._box.setDecimals(decimals)
         emit(self, "decimalsChanged(int)", decimals)
 
-    value = Property(float, lambda self: self._box.value(), lambda self, v: self._box.setValue(v))
-    minimum = Property(float, lambda self: self._box.minimum(), lambda self, v: self._box.setMinimum(v))
-    maximum = Property(float, lambda self: self._box.maximum(), lambda self, v: self._box.setMaximum(v))
-    singleStep = Property(float, lambda self: self._box.singleStep(), lambda self, v: self._box.setSingleStep(v))
     decimals = Property(int, lambda self: self._box.decimals(), _set_decimals)
-    prefix = Property(str, lambda self: self._box.prefix(), lambda self, v: self._box.setPrefix(v))
-    suffix = Property(str, lambda self: self._box.suffix(), lambda self, v: self._box.setSuffix(v))
-    readOnly = Property(bool, lambda self: self._box.isReadOnly(), lambda self, v: self._box.setReadOnly(v))
-    cleanText = Property(str, lambda self: self._box.cleanText())
-    frame = Property(bool, lambda self: self._box.hasFrame(), lambda self, v: self._box.setFrame(v))
-    invertedControls = stored(bool, False)
+    value = passed_on(float, "value", "_box")
+    singleStep = passed_on(float, "singleStep", "_box")
+    prefix = passed_on(str, "prefix", "_box")
+    suffix = passed_on(str, "suffix", "_box")
 
     def setValue(self, value):
         self._box.setValue(value)
 
-    setValueIfDifferent = setValue
-
     def setDecimals(self, decimals):
         self._set_decimals(decimals)
 
-    def setReadOnly(self, value):
-        self._box.setReadOnly(value)
 
-    def stepUp(self):
-        self._box.stepUp()
+class ctkDoubleSpinBox(Boxed):
+    """A spin box in a frame."""
 
-    def stepDown(self):
-        self._box.stepDown()
+    editingFinished = Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        row(self, self._box)
+        self._box.editingFinished.connect(lambda: emit(self, "editingFinished()"))
+
+    minimum = passed_on(float, "minimum", "_box")
+    maximum = passed_on(float, "maximum", "_box")
+    readOnly = Property(bool, lambda self: self._box.isReadOnly(), lambda self, v: self._box.setReadOnly(v))
+    cleanText = Property(str, lambda self: self._box.cleanText())
 
 
-class ctkSliderWidget(QtWidgets.QWidget):
-    """A slider with its spin box; values are rounded to ``decimals`` (2 at first)."""
+class ctkSliderWidget(Boxed):
+    """A slider with its spin box."""
 
-    valueChanged = Signal(float)
     valueIsChanging = Signal(float)
-    decimalsChanged = Signal(int)
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal, self)
         self._slider.setMaximum(TICKS)
-        self._box = QtWidgets.QDoubleSpinBox(self)
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._slider, 1)
-        layout.addWidget(self._box)
-        self._slider.valueChanged.connect(self._from_slider)
-        self._slider.sliderReleased.connect(self._released)
-        self._box.valueChanged.connect(self._from_box)
-        self._tracking = True
+        row(self, self._slider, self._box)
+        self._slider.valueChanged.connect(self._slid)
+        self._slider.sliderReleased.connect(lambda: self.tracking or self._slid(self._slider.value()))
 
-    def _from_slider(self, tick):
-        low, high = self._box.minimum(), self._box.maximum()
-        steps = round((high - low) * tick / TICKS / self._box.singleStep())
-        value = min(high, low + steps * self._box.singleStep())
-        if self._tracking or not self._slider.isSliderDown():
+    def _slid(self, tick):
+        low, high, step = self._box.minimum(), self._box.maximum(), self._box.singleStep()
+        value = min(high, low + step * round((high - low) * tick / TICKS / step))
+        if self.tracking or not self._slider.isSliderDown():
             self._box.setValue(value)
         else:
             emit(self, "valueIsChanging(double)", value)
 
-    def _released(self):
-        if not self._tracking:
-            self._from_slider(self._slider.value())
-
-    def _from_box(self, value):
+    def _place(self):
         low, high = self._box.minimum(), self._box.maximum()
         self._slider.blockSignals(True)
-        self._slider.setValue(round(TICKS * (value - low) / (high - low)) if high > low else 0)
+        self._slider.setValue(round(TICKS * (self._box.value() - low) / (high - low)) if high > low else 0)
         self._slider.blockSignals(False)
+
+    def _changed(self, value):
+        self._place()
         emit(self, "valueIsChanging(double)", value)
         emit(self, "valueChanged(double)", value)
 
-    def _bound(setter):
-        def write(self, value):
-            setter(self._box, value)
-            before = self._slider.blockSignals(True)
-            low, high = self._box.minimum(), self._box.maximum()
-            self._slider.setValue(round(TICKS * (self._box.value() - low) / (high - low)) if high > low else 0)
-            self._slider.blockSignals(before)
-        return write
+    def _set_minimum(self, value):
+        self._box.setMinimum(value)
+        self._place()
 
-    def _set_decimals(self, decimals):
-        self._box.setDecimals(decimals)
-        emit(self, "decimalsChanged(int)", decimals)
+    def _set_maximum(self, value):
+        self._box.setMaximum(value)
+        self._place()
 
-    value = Property(float, lambda self: self._box.value(), lambda self, v: self._box.setValue(v))
-    minimum = Property(float, lambda self: self._box.minimum(), _bound(QtWidgets.QDoubleSpinBox.setMinimum))
-    maximum = Property(float, lambda self: self._box.maximum(), _bound(QtWidgets.QDoubleSpinBox.setMaximum))
-    singleStep = Property(float, lambda self: self._box.singleStep(), lambda self, v: self._box.setSingleStep(v))
+    minimum = Property(float, lambda self: self._box.minimum(), _set_minimum)
+    maximum = Property(float, lambda self: self._box.maximum(), _set_maximum)
     pageStep = stored(float, 10.0)
     tickInterval = stored(float, 0.0)
-    decimals = Property(int, lambda self: self._box.decimals(), _set_decimals)
-    prefix = Property(str, lambda self: self._box.prefix(), lambda self, v: self._box.setPrefix(v))
-    suffix = Property(str, lambda self: self._box.suffix(), lambda self, v: self._box.setSuffix(v))
-    tracking = Property(bool, lambda self: self._tracking, lambda self, v: setattr(self, "_tracking", v))
+    tracking = stored(bool, True)
     spinBoxVisible = Property(bool, lambda self: not self._box.isHidden(), lambda self, v: self._box.setVisible(v))
-    popupSlider = Property(bool, lambda self: False)
-
-    def setValue(self, value):
-        self._box.setValue(value)
-
-    def setDecimals(self, decimals):
-        self._set_decimals(decimals)
 
     def setSpinBoxVisible(self, visible):
         self._box.setVisible(visible)
-
-    def reset(self):
-        self._box.setValue(min(max(0.0, self._box.minimum()), self._box.maximum()))
 
 
 class ctkRangeWidget(QtWidgets.QWidget):
@@ -242,27 +225,16 @@ class ctkRangeWidget(QtWidgets.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._low, self._high = QtWidgets.QDoubleSpinBox(self), QtWidgets.QDoubleSpinBox(self)
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._low)
-        layout.addWidget(QtWidgets.QLabel("to", self))
-        layout.addWidget(self._high)
-        layout.addStretch(1)
+        row(self, self._low, QtWidgets.QLabel("to", self), self._high)
         self._high.setValue(99.0)
-        self._low.valueChanged.connect(lambda v: self._changed("minimumValueChanged(double)", v))
-        self._high.valueChanged.connect(lambda v: self._changed("maximumValueChanged(double)", v))
+        self._low.valueChanged.connect(lambda value: self._changed("minimumValueChanged(double)", value))
+        self._high.valueChanged.connect(lambda value: self._changed("maximumValueChanged(double)", value))
 
     def _changed(self, signature, value):
         if self._low.value() > self._high.value():  # the other end gives way
             (self._high if signature.startswith("minimum") else self._low).setValue(value)
         emit(self, signature, value)
         emit(self, "valuesChanged(double,double)", self._low.value(), self._high.value())
-
-    def _both(getter, setter):
-        def write(self, value):
-            setter(self._low, value)
-            setter(self._high, value)
-        return lambda self: getter(self._high), write
 
     def setRange(self, minimum, maximum):
         self._low.setRange(minimum, maximum)
@@ -279,16 +251,14 @@ class ctkRangeWidget(QtWidgets.QWidget):
     def setMaximumValue(self, value):
         self._high.setValue(value)
 
-    _Box = QtWidgets.QDoubleSpinBox
-    minimumValue = Property(float, lambda self: self._low.value(), lambda self, v: self._low.setValue(v))
-    maximumValue = Property(float, lambda self: self._high.value(), lambda self, v: self._high.setValue(v))
-    minimum = Property(float, *_both(_Box.minimum, _Box.setMinimum))
-    maximum = Property(float, *_both(_Box.maximum, _Box.setMaximum))
-    singleStep = Property(float, *_both(_Box.singleStep, _Box.setSingleStep))
-    decimals = Property(int, *_both(_Box.decimals, _Box.setDecimals))
-    prefix = Property(str, *_both(_Box.prefix, _Box.setPrefix))
-    suffix = Property(str, *_both(_Box.suffix, _Box.setSuffix))
-    tracking = stored(bool, True)
+    minimumValue = Property(float, lambda self: self._low.value(), setMinimumValue)
+    maximumValue = Property(float, lambda self: self._high.value(), setMaximumValue)
+    minimum = passed_on(float, "minimum", "_low", "_high")
+    maximum = passed_on(float, "maximum", "_low", "_high")
+    singleStep = passed_on(float, "singleStep", "_low", "_high")
+    decimals = passed_on(int, "decimals", "_low", "_high")
+    prefix = passed_on(str, "prefix", "_low", "_high")
+    suffix = passed_on(str, "suffix", "_low", "_high")
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
@@ -303,79 +273,33 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         super().__init__(parent)
         self._line, self._button = QtWidgets.QLineEdit(self), QtWidgets.QToolButton(self)
         self._button.setText("…")
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._line, 1)
-        layout.addWidget(self._button)
+        row(self, self._line, self._button)
         self._line.textChanged.connect(lambda text: emit(self, "currentPathChanged(QString)", text))
         self._button.clicked.connect(lambda: self.browse())
 
-    def _set_path(self, path):
+    def setCurrentPath(self, path):
         self._line.setText(path)
 
-    currentPath = Property(str, lambda self: self._line.text(), _set_path)
+    currentPath = Property(str, lambda self: self._line.text(), setCurrentPath)
     filters = stored(int, 0x1 | 0x2 | 0x4 | 0x80)
     nameFilters = stored("QStringList", ())
     label = stored(str, "")
     settingKey = stored(str, "")
     options = stored(int, 0)
     minimumContentsLength = stored(int, 0)
-    showBrowseButton = Property(bool, lambda self: not self._button.isHidden(), lambda self, v: self._button.setVisible(v))
     showHistoryButton = stored(bool, True)
 
-    def setCurrentPath(self, path):
-        self._set_path(path)
+    def _show_button(self, visible):
+        self._button.setVisible(visible)
+
+    showBrowseButton = Property(bool, lambda self: not self._button.isHidden(), _show_button)
 
     def browse(self):
         from . import qt
         dialog = qt.QFileDialog.getOpenFileName if self.filters & self.Files else qt.QFileDialog.getExistingDirectory
         path = dialog(None, self.label or "Select")
         if path:
-            self._set_path(path)
-
-    def addCurrentPathToHistory(self):
-        from . import qt
-        if self.settingKey:
-            settings = qt.QSettings()
-            settings.setValue(self.settingKey, [self._line.text()])
-
-    def retrieveHistory(self):
-        from . import qt
-        kept = qt.QSettings().value(self.settingKey) if self.settingKey else None
-        if kept:
-            self._set_path(kept[0] if isinstance(kept, list) else kept)
-
-
-class ctkDirectoryButton(QtWidgets.QWidget):
-    directoryChanged = Signal(str)
-    directorySelected = Signal(str)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._button = QtWidgets.QPushButton(self)
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._button)
-        self._directory = QtCore.QDir.currentPath()
-        self._button.setText(self._directory)
-        self._button.clicked.connect(lambda: self.browse())
-
-    def _set_directory(self, directory):
-        if directory != self._directory:
-            self._directory = directory
-            self._button.setText(directory)
-            emit(self, "directoryChanged(QString)", directory)
-
-    directory = Property(str, lambda self: self._directory, _set_directory)
-    caption = stored(str, "")
-    text = Property(str, lambda self: self._button.text(), lambda self, v: self._button.setText(v))
-
-    def browse(self):
-        from . import qt
-        directory = qt.QFileDialog.getExistingDirectory(None, self.caption)
-        if directory:
-            self._set_directory(directory)
-            emit(self, "directorySelected(QString)", directory)
+            self._line.setText(path)
 
 
 class ctkComboBox(QtWidgets.QComboBox):
@@ -421,62 +345,24 @@ class ctkCheckBox(QtWidgets.QCheckBox):
     pass
 
 
-class ctkPushButton(QtWidgets.QPushButton):
-    pass
-
-
-class ctkCheckablePushButton(QtWidgets.QPushButton):
-    checkBoxControlsButtonToggleState = stored(bool, False)
-
-
-class ctkSearchBox(QtWidgets.QLineEdit):
-    showSearchIcon = stored(bool, False)
-
-
-class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
-    collapsed = stored(bool, False)
-
-
-class ctkColorPickerButton(QtWidgets.QPushButton):
-    colorChanged = Signal(QtGui.QColor)
-
-    def _set_color(self, color):
-        self._color = QtGui.QColor(color)
-        emit(self, "colorChanged(QColor)", self._color)
-
-    color = Property(QtGui.QColor, lambda self: self.__dict__.get("_color", QtGui.QColor()), _set_color)
-
-    def setColor(self, color):
-        self._set_color(color)
-
-
 class ctkMessageBox(QtWidgets.QMessageBox):
     dontShowAgainVisible = stored(bool, False)
     dontShowAgainSettingsKey = stored(str, "")
 
 
-class _NotHere:
+class NotHere:
     """A class that Slicer's own files name; the host has no such widget."""
 
     def __init__(self, *_, **__):
         raise NotImplementedError(f"{type(self).__name__} is not in the test host")
 
 
-def _expose():
-    """Replace each class of this file by its PythonQt view."""
-    from .qt import _answer
-    for name, cls in list(globals().items()):
-        if name.startswith("ctk") and isinstance(cls, type):
-            globals()[name] = wrap(cls, name)
-    globals()["ctkMessageBox"].exec = globals()["ctkMessageBox"].exec_ = _answer
-    for name in ("ctkDoubleSlider", "ctkDoubleRangeSlider"):
-        globals()[name] = type(name, (_NotHere,), {})
-
-
-_expose()
+NAMED_ONLY = ("ctkDoubleSlider", "ctkDoubleRangeSlider", "ctkDirectoryButton", "ctkColorPickerButton",
+              "ctkCheckablePushButton")
+globals().update({name: wrap(cls, name) for name, cls in list(globals().items())
+                  if name.startswith("ctk") and isinstance(cls, type)})
+globals().update({name: type(name, (NotHere,), {}) for name in NAMED_ONLY})
 
 
 def __getattr__(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise AttributeError(f"ctk.{name} is not in the test host")
+    raise AttributeError(name if name.startswith("__") else f"ctk.{name} is not in the test host")

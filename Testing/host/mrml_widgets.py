@@ -3,10 +3,11 @@ import weakref
 
 import slicer
 from PySide6 import QtGui, QtWidgets
+from shiboken6 import Shiboken
 
 from . import plots
-from .ctk import Property, Signal, _NotHere, stored
-from .pythonqt import emit, shiboken_alive, wrap
+from .ctk import NotHere, Property, Signal, row, stored
+from .pythonqt import emit, wrap
 
 RETIRED = []
 NODE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndImportEvent", "EndBatchProcessEvent", "EndCloseEvent")
@@ -17,7 +18,7 @@ def observe(widget, subject, event, slot):
     alive = weakref.ref(widget)
 
     def relay(*_):
-        if alive() is None or not shiboken_alive(alive()):
+        if alive() is None or not Shiboken.isValid(alive()):
             subject.RemoveObserver(tag)
         else:
             slot(alive())
@@ -62,9 +63,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._box = QtWidgets.QComboBox(self)
         self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
         self._box.setMinimumContentsLength(12)
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._box)
+        row(self, self._box)
         self._box.activated.connect(self._activated)
         self._requested = None
         self._refresh()
@@ -157,7 +156,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._menu = [(node.GetName(), "node", node) for node in nodes]
         if self.noneEnabled or self._node is None:
             self._menu.insert(0, (self.noneDisplay if self.noneEnabled else f"Select a {label}", "node", None))
-        row = next(i for i, entry in enumerate(self._menu) if entry[2] is self._node)
+        chosen = next(i for i, entry in enumerate(self._menu) if entry[2] is self._node)
         self._menu += [(text, action, None) for enabled, text, action in (
             (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
             (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
@@ -166,7 +165,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)) if enabled]
         self._box.clear()
         self._box.addItems([text for text, _, _ in self._menu])
-        self._box.setCurrentIndex(row)
+        self._box.setCurrentIndex(chosen)
 
     def _label(self):
         return self.nodeTypeLabel(self.nodeTypes[0]) if self.nodeTypes else "node"
@@ -174,8 +173,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def nodeTypeLabel(self, kind):
         return self._labels.get(kind) or (self._scene and self._scene.GetTypeDisplayNameByClassName(kind)) or "node"
 
-    def _activated(self, row):
-        _, action, node = self._menu[row]
+    def _activated(self, index):
+        _, action, node = self._menu[index]
         if action == "node":
             self._set_node(node)
             emit(self, "nodeActivated(PyObject)", node)
@@ -290,8 +289,8 @@ class qMRMLTableView(QtWidgets.QTableView):
         model = QtGui.QStandardItemModel(self)
         for column in range(self._node.GetNumberOfColumns() if self._node else 0):
             model.setHorizontalHeaderItem(column, QtGui.QStandardItem(self._node.GetColumnName(column)))
-            for row in range(self._node.GetNumberOfRows()):
-                model.setItem(row, column, QtGui.QStandardItem(self._node.GetCellText(row, column)))
+            for line in range(self._node.GetNumberOfRows()):
+                model.setItem(line, column, QtGui.QStandardItem(self._node.GetCellText(line, column)))
         QtWidgets.QTableView.setModel(self, model)
         QtWidgets.QTableView.resizeColumnsToContents(self)
 
@@ -399,7 +398,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 NAMED_ONLY = ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget", "qMRMLCheckableNodeComboBox")
 HERE = {name: wrap(cls, name) for name, cls in list(globals().items())
         if name.startswith(("qMRML", "qSlicer")) and isinstance(cls, type)}
-HERE.update({name: type(name, (_NotHere,), {}) for name in NAMED_ONLY})
+HERE.update({name: type(name, (NotHere,), {}) for name in NAMED_ONLY})
 globals().update(HERE)
 
 

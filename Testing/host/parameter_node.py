@@ -464,7 +464,7 @@ def _is_node(kind):
 
 _BINDINGS = [
     ((qt.QCheckBox, ctk.ctkCheckBox), _is(bool), _property("stateChanged", "checked")),
-    ((qt.QPushButton, ctk.ctkCheckablePushButton), _is(bool), _property("toggled", "checked")),
+    ((qt.QPushButton,), _is(bool), _property("toggled", "checked")),
     ((qt.QSlider, qt.QSpinBox), _is(int), _number),
     ((qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSpinBox), _is(int, float), _number),
     ((qt.QComboBox, ctk.ctkComboBox), _is(int, float, str, bool), _choice),
@@ -473,6 +473,5 @@ _BINDINGS = [
     ((qt.QLabel,), _is(str), _property(None, "text")),
     ((qt.QTextEdit,), _is(str), _text_edit),
     ((ctk.ctkPathLineEdit,), _is(pathlib.Path), _property("currentPathChanged", "currentPath")),
-    ((ctk.ctkDirectoryButton,), _is(pathlib.Path), _property("directoryChanged", "directory")),
     ((slicer.qMRMLNodeComboBox,), _is_node, _node_selector),
 ]

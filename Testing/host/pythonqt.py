@@ -16,7 +16,10 @@ import sys
 import types
 from pathlib import Path
 
-from PySide6 import QtCore
+from PySide6 import QtCore, QtWidgets
+from shiboken6 import Shiboken
+
+from . import dialogs
 
 if sys.version_info < (3, 12):
     # PySide6 (6.12) gives a reference to True or False away with each signal that is written in Python and carries
@@ -57,8 +60,11 @@ def wrap(base: type, name: str) -> type:
         if not isinstance(_static(base, attribute), QtCore.Property) and (not facts or attribute in facts["values"]):
             namespace[attribute] = _value(base, attribute)
     namespace["_signals"] = frozenset(signals & facts["signals"] if facts else signals)
+    if issubclass(base, QtWidgets.QDialog):
+        namespace["exec"] = namespace["exec_"] = dialogs.execute
+    namespace.update({function: dialogs.static(name, function) for function in dialogs.STATIC.get(name, ())})
     if facts:
-        for attribute in facts["methods"] & KEYWORDS:  # PySide6 has one of exec and exec_, PythonQt both
+        for attribute in facts["methods"] & KEYWORDS - namespace.keys():  # PySide6 has one of exec and exec_, PythonQt both
             for method in (getattr(base, attribute + "_", None), getattr(base, attribute, None)):
                 if method is not None:
                     namespace[attribute] = namespace[attribute + "_"] = method
@@ -166,7 +172,7 @@ class Object:
 
     def __getattr__(self, attribute):
         # PythonQt's last two places to look: dynamic properties, then children by object name.
-        if not attribute.startswith("_") and attribute not in type(self)._hidden and shiboken_alive(self):
+        if not attribute.startswith("_") and attribute not in type(self)._hidden and Shiboken.isValid(self):
             if attribute.encode() in [bytes(n.data()) for n in QtCore.QObject.dynamicPropertyNames(self)]:
                 return plain(QtCore.QObject.property(self, attribute))
             for child in QtCore.QObject.children(self):
@@ -191,11 +197,6 @@ class Object:
         else:
             raise AttributeError(f"'{attribute}' does not exist on {type(self).__name__} and creating new attributes "
                                  "on C++ objects is not allowed")
-
-
-def shiboken_alive(instance) -> bool:
-    from shiboken6 import Shiboken
-    return Shiboken.isValid(instance)
 
 
 class Signal:

@@ -1,7 +1,6 @@
 """The module ``qt`` as Slicer has it: every Qt class under one name, with PythonQt semantics.
 
-Classes are made on first use. Modal dialogs never block: each is noted in ``dialogs`` and answered from ``replies``
-(an unexpected one raises, because in a test nobody would ever press its button).
+Classes are made on first use. ``qt.dialogs`` and ``qt.replies`` are the host's own: see dialogs.py.
 """
 import re
 import sys
@@ -9,16 +8,10 @@ import xml.etree.ElementTree as ElementTree
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+from . import dialogs as modal
 from .pythonqt import Object, wrap
 
-dialogs: list[dict] = []  # every dialog shown: {"class", "title", "text"}
-replies: list = []  # what exec() and the static dialog functions return, first come first served
-
-_STATIC_DIALOGS = {
-    "QMessageBox": ["about", "critical", "information", "question", "warning"],
-    "QFileDialog": ["getExistingDirectory", "getOpenFileName", "getOpenFileNames", "getSaveFileName"],
-    "QInputDialog": ["getDouble", "getInt", "getItem", "getText"],
-}
+dialogs, replies = modal.shown, modal.replies
 
 
 def __getattr__(name):
@@ -37,10 +30,6 @@ def _make(base, name):
     if not (isinstance(base, type) and issubclass(base, QtCore.QObject)):
         return base  # functions, enums and value classes (QSize, QIcon, ...) have the same methods in both bindings
     made = wrap(base, name)
-    if issubclass(base, QtWidgets.QDialog):
-        made.exec = made.exec_ = _answer
-        for function in _STATIC_DIALOGS.get(name, []):
-            setattr(made, function, staticmethod(_static_answer(name, function)))
     if issubclass(base, QtWidgets.QMenu):
         made.__init__ = lambda self, first=None, *rest: base.__init__(self, _text_or_widget(first), *rest)
     if issubclass(base, QtCore.QThread):
@@ -51,25 +40,6 @@ def _make(base, name):
 def _text_or_widget(argument):
     """PythonQt takes any object where a text is expected; Slicer's developer section makes its menu that way."""
     return argument if argument is None or isinstance(argument, (str, QtWidgets.QWidget)) else str(argument)
-
-
-def _answer(dialog):
-    note = {"class": dialog.className(), "title": dialog.windowTitle}
-    texts = (str(getattr(dialog, p)) for p in ("text", "informativeText", "labelText") if hasattr(dialog, p))
-    note["text"] = "\n".join(filter(None, texts))
-    return _reply(note)
-
-
-def _static_answer(name, function):
-    return lambda *arguments, **kwargs: _reply({"class": f"{name}.{function}", "title": "", "text": "\n".join(
-        a for a in [*arguments, *kwargs.values()] if isinstance(a, str))})
-
-
-def _reply(note):
-    dialogs.append(note)
-    if not replies:
-        raise AssertionError(f"A dialog would wait for an answer that no test gives (append to qt.replies): {note}")
-    return replies.pop(0)
 
 
 class QUiLoader:

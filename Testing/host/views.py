@@ -1,8 +1,16 @@
 """The scene with what the application puts into it, its logics, and the layout manager (``slicer.app.layoutManager()``)."""
 import slicer
 import vtk
-from slicer import (vtkMRMLCrosshairNode, vtkMRMLLayoutLogic, vtkMRMLLayoutNode, vtkMRMLScene, vtkMRMLSliceLogic,
-                    vtkMRMLSliceNode, vtkMRMLSliceViewDisplayableManagerFactory, vtkSlicerApplicationLogic)
+from slicer import (
+    vtkMRMLCrosshairNode,
+    vtkMRMLLayoutLogic,
+    vtkMRMLLayoutNode,
+    vtkMRMLScene,
+    vtkMRMLSliceLogic,
+    vtkMRMLSliceNode,
+    vtkMRMLSliceViewDisplayableManagerFactory,
+    vtkSlicerApplicationLogic,
+)
 
 from . import application
 
