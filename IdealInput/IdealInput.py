@@ -364,10 +364,10 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _buildChannels(self):
         """One selector for each image that the network takes and gives, one lock for each that it takes."""
-        layout, locks = self.ui.channelsLayout, self.ui.locksLayout
+        locks = self.ui.locksLayout
         for selector in self._selectors.values():
             selector.setMRMLScene(None)  # a selector that waits for its deletion must not answer any more
-            layout.removeRow(selector)
+            self.ui.inputsLayout.removeRow(selector)
         for box in self._locks.values():
             locks.removeWidget(box)
             box.deleteLater()
@@ -392,7 +392,7 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         selector.toolTip = _("{channel}, in {units}").format(channel=channel.name, units=channel.units or _("no units"))
         selector.connect("currentNodeChanged(vtkMRMLNode*)",
                          lambda node, role=channel.role: self._onVolumeChosen(role, node))
-        self.ui.channelsLayout.addRow(label, selector)
+        self.ui.inputsLayout.insertRow(2 + len(self._selectors), label, selector)  # the model takes three rows
 
     def _showChoices(self):
         node = self._parameterNode
@@ -740,21 +740,36 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         :return: object with ``nodes`` (by the result's keys), ``tables``, ``charts``, ``facts``, ``result`` and ``run``,
             the identifier that all its nodes carry.
         """
+        inputNode = inputNode if inputNode is not None and inputNode.GetScene() is not None else None
         windows = {f"{kind} {role}": node for role, node in (shownAs or {}).items() for kind in ("ideal", "output")}
         shown = {key: windows.get(" ".join(key.split(" ")[:2])) for key in result.volumes}
-        inputNode = inputNode if inputNode is not None and inputNode.GetScene() is not None else None
-        nodes = mrml.add_result(result, inputNode, shown, self._earlier(inputNode))
+        slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
+        try:
+            nodes = mrml.add_result(result, inputNode, shown, self._earlier(inputNode))
+            run = self._mark(nodes, inputNode, result.facts.get("complete", True))
+            self._fileTogether(nodes, inputNode)
+        finally:
+            slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        return SimpleNamespace(nodes=nodes, tables={key: nodes[key] for key in result.tables},
+                               charts={key: nodes[key] for key in result.curves}, facts=result.facts, result=result,
+                               run=run)
+
+    def _mark(self, nodes, inputNode, complete):
+        """Write on every node which one of which run it is; show all errors in one window. Returns the run."""
         run = f"{time.time():.3f}"
         for key, node in nodes.items():
             node.SetAttribute(KEY, key)
             node.SetAttribute(RUN, run)
             node.SetNodeReferenceID(OF, inputNode.GetID() if inputNode is not None else None)
-            if not result.facts.get("complete", True):
+            if not complete:
                 node.SetName(_("{name} (incomplete)").format(name=node.GetName()))
                 node.SetAttribute("IdealInput.incomplete", "1")
-        self._fileTogether(nodes, inputNode)
-        return SimpleNamespace(nodes=nodes, tables={key: nodes[key] for key in result.tables},
-                               charts={key: nodes[key] for key in result.curves}, facts=result.facts, result=result, run=run)
+            kind, role = (key.split(" ") + [""])[:2]
+            before = nodes.get(f"error {role} patient's")
+            if kind == "error" and before is not None:
+                window = before.GetDisplayNode()
+                node.GetDisplayNode().SetWindowLevelMinMax(window.GetWindowLevelMin(), window.GetWindowLevelMax())
+        return run
 
     def _earlier(self, inputNode):
         """Tables, charts and texts about this input, by key."""
@@ -975,12 +990,13 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         units = table.GetColumnName(1).split("(")[-1].rstrip(")")
         errors = list(facts["error"].items())
         patient = errors[0][1]
-        lines = [_("Mean error of the network's output with the patient's input: <b>{error:.1f} {units}</b>").format(
-            error=patient, units=units)]
+        kind = _("ideal") if facts["settings"]["direction"] == "best" else _("worst")
+        lines = [_("Mean error of the network's output with"),
+                 _("- the patient's input: <b>{error:.1f} {units}</b>").format(error=patient, units=units)]
         for start, error in errors[1:]:
-            lines.append(_("with the input found from {start}: <b>{error:.1f} {units}</b> ({share:.0f} %)").format(
-                start=start, error=error, units=units, share=100 * error / patient if patient else 100))
-        lines.append(_("Research use only, not for diagnosis. Model: {model}.").format(model=facts["model"]["name"]))
+            lines.append(_("- the {kind} input (from {start}): <b>{error:.1f} {units}</b>, {share:.0f} %").format(
+                kind=kind, start=start, error=error, units=units, share=100 * error / patient if patient else 100))
+        lines.append(_("Network: {model}, research use only.").format(model=facts["model"]["name"]))
         return "<br>".join(lines)
 
     def showInViews(self, nodes, card, patient, start, channel, table):
