@@ -6,6 +6,8 @@ VENV = .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 READY = $(VENV)/ready
 RUN = $(VENV)/bin/python
 CONSTRAINTS = constraints.txt
+# Threads of torch that wait sleep: tests that run programs side by side would else take each other's cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 PIP = $(RUN) -m pip install --quiet --no-input --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 help:  ## this list

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import models
+from . import devices, models
 from .results import Progress, Table
 
 
@@ -48,6 +48,7 @@ def command(group: str, name: str, arguments: Callable[[argparse.ArgumentParser]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; 0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong command line."""
+    devices.wait_asleep()
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -219,7 +220,6 @@ def _machine(options):
     """Set the threads, and the device that was asked for."""
     import torch
 
-    from . import devices
 
     if options.threads:
         torch.set_num_threads(options.threads)

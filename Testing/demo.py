@@ -1,0 +1,173 @@
+"""Ideal inputs on real images, through the module's own logic and a real MRML scene, without the Slicer application.
+
+    python Testing/demo.py                  a CT slice that the pydicom package carries, Dixon images simulated from it
+    python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction and ct (NIfTI, NRRD
+                                            or MHA, by file name), or any CTs, from which Dixon images are simulated
+
+Writes a scene that Slicer opens, figures and a table to Testing/output/demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "Testing")]
+
+import host  # noqa: E402
+
+host.start()
+
+import slicer  # noqa: E402
+
+from NetInversionLib import dixon, mrml, volumes  # noqa: E402
+from NetInversionLib.results import Progress, Table  # noqa: E402
+
+OUTPUT = ROOT / "Testing" / "output" / "demo"
+ROLES = (*dixon.CHANNELS, "ct")
+SLICES = 5  # of the user's volumes, from the middle: a demo is short
+MODEL_SPACING_MM = 1.5  # the finest that the reference network was trained on
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with your own volumes")
+    parser.add_argument("--evaluations", type=int, default=150)
+    options = parser.parse_args()
+    try:
+        cases = list(own_cases(options.data) if options.data else packaged_case())
+    except volumes.VolumeError as error:
+        sys.exit(f"demo: {error}")
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    for name, case in cases:
+        show(name, case, options.evaluations)
+    scene = save_scene()
+    print(f"\nScene:   {scene}  (open it in Slicer: File > Add Data)\nFigures: {OUTPUT}/*.png\n"
+          "Research use only, not for diagnosis.")
+
+
+def packaged_case():
+    from pydicom.data import get_testdata_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder)
+        ct = replace(volumes.load(folder), name="CT")
+    yield "vertebra", simulated(at_model_spacing(ct))
+
+
+def own_cases(folder: Path):
+    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with simulated Dixon."""
+    if not folder.is_dir():
+        raise volumes.VolumeError(f"there is no folder '{folder}'")
+    files = {path.name.split(".")[0]: path for path in sorted(folder.rglob("*")) if path.name.endswith(IMAGES)}
+    if set(ROLES) <= set(files):
+        case = {role: volumes.load(files[role]) for role in ROLES}
+        ct = middle(case["ct"])
+        return [(folder.name, {role: volumes.resample(volume, ct) for role, volume in case.items()})]
+    cts = {name: volume for name, volume in ((n, volumes.load(p)) for n, p in files.items()) if looks_like_ct(volume)}
+    if not cts:
+        raise volumes.VolumeError(f"'{folder}' holds neither {', '.join(ROLES)} nor any CT in HU ({', '.join(IMAGES)})")
+    return [(name, simulated(at_model_spacing(middle(ct)))) for name, ct in cts.items()]
+
+
+def looks_like_ct(volume: volumes.Volume) -> bool:
+    return volume.array.min() < -500 and volume.array.max() > 200
+
+
+def middle(volume: volumes.Volume) -> volumes.Volume:
+    axis = volumes.axis_toward(volume, "S")[0]
+    region = [bound for size in volume.shape for bound in (0, size)]
+    size = volume.shape[axis]
+    first = max(0, (size - SLICES) // 2)
+    region[2 * axis:2 * axis + 2] = first, min(size, first + SLICES)
+    return volumes.crop(volume, tuple(region))
+
+
+def at_model_spacing(ct: volumes.Volume) -> volumes.Volume:
+    """``ct`` with in-plane voxels of at least the finest size that the network knows."""
+    import numpy as np
+
+    axis = 2 - volumes.axis_toward(ct, "S")[0]
+    spacing = np.array(ct.spacing_mm)
+    wanted = np.where(np.arange(3) == axis, spacing, np.maximum(spacing, MODEL_SPACING_MM))
+    if np.allclose(spacing, wanted):
+        return ct
+    matrix = ct.ijk_to_ras.copy()
+    matrix[:3, :3] *= wanted / spacing
+    size = np.maximum(1, np.floor(np.array(ct.shape[::-1]) * spacing / wanted)).astype(int)
+    grid = volumes.Volume(np.zeros(size[::-1], np.uint8), matrix, ct.name)
+    return volumes.resample(ct, grid)
+
+
+def simulated(ct: volumes.Volume) -> dict[str, volumes.Volume]:
+    return {**dixon.simulate_dixon(ct), "ct": ct}
+
+
+def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
+    """Put the case into the scene, run the module's logic on it, print the table and draw the figures."""
+    nodes = {role: mrml.volume_to_node(volume, f"{name} {volume.name}", role="ct" if role == "ct" else "input")
+             for role, volume in case.items()}
+    host.load_module("IdealInput")
+    from IdealInput import IdealInputLogic  # as in Slicer's Python console
+
+    logic = IdealInputLogic()
+    began = time.perf_counter()
+    output = logic.run({role: nodes[role] for role in dixon.CHANNELS}, nodes["ct"], progress=Lines(),
+                       starts=["patient", "zeros", "noise"], max_evaluations=evaluations, knobs=len(case["ct"].array) == 1)
+    print(f"\n{name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s, Dixon images "
+          f"{'simulated from the CT' if 'simulated' in case['in_phase'].name else 'your own'}")
+    print_table(output.result.tables["error"], columns=("input", "MAE everything (HU)", "relative to the patient's (%)",
+                                                        "values outside [0, 1] (%)"))
+    for table in ("swap back", "acquirable"):
+        if table in output.result.tables:
+            print_table(output.result.tables[table])
+    for start in ("patient", "zeros", "noise"):
+        keys = [f"{kind} {role} {start}" for kind in ("ideal", "change") for role in dixon.CHANNELS]
+        host.render_slice_views(OUTPUT / f"{name} from {start}.png",
+                                [*(nodes[role] for role in dixon.CHANNELS), *(output.nodes[key] for key in keys)], columns=3)
+    keys = ["output ct patient's", "error ct patient's", "output ct patient", "error ct patient"]
+    host.render_slice_views(OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)])
+    for key, chart in output.charts.items():
+        host.render_plot(chart, OUTPUT / f"{name} {key}.png")
+
+
+def print_table(table: Table, columns=None) -> None:
+    names = list(columns or table.columns)
+    rows = [names, *zip(*([f"{v:.2f}" if isinstance(v, float) else str(v) for v in table.columns[n]] for n in names))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    print(f"\n{table.title}")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def save_scene() -> Path:
+    path = OUTPUT / "NetInversion demo.mrb"
+    if not slicer.mrmlScene.WriteToMRB(str(path), None):
+        sys.exit(f"demo: could not write {path}; is the disk full?")
+    return path
+
+
+class Lines(Progress):
+    """Progress as lines on the terminal, one for each tenth."""
+
+    shown = -1
+
+    def report(self, fraction, message):
+        if int(10 * fraction) > self.shown:
+            self.shown = int(10 * fraction)
+            print(f"{100 * fraction:3.0f} %  {message}", flush=True)
+
+    def log(self, message):
+        print(f"       {message}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
