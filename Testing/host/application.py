@@ -22,6 +22,7 @@ from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402  (after the platform 
 
 from . import i18n, qt  # noqa: E402
 from .pythonqt import emit, wrap  # noqa: E402
+from .views import Strict, Views  # noqa: E402
 
 errors: list[str] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
 
@@ -112,7 +113,7 @@ class _Application(QtCore.QObject):
     resumeRender = restart = pauseRender
 
 
-class PythonConsole:
+class PythonConsole(Strict):
     """Only what a log needs."""
 
     def clear(self):
@@ -150,21 +151,11 @@ class _Modules(types.SimpleNamespace):
         raise AttributeError(f"slicer.modules.{name}: no such module is loaded in the test host")
 
 
-class LogicModule:
-    """A module of Slicer itself, of which the host has only the logic (``slicer.modules.volumes.logic()``)."""
-
-    def __init__(self, name, logic):
-        self.name, self._logic = name, logic
-
-    def logic(self):
-        return self._logic
-
-
-class qSlicerScriptedLoadableModule:
+class qSlicerScriptedLoadableModule(Strict):
     """What a scripted module's constructor gets as ``parent``; only the names that Slicer knows can be set."""
 
-    __slots__ = ("title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon", "path",
-                 "hidden", "index", "associatedNodeTypes", "name", "widgetRepresentationCreationEnabled",
+    __slots__ = ("title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon",
+                 "path", "hidden", "index", "associatedNodeTypes", "name", "widgetRepresentationCreationEnabled",
                  "_python", "_source", "_page")
 
     def __init__(self, path: Path):
@@ -219,9 +210,8 @@ def start():
     slicer.selfTests, slicer.modules = {}, _Modules()
     from . import mrml_widgets
     vars(slicer).update(mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule)
-    from . import views
     slicer.app = wrap(_Application, "qSlicerApplication")()
-    slicer.views = views.Views(slicer.app.temporaryPath)
+    slicer.views = Views(slicer.app.temporaryPath)
     slicer.app._main_window = slicer.qSlicerMainWindow()
     slicer.app._main_window.objectName = "qSlicerMainWindow"
     _install_python_files()
@@ -245,7 +235,7 @@ def _start_qt():
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
     application.setStyle("Fusion")
     application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)
-    # A machine without fonts draws no text offscreen; matplotlib brings one, which also makes pictures alike everywhere.
+    # A machine without fonts draws no text offscreen; matplotlib brings one, and pictures are alike everywhere.
     import matplotlib
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     QtGui.QFontDatabase.addApplicationFont(str(font))
@@ -366,7 +356,7 @@ class Waited:
 
 
 def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
-    """Serve the event loop until ``condition()`` holds. Raises TimeoutError, with the recorded errors, if it never does."""
+    """Serve the event loop until ``condition()`` holds; TimeoutError, with the recorded errors, if it never does."""
     begin = last = time.perf_counter()
     largest = 0.0
     timer = QtCore.QTimer()

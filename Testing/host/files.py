@@ -1,4 +1,4 @@
-"""``slicer.app.coreIOManager()``: scenes (.mrml, .mrb, folder), volumes, tables and transforms, over MRML's own storage."""
+"""``slicer.app.coreIOManager()``: reads and writes scenes, volumes, tables and transforms by MRML's own storage."""
 from pathlib import Path
 
 import slicer

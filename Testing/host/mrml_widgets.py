@@ -1,4 +1,4 @@
-"""The qMRML widgets that panels use, over real MRML nodes and PySide6 (put into ``slicer`` by ``application.start``)."""
+"""The qMRML widgets that panels use, over real MRML nodes and PySide6; ``application.start`` puts them in slicer."""
 import weakref
 
 import slicer
@@ -113,7 +113,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         if any(node.IsA(kind) for kind in self.hideChildNodeTypes if node.GetClassName() not in self.nodeTypes):
             return False
         for kind, name, value in self._attributes:
-            if node.IsA(kind) and (node.GetAttribute(name) is None or value is not None and node.GetAttribute(name) != value):
+            has = node.GetAttribute(name)
+            if node.IsA(kind) and (has is None or value is not None and has != value):
                 return False
         return self.showHidden or not node.GetHideFromEditors()
 
@@ -369,6 +370,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
     def enter(self):
         self._entered = True
+        self.show()
         if hasattr(self._python, "enter"):
             self._python.enter()
 
@@ -376,6 +378,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._entered = False
         if hasattr(self._python, "exit"):
             self._python.exit()
+        self.hide()
 
     def reload(self):
         """Make the widget again from the module's present source (``slicer.util.reloadScriptedModule`` calls it)."""
@@ -385,8 +388,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
             self.enter()
 
     def _retire(self):
-        """End of the page. It stays in memory, as a reloaded page does in Slicer: scripts may still hold its widgets."""
-        self.hide()
+        """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets."""
         for selector in self.findChildren("qMRMLNodeComboBox"):
             selector._leave_scene()
         RETIRED.append(self)

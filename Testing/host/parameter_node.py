@@ -318,7 +318,7 @@ class _Wrapper:
     def connectParametersToGui(self, mapping):
         unknown = set(mapping) - set(self._parameters)
         if unknown:
-            raise ValueError(f"Cannot find a param with the given name: {sorted(unknown)}; there is {list(self._parameters)}")
+            raise ValueError(f"Cannot find a param with the given name: {sorted(unknown)} in {list(self._parameters)}")
         bindings = {name: _bind(widget, self._hints[name]) for name, widget in mapping.items()}
         slots = []
         for name, (signal, read, write) in bindings.items():

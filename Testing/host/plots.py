@@ -114,12 +114,14 @@ def _draw_axes(painter, rect, frame, x, y, chart):
     painter.setPen(QtGui.QColor("black"))
     painter.drawRect(frame)
     for tick in x.ticks():
-        painter.drawText(QtCore.QRectF(x.pixel(tick) - 40, frame.bottom() + 4, 80, 14), align.AlignCenter, f"{tick:.4g}")
+        below = QtCore.QRectF(x.pixel(tick) - 40, frame.bottom() + 4, 80, 14)
+        painter.drawText(below, align.AlignCenter, f"{tick:.4g}")
     for tick in y.ticks():
         painter.drawText(QtCore.QRectF(rect.left() + 14, y.pixel(tick) - 8, LEFT - 20, 16),
                          align.AlignRight | align.AlignVCenter, f"{tick:.4g}")
     if chart.GetTitleVisibility():
-        painter.drawText(QtCore.QRect(rect.left(), rect.top(), rect.width(), TOP), align.AlignCenter, chart.GetTitle() or "")
+        above = QtCore.QRect(rect.left(), rect.top(), rect.width(), TOP)
+        painter.drawText(above, align.AlignCenter, chart.GetTitle() or "")
     painter.drawText(QtCore.QRect(frame.left(), frame.bottom() + 20, frame.width(), 20), align.AlignCenter,
                      chart.GetXAxisTitle() or "")
     painter.save()
@@ -131,7 +133,8 @@ def _draw_axes(painter, rect, frame, x, y, chart):
 
 
 def _draw_series(painter, one, x, y):
-    points = [QtCore.QPointF(x.pixel(a), y.pixel(b)) for a, b in one.points if (a > 0 or not x.log) and (b > 0 or not y.log)]
+    shown = ((a, b) for a, b in one.points if (a > 0 or not x.log) and (b > 0 or not y.log))
+    points = [QtCore.QPointF(x.pixel(a), y.pixel(b)) for a, b in shown]
     painter.setPen(QtGui.QPen(one.colour, 2))
     painter.setBrush(one.colour)
     if one.bar:

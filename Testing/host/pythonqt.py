@@ -37,7 +37,8 @@ def expand(table: dict) -> dict:
     """Give every class of a recorded table all that it inherits: {class: {"values", "signals", "methods"}} of sets."""
     def everything(name):
         entry = table[name]
-        found = everything(entry["inherits"]) if "inherits" in entry else {"values": {}, "signals": set(), "methods": set()}
+        nothing = {"values": {}, "signals": set(), "methods": set()}
+        found = everything(entry["inherits"]) if "inherits" in entry else nothing
         return {"values": {**found["values"], **entry["values"]},
                 "signals": found["signals"] | set(entry["signals"]),
                 "methods": found["methods"] | set(entry["methods"])}
@@ -64,7 +65,8 @@ def wrap(base: type, name: str) -> type:
         namespace["exec"] = namespace["exec_"] = dialogs.execute
     namespace.update({function: dialogs.static(name, function) for function in dialogs.STATIC.get(name, ())})
     if facts:
-        for attribute in facts["methods"] & KEYWORDS - namespace.keys():  # PySide6 has one of exec and exec_, PythonQt both
+        # PySide6 has one of exec and exec_, PythonQt both.
+        for attribute in facts["methods"] & KEYWORDS - namespace.keys():
             for method in (getattr(base, attribute + "_", None), getattr(base, attribute, None)):
                 if method is not None:
                     namespace[attribute] = namespace[attribute + "_"] = method
@@ -179,7 +181,8 @@ class Object:
                 if QtCore.QObject.objectName(child) == attribute:
                     return child
         if attribute in type(self)._hidden:
-            raise AttributeError(f"{type(self).__name__}.{attribute} is in PySide6 but not in PythonQt ({FACTS_FILE.name})")
+            where = f"is in PySide6 but not in PythonQt ({FACTS_FILE.name})"
+            raise AttributeError(f"{type(self).__name__}.{attribute} {where}")
         raise AttributeError(f"{type(self).__name__} has no attribute '{attribute}' in the test host (PythonQt rules)")
 
     def __setattr__(self, attribute, value):

@@ -43,7 +43,7 @@ def _text_or_widget(argument):
 
 
 class QUiLoader:
-    """Reads a .ui file into the host's classes; as in Slicer, an unknown class or a wrong connection is an error here."""
+    """Reads a .ui file into the host's classes; an unknown class or a wrong connection is an error."""
 
     def load(self, file, parent=None):
         text = bytes(file.readAll().data()).decode()

@@ -33,19 +33,21 @@ class SampleDataSource:
             elif value is None or name == "loadFileTypes" and isinstance(value, str):
                 value = [value] * len(self.uris)
             setattr(self, name, value)
-        if self.uris == [None] or len({len(self.uris), len(self.fileNames), len(self.nodeNames), len(self.checksums)}) > 1:
+        lists = (self.uris, self.fileNames, self.nodeNames, self.checksums)
+        if self.uris == [None] or len({len(values) for values in lists}) > 1:
             raise ValueError(f"Sample '{self.sampleName}': uris, fileNames, nodeNames and checksums must be as many")
 
 
 class SampleDataLogic:
     @staticmethod
     def registerCustomSampleDataSource(category="Custom", sampleName=None, uris=None, fileNames=None, nodeNames=None,
-                                       customDownloader=None, thumbnailFileName=None, loadFileTypes=None, loadFiles=None,
-                                       loadFileProperties=None, checksums=None, loadFileType=None):
+                                       customDownloader=None, thumbnailFileName=None, loadFileTypes=None,
+                                       loadFiles=None, loadFileProperties=None, checksums=None, loadFileType=None):
         if thumbnailFileName is not None and not os.path.isfile(thumbnailFileName):
             raise FileNotFoundError(f"Sample '{sampleName}' has no thumbnail {thumbnailFileName}")
-        source = SampleDataSource(sampleName, sampleName, uris, fileNames, nodeNames, checksums, loadFiles, customDownloader,
-                                  thumbnailFileName, loadFileTypes or loadFileType, loadFileProperties or {})
+        source = SampleDataSource(sampleName, sampleName, uris, fileNames, nodeNames, checksums, loadFiles,
+                                  customDownloader, thumbnailFileName, loadFileTypes or loadFileType,
+                                  loadFileProperties or {})
         sources = vars(slicer.modules).setdefault("sampleDataSources", {}).setdefault(category, [])
         if source not in sources:
             sources.append(source)
@@ -58,8 +60,8 @@ class SampleDataLogic:
         folder = Path(slicer.app.temporaryPath) / "cache"
         folder.mkdir(exist_ok=True)
         nodes, paths = [], []
-        for uri, name, node_name, checksum, load in zip(source.uris, source.fileNames, source.nodeNames, source.checksums,
-                                                        source.loadFiles):
+        each = zip(source.uris, source.fileNames, source.nodeNames, source.checksums, source.loadFiles)
+        for uri, name, node_name, checksum, load in each:
             path = folder / (name or Path(uri).name)
             if not slicer.util.downloadFile(uri, str(path), checksum):
                 raise RuntimeError(f"Sample data {uri} could not be downloaded to {path}")

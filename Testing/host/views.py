@@ -1,4 +1,4 @@
-"""The scene with what the application puts into it, its logics, and the layout manager (``slicer.app.layoutManager()``)."""
+"""The scene with what the application puts into it, its logics, and ``slicer.app.layoutManager()``."""
 import slicer
 import vtk
 from slicer import (
@@ -12,8 +12,6 @@ from slicer import (
     vtkSlicerApplicationLogic,
 )
 
-from . import application
-
 # What Slicer files in the subject hierarchy as soon as it is in the scene.
 FILED = ("vtkMRMLVolumeNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode",
          "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode", "vtkMRMLSegmentationNode")
@@ -25,7 +23,16 @@ LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Pl
           "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
 
 
-class SliceWidget:
+class Strict:
+    """Says who is missing what."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        raise AttributeError(f"{type(self).__name__}.{name} is not in the test host")
+
+
+class SliceWidget(Strict):
     """``layoutManager.sliceWidget(name)``: the logic and nodes of one slice view."""
 
     def __init__(self, logic):
@@ -44,7 +51,17 @@ class SliceWidget:
         self._logic.FitSliceToBackground()
 
 
-class PlotWidget:
+class LogicModule(Strict):
+    """A module of Slicer itself, of which the host has only the logic (``slicer.modules.volumes.logic()``)."""
+
+    def __init__(self, name, logic):
+        self.name, self._logic = name, logic
+
+    def logic(self):
+        return self._logic
+
+
+class PlotWidget(Strict):
     """``layoutManager.plotWidget(0)``: names the plot view's node."""
 
     def __init__(self, node):
@@ -54,7 +71,7 @@ class PlotWidget:
         return self._node
 
 
-class Views:
+class Views(Strict):
     """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first state."""
 
     def __init__(self, folder):
@@ -74,7 +91,7 @@ class Views:
             logic.SetMRMLScene(self.scene)
             logic.SetMRMLApplicationLogic(self.application_logic)
             self.application_logic.SetModuleLogic(name, logic)
-            setattr(slicer.modules, name.lower(), application.LogicModule(name, logic))
+            setattr(slicer.modules, name.lower(), LogicModule(name, logic))
         self.scene.AddObserver(vtkMRMLScene.NodeAddedEvent, self._node_added)
         for event in ("EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent"):
             self.scene.AddObserver(getattr(vtkMRMLScene, event), self._scene_settled)

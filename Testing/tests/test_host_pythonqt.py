@@ -18,7 +18,8 @@ NOT_HERE = {"ctkFittedTextBrowser", "ctkPushButton", "ctkSearchBox"}
 HERE = sorted(set(TABLE) - NAMED_ONLY - NOT_HERE)
 VALUE_CLASSES = {"QIcon", "QPixmap", "QFont", "QSize", "QUrl"}  # PySide6's own: only what both have is compared
 # Qt 5 has these, Qt 6 (and so the host) has not; a panel that used them would break in a Slicer built with Qt 6.
-QT5_ONLY = set("""autoCompletion autoCompletionCaseSensitivity margin setMargin tabStopWidth setTabStopWidth getTextMargins
+QT5_ONLY = set("""autoCompletion autoCompletionCaseSensitivity margin setMargin tabStopWidth setTabStopWidth
+    getTextMargins
     viewOptions isFirstItemColumnSpanned setFirstItemColumnSpanned showExtension confirmOverwrite setConfirmOverwrite
     nameFilterDetailsVisible isNameFilterDetailsVisible setNameFilterDetailsVisible readOnly isReadOnly setReadOnly
     resolveSymlinks setResolveSymlinks associatedWidgets associatedGraphicsWidgets parentWidget iniCodec setIniCodec
@@ -181,7 +182,19 @@ def test_an_unknown_signal_is_an_error(button, signal):
 def test_an_exception_in_a_slot_is_recorded_and_goes_no_further(button, capsys):
     button.clicked.connect(lambda: 1 / 0)
     button.click()
-    assert len(host.errors) == 1 and "ZeroDivisionError" in host.errors[0] and "ZeroDivisionError" in capsys.readouterr().err
+    assert len(host.errors) == 1 and "ZeroDivisionError" in host.errors[0]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    host.errors.clear()
+
+
+def test_errors_of_timers_and_of_scene_observers_are_recorded_too(scene):
+    import qt
+    tag = scene.AddObserver(scene.NodeAddedEvent, lambda *_: {}["observer"])
+    scene.AddNewNodeByClass("vtkMRMLTextNode")
+    qt.QTimer.singleShot(0, lambda: {}["timer"])
+    host.wait(lambda: len(host.errors) == 2)
+    assert "KeyError: 'observer'" in host.errors[0] and "KeyError: 'timer'" in host.errors[1]
+    scene.RemoveObserver(tag)
     host.errors.clear()
 
 
@@ -193,13 +206,16 @@ def test_receiver_and_slot_name_can_be_given():
     assert box.value == 42
 
 
-@pytest.mark.parametrize("ask", ["qt.QNothing", "ctk.ctkNothing", "slicer.qMRMLNothing", "slicer.modules.nothing",
-                                 "slicer.app.nothing", "qt.QThread"])
-def test_what_the_host_has_not_raises(ask):
+@pytest.mark.parametrize("ask", [
+    "qt.QNothing", "qt.QThread", "qt.QPushButton().nothing", "ctk.ctkNothing", "slicer.modules.nothing",
+    "slicer.app.nothing", "slicer.app.layoutManager().nothing", "slicer.app.coreIOManager().nothing",
+    "slicer.app.layoutManager().sliceWidget('Red').nothing", "slicer.modules.plots.nothing",
+    "slicer.app.pythonConsole().nothing", "slicer.qMRMLSpinBox()"])
+def test_what_the_host_has_not_raises_and_names_the_host(ask):
     import ctk
     import qt
     import slicer
-    with pytest.raises((AttributeError, NotImplementedError)):
+    with pytest.raises((AttributeError, NotImplementedError), match="test host"):
         eval(ask, {"qt": qt, "ctk": ctk, "slicer": slicer})
 
 

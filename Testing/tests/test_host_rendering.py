@@ -119,7 +119,8 @@ def test_a_picture_leaves_the_scene_as_it_was(scene, tmp_path):
     assert sorted(n.GetID() for n in scene.GetNodes()) == before
 
 
-@pytest.mark.parametrize(("views", "says"), [(["Blue"], "No slice view"), ([], "no slice view"), ([{"back": 1}], "Unknown")])
+@pytest.mark.parametrize(("views", "says"), [
+    (["Blue"], "No slice view"), ([], "no slice view"), ([{"back": 1}], "Unknown")])
 def test_what_can_not_be_drawn_is_an_error(scene, tmp_path, views, says):
     with pytest.raises(ValueError, match=says):
         host.render_slice_views(tmp_path / "a.png", views)
@@ -129,7 +130,8 @@ def test_what_can_not_be_drawn_is_an_error(scene, tmp_path, views, says):
 def chart(scene):
     import slicer
     nodes, x = {}, np.arange(50.0)
-    slicer.util.plot(np.stack([x, 100 * 0.9**x, np.full(50, 10.0)], 1), 0, ["step", "patient", "zeros"], "Loss", nodes=nodes)
+    values = np.stack([x, 100 * 0.9**x, np.full(50, 10.0)], 1)
+    slicer.util.plot(values, 0, ["step", "patient", "zeros"], "Loss", nodes=nodes)
     for series, colour in zip(nodes["series"], ([1, 0, 0], [0, 0, 1]), strict=True):
         series.SetColor(colour)
         series.SetMarkerStyle(series.MarkerStyleNone)
@@ -169,10 +171,8 @@ def test_a_plot_view_follows_its_table(chart, scene):
     before = view.grab().toImage()
     host.wait(lambda: True)
     table = chart.GetNthPlotSeriesNode(0).GetTableNode()
-    slicer.util.updateTableFromArray(table, np.stack([np.arange(50.0), np.arange(50.0), np.zeros(50)], 1), ["X", "Y", "Y1"])
-    for i, name in enumerate(("step", "patient", "zeros")):
-        table.GetTable().GetColumn(i).SetName(name)
-    table.Modified()
+    values = np.stack([np.arange(50.0), np.arange(50.0), np.zeros(50)], 1)
+    slicer.util.updateTableFromArray(table, values, ["step", "patient", "zeros"])
     assert view.grab().toImage() != before
     view.hide()
 
