@@ -231,8 +231,8 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         self._abandon(None)
-        self.removeObservers()
         self.setParameterNode(None)
+        self.removeObservers()
 
     def enter(self):
         self.initializeParameterNode()
@@ -554,6 +554,7 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onFailed(self, message, details, last):
         going = self._end()
         if last is not None:
+            last.facts["complete"] = False
             try:
                 first = going.inputs[self._card.inputs[0].role]
                 self._parameterNode.run = self.logic.addResult(last, first, going.inputs).run

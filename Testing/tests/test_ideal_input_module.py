@@ -1,0 +1,739 @@
+"""The module Ideal Input driven as a user does: choose nodes, press Apply, wait, read the nodes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import host
+import job_tasks
+import numpy as np
+import pytest
+import torch
+
+from NetInversionLib import jobs, models, networks, volumes
+
+host.start()
+
+from NetInversionLib import mrml, qtjobs  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+ROLES = ("in_phase", "fat_fraction", "water_fraction", "ct")
+SHAPE = (3, 20, 24)  # k, j, i
+NAME = "tiny.safetensors"
+
+
+def card(inputs=3, **changes):
+    """The card of a network made for the tests, like the reference network's."""
+    channels = [models.Channel("Dixon in-phase", "in_phase", "a.u.", 0.0, None, 99.5),
+                models.Channel("Dixon fat fraction", "fat_fraction", "", 0.0, 1.0),
+                models.Channel("Dixon water fraction", "water_fraction", "", 0.0, 1.0)]
+    fields = dict(name="Tiny", version="1", architecture="unet",
+                  arguments={"dimensions": 2, "in_channels": inputs, "out_channels": 1, "features": [6, 8]},
+                  inputs=tuple(channels[:inputs]), outputs=(models.Channel("CT", "ct", "HU", -1000.0, 2000.0),),
+                  dimensions=2, orientation="LPS", spacing_mm=(1.5, 4.0), size_multiple=2, trained_on=("nothing",),
+                  sources="none", licence="MIT", intended_use="Tests on SIMULATED images only.")
+    return models.Card(**{**fields, **changes})
+
+
+def save_model(path, **changes):
+    torch.manual_seed(1)
+    made = card(**changes)
+    return models.save(path, networks.build(made.architecture, **made.arguments), made)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Path of a small untrained network, alone in its folder."""
+    return save_model(tmp_path_factory.mktemp("models") / NAME)
+
+
+@pytest.fixture(scope="session")
+def arrays(tiny):
+    """[k, j, i] by role; the target is what the network gives for other images, so that it can be reached."""
+    k, j, i = np.mgrid[:SHAPE[0], :SHAPE[1], :SHAPE[2]]
+    patient = np.stack([0.5 + 0.4 * np.sin(i * f + k) * np.cos(j * g) for f, g in ((0.4, 0.3), (0.2, 0.5), (0.6, 0.2))])
+    model = models.load(tiny)
+    other = np.clip(patient + 0.3 * np.cos(0.9 * i + 0.7 * j), 0, 1)
+    target = model.denormalise_output(model(torch.from_numpy(other.astype(np.float32)).transpose(0, 1)))
+    found = dict(zip(ROLES, [1000 * patient[0], *patient[1:], target[:, 0].clamp(-1000, 2000).numpy()]))
+    return {role: np.ascontiguousarray(array, np.float32) for role, array in found.items()}
+
+
+@pytest.fixture
+def widget(module, tiny, monkeypatch):
+    """The module's panel, which offers the small network first."""
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tiny.parent))
+    monkeypatch.delenv("NETINVERSION_DATA", raising=False)
+    return module("IdealInput")
+
+
+def add_nodes(arrays, matrix=np.diag([-2.0, -2.0, 3.0, 1.0]), **replaced):
+    """Scalar volume nodes by role."""
+    import slicer
+
+    matrix = slicer.util.vtkMatrixFromArray(matrix)
+    nodes = {role: slicer.util.addVolumeFromArray(array.copy(), matrix, f"My {role.replace('_', ' ')}")
+             for role, array in {**arrays, **replaced}.items()}
+    return nodes
+
+
+def choose(widget, nodes):
+    """Choose the volumes in the panel, with settings for a short run in this process."""
+    for role, node in nodes.items():
+        widget._selectors[role].setCurrentNode(node)
+    widget.ui.evaluationsSpinBox.value = 15
+    widget.ui.knobsCheckBox.checked = False
+    widget.ui.workerCheckBox.checked = False
+    device = widget.ui.deviceSelector
+    device.setCurrentIndex(device.findData("cpu"))
+
+
+def press(widget):
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.applyButton.click()
+
+
+def finish(widget, timeout_s=60):
+    waited = host.wait(lambda: widget._going is None, timeout_s, "The run's end")
+    return waited
+
+
+def results(widget):
+    return widget.logic.resultNodes(widget._parameterNode.run)
+
+
+def array(node):
+    import slicer
+
+    return slicer.util.arrayFromVolume(node)
+
+
+def scene_ids():
+    import slicer
+
+    return {node.GetID() for node in slicer.mrmlScene.GetNodes()}
+
+
+def log(widget):
+    return widget.ui.logText.toPlainText()
+
+
+# ---- a run
+
+
+def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    widget.ui.startZerosCheckBox.checked = True
+    widget.ui.evaluationsSpinBox.value = 60
+    widget.ui.workerCheckBox.checked = True
+    press(widget)
+    assert widget.ui.applyButton.text == "Cancel" and widget.ui.applyButton.enabled
+    assert not widget.ui.inputsCollapsibleButton.enabled
+    gap = host.wait(lambda: widget.ui.progressBar.value > 900 or widget._going is None, 60).largest_gap_s
+    assert gap < 0.1, "the event loop was not served"
+    finish(widget)
+    found = results(widget)
+    assert widget.ui.applyButton.text == "Apply" and "Done" in widget.ui.statusLabel.text, log(widget)
+
+    # The network really gives this error on these images.
+    model = models.load(tiny)
+    for start in ("patient", "zeros"):
+        ideal = [volumes.Volume(array(found[f"ideal {role} {start}"]), np.eye(4), role) for role in ROLES[:3]]
+        scaling = model.scalings([volumes.Volume(arrays[role], np.eye(4), role) for role in ROLES[:3]])
+        # LPS: the nodes' axes run to the left and posterior already.
+        output = model.denormalise_output(model(model.normalise(ideal, scaling)))[:, 0].numpy()
+        np.testing.assert_allclose(array(found[f"output ct {start}"]), output, atol=0.5)
+        np.testing.assert_allclose(array(found[f"error ct {start}"]), np.abs(output - arrays["ct"]), atol=0.5)
+        change = array(found[f"ideal in_phase {start}"]) - arrays["in_phase"]
+        np.testing.assert_allclose(array(found[f"change in_phase {start}"]), change, atol=0.01)
+    before, after = (array(found[f"error ct {name}"]).mean() for name in ("patient's", "patient"))
+    assert after < 0.5 * before
+    facts = json.loads(found["facts"].GetText())
+    assert facts["error"]["patient"] == pytest.approx(after, rel=1e-3)
+    assert facts["model"]["sha256"] == model.sha256 and facts["settings"]["max_evaluations"] == 60
+    assert {"seed", "starts"} <= facts["settings"].keys() and facts["versions"]["torch"] == torch.__version__
+
+    # Names, units, tables and plots
+    assert found["ideal in_phase patient"].GetName() == "Ideal Dixon in-phase (from patient)"
+    assert found["output ct zeros"].GetVoxelValueUnits().GetCodeMeaning() == "Hounsfield unit"
+    assert {"error", "change", "swap back", "validity"} <= found.keys()
+    assert f"{after:.1f} HU" in widget.ui.summaryLabel.text and f"{before:.1f} HU" in widget.ui.summaryLabel.text
+    columns = [found["error"].GetColumnName(i) for i in range(found["error"].GetNumberOfColumns())]
+    assert "MAE everything (HU)" in columns
+    series = found["convergence"].GetNthPlotSeriesNode(0)
+    loss = series.GetTableNode().GetTable().GetColumnByName(series.GetYColumnName())
+    assert loss.GetNumberOfValues() > 10 and loss.GetValue(loss.GetNumberOfValues() - 1) < loss.GetValue(0)
+
+    # Shown: patient beside ideal, all views on one slice, one window for both errors
+    manager = slicer.app.layoutManager()
+    shown = [manager.sliceWidget(f"IdealInput{i}").mrmlSliceCompositeNode().GetBackgroundVolumeID() for i in range(1, 6)]
+    keys = ("ideal in_phase patient", "change in_phase patient", "error ct patient's", "error ct patient")
+    assert shown == [nodes["in_phase"].GetID(), *(found[key].GetID() for key in keys)]
+    assert len({manager.sliceWidget(f"IdealInput{i}").sliceLogic().GetSliceOffset() for i in range(1, 6)}) == 1
+    assert len({found[key].GetDisplayNode().GetWindowLevelMax() for key in keys[2:]}) == 1
+    plot = slicer.mrmlScene.GetSingletonNode("IdealInputPlot1", "vtkMRMLPlotViewNode")
+    assert plot.GetPlotChartNodeID() == found["convergence"].GetID()
+    widget.ui.shownStartSelector.setCurrentIndex(widget.ui.shownStartSelector.findData("zeros"))
+    widget.ui.showButton.click()
+    assert manager.sliceWidget("IdealInput2").mrmlSliceCompositeNode().GetBackgroundVolumeID() == \
+        found["ideal in_phase zeros"].GetID()
+
+
+def test_three_lines_from_the_console(widget, arrays):
+    from IdealInput import IdealInputLogic
+
+    nodes = add_nodes(arrays)
+    output = IdealInputLogic().run([nodes[role] for role in ROLES[:3]], nodes["ct"], max_evaluations=20, device="cpu",
+                                   locked=["fat_fraction"])
+    assert array(output.nodes["error ct patient"]).mean() < array(output.nodes["error ct patient's"]).mean()
+    assert not array(output.nodes["change fat_fraction patient"]).any()
+    assert output.tables.keys() == {"error", "change", "swap back", "validity", "acquirable"}
+    assert output.charts.keys() == {"convergence", "spectrum"}
+    assert output.facts["settings"]["locked"] == ("fat_fraction",) and output.result.volumes
+
+
+def random_placement(seed):
+    """A rotated, anisotropic, left-handed IJK-to-RAS matrix."""
+    rng = np.random.default_rng(seed)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] * (2.0, 2.5, 3.0)
+    matrix[:3, 3] = rng.uniform(-100, 100, 3)
+    return matrix
+
+
+def test_results_lie_where_the_input_lies(widget, arrays):
+    import slicer
+    import vtk
+
+    nodes = add_nodes(arrays, random_placement(1))
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Moved")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(random_placement(2)))
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    person = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Person")
+    for node in nodes.values():
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), person)
+    choose(widget, nodes)
+    press(widget)
+    finish(widget)
+    matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
+    nodes["in_phase"].GetIJKToRASMatrix(matrices[0])
+    for key, node in results(widget).items():
+        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
+        assert hierarchy.GetItemParent(folder) == person, key
+        if node.IsA("vtkMRMLScalarVolumeNode"):
+            node.GetIJKToRASMatrix(matrices[1])
+            np.testing.assert_array_equal(*(slicer.util.arrayFromVTKMatrix(m) for m in matrices))
+            assert node.GetTransformNodeID() == transform.GetID() and array(node).shape == SHAPE
+
+
+def test_a_second_run_fills_the_same_tables_and_another_patient_gets_new_ones(widget, arrays):
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    press(widget)
+    first = results(widget)
+    press(widget)
+    second = results(widget)
+    same = [key for key in first if first[key] is second.get(key)]
+    assert {"error", "change", "convergence", "spectrum", "facts"} <= set(same)
+    assert first["ideal in_phase patient"].GetName() + "_1" == second["ideal in_phase patient"].GetName()
+    series = second["convergence"].GetNthPlotSeriesNodeID(0)
+
+    choose(widget, add_nodes(arrays))
+    press(widget)
+    third = results(widget)
+    assert not {node.GetID() for node in third.values()} & {node.GetID() for node in second.values()}
+    assert third["convergence"].GetNthPlotSeriesNodeID(0) != series
+
+
+@pytest.mark.parametrize("region, expected", [("DISPLAYED", (1, 20, 24)), ("SLICES", (2, 20, 24)), ("ROI", (2, 20, 21))])
+def test_region(widget, arrays, region, expected):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    choices = [widget.ui.regionSelector.itemText(i) for i in range(widget.ui.regionSelector.count)]
+    widget.ui.regionSelector.setCurrentIndex(choices.index({
+        "DISPLAYED": "Displayed slice", "SLICES": "Some slices", "ROI": "Region of interest"}[region]))
+    slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(3.0)  # slice 1
+    widget.ui.firstSliceSpinBox.value = 1  # to the last one
+    if region == "ROI":
+        assert "region of interest" in widget.ui.applyButton.toolTip
+        roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        roi.SetCenter(-4.0, -19.0, 4.5)  # i 0 to 4, around it 16 voxels of context; all j; k 1 and 2
+        roi.SetSize(10.0, 100.0, 3.0)
+        widget.ui.roiSelector.setCurrentNode(roi)
+    else:
+        roi = None
+    press(widget)
+    found = results(widget)
+    assert array(found["ideal in_phase patient"]).shape == expected
+    if roi:
+        change = array(found["change in_phase patient"])
+        assert change[..., :5].any() and not change[..., 5:].any(), "changed outside the region"
+
+
+def test_mask_keeps_what_lies_outside(widget, arrays):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[:, 5:9, 6:12] = 1
+    label = slicer.util.addVolumeFromArray(mask, slicer.util.vtkMatrixFromArray(np.diag([-2.0, -2.0, 3.0, 1.0])), "Label",
+                                           "vtkMRMLLabelMapVolumeNode")
+    choose(widget, nodes)
+    widget.ui.maskSelector.setCurrentNode(label)
+    press(widget)
+    change = array(results(widget)["change in_phase patient"])
+    assert change[mask == 1].any() and not change[mask == 0].any()
+
+
+# ---- stopping
+
+
+def endless(widget, arrays, worker):
+    """Start a run that would not end."""
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    widget.ui.evaluationsSpinBox.value = 100000
+    widget.ui.workerCheckBox.checked = worker
+    return nodes
+
+
+def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
+    endless(widget, arrays, worker=True)
+    press(widget)
+    host.wait(lambda: widget._going.curves.get("patient", [(0, 0)])[-1][0] > 1, 60)
+    host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-*")), 30)
+    widget.ui.applyButton.click()
+    assert finish(widget, 5).elapsed_s < 1
+    found = results(widget)
+    assert found["ideal in_phase patient"].GetName() == "Ideal Dixon in-phase (from patient) (incomplete)"
+    assert array(found["change in_phase patient"]).any()
+    assert "Incomplete" in widget.ui.summaryLabel.text and widget.ui.applyButton.text == "Apply"
+    assert json.loads(found["facts"].GetText())["complete"] is False
+
+
+def test_closing_the_scene_stops_the_run(widget, arrays):
+    import qt
+    import slicer
+
+    endless(widget, arrays, worker=True)
+    press(widget)
+    host.wait(lambda: widget.ui.progressBar.value > 0 or "Optimising" in widget.ui.statusLabel.text, 60)
+    process = widget._going.job._process
+    host.close()
+    assert widget._going is None and process.state() == qt.QProcess.NotRunning
+    assert "scene was closed" in widget.ui.statusLabel.text
+    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert widget.ui.applyButton.text == "Apply" and "Choose a volume" in widget.ui.applyButton.toolTip
+
+
+@pytest.mark.parametrize("role", ["in_phase", "ct"])
+def test_deleting_a_node_stops_the_run(widget, arrays, role):
+    import slicer
+
+    nodes = endless(widget, arrays, worker=True)
+    press(widget)
+    host.wait(lambda: "Optimising" in widget.ui.statusLabel.text, 60)
+    slicer.mrmlScene.RemoveNode(nodes[role])
+    assert finish(widget, 5).elapsed_s < 1
+    assert f"'My {role.replace('_', ' ')}' was removed" in widget.ui.statusLabel.text
+    assert not widget.ui.applyButton.enabled
+
+
+@pytest.mark.parametrize("end", ["cancel", "close", "delete"])
+def test_a_run_in_this_process_can_be_stopped(widget, arrays, end):
+    import slicer
+    from host import qt
+
+    nodes = endless(widget, arrays, worker=False)
+    act = {"cancel": widget.ui.applyButton.click, "close": host.close,
+           "delete": lambda: slicer.mrmlScene.RemoveNode(nodes["ct"])}[end]
+    qt.QTimer.singleShot(1500, act)
+    press(widget)  # returns when the run has ended
+    assert widget._going is None
+    words = {"cancel": "Cancelled", "close": "scene was closed", "delete": "was removed"}
+    assert words[end] in widget.ui.statusLabel.text
+    assert bool(results(widget)) == (end != "close")
+
+
+# ---- life of the panel
+
+
+def test_a_saved_scene_brings_the_panel_back(widget, arrays, tmp_path):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    widget.ui.startNoiseCheckBox.checked = True
+    widget.ui.noiseSeedsSpinBox.value = 2
+    widget._locks["water_fraction"].checked = True
+    widget.ui.firstSliceSpinBox.value = 1
+    press(widget)
+    summary = widget.ui.summaryLabel.text
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    host.close()
+    assert widget._selectors["in_phase"].currentNode() is None and not widget.ui.applyButton.enabled
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    for role in ROLES:
+        assert widget._selectors[role].currentNode().GetName() == f"My {role.replace('_', ' ')}"
+    assert widget.ui.startNoiseCheckBox.checked and widget.ui.noiseSeedsSpinBox.value == 2
+    assert widget._locks["water_fraction"].checked and not widget._locks["in_phase"].checked
+    assert widget.ui.firstSliceSpinBox.value == 1 and widget.ui.modelSelector.currentText == "Tiny"
+    assert widget.ui.summaryLabel.text == summary
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+
+
+def test_module_reload(widget, arrays):
+    import slicer
+
+    library = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "NetInversionLib"}
+    choose(widget, add_nodes(arrays))
+    try:
+        widget.onReload()
+        again = slicer.modules.IdealInputWidget
+        assert again is not widget and sys.modules["NetInversionLib.mrml"] is not library["NetInversionLib.mrml"]
+        assert again._selectors["ct"].currentNode().GetName() == "My ct"
+        press(again)
+        assert results(again)
+    finally:
+        sys.modules.update(library)  # what the other tests have imported
+
+
+def test_apply_says_all_that_is_missing(widget, arrays):
+    reasons = widget.ui.applyButton.toolTip.split("\n")
+    assert [r for r in reasons if "Dixon fat fraction" in r] and len(reasons) == 4
+    assert not widget.ui.applyButton.enabled
+    nodes = add_nodes(arrays)
+    choose(widget, {**nodes, "fat_fraction": nodes["in_phase"]})
+    widget.ui.startPatientCheckBox.checked = False
+    widget.ui.directionSelector.setCurrentIndex(1)
+    widget.ui.secondModelEdit.currentPath = "/nowhere.safetensors"
+    for box in widget._locks.values():
+        box.checked = True
+    reasons = widget.ui.applyButton.toolTip
+    for words in ("'My in phase' is chosen for both", "at least one start", "largest change", "/nowhere.safetensors",
+                  "leave at least one free"):
+        assert words in reasons
+    choose(widget, nodes)
+    widget.ui.startPatientCheckBox.checked = True
+    widget.ui.directionSelector.setCurrentIndex(0)
+    widget.ui.secondModelEdit.currentPath = ""
+    widget._locks["in_phase"].checked = False
+    assert widget.ui.applyButton.enabled and "s and at most" in widget.ui.estimateLabel.text
+
+
+def test_worst_input_within_a_ball(widget, arrays):
+    choose(widget, add_nodes(arrays))
+    widget.ui.directionSelector.setCurrentIndex(1)
+    widget.ui.ballSpinBox.value = 0.05
+    press(widget)
+    found = results(widget)
+    assert found["ideal in_phase patient"].GetName() == "Worst Dixon in-phase (from patient)"
+    assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
+
+
+def test_device_list_says_what_is_there(widget):
+    widget.ui.advancedCollapsibleButton.collapsed = False
+    devices = [widget.ui.deviceSelector.itemData(i) for i in range(widget.ui.deviceSelector.count)]
+    assert devices[0] == "auto" and "cpu" in devices
+    assert ("cuda:0" in devices) == torch.cuda.is_available()
+
+
+def test_self_test(widget):
+    import slicer
+
+    slicer.selfTests["IdealInput"]()
+
+
+# ---- bad input: a message that says what to do, and the scene as it was
+
+
+def refused(widget, *words):
+    """Press Apply, or read why it can not be pressed; the words must be there and nothing in the scene changed."""
+    before = scene_ids()
+    if widget.ui.applyButton.enabled:
+        widget.ui.applyButton.click()
+        finish(widget)
+        said = widget.ui.statusLabel.text
+    else:
+        said = widget.ui.applyButton.toolTip
+    for word in words:
+        assert word in said
+    assert scene_ids() == before and not results(widget)
+
+
+def spoilt(arrays, role, value):
+    changed = arrays[role].copy()
+    changed[1, 2, 3] = value
+    return {role: changed}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers(widget, arrays, value):
+    choose(widget, add_nodes(arrays, **spoilt(arrays, "fat_fraction", value)))
+    refused(widget, "'My fat fraction'", "1 of 1440 voxels", "Replace them")
+
+
+def test_empty_volume(widget, arrays):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    nodes["ct"] = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Nothing")
+    choose(widget, nodes)
+    refused(widget, "'Nothing' is empty", "choose another")
+
+
+@pytest.mark.parametrize("kind", ["vtkMRMLLabelMapVolumeNode", "vtkMRMLVectorVolumeNode"])
+def test_label_maps_and_colour_volumes_are_not_offered(widget, arrays, kind):
+    import slicer
+
+    shape = (*SHAPE, 3) if "Vector" in kind else SHAPE
+    node = slicer.util.addVolumeFromArray(np.zeros(shape, np.uint8), name="Other", nodeClassName=kind)
+    nodes = add_nodes(arrays)
+    choose(widget, {**nodes, "ct": node})
+    refused(widget, "Choose a volume for CT.")
+    before = scene_ids()
+    with pytest.raises(ValueError, match="'Other' is"):
+        widget.logic.run([nodes[role] for role in ROLES[:3]], node)
+    assert scene_ids() == before
+
+
+def test_non_linear_transform(widget, arrays):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "Warp")
+    nodes["in_phase"].SetAndObserveTransformNodeID(warp.GetID())
+    choose(widget, nodes)
+    refused(widget, "non-linear transform 'Warp'", "Harden")
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "float64"])
+def test_one_slice_of_any_type(widget, arrays, kind):
+    small = {role: array[:1] for role, array in arrays.items()}
+    small["in_phase"] = small["in_phase"].astype(kind)
+    choose(widget, add_nodes(small))
+    press(widget)
+    found = results(widget)
+    assert array(found["ideal in_phase patient"]).shape == (1, *SHAPE[1:])
+    assert array(found["error ct patient"]).mean() < array(found["error ct patient's"]).mean()
+
+
+def test_other_grids_are_resampled_and_it_is_said(widget, arrays):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
+    matrix[:3, 3] = 0.5, 0.5, 0
+    nodes["ct"].SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    choose(widget, nodes)
+    press(widget)
+    assert "'My ct' (ct) is on another grid: resampled to that of 'My in phase'" in log(widget)
+    assert array(results(widget)["error ct patient"]).shape == SHAPE
+
+
+def test_swapped_channels_are_pointed_out(widget, arrays):
+    nodes = add_nodes(arrays)
+    choose(widget, {**nodes, "fat_fraction": nodes["water_fraction"], "water_fraction": nodes["fat_fraction"]})
+    press(widget)
+    assert "by its name it is the Dixon fat fraction. Are two volumes swapped?" in log(widget)
+    facts = json.loads(results(widget)["facts"].GetText())
+    assert len(facts["warnings"]) == 2 and "Warning" in widget.ui.statusLabel.text
+
+    nodes["in_phase"].SetName("a")
+    nodes["fat_fraction"].SetName("b")
+    choose(widget, {**nodes, "in_phase": nodes["fat_fraction"], "fat_fraction": nodes["in_phase"]})
+    press(widget)
+    assert "'b' is chosen as Dixon in-phase, but has no value above" in log(widget)
+    assert "'a' is chosen as Dixon fat fraction, but its values reach" in log(widget)
+
+
+def test_target_of_another_patient(widget, arrays):
+    import slicer
+
+    nodes = add_nodes(arrays)
+    matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
+    matrix[:3, 3] = 500, 0, 0
+    nodes["ct"].SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    choose(widget, nodes)
+    refused(widget, "'My ct'", "not of the same patient", "Check the volumes")
+
+
+def test_network_with_other_channels(widget, arrays, tmp_path):
+    path = save_model(tmp_path / "one.safetensors", inputs=1)
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    before = scene_ids()
+    with pytest.raises(ValueError, match=r"needs 1 volumes, in_phase \(Dixon in-phase\), and got 3; choose one"):
+        widget.logic.run([nodes[role] for role in ROLES[:3]], nodes["ct"], path)
+    assert scene_ids() == before
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    widget.ui.modelFileEdit.currentPath = str(path)
+    assert list(widget._selectors) == ["in_phase", "ct"]  # the panel asks for what this network takes
+    press(widget)
+    assert "ideal in_phase patient" in results(widget)
+    widget.ui.secondModelEdit.currentPath = str(models.model_folders()[0] / NAME)
+    assert "takes or gives other images" in widget.ui.applyButton.toolTip
+
+
+@pytest.mark.parametrize("how, words", [("missing", "check the path"), ("truncated", "get the file again"),
+                                        ("foreign", "not a safetensors file"), ("no card", "no NetInversion card")])
+def test_model_file_that_cannot_be_used(widget, arrays, tiny, tmp_path, how, words):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "bad.safetensors"
+    if how == "truncated":
+        path.write_bytes(tiny.read_bytes()[:-100])
+    elif how == "foreign":
+        path.write_bytes(b"\x80\x02}q\x00" * 1000)
+    elif how == "no card":
+        save_file({"a": torch.zeros(3)}, path)
+    choose(widget, add_nodes(arrays))
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    widget.ui.modelFileEdit.currentPath = str(path)
+    assert words in widget.ui.modelInfoLabel.text
+    refused(widget, words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graphics card is there")
+def test_graphics_card_that_is_absent(widget, arrays):
+    choose(widget, add_nodes(arrays))
+    widget._parameterNode.device = "cuda"
+    refused(widget, "There is no device 'cuda' here", "Choose one of: auto, cpu")
+
+
+@pytest.mark.parametrize("how, words", [("memory", "ran out of memory"), ("killed", "memory ran out"),
+                                        ("disk", "The disk is full"), ("import", "'package_that_nobody_has' is missing")])
+def test_a_worker_that_fails(widget, arrays, monkeypatch, tmp_path, caplog, how, words):
+    monkeypatch.setattr(qtjobs, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(widget.logic, "request", lambda *_, **__: jobs.Request("fail", {}, {}, {"how": how}))
+    monkeypatch.setitem(jobs.TASKS, "fail", ("job_tasks", "fail"))
+    choose(widget, add_nodes(arrays))
+    widget.ui.workerCheckBox.checked = True
+    before = scene_ids()
+    press(widget)
+    finish(widget)
+    assert words in widget.ui.statusLabel.text and words in caplog.text
+    kept = [node.GetName() for node in results(widget).values()]
+    assert kept == ["NetInversion facts (incomplete)"]  # what it had found until then
+    assert scene_ids() - before == {node.GetID() for node in results(widget).values()}
+
+
+def test_memory_or_scene_that_refuses_the_result(widget, arrays, monkeypatch):
+    def no_room(*_):
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr(mrml, "table_to_node", no_room)
+    choose(widget, add_nodes(arrays))
+    refused(widget, "could not be added to the scene", "ran out of memory")
+
+
+def test_packages_that_are_not_installed(widget, arrays, monkeypatch):
+    installed = qtjobs._installed
+    monkeypatch.setattr(qtjobs, "_installed", lambda name: () if name == "torch" else installed(name))
+    choose(widget, add_nodes(arrays))
+    refused(widget, "Ideal Input needs torch")
+
+
+@pytest.mark.module
+def test_module_opens_without_torch(tiny):
+    """In a Python that has none of the packages: the panel is there, knows its models and says what is missing."""
+    code = """
+        import sys
+        class Nowhere:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("torch", "skimage", "safetensors"):
+                    raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        sys.meta_path.insert(0, Nowhere())
+        import host
+        host.start()
+        import numpy as np, slicer
+        widget = host.open_module("IdealInput")
+        for role, selector in widget._selectors.items():
+            selector.setCurrentNode(slicer.util.addVolumeFromArray(np.random.rand(2, 8, 8).astype("float32"), name=role))
+        widget.ui.workerCheckBox.checked = False
+        widget.ui.advancedCollapsibleButton.collapsed = False
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+        widget.ui.applyButton.click()
+        assert "The Python package 'torch' is missing" in widget.ui.statusLabel.text, widget.ui.statusLabel.text
+        assert slicer.mrmlScene.GetNumberOfNodes() == before and not host.errors
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "Testing"), *sys.path]),
+                   "NETINVERSION_MODELS": str(tiny.parent)}
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+# ---- sample data and real images
+
+
+def test_sample_data_are_registered(widget):
+    import slicer
+
+    source, = slicer.modules.sampleDataSources["NetInversion"]
+    picture = Path(source.thumbnailFileName)
+    assert picture.is_file() and picture.stat().st_size < 100_000 and source.customDownloader
+
+
+def chest():
+    """A made-up CT in Hounsfield units: a body of soft tissue with fat around, a bone and a lung, on a table."""
+    k, j, i = np.mgrid[:40, :80, :100].astype(np.float32)
+    radius = np.hypot((i - 50) / 42, (j - 38) / 32)
+    hu = np.where(radius < 1, np.where(radius < 0.85, 40.0, -100.0), -1000.0)
+    hu[np.hypot(i - 50, j - 58) < 6] = 700
+    hu[np.hypot(i - 30, j - 35) < 9] = -800
+    hu[(j > 76) & (j < 79)] = 100
+    return hu.astype(np.int16)
+
+
+def test_sample_data_come_marked_and_are_chosen_at_once(widget, monkeypatch):
+    import SampleData
+    import slicer
+
+    def download(self, name):
+        assert name == "CTChest"
+        return slicer.util.addVolumeFromArray(chest(), slicer.util.vtkMatrixFromArray(np.diag([-1.5, -1.5, 2.0, 1.0])), name)
+
+    monkeypatch.setattr(SampleData.SampleDataLogic, "downloadSample", download)
+    SampleData.press("IdealInputDixon")
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 4  # the CT itself does not stay
+    widget.parent.exit()
+    widget.parent.enter()
+    names = [widget._selectors[role].currentNode().GetName() for role in ROLES]
+    assert names == ["Sample in-phase (simulated)", "Sample fat fraction (simulated)", "Sample water fraction (simulated)",
+                     "Sample CT"]
+    assert widget.ui.applyButton.enabled
+    ct = array(widget._selectors["ct"].currentNode())
+    assert ct.shape[0] == 4 and ct.max() > 400 and -1000 <= ct.min() < -900
+    np.testing.assert_allclose(widget._selectors["ct"].currentNode().GetSpacing(), 3.0)
+    fat = array(widget._selectors["fat_fraction"].currentNode())
+    assert 0.5 < fat[:, ct[0].shape[0] // 2].max() <= 1.05
+
+
+def test_real_images(module, data, monkeypatch):
+    """A real CT, Dixon images simulated from it, a trained network: the error falls, most of it in few evaluations."""
+    import SampleData
+
+    monkeypatch.setenv("NETINVERSION_DATA", str(data))
+    monkeypatch.setenv("NETINVERSION_MODELS", str(ROOT / "Testing" / "models"))
+    widget = module("IdealInput")
+    SampleData.press("IdealInputDixon")
+    widget.initializeParameterNode()
+    widget.ui.evaluationsSpinBox.value = 20
+    widget.ui.knobsCheckBox.checked = widget.ui.workerCheckBox.checked = False
+    widget.ui.regionSelector.setCurrentIndex(2)  # some slices
+    widget.ui.lastSliceSpinBox.value = 0
+    press(widget)
+    found = results(widget)
+    before, after = (array(found[f"error ct {name}"]).mean() for name in ("patient's", "patient"))
+    assert after < 0.7 * before < 100, "HU"
+    assert "trained on voxels" not in log(widget)
