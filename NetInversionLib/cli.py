@@ -4,6 +4,7 @@
     netinversion simulate dixon ct.nii.gz --output folder
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
+    netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
 
 ``COMMANDS`` is the table of them all: a module adds its own with ``@command``.
 """
@@ -210,16 +211,70 @@ def evaluate_synthetic_ct(options) -> int:
     table = synthetic_ct.evaluate(synthetic_ct.read_scans(options.folder), trained, options.seed, Lines())
     _print_table(table)
     if options.output:
-        _write_table(table, Path(options.output))
+        _write_table(table, Path(options.output), "evaluation")
+        (Path(options.output) / "evaluation.json").write_text(json.dumps(asdict(table), indent=1), encoding="utf-8")
     for path in options.record:
         models.record_quality(path, synthetic_ct.quality(table))
     return 0
 
 
+# Ideal input --------------------------------------------------------------------------------------------------------
+
+def _ideal_input_arguments(parser) -> None:
+    parser.add_argument("volumes", nargs="+", metavar="ROLE=FILE", help="an image for each channel of the network, by the "
+                        "roles that 'models info' prints, targets included; mask=FILE limits where the input may change")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
+    parser.add_argument("--model", help="model file; default the first shipped one that has these roles")
+    parser.add_argument("--second", metavar="FILE", help="another network, on which the gain is tried")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="fields of "
+                        "NetInversionLib.ideal_input.Settings, such as '{\"starts\": [\"patient\", \"zeros\"]}'")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+
+
+@command("compute", "ideal-input", _ideal_input_arguments)
+def compute_ideal_input(options) -> int:
+    """Find the input images that a network would err least on; images, tables and all facts go to a folder."""
+    import torch
+
+    from . import jobs, volumes
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    files = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in options.volumes)
+    nameless = [role for role, path in files.items() if not path]
+    if nameless:
+        raise ValueError(f"write ROLE=FILE, such as ct=scan.nii.gz, instead of {', '.join(nameless)}")
+    paths = {"network": options.model or _model_for(set(files) - {"mask"})}
+    if options.second:
+        paths["second"] = options.second
+    images = {role: volumes.load(path) for role, path in files.items()}
+    result = jobs.run_here(jobs.Request("ideal_input", images, paths, options.settings), Lines())
+
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, volume in result.volumes.items():
+        volumes.save(volume, folder / f"{key}.nrrd")
+    for key, table in result.tables.items():
+        _write_table(table, folder, key)
+    (folder / "facts.json").write_text(json.dumps(result.facts, indent=1), encoding="utf-8")
+    _print_table(result.tables["error"])
+    print(folder)
+    return 0
+
+
+def _model_for(roles: set[str]) -> str:
+    for path, card in models.list_models().items():
+        if isinstance(card, models.Card) and {c.role for c in (*card.inputs, *card.outputs)} == roles:
+            return str(path)
+    raise ValueError(f"no model takes and gives exactly {', '.join(sorted(roles))}; name one with --model, or see "
+                     "'netinversion models list'")
+
+
+# Pieces -------------------------------------------------------------------------------------------------------------
+
 def _machine(options):
     """Set the threads, and the device that was asked for."""
     import torch
-
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -234,13 +289,12 @@ def _print_table(table: Table) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def _write_table(table: Table, folder: Path) -> None:
+def _write_table(table: Table, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "evaluation.csv", "w", newline="", encoding="utf-8") as file:
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table.columns)
         writer.writerows(zip(*table.columns.values()))
-    (folder / "evaluation.json").write_text(json.dumps(asdict(table), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

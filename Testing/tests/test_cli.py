@@ -1,5 +1,7 @@
 """The command line: exit status, sentences on stderr, files where they were asked for."""
 
+import json
+
 import numpy as np
 import pytest
 from test_models import make_card, make_network
@@ -74,3 +76,41 @@ def test_every_command_has_a_help_line(capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main([c.group, c.name, "--help"])
         assert stop.value.code == 0 and c.summary in " ".join(capsys.readouterr().out.split())
+
+
+def image_files(folder, roles):
+    """One volume per role on an oblique grid, as NRRD; ROLE=FILE arguments for them."""
+    matrix = np.array([[0.0, -1.5, 0.3, 10], [2.0, 0.0, 0.0, -4], [0.0, 0.4, 1.2, 7], [0, 0, 0, 1.0]])
+    rng = np.random.default_rng(0)
+    arguments = []
+    for role in roles:
+        array = rng.random((3, 9, 12)).astype(np.float32)
+        path = volumes.save(Volume(array * 1000 if role == "ct" else array, matrix, role), folder / f"{role}.nrrd")
+        arguments.append(f"{role}={path}")
+    return arguments, matrix
+
+
+def test_compute_ideal_input_writes_images_tables_and_facts(file, tmp_path, capsys):
+    card = models.read_card(file)
+    arguments, matrix = image_files(tmp_path, [c.role for c in (*card.inputs, *card.outputs)])
+    settings = json.dumps({"starts": ["patient", "zeros"], "max_evaluations": 4, "knobs": False})
+    out = tmp_path / "out"
+    assert cli.main(["compute", "ideal-input", *arguments, "--model", str(file), "--output", str(out),
+                     "--settings", settings]) == 0
+    ideal = volumes.load(out / f"ideal {card.inputs[0].role} zeros.nrrd")
+    assert ideal.array.shape == (3, 9, 12)
+    np.testing.assert_allclose(ideal.ijk_to_ras, matrix, atol=1e-6)
+    rows = (out / "error.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["input", "patient's", "patient", "zeros"]
+    assert json.loads((out / "facts.json").read_text())["model"]["sha256"] == models.load(file).sha256
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["ct.nrrd"], "write ROLE=FILE"),
+    (["in_phase=missing.nrrd"], "no model takes and gives exactly in_phase"),
+])
+def test_compute_ideal_input_says_what_is_wrong(arguments, says, tmp_path, capsys):
+    assert cli.main(["compute", "ideal-input", *arguments, "--output", str(tmp_path / "out")]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
