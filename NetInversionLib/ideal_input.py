@@ -152,8 +152,19 @@ def ideal_input(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         ValueError: Missing or unusable volumes, settings that contradict each other; says what to do.
         devices.DeviceError: The asked-for device is not there.
     """
-    model = models["network"]
     device = devices.choose(settings.device, progress.log)
+    try:
+        return _run(volumes, models, settings, progress, device)
+    except (RuntimeError, MemoryError) as error:
+        if device.type == "cpu" or not settings.allow_cpu or not devices.is_out_of_memory(error):
+            raise
+    progress.log(f"The memory of {device} does not suffice, even in small pieces: starting again on the CPU, more slowly.")
+    return _run(volumes, models, settings, progress, torch.device("cpu"))
+
+
+def _run(volumes: dict[str, Volume], models: dict[str, Model], settings: Settings, progress: Progress,
+         device: torch.device) -> Result:
+    model = models["network"]
     for network in models.values():
         network.network.to(device)
     progress.report(0.0, f"Preparing the images ({devices.describe(device)})")
@@ -321,7 +332,9 @@ def optimise(case: Case, names: list[str], starts: Tensor, settings: Settings, p
     count, total = starts.shape[:2]
     memory = budget(settings, starts.device)
     row = starts[0, 0].numel() * starts.element_size() * (2 * settings.history + 12)
-    group = max(1, int(0.4 * memory / (row * count)))
+    group = min(total, max(1, int(0.4 * memory / (row * count))))
+    progress.log(f"Memory: about {(row * count * group + 0.5 * memory) / 1e9:.1f} GB for {group * count} images at a time, "
+                 f"beside the program itself and the results.")
     found = Found(starts.clone(), [[] for _ in names], torch.zeros(count, total, dtype=torch.int64),
                   torch.zeros(count, total, dtype=torch.int64))
     solve = _fixed_step if settings.optimiser == "fixed-step" else _batched
