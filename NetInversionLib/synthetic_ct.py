@@ -66,26 +66,29 @@ class TrainSettings:
         batch: Slices in each.
         patch: Voxels along each side of a training patch.
         features, pointwise: Channels of the U-Net's levels, and width of its voxel-by-voxel part.
-        learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
+        pointwise_share: Share of the steps, the first ones, in which only the voxel-by-voxel part is trained.
+        learning_rate: Adam's, at its highest; in each of the two stages it warms up and falls as a cosine. The
+            voxel-by-voxel part has 2.5 times as much in the first stage and a quarter in the second.
         bone_weight: How much more an error in bone (above 200 HU) counts than elsewhere; 1 = the same.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        bf16_share: Share of the steps, the first ones, computed in bfloat16, which takes half the time on a CPU that
-            has it; the rest is float32.
+        bf16_share: Share of the steps, the first ones, in which the U-Net part is computed in bfloat16: half the time on
+            a CPU that has it. All else is float32.
         spacing_mm: Range of in-plane voxel sizes drawn from, never finer than 0.85 times the scan's own.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 1800
+    steps: int = 1600
     batch: int = 8
     patch: int = 96
     features: tuple[int, ...] = (16, 32, 64, 128)
     pointwise: int = 32
+    pointwise_share: float = 0.25
     learning_rate: float = 2e-3
     bone_weight: float = 1.5
     average: float = 0.995
     bf16_share: float = 0.9
-    spacing_mm: tuple[float, float] = (1.5, 4.0)
+    spacing_mm: tuple[float, float] = (2.0, 4.0)
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -221,16 +224,24 @@ def _draw_patch(scan: Scan, settings: TrainSettings, rng: np.random.Generator) -
     images[0] /= models.percentile_high(images[0], INPUTS[0].percentile) * rng.uniform(0.97, 1.03)
 
     both = np.concatenate([images[:, 0], (hu - HU_LOW) / (HU_HIGH - HU_LOW)])
-    both = _cut(both, settings.patch, rng)
+    both = _cut(both, settings.patch, hu[0] > BONE_HU, rng)
     both = both[:, :: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     return np.ascontiguousarray(both[:3]), np.ascontiguousarray(both[3:])
 
 
-def _cut(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of [channel, j, i]; what is smaller than it gets air at the far side."""
+def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A square of [channel, j, i]: one in two holds a voxel of ``wanted`` [j, i], the others lie anywhere.
+
+    What is smaller than the square gets air at the far side.
+    """
     missing = [max(0, size - n) for n in images.shape[1:]]
     images = np.pad(images, ((0, 0), (0, missing[0]), (0, missing[1])))
-    j, i = (int(rng.integers(n - size + 1)) for n in images.shape[1:])
+    corner = [int(rng.integers(n - size + 1)) for n in images.shape[1:]]
+    places = np.argwhere(wanted)
+    if len(places) and rng.random() < 0.5:
+        place = places[rng.integers(len(places))] - rng.integers(size, size=2)
+        corner = [int(np.clip(p, 0, n - size)) for p, n in zip(place, images.shape[1:])]
+    j, i = corner
     return images[:, j:j + size, i:i + size]
 
 
@@ -246,21 +257,24 @@ class _State:
         self.network = networks.build("unet", **_architecture(settings))
         self.network.to(self.device, memory_format=torch.channels_last)
         self.mean = {n: w.detach().clone() for n, w in self.network.named_parameters()}
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        pointwise = [w for name, w in self.network.named_parameters() if name.startswith("pointwise.")]
+        others = [w for name, w in self.network.named_parameters() if not name.startswith("pointwise.")]
+        groups = [{"params": w} for w in (others, pointwise) if w]
+        self.optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
 
     def advance(self, inputs: Tensor, targets: Tensor) -> float:
         """One optimiser step; returns the loss in normalised units."""
         s = self.settings
-        warm = max(1, round(0.05 * s.steps))
-        factor = min((self.step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
-        self.optimiser.param_groups[0]["lr"] = s.learning_rate * factor
-
+        alone = self._set_learning_rates()
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         bone = targets > (BONE_HU - HU_LOW) / (HU_HIGH - HU_LOW)
-        coarse = self.step < s.bf16_share * s.steps
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=coarse):
-            outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
-        error = (outputs.float() - targets).abs()
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        outputs = self.network.pointwise(inputs) if s.pointwise else 0
+        if not alone:
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps):
+                surroundings = self.network.surroundings(inputs)
+            outputs = outputs + surroundings.float()
+        error = (outputs - targets).abs()
         loss = (error * torch.where(bone, s.bone_weight, 1.0)).mean()
         self.optimiser.zero_grad()
         loss.backward()
@@ -272,6 +286,18 @@ class _State:
         for name, weight in self.network.named_parameters():
             self.mean[name].lerp_(weight.detach(), 1 - decay)
         return loss.item()
+
+    def _set_learning_rates(self) -> bool:
+        """For this step; true while the voxel-by-voxel part is trained alone."""
+        s = self.settings
+        first = round(s.pointwise_share * s.steps) if s.pointwise else 0
+        alone = self.step < first
+        begin, end = (0, first) if alone else (first, s.steps)
+        done = (self.step - begin) / (end - begin)
+        factor = min(20 * (done + 1 / (end - begin)), 0.5 + 0.5 * math.cos(math.pi * done))
+        for group, weight in zip(self.optimiser.param_groups, (1.0, 2.5 if alone else 0.25)):
+            group["lr"] = s.learning_rate * factor * weight
+        return alone
 
     def averaged(self) -> torch.nn.Module:
         """A network with the mean weights."""

@@ -53,6 +53,11 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, ...) to (N, out_channels, ...), same spatial size."""
+        output = self.surroundings(image)
+        return output if self.pointwise is None else output + self.pointwise(image)
+
+    def surroundings(self, image: Tensor) -> Tensor:
+        """``forward`` without the voxel-by-voxel part."""
         size = image.shape[2:]
         x = _pad_to_multiple(image, self.size_multiple)
         pool = F.avg_pool2d if self.dimensions == 2 else F.avg_pool3d
@@ -65,8 +70,7 @@ class UNet(nn.Module):
         for block, skip in zip(reversed(self.up), reversed(skips[:-1])):
             x = F.interpolate(x, size=skip.shape[2:], mode=mode, align_corners=False)
             x = block(torch.cat([skip, x], 1))
-        x = self.out(x)[(..., *(slice(n) for n in size))]
-        return x if self.pointwise is None else x + self.pointwise(image)
+        return self.out(x)[(..., *(slice(n) for n in size))]
 
 
 class _Block(nn.Sequential):
