@@ -82,24 +82,34 @@ class Objective:
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """f(x), (rows, D, *space), without gradients; a few images at a time, tiled if that is needed."""
+        return self._in_pieces(x, self._forward)
+
+    # -- pieces --------------------------------------------------------------------------------------------------
+
+    def _in_pieces(self, x: Tensor, run: Callable):
+        """``run(x)`` in pieces that fit; on out-of-memory, again in smaller ones."""
         self._plan(x)
+        while True:
+            try:
+                return run(x)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out of the except block: the exception's traceback kept the tensors of the failed pass alive.
+            if not self._shrink(x):
+                raise MemoryError("Memory ran out even with the smallest tiles. Close other programs, choose a smaller "
+                                  "region or a coarser image, or run on a device with more memory.")
+
+    def _forward(self, x: Tensor) -> Tensor:
         output = x.new_empty(len(x), self.target.shape[1], *self.space)
         for rows in _slices(len(x), self.images):
             for window, core, inner in self._tiles():
                 output[(rows, ...) + core] = self.network(x[(rows, ...) + window])[(..., *inner)]
         return output
 
-    # -- pieces --------------------------------------------------------------------------------------------------
-
     def _error(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed absolute error per row and its gradient; on out-of-memory, in smaller pieces."""
-        self._plan(x)
-        while True:
-            try:
-                return self._pass(x, image)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._shrink(x):
-                    raise
+        """Summed absolute error per row and its gradient."""
+        return self._in_pieces(x, lambda x: self._pass(x, image))
 
     def _pass(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         total, gradient = x.new_zeros(len(x)), torch.zeros_like(x)
@@ -170,7 +180,7 @@ class Objective:
         if half >= self.tile[longest]:
             return False
         if not self.halo:
-            self.halo = receptive_halo(self.network, x.shape[1], self.space, self.multiple, x.device)
+            self.halo = receptive_halo(self.network, x, self.multiple)
         if half + 2 * self.halo >= self.space[longest]:
             return False
         self.tile = tuple(half if axis == longest else n for axis, n in enumerate(self.tile))
@@ -179,31 +189,46 @@ class Objective:
         return True
 
 
-def receptive_halo(network: Callable[[Tensor], Tensor], channels: int, space: tuple[int, ...], multiple: int,
-                   device: torch.device) -> int:
-    """How far, in voxels, an output voxel looks: measured from gradients, rounded up to ``multiple``.
+def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: int) -> int:
+    """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up to ``multiple``.
+
+    Measured on thin rods, one along each axis, so that it takes less memory than the image ``like`` (N, C, *space)
+    that is to be cut.
 
     Raises:
         ValueError: An output voxel sees the whole image (attention, global normalisation): tiles would not be exact.
+            Or the network does not react to its input at all.
     """
-    reach = 16 * multiple
-    while True:
-        size = tuple(2 * reach + 2 * multiple for _ in space)
-        centre = (..., *(slice(reach, reach + 2 * multiple) for _ in space))
-        generator = torch.Generator().manual_seed(0)
-        radius = 0
-        for _ in range(2):
-            x = torch.rand(1, channels, *size, generator=generator).to(device).requires_grad_()
-            with torch.enable_grad():
-                (slope,) = torch.autograd.grad(network(x)[centre].abs().sum(), x)
-            touched = slope.abs().sum((0, 1)).nonzero()
-            radius = max(radius, int(reach - touched.min()), int(touched.max()) - reach - 2 * multiple + 1)
-        if radius < reach:
-            return radius + -radius % multiple + multiple
-        if reach >= max(space):
-            raise ValueError("every output voxel of this network depends on the whole image, so the image cannot be "
-                             "cut into tiles: choose a smaller region, or a machine with more memory")
-        reach *= 2
+    longest, axes = max(like.shape[2:]), range(like.dim() - 2)
+    reach, halo = 16 * multiple, 0
+    for axis in axes:
+        while (radius := _reach_along(axis, reach, network, like, multiple)) >= reach:
+            if reach >= longest:
+                raise ValueError("every output voxel of this network depends on the whole image, so the image cannot "
+                                 "be cut into tiles: choose a smaller region, or a machine with more memory")
+            reach *= 2
+        halo = max(halo, radius)
+    return halo + -halo % multiple + multiple
+
+
+def _reach_along(axis: int, reach: int, network: Callable[[Tensor], Tensor], like: Tensor, multiple: int) -> int:
+    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most ``reach``."""
+    width = 2 * multiple
+    size = [2 * reach + width if a == axis else 2 * width for a in range(like.dim() - 2)]
+    middle = (slice(None),) * (2 + axis) + (slice(reach, reach + width),)
+    generator, radii = torch.Generator().manual_seed(0), []
+    for low, high in ((0, 1), (-2, 2)):
+        noise = torch.rand(1, like.shape[1], *size, generator=generator)
+        x = (low + (high - low) * noise).to(like).requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(network(x)[middle].abs().sum(), x)
+        touched = slope.abs().movedim(2 + axis, 0).flatten(1).sum(1).nonzero()
+        if len(touched):
+            radii.append(max(reach - int(touched.min()), int(touched.max()) - reach - width + 1))
+    if not radii:
+        raise ValueError("the network's output does not depend on its input, so there is nothing to optimise: "
+                         "choose another network")
+    return max(radii)
 
 
 def bytes_per_voxel(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> float:
