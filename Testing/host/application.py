@@ -234,7 +234,8 @@ def _start_qt():
                              temporary_folder())
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
     application.setStyle("Fusion")
-    application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)
+    if hasattr(application.styleHints(), "setColorScheme"):  # Qt 6.8
+        application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)
     # A machine without fonts draws no text offscreen; matplotlib brings one, and pictures are alike everywhere.
     import matplotlib
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -2,7 +2,7 @@
 import weakref
 
 import slicer
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from shiboken6 import Shiboken
 
 from . import plots
@@ -65,7 +65,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._box.setMinimumContentsLength(12)
         row(self, self._box)
         self._box.activated.connect(self._activated)
-        self._requested = None
+        self._requested = self._watched = None
+        self._later = QtCore.QTimer(self, singleShot=True)
+        self._later.timeout.connect(self._refresh)
         self._refresh()
         QtWidgets.QWidget.setEnabled(self, False)  # until there is a scene
 
@@ -83,6 +85,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._observed = [observe(self, scene, getattr(scene, e), type(self)._scene_changed) for e in NODE_EVENTS]
         QtWidgets.QWidget.setEnabled(self, scene is not None)
         self.setCurrentNode(self._requested or self._node)
+        self._refresh()
 
     def _leave_scene(self):
         for subject, tag in self._observed:
@@ -90,27 +93,25 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._observed = []
 
     def _scene_changed(self):
-        if not self._scene.IsBatchProcessing():
-            nodes = self._nodes()
-            gone = self._node is not None and self._node not in nodes
+        if self._node is not None and self._node.GetScene() is None:
             # Without "None" in its menu, the selector goes on to the last node when its own is removed.
-            self._set_node((None if self.noneEnabled or not nodes else nodes[-1]) if gone else self._node)
+            nodes = self._nodes()
+            self._set_node(None if self.noneEnabled or not nodes else nodes[-1])
+        self._later.start()  # a result adds dozens of nodes: the menu is written once
 
     def _nodes(self):
         if self._scene is None:
             return []
-        found = []
-        for kind in self.nodeTypes:
-            for node in slicer.util.getNodesByClass(kind, self._scene):
-                if node not in found and self._offers(node):
-                    found.append(node)
-        return found
+        found = (node for kind in self.nodeTypes for node in slicer.util.getNodesByClass(kind, self._scene))
+        return list(dict.fromkeys(node for node in found if self._offers(node)))
 
-    def _offers(self, node):
+    def _offers(self, node) -> bool:
+        kinds = [kind for kind in self.nodeTypes if node.IsA(kind)]
+        exact = node.GetClassName() in kinds
         # A vector or label map volume is a scalar volume too: showChildNodeTypes=false is what keeps it out.
-        if not self.showChildNodeTypes and node.GetClassName() not in self.nodeTypes:
+        if node.GetScene() is not self._scene or not kinds or not (exact or self.showChildNodeTypes):
             return False
-        if any(node.IsA(kind) for kind in self.hideChildNodeTypes if node.GetClassName() not in self.nodeTypes):
+        if not exact and any(node.IsA(kind) for kind in self.hideChildNodeTypes):
             return False
         for kind, name, value in self._attributes:
             has = node.GetAttribute(name)
@@ -127,7 +128,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         if isinstance(node, str):
             return self.setCurrentNodeID(node)
         self._requested = node if self._scene is None else None
-        self._set_node(node if node in self._nodes() else None)
+        self._set_node(node if node is not None and self._offers(node) else None)
 
     def setCurrentNodeID(self, identifier):
         self.setCurrentNode(self._scene.GetNodeByID(identifier) if self._scene and identifier else None)
@@ -143,17 +144,27 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         return len(self._nodes())
 
     def _set_node(self, node):
-        node = node if node is None or node.GetScene() else None
-        changed, self._node = node is not self._node, node
+        if node is self._node:
+            return
+        self._node = node
+        if self._watched:
+            self._watched[0].RemoveObserver(self._watched[1])
+        self._watched = observe(self, node, "ModifiedEvent", type(self)._node_changed) if node is not None else None
         self._refresh()
-        if changed:
-            emit(self, "currentNodeChanged(PyObject)", node)
-            emit(self, "currentNodeChanged(bool)", node is not None)
-            emit(self, "currentNodeIDChanged(QString)", node.GetID() if node else "")
+        emit(self, "currentNodeChanged(PyObject)", node)
+        emit(self, "currentNodeChanged(bool)", node is not None)
+        emit(self, "currentNodeIDChanged(QString)", node.GetID() if node else "")
+
+    def _node_changed(self):
+        if self._box.currentText() != self._node.GetName():
+            self._refresh()
+            emit(self, "currentNodeRenamed(QString)", self._node.GetName())
 
     def _refresh(self):
-        """Write the menu anew: nodes after None, then what can be done."""
+        """Write the menu anew: None, the nodes, then what can be done."""
         nodes, label = self._nodes(), self._label()
+        if self._node is not None and self._node not in nodes:
+            return self._set_node(None)
         self._menu = [(node.GetName(), "node", node) for node in nodes]
         if self.noneEnabled or self._node is None:
             self._menu.insert(0, (self.noneDisplay if self.noneEnabled else f"Select a {label}", "node", None))
@@ -217,8 +228,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             name = qt.QInputDialog.getText(None, "Rename", "New name:", None, self._node.GetName())
             if name:
                 self._node.SetName(name)
-                self._refresh()
-                emit(self, "currentNodeRenamed(QString)", name)
 
     def editCurrentNode(self):
         raise NotImplementedError("qMRMLNodeComboBox.editCurrentNode is not in the test host")
@@ -235,19 +244,16 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._labels[kind] = label
         self._refresh()
 
-    def _types_changed(self, _):
-        self._set_node(self._node if self._node in self._nodes() else None)
-
     def _set_id(self, identifier):
         self.setCurrentNodeID(identifier)
 
     def _again(self, _):
         self._refresh()
 
-    nodeTypes = stored("QStringList", (), _types_changed)
-    hideChildNodeTypes = stored("QStringList", (), _types_changed)
-    showChildNodeTypes = stored(bool, True, _types_changed)
-    showHidden = stored(bool, False, _types_changed)
+    nodeTypes = stored("QStringList", (), _again)
+    hideChildNodeTypes = stored("QStringList", (), _again)
+    showChildNodeTypes = stored(bool, True, _again)
+    showHidden = stored(bool, False, _again)
     noneEnabled = stored(bool, False, _again)
     noneDisplay = stored(str, "None", _again)
     addEnabled = stored(bool, True, _again)
@@ -391,6 +397,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets."""
         for selector in self.findChildren("qMRMLNodeComboBox"):
             selector._leave_scene()
+            selector._later.stop()
         RETIRED.append(self)
 
     isEntered = Property(bool, lambda self: self._entered)

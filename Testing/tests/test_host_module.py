@@ -368,6 +368,10 @@ def test_selectors_offer_what_slicers_would(scaler, scene):
     got = []
     ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", got.append)
     ui.inputSelector.connect("currentNodeChanged(bool)", got.append)
+    renamed = []
+    ui.inputSelector.connect("currentNodeRenamed(QString)", renamed.append)
+    volume.SetName("pelvis")
+    assert renamed == ["pelvis"] and got == []
     scene.RemoveNode(volume)
     assert got == [None, False] and ui.inputSelector.currentNodeID == ""
     ui.outputSelector.baseName = "ideal input"
