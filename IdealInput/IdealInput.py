@@ -86,7 +86,8 @@ class IdealInput(ScriptedLoadableModule):
         self.parent.acknowledgementText = _(
             'The method is that of A. P. Leynes and colleagues, <i>Visualizing the "ideal" input MRI for synthetic CT '
             "generation with a trained deep convolutional neural network</i>, ISMRM 2019, abstract 4866. Please cite it "
-            "when you use this module.")
+            "when you use this module.<br>The picture of the sample shows a CT of the TotalSegmentator dataset (Wasserthal "
+            "et al., Radiology: Artificial Intelligence 2023;5:e230024, Apache-2.0) and an MR image simulated from it.")
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -1036,22 +1037,14 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
 
     # Sample data
 
-    def addSample(self):
+    def addSample(self, ct=None, **options):
         """A small case for a first try: four slices of a CT and the Dixon images simulated from them, as nodes by role.
 
-        The CT is Slicer's own sample CTChest, or ``ct/pelvis.nii.gz`` in the folder NETINVERSION_DATA names.
+        The CT is a NetInversionLib Volume; default is Slicer's own sample CTChest, or ``ct/pelvis.nii.gz`` in the folder
+        that NETINVERSION_DATA names. ``options``: of NetInversionLib.dixon.sample.
         """
-        folder = os.environ.get("NETINVERSION_DATA")
-        if folder:
-            ct = volumes.load(Path(folder) / "ct" / "pelvis.nii.gz")
-        else:
-            import SampleData
-
-            source = SampleData.SampleDataLogic().downloadSample("CTChest")
-            ct = mrml.volume_from_node(source)
-            slicer.mrmlScene.RemoveNode(source)
         nodes = {}
-        for role, volume in dixon.sample(ct).items():
+        for role, volume in dixon.sample(ct or self._sampleCt(), **options).items():
             nodes[role] = node = mrml.volume_to_node(volume, None, role="ct" if role == "ct" else "input")
             node.SetAttribute(CHANNEL, role)
             if role.endswith("fraction"):
@@ -1059,6 +1052,17 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
                 node.GetDisplayNode().SetWindowLevelMinMax(0, 1)
         slicer.util.setSliceViewerLayers(background=nodes["in_phase"], fit=True)
         return nodes
+
+    def _sampleCt(self):
+        folder = os.environ.get("NETINVERSION_DATA")
+        if folder:
+            return volumes.load(Path(folder) / "ct" / "pelvis.nii.gz")
+        import SampleData
+
+        node = SampleData.SampleDataLogic().downloadSample("CTChest")
+        ct = mrml.volume_from_node(node)
+        slicer.mrmlScene.RemoveNode(node)
+        return ct
 
 
 def displayedPoint():
@@ -1136,8 +1140,8 @@ class IdealInputTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Computing the ideal input of a small made-up image")
         path, card = next((p, c) for p, c in models.list_models().items() if not isinstance(c, models.ModelError))
         nodes = self.madeUpVolumes(card)
-        output = IdealInputLogic().run({c.role: nodes[c.role] for c in card.inputs}, {c.role: nodes[c.role] for c in card.outputs},
-                                       path, max_evaluations=20, knobs=False, validity=False, device="cpu")
+        output = IdealInputLogic().run([nodes[c.role] for c in card.inputs], [nodes[c.role] for c in card.outputs], path,
+                                       max_evaluations=20, knobs=False, validity=False, device="cpu")
         errors = output.facts["error"]
         self.assertLess(errors["patient"], 0.8 * errors["patient's"])
         for key, node in output.nodes.items():

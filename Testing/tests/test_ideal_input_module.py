@@ -310,7 +310,7 @@ def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
     endless(widget, arrays, worker=True)
     press(widget)
     host.wait(lambda: widget._going.curves.get("patient", [(0, 0)])[-1][0] > 1, 60)
-    host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-*")), 30)
+    host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-[0-9]")), 30)
     widget.ui.applyButton.click()
     assert finish(widget, 5).elapsed_s < 1
     found = results(widget)

@@ -1,0 +1,167 @@
+"""Draws the pictures of the README and the tutorial: the panel, the views and the plots of a run on real images.
+
+    make screenshots
+
+The images: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
+it; else the CT slice in pydicom's test files. The network is one that was not trained on that person, if
+Testing/models holds it. All pictures go to Testing/output, those of the tutorial to Resources/Screenshots as well
+(from the femoral heads only).
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
+os.environ.setdefault("NETINVERSION_MODELS", str(ROOT / "Testing" / "models"))
+
+import host  # noqa: E402
+
+host.start()
+
+import numpy as np  # noqa: E402
+import slicer  # noqa: E402
+from host import plots  # noqa: E402
+from PySide6 import QtCore, QtGui  # noqa: E402
+
+from NetInversionLib import volumes  # noqa: E402
+
+OUTPUT = ROOT / "Testing" / "output"
+CHOSEN = ROOT / "Resources" / "Screenshots"
+VIEW = (400, 360)
+EVALUATIONS = 150
+
+
+def real_ct():
+    """(volume, options of the sample, whether it is the one of the tutorial)."""
+    folder = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data"))
+    path = folder / "ct" / "pelvis.nii.gz"
+    if path.is_file():
+        pelvis = volumes.reorient(volumes.load(path), "LPS")
+        femoral_heads = volumes.crop(pelvis, (9, 27, 0, pelvis.shape[1], 0, pelvis.shape[2]))
+        return femoral_heads, {"slices": 3}, True
+    from pydicom.data import get_testdata_file
+
+    one_file = OUTPUT / "dicom"
+    one_file.mkdir(parents=True, exist_ok=True)
+    shutil.copy(get_testdata_file("CT_small.dcm"), one_file)
+    return volumes.load(one_file), {"slices": 1, "spacing_mm": 1.5}, False
+
+
+def run(widget):
+    """Press Apply, take a picture half-way, wait for the end."""
+    widget.ui.startZerosCheckBox.checked = True
+    widget.ui.startNoiseCheckBox.checked = True
+    widget.ui.evaluationsSpinBox.value = EVALUATIONS
+    host.grab(widget.parent, OUTPUT / "IdealInput-before.png")
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None or widget.ui.progressBar.value > 600, 1800, "Half of the run")
+    host.grab(widget.parent, OUTPUT / "IdealInput-running.png")
+    host.wait(lambda: widget._going is None, 1800, "The run")
+    host.wait(lambda: True)
+    host.grab(widget.parent, OUTPUT / "IdealInput-after.png")
+
+
+def draw_results(widget):
+    """The module's layout, the images by start, the outputs, the plots; gives the nodes."""
+    nodes = widget.logic.resultNodes(widget._parameterNode.run)
+    if "error" not in nodes:
+        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
+    patient = widget._selectors["in_phase"].currentNode()
+    host.render_slice_views(OUTPUT / "IdealInput-views.png", size=VIEW, columns=3)
+    for role in ("in_phase", "fat_fraction", "water_fraction"):
+        images = [{"background": widget._selectors[role].currentNode(), "title": "Patient (simulated)"}] + [
+            {"background": nodes[f"ideal {role} {start}"], "title": f"Ideal from {start}"}
+            for start in ("patient", "zeros", "noise")]
+        host.render_slice_views(OUTPUT / f"IdealInput-starts-{role}.png", images, size=(270, 240))
+    target = widget._selectors["ct"].currentNode()
+    window = nodes["output ct patient"].GetDisplayNode()
+    target.GetDisplayNode().SetAutoWindowLevel(0)
+    target.GetDisplayNode().SetWindowLevelMinMax(window.GetWindowLevelMin(), window.GetWindowLevelMax())
+    host.render_slice_views(OUTPUT / "IdealInput-outputs.png", [
+        {"background": target, "title": "Target: CT"},
+        {"background": nodes["output ct patient's"], "title": "Synthetic CT, patient's input"},
+        {"background": nodes["output ct patient"], "title": "Synthetic CT, ideal input"}], size=VIEW)
+    for name in ("convergence", "spectrum"):
+        host.render_plot(nodes[name], OUTPUT / f"IdealInput-{name}.png", (560, 360))
+    assert patient is not None
+    return nodes
+
+
+def draw_window(nodes):
+    """Panel, views and convergence as they stand side by side in Slicer."""
+    panel, views = (QtGui.QImage(str(OUTPUT / f"IdealInput-{part}.png")) for part in ("after", "views"))
+    height = max(panel.height(), views.height())
+    sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
+    sheet.fill(QtGui.QColor("#303030"))
+    painter = QtGui.QPainter(sheet)
+    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
+    painter.drawImage(0, 0, panel)
+    left, top = panel.width() + 6, (height - views.height()) // 2
+    painter.drawImage(left, top, views)
+    cell = QtCore.QRect(left + 2 * (VIEW[0] + 4), top + VIEW[1] + 24, VIEW[0], VIEW[1] + 20)
+    plots.draw_chart(painter, cell, nodes["convergence"])
+    painter.end()
+    sheet.save(str(OUTPUT / "IdealInput.png"))
+
+
+def draw_thumbnail(widget):
+    """The sample's picture in the Sample Data module: the simulated in-phase image on the left, the CT on the right."""
+    halves = []
+    for role, low, high in (("in_phase", 0, 1300), ("ct", -200, 500)):
+        image = slicer.util.arrayFromVolume(widget._selectors[role].currentNode())[0]
+        halves.append(np.clip(255 * (image - low) / (high - low), 0, 255).astype(np.uint8))
+    middle = halves[0].shape[1] // 2
+    pixels = np.ascontiguousarray(np.hstack([halves[0][:, :middle], halves[1][:, middle:]]))
+    picture = QtGui.QImage(pixels.data, *pixels.shape[::-1], pixels.shape[1], QtGui.QImage.Format.Format_Grayscale8)
+    sheet = QtGui.QImage(280, 260, QtGui.QImage.Format.Format_Grayscale8)
+    sheet.fill(0)
+    smooth = QtCore.Qt.TransformationMode.SmoothTransformation
+    picture = picture.scaled(280, 260, QtCore.Qt.AspectRatioMode.KeepAspectRatio, smooth)
+    painter = QtGui.QPainter(sheet)
+    painter.drawImage(0, (260 - picture.height()) // 2, picture)
+    painter.end()
+    sheet.save(str(ROOT / "IdealInput" / "Resources" / "Icons" / "IdealInputSample.png"))
+
+
+def print_tables(nodes):
+    """The numbers beside the pictures."""
+    for key in ("error", "swap back", "validity", "acquirable"):
+        table = nodes[key]
+        columns = range(table.GetNumberOfColumns())
+        print(f"\n{table.GetName()}\n" + " | ".join(table.GetColumnName(c) for c in columns))
+        for row in range(table.GetNumberOfRows()):
+            print(" | ".join(table.GetCellText(row, c) for c in columns))
+
+
+def publish(source, target):
+    """A copy of at most 256 colours: small, and as good to the eye."""
+    image = QtGui.QImage(str(source))
+    image.convertToFormat(QtGui.QImage.Format.Format_Indexed8).save(str(target), quality=0)
+
+
+def main():
+    ct, options, chosen = real_ct()
+    widget = host.open_module("IdealInput")
+    widget.logic.addSample(ct, **options)
+    widget.initializeParameterNode()
+    run(widget)
+    nodes = draw_results(widget)
+    draw_window(nodes)
+    print_tables(nodes)
+    if host.errors:
+        raise SystemExit("\n".join(host.errors))
+    if chosen:
+        draw_thumbnail(widget)
+        CHOSEN.mkdir(parents=True, exist_ok=True)
+        for name in ("IdealInput", "IdealInput-before", "IdealInput-running", "IdealInput-views", "IdealInput-outputs",
+                     "IdealInput-starts-in_phase", "IdealInput-starts-fat_fraction", "IdealInput-spectrum"):
+            publish(OUTPUT / f"{name}.png", CHOSEN / f"{name}.png")
+    print(f"\nPictures are in {OUTPUT}" + (f" and {CHOSEN}" if chosen else ""))
+    slicer.mrmlScene.Clear(0)
+
+
+if __name__ == "__main__":
+    main()
