@@ -202,14 +202,14 @@ class _Run:
         if not bool(torch.isfinite(f).all() & torch.isfinite(g).all()):
             raise FloatingPointError("the loss or its gradient is not finite at the start: check the images for NaN "
                                      "and infinite values, and the network for overflow")
-        norm = self.dot(g, g).sqrt()
-        zeros = torch.zeros_like(f)
+        free_g = g * self.free(x, g)
+        norm, zeros = self.dot(free_g, free_g).sqrt(), torch.zeros_like(f)
         r = _Rows(
             items=items, x=x.clone(), f=f, g=g, d=torch.zeros_like(x), t=zeros, low=zeros.clone(),
             high=torch.full_like(f, math.inf), trials=torch.zeros_like(items), pair=x.new_zeros(rows, 2 * m, n),
             sy=f.new_zeros(rows, m, m), yy=f.new_zeros(rows, m, m), pairs=torch.zeros_like(items),
             gamma=torch.ones_like(f), best_x=x.clone(), best_f=f.clone(), first_norm=norm, mark=f.clone(),
-            status=torch.zeros_like(items))
+            status=torch.where(norm > 0, RUNNING, SMALL_GRADIENT))
         self.aim(r, torch.ones_like(items, dtype=torch.bool), f.new_zeros(rows, 2 * m))
         return r
 
@@ -325,10 +325,8 @@ class _Run:
     def products(self, r: _Rows, *vectors: Tensor) -> tuple[Tensor, ...]:
         """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums of float32 blocks."""
         columns = torch.stack(vectors, 2)
-        n = columns.shape[1]
-        block = max(8192, -(-n // 32))
-        return sum(torch.bmm(r.pair[:, :, i:i + block], columns[:, i:i + block]).to(self.wide)
-                   for i in range(0, n, block)).unbind(2)
+        return sum(torch.bmm(r.pair[:, :, i:j], columns[:, i:j]).to(self.wide)
+                   for i, j in _blocks(columns.shape[1])).unbind(2)
 
     def judge(self, r: _Rows, evaluation: int, hopeless: Tensor) -> None:
         """Set the status of rows that are done."""
@@ -349,8 +347,8 @@ class _Run:
         return f.to(self.wide), g.reshape(x.shape)
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """Row-wise dot product, summed in float64."""
-        return (a * b).sum(1, dtype=self.wide)
+        """Row-wise dot product, float64 sums of float32 blocks."""
+        return sum(torch.linalg.vecdot(a[:, i:j], b[:, i:j]).to(self.wide) for i, j in _blocks(a.shape[1]))
 
     def project(self, x: Tensor) -> Tensor:
         return x.clamp(self.lower, self.upper) if self.bounded else x
@@ -382,3 +380,9 @@ def _solve(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
     if triangle.device.type == "mps":  # small matrices; the CPU has float64
         return torch.linalg.solve_triangular(triangle.cpu(), right.cpu(), upper=upper).to(right.device)
     return torch.linalg.solve_triangular(triangle, right, upper=upper)
+
+
+def _blocks(n: int) -> list[tuple[int, int]]:
+    """Pieces of an axis, 8192 long or 32 in number: short enough that float32 sums over them lose little."""
+    size = max(8192, -(-n // 32))
+    return [(i, min(i + size, n)) for i in range(0, n, size)]

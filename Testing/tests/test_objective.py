@@ -276,7 +276,7 @@ class Hungry(nn.Module):
         return self.network(x)
 
 
-@pytest.mark.parametrize("most", [3 * 7200, 7200, 4500])
+@pytest.mark.parametrize("most", [2 * 7200, 7200, 4500])
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError()])
 def test_out_of_memory_halves_the_images_then_the_tile(most, error):
     network, said = unet(2, (3, 4)), []
