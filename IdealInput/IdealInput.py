@@ -166,11 +166,12 @@ class IdealInputParameterNode:
     ball: Annotated[float, WithinRange(0, 1), Decimals(3), SingleStep(0.005)] = 0.0
     preset: Preset = Preset.DEFAULT
     maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 200
-    above: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 1.0
-    below: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 1.0
+    above: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 10.0
+    below: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 10.0
     box: bool = False
     locked: str
     device: str = "auto"
+    allowCpu: bool = True
     memoryGb: Annotated[float, WithinRange(0, 10000), Decimals(1)] = 0.0
     worker: bool = True
     run: str
@@ -371,6 +372,7 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.inputsLayout.removeRow(selector)
         for box in self._locks.values():
             locks.removeWidget(box)
+            box.hide()  # at once; it is deleted when the event loop runs
             box.deleteLater()
         self._selectors, self._locks = {}, {}
         for channel in self._card.inputs if self._card else ():
@@ -934,8 +936,8 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
             starts=self._starts(node), noise_seeds=node.noiseSeeds, direction=node.direction.name.lower(),
             ball=node.ball or None, above=node.above, below=node.below, box=node.box, max_evaluations=node.maxEvaluations,
             locked=[role for role in node.locked.split(",") if role in [channel.role for channel in card.inputs]],
-            region=self.region(node, card), device=node.device, memory_gb=node.memoryGb or None, validity=node.validity,
-            knobs=node.knobs, **published)
+            region=self.region(node, card), device=node.device, allow_cpu=node.allowCpu,
+            memory_gb=node.memoryGb or None, validity=node.validity, knobs=node.knobs, **published)
 
     # How long and how much, roughly
 
@@ -1016,13 +1018,11 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
                  nodes.get(f"error {output} {start}"))
         for index, volume in enumerate(shown):
             self._showSlice(manager.sliceWidget(f"IdealInput{index + 1}"), volume, ideal)
-        views = {kind: slicer.mrmlScene.GetSingletonNode(tag, kind_class) for kind, tag, kind_class in (
-            ("table", "IdealInputTable", "vtkMRMLTableViewNode"), ("convergence", "IdealInputPlot1", "vtkMRMLPlotViewNode"),
-            ("spectrum", "IdealInputPlot2", "vtkMRMLPlotViewNode"))}
         if table in nodes:
-            views["table"].SetTableNodeID(nodes[table].GetID())
-        for chart in ("convergence", "spectrum"):
-            views[chart].SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
+            slicer.mrmlScene.GetSingletonNode("IdealInputTable", "vtkMRMLTableViewNode").SetTableNodeID(nodes[table].GetID())
+        for tag, chart in (("IdealInputPlot1", "convergence"), ("IdealInputPlot2", f"spectrum {start}")):
+            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
+            view.SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
 
     def _showSlice(self, widget, volume, framed):
         """Show a volume in a slice view, moved to where ``framed`` is; the views move together from then on."""

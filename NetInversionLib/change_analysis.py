@@ -63,15 +63,15 @@ def add_error_table(result: Result, case: Case, errors: dict[str, Tensor], image
 
 
 def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> None:
-    """Table "change" and curve "spectrum": per start, channel and tissue, how the ideal input differs."""
+    """Table "change" and curves "spectrum <start>": per start, channel and tissue, how the ideal input differs."""
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     patient = case.patient.cpu().numpy()
     spacing = case.frame.spacing_mm
     columns: dict[str, list] = {heading: [] for heading in (
         "start", "channel", "tissue", "mean change (normalised)", "gradient-energy ratio", "correlation with the patient's",
         "autocorrelation, patient's", "autocorrelation, ideal", "mean, patient's", "mean, ideal")}
-    lines = {}
     for name, ideal in zip(names, images.cpu().numpy()):
+        lines = {}
         for index, channel in enumerate(case.model.card.inputs):
             before, after = patient[:, index], ideal[:, index]
             energy = [gradient_energy(x, case.model.card.dimensions, spacing) for x in (before, after)]
@@ -83,10 +83,10 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
                 for heading, value in zip(columns, row):
                     columns[heading].append(value)
             frequency, ratio = spectrum_ratio(after, before, spacing)
-            lines[f"{channel.role}, {name}"] = (frequency.tolist(), ratio.tolist())
+            lines[channel.name] = (frequency.tolist(), ratio.tolist())
+        result.curves[f"spectrum {name}"] = Curve(f"Power spectrum, from {name} over patient's", "frequency (cycles/mm)",
+                                                  "ratio of power", lines, log_y=True)
     result.tables["change"] = Table("What changed", columns)
-    result.curves["spectrum"] = Curve("Power spectrum, ideal over patient's", "frequency (cycles/mm)", "ratio", lines,
-                                      log_y=True)
 
 
 def gradient_energy(image: np.ndarray, dimensions: int, spacing_mm: tuple[float, ...]) -> np.ndarray:
@@ -182,7 +182,7 @@ def output_error(case: Case, objective: Objective, images: Tensor) -> float:
 def _second_error(case: Case, second: Model, images: Tensor) -> float:
     """The same error, of another network: images and target pass through scanner units."""
     model = case.model
-    scaling = second.scalings_of(model.denormalise(case.patient, case.scaling))
+    scaling = second.scalings(case.whole)
     x = second.normalise_tensor(model.denormalise(images, case.scaling), scaling)
     target = second.normalise_target_tensor(model.denormalise_output(case.target))
     objective = Objective(second, target, case.weight, Terms(), multiple=second.card.size_multiple)

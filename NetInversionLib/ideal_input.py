@@ -107,7 +107,8 @@ class Case:
 
     ``patient`` (images, C, *space), ``target`` (images, D, *space), ``weight`` and ``free`` (images, 1, *space) and
     (images, C, *space): where the error counts, where the input may change. A 2-D network has one image per slice, a
-    3-D network one image. ``frame``: the window as a volume on the network's axes; ``original``: the same, cut out of the first input.
+    3-D network one image. ``frame``: the window as a volume on the network's axes; ``original``: the same, cut out of
+    the first input; ``whole``: the inputs before anything was cut out, on the first one's grid.
     """
 
     model: Model
@@ -117,6 +118,7 @@ class Case:
     free: Tensor
     frame: Volume
     original: Volume
+    whole: list[Volume]
     scaling: list[dict]
     facts: dict
 
@@ -146,7 +148,7 @@ def ideal_input(volumes: dict[str, Volume], models: dict[str, Model], settings: 
 
     Returns:
         Result with, per start, the ideal inputs, their change, the network's output and its error; tables "error",
-        "change", "swap back", "validity"; curves "convergence" and "spectrum". Values in scanner units.
+        "change", "swap back", "validity"; curves "convergence" and "spectrum <start>". Values in scanner units.
 
     Raises:
         ValueError: Missing or unusable volumes, settings that contradict each other; says what to do.
@@ -165,6 +167,8 @@ def ideal_input(volumes: dict[str, Volume], models: dict[str, Model], settings: 
 def _run(volumes: dict[str, Volume], models: dict[str, Model], settings: Settings, progress: Progress,
          device: torch.device) -> Result:
     model = models["network"]
+    if "second" in models:
+        _require_same_images(model.card, models["second"].card)
     for network in models.values():
         network.network.to(device)
     progress.report(0.0, f"Preparing the images ({devices.describe(device)})")
@@ -206,7 +210,8 @@ def prepare(volumes: dict[str, Volume], model: Model, settings: Settings, progre
     inside = vol.reorient(vol.crop(original.with_array(inside), window), card.orientation).array
 
     # Scalings come from the whole patient volume, not from the region, so that a region does not change the problem.
-    scaling = model.scalings([gridded[channel.role] for channel in card.inputs])
+    whole = [gridded[channel.role] for channel in card.inputs]
+    scaling = model.scalings(whole)
     patient = model.normalise([turned[channel.role] for channel in card.inputs], scaling)
     target, clipped = model.normalise_target([turned[channel.role] for channel in card.outputs])
     if clipped:
@@ -225,7 +230,17 @@ def prepare(volumes: dict[str, Volume], model: Model, settings: Settings, progre
     facts.update(clipped_target_voxels=clipped, scaling=scaling, window=list(window),
                  grid=f"{' x '.join(map(str, patient.shape[2:]))}, {len(patient)} image(s)")
     return Case(model, patient.to(device), target.to(device), weight.to(device), free.to(device),
-                turned[card.inputs[0].role], vol.crop(original, window), scaling, facts)
+                turned[card.inputs[0].role], vol.crop(original, window), whole, scaling, facts)
+
+
+def _require_same_images(first: model_files.Card, second: model_files.Card) -> None:
+    def takes(card):
+        return [channel.role for channel in (*card.inputs, *card.outputs)], card.dimensions, card.orientation
+
+    if takes(first) != takes(second):
+        kinds = [f"{', '.join(roles)}, {dimensions}-D" for roles, dimensions, _ in map(takes, (first, second))]
+        raise ValueError(f"the second network, {second.name!r}, is for other images ({kinds[1]}) than {first.name!r} "
+                         f"({kinds[0]}): choose one for the same images, or none")
 
 
 def _on_grid(volume: Volume, reference: Volume, role: str, progress: Progress) -> Volume:
@@ -257,7 +272,8 @@ def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str
     roles = {channel.role: channel.name for channel in (*card.inputs, *card.outputs)}
     for channel in (*card.inputs, *card.outputs):
         volume = volumes[channel.role]
-        low, high = np.percentile(volume.array[::max(1, len(volume.array) // 16)], (0.5, 99.5))
+        sample = volume.array[::max(1, len(volume.array) // 16)].astype(np.float32)
+        low, high = np.percentile(sample, (0.5, 99.5))
         if channel.high is not None:
             margin = (0.1 if channel in card.inputs else 0.5) * (channel.high - channel.low)
             if low < channel.low - margin or high > channel.high + margin:
@@ -374,16 +390,26 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
         value, gradient = objective.value_and_gradient(x, items)
         return value, gradient * free[items % len(free)]
 
-    if settings.ball is None:
-        bounds = {"lower": 0.0, "upper": 1.0} if settings.box else {}
-        return lbfgs.minimize(value_and_gradient, x, options, callback=watch, **bounds)
+    def held(x: Tensor, items: Tensor) -> Tensor:
+        image = items % len(free)
+        return torch.where(free[image] > 0, x, patient[image])
+
+    everything = torch.arange(len(x), device=x.device)
+    if settings.ball is None and not settings.box:
+        return lbfgs.minimize(value_and_gradient, x, options, callback=watch)
+    if settings.box:
+        # The bounds act on every voxel; those that may not change stay the patient's, in range or not.
+        watch.unfold = held
+        solution = lbfgs.minimize(lambda x, items: value_and_gradient(held(x, items), items), x, options,
+                                  lower=0.0, upper=1.0, callback=watch)
+        return lbfgs.Solution(held(solution.x, everything), *_rest(solution))
 
     ball = _Ball(patient, free, settings.ball)
     generator = torch.Generator().manual_seed(settings.seed)
     v = torch.randn(x.shape, generator=generator).to(x) * free * settings.ball
     watch.unfold = ball.point
     solution = lbfgs.minimize(ball.wrap(value_and_gradient), v, options, callback=watch)
-    return lbfgs.Solution(ball.point(solution.x, torch.arange(len(x), device=x.device)), *_rest(solution))
+    return lbfgs.Solution(ball.point(solution.x, everything), *_rest(solution))
 
 
 class _Ball:
@@ -431,10 +457,11 @@ def _fixed_step(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
 
         for step in range(100):
             optimiser.step(closure)
+            if torch.isfinite(image).all():  # it may run away; what was found before counts
+                x[row] = image.detach()[0]
             watch(step + 1, lambda: (x, torch.tensor([trace[-1]])), fraction=(row + (step + 1) / 100) / len(x))
             if not math.isfinite(trace[-1]):
                 break
-        x[row] = image.detach()[0]
         losses.append(trace)
         evaluations.append(len(trace))
     longest = max(map(len, losses))

@@ -24,13 +24,15 @@ host.start()
 import numpy as np  # noqa: E402
 import slicer  # noqa: E402
 from host import plots  # noqa: E402
+from PIL import Image  # noqa: E402
 from PySide6 import QtCore, QtGui  # noqa: E402
 
 from NetInversionLib import volumes  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
 CHOSEN = ROOT / "Resources" / "Screenshots"
-VIEW = (400, 360)
+VIEW = (400, 300)
+TALL = 400  # width of a view beside the panel
 EVALUATIONS = 150
 
 
@@ -69,8 +71,9 @@ def draw_results(widget):
     nodes = widget.logic.resultNodes(widget._parameterNode.run)
     if "error" not in nodes:
         raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    patient = widget._selectors["in_phase"].currentNode()
     host.render_slice_views(OUTPUT / "IdealInput-views.png", size=VIEW, columns=3)
+    panel_height = QtGui.QImage(str(OUTPUT / "IdealInput-after.png")).height()
+    host.render_slice_views(OUTPUT / "IdealInput-tall.png", size=(TALL, panel_height // 2 - 22), columns=3)
     for role in ("in_phase", "fat_fraction", "water_fraction"):
         images = [{"background": widget._selectors[role].currentNode(), "title": "Patient (simulated)"}] + [
             {"background": nodes[f"ideal {role} {start}"], "title": f"Ideal from {start}"}
@@ -84,24 +87,23 @@ def draw_results(widget):
         {"background": target, "title": "Target: CT"},
         {"background": nodes["output ct patient's"], "title": "Synthetic CT, patient's input"},
         {"background": nodes["output ct patient"], "title": "Synthetic CT, ideal input"}], size=VIEW)
-    for name in ("convergence", "spectrum"):
-        host.render_plot(nodes[name], OUTPUT / f"IdealInput-{name}.png", (560, 360))
-    assert patient is not None
+    for name in ("convergence", "spectrum patient"):
+        host.render_plot(nodes[name], OUTPUT / f"IdealInput-{name.split()[0]}.png", (560, 340))
     return nodes
 
 
 def draw_window(nodes):
     """Panel, views and convergence as they stand side by side in Slicer."""
-    panel, views = (QtGui.QImage(str(OUTPUT / f"IdealInput-{part}.png")) for part in ("after", "views"))
+    panel, views = (QtGui.QImage(str(OUTPUT / f"IdealInput-{part}.png")) for part in ("after", "tall"))
     height = max(panel.height(), views.height())
     sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
     sheet.fill(QtGui.QColor("#303030"))
     painter = QtGui.QPainter(sheet)
     painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
     painter.drawImage(0, 0, panel)
-    left, top = panel.width() + 6, (height - views.height()) // 2
-    painter.drawImage(left, top, views)
-    cell = QtCore.QRect(left + 2 * (VIEW[0] + 4), top + VIEW[1] + 24, VIEW[0], VIEW[1] + 20)
+    left, row = panel.width() + 6, views.height() // 2 + 2
+    painter.drawImage(left, 0, views)
+    cell = QtCore.QRect(left + 2 * (TALL + 4), row, TALL, row - 4)
     plots.draw_chart(painter, cell, nodes["convergence"])
     painter.end()
     sheet.save(str(OUTPUT / "IdealInput.png"))
@@ -137,9 +139,9 @@ def print_tables(nodes):
 
 
 def publish(source, target):
-    """A copy of at most 256 colours: small, and as good to the eye."""
-    image = QtGui.QImage(str(source))
-    image.convertToFormat(QtGui.QImage.Format.Format_Indexed8).save(str(target), quality=0)
+    """A copy of at most 256 colours, without dithering: small, and as good to the eye."""
+    image = Image.open(source).convert("RGB")
+    image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main():

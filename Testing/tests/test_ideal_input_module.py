@@ -194,7 +194,7 @@ def test_three_lines_from_the_console(widget, arrays):
     assert array(output.nodes["error ct patient"]).mean() < array(output.nodes["error ct patient's"]).mean()
     assert not array(output.nodes["change fat_fraction patient"]).any()
     assert output.tables.keys() == {"error", "change", "swap back", "validity", "acquirable"}
-    assert output.charts.keys() == {"convergence", "spectrum"}
+    assert output.charts.keys() == {"convergence", "spectrum patient"}
     assert output.facts["settings"]["locked"] == ("fat_fraction",) and output.result.volumes
 
 
@@ -241,7 +241,7 @@ def test_a_second_run_fills_the_same_tables_and_another_patient_gets_new_ones(wi
     press(widget)
     second = results(widget)
     same = [key for key in first if first[key] is second.get(key)]
-    assert {"error", "change", "convergence", "spectrum", "facts"} <= set(same)
+    assert {"error", "change", "convergence", "spectrum patient", "facts"} <= set(same)
     assert first["ideal in_phase patient"].GetName() + "_1" == second["ideal in_phase patient"].GetName()
     series = second["convergence"].GetNthPlotSeriesNodeID(0)
 
