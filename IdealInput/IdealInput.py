@@ -45,6 +45,7 @@ KEY, RUN = "IdealInput.key", "IdealInput.run"  # attributes of a result node: wh
 OF = "IdealInput.input"  # node reference of a table, chart or text: the input it is about
 LAYOUT = 4866  # identifier of the layout; the number of the abstract that the method comes from
 SAMPLE = "IdealInputDixon"
+PUBLISHED = {"optimiser": "fixed-step", "mean": False, "above": 1.0, "below": 1.0}  # ideal_input.PRESETS, without torch
 
 
 def cardText(path, card):
@@ -409,7 +410,8 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.deviceSelector.addItem(node.device, node.device)
         self.ui.deviceSelector.setCurrentIndex(self.ui.deviceSelector.findData(node.device))
         self.ui.noiseSeedsSpinBox.enabled = node.startNoise
-        for widget in (self.ui.evaluationsSpinBox, self.ui.boxCheckBox, self.ui.ballSpinBox):
+        for widget in (self.ui.evaluationsSpinBox, self.ui.boxCheckBox, self.ui.ballSpinBox, self.ui.aboveSpinBox,
+                       self.ui.belowSpinBox):
             widget.enabled = node.preset == Preset.DEFAULT
 
     def _showRegion(self):
@@ -928,16 +930,17 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
 
     def requestFromParameterNode(self, node, card):
         """The job that the panel shows."""
-        published = {"optimiser": "fixed-step", "mean": False} if node.preset == Preset.SEED else {}
-        return self.request(
-            {channel.role: self.chosen(node, channel.role) for channel in card.inputs},
-            {channel.role: self.chosen(node, channel.role) for channel in card.outputs},
-            self.modelPath(node), node.maskNode, None, node.secondModel,
+        settings = dict(
             starts=self._starts(node), noise_seeds=node.noiseSeeds, direction=node.direction.name.lower(),
             ball=node.ball or None, above=node.above, below=node.below, box=node.box, max_evaluations=node.maxEvaluations,
             locked=[role for role in node.locked.split(",") if role in [channel.role for channel in card.inputs]],
             region=self.region(node, card), device=node.device, allow_cpu=node.allowCpu,
-            memory_gb=node.memoryGb or None, validity=node.validity, knobs=node.knobs, **published)
+            memory_gb=node.memoryGb or None, validity=node.validity, knobs=node.knobs)
+        if node.preset == Preset.SEED:
+            settings.update(PUBLISHED)
+        inputs, targets = ({channel.role: self.chosen(node, channel.role) for channel in channels}
+                           for channels in (card.inputs, card.outputs))
+        return self.request(inputs, targets, self.modelPath(node), node.maskNode, None, node.secondModel, **settings)
 
     # How long and how much, roughly
 

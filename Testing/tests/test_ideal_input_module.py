@@ -440,6 +440,20 @@ def test_worst_input_within_a_ball(widget, arrays):
     assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
 
 
+def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
+    from IdealInput import PUBLISHED
+    from NetInversionLib.ideal_input import PRESETS, Settings
+
+    for role, node in add_nodes(arrays).items():
+        widget._selectors[role].setCurrentNode(node)
+    request = widget.logic.requestFromParameterNode(widget._parameterNode, widget._card)
+    assert Settings.from_json(request.settings) == Settings()
+    assert {**PUBLISHED, "starts": PRESETS["seed"]["starts"]} == PRESETS["seed"]
+    widget.ui.presetSelector.setCurrentIndex(1)
+    settings = widget.logic.requestFromParameterNode(widget._parameterNode, widget._card).settings
+    assert {key: settings[key] for key in PUBLISHED} == PUBLISHED and not widget.ui.aboveSpinBox.enabled
+
+
 def test_device_list_says_what_is_there(widget):
     widget.ui.advancedCollapsibleButton.collapsed = False
     devices = [widget.ui.deviceSelector.itemData(i) for i in range(widget.ui.deviceSelector.count)]
