@@ -149,7 +149,7 @@ def _echo_mix(in_phase: int, fat: int, water: int) -> Knob:
     def apply(x: Tensor, values: Tensor) -> Tensor:
         f, w = x[:, fat].clamp(min=0), x[:, water].clamp(min=0)
         cosine = torch.cos(math.pi * (values[0] + 1) / 2)
-        mixed = ((w - f) ** 2 + 2 * w * f * (1 + cosine) + 1e-6).sqrt() / (w + f + 1e-3)
+        mixed = (((w - f) ** 2 + 2 * w * f * (1 + cosine) + 1e-6) / ((w + f) ** 2 + 1e-6)).sqrt()
         factor = torch.where(w + f > 0.05, mixed, torch.ones_like(mixed))
         return torch.cat([x[:, :in_phase], (x[:, in_phase] * factor)[:, None], x[:, in_phase + 1:]], 1)
 

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import acquisition, change_analysis, devices, lbfgs, models as model_files, volumes as vol
+from . import acquisition, change_analysis, devices, lbfgs
+from . import models as model_files
+from . import volumes as vol
 from .models import Model
 from .objective import Objective, Terms
 from .results import Curve, Progress, Result

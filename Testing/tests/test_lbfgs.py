@@ -88,10 +88,10 @@ def test_rosenbrock_in_twenty_dimensions():
 
 @pytest.mark.parametrize("condition", [10, 1e3, 1e4])
 def test_ill_conditioned_quadratics_need_no_more_than_twice_scipys_evaluations(condition):
-    rows, n = 4, 60
+    rows, n = 2, 50
     loss = quadratic_loss(*quadratics(rows, n, condition))
     start = torch.zeros(rows, n, dtype=torch.float64)
-    trace = minimize(by_autograd(loss), start, Options(max_evaluations=600)).trace
+    trace = minimize(by_autograd(loss), start, Options(max_evaluations=500)).trace
     for row in range(rows):
         function, values = for_scipy(loss, row), []
 
@@ -101,7 +101,7 @@ def test_ill_conditioned_quadratics_need_no_more_than_twice_scipys_evaluations(c
             return value, gradient
 
         scipy.optimize.minimize(watched, np.zeros(n), jac=True, method="L-BFGS-B",
-                                options={"maxcor": 20, "maxiter": 2000, "ftol": 1e-14, "gtol": 1e-12})
+                                options={"maxcor": 20, "maxiter": 1000, "ftol": 1e-14, "gtol": 1e-12})
         goal = 1e-7 * values[0]
         theirs = next(i for i, value in enumerate(values) if value <= goal)
         ours = int((trace[:, row] <= goal).nonzero()[0])

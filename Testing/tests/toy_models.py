@@ -25,7 +25,7 @@ def model(network, inputs=("mr",), outputs=("ct",), dimensions=2, multiple=1, na
 
 def linear(weights, bias=None, dimensions=2):
     """Every output voxel from the same input voxel: y = W x + b, W (outputs, inputs)."""
-    weights = torch.as_tensor(weights, dtype=torch.float32)
+    weights = torch.as_tensor(np.asarray(weights), dtype=torch.float32)
     conv = (nn.Conv2d if dimensions == 2 else nn.Conv3d)(weights.shape[1], weights.shape[0], 1)
     with torch.no_grad():
         conv.weight.copy_(weights.reshape(conv.weight.shape))
