@@ -592,16 +592,16 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         picture.fill(qt.QColor("white"))
         painter = qt.QPainter()
         painter.begin(picture)
-        lines, labels = curvePixels(self._going.curves, left=64, top=10, width=385, height=110)
+        lines, labels = curvePixels(self._going.curves, left=64, top=10, width=310, height=110)
         painter.setPen(qt.QColor("#606060"))
-        painter.drawRect(64, 10, 385, 110)
+        painter.drawRect(64, 10, 310, 110)
         for text, x, y in labels:
             painter.drawText(x, y, text)
         for index, (name, points) in enumerate(lines.items()):
             painter.setPen(qt.QColor("#" + mrml.LINE_COLORS[index % len(mrml.LINE_COLORS)]))
             for (x0, y0), (x1, y1) in zip(points, points[1:]):
                 painter.drawLine(x0, y0, x1, y1)
-            painter.drawText(340, 26 + 14 * index, name)
+            painter.drawText(382, 22 + 14 * index, name)
         painter.end()
         self.ui.curveLabel.setPixmap(picture)
 

@@ -9,6 +9,7 @@ Testing/models holds it. All pictures go to Testing/output, those of the tutoria
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from NetInversionLib import volumes  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
 CHOSEN = ROOT / "Resources" / "Screenshots"
+PAGE = ROOT / "Resources" / "Docs" / "IdealInput.md"
 VIEW = (400, 300)
 TALL = 400  # width of a view beside the panel
 EVALUATIONS = 150
@@ -128,20 +130,52 @@ def draw_thumbnail(widget):
     sheet.save(str(ROOT / "IdealInput" / "Resources" / "Icons" / "IdealInputSample.png"))
 
 
-def print_tables(nodes):
-    """The numbers beside the pictures."""
-    for key in ("error", "swap back", "validity", "acquirable"):
-        table = nodes[key]
-        columns = range(table.GetNumberOfColumns())
-        print(f"\n{table.GetName()}\n" + " | ".join(table.GetColumnName(c) for c in columns))
-        for row in range(table.GetNumberOfRows()):
-            print(" | ".join(table.GetCellText(row, c) for c in columns))
+# What the tutorial shows of each table: its columns, and only the rows that have these words in these columns.
+SHOWN = {"error": (("input", "MAE everything (HU)", "MAE bone (HU)", "MAE soft tissue (HU)", "MAE fat (HU)"), {}),
+         "change": (("channel", "tissue", "mean change (normalised)", "gradient-energy ratio",
+                     "correlation with the patient's"), {"start": ["patient"], "tissue": ["bone", "soft tissue"]}),
+         "swap back": (("channel put back", "MAE (HU)", "share of the gain lost (%)"), {"start": ["patient"]}),
+         "validity": (("input", "MAE (HU)"), {}),
+         "acquirable": (("knob", "MAE (HU)", "share of the free-voxel gain (%)"), {})}
+
+
+def markdown(table, columns, only) -> str:
+    """Some columns and rows of a table node as Markdown."""
+    headings = [table.GetColumnName(c) for c in range(table.GetNumberOfColumns())]
+    cells = [dict(zip(headings, (table.GetCellText(row, c) for c in range(len(headings)))))
+             for row in range(table.GetNumberOfRows())]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in cells:
+        if all(row[column] in words for column, words in only.items()):
+            lines.append("| " + " | ".join(_rounded(row[column]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def _rounded(text):
+    try:
+        return f"{float(text):.3g}" if abs(float(text)) < 1000 else f"{float(text):.0f}"
+    except ValueError:
+        return text.replace("_", " ")
+
+
+def print_tables(nodes, page=None):
+    """The numbers beside the pictures; into the tutorial too, between <!-- name --> and <!-- /name -->."""
+    text = page.read_text() if page else ""
+    for key, (columns, only) in SHOWN.items():
+        table = markdown(nodes[key], columns, only)
+        print(f"\n{nodes[key].GetName()}\n{table}")
+        text = re.sub(rf"(<!-- {key} -->\n).*?(\n<!-- /{key} -->)", lambda m, t=table: m[1] + t + m[2], text, flags=re.S)
+    if page:
+        page.write_text(text)
 
 
 def publish(source, target):
-    """A copy of at most 256 colours, without dithering: small, and as good to the eye."""
+    """A small copy: 128 greys for the images and the 128 colours that cover the rest best, without dithering."""
     image = Image.open(source).convert("RGB")
-    image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(target, optimize=True)
+    colours = image.quantize(128, Image.Quantize.MAXCOVERAGE).getpalette()[:3 * 128]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours + [level for grey in range(0, 256, 2) for level in 3 * [grey]])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main():
@@ -152,7 +186,7 @@ def main():
     run(widget)
     nodes = draw_results(widget)
     draw_window(nodes)
-    print_tables(nodes)
+    print_tables(nodes, PAGE if chosen else None)
     if host.errors:
         raise SystemExit("\n".join(host.errors))
     if chosen:
