@@ -440,6 +440,17 @@ def test_worst_input_within_a_ball(widget, arrays):
     assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
 
 
+def test_a_second_network_shows_what_of_the_gain_transfers(widget, arrays, tmp_path):
+    second = save_model(tmp_path / "second.safetensors", name="Other")
+    choose(widget, add_nodes(arrays))
+    widget.ui.secondModelEdit.currentPath = str(second)
+    press(widget)
+    found = results(widget)
+    assert "MAE of Other (HU)" in [found["validity"].GetColumnName(i) for i in range(3)]
+    gain = json.loads(found["facts"].GetText())["gain that transfers"]["ideal patient"]
+    assert gain == pytest.approx(1), "the same weights: all of it"
+
+
 def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
     from IdealInput import PUBLISHED
     from NetInversionLib.ideal_input import PRESETS, Settings
