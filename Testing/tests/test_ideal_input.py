@@ -410,6 +410,26 @@ def test_the_ball_holds(direction, locked):
     assert better == (direction == "best")
 
 
+@pytest.mark.parametrize("length", [0.3, 3.0])
+def test_the_slope_in_the_ball_is_the_slope_of_what_is_measured(length):
+    """Inside the ball, and outside, where the point is drawn back to the sphere; some voxels held."""
+    generator = torch.Generator().manual_seed(0)
+    patient, v = (torch.rand(2, 1, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    free = (torch.rand(2, 1, 3, 4, generator=generator) > 0.3).double()
+    ball, items = algorithm._Ball(patient, free, 0.1), torch.tensor([1, 0])
+    v = v * free[items]
+    v = length * ball.radius[items].reshape(2, 1, 1, 1) * v / v.flatten(1).norm(dim=1).reshape(2, 1, 1, 1)
+
+    def value_and_gradient(x, items):
+        return x.pow(3).flatten(1).sum(1), 3 * x ** 2 * free[items]
+
+    value, slope = ball.wrap(value_and_gradient)(v, items)
+    v.requires_grad_()
+    expected = ball.point(v, items).pow(3).flatten(1).sum(1)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(expected.sum(), v)[0] * free[items])
+
+
 def test_the_worst_input_is_worse_than_random_ones():
     volumes, network, ball = two_channels(), mixer(), 0.05
     result = run(volumes, model(network, ("mr", "fat")), direction="worst", ball=ball, above=0, below=0)

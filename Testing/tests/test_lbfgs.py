@@ -232,20 +232,23 @@ def test_the_first_step_has_the_length_asked_for():
     torch.testing.assert_close(moved.square().mean(1).sqrt(), torch.full((2,), 0.03, dtype=torch.float64))
 
 
-def test_accepted_points_satisfy_the_weak_wolfe_conditions_or_the_search_goes_on():
-    """On a kinked function, where steps are bracketed: every longer trial after a too short one, and the reverse."""
+def test_only_points_that_satisfy_the_weak_wolfe_conditions_are_gone_to():
+    """On a kinked function, where steps are bracketed: longer after a too short one, shorter after a too long one."""
     weights = torch.logspace(0, 2, 10, dtype=torch.float64)
     record = Recorder(lambda x, items: (weights * (x - 0.3).abs()).sum(1))
     minimize(record, torch.ones(1, 10, dtype=torch.float64), Options(max_evaluations=120))
     points, values, gradients = record.path(0)
     x, f, g, low, high, seen = points[0], values[0], gradients[0], 0.0, math.inf, 0
+    direction, trials = None, 0
     for trial, f_trial, g_trial in zip(points[1:], values[1:], gradients[1:]):
         s = trial - x
         length, slope = np.linalg.norm(s), g @ s
-        if low == 0 and math.isinf(high):
+        if direction is None:
             direction = s / length
-        elif s @ direction < (1 - 1e-9) * length:  # history dropped after a failed search: a new direction
-            direction, low, high = s / length, 0.0, math.inf
+        elif s @ direction < (1 - 1e-9) * length:
+            assert trials >= Options().max_trials, "another direction, or another base, before the search was over"
+            direction, trials, low, high = s / length, 0, 0.0, math.inf
+        trials += 1
         assert low * (1 - 1e-9) <= length <= high * (1 + 1e-9), "a trial outside its bracket"
         seen += low > 0 or high < math.inf
         if f_trial > f + 1e-4 * slope + 1e-14 * abs(f):
@@ -253,7 +256,7 @@ def test_accepted_points_satisfy_the_weak_wolfe_conditions_or_the_search_goes_on
         elif g_trial @ s < 0.9 * slope:
             low = length
         else:
-            x, f, g, low, high = trial, f_trial, g_trial, 0.0, math.inf
+            x, f, g, low, high, direction, trials = trial, f_trial, g_trial, 0.0, math.inf, None, 0
     assert seen > 20, "the searches were never bracketed: the test tests nothing"
 
 
