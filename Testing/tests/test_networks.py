@@ -44,21 +44,9 @@ def test_every_input_voxel_has_a_gradient_from_zeros_too(dimensions):
 
 
 def test_input_gradient_equals_the_numerical_one():
-    network = networks.build("unet", in_channels=1, features=[2, 3], pointwise=2).double()
-    torch.nn.init.normal_(network.out.weight)
+    network = networks.build("unet", in_channels=1, features=[2, 3]).double()
     image = torch.rand(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(network, image)
-
-
-def test_pointwise_part_sees_one_voxel():
-    # The U-Net starts at zero beside it, so at first the whole network is voxel by voxel.
-    for dimensions in (2, 3):
-        network = networks.build("unet", dimensions=dimensions, pointwise=5, **SMALL)
-        image = torch.rand(1, 2, *(4,) * dimensions)
-        one = (1, 2, *(1,) * dimensions)
-        expected = torch.cat([network(voxel.reshape(one)).flatten() for voxel in image[0].flatten(1).T])
-        torch.testing.assert_close(network(image).flatten(), expected, rtol=1e-4, atol=1e-5)
-        assert network.pointwise is not None and not torch.equal(network(image), network(0 * image))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
@@ -85,8 +73,7 @@ def test_sizes_that_are_multiples_are_not_padded():
 @pytest.mark.parametrize("wrong", [
     {"dimensions": 4}, {"dimensions": "2"}, {"in_channels": 0}, {"in_channels": 10**9}, {"out_channels": 1.5},
     {"features": []}, {"features": [4] * 7}, {"features": [4, -1]}, {"features": [10**6]}, {"features": "444"},
-    {"features": [True]}, {"pointwise": -1}, {"pointwise": 10**6}, {"pointwise": 2.0},
-    {"features": None}, {"colour": 3}, {"in_channels": None},
+    {"features": [True]}, {"features": None}, {"colour": 3}, {"in_channels": None},
 ])
 def test_arguments_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
