@@ -65,27 +65,23 @@ class TrainSettings:
         steps: Optimiser steps.
         batch: Slices in each.
         patch: Voxels along each side of a training patch.
-        features, pointwise: Channels of the U-Net's levels, and width of its voxel-by-voxel part.
-        pointwise_share: Share of the steps, the first ones, in which only the voxel-by-voxel part is trained.
-        learning_rate: Adam's, at its highest; in each of the two stages it warms up and falls as a cosine. The
-            voxel-by-voxel part has 2.5 times as much in the first stage and a quarter in the second.
-        bone_weight: How much more an error in bone (above 200 HU) counts than elsewhere; 1 = the same.
+        features: Channels of the U-Net's levels.
+        learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
+        bone_weight: How much more an error counts at 1000 HU than in soft tissue; grows linearly from 1 at 200 HU, so that
+            dense bone, which is rare and as dark as air, is learnt without a bias where bone begins.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        bf16_share: Share of the steps, the first ones, in which the U-Net part is computed in bfloat16: half the time on
-            a CPU that has it. All else is float32.
+        bf16_share: Share of the steps, the first ones, computed in bfloat16: half the time on a CPU that has it.
         spacing_mm: Range of in-plane voxel sizes drawn from, never finer than 0.85 times the scan's own.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 1600
+    steps: int = 1200
     batch: int = 8
     patch: int = 96
     features: tuple[int, ...] = (16, 32, 64, 128)
-    pointwise: int = 32
-    pointwise_share: float = 0.25
     learning_rate: float = 2e-3
-    bone_weight: float = 1.5
+    bone_weight: float = 3.0
     average: float = 0.995
     bf16_share: float = 0.9
     spacing_mm: tuple[float, float] = (2.0, 4.0)
@@ -257,25 +253,19 @@ class _State:
         self.network = networks.build("unet", **_architecture(settings))
         self.network.to(self.device, memory_format=torch.channels_last)
         self.mean = {n: w.detach().clone() for n, w in self.network.named_parameters()}
-        pointwise = [w for name, w in self.network.named_parameters() if name.startswith("pointwise.")]
-        others = [w for name, w in self.network.named_parameters() if not name.startswith("pointwise.")]
-        groups = [{"params": w} for w in (others, pointwise) if w]
-        self.optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
 
     def advance(self, inputs: Tensor, targets: Tensor) -> float:
         """One optimiser step; returns the loss in normalised units."""
         s = self.settings
-        alone = self._set_learning_rates()
+        factor = min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
+        self.optimiser.param_groups[0]["lr"] = s.learning_rate * factor
         inputs, targets = inputs.to(self.device), targets.to(self.device)
-        bone = targets > (BONE_HU - HU_LOW) / (HU_HIGH - HU_LOW)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        outputs = self.network.pointwise(inputs) if s.pointwise else 0
-        if not alone:
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps):
-                surroundings = self.network.surroundings(inputs)
-            outputs = outputs + surroundings.float()
-        error = (outputs - targets).abs()
-        loss = (error * torch.where(bone, s.bone_weight, 1.0)).mean()
+        hu = targets * (HU_HIGH - HU_LOW) + HU_LOW
+        weight = 1 + (s.bone_weight - 1) * ((hu - BONE_HU) / (1000 - BONE_HU)).clamp(min=0)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps):
+            outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        loss = ((outputs.float() - targets).abs() * weight).mean()
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -286,18 +276,6 @@ class _State:
         for name, weight in self.network.named_parameters():
             self.mean[name].lerp_(weight.detach(), 1 - decay)
         return loss.item()
-
-    def _set_learning_rates(self) -> bool:
-        """For this step; true while the voxel-by-voxel part is trained alone."""
-        s = self.settings
-        first = round(s.pointwise_share * s.steps) if s.pointwise else 0
-        alone = self.step < first
-        begin, end = (0, first) if alone else (first, s.steps)
-        done = (self.step - begin) / (end - begin)
-        factor = min(20 * (done + 1 / (end - begin)), 0.5 + 0.5 * math.cos(math.pi * done))
-        for group, weight in zip(self.optimiser.param_groups, (1.0, 2.5 if alone else 0.25)):
-            group["lr"] = s.learning_rate * factor * weight
-        return alone
 
     def averaged(self) -> torch.nn.Module:
         """A network with the mean weights."""
@@ -333,8 +311,7 @@ class _State:
 
 
 def _architecture(settings: TrainSettings) -> dict:
-    return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features),
-            "pointwise": settings.pointwise}
+    return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features)}
 
 
 def _plain(settings: TrainSettings) -> dict:

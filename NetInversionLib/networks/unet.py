@@ -26,18 +26,14 @@ class UNet(nn.Module):
         dimensions: 2 for (N, C, J, I), 3 for (N, C, K, J, I).
         in_channels, out_channels: 1 to 64.
         features: Channels at each level, finest first; 1 to 6 levels of 1 to 512.
-        pointwise: If above 0, the width of a small network that sees one voxel at a time and whose output is added. It
-            learns at once what a voxel's own values tell, and leaves to the U-Net (which starts at zero then) what the
-            surroundings add.
 
     Source:
         Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597.
     """
 
-    def __init__(self, dimensions: int = 2, in_channels: int = 1, out_channels: int = 1, features=(16, 32, 64, 128),
-                 pointwise: int = 0):
+    def __init__(self, dimensions: int = 2, in_channels: int = 1, out_channels: int = 1, features=(16, 32, 64, 128)):
         super().__init__()
-        features = _checked(dimensions, in_channels, out_channels, features, pointwise)
+        features = _checked(dimensions, in_channels, out_channels, features)
         conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self.dimensions, self.in_channels, self.out_channels = dimensions, in_channels, out_channels
         # Sizes that are multiples of it need no padding; an output voxel depends on inputs at most ``reach`` away.
@@ -47,17 +43,9 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(_Block(conv, i, o) for i, o in zip(inputs, features))
         self.up = nn.ModuleList(_Block(conv, a + b, a) for a, b in zip(features[:-1], features[1:]))
         self.out = conv(features[0], out_channels, 1)
-        self.pointwise = _pointwise(conv, in_channels, pointwise, out_channels) if pointwise else None
-        if pointwise:
-            nn.init.zeros_(self.out.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, in_channels, ...) to (N, out_channels, ...), same spatial size."""
-        output = self.surroundings(image)
-        return output if self.pointwise is None else output + self.pointwise(image)
-
-    def surroundings(self, image: Tensor) -> Tensor:
-        """``forward`` without the voxel-by-voxel part."""
         size = image.shape[2:]
         x = _pad_to_multiple(image, self.size_multiple)
         pool = F.avg_pool2d if self.dimensions == 2 else F.avg_pool3d
@@ -79,31 +67,18 @@ class _Block(nn.Sequential):
     def __init__(self, conv, in_channels: int, out_channels: int):
         first = conv(in_channels, out_channels, 3, padding=1)
         second = conv(out_channels, out_channels, 3, padding=1)
+        for layer in (first, second):
+            nn.init.kaiming_normal_(layer.weight, a=0.1)
+            nn.init.zeros_(layer.bias)
         super().__init__(first, nn.LeakyReLU(0.1, inplace=True), second, nn.LeakyReLU(0.1, inplace=True))
-        _initialise(first, second)
 
 
-def _pointwise(conv, in_channels: int, width: int, out_channels: int) -> nn.Sequential:
-    layers = [conv(in_channels, width, 1), conv(width, width, 1), conv(width, width, 1), conv(width, out_channels, 1)]
-    _initialise(*layers)
-    activations = [nn.LeakyReLU(0.1, inplace=True) for _ in layers[:-1]]
-    return nn.Sequential(*(x for pair in zip(layers, activations) for x in pair), layers[-1])
-
-
-def _initialise(*layers: nn.Module) -> None:
-    for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, a=0.1)
-        nn.init.zeros_(layer.bias)
-
-
-def _checked(dimensions, in_channels, out_channels, features, pointwise) -> tuple[int, ...]:
+def _checked(dimensions, in_channels, out_channels, features) -> tuple[int, ...]:
     if dimensions not in (2, 3):
         raise ValueError(f"dimensions must be 2 or 3, not {dimensions!r}")
     for name, value, most in (("in_channels", in_channels, MAX_CHANNELS), ("out_channels", out_channels, MAX_CHANNELS)):
         if type(value) is not int or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
-    if type(pointwise) is not int or not 0 <= pointwise <= MAX_FEATURES:
-        raise ValueError(f"pointwise must be a whole number from 0 to {MAX_FEATURES}, not {pointwise!r}")
     if not isinstance(features, (list, tuple)) or not 1 <= len(features) <= MAX_LEVELS:
         raise ValueError(f"features must list 1 to {MAX_LEVELS} levels, not {features!r}")
     if any(type(n) is not int or not 1 <= n <= MAX_FEATURES for n in features):
