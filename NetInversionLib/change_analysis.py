@@ -84,7 +84,7 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
                     columns[heading].append(value)
             frequency, ratio = spectrum_ratio(after, before, spacing)
             lines[channel.name] = (frequency.tolist(), ratio.tolist())
-        result.curves[f"spectrum {name}"] = Curve(f"Power spectrum, from {name} over patient's", "frequency (cycles/mm)",
+        result.curves[f"spectrum {name}"] = Curve(f"Power spectrum, ideal (from {name}) over patient's", "frequency (cycles/mm)",
                                                   "ratio of power", lines, log_y=True)
     result.tables["change"] = Table("What changed", columns)
 

@@ -192,7 +192,7 @@ def main():
     if chosen:
         draw_thumbnail(widget)
         CHOSEN.mkdir(parents=True, exist_ok=True)
-        for name in ("IdealInput", "IdealInput-before", "IdealInput-running", "IdealInput-views", "IdealInput-outputs",
+        for name in ("IdealInput", "IdealInput-before", "IdealInput-running", "IdealInput-outputs",
                      "IdealInput-starts-in_phase", "IdealInput-starts-fat_fraction", "IdealInput-spectrum"):
             publish(OUTPUT / f"{name}.png", CHOSEN / f"{name}.png")
     print(f"\nPictures are in {OUTPUT}" + (f" and {CHOSEN}" if chosen else ""))
