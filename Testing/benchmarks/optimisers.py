@@ -30,7 +30,8 @@ def main() -> None:
     objective, starts = problem(options.regions, device)
     methods = {
         "batched L-BFGS (ours)": lambda: batched(objective, starts, options.evaluations),
-        "torch L-BFGS, strong Wolfe, one at a time": lambda: one_at_a_time(objective, starts, options.evaluations, "strong_wolfe"),
+        "torch L-BFGS, strong Wolfe, one at a time":
+            lambda: one_at_a_time(objective, starts, options.evaluations, "strong_wolfe"),
         "torch L-BFGS, fixed step, one at a time": lambda: one_at_a_time(objective, starts, options.evaluations, None),
         "torch L-BFGS, strong Wolfe, joint": lambda: joint(objective, starts, options.evaluations, "strong_wolfe"),
         "torch L-BFGS, fixed step, joint": lambda: joint(objective, starts, options.evaluations, None),
@@ -123,8 +124,8 @@ def report(options, device, times: dict[str, float], losses: dict[str, Tensor]) 
     rivals = [name for name in times if "torch L-BFGS" in name]
     best = min(rivals, key=mean.get)
     count = len(losses[ours])
-    lines = [f"{count} tiles of {common.SIZE} x {common.SIZE}, {options.evaluations} evaluations each, {devices.describe(device)}",
-             "", "| optimiser | mean loss | seconds | patient / zeros / noise starts |", "|---|---|---|---|"]
+    lines = [f"{count} tiles of {common.SIZE} x {common.SIZE}, {options.evaluations} evaluations each, "
+             f"{devices.describe(device)}", "", "| optimiser | mean loss | seconds | patient / zeros / noise starts |", "|---|---|---|---|"]
     for name in times:
         parts = " / ".join(f"{part.mean():.5f}" for part in losses[name].reshape(3, -1))
         lines.append(f"| {name} | {mean[name]:.6f} | {times[name]:.1f} | {parts} |")

@@ -31,7 +31,8 @@ def main() -> None:
         rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
     lines = [f"Pelvis, 122 x 101 x 112 voxels, patient start, {options.evaluations} evaluations per slice, "
              f"{devices.describe()}", "", "| slices | seconds | peak memory (GB) | error (HU) |", "|---|---|---|---|"]
-    lines += [f"| {r['slices']} | {r['seconds']:.0f} | {r['peak_gb']:.2f} | {r['before']:.1f} -> {r['after']:.1f} |" for r in rows]
+    lines += [f"| {r['slices']} | {r['seconds']:.0f} | {r['peak_gb']:.2f} | {r['before']:.1f} -> {r['after']:.1f} |"
+              for r in rows]
     common.write("whole_volume", {"rows": rows, "evaluations": options.evaluations}, lines)
 
 

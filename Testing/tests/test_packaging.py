@@ -43,8 +43,6 @@ def copy_of_tree(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    if not (folder / "IdealInput/IdealInput.py").is_file():  # until the module file is there
-        add_module(folder, "IdealInput")
     return folder
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +259,48 @@ def test_one_person_in_the_data_has_two_scans(data):
     assert people["pelvis.nii.gz"] == people["abdomen_slab.nii.gz"]
     assert people["chest_b70f.nii.gz"] == people["chest_b40f.nii.gz"]
     assert len(set(people.values())) == 3
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "Resources" / "Models" / "dixon-to-synthetic-ct.safetensors"
+HELD_OUT = {p: ROOT / "Testing" / "models" / f"synthetic-ct-without-{p}.safetensors" for p in
+            sorted(set(synthetic_ct.KNOWN_PEOPLE.values()))}
+
+
+@pytest.mark.parametrize("path", [SHIPPED, *HELD_OUT.values()], ids=lambda p: p.stem)
+def test_models_in_the_repository_are_whole_and_say_what_they_are(path):
+    card = models.verify(path).card
+    assert path.stat().st_size < 4e6
+    assert card.licence == "MIT" and "SIMULATED" in card.intended_use and "CC BY 4.0" in card.sources
+    assert card.quality["network: MAE in the body (HU)"] < card.quality["constant: MAE in the body (HU)"]
+    assert card.quality["network: MAE in bone (HU)"] < card.quality["constant: MAE in bone (HU)"]
+
+
+def test_models_were_trained_on_whom_they_say():
+    everyone = set(synthetic_ct.KNOWN_PEOPLE)
+    assert set(models.read_card(SHIPPED).trained_on) == everyone
+    for person, path in HELD_OUT.items():
+        own = {scan for scan, who in synthetic_ct.KNOWN_PEOPLE.items() if who == person}
+        assert set(models.read_card(path).trained_on) == everyone - own
+
+
+def check_against_record(scan):
+    """The figures in Resources/Docs are what the model in the repository gives on a person it has not seen."""
+    with open(ROOT / "Resources" / "Docs" / "synthetic-ct" / "evaluation.csv", newline="", encoding="utf-8") as file:
+        row = next(r for r in csv.DictReader(file) if (r["scan"], r["predictor"]) == (scan.name, "network"))
+    case = synthetic_ct.make_case(scan)
+    found = synthetic_ct._errors(case, synthetic_ct.predictor(models.load(HELD_OUT[scan.person]))(case))
+    assert found == pytest.approx([float(row[c]) for c in synthetic_ct.COLUMNS[4:]], abs=0.1)
+
+
+def test_recorded_figures_on_real_ct(data):
+    path = data / "ct" / "abdomen_slab.nii.gz"
+    check_against_record(synthetic_ct.prepare(volumes.load(path), "abdomen_slab", "pelvis"))
+
+
+def test_network_on_generated_ct(scans):
+    # A person as drawn here was in nobody's training: the network must still do better than the best constant.
+    case = synthetic_ct.make_case(scans[0])
+    mae, bone, _ = synthetic_ct._errors(case, synthetic_ct.predictor(models.load(SHIPPED))(case))
+    constant = synthetic_ct._errors(case, synthetic_ct._constant([case])(case))
+    assert mae < 0.6 * constant[0] and bone < constant[1]
