@@ -125,7 +125,8 @@ def report(options, device, times: dict[str, float], losses: dict[str, Tensor]) 
     best = min(rivals, key=mean.get)
     count = len(losses[ours])
     lines = [f"{count} tiles of {common.SIZE} x {common.SIZE}, {options.evaluations} evaluations each, "
-             f"{devices.describe(device)}", "", "| optimiser | mean loss | seconds | patient / zeros / noise starts |", "|---|---|---|---|"]
+             f"{devices.describe(device)}", "",
+             "| optimiser | mean loss | seconds | patient / zeros / noise starts |", "|---|---|---|---|"]
     for name in times:
         parts = " / ".join(f"{part.mean():.5f}" for part in losses[name].reshape(3, -1))
         lines.append(f"| {name} | {mean[name]:.6f} | {times[name]:.1f} | {parts} |")

@@ -49,10 +49,11 @@ def copy_of_tree(folder: Path) -> Path:
 def add_module(tree: Path, name: str) -> None:
     """A small module beside IdealInput, listed as IdealInput is."""
     folder = tree / name
-    parts = {f"{name}.py": "", f"Resources/UI/{name}.ui": "<ui/>", f"Resources/Icons/{name}.png": name}
-    for part, text in parts.items():
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        (folder / part).write_text(text)
+    for path in sorted((tree / "IdealInput").rglob("*")):
+        if path.is_file() and path.name != "CMakeLists.txt" and path.suffix != ".pyc":
+            part = folder / path.relative_to(tree / "IdealInput").as_posix().replace("IdealInput", name)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text("" if part.suffix == ".py" else name)
     lists = (tree / "IdealInput/CMakeLists.txt").read_text()
     (folder / "CMakeLists.txt").write_text(lists.replace("IdealInput", name))
 
