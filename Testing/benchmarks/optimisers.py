@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--evaluations", type=int, default=200)
     parser.add_argument("--regions", type=int, default=4, help="of one person; each from three starts")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = devices.choose(options.device)

@@ -1,6 +1,6 @@
 """Error left by the ideal input on held-out 96 x 96 regions, from every start, and the source's three observations.
 
-    python Testing/benchmarks/regions.py [--regions 4] [--evaluations 500]
+    python Testing/benchmarks/regions.py [--regions 2] [--evaluations 500]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BARS = {"patient": (12, 20), "zeros": (20, 30), "noise": (20, 30)}
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--regions", type=int, default=4, help="per person")
+    parser.add_argument("--regions", type=int, default=2, help="per person")
     parser.add_argument("--evaluations", type=int, default=500)
     options = parser.parse_args()
     rows = [row for person in common.PEOPLE for row in measure(person, options)]

@@ -1,6 +1,6 @@
 """Time and peak memory of the ideal input of a quarter, a half and the whole of the pelvis CT.
 
-    python Testing/benchmarks/whole_volume.py [--evaluations 60]
+    python Testing/benchmarks/whole_volume.py [--evaluations 40]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from NetInversionLib.ideal_input import Settings, ideal_input
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--evaluations", type=int, default=40)
     parser.add_argument("--slices", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.slices:
