@@ -3,8 +3,8 @@
     make screenshots
 
 The images: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
-it; else the CT slice in pydicom's test files. The network is one that was not trained on that person, if
-Testing/models holds it. All pictures go to Testing/output, those of the tutorial to Resources/Screenshots as well
+it; else the CT slice in pydicom's test files. The network is the one that was not trained on that person. All
+pictures go to Testing/output, those of the tutorial to Resources/Screenshots as well
 (from the femoral heads only).
 """
 
@@ -12,11 +12,14 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
-os.environ.setdefault("NETINVERSION_MODELS", str(ROOT / "Testing" / "models"))
+_alone = tempfile.TemporaryDirectory()  # a folder that holds this network only, so that the panel offers it first
+shutil.copy(ROOT / "Testing" / "models" / "synthetic-ct-without-pelvis.safetensors", _alone.name)
+os.environ["NETINVERSION_MODELS"] = _alone.name
 
 import host  # noqa: E402
 
@@ -164,7 +167,7 @@ def print_tables(nodes, page=None):
     for key, (columns, only) in SHOWN.items():
         table = markdown(nodes[key], columns, only)
         print(f"\n{nodes[key].GetName()}\n{table}")
-        text = re.sub(rf"(<!-- {key} -->\n).*?(\n<!-- /{key} -->)", lambda m, t=table: m[1] + t + m[2], text, flags=re.S)
+        text = re.sub(rf"(<!-- {key} -->\n).*?(<!-- /{key} -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
     if page:
         page.write_text(text)
 
