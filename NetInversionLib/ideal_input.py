@@ -26,6 +26,7 @@ from .volumes import Volume
 
 STARTS = ("patient", "zeros", "noise")
 INTERMEDIATE_EVERY_S = 5.0
+ROWS_ON_CPU = 16
 WORDS = {"best": "ideal", "worst": "worst"}  # what an input found in this direction is called
 
 
@@ -350,7 +351,9 @@ def optimise(case: Case, names: list[str], starts: Tensor, settings: Settings, p
     count, total = starts.shape[:2]
     memory = budget(settings, starts.device)
     row = starts[0, 0].numel() * starts.element_size() * (2 * settings.history + 12)
-    group = min(total, max(1, int(0.4 * memory / (row * count))))
+    # On a CPU more rows at once gain nothing: memory stays the same however many slices there are.
+    most = ROWS_ON_CPU // count if starts.device.type == "cpu" else total
+    group = max(1, min(total, most, int(0.4 * memory / (row * count))))
     progress.log(f"Memory: about {(row * count * group + 0.5 * memory) / 1e9:.1f} GB for {group * count} images at a time, "
                  f"beside the program itself and the results.")
     found = Found(starts.clone(), [[] for _ in names], torch.zeros(count, total, dtype=torch.int64),
@@ -358,7 +361,7 @@ def optimise(case: Case, names: list[str], starts: Tensor, settings: Settings, p
     solve = _fixed_step if settings.optimiser == "fixed-step" else _batched
     for first in range(0, total, group):
         part = slice(first, min(first + group, total))
-        watch = _Watch(case, names, found, part, total, settings, progress)
+        watch = _Watch(case, names, found, part, total, settings, progress, first // group * settings.max_evaluations)
         solution = solve(case, part, starts[:, part], settings, memory, watch)
         found.images[:, part] = solution.x.reshape(found.images[:, part].shape)
         found.evaluations[:, part] = solution.evaluations.reshape(count, -1).cpu()
@@ -474,9 +477,9 @@ def _fixed_step(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
 class _Watch:
     """Called after every evaluation: progress, the live loss curve and, every few seconds, an intermediate result."""
 
-    def __init__(self, case, names, found, part, total, settings, progress):
+    def __init__(self, case, names, found, part, total, settings, progress, before):
         self.case, self.names, self.found, self.part, self.total = case, names, found, part, total
-        self.settings, self.progress = settings, progress
+        self.settings, self.progress, self.before = settings, progress, before  # evaluations of the groups before
         self.shown = time.monotonic()
         self.saved = self.shown - INTERMEDIATE_EVERY_S + 1  # the first one soon: a run may be cancelled early
         self.unfold = lambda x, items: x
@@ -493,7 +496,7 @@ class _Watch:
         slices = f"image {self.part.start + 1} to {self.part.stop} of {self.total}" if self.total > 1 else "the image"
         self.progress.report(fraction, f"Optimising {slices}, evaluation {evaluation}")
         for name, value in zip(self.names, loss.reshape(-1, size).mean(1).tolist() if loss.numel() > 1 else loss.tolist()):
-            self.progress.point(f"{name} {self.part.start + 1}" if self.part.start else name, evaluation, value)
+            self.progress.point(name, self.before + evaluation, value)
         if now - self.saved > INTERMEDIATE_EVERY_S:
             self.saved = now
             images = self.found.images.clone()
