@@ -389,6 +389,7 @@ def _own_output() -> int:
     """A file for messages alone: what libraries print goes to standard error from here on."""
     output = os.dup(1)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # words of a worker that then crashes would else be lost
     return output
 
 

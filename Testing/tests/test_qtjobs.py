@@ -370,7 +370,10 @@ def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
         ("exit", jobs.LOST, "words on standard output"),
     ],
 )
-def test_a_bad_end_has_its_message_its_details_and_the_last_result(start, either_python, how, said, in_details):
+def test_a_bad_end_has_its_message_its_details_and_the_last_result(
+    start, either_python, how, said, in_details, monkeypatch
+):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # Slicer does not set it
     job, heard = start("fail", python=either_python, how=how)
     wait(job)
     kind, message, details, last = heard.end
