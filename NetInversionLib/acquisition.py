@@ -97,7 +97,7 @@ def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: s
     options = lbfgs.Options(max_evaluations=EVALUATIONS, history=8, first_step=0.1)
     solution = lbfgs.minimize(value_and_gradient, start.repeat(rows, 1), options, lower=-1.0, upper=1.0, callback=report)
 
-    before = mean_error(objective, patient) * scale
+    before = objective.mean_error(patient) * scale
     columns: dict[str, list] = {heading: [] for heading in (
         "knob", "setting", f"MAE ({units})", "share of the free-voxel gain (%)")}
 
@@ -109,19 +109,13 @@ def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: s
     add("none (patient's)", "as acquired", before, 0.0)
     for row, name in enumerate([*(knob.name for knob in available), "all together"]):
         values = solution.x[row]
-        error = mean_error(objective, images(values.to(patient.device), row).detach()) * scale
+        error = objective.mean_error(images(values.to(patient.device), row).detach()) * scale
         parts = [knob.describe(values[ends[i]:ends[i + 1]].tolist()) for i, knob in enumerate(available) if turned[row, ends[i]]]
         # A knob that only makes things worse is left alone.
         setting, error = ("; ".join(parts), error) if error < before else ("as acquired", before)
         add(name, setting, error, 100 * (before - error) / gain if gain > 0 else float("nan"))
     add("free voxels", "ideal input", free_error, 100.0)
     return Table("What a scanner's knobs buy", columns)
-
-
-def mean_error(objective: Objective, images: Tensor) -> float:
-    """Mean absolute error over all images where it counts, normalised units."""
-    items = torch.arange(len(images), device=images.device)
-    return float((objective.error(images, items).double() * objective.voxels).sum() / objective.voxels.sum())
 
 
 # -- the knobs -------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def tissues(case: Case) -> dict[str, np.ndarray]:
 def add_error_table(result: Result, case: Case, errors: dict[str, Tensor], images: dict[str, Tensor],
                     evaluations: Tensor) -> None:
     """Table "error": mean absolute error by input and tissue, relative to the patient's, and range violations."""
-    units = case.model.card.outputs[0].units or "a.u."
+    units = _units(case)
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     columns: dict[str, list] = {"input": list(errors)}
     for tissue, mask in masks.items():
@@ -146,14 +146,15 @@ def add_validity(result: Result, case: Case, names: list[str], images: Tensor, o
                  second: Model | None, seed: int) -> None:
     """Table "validity": the error of inputs that should not be better, and of the ideal ones under noise and blur.
 
-    Shuffled: each image's target against the input of another image of the same patient (random pairs are the null
-    distribution of Feather et al., Nat Neurosci 26, 2023). Needs at least two images.
+    Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target against the inputs of
+    other patients, and against the input of another image of the same patient, which needs at least two images.
     """
     noise = NOISE * torch.randn(case.patient.shape, generator=torch.Generator().manual_seed(seed)).to(case.patient)
     rows = [("patient's", case.patient), ("patient's, blurred", _blurred(case.patient)),
             ("patient's, noisier", case.patient + noise)]
     for name, ideal in zip(names, images):
         rows += [(f"ideal {name}", ideal), (f"ideal {name}, blurred", _blurred(ideal)), (f"ideal {name}, noisier", ideal + noise)]
+    rows += [(f"other patient {number}'s", images) for number, images in enumerate(case.others, 1)]
     labels = [label for label, _ in rows]
     values = [output_error(case, objective, image) for _, image in rows]
     count = len(case.patient)
@@ -173,10 +174,8 @@ def add_validity(result: Result, case: Case, names: list[str], images: Tensor, o
 
 
 def output_error(case: Case, objective: Objective, images: Tensor) -> float:
-    """Mean absolute error inside the region over all images, in output units."""
-    items = torch.arange(len(images), device=images.device)
-    total = (objective.error(images, items).double() * objective.voxels).sum() / objective.voxels.sum()
-    return float(total) * case.model.output_scale
+    """Mean absolute error inside the region over all images, in ``Model.error_scale``."""
+    return objective.mean_error(images) * case.model.error_scale[0]
 
 
 def _second_error(case: Case, second: Model, images: Tensor) -> float:
@@ -186,9 +185,7 @@ def _second_error(case: Case, second: Model, images: Tensor) -> float:
     x = second.normalise_tensor(model.denormalise(images, case.scaling), scaling)
     target = second.normalise_target_tensor(model.denormalise_output(case.target))
     objective = Objective(second, target, case.weight, Terms(), multiple=second.card.size_multiple)
-    items = torch.arange(len(x), device=x.device)
-    error = (objective.error(x, items).double() * objective.voxels).sum() / objective.voxels.sum()
-    return float(error) * second.output_scale
+    return objective.mean_error(x) * second.error_scale[0]
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -205,4 +202,4 @@ def _ratio(a: float, b: float) -> float:
 
 
 def _units(case: Case) -> str:
-    return case.model.card.outputs[0].units or "a.u."
+    return case.model.error_scale[1]

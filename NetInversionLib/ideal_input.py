@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -111,7 +111,8 @@ class Case:
     ``patient`` (images, C, *space), ``target`` (images, D, *space), ``weight`` and ``free`` (images, 1, *space) and
     (images, C, *space): where the error counts, where the input may change. A 2-D network has one image per slice, a
     3-D network one image. ``frame``: the window as a volume on the network's axes; ``original``: the same, cut out of
-    the first input; ``whole``: the inputs before anything was cut out, on the first one's grid.
+    the first input; ``whole``: the inputs before anything was cut out, on the first one's grid. ``others``: other
+    patients' inputs, shaped like ``patient``.
     """
 
     model: Model
@@ -124,6 +125,7 @@ class Case:
     whole: list[Volume]
     scaling: list[dict]
     facts: dict
+    others: list[Tensor] = field(default_factory=list)
 
     def volume(self, images: Tensor, channel: int, name: str, units: str) -> Volume:
         """Channel of (images, C, *space), already in ``units``, as a volume with the first input's voxel order."""
@@ -144,7 +146,8 @@ def ideal_input(volumes: dict[str, Volume], models: dict[str, Model], settings: 
     Args:
         volumes: One per input channel and per output channel (the targets), by the roles that the model's card names
             ("in_phase", ..., "ct"), in scanner units; optional "mask": the input changes only where it is not 0. All
-            are brought onto the grid of the first input channel.
+            are brought onto the grid of the first input channel. Optional "other <n> in_phase" and so on: input
+            channels of other patients (n = 1, 2, ...), who give table "validity" its null distribution.
         models: "network", and optionally "second", a network on which the gain is tried.
         settings: See ``Settings``.
         progress: Receives progress, log, the loss curve, intermediate results; may raise ``Cancelled``.
@@ -233,7 +236,8 @@ def prepare(volumes: dict[str, Volume], model: Model, settings: Settings, progre
     facts.update(clipped_target_voxels=clipped, scaling=scaling, window=list(window),
                  grid=f"{' x '.join(map(str, patient.shape[2:]))}, {len(patient)} image(s)")
     return Case(model, patient.to(device), target.to(device), weight.to(device), free.to(device),
-                turned[card.inputs[0].role], vol.crop(original, window), whole, scaling, facts)
+                turned[card.inputs[0].role], vol.crop(original, window), whole, scaling, facts,
+                [images.to(device) for images in _other_patients(volumes, original, window, model)])
 
 
 def _require_same_images(first: model_files.Card, second: model_files.Card) -> None:
@@ -258,6 +262,41 @@ def _on_grid(volume: Volume, reference: Volume, role: str, progress: Progress) -
     progress.log(f"'{volume.name}' ({role}) is on another grid: resampled to that of '{reference.name}'.")
     # A mask is empty beyond its own grid.
     return vol.resample(volume, reference, "nearest", fill=0) if is_mask else vol.resample(volume, reference)
+
+
+def _other_patients(volumes: dict[str, Volume], original: Volume, window: tuple[int, ...], model: Model) -> list[Tensor]:
+    """Normalised inputs of each other patient, seen through the same window of a grid moved onto that patient."""
+    found, card = [], model.card
+    for number in sorted({int(role.split()[1]) for role in volumes if role.startswith("other ")}):
+        roles = [f"other {number} {channel.role}" for channel in card.inputs]
+        missing = [role for role in roles if role not in volumes]
+        if missing:
+            raise ValueError(f"other patient {number} lacks {', '.join(missing)}: give every channel")
+        channels = [_recentred(vol.check(volumes[role]), original, card) for role in roles]
+        scaling = model.scalings([volumes[role] for role in roles])
+        turned = [vol.reorient(vol.crop(channel, window), card.orientation) for channel in channels]
+        found.append(model.normalise(turned, scaling))
+    return found
+
+
+def _recentred(volume: Volume, grid: Volume, card: model_files.Card) -> Volume:
+    """``volume`` sampled on ``grid`` moved so that both have the same centre.
+
+    A 2-D network gets no empty slices: where the volume shows less of the body than the grid, its slices are repeated.
+    """
+    def centre(v: Volume) -> np.ndarray:
+        return v.ijk_to_ras @ [*((np.array(v.array.shape[::-1]) - 1) / 2), 1]
+
+    matrix = grid.ijk_to_ras.copy()
+    matrix[:3, 3] += (centre(volume) - centre(grid))[:3]
+    moved = Volume(grid.array, matrix, grid.name, grid.units)
+    sampled = vol.resample(volume, moved).array
+    if card.dimensions == 2:
+        axis = vol.axis_toward(grid, card.orientation[2])[0]
+        covered = vol.resample(volume.with_array(np.ones(volume.array.shape, np.uint8)), moved, "nearest", fill=0).array
+        slices = np.flatnonzero(covered.any(tuple(a for a in range(3) if a != axis)))
+        sampled = sampled.take(slices[np.arange(sampled.shape[axis]) % len(slices)], axis)
+    return grid.with_array(sampled, volume.name)
 
 
 def _check_spacing(volume: Volume, card: model_files.Card) -> list[str]:
@@ -571,7 +610,7 @@ def describe(case: Case, names: list[str], found: Found, settings: Settings, sec
 
 
 def _output_volumes(result: Result, case: Case, name: str, words: str, normalised: Tensor) -> Tensor:
-    """Add the network's output and its error to ``result``; gives the absolute error in output units."""
+    """Add the network's output and its error to ``result``; gives the absolute error in ``Model.error_scale``."""
     output, target = case.model.denormalise_output(normalised), case.model.denormalise_output(case.target)
     error = (output - target).abs()
     for index, channel in enumerate(case.model.card.outputs):
@@ -580,7 +619,7 @@ def _output_volumes(result: Result, case: Case, name: str, words: str, normalise
              "ct" if channel.units == "HU" else "input", f"Synthetic {channel.name} of the {words}")
         _put(result, case, error, index, f"error {label}", channel.units, "error",
              f"Error of the synthetic {channel.name}, {words}")
-    return error
+    return (normalised - case.target).abs() * case.model.error_scale[0]
 
 
 def _put(result: Result, case: Case, images: Tensor, channel: int, label: str, units: str, role: str,
@@ -595,7 +634,7 @@ def _add_knobs(result: Result, case: Case, found: Found, settings: Settings, mem
     chosen = torch.linspace(0, count - 1, min(count, acquisition.MOST_IMAGES)).round().long()
     objective = Objective(case.model, case.target[chosen], case.weight[chosen], Terms(settings.above, settings.below),
                           budget=0.5 * memory, multiple=case.model.card.size_multiple, log=progress.log)
-    scale, units = case.model.output_scale, case.model.card.outputs[0].units or "a.u."
-    free = min(acquisition.mean_error(objective, images[chosen]) for images in found.images) * scale
+    scale, units = case.model.error_scale
+    free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
     roles = [channel.role for channel in case.model.card.inputs]
     result.tables["acquirable"] = acquisition.acquirable(case.patient[chosen], objective, roles, units, scale, free, progress)

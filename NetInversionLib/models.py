@@ -193,9 +193,14 @@ class Model:
         return images * _span(ranges, images) + _column(ranges, "low", images)
 
     @property
-    def output_scale(self) -> float:
-        """Units of the first output per normalised unit (3000 HU, say)."""
-        return self.card.outputs[0].high - self.card.outputs[0].low
+    def error_scale(self) -> tuple[float, str]:
+        """What a normalised error is multiplied by to be told to a person, and its unit: (3000, "HU"), say.
+
+        Outputs that differ in unit or range have no unit in common: their error is told in per cent of the range.
+        """
+        kinds = {(c.high - c.low, c.units) for c in self.card.outputs}
+        span, units = kinds.pop() if len(kinds) == 1 else (100.0, "% of range")
+        return span, units or "a.u."
 
     def as_images(self, arrays: list) -> Tensor:
         """Arrays or tensors [k, j, i], one per channel, as images; values stay.

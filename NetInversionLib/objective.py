@@ -79,6 +79,11 @@ class Objective:
                  for i, j in enumerate(image.tolist())]
         return torch.stack(total) / self.voxels[image]
 
+    def mean_error(self, x: Tensor) -> float:
+        """Mean absolute error over all images (one row each) where it counts, in the network's normalised units."""
+        items = torch.arange(len(x), device=x.device)
+        return float((self.error(x, items).double() * self.voxels).sum() / self.voxels.sum())
+
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """f(x), (rows, D, *space), without gradients; a few images at a time, tiled if that is needed."""

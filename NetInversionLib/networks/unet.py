@@ -36,9 +36,8 @@ class UNet(nn.Module):
         features = _checked(dimensions, in_channels, out_channels, features)
         conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self.dimensions, self.in_channels, self.out_channels = dimensions, in_channels, out_channels
-        # Sizes that are multiples of it need no padding; an output voxel depends on inputs at most ``reach`` away.
+        # Sizes that are multiples of it need no padding.
         self.size_multiple = 2 ** (len(features) - 1)
-        self.reach = 8 * self.size_multiple - 6
         inputs = [in_channels, *features[:-1]]
         self.down = nn.ModuleList(_Block(conv, i, o) for i, o in zip(inputs, features))
         self.up = nn.ModuleList(_Block(conv, a + b, a) for a, b in zip(features[:-1], features[1:]))

@@ -212,6 +212,56 @@ def test_the_null_distribution_lies_above_the_patient_s_error():
     assert table["patient's, slices shuffled, lowest"] > 1.5 * table["patient's"]
 
 
+def test_other_patients_are_the_null_distribution():
+    """A network that copies: the error of another patient's input is the distance between two images."""
+    patient, others = smooth((4, 20, 22), 1), [smooth((4, 20, 22), 2), smooth((2, 20, 22), 3)]
+    moved = LPS.copy()
+    moved[:3, 3] = 40, -30, 200  # another patient lies elsewhere
+    volumes = {"mr": volume(patient), "ct": volume(patient), "other 1 mr": volume(others[0], matrix=moved),
+               "other 3 mr": volume(others[1])}
+    result = run(volumes, model(linear([[1.0]])), validity=True, max_evaluations=2)
+    table = dict(zip(*result.tables["validity"].columns.values()))
+    assert table["other patient 1's"] == pytest.approx(np.abs(others[0] - patient).mean(), rel=1e-4)
+    # Two slices stand in the middle of four, and fill the rest again.
+    assert table["other patient 2's"] == pytest.approx(np.abs(others[1][[0, 1, 0, 1]] - patient).mean(), rel=1e-4)
+
+
+def test_other_patients_are_seen_through_the_region_in_any_orientation():
+    patient, other = smooth((4, 20, 22), 1), smooth((4, 20, 22), 2)
+    flipped = np.diag([1.0, -1.0, -1.0, 1.0])
+    volumes = {"mr": volume(patient), "ct": volume(patient), "other 1 mr": volume(other[::-1, :, ::-1], matrix=flipped)}
+    region = (1, 3, 4, 12, 6, 20)
+    result = run(volumes, model(linear([[1.0]])), validity=True, max_evaluations=2, region=region)
+    inside = (slice(1, 3), slice(4, 12), slice(6, 20))
+    table = dict(zip(*result.tables["validity"].columns.values()))
+    assert table["other patient 1's"] == pytest.approx(np.abs(other - patient)[inside].mean(), rel=1e-4)
+
+
+def test_other_patients_need_every_channel():
+    volumes = {role: volume(smooth(SHAPE, n)) for n, role in enumerate(("mr", "fat", "ct", "other 1 mr"))}
+    with pytest.raises(ValueError, match="other patient 1 lacks other 1 fat"):
+        run(volumes, model(linear([[1.0, 1.0]]), inputs=("mr", "fat")), validity=True, max_evaluations=2)
+
+
+def test_outputs_without_a_common_unit_err_alike_in_every_table():
+    """Two outputs, HU and a fraction: every table counts them in per cent of their range, and so agrees."""
+    patient = smooth((3, 16, 18), 1, 0.3, 0.6)
+    outputs = channel("ct", "HU", -1000.0, 2000.0), channel("bone", "", 0.0, 1.0)
+    ct, bone = -1000 + 3000 * (patient + 0.1), patient + 0.3
+    volumes = {"mr": volume(patient), "ct": volume(ct), "bone": volume(bone)}
+    result = run(volumes, model(linear([[1.0], [1.0]]), outputs=outputs), validity=True, knobs=True, max_evaluations=30)
+    heading = "MAE everything (% of range)"
+    error = dict(zip(result.tables["error"].columns["input"], result.tables["error"].columns[heading]))
+    assert error["patient's"] == pytest.approx(20, rel=1e-4)  # 10 % and 30 %
+    validity = dict(zip(*result.tables["validity"].columns.values()))
+    knobs = dict(zip(result.tables["acquirable"].columns["knob"], result.tables["acquirable"].columns["MAE (% of range)"]))
+    assert validity["patient's"] == pytest.approx(20, rel=1e-4) and knobs["none (patient's)"] == pytest.approx(20, rel=1e-4)
+    assert validity["ideal patient"] == pytest.approx(error["patient"], rel=1e-4)
+    assert knobs["free voxels"] == pytest.approx(error["patient"], rel=1e-4)
+    swapped = rows(result.tables["swap back"])[0]
+    assert swapped["MAE (% of range)"] == pytest.approx(20, rel=1e-4)
+
+
 def test_one_image_cannot_be_shuffled():
     result = run({"mr": volume(smooth((1, 9, 9), 1)), "ct": volume(smooth((1, 9, 9), 2))}, model(mixer(channels=1)),
                  validity=True, max_evaluations=3)

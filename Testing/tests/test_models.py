@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy_models
 from safetensors.torch import save_file
 
 from NetInversionLib import models, networks
@@ -163,7 +164,17 @@ def test_output_units_there_and_back(model):
     torch.testing.assert_close(images.flatten(), torch.tensor([0, 0, 0.3, 1 / 3, 0.5, 1, 1, 1040 / 3000]))
     torch.testing.assert_close(model.denormalise_output(images)[:, 0], torch.from_numpy(hu.clip(-1000, 2000)))
     torch.testing.assert_close(model.normalise_target_tensor(torch.from_numpy(hu)[:, None]), images)
-    assert model.output_scale == 3000
+    assert model.error_scale == (3000, "HU")
+
+
+@pytest.mark.parametrize("outputs, scale", [
+    ((("ct", "HU", -1000.0, 2000.0), ("spr", "HU", 0.0, 3000.0)), (3000, "HU")),
+    ((("ct", "HU", -1000.0, 2000.0), ("bone", "HU", 0.0, 1.0)), (100, "% of range")),
+    ((("ct", "HU", -1000.0, 2000.0), ("spr", "", 0.0, 3000.0)), (100, "% of range")),
+    ((("mask", "", 0.0, 1.0),), (1, "a.u.")),
+])
+def test_outputs_without_a_common_unit_have_errors_in_per_cent(outputs, scale):
+    assert toy_models.model(torch.nn.Identity(), outputs=[toy_models.channel(*o) for o in outputs]).error_scale == scale
 
 
 def test_flipped_and_unsigned_arrays_are_taken(model):
