@@ -11,7 +11,8 @@ import time
 import common
 import numpy as np
 
-from NetInversionLib.ideal_input import STARTS, Settings, ideal_input
+from NetInversionLib.ideal_input import ideal_input
+from NetInversionLib.ideal_input_settings import STARTS, Settings
 
 # Median and worst relative error asked for, in percent of the patient input's.
 BARS = {"patient": (12, 20), "zeros": (20, 30), "noise": (20, 30)}

@@ -12,6 +12,7 @@ from toy_models import LPS, channel, linear, model, random_matrix, smooth, volum
 
 from NetInversionLib import ideal_input as algorithm
 from NetInversionLib.ideal_input import Settings, ideal_input
+from NetInversionLib.ideal_input_settings import PRESETS
 from NetInversionLib.results import Cancelled, Progress
 from NetInversionLib.volumes import Volume, orientation
 
@@ -489,8 +490,8 @@ def short_steps(monkeypatch):
 def test_the_seed_preset_is_torch_s_lbfgs_on_the_printed_formula(short_steps):
     network = mixer(channels=1)
     volumes = {"mr": volume(smooth((1, 7, 8), 1)), "ct": volume(smooth((1, 7, 8), 2))}
-    assert algorithm.PRESETS["seed"]["starts"] == ("patient", "zeros", "noise")
-    result = run(volumes, model(network), **{**algorithm.PRESETS["seed"], "starts": ("patient",)})
+    assert PRESETS["seed"]["starts"] == ("patient", "zeros", "noise")
+    result = run(volumes, model(network), **{**PRESETS["seed"], "starts": ("patient",)})
     assert short_steps == [[{"lr": 1, "max_iter": 20}, 100]]
 
     y = torch.from_numpy(volumes["ct"].array)[None]
