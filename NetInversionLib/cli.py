@@ -2,6 +2,7 @@
 
     netinversion models list
     netinversion simulate dixon ct.nii.gz --output folder
+    netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
     netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
@@ -25,7 +26,10 @@ from .results import Progress, Table
 
 @dataclass(frozen=True)
 class Command:
-    """``netinversion <group> <name>``: ``arguments`` fills a parser, ``run`` does it and returns the exit status."""
+    """``netinversion <group> <name>``: ``arguments`` fills a parser, ``run`` does it and returns the exit status.
+
+    Without a ``name`` the group is the command: ``netinversion <group>``.
+    """
 
     group: str
     name: str
@@ -66,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(required=True, metavar="|".join(dict.fromkeys(c.group for c in COMMANDS)))
     names = {}
     for c in COMMANDS:
-        if c.group not in names:
+        if c.name and c.group not in names:
             names[c.group] = groups.add_parser(c.group).add_subparsers(required=True)
-        one = names[c.group].add_parser(c.name, help=c.summary, description=c.run.__doc__)
+        parent, name = (names[c.group], c.name) if c.name else (groups, c.group)
+        one = parent.add_parser(name, help=c.summary, description=c.run.__doc__)
         c.arguments(one)
         one.set_defaults(run=c.run)
     return parser
@@ -268,6 +273,59 @@ def _model_for(roles: set[str]) -> str:
             return str(path)
     raise ValueError(f"no model takes and gives exactly {', '.join(sorted(roles))}; name one with --model, or see "
                      "'netinversion models list'")
+
+
+# Harmonization of cohorts -------------------------------------------------------------------------------------------
+
+def _harmonize_arguments(parser) -> None:
+    parser.add_argument("folder", help="volumes (NIfTI, NRRD, DICOM folders) at any depth, or a BIDS data set")
+    parser.add_argument("output", help="folder for images, summary.csv and summary.html; BIDS derivatives if the input is BIDS")
+    parser.add_argument("--model", metavar="FILE", help="model of the target scanner; default the shipped one")
+    parser.add_argument("--mode", help="anatomy-safe (default), seed or no-flow")
+    parser.add_argument("--strength", type=float, help="0 to 1, share of free-form refinement; default 0")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="more fields of "
+                        "NetInversionLib.harmonize_settings.Settings, such as '{\"output_range\": \"target\"}'")
+    parser.add_argument("--mask", metavar="PATTERN", help="a volume's mask as seen from its folder, such as "
+                        "'{name}_mask.nii.gz'; {name}, {folder}, {subject} and {session} are filled in")
+    parser.add_argument("--suffix", default="T1w", help="which images of a BIDS data set; default T1w")
+    parser.add_argument("--force", action="store_true", help="write the images of refused volumes too")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="volumes at the same time; default 1")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="use the workers of this Dask cluster, such as tcp://host:8786")
+    for name in ("tls-ca-file", "tls-cert", "tls-key"):
+        parser.add_argument(f"--{name}", metavar="PEM", help="for a scheduler with TLS")
+
+
+@command("harmonize", "", _harmonize_arguments)
+def harmonize(options) -> int:
+    """Harmonize all MR volumes of a folder or BIDS data set; run again, it goes on where it was."""
+    from . import cohort, harmonize_settings
+    from .cohort_page import shown
+
+    settings = {key: value for key in ("mode", "strength") if (value := getattr(options, key)) is not None}
+    settings = {**options.settings, **settings}
+    harmonize_settings.Settings.from_json(settings)
+    if options.processes < 1:
+        raise ValueError("--processes is at least 1")
+    scheduler = options.scheduler and cohort.Scheduler(options.scheduler, options.tls_ca_file, options.tls_cert, options.tls_key)
+    model = options.model or _harmonization_model()
+    models.read_card(model)
+    items = cohort.plan(options.folder, options.output, {"model": model}, settings, mask=options.mask,
+                        suffix=options.suffix, force=options.force)
+    cohort.prepare(options.folder, options.output)
+    records = cohort.run(items, options.processes, scheduler, lambda line: Lines().log(shown(line)))
+    print(cohort.counts(records))
+    print(shown(Path(options.output) / "summary.html"))
+    failed = sum(record["status"] == "failed" for record in records)
+    if failed:
+        print(f"netinversion: {failed} of {len(records)} volumes failed; the summary says why", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _harmonization_model() -> str:
+    for path, card in models.list_models().items():
+        if isinstance(card, models.Card) and getattr(card, "task", "") == "harmonization":
+            return str(path)
+    raise ValueError("no harmonization model is there; name one with --model")
 
 
 # Pieces -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""The summary of a cohort: one CSV table and one HTML page that needs no other file; whatever a file name holds is text."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, volumes
+from .volumes import Volume
+
+SIDE = 96
+"""Pixels of the longest side of a picture's three views."""
+
+MOST_PICTURES = 1000
+"""Accepted volumes with pictures on the page: 10 kB each."""
+
+COLUMNS = ("source", "output", "status", "reasons", "error", "seconds", "time")
+STYLE = """
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222 }
+table { border-collapse: collapse }
+th, td { text-align: left; vertical-align: top; padding: .4em .8em; border-top: 1px solid #ccc }
+td.path { max-width: 22em; overflow-wrap: anywhere } img { display: block; background: #000; margin-bottom: 2px }
+.status { padding: 0 .5em; border-radius: .5em; background: #eee } .accepted, .done { background: #d5efd5 }
+.flagged { background: #fdeebb } .refused, .failed { background: #f8d0cc }
+dl { margin: 0 } dt { float: left; clear: left; color: #666 }
+dd { margin-left: 14em }
+"""
+
+
+def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
+    """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read one by one."""
+    rows, found = [], Counter()
+    body, page, table = (temporary / name for name in ("rows.html", "summary.html", "summary.csv"))
+    with open(body, "w", encoding="utf-8") as file:
+        for record in records:
+            found[record["status"]] += 1
+            rows.append({key: value for key, value in record.items() if key in (*COLUMNS, "figures")})
+            file.write(_row(record, pictures=found[record["status"]] <= MOST_PICTURES))
+    with open(page, "w", encoding="utf-8") as file, open(body, encoding="utf-8") as lines:
+        file.write(_head(found))
+        file.writelines(lines)
+        file.write("</table></body></html>\n")
+    body.unlink()
+    _write_csv(table, rows)
+    for path in (page, table):
+        os.replace(path, out / path.name)
+
+
+def shown(text: object) -> str:
+    """Text for a terminal, table or page: line breaks, control characters and undecodable bytes as their codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def thumbnails(before: Volume, after: Volume) -> list[str]:
+    """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th percentile; JPEG, base64."""
+    before, after = volumes.reorient(before, "LPS"), volumes.reorient(after, "LPS")
+    centre = _centre(before.array)
+    return [_jpeg(volume, centre if volume.shape == before.shape else _centre(volume.array)) for volume in (before, after)]
+
+
+def _centre(array: np.ndarray) -> tuple[int, ...]:
+    """The middle of what is above 0, along each axis."""
+    above = array > 0
+    if not above.any():
+        return tuple(size // 2 for size in array.shape)
+    spans = (np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
+    return tuple(int(span[0] + span[-1]) // 2 for span in spans)
+
+
+def _jpeg(volume: Volume, centre: tuple[int, ...]) -> str:
+    from PIL import Image
+
+    array, (k, j, i) = volume.array, centre
+    lengths = np.array(volume.shape) * volume.spacing_mm[::-1]
+    pixels = np.maximum(1, np.round(SIDE * lengths / lengths.max())).astype(int)
+    kept = [np.minimum((np.arange(n) + 0.5) * size / n, size - 1).astype(int) for n, size in zip(pixels, volume.shape)]
+    up = kept[0][::-1]
+    views = [array[k][np.ix_(kept[1], kept[2])], array[:, j][np.ix_(up, kept[2])], array[:, :, i][np.ix_(up, kept[1])]]
+    sample = np.asarray(array[::2, ::2, ::2], np.float32)
+    brightest = float(np.percentile(sample[sample > 0], 99.5)) if (sample > 0).any() else 1.0
+    canvas = np.zeros((SIDE, 3 * SIDE), np.uint8)
+    for place, view in enumerate(views):
+        grey = np.clip(np.asarray(view, np.float32) / brightest * 255, 0, 255)
+        canvas[: len(view), place * SIDE : place * SIDE + view.shape[1]] = grey
+    data = io.BytesIO()
+    Image.fromarray(canvas).save(data, "JPEG", quality=85)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _write_csv(path: Path, rows: list[dict]) -> None:
+    headings = list(dict.fromkeys(heading for row in rows for heading in row.get("figures", {})))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([_cell(heading) for heading in (*COLUMNS, *headings)])
+        for row in rows:
+            row["reasons"] = "; ".join(row["reasons"])
+            figures = row.get("figures", {})
+            writer.writerow([_cell(value) for value in (*(row[key] for key in COLUMNS), *(figures.get(h, "") for h in headings))])
+
+
+def _cell(value: object) -> object:
+    """Numbers as they are; text that a spreadsheet would compute is kept from it by an apostrophe."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = shown(value)
+    return "'" + text if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _head(found: Counter) -> str:
+    counts = ", ".join(f"{number} {escape(shown(status))}" for status, number in found.items())
+    return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Harmonization</title><style>{STYLE}</style>"
+            f"</head><body><h1>Harmonization</h1><p>{sum(found.values())} volumes: {counts}. NetInversion {__version__}. "
+            "<strong>Research use only, never for diagnosis.</strong></p><p>Pictures: axial, coronal, sagittal; before (above) "
+            "and after (below), each from 0 to its own 99.5th percentile.</p>\n"
+            "<table><tr><th>volume</th><th>verdict</th><th>why</th><th>figures</th><th>before and after</th></tr>\n")
+
+
+def _row(record: dict, pictures: bool) -> str:
+    status = escape(shown(record["status"]), quote=True)
+    why = "".join(f"<li>{escape(shown(reason))}</li>" for reason in (*record["reasons"], record["error"]) if reason)
+    figures = "".join(f"<dt>{escape(shown(name))}</dt><dd>{escape(shown(_figure(value)))}</dd>"
+                      for name, value in _figures(record))
+    images = "".join(f"<img alt='{label}' width='{3 * SIDE}' src='data:image/jpeg;base64,{escape(data, quote=True)}'>"
+                     for label, data in zip(("before", "after"), record.get("thumbnails", [])) if pictures)
+    return (f"<tr><td class='path'>{escape(shown(record['source']))}</td><td><span class='status {status}'>{status}</span></td>"
+            f"<td><ul>{why}</ul></td><td><dl>{figures}</dl></td><td>{images}</td></tr>\n")
+
+
+def _figures(record: dict) -> Iterator[tuple[str, object]]:
+    yield from record.get("figures", {}).items()
+    yield "seconds", record["seconds"]
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
