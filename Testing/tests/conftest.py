@@ -33,6 +33,15 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder of numeric fixtures of published networks; tests that need it skip without it."""
+    folder = Path(os.environ.get("NETINVERSION_PARITY", ROOT.parent / "shared" / "parity"))
+    if not folder.is_dir():
+        pytest.skip("published networks: set NETINVERSION_PARITY to a folder with their numeric fixtures")
+    return folder
+
+
 @pytest.fixture
 def scene():
     """An empty scene in the running host. Fails at the end if a slot, timer or observer raised, or a dialog waits."""
