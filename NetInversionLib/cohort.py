@@ -92,7 +92,7 @@ class Item:
 
     def request(self) -> jobs.Request:
         """The job with its volumes read. Raises what ``volumes.load`` raises."""
-        loaded = {key: volumes.load(path) for key, path in self.volumes.items()}
+        loaded = {key: volumes.load(_utf8(path)) for key, path in self.volumes.items()}
         return jobs.Request(self.task, loaded, self.model_paths, self.settings | ({"force": True} if self.force else {}))
 
 
@@ -124,7 +124,7 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
     Raises:
         ValueError: No volumes, folders that overlap, or two volumes whose results would have the same name.
     """
-    folder, out = Path(folder), Path(os.path.abspath(out))
+    folder, out = Path(folder), Path(_utf8(os.path.abspath(out)))
     _require_apart(folder, out)
     bids = is_bids(folder)
     sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
@@ -254,6 +254,15 @@ def _state(path: str) -> list | None:
         return [[name, status.st_size, status.st_mtime_ns] for name, status in files]
     except OSError:
         return None
+
+
+def _utf8(path: str) -> str:
+    """The path. Raises ValueError if it holds bytes that are not UTF-8: ITK ends the whole program over one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"The path {cohort_page.shown(path)} is not valid UTF-8. Rename the file or folder.") from None
+    return path
 
 
 def _hash(text: str) -> str:
@@ -435,7 +444,7 @@ def _json(value):
 # All of them --------------------------------------------------------------------------------------------------------
 
 def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = None,
-        log: Callable[[str], None] = lambda line: None, worker: Sequence[str] = WORKER) -> list[dict]:
+        log: Callable[[str], None] = lambda line: None, worker: Sequence[str] | None = None) -> list[dict]:
     """Do what is not done yet, and write the summary; gives the records, without pictures, in the items' order.
 
     Args:
@@ -443,7 +452,7 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
         processes: Worker processes on this computer, each with one volume at a time.
         scheduler: Use the workers of this Dask cluster instead; they need this library and the same folders.
         log: Is given a line per volume.
-        worker: Command of a worker process.
+        worker: Command of a worker process instead of ``WORKER``.
 
     Raises:
         ValueError: Another run writes into the output folder, or it belongs to another data set.
@@ -457,7 +466,7 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
             log(f"{len(records)} of {len(items)} done before")
         start = time.monotonic()
         try:
-            ends = _on_cluster(rest, scheduler) if scheduler else _locally(rest, processes, worker)
+            ends = _on_cluster(rest, scheduler) if scheduler else _locally(rest, processes, worker or WORKER)
             for count, record in enumerate(ends, 1):
                 records[record["source"]] = record
                 left = (time.monotonic() - start) / count * (len(rest) - count)
@@ -638,7 +647,7 @@ def _on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
         for item in items:
             key = f"{item.task}-{_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
             waiting[key] = item, client.submit(work, asdict(item), key=key, pure=False)
-        for future in _distributed().as_completed([future for _, future in waiting.values()]):
+        for future in _distributed().as_completed([future for _, future in waiting.values()], loop=client.loop):
             item, _ = waiting.pop(future.key)
             record = _outcome(item, future)
             future.release()  # else its record would stay on the worker, and die with it
