@@ -319,6 +319,9 @@ def read_record(item: Item) -> dict | None:
 def _do(item: Item) -> dict:
     record = _new_record(item)
     start = time.monotonic()
+    if not (Path(item.out) / OWN).is_dir():
+        text = f"The worker on {platform.node()} does not see {item.out}. Workers need the same folders under the same paths."
+        return {**record, "error": text}
     try:
         request = item.request()
         result = jobs.run_here(request)
@@ -472,7 +475,7 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
                 left = (time.monotonic() - start) / count * (len(rest) - count)
                 log(_line(record, count, len(rest), left))
         finally:
-            cohort_page.write(out, (_reported(item) for item in items), out / OWN)
+            cohort_page.write(out, (_reported(item, records) for item in items), out / OWN)
     return [records[item.source] for item in items]
 
 
@@ -503,12 +506,12 @@ def counts(records: list[dict]) -> str:
     return f"{len(records)} volumes: " + ", ".join(f"{number} {status}" for status, number in found.items())
 
 
-def _reported(item: Item) -> dict:
-    """An item's record, with pictures, as the summary takes it; one of other settings does not count."""
-    record = read_record(item)
-    if record and record.get("fingerprint") == item.fingerprint:
-        return record
-    return {**_new_record(item), "status": "not run", "time": ""}
+def _reported(item: Item, records: dict[str, dict]) -> dict:
+    """An item's record as the summary takes it: its file, which has the pictures, or what the run knows."""
+    known, written = records.get(item.source), read_record(item)
+    if written and written.get("fingerprint") == item.fingerprint and (not known or written["status"] == known["status"]):
+        return written
+    return known or {**_new_record(item), "status": "not run", "time": ""}
 
 
 def _line(record: dict, count: int, total: int, seconds_left: float) -> str:
@@ -686,6 +689,8 @@ def _outcome(item: Item, future) -> dict:
     if future.status != "error":
         return future.result()
     error = future.exception()
+    if isinstance(error, ImportError):
+        return _failed(item, f"The cluster's workers lack something ({error}). Install 'netinversion[cluster]' where they run.")
     lost = type(error).__name__ == "KilledWorker"
     return _failed(item, WORKERS_LOST if lost else f"On the cluster: {jobs.explain(error)}", str(error))
 

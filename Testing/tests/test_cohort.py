@@ -373,6 +373,7 @@ def test_a_worker_that_does_not_start_fails_with_its_words(tmp_path):
 def test_two_that_do_the_same_volume_leave_one_result(tmp_path, monkeypatch):
     make(tmp_path / "in", "a.nii.gz")
     item, = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    cohort.prepare(tmp_path / "in", tmp_path / "out")
     files, real = [], jobs.run_here
 
     def overtaken(request):
@@ -478,6 +479,41 @@ def test_a_scheduler_with_tls(tmp_path, quiet_dask, monkeypatch):
         assert record["status"] == "accepted"
     with pytest.raises(ValueError, match="there is no file"):
         cohort._client(cohort.Scheduler(address, str(tmp_path / "absent.pem")))
+
+
+class Future:
+    """As Dask gives it for a volume that did not come to an end."""
+
+    def __init__(self, status, error=None):
+        self.status, self.exception = status, lambda: error
+
+    def cancelled(self):
+        return self.status == "cancelled"
+
+
+def test_what_the_cluster_could_not_do_is_said(tmp_path):
+    killed = type("KilledWorker", (Exception,), {})("attempted to run task 4 times")
+    make(tmp_path / "in", "a.nii.gz")
+    item, = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    cohort.prepare(tmp_path / "in", tmp_path / "out")
+    for future, error in [(Future("error", killed), cohort.WORKERS_LOST), (Future("cancelled"), cohort.CLUSTER_LOST),
+                          (Future("lost"), cohort.CLUSTER_LOST)]:
+        record = cohort._outcome(item, future)
+        assert record["status"] == "failed" and record["error"] == error == cohort.read_record(item)["error"]
+    missing = ModuleNotFoundError("No module named 'NetInversionLib'", name="NetInversionLib")
+    assert "Install 'netinversion[cluster]'" in cohort._outcome(item, Future("error", missing))["error"]
+    assert cohort.work(vars(item))["status"] == "accepted"
+    assert cohort._outcome(item, Future("lost"))["status"] == "accepted", "a worker that finished in spite of all counts"
+
+
+def test_a_worker_without_the_shared_folders_writes_nothing(tmp_path, monkeypatch):
+    make(tmp_path / "in", "a.nii.gz")
+    items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    record = cohort.work(vars(items[0]))
+    assert "does not see" in record["error"] and not (tmp_path / "out").exists()
+    monkeypatch.setattr(cohort, "_locally", lambda *_: iter([record]))
+    assert cohort.run(items) == [record]
+    assert "does not see" in Page(tmp_path / "out/summary.html").text
 
 
 def test_no_scheduler_at_the_address(quiet_dask):
