@@ -49,7 +49,7 @@ def page(result: Result, source: Volume) -> str:
     parts += [_table(table) for name, table in result.tables.items() if name != "curve"]
     parts += ["<h2>For the methods section</h2>", f"<p>{_text(methods(facts))}</p>",
               "<details><summary>Settings and provenance</summary><pre>"
-              f"{_text(json.dumps(facts, indent=1, default=str))}</pre></details>"]
+              f"{escape(json.dumps(facts, indent=1, default=str))}</pre></details>"]
     return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Harmonization of {_text(source.name)}</title>"
             f"<style>{STYLE} figure {{ margin: 1em 0 }} figure img {{ background: none; max-width: 100% }}</style></head><body>"
             + "\n".join(parts) + "</body></html>\n")

@@ -116,7 +116,6 @@ def test_n4_flattens_a_field_that_multiplies():
     flat = intensity_matching.remove_field(seen)
     spread = [np.std(np.log(image[scan.mask] / scan.image[scan.mask])) for image in (seen.image, flat)]
     assert spread[1] < 0.5 * spread[0]
-    np.testing.assert_array_equal(intensity_matching.remove_field(seen), flat)
     assert np.percentile(flat[scan.mask], 99.5) == pytest.approx(1, abs=1e-4) and (flat[scan.image == 0] == 0).all()
 
 
@@ -128,6 +127,7 @@ def test_peers_by_name():
         image = method(scan)
         assert image.shape == scan.image.shape and image.dtype == np.float32 and (image[scan.image == 0] == 0).all(), name
     np.testing.assert_array_equal(peers["source"](scan), scan.image)
+    np.testing.assert_array_equal(peers["N4"](scan), intensity_matching.remove_field(scan))  # the same bits again
     corrected = scan.with_image(peers["N4"](scan))
     np.testing.assert_array_equal(peers["N4 + Nyúl"](scan), match_landmarks(corrected, quantiles(scan)))
 

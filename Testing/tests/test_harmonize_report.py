@@ -1,0 +1,89 @@
+"""The report: everything in one file, whatever a name holds is text, pictures are pictures, replaced whole."""
+
+import base64
+import html
+import io
+import json
+import re
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_models import LPS, smooth, volume
+
+from NetInversionLib import harmonize_report
+from NetInversionLib.harmonize_settings import Settings
+from NetInversionLib.results import Curve, Result, Table
+
+NASTY = "<script>alert('x')</script> & \"quoted\"\x1b[31m"
+
+
+def result(name="T1 of somebody", verdict="accepted", mode="anatomy-safe", **settings):
+    images = {key: volume(smooth((6, 7, 8), n, low, high), f"{name} {key}") for n, (key, low, high) in enumerate((
+        ("harmonized", 0, 900), ("change", -50, 50), ("multiplicative field", 0.8, 1.2), ("additive field", -0.1, 0.1)))}
+    facts = {"verdict": verdict, "reasons": [f"because of {name}"], "settings": asdict(Settings(mode=mode, **settings)),
+             "model": {"name": "T1 of one scanner", "version": "1", "sha256": "ab" * 32, "trained_on": ["a", "b", "c"]}}
+    tables = {"summary": Table("What changed", {"image": ["source", name], "distance": [0.25, float("nan")], "fine": [True, False]}),
+              "curve": Table("Tone curve", {"input": [0.0, 1.0], "output": [0.0, 1.0]})}
+    curves = {"tone curve": Curve("Tone curve", "before", "after", {name: ([0, 0.5, 1], [0, 0.7, 1])})}
+    return Result(images, tables, curves, facts)
+
+
+def pictures(page):
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/png;base64,([^']+)'", page)]
+
+
+def test_the_page_needs_no_other_file_and_shows_everything():
+    source = volume(smooth((6, 7, 8), 9, 0, 1000), "T1 of somebody")
+    page = harmonize_report.page(result(), source)
+    assert not re.findall(r"(src|href)='(?!data:)", page)
+    assert "Research use only" in page and "accepted" in page and "because of T1 of somebody" in page
+    assert "<th>distance</th>" in page and "<td>0.25</td>" in page and "<td>yes</td>" in page
+    assert "Tone curve" in page and "<td>0.0</td>" not in page  # the curve as plot, not as table
+    images = pictures(page)
+    assert len(images) == 2 and all(min(image.size) > 100 for image in images)
+    assert np.asarray(images[0].convert("L")).std() > 10  # not one flat colour
+
+
+def test_whatever_a_name_holds_is_text():
+    page = harmonize_report.page(result(NASTY), volume(smooth((6, 7, 8), 9), NASTY))
+    assert "<script" not in page and "\x1b" not in page and "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("mode, settings, words", [
+    ("anatomy-safe", {}, "monotone tone curve after smooth multiplicative and additive fields"),
+    ("anatomy-safe", {"strength": 0.5}, "free-form refinement of strength 0.5"),
+    ("seed", {"iterations": 7, "alpha": 0.02}, "7 iterations of latent shrinkage (alpha 0.02)"),
+    ("no-flow", {}, "without its normalizing flow"),
+])
+def test_the_methods_paragraph_says_what_was_done(mode, settings, words):
+    text = harmonize_report.methods(result(mode=mode, **settings).facts)
+    assert words in text and "abababababababab" in text and "3 volumes" in text and "accepted" in text
+
+
+def test_a_refused_volume_has_a_report_without_images():
+    refused = result(verdict="refused")
+    refused.volumes.clear()
+    page = harmonize_report.page(refused, volume(smooth((6, 7, 8), 9), "wrong contrast"))
+    assert "refused" in page and len(pictures(page)) == 2
+
+
+def test_settings_can_be_read_back():
+    page = harmonize_report.page(result(), volume(smooth((6, 7, 8), 9), "T1"))
+    facts = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", page, re.S)[1]))
+    assert Settings.from_json(facts["settings"]) == Settings()
+
+
+def test_an_old_report_is_replaced_whole(tmp_path):
+    path = tmp_path / "reports" / "one.html"
+    for verdict in ("accepted", "flagged"):
+        assert harmonize_report.write(result(verdict=verdict), volume(smooth((6, 7, 8), 9), "T1"), path) == path
+    assert "flagged" in path.read_text(encoding="utf-8") and [p.name for p in path.parent.iterdir()] == ["one.html"]
+
+
+def test_voxels_that_are_no_cubes_are_drawn_in_proportion():
+    matrix = LPS.copy()
+    matrix[:3, :3] = np.diag([-1.0, -1.0, 4.0])
+    (axial, wide), (coronal, tall), _ = harmonize_report._middles(volume(np.zeros((5, 6, 7)), matrix=matrix))
+    assert axial.shape == (6, 7) and wide == 1 and coronal.shape == (5, 7) and tall == 4
