@@ -24,7 +24,8 @@ def result(name="T1 of somebody", verdict="accepted", mode="anatomy-safe", **set
         ("harmonized", 0, 900), ("change", -50, 50), ("multiplicative field", 0.8, 1.2), ("additive field", -0.1, 0.1)))}
     facts = {"verdict": verdict, "reasons": [f"because of {name}"], "settings": asdict(Settings(mode=mode, **settings)),
              "model": {"name": "T1 of one scanner", "version": "1", "sha256": "ab" * 32, "trained_on": ["a", "b", "c"]}}
-    tables = {"summary": Table("What changed", {"image": ["source", name], "distance": [0.25, float("nan")], "fine": [True, False]}),
+    columns = {"image": ["source", name], "distance": [0.25, float("nan")], "fine": [True, False]}
+    tables = {"summary": Table("What changed", columns),
               "curve": Table("Tone curve", {"input": [0.0, 1.0], "output": [0.0, 1.0]})}
     curves = {"tone curve": Curve("Tone curve", "before", "after", {name: ([0, 0.5, 1], [0, 0.7, 1])})}
     return Result(images, tables, curves, facts)
