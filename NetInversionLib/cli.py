@@ -308,7 +308,9 @@ def harmonize(options) -> int:
         raise ValueError("--processes is at least 1")
     scheduler = options.scheduler and cohort.Scheduler(options.scheduler, options.tls_ca_file, options.tls_cert, options.tls_key)
     model = options.model or _harmonization_model()
-    models.read_card(model)
+    card = models.read_card(model)
+    if card.task != models.HARMONIZATION:
+        raise ValueError(f"{model} is for {card.task}; name a harmonization model, made by 'netinversion train flow'")
     items = cohort.plan(options.folder, options.output, {"model": model}, settings, mask=options.mask,
                         suffix=options.suffix, force=options.force)
     cohort.prepare(options.folder, options.output)
@@ -323,7 +325,7 @@ def harmonize(options) -> int:
 
 def _harmonization_model() -> str:
     for path, card in models.list_models().items():
-        if isinstance(card, models.Card) and getattr(card, "task", "") == "harmonization":
+        if isinstance(card, models.Card) and card.task == models.HARMONIZATION:
             return str(path)
     raise ValueError("no harmonization model is there; name one with --model")
 

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, cohort_page, devices, jobs, volumes
-from .results import Result
+from .results import Result, Table
 
 READABLE = (*volumes.SUFFIXES, ".nhdr", ".mhd")
 OWN = ".netinversion"
@@ -341,17 +341,18 @@ def _new_record(item: Item) -> dict:
 
 
 def _judged(result: Result) -> dict:
-    """Verdict, reasons and figures of a result, as JSON; a task without a verdict is "done"."""
-    figures = {}
-    if "summary" in result.tables:
-        columns = list(result.tables["summary"].columns.items())
-        if all(len(values) == 1 for _, values in columns):
-            figures = {heading: values[0] for heading, values in columns}
-        else:  # name and value, row by row
-            figures = dict(zip(map(str, columns[0][1]), columns[1][1]))
-    reasons = result.facts.get("reasons", [])
+    """Verdict, reasons and figures (table "summary") of a result, as JSON; a task without a verdict is "done"."""
+    figures = _figures(result.tables["summary"]) if "summary" in result.tables else {}
     return _json({"status": result.facts.get("verdict", "done"), "facts": result.facts, "figures": figures,
-                  "reasons": [reasons] if isinstance(reasons, str) else list(reasons)})
+                  "reasons": list(result.facts.get("reasons", []))})
+
+
+def _figures(table: Table) -> dict:
+    """A table as name and value: the first column names the rows; what is not finite is left out."""
+    (_, names), *columns = table.columns.items()
+    cells = {(f"{heading}, {name}" if len(columns) > 1 else str(name)): value
+             for heading, values in columns for name, value in zip(names, values)}
+    return {name: value for name, value in cells.items() if not isinstance(value, (float, np.floating)) or np.isfinite(value)}
 
 
 def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) -> dict | None:

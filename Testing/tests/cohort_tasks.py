@@ -35,8 +35,10 @@ def shade(volumes, model_paths, settings, progress):
         array = array * (volumes["mask"].array > 0)
     note(settings, "end", source.name)
     return Result({"harmonized": source.with_array(array)},
-                  {"summary": Table("Summary", {"figure": ["mean", "typicality"], "value": [float(array.mean()), float("nan")]})},
-                  facts={"verdict": verdict, "reasons": [] if verdict == "accepted" else ["contrast <b>inverted</b>"]})
+                  {"summary": Table("Summary", {"image": ["source", "harmonized"], "mean": [source.array.mean(), array.mean()],
+                                                "typicality": [float("nan"), 0.5]})},
+                  facts={"verdict": verdict, "nothing": float("inf"),
+                         "reasons": [] if verdict == "accepted" else ["contrast <b>inverted</b>"]})
 
 
 def note(settings, what, name):

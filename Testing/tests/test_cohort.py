@@ -194,7 +194,7 @@ def test_a_bids_data_set_gives_derivatives(tmp_path, monkeypatch):
         assert np.array_equal(volumes.load(out / f"{output}.nii.gz").array, 2 * arrays[name])
         sidecar = json.loads((out / f"{output}.json").read_text())
         assert sidecar["Sources"] == [f"bids:source:{name}"] and sidecar["Verdict"] == "accepted"
-        assert sidecar["NetInversion"]["figures"]["typicality"] is None, "JSON knows no NaN"
+        assert sidecar["NetInversion"]["facts"]["nothing"] is None, "JSON knows no infinity"
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "NetInversion"
     assert description["DatasetLinks"]["source"] == folder.as_uri() and description["BIDSVersion"]
@@ -228,8 +228,10 @@ def test_what_fails_or_is_refused_does_not_stop_the_rest(tmp_path, log, monkeypa
     rows = {row["source"]: row for row in csv.DictReader((out / "summary.csv").open(encoding="utf-8"))}
     assert rows["bad.nii.gz"]["error"] == "'bad' is <no> good" and "damaged or not complete" in rows["damaged.nii.gz"]["error"]
     assert rows["wrong.nii.gz"]["reasons"] == "contrast <b>inverted</b>" and rows["wrong.nii.gz"]["status"] == "refused"
-    assert float(rows["fine.nii.gz"]["mean"]) == pytest.approx(volumes.load(out / "fine_harmonized.nii.gz").array.mean())
-    assert rows["fine.nii.gz"]["typicality"] == "" and list(rows) == sorted(records)
+    mean = volumes.load(out / "fine_harmonized.nii.gz").array.mean()
+    assert float(rows["fine.nii.gz"]["mean, harmonized"]) == pytest.approx(mean)
+    assert rows["fine.nii.gz"]["typicality, harmonized"] == "0.5" and "typicality, source" not in rows["fine.nii.gz"]
+    assert rows["bad.nii.gz"]["mean, harmonized"] == "" and list(rows) == sorted(records)
     page = Page(out / "summary.html")
     assert "6 volumes: 3 failed, 1 accepted, 1 flagged, 1 refused" in page.text and "contrast <b>inverted</b>" in page.text
     assert page.images == 4, "before and after of the two that have an image"
@@ -535,12 +537,14 @@ def test_without_dask_the_message_says_what_to_install(monkeypatch):
 
 def test_command(tmp_path, capsys, monkeypatch):
     here(monkeypatch)
-    monkeypatch.setitem(cli.models.__dict__, "list_models", lambda: {})
+    monkeypatch.setattr(models, "list_models", lambda: {})
     make(tmp_path / "in", "a.nii.gz", "bad.nii.gz")
-    model = str(models.save(tmp_path / "tiny.safetensors", make_network(), make_card()))
+    model, other = (str(models.save(tmp_path / f"{task}.safetensors", make_network(), make_card(task=task)))
+                    for task in ("harmonization", "image-to-image"))
     line = ["harmonize", str(tmp_path / "in"), str(tmp_path / "out")]
     assert cli.main(line) == 1 and "name one with --model" in capsys.readouterr().err
     assert cli.main([*line, "--model", model, "--mode", "nonsense"]) == 1 and "anatomy-safe" in capsys.readouterr().err
+    assert cli.main([*line, "--model", other]) == 1 and "is for image-to-image" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert cli.main([*line, "--model", model, "--strength", "0.5"]) == 1
     said = capsys.readouterr()
