@@ -2,19 +2,13 @@
 
 import enum
 import json
-import logging
-import math
 import os
 import sys
-import time
-import traceback
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated
 
 import qt
 import slicer
-import vtk
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsROINode,
@@ -25,11 +19,8 @@ from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Decimals, Minimum, SingleStep, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
 # Installed, the library lies beside this file; in a source checkout, beside this file's folder.
 for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent):
@@ -37,32 +28,12 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
         sys.path.insert(0, str(_folder))
 
 from NetInversionLib import dixon, jobs, models, mrml, qtjobs, volumes  # noqa: E402
-from NetInversionLib.results import Cancelled, Progress  # noqa: E402
+from NetInversionLib.ideal_input_settings import PRESETS  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
-KEY, RUN = "IdealInput.key", "IdealInput.run"  # attributes of a result node: which one of which run
-OF = "IdealInput.input"  # node reference of a table, chart or text: the input it is about
 LAYOUT = 4866  # identifier of the layout; the number of the abstract that the method comes from
 SAMPLE = "IdealInputDixon"
-PUBLISHED = {"optimiser": "fixed-step", "mean": False, "above": 1.0, "below": 1.0}  # ideal_input.PRESETS, without torch
-
-
-def cardText(path, card):
-    """What a person wants to know of a model before using it, as HTML."""
-    def channels(group):
-        return ", ".join(channel.name + (f" ({channel.units})" if channel.units else "") for channel in group)
-
-    lines = [
-        "<b>{name}</b>, {file}".format(name=card.name, file=Path(path).name),
-        _("Takes {inputs}; gives {outputs}.").format(inputs=channels(card.inputs), outputs=channels(card.outputs)),
-        _("Voxels of {low:g} to {high:g} mm, {how}.").format(
-            low=card.spacing_mm[0], high=card.spacing_mm[1],
-            how=_("slice by slice") if card.dimensions == 2 else _("in 3-D")),
-        _("Trained on: {scans}.").format(scans=", ".join(card.trained_on) or _("not said")),
-        card.intended_use]
-    return "<br>".join(lines)
-
 
 #
 # IdealInput
@@ -183,189 +154,50 @@ class IdealInputParameterNode:
 #
 
 
-class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class IdealInputWidget(qtjobs.ModulePanel):
     """The panel. It shows and hands on; what is computed, the logic's request says and a job runs."""
 
+    APPLY_TIP = _("Compute the ideal input.")
+    CURVE_LABELS = (_("network evaluations"), _("loss"))
+
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameterNode = None
-        self._guiTag = None
-        self._card = None  # of the chosen model
-        self._cardPath = None
         self._selectors = {}  # role to node selector
         self._locks = {}  # role to check box
-        self._going = None  # what is known of the run in progress
-        self._writing = False  # the panel is being brought up to date: its signals are not the user's
-
-    # Life
+        qtjobs.ModulePanel.__init__(self, parent)
 
     def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/IdealInput.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.logic = IdealInputLogic()
-        for name in ("progressBar", "statusLabel", "curveLabel", "resultsCollapsibleButton"):
-            getattr(self.ui, name).setVisible(False)
-        self._fillModels()
-        self._fillDevices()
-        self._connect()
-        self.initializeParameterNode()
-
-    def _connect(self):
-        ui, scene = self.ui, slicer.mrmlScene
-        ui.modelSelector.connect("currentIndexChanged(int)", self._onModelChosen)
-        ui.modelFileEdit.connect("currentPathChanged(QString)", self._onModelFile)
+        self.setupPanel(IdealInputLogic())
+        ui = self.ui
+        ui.secondModelEdit.nameFilters = ui.modelFileEdit.nameFilters
         ui.secondModelEdit.connect("currentPathChanged(QString)", self._onSecondModel)
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
-        ui.deviceSelector.connect("currentIndexChanged(int)", self._onDeviceChosen)
-        ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onAdvanced)
-        ui.applyButton.connect("clicked(bool)", self.onApplyButton)
         ui.showButton.connect("clicked(bool)", self.showResult)
         for selector in (ui.shownStartSelector, ui.shownChannelSelector, ui.shownTableSelector):
             selector.connect("activated(int)", self._onShown)
-        self.addObserver(scene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, slicer.mrmlScene.EndImportEvent, self._refresh)
-        self.addObserver(scene, slicer.mrmlScene.NodeRemovedEvent, self._onNodeRemoved)
-
-    def cleanup(self):
-        self._abandon(None)
-        self.setParameterNode(None)
-        self.removeObservers()
-
-    def enter(self):
         self.initializeParameterNode()
 
-    def exit(self):
-        if self._parameterNode is not None and self._guiTag is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self._guiTag = None
-
-    def onReload(self):
-        """Also load the library anew, whose modules Python would keep."""
-        for name in [name for name in sys.modules if name.split(".")[0] == "NetInversionLib"]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
-
-    def onSceneStartClose(self, caller, event):
-        self._abandon(_("The scene was closed: the run was stopped and its result is not kept."))
-        self.setParameterNode(None)
-
-    def onSceneEndClose(self, caller, event):
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
     def initializeParameterNode(self):
-        self.setParameterNode(self.logic.getParameterNode())
+        qtjobs.ModulePanel.initializeParameterNode(self)
         self.logic.chooseMarkedVolumes(self._parameterNode, self._card)
-
-    def setParameterNode(self, node):
-        """Show the values of another parameter node (or none: the scene closes), and follow it."""
-        if self._parameterNode is not None:
-            if self._guiTag is not None:
-                self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._refresh)
-        self._parameterNode, self._guiTag = node, None
-        if node is not None:
-            self._guiTag = node.connectGui(self.ui)
-            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._refresh)
-            self._refresh()
 
     # What the user chooses and connectGui does not know
 
-    def _fillModels(self):
-        for path, card in models.list_models().items():
-            if not isinstance(card, models.ModelError):
-                self.ui.modelSelector.addItem(card.name, str(path))
-        self.ui.modelSelector.addItem(_("From file..."), "")
-        self.ui.modelFileEdit.nameFilters = [_("NetInversion model") + " (*.safetensors)"]
-        self.ui.secondModelEdit.nameFilters = self.ui.modelFileEdit.nameFilters
-
-    def _fillDevices(self, names=("cpu",)):
-        chosen = self._parameterNode.device if self._parameterNode is not None else "auto"
-        self._writing = True
-        self.ui.deviceSelector.clear()
-        for name in dict.fromkeys(("auto", *names, chosen)):
-            self.ui.deviceSelector.addItem(_("Automatic") if name == "auto" else name, name)
-        self.ui.deviceSelector.setCurrentIndex(self.ui.deviceSelector.findData(chosen))
-        self._writing = False
-
-    def _onAdvanced(self, collapsed):
-        """Look for devices when they are first wanted: that takes torch, which takes a second or two."""
-        if not collapsed:
-            self._fillDevices(self.logic.devices())
-
-    def _onModelChosen(self, index):
-        path = self.ui.modelSelector.itemData(index)
-        self._set(fromFile=not path, **({"model": Path(path).name} if path else {}))
-
-    def _onModelFile(self, path):
-        self._set(modelFile=path)
-
     def _onSecondModel(self, path):
-        self._set(secondModel=path)
+        self.setValues(secondModel=path)
 
     def _onMaskChosen(self, node):
-        self._set(maskNode=node)
-
-    def _onDeviceChosen(self, index):
-        self._set(device=self.ui.deviceSelector.itemData(index))
+        self.setValues(maskNode=node)
 
     def _onVolumeChosen(self, role, node):
         if not self._writing and self._parameterNode is not None:
             self._parameterNode.parameterNode.SetNodeReferenceID(CHOSEN + role, node.GetID() if node else None)
 
     def _onLock(self, state):
-        self._set(locked=",".join(role for role, box in self._locks.items() if box.checked))
-
-    def _set(self, **values):
-        if not self._writing and self._parameterNode is not None:
-            for name, value in values.items():
-                setattr(self._parameterNode, name, value)
+        self.setValues(locked=",".join(role for role, box in self._locks.items() if box.checked))
 
     # What the panel shows
 
-    def _refresh(self, caller=None, event=None):
-        """Bring everything up to date with the parameter node."""
-        if self._parameterNode is None or self._writing or slicer.mrmlScene.IsImporting():
-            return
-        self._writing = True
-        try:
-            self._showModel()
-            self._showChoices()
-            self._showRegion()
-            self._showResults()
-        finally:
-            self._writing = False
-        self._showApply()
-
-    def _showModel(self):
-        node, ui = self._parameterNode, self.ui
-        if not node.fromFile and not node.model:
-            self._chooseFirstModel()
-        path = self.logic.modelPath(node)
-        index = ui.modelSelector.findData("" if node.fromFile else str(path))
-        ui.modelSelector.setCurrentIndex(index)
-        ui.modelFileLabel.setVisible(node.fromFile)
-        ui.modelFileEdit.setVisible(node.fromFile)
-        for edit, text in ((ui.modelFileEdit, node.modelFile), (ui.secondModelEdit, node.secondModel)):
-            if edit.currentPath != text:
-                edit.currentPath = text
-        if str(path) != self._cardPath:
-            self._cardPath = str(path)
-            self._card, problem = self.logic.card(path)
-            ui.modelInfoLabel.setText(cardText(path, self._card) if self._card else problem)
-            self._buildChannels()
-
-    def _chooseFirstModel(self):
-        path = self.ui.modelSelector.itemData(0)
-        self._parameterNode.model, self._parameterNode.fromFile = Path(path).name, not path
-
-    def _buildChannels(self):
+    def modelChanged(self):
         """One selector for each image that the network takes and gives, one lock for each that it takes."""
         locks = self.ui.locksLayout
         for selector in self._selectors.values():
@@ -398,21 +230,20 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                          lambda node, role=channel.role: self._onVolumeChosen(role, node))
         self.ui.inputsLayout.insertRow(2 + len(self._selectors), label, selector)  # the model takes three rows
 
-    def _showChoices(self):
+    def showChoices(self):
         node = self._parameterNode
+        if self.ui.secondModelEdit.currentPath != node.secondModel:
+            self.ui.secondModelEdit.currentPath = node.secondModel
         for role, selector in self._selectors.items():
             selector.setCurrentNode(self.logic.chosen(node, role))
         self.ui.maskSelector.setCurrentNode(node.maskNode)
         for role, box in self._locks.items():
             box.checked = role in node.locked.split(",")
-        index = self.ui.deviceSelector.findData(node.device)
-        if index < 0:
-            self.ui.deviceSelector.addItem(node.device, node.device)
-        self.ui.deviceSelector.setCurrentIndex(self.ui.deviceSelector.findData(node.device))
         self.ui.noiseSeedsSpinBox.enabled = node.startNoise
         for widget in (self.ui.evaluationsSpinBox, self.ui.boxCheckBox, self.ui.ballSpinBox, self.ui.aboveSpinBox,
                        self.ui.belowSpinBox):
             widget.enabled = node.preset == Preset.DEFAULT
+        self._showRegion()
 
     def _showRegion(self):
         node, ui = self._parameterNode, self.ui
@@ -424,195 +255,23 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if count:
             ui.firstSliceSpinBox.maximum = ui.lastSliceSpinBox.maximum = count - 1
 
-    def _showApply(self):
-        """Apply, or Cancel while a run goes on; disabled with all reasons why."""
-        button, problems = self.ui.applyButton, self.logic.problems(self._parameterNode, self._card)
-        if self._going is not None:
-            problems = []
-        button.text = _("Cancel") if self._going is not None else _("Apply")
-        button.enabled = not problems
-        if problems:
-            button.toolTip = "\n".join(problems)
-        else:
-            button.toolTip = (_("Stop, and keep the best result so far.") if self._going is not None
-                              else _("Compute the ideal input."))
-        self.ui.inputsCollapsibleButton.enabled = self._going is None
-        self.ui.outputsCollapsibleButton.enabled = self._going is None
-        self.ui.advancedCollapsibleButton.enabled = self._going is None
-        estimate = "" if problems or self._going else self.logic.estimateText(self._parameterNode, self._card)
-        self.ui.estimateLabel.setText(estimate)
-        self.ui.estimateLabel.setVisible(bool(estimate))
+    def problems(self):
+        return self.logic.problems(self._parameterNode, self._card)
 
-    # The run
+    def estimate(self):
+        return self.logic.estimateText(self._parameterNode, self._card)
 
-    def onApplyButton(self):
-        if self._going is not None:
-            self._cancel(_("Cancelling"))
-            return
-        try:
-            with slicer.util.WaitCursor():
-                qtjobs.ensure_packages("Ideal Input")
-                node = self._parameterNode
-                request = self.logic.requestFromParameterNode(node, self._card)
-        except (ValueError, qtjobs.PackagesMissing) as error:  # both are written for the user
-            self._say(str(error))
-            slicer.util.errorDisplay(str(error), windowTitle=_("Ideal Input"))
-            return
+    def prepareRun(self):
+        node = self._parameterNode
         chosen = {role: self.logic.chosen(node, role) for role in self._selectors}
-        self._going = SimpleNamespace(
-            inputs=chosen, nodes=[n for n in (*chosen.values(), node.maskNode) if n is not None], job=None, progress=None,
-            started=time.monotonic(), drawn=0.0, curves={}, problem="", cost=self.logic.cost(node, self._card))
-        self._start(request)
-
-    def _start(self, request):
-        for widget in (self.ui.progressBar, self.ui.statusLabel, self.ui.curveLabel):
-            widget.setVisible(True)
-        self.ui.resultsCollapsibleButton.setVisible(False)
-        self.ui.progressBar.setValue(0)
-        self._drawCurves()
-        self._say(_("Starting"))
-        self._showApply()
-        if self._parameterNode.worker:
-            self._going.job = qtjobs.QtJob(request, self._onProgress, self._say, self._onPoint, self._onFinished,
-                                           self._onFailed)
-        else:
-            self._runHere(request)
-
-    def _runHere(self, request):
-        """In this process, for when no other can be started; the panel is served whenever the run reports."""
-        progress = self._going.progress = _PanelProgress(self._onProgress, self._say, self._onPoint)
-        failure = None
-        try:
-            result, message = jobs.run_here(request, progress), _("Done.")
-        except Cancelled:
-            result, message = progress.last, _("Cancelled.")
-        except Exception as error:  # whatever it is, the user is told
-            failure = jobs.explain(error), traceback.format_exc()
-        if self._going is None or self._going.progress is not progress:  # abandoned: the scene was closed
-            return
-        if failure:
-            self._onFailed(*failure, progress.last)
-        else:
-            self._onFinished(result, message)
-
-    def _cancel(self, message):
-        self.ui.statusLabel.setText(message)
-        if self._going.job is not None:
-            self._going.job.cancel()
-        else:
-            self._going.progress.cancelled = True
-
-    def _abandon(self, message):
-        """Stop a run without a result: its scene goes away."""
-        going, self._going = self._going, None
-        if going is None:
-            return
-        if going.job is not None:
-            going.job.discard()
-        if going.progress is not None:
-            going.progress.cancelled = True
-        self.ui.progressBar.setVisible(False)
-        if message:
-            self._say(message)
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeRemoved(self, caller, event, node):
-        if self._going is not None and not self._going.problem and node in self._going.nodes:
-            self._going.problem = _("'{name}' was removed from the scene: the run was stopped.").format(
-                name=node.GetName())
-            self._cancel(self._going.problem)
-
-    def _onProgress(self, fraction, message):
-        self.ui.progressBar.setValue(int(1000 * fraction))
-        elapsed = time.monotonic() - self._going.started
-        if fraction > 0.05:
-            message = _("{message}; about {left} left").format(
-                message=message, left=durationText(elapsed * (1 - fraction) / fraction))
-        self.ui.statusLabel.setText(message)
-
-    def _onPoint(self, curve, x, y):
-        self._going.curves.setdefault(curve, []).append((x, y))
-        if time.monotonic() - self._going.drawn > 0.2:
-            self._going.drawn = time.monotonic()
-            self._drawCurves()
-
-    def _onFinished(self, result, message):
-        going = self._end()
-        if result is None:
-            self._say(" ".join(filter(None, (going.problem, message))))
-            return
-        complete = result.facts.get("complete", True)
-        try:
-            output = self.logic.addResult(result, going.inputs[self._card.inputs[0].role], going.inputs)
-        except Exception as error:
-            self._fail(_("The result could not be added to the scene. {reason}").format(reason=jobs.explain(error)),
-                       traceback.format_exc())
-            return
-        if complete:
-            self.logic.learnSpeed(self._card, self._parameterNode.device, going.cost, time.monotonic() - going.started)
-        self._parameterNode.run = output.run
-        for warning in result.facts.get("warnings", []):
-            message += " " + _("Warning: {warning}").format(warning=warning)
-        self._say(" ".join(filter(None, (going.problem, message))))
-        self.showResult()
-
-    def _onFailed(self, message, details, last):
-        going = self._end()
-        if last is not None:
-            last.facts["complete"] = False
-            try:
-                first = going.inputs[self._card.inputs[0].role]
-                self._parameterNode.run = self.logic.addResult(last, first, going.inputs).run
-                message += " " + _("The best result so far is kept, marked as incomplete.")
-            except Exception:
-                logging.exception("The intermediate result could not be added to the scene")
-        self._fail(message, details)
-
-    def _end(self):
-        """The run is over: draw its last points and give the panel back."""
-        self._drawCurves()
-        going, self._going = self._going, None
-        self.ui.progressBar.setVisible(False)
-        self._refresh()
-        return going
-
-    def _fail(self, message, details):
-        self._say(message)
-        slicer.util.errorDisplay(message, windowTitle=_("Ideal Input"), detailedText=details)
-
-    def _say(self, message):
-        """A line in the log; the newest also stands under the button."""
-        self.ui.logText.appendPlainText("{time}  {message}".format(time=time.strftime("%H:%M:%S"), message=message))
-        self.ui.statusLabel.setVisible(True)
-        self.ui.statusLabel.setText(message)
-
-    def _drawCurves(self):
-        """The loss so far, drawn into a picture: it adds nothing to the scene."""
-        picture = qt.QPixmap(460, 150)
-        picture.fill(qt.QColor("white"))
-        painter = qt.QPainter()
-        painter.begin(picture)
-        lines, labels = curvePixels(self._going.curves, left=64, top=10, width=310, height=110)
-        painter.setPen(qt.QColor("#606060"))
-        painter.drawRect(64, 10, 310, 110)
-        for text, x, y in labels:
-            painter.drawText(x, y, text)
-        for index, (name, points) in enumerate(lines.items()):
-            painter.setPen(qt.QColor("#" + mrml.LINE_COLORS[index % len(mrml.LINE_COLORS)]))
-            for (x0, y0), (x1, y1) in zip(points, points[1:]):
-                painter.drawLine(x0, y0, x1, y1)
-            painter.drawText(382, 22 + 14 * index, name)
-        painter.end()
-        self.ui.curveLabel.setPixmap(picture)
+        return qtjobs.Run(self.logic.requestFromParameterNode(node, self._card), self._card, chosen,
+                          [node.maskNode] if node.maskNode is not None else [], self.logic.cost(node, self._card),
+                          node.device)
 
     # Results
 
-    def _showResults(self):
+    def showResults(self, nodes):
         """Summary and choices of the run that the scene's parameter node names, if its nodes are still there."""
-        nodes = self.logic.resultNodes(self._parameterNode.run)
-        self.ui.resultsCollapsibleButton.setVisible(bool(nodes) and self._going is None)
-        if not nodes or self._card is None:
-            return
         self.ui.summaryLabel.setText(self.logic.summary(nodes))
         starts = self.logic.startsOf(nodes, self._card)
         channels = {channel.role: channel.name for channel in self._card.inputs}
@@ -628,7 +287,7 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onShown(self, index):
         self.showResult()
 
-    def showResult(self):
+    def showSteps(self):
         """Patient beside ideal in the views, with the chosen table and the curves."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         ui = self.ui
@@ -636,34 +295,7 @@ class IdealInputWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                                                        ui.shownTableSelector)]
         if nodes and self._card is not None:
             patient = self.logic.chosen(self._parameterNode, chosen[1])
-            self.logic.showInViews(nodes, self._card, patient, *chosen)
-
-
-class _PanelProgress(Progress):
-    """For a run in this process: hands on what it reports, keeps the last intermediate result, serves the panel."""
-
-    def __init__(self, onProgress, onLog, onPoint):
-        self._onProgress, self._onLog, self._onPoint = onProgress, onLog, onPoint
-        self.cancelled, self.last = False, None
-
-    def _serve(self, tell, *arguments):
-        if not self.cancelled:
-            tell(*arguments)
-        slicer.app.processEvents()
-        if self.cancelled:
-            raise Cancelled
-
-    def report(self, fraction, message):
-        self._serve(self._onProgress, fraction, message)
-
-    def log(self, message):
-        self._serve(self._onLog, message)
-
-    def point(self, curve, x, y):
-        self._serve(self._onPoint, curve, x, y)
-
-    def intermediate(self, result):
-        self.last = result
+            yield from self.logic.showInViews(nodes, self._card, patient, *chosen)
 
 
 #
@@ -671,13 +303,15 @@ class _PanelProgress(Progress):
 #
 
 
-class IdealInputLogic(ScriptedLoadableModuleLogic):
+class IdealInputLogic(qtjobs.ModuleLogic):
     """Computes ideal inputs from volume nodes; needs no panel. In Slicer's Python console:
 
         logic = IdealInputLogic()
         output = logic.run([inPhaseNode, fatNode, waterNode], ctNode, starts=["patient", "zeros"])
         output.nodes["ideal in_phase patient"], output.tables["error"], output.charts["convergence"]
     """
+
+    TITLE = _("Ideal Input")
 
     def getParameterNode(self):
         return IdealInputParameterNode(super().getParameterNode())
@@ -699,7 +333,7 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         :return: see ``addResult``.
         Raises ValueError with what to do if an image, the model or a setting can not be used; nothing is added then.
         """
-        qtjobs.ensure_packages("Ideal Input")
+        qtjobs.ensure_packages(self.TITLE)
         request = self.request(inputNodes, targetNode, modelPath, maskNode, roi, secondModelPath, **settings)
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
         return self.addResult(jobs.run_here(request, progress), next(iter(inputs.values())), inputs)
@@ -719,8 +353,8 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         return jobs.Request("ideal_input", images, {key: str(path) for key, path in paths.items()}, settings)
 
     def _modelFor(self, inputNodes):
-        for path, card in models.list_models().items():
-            if not isinstance(card, models.ModelError) and len(card.inputs) == len(inputNodes):
+        for path, card in self.models().items():
+            if len(card.inputs) == len(inputNodes):
                 return path
         raise models.ModelError(f"No shipped model takes {len(inputNodes)} images; name a model file (modelPath).")
 
@@ -738,85 +372,17 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
             raise models.ModelError(f"The network needs volumes for {wanted}, and got {', '.join(nodes)}.")
         return {channel.role: nodes[channel.role] for channel in channels}
 
-    def addResult(self, result, inputNode, shownAs=None):
-        """Write a result into the scene beside ``inputNode``: all of it, or nothing and an exception.
-
-        Tables, charts and the text of an earlier run on the same input are filled anew. ``shownAs`` maps channel roles
-        to nodes whose window the new images take.
-        :return: object with ``nodes`` (by the result's keys), ``tables``, ``charts``, ``facts``, ``result`` and ``run``,
-            the identifier that all its nodes carry.
-        """
-        inputNode = inputNode if inputNode is not None and inputNode.GetScene() is not None else None
-        windows = {f"{kind} {role}": node for role, node in (shownAs or {}).items() for kind in ("ideal", "output")}
-        shown = {key: windows.get(" ".join(key.split(" ")[:2])) for key in result.volumes}
-        slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
-        try:
-            nodes = mrml.add_result(result, inputNode, shown, self._earlier(inputNode))
-            run = self._mark(nodes, inputNode, result.facts.get("complete", True))
-            self._fileTogether(nodes, inputNode)
-        finally:
-            slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
-        return SimpleNamespace(nodes=nodes, tables={key: nodes[key] for key in result.tables},
-                               charts={key: nodes[key] for key in result.curves}, facts=result.facts, result=result,
-                               run=run)
-
-    def _mark(self, nodes, inputNode, complete):
-        """Write on every node which one of which run it is; show all errors in one window. Returns the run."""
-        run = f"{time.time():.3f}"
-        for key, node in nodes.items():
-            node.SetAttribute(KEY, key)
-            node.SetAttribute(RUN, run)
-            node.SetNodeReferenceID(OF, inputNode.GetID() if inputNode is not None else None)
-            if not complete:
-                node.SetName(_("{name} (incomplete)").format(name=node.GetName()))
-                node.SetAttribute("IdealInput.incomplete", "1")
+    def shownAs(self, result, inputs):
+        """Images are shown as the patient's of that channel, errors of one channel all as the patient's."""
+        shown = {}
+        for key in result.volumes:
             kind, role = (key.split(" ") + [""])[:2]
-            before = nodes.get(f"error {role} patient's")
-            if kind == "error" and before is not None:
-                window = before.GetDisplayNode()
-                node.GetDisplayNode().SetWindowLevelMinMax(window.GetWindowLevelMin(), window.GetWindowLevelMax())
-        return run
-
-    def _earlier(self, inputNode):
-        """Tables, charts and texts about this input, by key."""
-        found = {}
-        for kind in ("vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLTextNode") if inputNode is not None else ():
-            for node in slicer.util.getNodesByClass(kind):
-                if node.GetAttribute(KEY) and node.GetNodeReference(OF) is inputNode:
-                    found[node.GetAttribute(KEY)] = node
-        return found
-
-    def _fileTogether(self, nodes, inputNode):
-        """Put the results of a run into a folder beside their input, where there is a subject hierarchy."""
-        hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
-        item = hierarchy.GetItemByDataNode(inputNode) if hierarchy is not None and inputNode is not None else 0
-        if not item:
-            return
-        name = hierarchy.GenerateUniqueItemName(_("Ideal input for {name}").format(name=inputNode.GetName()))
-        folder = hierarchy.CreateFolderItem(hierarchy.GetItemParent(item), name)
-        charts = [node for node in nodes.values() if node.IsA("vtkMRMLPlotChartNode")]
-        series = [chart.GetNthPlotSeriesNode(i) for chart in charts for i in range(chart.GetNumberOfPlotSeriesNodes())]
-        for node in [*nodes.values(), *series, *(one.GetTableNode() for one in series)]:
-            own = hierarchy.GetItemByDataNode(node)
-            if own:
-                hierarchy.SetItemParent(own, folder)
+            shown[key] = f"error {role} patient's" if kind == "error" else inputs.get(role)
+            if kind not in ("ideal", "output", "error"):
+                del shown[key]
+        return shown
 
     # What the panel asks
-
-    def modelPath(self, node):
-        """Path of the model that the parameter node names; None if it is nowhere."""
-        if node.fromFile:
-            return node.modelFile or None
-        return next((str(path) for path in models.list_models() if path.name == node.model), None)
-
-    def card(self, path):
-        """(card, problem): the card of a model file, or None and why it can not be used."""
-        if not path:
-            return None, _("Choose a network: a shipped one, or a model file.")
-        try:
-            return models.read_card(path), ""
-        except models.ModelError as error:
-            return None, str(error)
 
     def chosen(self, node, role):
         """The volume node chosen for a channel, or None."""
@@ -831,16 +397,6 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         for channel in channels:
             if channel.role in marked:
                 node.parameterNode.SetNodeReferenceID(CHOSEN + channel.role, marked[channel.role].GetID())
-
-    def devices(self):
-        """Names of the devices that are there; none but the CPU before torch is installed."""
-        from NetInversionLib import devices
-
-        try:
-            with slicer.util.WaitCursor():
-                return devices.available()
-        except ImportError:
-            return ["cpu"]
 
     def problems(self, node, card):
         """All reasons why Apply can not be pressed, in words."""
@@ -937,7 +493,7 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
             region=self.region(node, card), device=node.device, allow_cpu=node.allowCpu,
             memory_gb=node.memoryGb or None, validity=node.validity, knobs=node.knobs)
         if node.preset == Preset.SEED:
-            settings.update(PUBLISHED)
+            settings.update({**PRESETS["seed"], "starts": settings["starts"]})
         inputs, targets = ({channel.role: self.chosen(node, channel.role) for channel in channels}
                            for channels in (card.inputs, card.outputs))
         return self.request(inputs, targets, self.modelPath(node), node.maskNode, None, node.secondModel, **settings)
@@ -958,29 +514,13 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
 
     def estimateText(self, node, card):
         """Time and memory of the run in words; the time is learnt from earlier runs of the same network."""
-        cost = self.cost(node, card)
-        key = self._speedKey(card, node.device)
-        known = qt.QSettings().value(key)
-        seconds = 5 + cost * (float(known) if known else 4e-6)
+        seconds, known = self.secondsFor(card, node.device, self.cost(node, card), 4e-6)
         memory = node.memoryGb or 2
         text = _("Takes about {time} and at most {memory:.1f} GB of memory.").format(
-            time=durationText(seconds), memory=0.5 + memory)
+            time=qtjobs.durationText(seconds), memory=0.5 + memory)
         return text if known else text + " " + _("(A first guess; after a run it is measured.)")
 
-    def learnSpeed(self, card, device, cost, seconds):
-        """Note how long a whole run took."""
-        qt.QSettings().setValue(self._speedKey(card, device), f"{max(seconds - 5, 0.1) / max(cost, 1):.4g}")
-
-    def _speedKey(self, card, device):
-        name = "".join(letter if letter.isalnum() else "_" for letter in f"{card.name}_{card.version}_{device}")
-        return f"IdealInput/SecondsPerVoxel/{name}"
-
     # Results in words and views
-
-    def resultNodes(self, run):
-        """The nodes of a run by their keys; empty if there is none."""
-        nodes = slicer.mrmlScene.GetNodes() if run else ()
-        return {node.GetAttribute(KEY): node for node in nodes if node.GetAttribute(RUN) == run}
 
     def startsOf(self, nodes, card):
         prefix = f"ideal {card.inputs[0].role} "
@@ -988,7 +528,9 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
 
     def summary(self, nodes):
         """One line per start: the error with the patient's input, and with the ideal one."""
-        facts = json.loads(nodes["facts"].GetText()) if "facts" in nodes else {}
+        if "facts" not in nodes:
+            return _("The text with this result's figures was removed from the scene.")
+        facts = json.loads(nodes["facts"].GetText())
         table = nodes.get("error")
         if table is None:
             done, total = facts.get("images_done", 0), facts.get("images", 0)
@@ -1007,7 +549,7 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         return "<br>".join(lines)
 
     def showInViews(self, nodes, card, patient, start, channel, table):
-        """Patient | ideal | change above error before | error after | table and plots, all on the same slice."""
+        """Steps that show patient | ideal | change above error before | error after | table and plots, on one slice."""
         manager = slicer.app.layoutManager()
         if manager is None:
             return
@@ -1015,17 +557,20 @@ class IdealInputLogic(ScriptedLoadableModuleLogic):
         if not layout.IsLayoutDescription(LAYOUT):
             layout.AddLayoutDescription(LAYOUT, layoutDescription())
         manager.setLayout(LAYOUT)
+        yield False  # the views appear
         output = card.outputs[0].role
         ideal = nodes.get(f"ideal {channel} {start}")
         shown = (patient, ideal, nodes.get(f"change {channel} {start}"), nodes.get(f"error {output} patient's"),
                  nodes.get(f"error {output} {start}"))
         for index, volume in enumerate(shown):
             self._showSlice(manager.sliceWidget(f"IdealInput{index + 1}"), volume, ideal)
+            yield True
         if table in nodes:
             slicer.mrmlScene.GetSingletonNode("IdealInputTable", "vtkMRMLTableViewNode").SetTableNodeID(nodes[table].GetID())
         for tag, chart in (("IdealInputPlot1", "convergence"), ("IdealInputPlot2", f"spectrum {start}")):
             view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
             view.SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
+            yield True
 
     def _showSlice(self, widget, volume, framed):
         """Show a volume in a slice view, moved to where ``framed`` is; the views move together from then on."""
@@ -1096,34 +641,6 @@ def layoutDescription():
         f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
 
 
-def curvePixels(curves, left, top, width, height):
-    """(lines as pixels by name, labels as (text, x, y)) of a plot: logarithmic upwards where all values are above 0."""
-    points = [point for line in curves.values() for point in line]
-    if len(points) < 2:
-        return {}, []
-    log = min(y for _x, y in points) > 0
-    scale = math.log10 if log else float
-    high, low = scale(max(y for _x, y in points)), scale(min(y for _x, y in points))
-    last = max(x for x, _y in points)
-
-    def pixel(x, y):
-        share = (high - scale(y)) / (high - low) if high > low else 0.5
-        return left + round(width * x / max(last, 1)), top + 4 + round((height - 8) * share)
-
-    labels = [("%.3g" % (10**high if log else high), 4, top + 12), ("%.3g" % (10**low if log else low), 4, top + height),
-              ("0", left - 3, top + height + 16), ("%d" % last, left + width - 30, top + height + 16),
-              (_("network evaluations"), left + width // 2 - 60, top + height + 16), (_("loss"), 4, top + height // 2)]
-    return {name: [pixel(*point) for point in line] for name, line in curves.items()}, labels
-
-
-def durationText(seconds):
-    if seconds < 90:
-        return _("{count} s").format(count=max(1, round(seconds)))
-    if seconds < 5400:
-        return _("{count} min").format(count=round(seconds / 60))
-    return _("{count} h").format(count=round(seconds / 3600, 1))
-
-
 #
 # IdealInputTest
 #
@@ -1141,7 +658,7 @@ class IdealInputTest(ScriptedLoadableModuleTest):
 
     def test_idealInputErrsLess(self):
         self.delayDisplay("Computing the ideal input of a small made-up image")
-        path, card = next((p, c) for p, c in models.list_models().items() if not isinstance(c, models.ModelError))
+        path, card = next(iter(IdealInputLogic().models().items()))
         nodes = self.madeUpVolumes(card)
         output = IdealInputLogic().run([nodes[c.role] for c in card.inputs], [nodes[c.role] for c in card.outputs], path,
                                        max_evaluations=20, knobs=False, validity=False, device="cpu")

@@ -2,21 +2,25 @@
 
 Works inside Slicer and on a scene without the application (``slicer.mrmlScene`` is the scene in both). Input nodes are
 never changed. What is written is written whole or not at all: after an error the scene holds what it held before.
+Large things are written in steps (``write_result``), so that an application can do it between two events.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from numbers import Integral, Real
 
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
+from .jobs import PIECE, Steps, finish
 from .results import Curve, Result, Table
 from .volumes import Region, Volume, VolumeError, check, region_from_ras_points, resample
 
@@ -190,24 +194,42 @@ def region_from_roi_node(roi_node, volume: Volume) -> Region:
 # ------------------------------------------------------------------------------------------------- volumes to nodes
 
 @contextmanager
-def _all_or_nothing() -> Iterator[None]:
-    """Remove every node that was added inside the block if the block raises."""
-    before = {node.GetID() for node in slicer.mrmlScene.GetNodes()}
+def _all_or_nothing(added: list | None = None) -> Iterator[None]:
+    """Remove every node that is added inside the block if the block raises; else append them to ``added``."""
+    new = []
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def note(caller, event, node):
+        if not node.IsA("vtkMRMLSubjectHierarchyNode"):  # which the first node brings, and others use by now
+            new.append(node)
+
+    scene = slicer.mrmlScene
+    tag = scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, note)
     try:
         yield
     except BaseException:
-        _remove([node for node in slicer.mrmlScene.GetNodes() if node.GetID() not in before][::-1])
+        _remove(new[::-1])
         raise
+    finally:
+        scene.RemoveObserver(tag)
+    if added is not None:
+        added += new
 
 
 def _remove(nodes: list) -> None:
     """Take nodes out of the scene and, which only the application does by itself, out of the subject hierarchy."""
-    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    hierarchy = _hierarchy()
     for node in nodes:
+        if node.GetScene() is not slicer.mrmlScene:
+            continue
         item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
         if item:
             hierarchy.RemoveItem(item, False, False)
         slicer.mrmlScene.RemoveNode(node)
+
+
+def _hierarchy():
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
 
 
 def _new_node(kind: str, name: str):
@@ -228,14 +250,19 @@ def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str
     int64, uint64 and other types that Slicer does not show become int32, uint32 or float64 if that loses nothing.
     Raises VolumeError if it would, or if the volume is empty, not 3-D or not placed in space.
     """
+    return finish(_write_volume(volume, name, like, role, shown_as))
+
+
+def _write_volume(volume: Volume, name, like, role, shown_as, added: list | None = None) -> Steps:
+    """``volume_to_node`` in steps: the voxels in pieces, then all that the scene sees at once."""
     if role is not None and role not in ROLES:
         raise ValueError(f"role is '{role}', must be one of {', '.join(ROLES)}")
     check(volume, finite=False)
-    array = _storable(volume)
-    like = like if like is not None and like.GetScene() is not None else None
-    with _all_or_nothing():
+    image = yield from _write_image(volume.array, _stored_type(volume))
+    like, shown_as = _in_scene(like), _in_scene(shown_as)
+    with _all_or_nothing(added):
         node = _new_node("vtkMRMLScalarVolumeNode", name or volume.name)
-        slicer.util.updateVolumeFromArray(node, array)
+        node.SetAndObserveImageData(image)
         _place(node, volume.ijk_to_ras, like)
         if volume.units:
             units = slicer.vtkCodedEntry()
@@ -244,22 +271,42 @@ def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str
         node.SetDescription(NOTICE)
         _show(node, role, shown_as)
         _file_under(node, like)
+    yield True
     return node
 
 
-def _storable(volume: Volume) -> np.ndarray:
-    """The array in a type that Slicer stores and shows, value for value."""
+def _in_scene(node):
+    """The node, or None if it has left the scene."""
+    return node if node is not None and node.GetScene() is slicer.mrmlScene else None
+
+
+def _write_image(array: np.ndarray, kind: np.dtype) -> Steps:
+    """A vtkImageData with the array's values, copied in pieces."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(array.shape[::-1])
+    image.AllocateScalars(get_vtk_array_type(kind), 1)
+    target = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(array.shape)
+    slices = max(1, PIECE // (array[0].size * kind.itemsize))
+    for first in range(0, len(array), slices):
+        target[first:first + slices] = array[first:first + slices]
+        yield True
+    image.Modified()
+    return image
+
+
+def _stored_type(volume: Volume) -> np.dtype:
+    """A type that Slicer stores and shows, and that holds the array value for value."""
     array = volume.array
     kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype.name)
     if kind in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"):
-        return np.ascontiguousarray(array, kind)
+        return np.dtype(kind)
     if array.dtype.kind in "iu":
         low, high = int(array.min()), int(array.max())
         for fits, bounds in (("int32", (-2**31, 2**31 - 1)), ("uint32", (0, 2**32 - 1)), ("float64", (-2**53, 2**53))):
             if bounds[0] <= low and high <= bounds[1]:
-                return array.astype(fits)
+                return np.dtype(fits)
     elif np.array_equal(array.astype(np.float64), array, equal_nan=True):
-        return array.astype(np.float64)
+        return np.dtype(np.float64)
     raise VolumeError(f"'{volume.name}' holds {array.dtype} values that no volume in Slicer can hold exactly. "
                       "Scale them, or convert them to float64 if the rounding does not matter.")
 
@@ -289,7 +336,7 @@ def _copy_geometry(node, like) -> None:
 
 def _file_under(node, like) -> None:
     """Put ``node`` beside ``like`` in the subject hierarchy, where there is one that knows ``like``."""
-    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    hierarchy = _hierarchy()
     item = hierarchy.GetItemByDataNode(like) if hierarchy is not None and like is not None else 0
     if item:
         parent, own = hierarchy.GetItemParent(item), hierarchy.GetItemByDataNode(node)
@@ -306,24 +353,33 @@ COLORS = {
 }
 
 
+SAMPLE = 2**18
+"""Voxels of an image that its window is chosen from: finding a percentile of a whole volume takes half a second."""
+
+
 def _show(node, role: str | None, shown_as) -> None:
     """A display node with the window, level and colours that fit the role."""
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    if role is None:
-        return
-    node.SetAttribute("NetInversion.role", role)
-    if role == "ct":
+    # Slicer's own CreateDefaultDisplayNodes would look at every voxel for a window.
+    display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    display.SetDefaultColorMap()
+    values = _sample(node)
+    model = shown_as.GetDisplayNode() if shown_as is not None and role != "ct" else None
+    if role is not None:
+        node.SetAttribute("NetInversion.role", role)
+    if model is not None:
+        _set_window(display, model.GetWindowLevelMin(), model.GetWindowLevelMax())
+    elif role == "ct":
         _set_window(display, -160, 240)
-    elif role == "input":
-        model = shown_as.GetDisplayNode() if shown_as is not None else None
-        if model is not None:
-            _set_window(display, model.GetWindowLevelMin(), model.GetWindowLevelMax())
-            display.SetAndObserveColorNodeID(model.GetColorNodeID())
-    else:
-        largest = _typical_largest(slicer.util.arrayFromVolume(node))
+    elif role in COLORS:
+        largest = _typical_largest(values)
         _set_window(display, -largest if role == "difference" else 0, largest)
+    else:
+        _set_window(display, *_typical_range(values))
+    if model is not None:
+        display.SetAndObserveColorNodeID(model.GetColorNodeID())
+    elif role in COLORS:
         display.SetAndObserveColorNodeID(_color_node(role).GetID())
+    node.SetAndObserveDisplayNodeID(display.GetID())
 
 
 def _set_window(display, low: float, high: float) -> None:
@@ -331,11 +387,23 @@ def _set_window(display, low: float, high: float) -> None:
     display.SetWindowLevelMinMax(low, high)
 
 
-def _typical_largest(array: np.ndarray) -> float:
-    """The 99.5th percentile of the magnitudes (of a million of them), or what else is not 0."""
-    values = np.abs(array.ravel()[::max(1, array.size // 1_000_000)].astype(np.float64))
-    values = values[np.isfinite(values)]
+def _sample(node) -> np.ndarray:
+    """Finite values spread evenly over a volume, as float64."""
+    values = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+    values = values[::values.size // SAMPLE | 1].astype(np.float64)  # an odd step: not the same column of every row
+    return values[np.isfinite(values)]
+
+
+def _typical_largest(values: np.ndarray) -> float:
+    """The 99.5th percentile of the magnitudes, or what else is not 0."""
+    values = np.abs(values)
     return float(np.percentile(values, 99.5) or values.max() or 1.0) if values.size else 1.0
+
+
+def _typical_range(values: np.ndarray) -> tuple[float, float]:
+    """The percentiles that Slicer's automatic window takes; never of zero width."""
+    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9))) if values.size else (0.0, 1.0)
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _color_node(role: str):
@@ -375,7 +443,7 @@ def table_to_node(table: Table, node=None, like=None):
 
 def _reused(node, kind: str, name: str, like):
     """``node`` renamed if it is still in the scene, else a new one beside ``like`` in the subject hierarchy."""
-    if node is not None and node.GetScene() is not None:
+    if _in_scene(node) is not None:
         node.SetName(name)
         return node
     node = _new_node(kind, name)
@@ -390,16 +458,16 @@ def _vtk_table(columns: dict[str, list]):
         raise ValueError(f"Columns must have one length; these have {lengths}")
     content = vtk.vtkTable()
     for title, values in columns.items():
-        numbers = [value for value in values if value is not None]
-        if any(isinstance(value, bool) or not isinstance(value, Real) for value in numbers):
-            column, values = vtk.vtkStringArray(), ["" if value is None else str(value) for value in values]
-        elif len(numbers) == len(values) and all(isinstance(v, Integral) and abs(v) < 2**31 for v in values):
-            column, values = vtk.vtkIntArray(), [int(value) for value in values]
+        kinds = {type(value) for value in values}
+        if any(issubclass(kind, bool) or not issubclass(kind, Real) for kind in kinds - {type(None)}):
+            column = vtk.vtkStringArray()
+            for value in values:
+                column.InsertNextValue("" if value is None else str(value))
+        elif all(issubclass(kind, Integral) for kind in kinds) and max(map(abs, values), default=0) < 2**31:
+            column = numpy_to_vtk(np.array(values, np.intc), deep=True)
         else:
-            column, values = vtk.vtkDoubleArray(), [float("nan") if v is None else float(v) for v in values]
+            column = numpy_to_vtk(np.array([np.nan if v is None else v for v in values], np.float64), deep=True)
         column.SetName(title)
-        for value in values:
-            column.InsertNextValue(value)
         content.AddColumn(column)
     return content
 
@@ -414,7 +482,7 @@ def curve_to_nodes(curve: Curve, nodes=None, like=None):
     ``nodes``, an earlier return value, is filled anew where it is still in the scene; superfluous ones are removed.
     """
     chart, old_series, old_tables = nodes or (None, [], [])
-    contents = [_vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()]
+    contents = _vtk_tables(curve)
     with _all_or_nothing():
         series, tables = [], []
         for index, (name, content) in enumerate(zip(curve.lines, contents)):
@@ -427,6 +495,10 @@ def curve_to_nodes(curve: Curve, nodes=None, like=None):
         _fill_chart(chart, curve, series)
     _remove([*old_series[len(series):], *old_tables[len(tables):]])
     return chart, series, tables
+
+
+def _vtk_tables(curve: Curve) -> list:
+    return [_vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()]
 
 
 def _style_line(series, table, x: str, y: str, color: str) -> None:
@@ -453,35 +525,153 @@ def _fill_chart(chart, curve: Curve, series: list) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- results
 
-def add_result(result: Result, like=None, shown_as: dict | None = None, reuse: dict | None = None) -> dict:
-    """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it.
+@dataclass
+class Written:
+    """A result in the scene: ``nodes`` by the result's keys, and ``run``, the identifier that all of them carry."""
 
-    Returns the nodes by the result's keys: volume nodes, table nodes, chart nodes, and "facts", a text node with what
-    is needed to run it again, as JSON. ``shown_as`` maps keys to nodes whose window and colours the images take;
-    ``reuse`` maps keys to table, chart and text nodes of an earlier result, which are filled anew.
+    nodes: dict
+    run: str
+
+
+def add_result(result: Result, like=None, shown_as: dict | None = None, owner: str = "NetInversion",
+               folder: str | None = None) -> Written:
+    """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it. See ``write_result``."""
+    slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
+    try:
+        return finish(write_result(result, like, shown_as, owner, folder))
+    finally:
+        slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+
+
+def write_result(result: Result, like=None, shown_as: dict | None = None, owner: str = "NetInversion",
+                 folder: str | None = None) -> Steps:
+    """``add_result`` in steps of a few milliseconds, whose value is the ``Written`` result.
+
+    If a step raises, or the generator is closed before its end, what was added is removed again. What others do to
+    the scene between two steps stays; a node that they delete is missing from the value.
+
+    The nodes are volumes, tables and charts by the result's keys, and "facts", a text with what is needed to run it
+    again, as JSON. Tables, charts and the text that ``owner`` wrote about the same ``like`` before are filled anew,
+    all in the last step. Of a result whose facts say ``"complete": False`` every name says so.
+
+    Args:
+        like: The input's node; the result gets its parent transform and place (``volume_to_node``).
+        shown_as: By key, a node whose window and colours the image takes, or the key of an earlier image of the result.
+        owner: Name of the module; with it the nodes are found again (``result_nodes``).
+        folder: Name of a new folder beside ``like`` in the subject hierarchy for all nodes; None: no folder.
     """
-    reuse = reuse or {}
+    _refuse_double_keys(result)
+    facts = json.dumps(result.facts, indent=1, default=_plain)
+    nodes, added, place = {}, [], _Place(like, folder)
+    try:
+        for key, volume in result.volumes.items():
+            shown = (shown_as or {}).get(key)
+            shown = nodes.get(shown) if isinstance(shown, str) else shown
+            nodes[key] = yield from _write_volume(volume, None, like, result.roles.get(key), shown, added)
+            place.put([nodes[key]])
+        writers, old = _writers(result, facts, like), _earlier(owner, like)
+        for key in [key for key in writers if key not in old]:
+            with _all_or_nothing(added):
+                nodes[key] = writers[key](None)
+            place.put(_with_parts(nodes[key]))
+            yield True
+        with _all_or_nothing(added):
+            nodes.update({key: write(old[key]) for key, write in writers.items() if key in old})
+            place.put([part for key in old if key in nodes for part in _with_parts(nodes[key])])
+            written = Written({key: node for key, node in nodes.items() if _in_scene(node)}, f"{time.time():.3f}")
+            _mark(written, owner, like, result.facts.get("complete", True))
+    except BaseException:  # also GeneratorExit: closed
+        _remove(added[::-1])
+        place.remove()
+        raise
+    return written
+
+
+def _refuse_double_keys(result: Result) -> None:
     keys = [*result.volumes, *result.tables, *result.curves, *(["facts"] if result.facts else [])]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise ValueError(f"Keys used more than once in a result: {', '.join(twice)}")
-    nodes = {}
-    with _all_or_nothing():
-        for key, volume in result.volumes.items():
-            nodes[key] = volume_to_node(volume, None, like, result.roles.get(key), (shown_as or {}).get(key))
-        for key, table in result.tables.items():
-            nodes[key] = table_to_node(table, reuse.get(key), like)
-        for key, curve in result.curves.items():
-            nodes[key] = curve_to_nodes(curve, _parts(reuse.get(key)), like)[0]
-        if result.facts:
-            nodes["facts"] = _reused(reuse.get("facts"), "vtkMRMLTextNode", "NetInversion facts", like)
-            nodes["facts"].SetText(json.dumps(result.facts, indent=1, default=_plain))
-    return nodes
+
+
+def _writers(result: Result, facts: str, like) -> dict[str, Callable]:
+    """By key, a function that writes a table, curve or text into an old node (or None) and gives the node."""
+    def text(old):
+        node = _reused(old, "vtkMRMLTextNode", "NetInversion facts", like)
+        node.SetText(facts)
+        return node
+
+    for table in result.tables.values():
+        _vtk_table(table.columns)  # refuses uneven ones before an earlier table is touched
+    for curve in result.curves.values():
+        _vtk_tables(curve)
+    return {**{key: lambda old, table=table: table_to_node(table, old, like) for key, table in result.tables.items()},
+            **{key: lambda old, curve=curve: curve_to_nodes(curve, _parts(old), like)[0]
+               for key, curve in result.curves.items()},
+            **({"facts": text} if result.facts else {})}
+
+
+def _mark(written: Written, owner: str, like, complete: bool) -> None:
+    """Write on every node which one of which run it is, and what it is about."""
+    like = _in_scene(like)
+    for key, node in written.nodes.items():
+        node.SetAttribute(f"{owner}.key", key)
+        node.SetAttribute(f"{owner}.run", written.run)
+        node.SetAttribute(f"{owner}.incomplete", None if complete else "1")
+        node.SetNodeReferenceID(f"{owner}.input", like.GetID() if like is not None else None)
+        if not complete:
+            node.SetName(f"{node.GetName()} (incomplete)")
+
+
+def result_nodes(owner: str, run: str) -> dict:
+    """The nodes of a run of a module by their keys; empty if there is none."""
+    nodes = slicer.mrmlScene.GetNodes() if run else ()
+    return {node.GetAttribute(f"{owner}.key"): node for node in nodes if node.GetAttribute(f"{owner}.run") == run}
+
+
+def _earlier(owner: str, like) -> dict:
+    """Tables, charts and texts that the module wrote about this input, by key."""
+    found = {}
+    for kind in ("vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLTextNode") if _in_scene(like) is not None else ():
+        for node in slicer.util.getNodesByClass(kind):
+            if node.GetAttribute(f"{owner}.key") and node.GetNodeReference(f"{owner}.input") is like:
+                found[node.GetAttribute(f"{owner}.key")] = node
+    return found
+
+
+class _Place:
+    """A new folder beside a node in the subject hierarchy, made when it is first needed; nothing without a hierarchy."""
+
+    def __init__(self, like, name: str | None):
+        self._like, self._name, self._folder = like, name, 0
+
+    def put(self, nodes: list) -> None:
+        hierarchy = _hierarchy()
+        item = hierarchy.GetItemByDataNode(self._like) if hierarchy is not None and _in_scene(self._like) else 0
+        if not self._folder and item and self._name:
+            name = hierarchy.GenerateUniqueItemName(self._name)
+            self._folder = hierarchy.CreateFolderItem(hierarchy.GetItemParent(item), name)
+        for node in nodes if self._folder else ():
+            own = hierarchy.GetItemByDataNode(node)
+            if own:
+                hierarchy.SetItemParent(own, self._folder)
+
+    def remove(self) -> None:
+        if self._folder and _hierarchy() is not None:
+            _hierarchy().RemoveItem(self._folder, False, False)
+
+
+def _with_parts(node) -> list:
+    """A node; of a chart also its series and their tables."""
+    if not node.IsA("vtkMRMLPlotChartNode"):
+        return [node]
+    chart, series, tables = _parts(node)
+    return [chart, *series, *tables]
 
 
 def _parts(chart):
     """(chart node, its series nodes, their table nodes), as ``curve_to_nodes`` gave them; None if it is gone."""
-    if chart is None or chart.GetScene() is None:
+    if _in_scene(chart) is None:
         return None
     series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
     series = [node for node in series if node is not None and node.GetTableNode() is not None]

@@ -1,5 +1,8 @@
 """Runs jobs from Slicer's event loop, which never waits for them, and sees to the packages that they need.
 
+``ModulePanel`` and ``ModuleLogic`` are what the extension's modules have in common: a panel whose Apply starts a
+job and whose results appear in the scene. They derive from Slicer's classes, hence their names in camelCase.
+
 The one library file besides mrml.py that imports Slicer's modules.
 """
 
@@ -9,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -19,21 +23,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import qt
 import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
 
-from . import jobs
-from .results import Result
+from . import jobs, models, mrml
+from .results import Cancelled, Progress, Result
 
 LOGGER = logging.getLogger(__name__)
 
 TICK_MS = 20
-"""Milliseconds between two looks at a running job."""
+"""Milliseconds between two turns of a ``Stepper``, which drives jobs and the writing of results."""
 
 BUDGET = 0.02
-"""Seconds that a job may take of the event loop at a time, callbacks apart."""
+"""Seconds that a stepper takes of the event loop at a time; a step that has begun ends first."""
 
 PACKAGES = {"torch": "2.2", "scikit-image": "0.22", "safetensors": "0.4"}
 """What the library needs and Slicer does not bring, with the oldest version that will do."""
@@ -41,6 +52,69 @@ PACKAGES = {"torch": "2.2", "scikit-image": "0.22", "safetensors": "0.4"}
 
 class PackagesMissing(RuntimeError):
     """A package is not there and was not installed; the message says what to do."""
+
+
+class Stepper:
+    """Does the steps of a generator from the event loop, as many as fit into ``BUDGET`` every ``TICK_MS``.
+
+    A step yields True if the next may follow at once, False if it has to wait for something.
+
+    Args:
+        steps: What to do, begun at the event loop's next turn.
+        on_end: ``f(value)``, with the generator's value.
+        on_error: ``f(exception)``; without it, the exception leaves through the event loop.
+    """
+
+    def __init__(self, steps: jobs.Steps, on_end: Callable[[Any], None] | None = None,
+                 on_error: Callable[[Exception], None] | None = None):
+        self._steps, self._on_end, self._on_error = steps, on_end, on_error
+        self.running = True
+        """Whether there may be more to do."""
+        self._timer = qt.QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._tick)
+        self._timer.start()
+
+    def close(self) -> None:
+        """Do no more steps, and have the generator undo what it has begun; no callback follows. May be called again."""
+        self._stop()
+        if not self._steps.gi_running:  # else the generator itself ends the matter
+            self._steps.close()
+
+    def finish(self) -> None:
+        """Do the rest now, and serve the event loop in between."""
+        while self.running:
+            self._tick()
+            slicer.app.processEvents()
+
+    def _tick(self) -> None:
+        # Never entered twice: Qt fires no timer again while its slot runs, even if a callback runs the event loop.
+        if self._steps.gi_running:  # a step under ``finish`` runs the event loop
+            return
+        deadline = time.monotonic() + BUDGET
+        try:
+            while self.running and next(self._steps) and time.monotonic() < deadline:
+                pass
+            if not self.running:  # closed by its own step
+                self._steps.close()
+            return
+        except StopIteration as end:
+            over, argument = self._on_end, end.value
+        except Exception as error:  # noqa: BLE001 - for whoever started it
+            if self._on_error is None:
+                self._stop()
+                raise
+            over, argument = self._on_error, error
+        wanted = over is not None and self.running
+        self._stop()
+        if wanted:
+            over(argument)
+
+    def _stop(self) -> None:
+        if self.running:
+            self.running = False
+            self._timer.stop()
+            self._timer.deleteLater()  # not at once: this may be its own timeout
 
 
 class QtJob:
@@ -85,12 +159,8 @@ class QtJob:
         self._pid = None  # of the worker, which Slicer's launcher stands before
         self._words: dict[str, str] = {}  # the worker's own account of a failure
         self._cancelled = self._over = False
-        self._steps = self._life(request)
         self._started = time.monotonic()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(TICK_MS)
-        self._timer.timeout.connect(self._tick)
-        self._timer.start()
+        self._stepper = Stepper(self._life(request))
 
     @property
     def running(self) -> bool:
@@ -112,12 +182,6 @@ class QtJob:
             if self._process is not None:
                 self._process.waitForFinished(1000)
             self._end()
-
-    def _tick(self) -> None:
-        # Never entered twice: Qt fires no timer again while its slot runs, even if a callback runs the event loop.
-        deadline = time.monotonic() + BUDGET
-        while not self._over and next(self._steps, False) and time.monotonic() < deadline:
-            pass
 
     def _life(self, request: jobs.Request):
         """All that the job does, in steps: each yields True if the next may follow at once, False if it must wait."""
@@ -224,8 +288,7 @@ class QtJob:
 
     def _end(self) -> None:
         self._over = True
-        self._timer.stop()
-        self._timer.deleteLater()  # not at once: this may be its own timeout
+        self._stepper.close()
         self._temporary.cleanup()
 
 
@@ -350,3 +413,658 @@ def _declined(requester: str, wanted: str) -> str:
 
 def _failed(wanted: str, error: Exception) -> str:
     return f"{wanted} could not be installed ({error}). Check the connection to the internet and try again."
+
+
+# What the extension's modules have in common
+
+
+class ModuleLogic(ScriptedLoadableModuleLogic):
+    """Base of a module's logic: which models it takes, and its results in the scene.
+
+    A module sets ``TITLE`` and ``TASK`` and overrides ``getParameterNode`` and, if it likes, ``shownAs``. The
+    parameter node has the fields ``model`` (file name of a shipped model), ``fromFile`` and ``modelFile`` (another
+    model instead), ``device``, ``worker`` (run in a process of its own) and ``run`` (the result that is shown).
+    """
+
+    TITLE = ""
+    """Name of the module, for people."""
+
+    TASK = "image-to-image"
+    """Task of the models that the module works with, as their cards say it."""
+
+    # Models
+
+    def takes(self, card: models.Card) -> bool:
+        """Whether the module works with models of this kind."""
+        return getattr(card, "task", "image-to-image") == self.TASK
+
+    def models(self) -> dict[Path, models.Card]:
+        """The shipped models that the module works with."""
+        found = models.list_models().items()
+        return {path: card for path, card in found if not isinstance(card, models.ModelError) and self.takes(card)}
+
+    def modelPath(self, node) -> str | None:
+        """Path of the model that a parameter node names; None if it is nowhere."""
+        if node.fromFile:
+            return node.modelFile or None
+        return next((str(path) for path in self.models() if path.name == node.model), None)
+
+    def card(self, path: str | None) -> tuple[models.Card | None, str]:
+        """(card, problem): the card of a model file, or None and why it can not be used."""
+        if not path:
+            return None, _("Choose a network: a shipped one, or a model file.")
+        try:
+            card = models.read_card(path)
+        except models.ModelError as error:
+            return None, str(error)
+        if not self.takes(card):
+            return None, _("{name} is a network for another task ({task}). Choose one for {wanted}.").format(
+                name=card.name, task=card.task, wanted=self.TASK)
+        return card, ""
+
+    def devices(self) -> list[str]:
+        """Names of the devices that are there; none but the CPU before torch is installed."""
+        from . import devices
+
+        try:
+            with slicer.util.WaitCursor():
+                return devices.available()
+        except ImportError:
+            return ["cpu"]
+
+    # How long runs take
+
+    def secondsFor(self, card: models.Card, device: str, cost: float, guess: float) -> tuple[float, bool]:
+        """(seconds, whether they are known from earlier runs) of a run that costs ``cost``; ``guess`` in s per cost."""
+        known = qt.QSettings().value(self._speedKey(card, device))
+        return 5 + cost * (float(known) if known else guess), bool(known)
+
+    def learnSpeed(self, card: models.Card, device: str, cost: float, seconds: float) -> None:
+        """Note how long a whole run took."""
+        qt.QSettings().setValue(self._speedKey(card, device), f"{max(seconds - 5, 0.1) / max(cost, 1):.4g}")
+
+    def _speedKey(self, card, device):
+        name = "".join(letter if letter.isalnum() else "_" for letter in f"{card.name}_{card.version}_{device}")
+        return f"{self.moduleName}/SecondsPerVoxel/{name}"
+
+    # Results
+
+    def shownAs(self, result: Result, inputs: dict) -> dict:
+        """By key of the result, a node (or an earlier key) whose window an image takes. ``inputs``: nodes by role."""
+        return {}
+
+    def writeResult(self, result: Result, inputNode, inputs: dict | None = None) -> jobs.Steps:
+        """Steps that write a result into the scene beside ``inputNode``, in a folder, whole or not at all.
+
+        Their value is a ``NetInversionLib.mrml.Written``. Tables, charts and the text of an earlier run on the same
+        input are filled anew.
+        """
+        name = inputNode.GetName() if inputNode is not None else ""
+        return mrml.write_result(result, inputNode, self.shownAs(result, inputs or {}), self.moduleName,
+                                 _("{title} for {name}").format(title=self.TITLE, name=name))
+
+    def addResult(self, result: Result, inputNode, inputs: dict | None = None) -> SimpleNamespace:
+        """``writeResult`` at once.
+
+        Returns:
+            Object with ``nodes`` (by the result's keys), ``tables``, ``charts``, ``facts``, ``result`` and ``run``,
+            the identifier that all its nodes carry.
+        """
+        slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
+        try:
+            written = jobs.finish(self.writeResult(result, inputNode, inputs))
+        finally:
+            slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        return SimpleNamespace(
+            nodes=written.nodes, run=written.run, facts=result.facts, result=result,
+            tables={key: written.nodes[key] for key in result.tables},
+            charts={key: written.nodes[key] for key in result.curves})
+
+    def resultNodes(self, run: str) -> dict:
+        """The nodes of a run by their keys; empty if there is none."""
+        return mrml.result_nodes(self.moduleName, run)
+
+
+@dataclass
+class Run:
+    """What a panel's Apply starts.
+
+    ``inputs`` are nodes by name; the first is the one that results are put beside. If one of them, or of ``others``
+    (a mask), is removed from the scene, the computation stops. ``cost``: see ``ModuleLogic.secondsFor``.
+    """
+
+    request: jobs.Request
+    card: models.Card
+    inputs: dict[str, Any]
+    others: list = field(default_factory=list)
+    cost: float = 0.0
+    device: str = "auto"
+
+    # The panel's own
+    job: QtJob | None = None
+    progress: _PanelProgress | None = None
+    writer: Stepper | None = None  # from here on there is a result
+    written: bool = False
+    started: float = field(default_factory=time.monotonic)
+    drawn: float = 0.0
+    curves: dict = field(default_factory=dict)
+    problem: str = ""
+    stopping: bool = False
+
+    @property
+    def like(self):
+        return next(iter(self.inputs.values()), None)
+
+
+class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Base of a module's widget: the life of its panel, the list of models, and a run from Apply to the result shown.
+
+    The panel is in one of three states: idle (``_going`` is None), computing, or writing (``_going.writer``). While
+    it computes or writes, Apply is Cancel. Cancel, an input node that is removed, a scene that is closed and a module
+    that is reloaded all end a run; what was written of a result by then is removed, except by a node's removal, which
+    a result survives. The event loop is served all the time.
+
+    A module's widget has ``setup`` call ``setupPanel(logic)``, which loads ``UI/<module>.ui``, then connect what is
+    its own and call ``initializeParameterNode()``. It overrides
+
+    - ``showChoices()``: bring the module's own widgets up to date with ``_parameterNode`` and ``_card``;
+    - ``modelChanged()``: another ``_card`` (or None) was chosen;
+    - ``problems()``: reasons why Apply can not be pressed; ``estimate()``: a line on time and memory;
+    - ``prepareRun()``: the ``Run`` to start; it may raise ValueError with a message for the user;
+    - ``showResults(nodes)``: bring the section with results up to date; ``showSteps()``: steps that show the result
+      in the views.
+
+    The .ui file has the widgets ``modelSelector`` (QComboBox), ``modelFileLabel``, ``modelFileEdit``
+    (ctkPathLineEdit), ``modelInfoLabel``, ``deviceSelector`` (QComboBox), ``advancedCollapsibleButton``,
+    ``inputsCollapsibleButton``, ``outputsCollapsibleButton``, ``resultsCollapsibleButton``, ``estimateLabel``,
+    ``applyButton``, ``progressBar`` (0 to 1000), ``statusLabel``, ``curveLabel`` and ``logText`` (QPlainTextEdit).
+    Those with a dynamic property ``SlicerParameterName`` follow the parameter node by themselves.
+    """
+
+    APPLY_TIP = ""
+    """What Apply does, as its tooltip."""
+
+    CURVE_LABELS = ("", "")
+    """Of the live curve: x axis and y axis."""
+
+    def __init__(self, parent=None):
+        self.logic = None
+        self._parameterNode = self._guiTag = None
+        self._card = self._cardPath = None  # of the chosen model
+        self._going: Run | None = None
+        self._writing = False  # the panel is being brought up to date: its signals are not the user's
+        VTKObservationMixin.__init__(self)
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+
+    # For the module to override
+
+    def showChoices(self):
+        pass
+
+    def modelChanged(self):
+        pass
+
+    def problems(self) -> list[str]:
+        return []
+
+    def estimate(self) -> str:
+        return ""
+
+    def prepareRun(self) -> Run:
+        raise NotImplementedError
+
+    def showResults(self, nodes: dict):
+        pass
+
+    def showSteps(self) -> jobs.Steps:
+        yield False
+
+    # Life
+
+    def setupPanel(self, logic: ModuleLogic):
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath(f"UI/{self.moduleName}.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = logic
+        for name in ("progressBar", "statusLabel", "curveLabel", "resultsCollapsibleButton"):
+            getattr(self.ui, name).setVisible(False)
+        self._fillModels()
+        self._fillDevices()
+        self.ui.modelSelector.connect("currentIndexChanged(int)", self._onModelChosen)
+        self.ui.modelFileEdit.connect("currentPathChanged(QString)", self._onModelFile)
+        self.ui.deviceSelector.connect("currentIndexChanged(int)", self._onDeviceChosen)
+        self.ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onAdvanced)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.refresh)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
+
+    def cleanup(self):
+        self._abandon("")
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self):
+        self.initializeParameterNode()
+
+    def exit(self):
+        if self._parameterNode is not None and self._guiTag is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self._guiTag = None
+
+    def onReload(self):
+        """Also load the library anew, whose modules Python would keep."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "NetInversionLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller, event):
+        self._abandon(_("The scene was closed: the run was stopped and its result is not kept."))
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self):
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, node):
+        """Show the values of another parameter node (or none: the scene closes), and follow it."""
+        if self._parameterNode is not None:
+            if self._guiTag is not None:
+                self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self._parameterNode, self._guiTag = node, None
+        if node is not None:
+            self._guiTag = node.connectGui(self.ui)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self.refresh()
+
+    # What the user chooses and connectGui does not know
+
+    def _fillModels(self):
+        for path, card in self.logic.models().items():
+            self.ui.modelSelector.addItem(card.name, str(path))
+        self.ui.modelSelector.addItem(_("From file..."), "")
+        self.ui.modelFileEdit.nameFilters = [_("NetInversion model") + " (*.safetensors)"]
+
+    def _fillDevices(self, names=("cpu",)):
+        chosen = self._parameterNode.device if self._parameterNode is not None else "auto"
+        self._writing = True
+        self.ui.deviceSelector.clear()
+        for name in dict.fromkeys(("auto", *names, chosen)):
+            self.ui.deviceSelector.addItem(_("Automatic") if name == "auto" else name, name)
+        self.ui.deviceSelector.setCurrentIndex(self.ui.deviceSelector.findData(chosen))
+        self._writing = False
+
+    def _onAdvanced(self, collapsed):
+        """Look for devices when they are first wanted: that takes torch, which takes a second or two."""
+        if not collapsed:
+            self._fillDevices(self.logic.devices())
+
+    def _onModelChosen(self, index):
+        path = self.ui.modelSelector.itemData(index)
+        self.setValues(fromFile=not path, **({"model": Path(path).name} if path else {}))
+
+    def _onModelFile(self, path):
+        self.setValues(modelFile=path)
+
+    def _onDeviceChosen(self, index):
+        self.setValues(device=self.ui.deviceSelector.itemData(index))
+
+    def setValues(self, **values):
+        """Change fields of the parameter node, for a widget that the user has changed."""
+        if not self._writing and self._parameterNode is not None:
+            for name, value in values.items():
+                setattr(self._parameterNode, name, value)
+
+    # What the panel shows
+
+    def refresh(self, caller=None, event=None):
+        """Bring everything up to date with the parameter node."""
+        if self._parameterNode is None or self._writing or slicer.mrmlScene.IsImporting():
+            return
+        self._writing = True
+        try:
+            self._showModel()
+            self._showDevice()
+            self.showChoices()
+            nodes = self.logic.resultNodes(self._parameterNode.run)
+            self.ui.resultsCollapsibleButton.setVisible(bool(nodes) and self._going is None)
+            if nodes and self._card is not None:
+                self.showResults(nodes)
+        finally:
+            self._writing = False
+        self._showApply()
+
+    def _showModel(self):
+        node, ui = self._parameterNode, self.ui
+        if not node.fromFile and not node.model:
+            path = ui.modelSelector.itemData(0)
+            node.model, node.fromFile = Path(path).name, not path
+        path = self.logic.modelPath(node)
+        ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("" if node.fromFile else str(path)))
+        ui.modelFileLabel.setVisible(node.fromFile)
+        ui.modelFileEdit.setVisible(node.fromFile)
+        if ui.modelFileEdit.currentPath != node.modelFile:
+            ui.modelFileEdit.currentPath = node.modelFile
+        if str(path) != self._cardPath:
+            self._cardPath = str(path)
+            self._card, problem = self.logic.card(path)
+            ui.modelInfoLabel.setText(cardText(path, self._card) if self._card else problem)
+            self.modelChanged()
+
+    def _showDevice(self):
+        selector, device = self.ui.deviceSelector, self._parameterNode.device
+        if selector.findData(device) < 0:
+            selector.addItem(device, device)
+        selector.setCurrentIndex(selector.findData(device))
+
+    def _showApply(self):
+        """Apply, or Cancel while a run goes on; disabled with all reasons why."""
+        going, button = self._going is not None, self.ui.applyButton
+        problems = [] if going else self.problems()
+        button.text = _("Cancel") if going else _("Apply")
+        button.enabled = not problems and not (going and self._going.stopping)
+        if problems:
+            button.toolTip = "\n".join(problems)
+        else:
+            button.toolTip = self._cancelTip() if going else self.APPLY_TIP
+        for name in ("inputsCollapsibleButton", "outputsCollapsibleButton", "advancedCollapsibleButton"):
+            getattr(self.ui, name).enabled = not going
+        estimate = "" if problems or going else self.estimate()
+        self.ui.estimateLabel.setText(estimate)
+        self.ui.estimateLabel.setVisible(bool(estimate))
+
+    def _cancelTip(self):
+        if self._going.writer is None:
+            return _("Stop, and keep the best result so far.")
+        return _("Stop, and remove what is written of the result.")
+
+    def say(self, message):
+        """A line in the log; the newest also stands under the button."""
+        self.ui.logText.appendPlainText("{time}  {message}".format(time=time.strftime("%H:%M:%S"), message=message))
+        self.ui.statusLabel.setVisible(True)
+        self.ui.statusLabel.setText(message)
+
+    def fail(self, message, details=""):
+        """Say what went wrong, in the log and in a dialog."""
+        self.say(message)
+        slicer.util.errorDisplay(message, windowTitle=self.logic.TITLE, detailedText=details)
+
+    # A run: computing
+
+    def onApplyButton(self):
+        if self._going is not None:
+            self._cancel(_("Cancelling"))
+            return
+        try:
+            with slicer.util.WaitCursor():
+                ensure_packages(self.logic.TITLE)
+                run = self.prepareRun()
+        except (ValueError, PackagesMissing) as error:  # both are written for the user
+            self.fail(str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - memory, most probably
+            self.fail(jobs.explain(error), traceback.format_exc())
+            return
+        self._start(run)
+
+    def _start(self, run):
+        self._going = run
+        for widget in (self.ui.progressBar, self.ui.statusLabel, self.ui.curveLabel):
+            widget.setVisible(True)
+        self.ui.resultsCollapsibleButton.setVisible(False)
+        self.ui.progressBar.setValue(0)
+        self._drawCurves()
+        self.say(_("Starting"))
+        self._showApply()
+        request, run.request = run.request, None  # its images
+        if not self._parameterNode.worker:
+            self._runHere(run, request)
+            return
+        try:
+            run.job = QtJob(request, self._onProgress, self.say, self._onPoint, self._onFinished, self._onFailed)
+        except (OSError, RuntimeError) as error:  # no room for the job's folder, no Python
+            self._end()
+            self.fail(jobs.explain(error), traceback.format_exc())
+
+    def _runHere(self, run, request):
+        """In this process, for when no other can be started; the panel is served whenever the run reports."""
+        progress = run.progress = _PanelProgress(self._onProgress, self.say, self._onPoint)
+        failure = None
+        try:
+            result, message = jobs.run_here(request, progress), _("Done.")
+        except Cancelled:
+            result, message = progress.last, _("Cancelled.")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            failure = jobs.explain(error), traceback.format_exc()
+        if self._going is not run:  # abandoned: the scene was closed
+            return
+        if failure:
+            self._onFailed(*failure, progress.last)
+        else:
+            self._onFinished(result, message)
+        while self._going is run:
+            run.writer.finish()
+
+    def _cancel(self, message):
+        run = self._going
+        if run.written:  # and nearly shown
+            return
+        self.ui.statusLabel.setText(message)
+        if run.writer is not None:
+            run.writer.close()
+            self._conclude(_("Cancelled while the result was written: it is not kept."))
+            return
+        run.stopping = True  # pressed again, the button must not take the best result so far away
+        self._showApply()
+        if run.job is not None:
+            run.job.cancel()
+        else:
+            run.progress.cancelled = True
+
+    def _abandon(self, message):
+        """Stop a run without a result: its scene goes away."""
+        run, self._going = self._going, None
+        if run is None:
+            return
+        if run.writer is not None:
+            run.writer.close()
+        if run.job is not None:
+            run.job.discard()
+        if run.progress is not None:
+            run.progress.cancelled = True
+        self.ui.progressBar.setVisible(False)
+        if message:
+            self.say(message)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeRemoved(self, caller, event, node):
+        run = self._going
+        if run is None or run.writer is not None or run.problem or node not in (*run.inputs.values(), *run.others):
+            return
+        run.problem = _("'{name}' was removed from the scene: the run was stopped.").format(name=node.GetName())
+        self._cancel(run.problem)
+
+    def _onProgress(self, fraction, message):
+        self.ui.progressBar.setValue(int(1000 * fraction))
+        elapsed = time.monotonic() - self._going.started
+        if fraction > 0.05:
+            message = _("{message}; about {left} left").format(
+                message=message, left=durationText(elapsed * (1 - fraction) / fraction))
+        self.ui.statusLabel.setText(message)
+
+    def _onPoint(self, curve, x, y):
+        self._going.curves.setdefault(curve, []).append((x, y))
+        if time.monotonic() - self._going.drawn > 0.2:
+            self._going.drawn = time.monotonic()
+            self._drawCurves()
+
+    def _drawCurves(self):
+        self.ui.curveLabel.setPixmap(curvePicture(self._going.curves, *self.CURVE_LABELS))
+
+    # A run: its result
+
+    def _onFinished(self, result, message):
+        run = self._going
+        if result is None:
+            self._conclude(message)
+            return
+        if result.facts.get("complete", True) and run.cost:
+            self.logic.learnSpeed(run.card, run.device, run.cost, time.monotonic() - run.started)
+        for warning in result.facts.get("warnings", []):
+            message += " " + _("Warning: {warning}").format(warning=warning)
+        self._write(result, lambda: self._conclude(message), lambda error: self._conclude(
+            _("The result could not be added to the scene. {reason}").format(reason=jobs.explain(error)),
+            "".join(traceback.format_exception(type(error), error, error.__traceback__))))
+
+    def _onFailed(self, message, details, last):
+        if last is None:
+            self._conclude(message, details)
+            return
+        last.facts["complete"] = False
+        kept = message + " " + _("The best result so far is kept, marked as incomplete.")
+
+        def lost(error):
+            LOGGER.error("The intermediate result could not be added to the scene", exc_info=error)
+            self._conclude(message, details)
+
+        self._write(last, lambda: self._conclude(kept, details), lost)
+
+    def _write(self, result, done, failed):
+        """Write a result into the scene and show it; then ``done()``, or ``failed(error)`` with the scene as it was."""
+        run = self._going
+        self.ui.progressBar.setValue(1000)
+        self.ui.statusLabel.setText(_("Writing the results into the scene"))
+
+        def written(value):
+            run.written = True
+            self._parameterNode.run = value.run
+            if self.parent.isEntered:  # else the user works elsewhere by now
+                run.writer = Stepper(self.showSteps(), lambda _: done(), not_shown)
+            else:
+                done()
+
+        def not_shown(error):
+            LOGGER.error("The result could not be shown", exc_info=error)
+            done()
+
+        run.writer = Stepper(self.logic.writeResult(result, run.like, run.inputs), written, failed)
+        self._showApply()
+
+    def _conclude(self, message, details=None):
+        """The run is over: say how; ``details`` if it failed."""
+        run = self._end()
+        message = " ".join(filter(None, (run.problem, message)))
+        if details is not None:
+            self.fail(message, details)
+        else:
+            self.say(message)
+
+    def _end(self):
+        """Draw the last points and give the panel back."""
+        self._drawCurves()
+        run, self._going = self._going, None
+        self.ui.progressBar.setVisible(False)
+        self.refresh()
+        return run
+
+    def showResult(self):
+        """Show the result in the views, at once."""
+        jobs.finish(self.showSteps())
+
+
+class _PanelProgress(Progress):
+    """For a run in this process: hands on what it reports, keeps the last intermediate result, serves the panel."""
+
+    def __init__(self, onProgress, onLog, onPoint):
+        self._onProgress, self._onLog, self._onPoint = onProgress, onLog, onPoint
+        self.cancelled, self.last = False, None
+
+    def _serve(self, tell, *arguments):
+        if not self.cancelled:
+            tell(*arguments)
+        slicer.app.processEvents()
+        if self.cancelled:
+            raise Cancelled
+
+    def report(self, fraction, message):
+        self._serve(self._onProgress, fraction, message)
+
+    def log(self, message):
+        self._serve(self._onLog, message)
+
+    def point(self, curve, x, y):
+        self._serve(self._onPoint, curve, x, y)
+
+    def intermediate(self, result):
+        self.last = result
+
+
+def cardText(path: str, card: models.Card) -> str:
+    """What a person wants to know of a model before using it, as HTML."""
+    def channels(group):
+        return ", ".join(channel.name + (f" ({channel.units})" if channel.units else "") for channel in group)
+
+    lines = [
+        "<b>{name}</b>, {file}".format(name=card.name, file=Path(path).name),
+        _("Takes {inputs}; gives {outputs}.").format(inputs=channels(card.inputs), outputs=channels(card.outputs)),
+        _("Voxels of {low:g} to {high:g} mm, {how}.").format(
+            low=card.spacing_mm[0], high=card.spacing_mm[1],
+            how=_("slice by slice") if card.dimensions == 2 else _("in 3-D")),
+        _("Trained on: {scans}.").format(scans=", ".join(card.trained_on) or _("not said")),
+        card.intended_use]
+    return "<br>".join(lines)
+
+
+def curvePicture(curves: dict, xLabel: str, yLabel: str):
+    """A QPixmap of curves ({name: [(x, y), ...]}) while they grow: it adds nothing to the scene."""
+    picture = qt.QPixmap(460, 150)
+    picture.fill(qt.QColor("white"))
+    painter = qt.QPainter()
+    painter.begin(picture)
+    lines, labels = curvePixels(curves, 64, 10, 310, 110)
+    painter.setPen(qt.QColor("#606060"))
+    painter.drawRect(64, 10, 310, 110)
+    for text, x, y in (*labels, *([(xLabel, 159, 136), (yLabel, 4, 65)] if labels else [])):
+        painter.drawText(x, y, text)
+    for index, (name, points) in enumerate(lines.items()):
+        painter.setPen(qt.QColor("#" + mrml.LINE_COLORS[index % len(mrml.LINE_COLORS)]))
+        for (x0, y0), (x1, y1) in zip(points, points[1:]):
+            painter.drawLine(x0, y0, x1, y1)
+        painter.drawText(382, 22 + 14 * index, name)
+    painter.end()
+    return picture
+
+
+def curvePixels(curves: dict, left: int, top: int, width: int, height: int) -> tuple[dict, list]:
+    """(lines as pixels by name, labels of the axes' ends as (text, x, y)): logarithmic upwards where all are above 0."""
+    points = [point for line in curves.values() for point in line if math.isfinite(point[1])]
+    if len(points) < 2:
+        return {}, []
+    log = min(y for _x, y in points) > 0
+    scale = math.log10 if log else float
+    high, low = scale(max(y for _x, y in points)), scale(min(y for _x, y in points))
+    last = max(x for x, _y in points)
+
+    def pixel(x, y):
+        share = (high - scale(y)) / (high - low) if high > low else 0.5
+        return left + round(width * x / max(last, 1)), top + 4 + round((height - 8) * share)
+
+    labels = [("%.3g" % (10**high if log else high), 4, top + 12), ("%.3g" % (10**low if log else low), 4, top + height),
+              ("0", left - 3, top + height + 16), ("%d" % last, left + width - 30, top + height + 16)]
+    return {name: [pixel(x, y) for x, y in line if math.isfinite(y)] for name, line in curves.items()}, labels
+
+
+def durationText(seconds: float) -> str:
+    if seconds < 90:
+        return _("{count} s").format(count=max(1, round(seconds)))
+    if seconds < 5400:
+        return _("{count} min").format(count=round(seconds / 60))
+    return _("{count} h").format(count=round(seconds / 3600, 1))

@@ -1,6 +1,10 @@
 """The module Ideal Input driven as a user does: choose nodes, press Apply, wait, read the nodes."""
 
+import contextlib
+import copy
+import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -137,8 +141,7 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
         press(widget)
         assert widget.ui.applyButton.text == "Cancel" and widget.ui.applyButton.enabled
         assert not widget.ui.inputsCollapsibleButton.enabled
-        gaps.append(host.wait(lambda: widget.ui.progressBar.value > 900 or widget._going is None, 60).largest_gap_s)
-        finish(widget)
+        gaps.append(finish(widget).largest_gap_s)  # until the results are shown
     assert min(gaps) < 0.1, "the event loop was not served"
     found = results(widget)
     assert widget.ui.applyButton.text == "Apply" and "Done" in widget.ui.statusLabel.text, log(widget)
@@ -367,6 +370,254 @@ def test_a_run_in_this_process_can_be_stopped(widget, arrays, end):
     assert bool(results(widget)) == (end != "close")
 
 
+# ---- writing the result
+
+
+@pytest.fixture(scope="session")
+def computed(tiny, arrays):
+    """A whole result of the arrays."""
+    matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
+    images = {role: volumes.Volume(array, matrix, f"My {role.replace('_', ' ')}") for role, array in arrays.items()}
+    settings = dict(max_evaluations=5, device="cpu", knobs=False)
+    return jobs.run_here(jobs.Request("ideal_input", images, {"network": str(tiny)}, settings))
+
+
+@pytest.fixture
+def writing(widget, arrays, computed, monkeypatch):
+    """The panel while it writes its result, one step at a time; the computation itself is left out. Nodes by role."""
+    class Job:
+        def __init__(self, request, progress, log, point, finished, failed):
+            from host import qt
+            qt.QTimer.singleShot(0, lambda: finished(copy.deepcopy(computed), "Done."))
+
+        def cancel(self):
+            raise AssertionError("the job has ended")
+
+        def discard(self):
+            pass
+
+    monkeypatch.setattr(qtjobs, "QtJob", Job)
+    monkeypatch.setattr(qtjobs, "BUDGET", 0)
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    widget.ui.workerCheckBox.checked = True
+    write(widget)
+    return nodes
+
+
+def write(widget):
+    """Press Apply and wait until two volumes are written."""
+    before = len(scene_ids())
+    press(widget)
+    host.wait(lambda: widget._going.writer is not None and len(scene_ids()) >= before + 4)
+    assert not widget._going.written and not results(widget)
+    assert "Writing" in widget.ui.statusLabel.text and widget.ui.applyButton.text == "Cancel"
+
+
+def our_nodes():
+    import slicer
+
+    return [node.GetName() for node in slicer.mrmlScene.GetNodes()
+            if "NetInversion" in (node.GetDescription() or "") or "Ideal input" in (node.GetName() or "")]
+
+
+def folders():
+    import slicer
+    import vtk
+
+    hierarchy, items = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene), vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    names = [hierarchy.GetItemName(items.GetId(i)) for i in range(items.GetNumberOfIds())]
+    return [name for name in names if name.startswith("Ideal Input for ")]
+
+
+def test_a_result_appears_bit_by_bit_and_whole(widget, writing, computed):
+    import slicer
+
+    finish(widget)
+    found = results(widget)
+    assert found.keys() == {*computed.volumes, *computed.tables, *computed.curves, "facts"}
+    assert "Done." in widget.ui.statusLabel.text and folders() == ["Ideal Input for My in phase"]
+    shown = slicer.app.layoutManager().sliceWidget("IdealInput2").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+    assert shown == found["ideal in_phase patient"].GetID()
+
+
+def test_cancel_while_writing_takes_all_of_it_away_again(widget, writing):
+    import slicer
+
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "The user's")
+    widget.ui.applyButton.click()
+    assert widget._going is None and "is not kept" in widget.ui.statusLabel.text
+    assert not our_nodes() and not folders() and not results(widget) and own.GetScene() is not None
+    assert widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
+    press(widget)  # and again, to the end
+    finish(widget)
+    assert results(widget)
+
+
+def test_cancel_while_writing_leaves_an_earlier_result_as_it_was(widget, writing):
+    finish(widget)
+    before = {key: (node.GetName(), node.GetAttribute("IdealInput.run")) for key, node in results(widget).items()}
+    tables = {key: node.GetTable().GetMTime() for key, node in results(widget).items() if node.IsA("vtkMRMLTableNode")}
+    press(widget)
+    count = len(our_nodes())
+    host.wait(lambda: len(our_nodes()) >= count + 3)
+    widget.ui.applyButton.click()
+    found = results(widget)
+    assert {key: (node.GetName(), node.GetAttribute("IdealInput.run")) for key, node in found.items()} == before
+    assert {key: found[key].GetTable().GetMTime() for key in tables} == tables and len(our_nodes()) == count
+
+
+def test_closing_the_scene_while_writing(widget, writing):
+    import slicer
+
+    host.close()
+    assert widget._going is None and "scene was closed" in widget.ui.statusLabel.text
+    with contextlib.suppress(TimeoutError):
+        host.wait(lambda: False, 0.2)
+    assert not our_nodes() and not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    choose(widget, add_nodes(widget_arrays(writing)))
+    widget.ui.workerCheckBox.checked = True
+    write(widget)
+    finish(widget)
+    assert results(widget)
+
+
+def widget_arrays(nodes):
+    return {role: array(node) for role, node in nodes.items()}
+
+
+def test_reloading_the_module_while_writing(widget, writing):
+    library = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "NetInversionLib"}
+    try:
+        widget.onReload()
+    finally:
+        sys.modules.update(library)  # what the other tests have imported
+    with contextlib.suppress(TimeoutError):
+        host.wait(lambda: False, 0.2)
+    assert widget._going is None and not our_nodes() and not folders()
+
+
+@pytest.mark.parametrize("role", ["in_phase", "ct"])
+def test_a_result_survives_its_inputs_while_it_is_written(widget, writing, computed, role):
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(writing[role])
+    finish(widget)
+    found = results(widget)
+    assert found.keys() >= {*computed.volumes, *computed.tables}
+    for key in computed.volumes:
+        np.testing.assert_allclose(mrml.volume_from_node(found[key]).ijk_to_ras, np.diag([-2.0, -2.0, 3.0, 1.0]), atol=1e-9)
+
+
+def test_a_part_that_the_user_deletes_while_the_rest_is_written_stays_away(widget, writing):
+    import slicer
+
+    gone = slicer.util.getNode("Ideal Dixon in-phase (from patient)")
+    slicer.mrmlScene.RemoveNode(gone)
+    finish(widget)
+    assert "ideal in_phase patient" not in results(widget) and "error" in results(widget)
+    assert "Done." in widget.ui.statusLabel.text
+
+
+def test_a_user_who_has_gone_to_another_module_keeps_his_views(widget, writing):
+    import slicer
+
+    layout = slicer.app.layoutManager().layout
+    widget.parent.exit()
+    finish(widget)
+    assert results(widget) and slicer.app.layoutManager().layout == layout
+
+
+def test_views_that_fail_do_not_cost_the_result(widget, writing, monkeypatch, caplog):
+    monkeypatch.setattr(widget.logic, "_showSlice", lambda *_: 1 / 0)
+    finish(widget)
+    assert results(widget) and "Done." in widget.ui.statusLabel.text and "could not be shown" in caplog.text
+
+
+def test_an_incomplete_result_is_replaced_by_a_complete_one(widget, writing, computed, monkeypatch):
+    finish(widget)
+    monkeypatch.setitem(computed.facts, "complete", False)
+    press(widget)
+    finish(widget)
+    assert all(node.GetAttribute("IdealInput.incomplete") for node in results(widget).values())
+    assert results(widget)["error"].GetName().endswith("(incomplete)")
+    monkeypatch.setitem(computed.facts, "complete", True)
+    press(widget)
+    finish(widget)
+    assert not any(node.GetAttribute("IdealInput.incomplete") for node in results(widget).values())
+    assert not any("incomplete" in node.GetName() for node in results(widget).values())
+
+
+def test_parts_of_a_result_may_be_deleted_afterwards(widget, writing):
+    import slicer
+
+    finish(widget)
+    for key in ("facts", "convergence", "ideal in_phase patient", "error"):
+        slicer.mrmlScene.RemoveNode(results(widget)[key])
+        widget.refresh()
+        widget.ui.showButton.click()
+    assert "figures was removed" in widget.ui.summaryLabel.text
+
+
+@pytest.mark.parametrize("error, words", [(RuntimeError("Python was not found"), "Python was not found"),
+                                          (OSError(errno.ENOSPC, "No space"), "disk is full")])
+def test_a_job_that_cannot_be_started_leaves_the_panel_ready(widget, arrays, monkeypatch, error, words):
+    def no_job(*_):
+        raise error
+
+    monkeypatch.setattr(qtjobs, "QtJob", no_job)
+    choose(widget, add_nodes(arrays))
+    widget.ui.workerCheckBox.checked = True
+    refused(widget, words)
+    assert widget._going is None and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
+
+
+def test_no_memory_to_copy_the_images_is_said(widget, arrays, monkeypatch):
+    def no_room(*_):
+        raise MemoryError
+
+    choose(widget, add_nodes(arrays))
+    monkeypatch.setattr(mrml, "volume_from_node", no_room)
+    refused(widget, "ran out of memory")
+
+
+def test_cancel_pressed_twice_keeps_the_best_result_so_far(widget, arrays):
+    from host import qt
+
+    endless(widget, arrays, worker=False)
+    qt.QTimer.singleShot(1500, lambda: [widget.ui.applyButton.click() for _ in range(3)])
+    press(widget)
+    assert results(widget)["ideal in_phase patient"].GetName().endswith("(incomplete)")
+
+
+def test_a_loss_that_is_no_number_is_left_out_of_the_live_curve(widget):
+    lines, labels = qtjobs.curvePixels({"a": [(0, 4.0), (1, math.nan), (2, math.inf), (3, 1.0)]}, 0, 0, 30, 108)
+    assert lines == {"a": [(0, 4), (30, 104)]} and [text for text, *_ in labels] == ["4", "1", "0", "3"]
+    assert qtjobs.curvePixels({"a": [(0, math.nan), (1, math.nan)]}, 0, 0, 30, 108) == ({}, [])
+
+
+def test_only_networks_from_image_to_image_are_offered(module, tmp_path, monkeypatch):
+    save_model(tmp_path / NAME)
+    other = save_model(tmp_path / "other.safetensors", name="Harmonizer")
+    read = models.read_card
+
+    def with_task(path):
+        found = read(path)
+        if found.name == "Harmonizer":
+            object.__setattr__(found, "task", "harmonization")
+        return found
+
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    monkeypatch.setattr(models, "read_card", with_task)
+    widget = module("IdealInput")
+    offered = [widget.ui.modelSelector.itemText(i) for i in range(widget.ui.modelSelector.count)]
+    assert offered.count("Tiny") == 1 and "Harmonizer" not in offered
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    widget.ui.modelFileEdit.currentPath = str(other)
+    assert "Harmonizer is a network for another task (harmonization)" in widget.ui.applyButton.toolTip
+
+
 # ---- life of the panel
 
 
@@ -455,17 +706,16 @@ def test_a_second_network_shows_what_of_the_gain_transfers(widget, arrays, tmp_p
 
 
 def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
-    from IdealInput import PUBLISHED
-    from NetInversionLib.ideal_input import PRESETS, Settings
+    from NetInversionLib.ideal_input_settings import PRESETS, Settings
 
     for role, node in add_nodes(arrays).items():
         widget._selectors[role].setCurrentNode(node)
     request = widget.logic.requestFromParameterNode(widget._parameterNode, widget._card)
     assert Settings.from_json(request.settings) == Settings()
-    assert {**PUBLISHED, "starts": PRESETS["seed"]["starts"]} == PRESETS["seed"]
     widget.ui.presetSelector.setCurrentIndex(1)
     settings = widget.logic.requestFromParameterNode(widget._parameterNode, widget._card).settings
-    assert {key: settings[key] for key in PUBLISHED} == PUBLISHED and not widget.ui.aboveSpinBox.enabled
+    assert Settings.from_json(settings) == Settings(**{**PRESETS["seed"], "starts": ("patient",)})
+    assert not widget.ui.aboveSpinBox.enabled
 
 
 def test_device_list_says_what_is_there(widget):
@@ -555,17 +805,28 @@ def test_one_slice_of_any_type(widget, arrays, kind):
     assert array(found["error ct patient"]).mean() < array(found["error ct patient's"]).mean()
 
 
-def test_other_grids_are_resampled_and_it_is_said(widget, arrays):
+def shift(node, x, y):
+    """Move a volume by x and y mm against the others."""
     import slicer
 
-    nodes = add_nodes(arrays)
     matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
-    matrix[:3, 3] = 0.5, 0.5, 0
-    nodes["ct"].SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    matrix[:2, 3] = x, y
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+
+
+def test_other_grids_are_resampled_and_it_is_said(widget, arrays):
+    nodes = add_nodes(arrays)
+    shift(nodes["ct"], 0.5, 0.5)
     choose(widget, nodes)
     press(widget)
     assert "'My ct' (ct) is on another grid: resampled to that of 'My in phase'" in log(widget)
-    assert array(results(widget)["error ct patient"]).shape == SHAPE
+    ct = arrays["ct"]  # a quarter of a voxel further, along i and j
+    ct = 0.75 * ct[:, :-1] + 0.25 * ct[:, 1:]
+    ct = 0.75 * ct[:, :, :-1] + 0.25 * ct[:, :, 1:]
+    found = results(widget)
+    error, output = array(found["error ct patient's"]), array(found["output ct patient's"])
+    assert error.shape == SHAPE
+    np.testing.assert_allclose(error[:, :-1, :-1], np.abs(output[:, :-1, :-1] - ct), atol=0.5)
 
 
 def test_swapped_channels_are_pointed_out(widget, arrays):
@@ -585,12 +846,8 @@ def test_swapped_channels_are_pointed_out(widget, arrays):
 
 
 def test_target_of_another_patient(widget, arrays):
-    import slicer
-
     nodes = add_nodes(arrays)
-    matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
-    matrix[:3, 3] = 500, 0, 0
-    nodes["ct"].SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    shift(nodes["ct"], 500, 0)
     choose(widget, nodes)
     refused(widget, "'My ct'", "not of the same patient", "Check the volumes")
 

@@ -450,6 +450,85 @@ def test_the_library_is_found_whatever_the_working_folder(start, monkeypatch, tm
     assert "There is no task 'nonsense'" in heard.end[1]
 
 
+# Steps
+
+
+class Steps:
+    """A generator of steps that notes what is done, and what came of it."""
+
+    def __init__(self, count=5, fail=None, more=True):
+        self.done, self.undone, self.ends = 0, 0, []
+        self.stepper = qtjobs.Stepper(self._steps(count, fail, more), lambda value: self.ends.append(value),
+                                      lambda error: self.ends.append(error))
+
+    def _steps(self, count, fail, more):
+        try:
+            for _ in range(count):
+                self.done += 1
+                if self.done == fail:
+                    raise ValueError("no")
+                yield more
+        except GeneratorExit:
+            self.undone += 1
+            raise
+        return "value"
+
+
+def test_steps_run_from_the_event_loop_and_give_their_value():
+    steps = Steps()
+    assert steps.done == 0 and steps.stepper.running
+    host.wait(lambda: not steps.stepper.running)
+    assert (steps.done, steps.undone, steps.ends) == (5, 0, ["value"])
+    steps.stepper.close()
+    assert steps.undone == 0
+
+
+def test_a_step_that_waits_is_followed_a_tick_later():
+    steps = Steps(more=False)
+    waited = host.wait(lambda: not steps.stepper.running)
+    assert steps.done == 5 and waited.elapsed_s > 4 * qtjobs.TICK_MS / 1000
+
+
+def test_steps_that_fail_say_so_once():
+    steps = Steps(fail=3)
+    host.wait(lambda: not steps.stepper.running)
+    assert steps.done == 3 and [str(end) for end in steps.ends] == ["no"]
+
+
+def test_closed_steps_are_undone_and_end_in_silence():
+    steps = Steps(1000, more=False)
+    host.wait(lambda: steps.done)
+    steps.stepper.close()
+    steps.stepper.close()
+    done = steps.done
+    with contextlib.suppress(TimeoutError):
+        host.wait(lambda: False, 0.1)
+    assert (steps.done, steps.undone, steps.ends) == (done, 1, []) and not steps.stepper.running
+
+
+def test_a_step_may_close_its_own_stepper():
+    undone = []
+
+    def steps():
+        try:
+            stepper.close()
+            yield True
+            undone.append("never")
+        finally:
+            undone.append("undone")
+
+    stepper = qtjobs.Stepper(steps(), undone.append, undone.append)
+    host.wait(lambda: not stepper.running)
+    assert undone == ["undone"]
+
+
+def test_steps_can_be_finished_at_once_with_the_event_loop_served():
+    steps, heard = Steps(50), []
+    qt.QTimer.singleShot(0, lambda: heard.append("event"))
+    steps.stepper.finish()
+    assert steps.ends == ["value"] and heard == ["event"]
+
+
 # Python and packages
 
 
