@@ -28,7 +28,9 @@ SUFFIX = ".safetensors"
 METADATA_KEY = "netinversion"
 # A card and a list of some hundred tensors take some ten thousand bytes.
 MAX_HEADER_BYTES = 1 << 20
-BYTES_OF_TYPE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+BYTES_OF_TYPE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
+
+IMAGE_TO_IMAGE, HARMONIZATION = "image-to-image", "harmonization"
 
 # Where a patient's chosen percentile comes to lie, so that the brightest voxels still fit below 1.
 PERCENTILE_LANDS_AT = 0.9
@@ -90,7 +92,7 @@ class Card:
         architecture, arguments: Name in ``networks.ARCHITECTURES`` and what it is built with (JSON values).
         inputs, outputs: The channels, in the network's order.
         dimensions: 2 (one slice at a time) or 3.
-        orientation: Axes that arrays [k, j, i] must have: "LPS" means i toward left, j posterior, k superior.
+        orientation: Axes that arrays [k, j, i] must have, "LPS" or "RAS": "LPS" means i toward left, j posterior, k superior.
         spacing_mm: Smallest and largest in-plane voxel size trained on, mm.
         size_multiple: Sizes that need no padding inside the network are multiples of it.
         trained_on: Names of the scans trained on.
@@ -99,6 +101,8 @@ class Card:
         intended_use: In words that a clinician reads.
         quality: Measured figures, each a number or a sentence.
         training: Settings of the training, numbers and strings.
+        task: What the model is for: "image-to-image" (inputs to outputs, as Ideal Input needs it), "harmonization", or
+            another word that this version may not know. Files without it are "image-to-image".
     """
 
     name: str
@@ -117,6 +121,7 @@ class Card:
     intended_use: str
     quality: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
+    task: str = IMAGE_TO_IMAGE
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     network = _skeleton(card, shapes, path)
     data = path.read_bytes()
     try:
-        state = {name: weight.float() for name, weight in from_bytes(data).items()}
+        state = {name: weight if weight.dtype == torch.bool else weight.float() for name, weight in from_bytes(data).items()}
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
     for name, weight in state.items():
@@ -460,6 +465,7 @@ def _card(text: str, path: Path) -> Card:
     values = _json(text, path)
     if values.pop("format", None) != FORMAT:
         raise ModelError(f"{path.name} has another file format than {FORMAT}; update NetInversion")
+    values.setdefault("task", IMAGE_TO_IMAGE)
     try:
         values["inputs"] = tuple(_channel(v) for v in values["inputs"])
         values["outputs"] = tuple(_channel(v) for v in values["outputs"])
@@ -516,10 +522,11 @@ _CARD_RULES = {
     "inputs": lambda v: 0 < len(v) == len({c.role for c in v}),
     "outputs": lambda v: 0 < len(v) == len({c.role for c in v}) and all(c.high is not None for c in v),
     "dimensions": lambda v: type(v) is int and v in (2, 3),
-    "orientation": lambda v: v == "LPS",
+    "orientation": lambda v: v in ("LPS", "RAS"),
     "spacing_mm": _spacing,
     "size_multiple": lambda v: type(v) is int and 1 <= v <= 1024,
     "trained_on": lambda v: isinstance(v, list) and all(map(_text, v)),
     "quality": _facts,
     "training": _facts,
+    "task": lambda v: _text(v, 100) and bool(v),
 }
