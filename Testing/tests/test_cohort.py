@@ -10,13 +10,13 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import cohort_tasks
 import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
-from test_models import make_card, make_network
 
 from NetInversionLib import cli, cohort, jobs, models, volumes
 from NetInversionLib.cohort_page import shown
@@ -539,8 +539,10 @@ def test_command(tmp_path, capsys, monkeypatch):
     here(monkeypatch)
     monkeypatch.setattr(models, "list_models", lambda: {})
     make(tmp_path / "in", "a.nii.gz", "bad.nii.gz")
-    model, other = (str(models.save(tmp_path / f"{task}.safetensors", make_network(), make_card(task=task)))
-                    for task in ("harmonization", "image-to-image"))
+    model, other = (str(tmp_path / task) for task in ("harmonization", "image-to-image"))
+    for path in (model, other):
+        Path(path).write_bytes(b"weights")
+    monkeypatch.setattr(models, "read_card", lambda path: SimpleNamespace(task=Path(path).name))
     line = ["harmonize", str(tmp_path / "in"), str(tmp_path / "out")]
     assert cli.main(line) == 1 and "name one with --model" in capsys.readouterr().err
     assert cli.main([*line, "--model", model, "--mode", "nonsense"]) == 1 and "anatomy-safe" in capsys.readouterr().err
