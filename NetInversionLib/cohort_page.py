@@ -20,7 +20,7 @@ SIDE = 96
 """Pixels of the longest side of a picture's three views."""
 
 MOST_PICTURES = 1000
-"""Accepted volumes with pictures on the page: 10 kB each."""
+"""Accepted volumes with pictures on the page: 20 kB each."""
 
 COLUMNS = ("source", "output", "status", "reasons", "error", "seconds", "time")
 STYLE = """
@@ -30,8 +30,7 @@ th, td { text-align: left; vertical-align: top; padding: .4em .8em; border-top: 
 td.path { max-width: 22em; overflow-wrap: anywhere } img { display: block; background: #000; margin-bottom: 2px }
 .status { padding: 0 .5em; border-radius: .5em; background: #eee } .accepted, .done { background: #d5efd5 }
 .flagged { background: #fdeebb } .refused, .failed { background: #f8d0cc }
-dl { margin: 0 } dt { float: left; clear: left; color: #666 }
-dd { margin-left: 14em }
+ul { margin: 0; padding: 0; list-style: none }
 """
 
 
@@ -62,23 +61,21 @@ def shown(text: object) -> str:
 def thumbnails(before: Volume, after: Volume) -> list[str]:
     """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th percentile; JPEG, base64."""
     before, after = volumes.reorient(before, "LPS"), volumes.reorient(after, "LPS")
-    centre = _centre(before.array)
-    return [_jpeg(volume, centre if volume.shape == before.shape else _centre(volume.array)) for volume in (before, after)]
+    boxes = _box(before.array), _box(before.array if before.shape == after.shape else after.array)
+    return [_jpeg(volumes.crop(volume, box)) for volume, box in zip((before, after), boxes)]
 
 
-def _centre(array: np.ndarray) -> tuple[int, ...]:
-    """The middle of what is above 0, along each axis."""
-    above = array > 0
-    if not above.any():
-        return tuple(size // 2 for size in array.shape)
+def _box(array: np.ndarray) -> tuple[int, ...]:
+    """The region, as ``volumes.crop`` takes it, of what is above 0; everything if nothing is."""
+    above = array > 0 if (array > 0).any() else np.ones(array.shape, bool)
     spans = (np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return tuple(int(span[0] + span[-1]) // 2 for span in spans)
+    return tuple(int(bound) for span in spans for bound in (span[0], span[-1] + 1))
 
 
-def _jpeg(volume: Volume, centre: tuple[int, ...]) -> str:
+def _jpeg(volume: Volume) -> str:
     from PIL import Image
 
-    array, (k, j, i) = volume.array, centre
+    array, (k, j, i) = volume.array, (size // 2 for size in volume.shape)
     lengths = np.array(volume.shape) * volume.spacing_mm[::-1]
     pixels = np.maximum(1, np.round(SIDE * lengths / lengths.max())).astype(int)
     kept = [np.minimum((np.arange(n) + 0.5) * size / n, size - 1).astype(int) for n, size in zip(pixels, volume.shape)]
@@ -126,12 +123,11 @@ def _head(found: Counter) -> str:
 def _row(record: dict, pictures: bool) -> str:
     status = escape(shown(record["status"]), quote=True)
     why = "".join(f"<li>{escape(shown(reason))}</li>" for reason in (*record["reasons"], record["error"]) if reason)
-    figures = "".join(f"<dt>{escape(shown(name))}</dt><dd>{escape(shown(_figure(value)))}</dd>"
-                      for name, value in _figures(record))
+    figures = "".join(f"<li>{escape(shown(name))}: {escape(shown(_figure(value)))}</li>" for name, value in _figures(record))
     images = "".join(f"<img alt='{label}' width='{3 * SIDE}' src='data:image/jpeg;base64,{escape(data, quote=True)}'>"
                      for label, data in zip(("before", "after"), record.get("thumbnails", [])) if pictures)
     return (f"<tr><td class='path'>{escape(shown(record['source']))}</td><td><span class='status {status}'>{status}</span></td>"
-            f"<td><ul>{why}</ul></td><td><dl>{figures}</dl></td><td>{images}</td></tr>\n")
+            f"<td><ul>{why}</ul></td><td><ul>{figures}</ul></td><td>{images}</td></tr>\n")
 
 
 def _figures(record: dict) -> Iterator[tuple[str, object]]:

@@ -1,6 +1,8 @@
 """Cohorts: every volume once, whatever is killed or fails; nothing of the input changes; names are only text."""
 
+import base64
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,8 +19,9 @@ import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
-from NetInversionLib import cli, cohort, jobs, models, volumes
+from NetInversionLib import cli, cohort, cohort_page, jobs, models, volumes
 from NetInversionLib.cohort_page import shown
 from NetInversionLib.volumes import Volume
 
@@ -300,7 +303,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         assert tag in {"html", "head", "meta", "title", "style", "body", "h1", "p", "strong", "table", "tr", "th", "td",
-                       "span", "ul", "li", "dl", "dt", "dd", "img"}, tag
+                       "span", "ul", "li", "img"}, tag
         attributes = dict(attributes)
         assert attributes.keys() <= {"lang", "charset", "class", "src", "alt", "width"}, attributes
         if tag == "img":
@@ -309,6 +312,21 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_pictures_show_the_middle_as_a_radiologist_does():
+    """A head with its right half bright: on the picture's left in axial and coronal views, whatever the file's axes."""
+    array = np.zeros((40, 50, 60), np.float32)  # RAS: [superior, anterior, right]
+    array[10:30, 5:45, 10:30], array[10:30, 5:45, 30:50] = 100, 400
+    volume = Volume(array, np.diag([1.0, 1.0, 2.0, 1.0]), "head")
+    for axes in ("RAS", "SPL", "ILA"):
+        one, two = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), float)
+                    for text in cohort_page.thumbnails(volumes.reorient(volume, axes), volume.with_array(array * 3)))
+        assert one.shape == (96, 3 * 96) and np.abs(one - two).max() < 8, "each by its own brightness"
+        for left in (0, 96):  # axial, coronal: 40 of 40 mm high, 40 wide
+            view = one[:, left : left + 96]
+            assert view[20:76, 10:40].mean() > 240 and 55 < view[20:76, 56:86].mean() < 75
+        assert np.ptp(one[20:76, 200:280]) < 12, "the sagittal view lies in one half"
 
 
 @posix
@@ -363,6 +381,12 @@ def test_a_dead_worker_costs_its_volume_only(tmp_path):
     assert [record["status"] for record in records.values()] == ["accepted", "failed", "accepted"]
     assert records["killer.nii.gz"]["error"] == jobs.KILLED
     assert records["a.nii.gz"]["pid"] != records["z.nii.gz"]["pid"]
+
+
+def test_the_librarys_own_worker_knows_the_librarys_tasks_only(tmp_path):
+    make(tmp_path / "in", "a.nii.gz")
+    record, = cohort.run(cohort.plan(tmp_path / "in", tmp_path / "out", task="shade"))
+    assert record["error"].startswith("There is no task 'shade'. Choose one of: ideal_input") and record["pid"] != os.getpid()
 
 
 def test_a_worker_that_does_not_start_fails_with_its_words(tmp_path):
