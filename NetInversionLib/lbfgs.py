@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-RUNNING, SMALL_GRADIENT, STALLED, NO_DESCENT = range(4)
-STATUS = ("evaluation limit", "gradient small", "loss stalled", "no descent found")
+RUNNING, SMALL_GRADIENT, STALLED, NO_DESCENT, LOW_ENOUGH = range(5)
+STATUS = ("evaluation limit", "gradient small", "loss stalled", "no descent found", "loss low enough")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Options:
     ``gradient_tolerance``: an item ends when its (projected) gradient norm falls below this fraction of its first.
     ``stall_tolerance``, ``stall_window``: an item ends when its best loss falls by less than this fraction over this
     many evaluations.
+    ``enough``: an item ends when its loss is at most this.
     """
 
     max_evaluations: int = 500
@@ -46,6 +47,7 @@ class Options:
     gradient_tolerance: float = 1e-9
     stall_tolerance: float = 1e-6
     stall_window: int = 50
+    enough: float = -math.inf
 
     def __post_init__(self):
         if self.max_evaluations < 1 or self.history < 1 or self.max_trials < 1 or self.stall_window < 1:
@@ -209,7 +211,7 @@ class _Run:
             high=torch.full_like(f, math.inf), trials=torch.zeros_like(items), pair=x.new_zeros(rows, 2 * m, n),
             sy=f.new_zeros(rows, m, m), yy=f.new_zeros(rows, m, m), pairs=torch.zeros_like(items),
             gamma=torch.ones_like(f), best_x=x.clone(), best_f=f.clone(), first_norm=norm, mark=f.clone(),
-            status=torch.where(norm > 0, RUNNING, SMALL_GRADIENT))
+            status=self.satisfied(f, torch.where(norm > 0, RUNNING, SMALL_GRADIENT)))
         self.aim(r, torch.ones_like(items, dtype=torch.bool), f.new_zeros(rows, 2 * m))
         return r
 
@@ -338,9 +340,12 @@ class _Run:
             r.status = torch.where(stalled, STALLED, r.status)
             r.mark = r.best_f.clone()
         small = self.dot(g, g).sqrt() <= o.gradient_tolerance * r.first_norm
-        r.status = torch.where(small, SMALL_GRADIENT, r.status)
+        r.status = self.satisfied(r.best_f, torch.where(small, SMALL_GRADIENT, r.status))
 
     # -- pieces --------------------------------------------------------------------------------------------------
+
+    def satisfied(self, f: Tensor, status: Tensor) -> Tensor:
+        return torch.where(f <= self.options.enough, LOW_ENOUGH, status)
 
     def evaluate(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         f, g = self.value_and_gradient(x.reshape(-1, *self.shape[1:]), items)

@@ -194,11 +194,11 @@ class Objective:
         return True
 
 
-def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: int) -> int:
+def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1) -> int:
     """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up to ``multiple``.
 
     Measured on thin rods, one along each axis, so that it takes less memory than the image ``like`` (N, C, *space)
-    that is to be cut.
+    that is to be cut. ``smallest``: the shortest side of an image that the network takes.
 
     Raises:
         ValueError: An output voxel sees the whole image (attention, global normalisation): tiles would not be exact.
@@ -207,7 +207,7 @@ def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: 
     longest, axes = max(like.shape[2:]), range(like.dim() - 2)
     reach, halo = 16 * multiple, 0
     for axis in axes:
-        while (radius := _reach_along(axis, reach, network, like, multiple)) >= reach:
+        while (radius := _reach_along(axis, reach, network, like, multiple, smallest)) >= reach:
             if reach >= longest:
                 raise ValueError("every output voxel of this network depends on the whole image, so the image cannot "
                                  "be cut into tiles: choose a smaller region, or a machine with more memory")
@@ -216,10 +216,12 @@ def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: 
     return halo + -halo % multiple + multiple
 
 
-def _reach_along(axis: int, reach: int, network: Callable[[Tensor], Tensor], like: Tensor, multiple: int) -> int:
+def _reach_along(axis: int, reach: int, network: Callable[[Tensor], Tensor], like: Tensor, multiple: int,
+                 smallest: int) -> int:
     """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most ``reach``."""
     width = 2 * multiple
-    size = [2 * reach + width if a == axis else 2 * width for a in range(like.dim() - 2)]
+    thin = max(2 * width, smallest + -smallest % multiple)
+    size = [2 * reach + width if a == axis else thin for a in range(like.dim() - 2)]
     middle = (slice(None),) * (2 + axis) + (slice(reach, reach + width),)
     generator, radii = torch.Generator().manual_seed(0), []
     for low, high in ((0, 1), (-2, 2)):

@@ -76,6 +76,7 @@ class REDCNN(nn.Module):
 
     dimensions = 2
     size_multiple = 1
+    smallest_size = 21
 
     def __init__(self, out_ch: int = 96):
         super().__init__()
@@ -87,7 +88,7 @@ class REDCNN(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[2:]) < 21:
+        if min(x.shape[2:]) < self.smallest_size:
             raise ValueError(f"RED-CNN needs images of at least 21 x 21 voxels, not {tuple(x.shape[2:])}")
         kept = [x]
         for n in range(1, 6):

@@ -536,3 +536,19 @@ def test_a_start_without_a_value_is_refused(bad):
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError):
         Options(**wrong)
+
+
+def test_items_end_as_soon_as_their_loss_is_low_enough():
+    """Each at its first evaluation below, one that starts there at once and untouched."""
+    matrices, centres = quadratics(3, 12, 1e3)
+    loss = quadratic_loss(matrices, centres)
+    start = torch.zeros(3, 12, dtype=torch.float64)
+    start[1] = centres[1]
+    solution = minimize(by_autograd(loss), start, Options(max_evaluations=200, enough=1e-3))
+    full = minimize(by_autograd(loss), start, Options(max_evaluations=200))
+    assert [lbfgs.STATUS[s] for s in solution.status] == ["loss low enough"] * 3
+    assert solution.evaluations[1] == 1 and torch.equal(solution.x[1], start[1])
+    for item in (0, 2):
+        first = int((full.trace[:, item] <= 1e-3).nonzero()[0]) + 1
+        assert solution.evaluations[item] == first
+        assert float(solution.loss[item]) == pytest.approx(float(full.trace[first - 1, item]), rel=1e-9)

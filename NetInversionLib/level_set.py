@@ -1,0 +1,221 @@
+"""Inputs that a network cannot tell apart: projection onto its level set, and the proof that a point lies on it.
+
+The level set of a CT slice x0 is {x : RMS of f(x) - f(x0) <= epsilon HU}, or, for a hidden layer, {x : |Phi(x) - Phi(x0)| /
+|Phi(x0)| <= epsilon}. A proposal (fresh noise, a texture, a lesion, a decoder's sample) that differs from x0 inside a region is
+moved there by the batched L-BFGS on the mismatch, starting at the proposal and stopping as soon as it is accepted, so that as
+much of the change survives as the network lets pass.
+
+Everything is computed on a window of the slice that holds the region and twice the network's reach around it, with the patient's
+values outside the region: the same numbers as on the whole slice. The mismatch counts every output that the region can move, also
+those around it, and is divided by the voxels of the region: no change of the output is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import lbfgs
+from .devices import halving
+from .layers import UpTo
+from .objective import receptive_halo
+from .results import Progress
+
+IMAGES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Window:
+    """A region of a slice, voxel indices half-open: rows j0 to j1, columns i0 to i1."""
+
+    j0: int
+    j1: int
+    i0: int
+    i1: int
+
+    def __post_init__(self):
+        if not (0 <= self.j0 < self.j1 and 0 <= self.i0 < self.i1):
+            raise ValueError(f"a region needs rows and columns in order, not {self}")
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.j0, self.j1), slice(self.i0, self.i1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.j1 - self.j0, self.i1 - self.i0
+
+    def grown(self, margin: int, size: tuple[int, int]) -> Window:
+        """With ``margin`` more voxels on each side, as far as a slice of ``size`` goes."""
+        return Window(max(0, self.j0 - margin), min(size[0], self.j1 + margin),
+                      max(0, self.i0 - margin), min(size[1], self.i1 + margin))
+
+    def within(self, outer: Window) -> Window:
+        """The same region in the coordinates of ``outer``."""
+        return Window(self.j0 - outer.j0, self.j1 - outer.j0, self.i0 - outer.i0, self.i1 - outer.i0)
+
+
+class LevelSet:
+    """What may not change: the output, or a layer, of a network for one slice.
+
+    Args:
+        network: f, (N, 1, H, W) to (N, 1, H, W), normalised; frozen, in eval mode.
+        slice_image: x0, the whole slice (1, 1, J, I), normalised.
+        region: Where the input may change.
+        layer: "output", or a layer's name or number (``layers.UpTo``).
+        scale: HU per normalised unit of the output; for a hidden layer the measure has no unit and ``scale`` is not used.
+
+    Raises:
+        LayerError: No such layer. ValueError: The region leaves the slice, or the network sees all of any image.
+    """
+
+    def __init__(self, network: nn.Module, slice_image: Tensor, region: Window, layer: str | int = "output",
+                 scale: float = 1.0):
+        size = tuple(slice_image.shape[2:])
+        if region.j1 > size[0] or region.i1 > size[1]:
+            raise ValueError(f"the region {region} does not lie within the slice of {size[0]} x {size[1]} voxels")
+        self.part, self.network, self.region = UpTo(network, layer, slice_image), network, region
+        self.hidden = self.part.layer != "output"
+        reach = receptive_halo(network, slice_image, getattr(network, "size_multiple", 1),
+                               getattr(network, "smallest_size", 1))
+        self.window = region.grown(2 * reach, size)
+        inner = region.within(self.window)
+        self.inside = inner.slices
+        self.context = slice_image[(..., *self.window.slices)].clone()
+        self.start = slice_image[(..., *region.slices)].clone()
+        with torch.no_grad():
+            self.wanted = self.part(self.context)
+            # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the region cannot move them.
+            self.counted = self._counted(region.grown(reach, size).within(self.window))
+        self.scale = 1.0 if self.hidden else scale
+        self.norm = (float((self.wanted * self.counted).double().square().sum()) if self.hidden
+                     else float(region.size[0] * region.size[1]))
+        if not self.norm > 0:
+            raise ValueError(f"layer {self.part.layer!r} is zero in this region: nothing there can be compared; choose "
+                             "another layer or region")
+
+    @property
+    def units(self) -> str:
+        """Of the measure."""
+        return "relative" if self.hidden else "HU"
+
+    def images(self, x: Tensor) -> Tensor:
+        """Region contents (N, 1, h, w) in their window, the patient's values around."""
+        whole = self.context.expand(len(x), -1, -1, -1).clone()
+        whole[(..., *self.inside)] = x
+        return whole
+
+    def measure(self, x: Tensor) -> Tensor:
+        """RMS output change in HU, or relative change of the layer, of region contents (N, 1, h, w); float64 (N,)."""
+        with torch.no_grad():
+            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(IMAGES_AT_ONCE)])
+
+    def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared measure (N,) and its gradient, for ``lbfgs.minimize``."""
+        values, gradients = [], []
+        for part in x.split(IMAGES_AT_ONCE):
+            part = part.detach().requires_grad_()
+            with torch.enable_grad():
+                value = self._squares(part) * self.scale**2
+                gradients.append(torch.autograd.grad(value.sum(), part)[0])
+            values.append(value.detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Sum of squared mismatches over what counts, over the norm; (N,) float64 sums."""
+        mismatch = (self.part(self.images(x)) - self.wanted) * self.counted
+        return mismatch.double().square().flatten(1).sum(1) / self.norm
+
+    def _counted(self, exact: Window) -> Tensor:
+        """1 where the layer's values are those of the whole slice; a layer of another size is compared whole."""
+        if self.wanted.shape[2:] != self.context.shape[2:]:
+            return torch.ones_like(self.wanted[:1, :1])
+        mask = torch.zeros_like(self.wanted[:1, :1])
+        mask[(..., *exact.slices)] = 1
+        return mask
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Proposals moved onto a level set.
+
+    Attributes:
+        images: (N, 1, h, w) region contents, the best found.
+        measure: What is left of the mismatch, HU or relative (``LevelSet.units``), float64 (N,).
+        accepted: measure <= epsilon, bool (N,).
+        proposed: The proposals' own measure, (N,). change_before, change_after: root-mean-square difference from x0 inside the
+            region, normalised units, (N,). survived: change_after over change_before, along the proposal (see ``survived``).
+        evaluations: Network evaluations each took, (N,).
+    """
+
+    images: Tensor
+    measure: Tensor
+    accepted: Tensor
+    proposed: Tensor
+    change_before: Tensor
+    change_after: Tensor
+    survived: Tensor
+    evaluations: Tensor
+
+
+def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluations: int = 150,
+            progress: Progress = Progress()) -> Projected:
+    """Move region contents (N, 1, h, w) onto the level set.
+
+    Args:
+        epsilon: Largest accepted measure: HU for the output, relative for a hidden layer; above 0.
+        max_evaluations: Of the network, per proposal.
+
+    Raises:
+        ValueError: ``epsilon`` is not above 0: with as many outputs as inputs, exactly equal outputs mean equal inputs.
+    """
+    if not epsilon > 0:
+        raise ValueError("epsilon must be above 0: a network with as many outputs as inputs lets nothing change at exactly "
+                         "the same output. Choose a fraction of the noise, 1 HU say")
+    # A little below, so that float64 on the whole slice agrees.
+    options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=(0.995 * epsilon) ** 2)
+
+    def told(evaluation: int, best: Callable) -> None:
+        progress.report(evaluation / max_evaluations, f"Projecting {len(proposals)} samples, evaluation {evaluation}")
+
+    def run(size: int) -> list[lbfgs.Solution]:
+        return [lbfgs.minimize(level_set.value_and_gradient, part, options, callback=told)
+                for part in proposals.split(size)]
+
+    solutions = halving(run, len(proposals), log=progress.log)
+    images = torch.cat([s.x for s in solutions])
+    measure, proposed = level_set.measure(images), level_set.measure(proposals)
+    before, after = (rms(x - level_set.start) for x in (proposals, images))
+    return Projected(images, measure, measure <= epsilon, proposed, before, after,
+                     survived(proposals, images, level_set.start), torch.cat([s.evaluations for s in solutions]))
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each item, float64 (N,)."""
+    return x.double().square().flatten(1).mean(1).sqrt()
+
+
+def survived(proposals: Tensor, images: Tensor, start: Tensor) -> Tensor:
+    """Share of each proposed change that is still there: <x - x0, p - x0> / |p - x0|^2, float64 (N,); NaN for no change."""
+    proposed, found = ((x - start).double().flatten(1) for x in (proposals, images))
+    return (proposed * found).sum(1) / proposed.square().sum(1)
+
+
+def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
+    """The measure again, independently: in float64, on whole slices (1, 1, J, I), every output counted.
+
+    ``before``, ``after``: normalised; they may differ only inside the region, else the figure says so by being larger. The
+    network is converted to float64 for this and back.
+    """
+    network, part = level_set.network, level_set.part
+    dtype = next(network.parameters()).dtype
+    try:
+        network.double()
+        with torch.no_grad():
+            difference = (part(after.double()) - part(before.double())).square().sum()
+    finally:
+        network.to(dtype)
+    return float((difference / level_set.norm).sqrt()) * level_set.scale
