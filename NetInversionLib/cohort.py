@@ -9,6 +9,7 @@ The output folder holds, besides the images: ``summary.csv``, ``summary.html`` a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import hashlib
@@ -129,7 +130,8 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
     bids = is_bids(folder)
     sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
     masks = {path: os.path.abspath(path.parent / _filled(mask, path, folder)) for path in sources} if mask else {}
-    sources = [path for path in sources if os.path.abspath(path) not in masks.values()]
+    taken = set(masks.values())
+    sources = [path for path in sources if os.path.abspath(path) not in taken]
     if not sources:
         what = f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz" if bids else f"{', '.join(READABLE)} or DICOM folders"
         raise ValueError(f"no volumes in {folder} (looked for {what})")
@@ -291,6 +293,10 @@ def work(data: dict) -> dict:
     item = Item(**data)
     with _one_at_a_time:
         record = finished(item) or _do(item)
+    return _without_pictures(record)
+
+
+def _without_pictures(record: dict) -> dict:
     return {key: value for key, value in record.items() if key != "thumbnails"}
 
 
@@ -464,7 +470,7 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
     """
     out = Path(items[0].out)
     with _only_run_in(out):
-        records = {item.source: record for item in items if (record := finished(item))}
+        records = {item.source: _without_pictures(record) for item in items if (record := finished(item))}
         rest = [item for item in items if item.source not in records]
         if records:
             log(f"{len(records)} of {len(items)} done before")
@@ -670,7 +676,7 @@ def _client(scheduler: Scheduler):
         security = distributed.Security(require_encryption=True, **{key: path for key, path in files.items() if path})
     try:
         return distributed.Client(scheduler.address, security=security, set_as_default=False)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, asyncio.TimeoutError) as error:  # two types until Python 3.11
         raise ConnectionError(f"no Dask scheduler answers at {scheduler.address}: is the address right, the scheduler "
                               f"running, and do both sides use TLS or neither? ({error})") from error
 
