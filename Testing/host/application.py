@@ -21,6 +21,7 @@ import slicer.util  # noqa: E402
 from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402  (after the platform is chosen)
 
 from . import i18n, qt  # noqa: E402
+from .plots import save_picture  # noqa: E402
 from .pythonqt import emit, wrap  # noqa: E402
 from .views import Strict, Views  # noqa: E402
 
@@ -96,7 +97,7 @@ class _Application(QtCore.QObject):
     def userSettings(self):
         return qt.QSettings()
 
-    settings = revisionUserSettings = userSettings
+    settings = userSettings
 
     def pythonConsole(self):
         return self._python
@@ -136,8 +137,6 @@ class _ModuleManager(QtCore.QObject):
 
     def loadedModuleNames(self):
         return tuple(self._loaded)
-
-    modulesNames = loadedModuleNames
 
 
 def modules_manager():
@@ -378,8 +377,6 @@ def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
 
 def grab(widget, path, width: int = PANEL_WIDTH) -> Path:
     """Save a picture of a panel as wide as Slicer's module panel, as high as it wants to be."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     QtWidgets.QWidget.resize(widget, width, max(QtWidgets.QWidget.sizeHint(widget).height(), 50))
     widget.show()
     for _ in range(3):
@@ -387,6 +384,4 @@ def grab(widget, path, width: int = PANEL_WIDTH) -> Path:
     height = QtWidgets.QWidget.sizeHint(widget).height()
     QtWidgets.QWidget.resize(widget, width, height)
     QtWidgets.QApplication.processEvents()
-    if not QtWidgets.QWidget.grab(widget).save(str(path)):
-        raise OSError(f"Could not write {path}")
-    return path
+    return save_picture(QtWidgets.QWidget.grab(widget), path)

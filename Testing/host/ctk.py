@@ -3,7 +3,7 @@
 Only what the recorded PythonQt table lists can be reached (``pythonqt.wrap`` hides the rest), so helper methods may
 have any name that is not in it. A ctk class that is not here raises when it is asked for.
 """
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 from .pythonqt import emit, wrap
 
@@ -13,7 +13,7 @@ TICKS = 10000  # of a slider
 
 
 def stored(kind, default, apply=None):
-    """A Qt property kept as ``_name``; ``apply(self, value)`` passes a new value on."""
+    """A Qt property that is only kept; ``apply(self, value)`` passes a new value on."""
     key = f"_stored_{stored.count}"
     stored.count += 1
 
@@ -21,8 +21,9 @@ def stored(kind, default, apply=None):
         return self.__dict__.get(key, default)
 
     def write(self, value):
+        changed = value != read(self)
         self.__dict__[key] = value
-        if apply:
+        if apply and changed:
             apply(self, value)
     return Property(kind, read, write)
 
@@ -100,166 +101,268 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
     collapsedHeight = stored(int, 14)
 
 
-def passed_on(kind, name, *parts):
-    """A property of the ``parts`` (attribute names), which they have as ``name()`` and ``setName(value)``."""
-    def write(self, value):
-        for part in parts:
-            getattr(getattr(self, part), f"set{name[0].upper()}{name[1:]}")(value)
-    return Property(kind, lambda self: getattr(getattr(self, parts[-1]), name)(), write)
-
-
-def row(widget, *parts):
-    """Lay parts out side by side, the first one taking the room."""
-    layout = QtWidgets.QHBoxLayout(widget)
+def row(widget, *parts, down=False):
+    """Lay parts out side by side (or one below the other), the first one taking the room."""
+    layout = (QtWidgets.QVBoxLayout if down else QtWidgets.QHBoxLayout)(widget)
     layout.setContentsMargins(0, 0, 0, 0)
     for part in parts:
         layout.addWidget(part, int(part is parts[0]))
 
 
-class Boxed(QtWidgets.QWidget):
-    """What the widgets around one spin box share; values are rounded to ``decimals`` (2 at first)."""
+# Numbers. As in CTK they stay exact: decimals round what is shown and typed, and single steps what is dragged.
+
+def slider(parent):
+    made = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal, parent)
+    made.setMaximum(TICKS)
+    return made
+
+
+def show(part, value, limits):
+    """Have a spin box or a slider show a value, without a signal."""
+    low, high = limits
+    part.blockSignals(True)
+    if isinstance(part, QtWidgets.QSlider):
+        part.setValue(round(TICKS * (value - low) / (high - low)) if high > low else 0)
+    else:
+        part.setRange(low, high)
+        part.setValue(value)
+    part.blockSignals(False)
+
+
+def given(part, limits, step):
+    """The value at which the user has put a spin box or a slider."""
+    low, high = limits
+    if isinstance(part, QtWidgets.QSlider):
+        return min(high, low + step * round((high - low) * part.value() / TICKS / step))
+    return part.value()
+
+
+class Numeric(QtWidgets.QWidget):
+    """What widgets for numbers share: limits, step, and how their spin boxes (``_boxes``) write numbers."""
+
+    def __init__(self, parent, limits, *parts):
+        super().__init__(parent)
+        self._limits, self._parts = limits, [part(self) for part in parts]
+        self._boxes = [part for part in self._parts if isinstance(part, QtWidgets.QDoubleSpinBox)]
+        for part in self._parts:
+            part.valueChanged.connect(lambda _, part=part: self._by_user(part))
+
+    def _set_limits(self, low, high):
+        before, self._limits = self._limits, (min(low, high), max(low, high))
+        if self._limits != before and hasattr(self, "rangeChanged"):
+            emit(self, "rangeChanged(double,double)", *self._limits)
+        self._keep_within()
+
+    def _to_boxes(setter):
+        def apply(self, value):
+            for box in self._boxes:
+                box.blockSignals(True)
+                getattr(box, setter)(value)
+                box.blockSignals(False)
+            self._show()
+            if setter == "setDecimals" and hasattr(self, "decimalsChanged"):
+                emit(self, "decimalsChanged(int)", value)
+        return apply
+
+    minimum = Property(float, lambda self: self._limits[0],
+                       lambda self, value: self._set_limits(value, max(value, self._limits[1])))
+    maximum = Property(float, lambda self: self._limits[1],
+                       lambda self, value: self._set_limits(min(value, self._limits[0]), value))
+    singleStep = stored(float, 1.0, _to_boxes("setSingleStep"))
+    decimals = stored(int, 2, _to_boxes("setDecimals"))
+    prefix = stored(str, "", _to_boxes("setPrefix"))
+    suffix = stored(str, "", _to_boxes("setSuffix"))
+    tickInterval = stored(float, 0.0)
+    tracking = stored(bool, True)
+
+
+class Number(Numeric):
+    """One value, shown by a spin box, a slider or both."""
 
     valueChanged = Signal(float)
-    decimalsChanged = Signal(int)
 
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._box = QtWidgets.QDoubleSpinBox(self)
-        self._box.valueChanged.connect(self._changed)
+    def __init__(self, parent, limits, *parts):
+        super().__init__(parent, limits, *parts)
+        self._value = 0.0
+        self._show()
 
-    def _changed(self, value):
-        emit(self, "valueChanged(double)", value)
+    def _show(self):
+        for part in self._parts:
+            show(part, self._value, self._limits)
 
-    def _set_decimals(self, decimals):
-        self._box.setDecimals(decimals)
-        emit(self, "decimalsChanged(int)", decimals)
+    def _by_user(self, part):
+        self.setValue(given(part, self._limits, self.singleStep))
 
-    decimals = Property(int, lambda self: self._box.decimals(), _set_decimals)
-    value = passed_on(float, "value", "_box")
-    singleStep = passed_on(float, "singleStep", "_box")
-    prefix = passed_on(str, "prefix", "_box")
-    suffix = passed_on(str, "suffix", "_box")
+    def _keep_within(self):
+        self.setValue(self._value)
+        self._show()
 
     def setValue(self, value):
-        self._box.setValue(value)
+        before, self._value = self._value, min(max(value, self._limits[0]), self._limits[1])
+        if self._value != before:
+            self._show()
+            emit(self, "valueChanged(double)", self._value)
 
-    def setDecimals(self, decimals):
-        self._set_decimals(decimals)
+    value = Property(float, lambda self: self._value, lambda self, value: self.setValue(value))
 
 
-class ctkDoubleSpinBox(Boxed):
+class ctkDoubleSpinBox(Number):
     """A spin box in a frame."""
 
     editingFinished = Signal()
+    decimalsChanged = Signal(int)
 
     def __init__(self, parent=None):
-        super().__init__(parent)
-        row(self, self._box)
-        self._box.editingFinished.connect(lambda: emit(self, "editingFinished()"))
+        super().__init__(parent, (0.0, 99.99), QtWidgets.QDoubleSpinBox)
+        row(self, *self._parts)
+        self._boxes[0].editingFinished.connect(lambda: emit(self, "editingFinished()"))
 
-    minimum = passed_on(float, "minimum", "_box")
-    maximum = passed_on(float, "maximum", "_box")
-    readOnly = Property(bool, lambda self: self._box.isReadOnly(), lambda self, v: self._box.setReadOnly(v))
-    cleanText = Property(str, lambda self: self._box.cleanText())
+    readOnly = stored(bool, False, lambda self, value: self._boxes[0].setReadOnly(value))
+    cleanText = Property(str, lambda self: self._boxes[0].cleanText())
+
+    def stepUp(self):
+        self._boxes[0].stepUp()
+
+    def stepDown(self):
+        self._boxes[0].stepDown()
+
+    setValueAlways = setValueIfDifferent = Number.setValue
 
 
-class ctkSliderWidget(Boxed):
+class ctkDoubleSlider(Number):
+    """A slider over real numbers."""
+
+    sliderMoved = Signal(float)
+    sliderPressed = Signal()
+    sliderReleased = Signal()
+    rangeChanged = Signal(float, float)
+
+    def __init__(self, parent=None):
+        super().__init__(parent, (0.0, 99.0), slider)
+        row(self, *self._parts)
+        self._parts[0].sliderPressed.connect(lambda: emit(self, "sliderPressed()"))
+        self._parts[0].sliderReleased.connect(self._released)
+
+    def _by_user(self, part):
+        if part.isSliderDown():
+            emit(self, "sliderMoved(double)", self.sliderPosition)
+        if self.tracking or not part.isSliderDown():
+            super()._by_user(part)
+
+    def _released(self):
+        self.setValue(self.sliderPosition)
+        emit(self, "sliderReleased()")
+
+    sliderPosition = Property(float, lambda self: given(self._parts[0], self._limits, self.singleStep),
+                              lambda self, value: self.setValue(value))
+    orientation = stored(int, 1, lambda self, value: self._parts[0].setOrientation(QtCore.Qt.Orientation(value)))
+    pageStep = stored(float, 10.0)
+
+
+class ctkSliderWidget(Number):
     """A slider with its spin box."""
 
     valueIsChanging = Signal(float)
+    decimalsChanged = Signal(int)
 
     def __init__(self, parent=None):
-        super().__init__(parent)
-        self._slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal, self)
-        self._slider.setMaximum(TICKS)
-        row(self, self._slider, self._box)
-        self._slider.valueChanged.connect(self._slid)
-        self._slider.sliderReleased.connect(lambda: self.tracking or self._slid(self._slider.value()))
+        super().__init__(parent, (0.0, 99.99), slider, QtWidgets.QDoubleSpinBox)
+        row(self, *self._parts)
+        self._parts[0].sliderReleased.connect(lambda: Number._by_user(self, self._parts[0]))
 
-    def _slid(self, tick):
-        low, high, step = self._box.minimum(), self._box.maximum(), self._box.singleStep()
-        value = min(high, low + step * round((high - low) * tick / TICKS / step))
-        if self.tracking or not self._slider.isSliderDown():
-            self._box.setValue(value)
-        else:
-            emit(self, "valueIsChanging(double)", value)
+    def _by_user(self, part):
+        if self.tracking:
+            return super()._by_user(part)
+        emit(self, "valueIsChanging(double)", given(part, self._limits, self.singleStep))
+        if not self._parts[0].isSliderDown():
+            super()._by_user(part)
 
-    def _place(self):
-        low, high = self._box.minimum(), self._box.maximum()
-        self._slider.blockSignals(True)
-        self._slider.setValue(round(TICKS * (self._box.value() - low) / (high - low)) if high > low else 0)
-        self._slider.blockSignals(False)
+    def reset(self):
+        self.setValue(0.0)
 
-    def _changed(self, value):
-        self._place()
-        emit(self, "valueIsChanging(double)", value)
-        emit(self, "valueChanged(double)", value)
-
-    def _set_minimum(self, value):
-        self._box.setMinimum(value)
-        self._place()
-
-    def _set_maximum(self, value):
-        self._box.setMaximum(value)
-        self._place()
-
-    minimum = Property(float, lambda self: self._box.minimum(), _set_minimum)
-    maximum = Property(float, lambda self: self._box.maximum(), _set_maximum)
     pageStep = stored(float, 10.0)
-    tickInterval = stored(float, 0.0)
-    tracking = stored(bool, True)
-    spinBoxVisible = Property(bool, lambda self: not self._box.isHidden(), lambda self, v: self._box.setVisible(v))
-
-    def setSpinBoxVisible(self, visible):
-        self._box.setVisible(visible)
+    spinBoxVisible = stored(bool, True, lambda self, visible: self._boxes[0].setVisible(visible))
 
 
-class ctkRangeWidget(QtWidgets.QWidget):
-    """Two spin boxes that hold a range."""
+class Ends(Numeric):
+    """Two values of which the first is never above the second."""
 
     minimumValueChanged = Signal(float)
     maximumValueChanged = Signal(float)
     valuesChanged = Signal(float, float)
     rangeChanged = Signal(float, float)
 
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._low, self._high = QtWidgets.QDoubleSpinBox(self), QtWidgets.QDoubleSpinBox(self)
-        row(self, self._low, QtWidgets.QLabel("to", self), self._high)
-        self._high.setValue(99.0)
-        self._low.valueChanged.connect(lambda value: self._changed("minimumValueChanged(double)", value))
-        self._high.valueChanged.connect(lambda value: self._changed("maximumValueChanged(double)", value))
+    def __init__(self, parent, part, down):
+        super().__init__(parent, (0.0, 99.0), part, part)
+        self._ends = (0.0, 99.0)
+        row(self, *self._parts, down=down)
+        self._show()
 
-    def _changed(self, signature, value):
-        if self._low.value() > self._high.value():  # the other end gives way
-            (self._high if signature.startswith("minimum") else self._low).setValue(value)
-        emit(self, signature, value)
-        emit(self, "valuesChanged(double,double)", self._low.value(), self._high.value())
+    def _show(self):
+        for part, value in zip(self._parts, self._ends):
+            show(part, value, self._limits)
 
-    def setRange(self, minimum, maximum):
-        self._low.setRange(minimum, maximum)
-        self._high.setRange(minimum, maximum)
-        emit(self, "rangeChanged(double,double)", minimum, maximum)
+    def _by_user(self, part):
+        value = given(part, self._limits, self.singleStep)
+        self.setMinimumValue(value) if part is self._parts[0] else self.setMaximumValue(value)
+
+    def _keep_within(self):
+        self.setValues(*self._ends)
+
+    def setRange(self, low, high):
+        self._set_limits(low, high)
 
     def setValues(self, low, high):
-        self._high.setValue(high)
-        self._low.setValue(low)
+        before = self._ends
+        self._ends = tuple(min(max(value, self._limits[0]), self._limits[1]) for value in sorted((low, high)))
+        self._show()
+        if self._ends != before:
+            emit(self, "valuesChanged(double,double)", *self._ends)
+        for name, old, new in zip(("minimum", "maximum"), before, self._ends):
+            if new != old:
+                emit(self, f"{name}ValueChanged(double)", new)
 
+    # The other end gives way.
     def setMinimumValue(self, value):
-        self._low.setValue(value)
+        self.setValues(value, max(value, self._ends[1]))
 
     def setMaximumValue(self, value):
-        self._high.setValue(value)
+        self.setValues(min(value, self._ends[0]), value)
 
-    minimumValue = Property(float, lambda self: self._low.value(), setMinimumValue)
-    maximumValue = Property(float, lambda self: self._high.value(), setMaximumValue)
-    minimum = passed_on(float, "minimum", "_low", "_high")
-    maximum = passed_on(float, "maximum", "_low", "_high")
-    singleStep = passed_on(float, "singleStep", "_low", "_high")
-    decimals = passed_on(int, "decimals", "_low", "_high")
-    prefix = passed_on(str, "prefix", "_low", "_high")
-    suffix = passed_on(str, "suffix", "_low", "_high")
+    minimumValue = Property(float, lambda self: self._ends[0], lambda self, value: self.setMinimumValue(value))
+    maximumValue = Property(float, lambda self: self._ends[1], lambda self, value: self.setMaximumValue(value))
 
+
+class ctkDoubleRangeSlider(Ends):
+    """A slider with two handles; here two sliders."""
+
+    sliderPressed = Signal()
+    sliderReleased = Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent, slider, down=True)
+        for part in self._parts:
+            part.sliderPressed.connect(lambda: emit(self, "sliderPressed()"))
+            part.sliderReleased.connect(lambda: emit(self, "sliderReleased()"))
+
+
+class ctkRangeWidget(Ends):
+    """Two spin boxes that hold a range; the end that is set stops at the other."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent, QtWidgets.QDoubleSpinBox, down=False)
+
+    def setMinimumValue(self, value):
+        self.setValues(min(value, self._ends[1]), self._ends[1])
+
+    def setMaximumValue(self, value):
+        self.setValues(self._ends[0], max(value, self._ends[0]))
+
+    def reset(self):
+        self.setValues(*self._limits)
+
+
+# Paths and choices
 
 class ctkPathLineEdit(QtWidgets.QWidget):
     """A path with a browse button."""
@@ -277,10 +380,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._line.textChanged.connect(lambda text: emit(self, "currentPathChanged(QString)", text))
         self._button.clicked.connect(lambda: self.browse())
 
-    def setCurrentPath(self, path):
-        self._line.setText(path)
-
-    currentPath = Property(str, lambda self: self._line.text(), setCurrentPath)
+    currentPath = Property(str, lambda self: self._line.text(), lambda self, path: self._line.setText(path))
     filters = stored(int, 0x1 | 0x2 | 0x4 | 0x80)
     nameFilters = stored("QStringList", ())
     label = stored(str, "")
@@ -288,11 +388,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     options = stored(int, 0)
     minimumContentsLength = stored(int, 0)
     showHistoryButton = stored(bool, True)
-
-    def _show_button(self, visible):
-        self._button.setVisible(visible)
-
-    showBrowseButton = Property(bool, lambda self: not self._button.isHidden(), _show_button)
+    showBrowseButton = stored(bool, True, lambda self, visible: self._button.setVisible(visible))
 
     def browse(self):
         from . import qt
@@ -300,6 +396,46 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         path = dialog(None, self.label or "Select")
         if path:
             self._line.setText(path)
+
+
+class ctkDirectoryButton(QtWidgets.QWidget):
+    """A button that shows a folder and asks for another."""
+
+    directoryChanged = Signal(str)
+    directorySelected = Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._button, self._directory = QtWidgets.QPushButton(self), "."
+        self._button.setIcon(self.style().standardIcon(QtWidgets.QStyle.StandardPixmap.SP_DirIcon))
+        row(self, self._button)
+        self._button.clicked.connect(lambda: self.browse())
+        self._name()
+
+    def _name(self, *_):
+        self._button.setText(self.text or QtCore.QDir(self._directory).absolutePath())
+
+    def _choose(self, path):
+        path = QtCore.QDir(path).absolutePath()
+        changed = path != QtCore.QDir(self._directory).absolutePath()
+        if changed:
+            self._directory = path
+            self._name()
+        emit(self, "directorySelected(QString)", path)
+        if changed:
+            emit(self, "directoryChanged(QString)", path)
+
+    def browse(self):
+        from . import qt
+        path = qt.QFileDialog.getExistingDirectory(None, self.caption or self.toolTip, self._directory)
+        if path:
+            self._choose(path)
+        return path
+
+    directory = Property(str, lambda self: self._directory, _choose)
+    caption = stored(str, "")
+    text = stored(str, "", _name)
+    icon = Property(QtGui.QIcon, lambda self: self._button.icon(), lambda self, icon: self._button.setIcon(icon))
 
 
 class ctkComboBox(QtWidgets.QComboBox):
@@ -341,8 +477,127 @@ class ctkCheckableComboBox(QtWidgets.QComboBox):
         return not self.checkedIndexes()
 
 
+class ctkSearchBox(QtWidgets.QLineEdit):
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        QtWidgets.QLineEdit.setPlaceholderText(self, "Search...")
+
+
+# Buttons and texts
+
 class ctkCheckBox(QtWidgets.QCheckBox):
     pass
+
+
+class ctkPushButton(QtWidgets.QPushButton):
+    pass
+
+
+class ctkCheckablePushButton(ctkPushButton):
+    """A button with a check box of its own, which while it "controls the button" makes it a toggle button."""
+
+    checkBoxToggled = Signal(bool)
+    checkStateChanged = Signal(QtCore.Qt.CheckState)
+
+    def _check(self, state):
+        if self.checkBoxControlsButton:
+            self.setCheckable(bool(state))
+        emit(self, "checkStateChanged(Qt::CheckState)", QtCore.Qt.CheckState(state))
+        emit(self, "checkBoxToggled(bool)", state == 2)
+
+    def _control(self, controls):
+        if controls:
+            self.checkState = 2 * self.checkable
+
+    checkState = stored(int, 0, _check)
+    checkBoxControlsButton = stored(bool, True, _control)
+    checkBoxUserCheckable = stored(bool, True)
+
+
+class ctkColorPickerButton(QtWidgets.QPushButton):
+    """A button that shows a colour and asks for another."""
+
+    colorChanged = Signal(QtGui.QColor)
+    colorNameChanged = Signal(str)
+
+    def __init__(self, text="", parent=None):
+        super().__init__(text, parent) if isinstance(text, str) else super().__init__(text)
+        QtWidgets.QPushButton.setCheckable(self, True)
+        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._asked)
+
+    def _asked(self, pressed):
+        if pressed:
+            self.changeColor()
+            self.setChecked(False)
+
+    def changeColor(self):
+        from . import qt
+        color = qt.QColorDialog.getColor(self.color, self)
+        if color.isValid():
+            self.color, self.colorName = color, ""
+
+    def _repaint(self, color):
+        self.update()
+        emit(self, "colorChanged(QColor)", color)
+
+    def paintEvent(self, event):
+        painter, option = QtWidgets.QStylePainter(self), QtWidgets.QStyleOptionButton()
+        self.initStyleOption(option)
+        swatch = QtGui.QPixmap(16, 16)
+        swatch.fill(self.color)
+        option.icon, option.iconSize = QtGui.QIcon(swatch), swatch.size()
+        option.text = (self.colorName or self.color.name()) if self.displayColorName else self.text
+        painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButton, option)
+
+    color = stored(QtGui.QColor, QtGui.QColor("black"), _repaint)
+    colorName = stored(str, "", lambda self, name: emit(self, "colorNameChanged(QString)", name))
+    displayColorName = stored(bool, True, lambda self, _: self.update())
+
+
+class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
+    """A text as high as it is; of a collapsible one only the first line shows until its link is clicked."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._whole, self._break = None, "\n"
+        QtCore.QObject.connect(self, QtCore.SIGNAL("anchorClicked(QUrl)"), self._clicked)
+
+    def _clicked(self, url):
+        if url.fragment() in ("show_details", "hide_details"):
+            self.collapsed = url.fragment() == "hide_details"
+
+    def _write(self, *_):
+        if self._whole is None:
+            return
+        first, found, rest = self._whole.partition(self._break)
+        link = "show_details" if self.collapsed else "hide_details"
+        words = self.showDetailsText if self.collapsed else self.hideDetailsText
+        shown = first if self.collapsed else first + rest.replace("\n", "<br>" if self._break == "\n" else "\n")
+        self.setHtml(f'{shown} <a href="#{link}">{words}</a>' if found else self._whole)
+
+    def _keep(self, text, is_html):
+        self._whole, self._break = text, "<br>" if is_html else "\n"
+        self._write()
+
+    def setCollapsibleText(self, text):
+        self._keep(text, "<html>" in text)
+
+    setCollapsiblePlainText = setCollapsibleText
+
+    def setCollapsibleHtml(self, text):
+        self._keep(text, True)
+
+    def collapsibleText(self):
+        return self._whole or ""
+
+    def sizeHint(self):
+        document = QtWidgets.QTextEdit.document(self)
+        return QtCore.QSize(200, int(document.size().height()) + 4)
+
+    minimumSizeHint = sizeHint
+    collapsed = stored(bool, True, _write)
+    showDetailsText = stored(str, "Show details...", _write)
+    hideDetailsText = stored(str, "Hide details.", _write)
 
 
 class ctkMessageBox(QtWidgets.QMessageBox):
@@ -350,18 +605,8 @@ class ctkMessageBox(QtWidgets.QMessageBox):
     dontShowAgainSettingsKey = stored(str, "")
 
 
-class NotHere:
-    """A class that Slicer's own files name; the host has no such widget."""
-
-    def __init__(self, *_, **__):
-        raise NotImplementedError(f"{type(self).__name__} is not in the test host")
-
-
-NAMED_ONLY = ("ctkDoubleSlider", "ctkDoubleRangeSlider", "ctkDirectoryButton", "ctkColorPickerButton",
-              "ctkCheckablePushButton")
 globals().update({name: wrap(cls, name) for name, cls in list(globals().items())
                   if name.startswith("ctk") and isinstance(cls, type)})
-globals().update({name: type(name, (NotHere,), {}) for name in NAMED_ONLY})
 
 
 def __getattr__(name):

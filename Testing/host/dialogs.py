@@ -7,6 +7,7 @@ shown: list[dict] = []  # every dialog: {"class", "title", "text"}
 replies: list = []  # what exec() and the static dialog functions return, first come first served
 
 STATIC = {
+    "QColorDialog": ["getColor"],
     "QMessageBox": ["about", "critical", "information", "question", "warning"],
     "QFileDialog": ["getExistingDirectory", "getOpenFileName", "getOpenFileNames", "getSaveFileName"],
     "QInputDialog": ["getDouble", "getInt", "getItem", "getText"],

@@ -6,7 +6,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from shiboken6 import Shiboken
 
 from . import plots
-from .ctk import NotHere, Property, Signal, row, stored
+from .ctk import Property, Signal, row, stored
 from .pythonqt import emit, wrap
 
 RETIRED = []
@@ -27,23 +27,35 @@ def observe(widget, subject, event, slot):
     return subject, tag
 
 
-class qMRMLWidget(QtWidgets.QWidget):
-    mrmlSceneChanged = Signal(object)
+class InScene:
+    """What every qMRML widget has: its scene, and the MRML objects that it observes."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._scene = None
+        self._scene, self._observed = None, []
 
     def mrmlScene(self):
         return self._scene
 
     def setMRMLScene(self, scene):
-        if scene is not self._scene:
-            self._scene = scene
+        self._scene = scene
+
+    def _forget(self):
+        for subject, tag in self._observed:
+            subject.RemoveObserver(tag)
+        self._observed = []
+
+
+class qMRMLWidget(InScene, QtWidgets.QWidget):
+    mrmlSceneChanged = Signal(object)
+
+    def setMRMLScene(self, scene):
+        changed, self._scene = scene is not self._scene, scene
+        if changed:
             emit(self, "mrmlSceneChanged(PyObject)", scene)
 
 
-class qMRMLNodeComboBox(QtWidgets.QWidget):
+class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
     """Chooses one node of a scene. The menu shows nodes, then None, then the actions that are enabled."""
 
     currentNodeChanged = Signal((object,), (bool,))
@@ -58,7 +70,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._scene, self._node, self._observed = None, None, []
+        self._node = None
         self._attributes, self._labels = [], {}
         self._box = QtWidgets.QComboBox(self)
         self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
@@ -73,24 +85,16 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     # The scene
 
-    def mrmlScene(self):
-        return self._scene
-
     def setMRMLScene(self, scene):
         if scene is self._scene:
             return
-        self._leave_scene()
+        self._forget()
         self._scene = scene
         if scene is not None:
             self._observed = [observe(self, scene, getattr(scene, e), type(self)._scene_changed) for e in NODE_EVENTS]
         QtWidgets.QWidget.setEnabled(self, scene is not None)
         self.setCurrentNode(self._requested or self._node)
         self._refresh()
-
-    def _leave_scene(self):
-        for subject, tag in self._observed:
-            subject.RemoveObserver(tag)
-        self._observed = []
 
     def _scene_changed(self):
         if self._node is not None and self._node.GetScene() is None:
@@ -267,29 +271,22 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     currentNodeId = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
 
 
-class qMRMLTableView(QtWidgets.QTableView):
+class qMRMLTableView(InScene, QtWidgets.QTableView):
     """Shows a table node, read only."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._node, self._scene, self._tag = None, None, None
+        self._node = None
         QtWidgets.QTableView.setEditTriggers(self, QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
-
-    def setMRMLScene(self, scene):
-        self._scene = scene
-
-    def mrmlScene(self):
-        return self._scene
 
     def mrmlTableNode(self):
         return self._node
 
     def setMRMLTableNode(self, node):
-        if self._node is not None:
-            self._node.RemoveObserver(self._tag)
+        self._forget()
         self._node = node
         if node is not None:
-            self._tag = observe(self, node, "ModifiedEvent", type(self)._fill)[1]
+            self._observed = [observe(self, node, "ModifiedEvent", type(self)._fill)]
         self._fill()
 
     def _fill(self):
@@ -302,19 +299,13 @@ class qMRMLTableView(QtWidgets.QTableView):
         QtWidgets.QTableView.resizeColumnsToContents(self)
 
 
-class qMRMLPlotView(QtWidgets.QWidget):
+class qMRMLPlotView(InScene, QtWidgets.QWidget):
     """Shows the chart of a plot view node, and follows it."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._scene, self._node, self._observed = None, None, []
+        self._node = None
         QtWidgets.QWidget.setMinimumSize(self, 200, 160)
-
-    def setMRMLScene(self, scene):
-        self._scene = scene
-
-    def mrmlScene(self):
-        return self._scene
 
     def mrmlPlotViewNode(self):
         return self._node
@@ -324,8 +315,7 @@ class qMRMLPlotView(QtWidgets.QWidget):
         self._follow()
 
     def _follow(self):
-        for subject, tag in self._observed:
-            subject.RemoveObserver(tag)
+        self._forget()
         chart = plots.chart_of(self._node)
         series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())] if chart else []
         tables = {s.GetTableNode() for s in series if s and s.GetTableNode()}
@@ -396,14 +386,20 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
     def _retire(self):
         """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets."""
         for selector in self.findChildren("qMRMLNodeComboBox"):
-            selector._leave_scene()
+            selector._forget()
             selector._later.stop()
         RETIRED.append(self)
 
     isEntered = Property(bool, lambda self: self._entered)
 
 
-# Slicer's own parameterNodeWrapper names these.
+class NotHere:
+    """A class that Slicer's own parameterNodeWrapper names; the host has no such widget."""
+
+    def __init__(self, *_, **__):
+        raise NotImplementedError(f"{type(self).__name__} is not in the test host")
+
+
 NAMED_ONLY = ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget", "qMRMLCheckableNodeComboBox")
 HERE = {name: wrap(cls, name) for name, cls in list(globals().items())
         if name.startswith(("qMRML", "qSlicer")) and isinstance(cls, type)}

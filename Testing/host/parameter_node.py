@@ -401,7 +401,7 @@ def _property(signal, attribute):
 
 
 def _number(widget, kind, annotations):
-    if type(widget) not in (qt.QSlider, qt.QSpinBox):
+    if type(widget) not in (qt.QSlider, qt.QSpinBox, ctk.ctkDoubleSlider):
         decimals = _first(annotations, Decimals)
         if kind is int or decimals:
             widget.decimals = 0 if kind is int else decimals.value
@@ -466,12 +466,13 @@ _BINDINGS = [
     ((qt.QCheckBox, ctk.ctkCheckBox), _is(bool), _property("stateChanged", "checked")),
     ((qt.QPushButton,), _is(bool), _property("toggled", "checked")),
     ((qt.QSlider, qt.QSpinBox), _is(int), _number),
-    ((qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSpinBox), _is(int, float), _number),
+    ((qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSlider, ctk.ctkDoubleSpinBox), _is(int, float), _number),
     ((qt.QComboBox, ctk.ctkComboBox), _is(int, float, str, bool), _choice),
     ((qt.QComboBox, ctk.ctkComboBox), _is_enum, _enum_choice),
     ((qt.QLineEdit,), _is(str), _property("textChanged", "text")),
     ((qt.QLabel,), _is(str), _property(None, "text")),
     ((qt.QTextEdit,), _is(str), _text_edit),
     ((ctk.ctkPathLineEdit,), _is(pathlib.Path), _property("currentPathChanged", "currentPath")),
+    ((ctk.ctkDirectoryButton,), _is(pathlib.Path), _property("directoryChanged", "directory")),
     ((slicer.qMRMLNodeComboBox,), _is_node, _node_selector),
 ]

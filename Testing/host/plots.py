@@ -15,9 +15,14 @@ def render_plot(chart, path, size=(640, 400)) -> Path:
     painter = QtGui.QPainter(image)
     draw_chart(painter, QtCore.QRect(0, 0, *size), chart)
     painter.end()
+    return save_picture(image, path)
+
+
+def save_picture(picture, path) -> Path:
+    """Write a QImage or QPixmap, in a new folder if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not image.save(str(path)):
+    if not picture.save(str(path)):
         raise OSError(f"Could not write {path}")
     return path
 

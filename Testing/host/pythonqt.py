@@ -70,6 +70,10 @@ def wrap(base: type, name: str) -> type:
             for method in (getattr(base, attribute + "_", None), getattr(base, attribute, None)):
                 if method is not None:
                     namespace[attribute] = namespace[attribute + "_"] = method
+        for attribute in properties:  # setValue for a property value that is written in Python
+            setter = f"set{attribute[0].upper()}{attribute[1:]}"
+            if setter in facts["methods"] and _static(base, setter) is None:
+                namespace[setter] = lambda self, value, attribute=attribute: setattr(self, attribute, value)
         known = facts["values"].keys() | facts["signals"] | facts["methods"] | VIRTUALS | namespace.keys()
         slots = {bytes(meta.method(i).name().data()).decode() for i in range(meta.methodCount())}
         namespace["_hidden"] = frozenset(n for n in slots.union(dir(base)) - known
@@ -284,26 +288,3 @@ def _disconnect(sender, signature, slot=None) -> bool:
         connections.remove(connection)
         QtCore.QObject.disconnect(sender, QtCore.SIGNAL(signature), connection[2])
     return bool(found)
-
-
-def compact(table: dict) -> dict:
-    """The recorded table with each class reduced to what its nearest relative in the table lacks, sorted."""
-    full = expand(table)
-    short = {"about": table["about"]}
-    for name, entry in full.items():
-        def contains(other):
-            return other != name and all(set(full[other][k]) <= set(entry[k]) for k in entry) and full[other] != entry
-        parents = sorted((o for o in full if contains(o)), key=lambda o: (sum(len(full[o][k]) for k in entry), o))
-        lacking = full[parents[-1]] if parents else {"values": {}, "signals": set(), "methods": set()}
-        short[name] = {**({"inherits": parents[-1]} if parents else {}),
-                       "values": {k: v for k, v in sorted(entry["values"].items()) if lacking["values"].get(k) != v},
-                       "signals": sorted(entry["signals"] - lacking["signals"]),
-                       "methods": sorted(entry["methods"] - lacking["methods"])}
-    return short
-
-
-def write_facts(source: Path, target: Path = FACTS_FILE):
-    """Make the compact record from a full one, one class a line."""
-    lines = (f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
-             for name, entry in compact(json.loads(Path(source).read_text())).items())
-    target.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -18,6 +18,7 @@ import vtk
 from PySide6 import QtCore, QtGui
 from vtk.util.numpy_support import vtk_to_numpy
 
+from .plots import save_picture
 from .views import VIEW_SIZE
 
 MANAGERS = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSliceDisplayableManager",
@@ -54,11 +55,7 @@ def render_slice_views(path, views=None, *, orientation="Axial", offset_mm=None,
     for index, picture in enumerate(pictures):
         painter.drawImage(index % columns * (size[0] + 4), index // columns * (size[1] + BAR + 4), picture)
     painter.end()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not sheet.save(str(path)):
-        raise OSError(f"Could not write {path}")
-    return path
+    return save_picture(sheet, path)
 
 
 def _view_picture(view, orientation, offset_mm, size) -> QtGui.QImage:

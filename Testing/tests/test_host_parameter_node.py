@@ -6,6 +6,7 @@ import enum
 import math
 import os
 import pathlib
+from contextlib import nullcontext
 from typing import Annotated, Optional, Union
 
 import host
@@ -45,7 +46,9 @@ class Parameters:
     limit: Optional[int]
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
     model: pathlib.Path
+    folder: pathlib.Path
     tolerance: Annotated[float, Default(0.5)]
+    share: Annotated[float, WithinRange(0, 1)] = 0.25
 
 
 @pytest.fixture
@@ -61,7 +64,8 @@ def test_defaults_are_written_as_slicer_writes_them(node):
     Parameters(node)
     assert stored(node) == {
         "volume": "", "result.1": "True", "either.2": "True", "steps": "100", "weight": "1.0", "bounds": "True",
-        "note": "", "start": "PATIENT", "limit.1": "True", "device": "auto", "model": ".", "tolerance": "0.5"}
+        "note": "", "start": "PATIENT", "limit.1": "True", "device": "auto", "model": ".", "folder": ".", "tolerance": "0.5",
+        "share": "0.25"}
 
 
 @quick
@@ -116,16 +120,17 @@ def test_a_node_of_another_class_is_refused(node, scene):
         Parameters(node).volume = scene.AddNewNodeByClass("vtkMRMLTableNode", "table")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the end of Slicer's half-made wrapper
 def test_an_unknown_enum_name_in_an_old_scene_is_an_error(node):
     node.SetParameter("start", "ZEROS")
     with pytest.raises(ValueError, match="ZEROS"):
         Parameters(node).start  # noqa: B018
 
 
-@pytest.mark.skipif(SLICERS_OWN, reason="Slicer has more types")
 @pytest.mark.parametrize("hint", [list[int], dict, complex, tuple[int, int]])
-def test_types_that_the_host_has_not_raise(hint):
-    with pytest.raises(NotImplementedError, match="test host"):
+def test_an_unknown_type_is_refused(hint):
+    known = SLICERS_OWN and hint is not complex  # Slicer has more types than the host
+    with nullcontext() if known else pytest.raises(Exception, match="no type|Unable to create serializer"):
         parameterNodeWrapper(type("Lists", (), {"__annotations__": {"values": hint}}))
 
 
@@ -135,7 +140,8 @@ def panel(scene):
     panel = qt.QWidget()
     widgets = {"volume": slicer.qMRMLNodeComboBox, "result": slicer.qMRMLNodeComboBox, "steps": qt.QSpinBox,
                "weight": ctk.ctkSliderWidget, "bounds": qt.QCheckBox, "note": qt.QLineEdit, "start": qt.QComboBox,
-               "device": qt.QComboBox, "model": ctk.ctkPathLineEdit, "tolerance": qt.QDoubleSpinBox}
+               "device": qt.QComboBox, "model": ctk.ctkPathLineEdit, "folder": ctk.ctkDirectoryButton,
+               "tolerance": qt.QDoubleSpinBox, "share": ctk.ctkDoubleSlider}
     for name, kind in widgets.items():
         widgets[name] = kind(panel)
         widgets[name].setObjectName(name)
@@ -160,11 +166,11 @@ def test_the_gui_follows_the_node_and_the_node_the_gui(panel, node, scene):
     panel.steps.value, panel.weight.value, panel.bounds.checked = 33, 0.125, False
     panel.device.setCurrentText("cpu")
     panel.note.text, panel.start.currentIndex, panel.tolerance.value = "seen", 0, 0.25
-    panel.model.currentPath = "/models/unet.safetensors"
+    panel.model.currentPath, panel.folder.directory, panel.share.value = "/models/unet.safetensors", "/cohort", 0.125
     assert (parameters.volume, parameters.result, parameters.steps, parameters.weight, parameters.bounds) == (
         b, a, 33, 0.125, False)
     assert (parameters.note, parameters.start, parameters.device) == ("seen", Start.PATIENT, "cpu")
-    assert parameters.tolerance == 0.25
+    assert parameters.tolerance == 0.25 and parameters.share == 0.125 and parameters.folder == pathlib.Path("/cohort")
     assert parameters.model == pathlib.Path("/models/unet.safetensors")
 
     parameters.steps, parameters.note = 44, "written"
