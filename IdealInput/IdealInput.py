@@ -264,7 +264,7 @@ class IdealInputWidget(qtjobs.ModulePanel):
     def prepareRun(self):
         node = self._parameterNode
         chosen = {role: self.logic.chosen(node, role) for role in self._selectors}
-        return qtjobs.Run(self.logic.requestFromParameterNode(node, self._card), self._card, chosen,
+        return qtjobs.Run(self.logic.stepsFromParameterNode(node, self._card), self._card, chosen,
                           [node.maskNode] if node.maskNode is not None else [], self.logic.cost(node, self._card),
                           node.device)
 
@@ -338,12 +338,19 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
         return self.addResult(jobs.run_here(request, progress), next(iter(inputs.values())), inputs)
 
-    def request(self, inputNodes, targetNode, modelPath=None, maskNode=None, roi=None, secondModelPath=None, **settings):
+    def request(self, *arguments, **settings):
         """The same as data, for NetInversionLib.jobs.run_here or qtjobs.QtJob (parameters: see ``run``)."""
+        return jobs.finish(self.requestSteps(*arguments, **settings))
+
+    def requestSteps(self, inputNodes, targetNode, modelPath=None, maskNode=None, roi=None, secondModelPath=None,
+                     **settings):
+        """Steps whose value is the request: reading large volumes takes its time."""
         modelPath = modelPath or self._modelFor(inputNodes)
         card = models.read_card(modelPath)
         nodes = {**self._byRole(inputNodes, card.inputs), **self._byRole(targetNode, card.outputs)}
-        images = {role: volumes.check(mrml.volume_from_node(node)) for role, node in nodes.items()}
+        images = {}
+        for role, node in nodes.items():
+            images[role] = yield from mrml.read_volume(node)
         first = images[card.inputs[0].role]
         if maskNode is not None:
             images["mask"] = first.with_array(mrml.mask_from_node(maskNode, first).view("uint8"), maskNode.GetName())
@@ -484,8 +491,8 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
 
-    def requestFromParameterNode(self, node, card):
-        """The job that the panel shows."""
+    def stepsFromParameterNode(self, node, card):
+        """Steps whose value is the request that the panel shows."""
         settings = dict(
             starts=self._starts(node), noise_seeds=node.noiseSeeds, direction=node.direction.name.lower(),
             ball=node.ball or None, above=node.above, below=node.below, box=node.box, max_evaluations=node.maxEvaluations,
@@ -496,7 +503,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
             settings.update({**PRESETS["seed"], "starts": settings["starts"]})
         inputs, targets = ({channel.role: self.chosen(node, channel.role) for channel in channels}
                            for channels in (card.inputs, card.outputs))
-        return self.request(inputs, targets, self.modelPath(node), node.maskNode, None, node.secondModel, **settings)
+        return self.requestSteps(inputs, targets, self.modelPath(node), node.maskNode, None, node.secondModel, **settings)
 
     # How long and how much, roughly
 

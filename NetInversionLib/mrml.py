@@ -37,9 +37,35 @@ def volume_from_node(node) -> Volume:
     Raises VolumeError for a label map, a colour, vector, tensor or time-series volume, a node without voxels, or one
     under a non-linear transform.
     """
+    return finish(_read_volume(node))
+
+
+def read_volume(node) -> Steps:
+    """Steps whose value is ``volume_from_node(node)``, checked: also infinite and missing values raise VolumeError."""
+    volume = yield from _read_volume(node)
+    for first, last in _pieces(volume.array):
+        if not np.isfinite(volume.array[first:last]).all():
+            check(volume)  # says how many
+        yield True
+    return check(volume, finite=False)
+
+
+def _read_volume(node) -> Steps:
     image = _scalar_image(node)
-    array, offset = _image_array(image, node.GetName())
-    return Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName(), _units(node))
+    offset = _require_voxels(image, node.GetName())
+    source = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    place = _world_matrix(node) @ _ijk_to_ras(node) @ offset
+    volume = Volume(np.empty_like(source), place, node.GetName(), _units(node))
+    for first, last in _pieces(source):
+        volume.array[first:last] = source[first:last]
+        yield True
+    return volume
+
+
+def _pieces(array: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last) slices along the first axis that hold a few megabytes each."""
+    count = max(1, PIECE // max(array[0].nbytes, 1))
+    return ((first, first + count) for first in range(0, len(array), count))
 
 
 def grid_from_node(node) -> Volume:
@@ -286,9 +312,8 @@ def _write_image(array: np.ndarray, kind: np.dtype) -> Steps:
     image.SetDimensions(array.shape[::-1])
     image.AllocateScalars(get_vtk_array_type(kind), 1)
     target = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(array.shape)
-    slices = max(1, PIECE // (array[0].size * kind.itemsize))
-    for first in range(0, len(array), slices):
-        target[first:first + slices] = array[first:first + slices]
+    for first, last in _pieces(target):
+        target[first:last] = array[first:last]
         yield True
     image.Modified()
     return image

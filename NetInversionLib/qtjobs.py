@@ -529,11 +529,12 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
 class Run:
     """What a panel's Apply starts.
 
-    ``inputs`` are nodes by name; the first is the one that results are put beside. If one of them, or of ``others``
-    (a mask), is removed from the scene, the computation stops. ``cost``: see ``ModuleLogic.secondsFor``.
+    ``request`` are steps whose value is a ``jobs.Request``: they read the volumes (``mrml.read_volume``). ``inputs`` are
+    nodes by name; the first is the one that results are put beside. If one of them, or of ``others`` (a mask), is
+    removed from the scene before there is a result, the run stops. ``cost``: see ``ModuleLogic.secondsFor``; 0: unknown.
     """
 
-    request: jobs.Request
+    request: jobs.Steps
     card: models.Card
     inputs: dict[str, Any]
     others: list = field(default_factory=list)
@@ -541,6 +542,7 @@ class Run:
     device: str = "auto"
 
     # The panel's own
+    reader: Stepper | None = None
     job: QtJob | None = None
     progress: _PanelProgress | None = None
     writer: Stepper | None = None  # from here on there is a result
@@ -559,8 +561,8 @@ class Run:
 class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Base of a module's widget: the life of its panel, the list of models, and a run from Apply to the result shown.
 
-    The panel is in one of three states: idle (``_going`` is None), computing, or writing (``_going.writer``). While
-    it computes or writes, Apply is Cancel. Cancel, an input node that is removed, a scene that is closed and a module
+    The panel is idle (``_going`` is None), or a run goes on: it reads its volumes, computes, then writes its result
+    (``_going.writer``). All that time Apply is Cancel. Cancel, an input node that is removed, a scene that is closed and a module
     that is reloaded all end a run; what was written of a result by then is removed, except by a node's removal, which
     a result survives. The event loop is served all the time.
 
@@ -810,9 +812,6 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except (ValueError, PackagesMissing) as error:  # both are written for the user
             self.fail(str(error))
             return
-        except Exception as error:  # noqa: BLE001 - memory, most probably
-            self.fail(jobs.explain(error), traceback.format_exc())
-            return
         self._start(run)
 
     def _start(self, run):
@@ -824,15 +823,24 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._drawCurves()
         self.say(_("Starting"))
         self._showApply()
-        request, run.request = run.request, None  # its images
+        run.reader = Stepper(run.request, lambda request: self._compute(run, request), self._onRefused)
+        if not self._parameterNode.worker:
+            run.reader.finish()
+
+    def _onRefused(self, error):
+        """No job can be made of the images or settings, or it can not be started."""
+        for_user = isinstance(error, ValueError)
+        self._conclude(jobs.explain(error), "" if for_user else "".join(traceback.format_exception(error)))
+
+    def _compute(self, run, request):
+        run.started = time.monotonic()
         if not self._parameterNode.worker:
             self._runHere(run, request)
             return
         try:
             run.job = QtJob(request, self._onProgress, self.say, self._onPoint, self._onFinished, self._onFailed)
         except (OSError, RuntimeError) as error:  # no room for the job's folder, no Python
-            self._end()
-            self.fail(jobs.explain(error), traceback.format_exc())
+            self._onRefused(error)
 
     def _runHere(self, run, request):
         """In this process, for when no other can be started; the panel is served whenever the run reports."""
@@ -862,6 +870,10 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             run.writer.close()
             self._conclude(_("Cancelled while the result was written: it is not kept."))
             return
+        if run.job is None and run.progress is None:
+            run.reader.close()
+            self._conclude(_("Cancelled."))
+            return
         run.stopping = True  # pressed again, the button must not take the best result so far away
         self._showApply()
         if run.job is not None:
@@ -874,8 +886,9 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         run, self._going = self._going, None
         if run is None:
             return
-        if run.writer is not None:
-            run.writer.close()
+        for stepper in (run.reader, run.writer):
+            if stepper is not None:
+                stepper.close()
         if run.job is not None:
             run.job.discard()
         if run.progress is not None:
@@ -922,7 +935,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             message += " " + _("Warning: {warning}").format(warning=warning)
         self._write(result, lambda: self._conclude(message), lambda error: self._conclude(
             _("The result could not be added to the scene. {reason}").format(reason=jobs.explain(error)),
-            "".join(traceback.format_exception(type(error), error, error.__traceback__))))
+            "".join(traceback.format_exception(error))))
 
     def _onFailed(self, message, details, last):
         if last is None:

@@ -122,6 +122,18 @@ def test_nested_transforms_are_applied_once_each_outermost_last():
     assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, shift @ np.diag([2.0, 6, 2, 1]))
 
 
+def test_reading_in_steps_gives_the_same_and_finds_what_is_no_number():
+    array = np.random.default_rng(1).random((40, 200, 200))  # several pieces
+    node = add(array, np.diag([-1, 2, 3, 1]))
+    steps = list(mrml.read_volume(node))
+    volume, whole = finish(mrml.read_volume(node)), mrml.volume_from_node(node)
+    assert len(steps) > 4 and np.array_equal(volume.array, array) and np.array_equal(whole.array, array)
+    assert np.array_equal(volume.ijk_to_ras, whole.ijk_to_ras) and volume.name == whole.name
+    array[[3, 39], 5, 7] = np.nan, np.inf
+    with pytest.raises(VolumeError, match="2 of 1600000 voxels"):
+        finish(mrml.read_volume(add(array)))
+
+
 def test_a_volume_is_a_copy_and_survives_its_node(scene):
     node = add()
     volume = mrml.volume_from_node(node)
