@@ -561,9 +561,14 @@ class Written:
 def add_result(result: Result, like=None, shown_as: dict | None = None, owner: str = "NetInversion",
                folder: str | None = None) -> Written:
     """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it. See ``write_result``."""
+    return at_once(write_result(result, like, shown_as, owner, folder))
+
+
+def at_once(steps: Steps):
+    """Do all steps that write into the scene now, and give their value."""
     slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
     try:
-        return finish(write_result(result, like, shown_as, owner, folder))
+        return finish(steps)
     finally:
         slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
 

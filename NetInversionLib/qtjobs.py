@@ -510,11 +510,7 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
             Object with ``nodes`` (by the result's keys), ``tables``, ``charts``, ``facts``, ``result`` and ``run``,
             the identifier that all its nodes carry.
         """
-        slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)  # selectors look once, not at every node
-        try:
-            written = jobs.finish(self.writeResult(result, inputNode, inputs))
-        finally:
-            slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        written = mrml.at_once(self.writeResult(result, inputNode, inputs))
         return SimpleNamespace(
             nodes=written.nodes, run=written.run, facts=result.facts, result=result,
             tables={key: written.nodes[key] for key in result.tables},

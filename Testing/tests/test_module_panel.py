@@ -1,0 +1,159 @@
+"""What the modules share, in the smallest module that uses it: one volume in, a multiple of it out."""
+
+import host
+import job_tasks
+import numpy as np
+import pytest
+from test_ideal_input_module import NAME, save_model
+
+from NetInversionLib import jobs
+
+host.start()
+
+from NetInversionLib import qtjobs  # noqa: E402
+
+CODE = '''
+import slicer
+from slicer import vtkMRMLScalarVolumeNode
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule
+
+from NetInversionLib import jobs, mrml, qtjobs
+
+
+class Doubler(ScriptedLoadableModule):
+    pass
+
+
+@parameterNodeWrapper
+class DoublerParameterNode:
+    inputVolume: vtkMRMLScalarVolumeNode
+    model: str
+    fromFile: bool
+    modelFile: str
+    device: str = "auto"
+    worker: bool = False
+    run: str
+
+
+class DoublerWidget(qtjobs.ModulePanel):
+    APPLY_TIP = "Double it."
+    CURVE_LABELS = ("step", "loss")
+
+    def setup(self):
+        self.setupPanel(DoublerLogic())
+        self.initializeParameterNode()
+
+    def problems(self):
+        return [] if self._parameterNode.inputVolume else ["Choose a volume."]
+
+    def prepareRun(self):
+        node = self._parameterNode.inputVolume
+        return qtjobs.Run(self.logic.requestSteps(node), self._card, {"volume": node})
+
+    def showSteps(self):
+        nodes = self.logic.resultNodes(self._parameterNode.run)
+        slicer.util.setSliceViewerLayers(background=nodes["volume"])
+        yield True
+
+
+class DoublerLogic(qtjobs.ModuleLogic):
+    TITLE = "Doubler"
+
+    def getParameterNode(self):
+        return DoublerParameterNode(super().getParameterNode())
+
+    def requestSteps(self, node, factor=2):
+        volume = yield from mrml.read_volume(node)
+        return jobs.Request("double", {"volume": volume}, {}, {"factor": factor})
+
+    def run(self, node, **settings):
+        return self.addResult(jobs.run_here(jobs.finish(self.requestSteps(node, **settings))), node)
+'''
+
+WIDGETS = {"QComboBox": ("modelSelector", "deviceSelector"), "ctkPathLineEdit": ("modelFileEdit",),
+           "QLabel": ("modelFileLabel", "modelInfoLabel", "estimateLabel", "statusLabel", "curveLabel"),
+           "ctkCollapsibleButton": ("inputsCollapsibleButton", "outputsCollapsibleButton", "advancedCollapsibleButton",
+                                    "resultsCollapsibleButton"),
+           "QPushButton": ("applyButton",), "QProgressBar": ("progressBar",), "QPlainTextEdit": ("logText",)}
+SELECTOR = """<item><widget class="qMRMLNodeComboBox" name="inputSelector">
+<property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
+<property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>"""
+
+
+CONNECTION = """<connections><connection><sender>Doubler</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
+<receiver>inputSelector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections>"""
+
+
+def ui():
+    """All that ModulePanel asks for, and a selector."""
+    items = "".join(f'<item><widget class="{kind}" name="{name}"/></item>' for kind, names in WIDGETS.items() for name in names)
+    custom = "".join(f"<customwidget><class>{name}</class><extends>QWidget</extends><header>{name}.h</header></customwidget>"
+                     for name in ("ctkPathLineEdit", "ctkCollapsibleButton", "qMRMLNodeComboBox", "qMRMLWidget"))
+    return (f'<ui version="4.0"><class>Doubler</class><widget class="qMRMLWidget" name="Doubler"><layout class="QVBoxLayout" '
+            f'name="top">{items}{SELECTOR}</layout></widget><customwidgets>{custom}</customwidgets>{CONNECTION}</ui>')
+
+
+@pytest.fixture
+def widget(module, tmp_path, monkeypatch):
+    folder = tmp_path / "Doubler"
+    (folder / "Resources" / "UI").mkdir(parents=True)
+    (folder / "Doubler.py").write_text(CODE)
+    (folder / "Resources" / "UI" / "Doubler.ui").write_text(ui())
+    (tmp_path / "models").mkdir()
+    save_model(tmp_path / "models" / NAME)
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(jobs, "TASKS", job_tasks.TASKS)
+    monkeypatch.setattr(qtjobs, "find_python", lambda: job_tasks.launcher(tmp_path))
+    return module(folder / "Doubler.py")
+
+
+@pytest.fixture
+def node(widget):
+    import slicer
+
+    node = slicer.util.addVolumeFromArray(np.arange(24.0).reshape(2, 3, 4), name="mine")
+    widget.ui.inputSelector.setCurrentNode(node)
+    return node
+
+
+def test_a_panel_needs_little_code(widget):
+    own = CODE[CODE.index("class DoublerWidget"):CODE.index("class DoublerLogic")]
+    assert len([line for line in own.splitlines() if line.strip()]) < 20
+    assert not widget.ui.applyButton.enabled and widget.ui.applyButton.toolTip == "Choose a volume."
+    assert "Tiny" in widget.ui.modelInfoLabel.text and widget.ui.deviceSelector.currentText == "Automatic"
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_apply_runs_writes_and_shows(widget, node, worker):
+    import slicer
+
+    widget._parameterNode.worker = worker
+    assert widget.ui.applyButton.toolTip == "Double it."
+    for _ in range(2):
+        widget.ui.applyButton.click()
+        host.wait(lambda: widget._going is None, 60)
+        found = widget.logic.resultNodes(widget._parameterNode.run)
+        assert found.keys() == {"volume", "errors", "loss", "facts"}
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(found["volume"]), 2 * np.arange(24.0).reshape(2, 3, 4))
+        shown = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+        assert shown == found["volume"].GetID()
+    assert "Done" in widget.ui.statusLabel.text and "started" in widget.ui.logText.toPlainText()
+    assert not widget.ui.resultsCollapsibleButton.isHidden() and widget.ui.applyButton.text == "Apply"
+
+
+def test_the_console_runs_at_once(widget, node):
+    import slicer
+
+    output = widget.logic.run(node, factor=3)
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(output.nodes["volume"]), 3 * np.arange(24.0).reshape(2, 3, 4))
+    assert output.tables["errors"] is output.nodes["errors"] and output.facts["seed"] == 7
+
+
+def test_a_failure_is_said_and_the_panel_goes_on(widget, node, monkeypatch):
+    monkeypatch.setattr(jobs, "TASKS", {"double": ("job_tasks", "fail")})
+    before = widget.ui.logText.toPlainText()
+    widget.ui.applyButton.click()
+    assert "unexpected error: KeyError: 'how'" in widget.ui.statusLabel.text
+    assert widget._going is None and widget.ui.applyButton.enabled and widget.ui.logText.toPlainText() != before
+    assert "facts" in widget.logic.resultNodes(widget._parameterNode.run)  # its intermediate result
