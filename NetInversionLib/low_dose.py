@@ -96,6 +96,26 @@ def noise_image(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSe
     return back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff) * (1000 / WATER_PER_MM)
 
 
+class FreshNoise:
+    """All the noise that a scan at ``settings.dose`` has, drawn again and again for one slice.
+
+    Args:
+        hu: The slice (J, I), HU. spacing_mm: (i, j).
+    """
+
+    def __init__(self, hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings):
+        self.size, self.spacing_mm, self.settings = tuple(hu.shape), spacing_mm, settings
+        attenuation = WATER_PER_MM * (1 + hu.clamp(HU_LOW, HU_HIGH)[None] / 1000).clamp(min=0)
+        self.lines = line_integrals(attenuation, spacing_mm, settings.views)
+        self.angles = math.pi * torch.arange(settings.views) / settings.views
+
+    def draw(self, count: int, generator: torch.Generator, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+        """Independent noise images (count, h, w) in HU, of the whole slice or a window (rows, columns) of it."""
+        noise = projection_noise(self.lines.expand(count, -1, -1), self.settings, generator, all_of_it=True)
+        images = back_project(noise, self.size, self.spacing_mm, self.angles, self.settings.cutoff, window)
+        return images * (1000 / WATER_PER_MM)
+
+
 def line_integrals(attenuation: Tensor, spacing_mm: tuple[float, float], views: int) -> Tensor:
     """Line integrals (slices, views, detectors) of (slices, J, I), found at a quarter of the resolution and enlarged.
 
@@ -124,12 +144,18 @@ def _between(values: Tensor, place: Tensor, axis: int) -> Tensor:
                       share)
 
 
-def projection_noise(line_integrals: Tensor, settings: LowDoseSettings, generator: torch.Generator) -> Tensor:
-    """Noise to add to line integrals of any shape for the lower dose; zero on average, variance v(a) - v(1)."""
+def projection_noise(line_integrals: Tensor, settings: LowDoseSettings, generator: torch.Generator,
+                     all_of_it: bool = False) -> Tensor:
+    """Noise of line integrals of any shape; zero on average.
+
+    Its variance is v(a) - v(1), what is to be added to an image at normal dose, or ``all_of_it``, v(a).
+    """
     expected = settings.photons * settings.dose * torch.exp(-line_integrals.double())
     counts = torch.poisson(expected, generator=generator)
     counts += settings.electronic * torch.randn(counts.shape, generator=generator, dtype=counts.dtype)
     noise = -torch.log(counts.clamp(min=FEWEST_PHOTONS) / expected)
+    if all_of_it:
+        return noise.float()
 
     def variance(dose: float) -> Tensor:
         photons = expected * dose / settings.dose
@@ -167,13 +193,16 @@ def project(images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, cen
 
 
 def back_project(projections: Tensor, size: tuple[int, int], spacing_mm: tuple[float, float], angles: Tensor,
-                 cutoff: float) -> Tensor:
-    """Filtered back-projection of (slices, views, detectors) to images (slices, J, I); evenly spaced views over 180 degrees."""
+                 cutoff: float, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+    """Filtered back-projection of (slices, views, detectors) to images (slices, J, I), or a window (rows, columns) of them.
+
+    Views lie evenly over 180 degrees.
+    """
     count, width = detectors(size, spacing_mm)
     filtered = ramp_filtered(projections, width, cutoff)
-    x = spacing_mm[0] * (torch.arange(size[1]) - (size[1] - 1) / 2)
-    y = spacing_mm[1] * (torch.arange(size[0]) - (size[0] - 1) / 2)
-    images = projections.new_zeros(len(projections), math.prod(size))
+    x = spacing_mm[0] * (torch.arange(size[1]) - (size[1] - 1) / 2)[window[1]]
+    y = spacing_mm[1] * (torch.arange(size[0]) - (size[0] - 1) / 2)[window[0]]
+    images = projections.new_zeros(len(projections), len(y) * len(x))
     for view, theta in enumerate(angles.tolist()):
         place = ((x * math.cos(theta))[None] + (y * math.sin(theta))[:, None]).flatten() / width + (count - 1) / 2
         low = place.floor().clamp(0, count - 2)
@@ -181,7 +210,7 @@ def back_project(projections: Tensor, size: tuple[int, int], spacing_mm: tuple[f
         low = low.long()
         row = filtered[:, view]
         images += torch.lerp(row[:, low], row[:, low + 1], share)
-    return images.reshape(-1, *size) * (math.pi / len(angles))
+    return images.reshape(-1, len(y), len(x)) * (math.pi / len(angles))
 
 
 def ramp_filtered(projections: Tensor, width: float, cutoff: float) -> Tensor:

@@ -116,6 +116,21 @@ def test_noise_in_hu_grows_as_dose_falls_and_the_mean_stays():
     assert deviation[0.1] / deviation[0.5] == pytest.approx(math.sqrt(9 / 1), rel=0.1)
 
 
+def test_fresh_noise_of_a_window_is_that_of_the_slice_and_has_all_of_the_variance():
+    hu = torch.from_numpy(water(slices=1).array[0])
+    settings = LowDoseSettings(dose=0.5, electronic=0.0, views=60, photons=1e5)
+    source = low_dose.FreshNoise(hu, (1.0, 1.0), settings)
+    window = slice(20, 50), slice(30, 44)
+    whole, part = (source.draw(3, torch.Generator().manual_seed(1), *where) for where in ((), (window,)))
+    assert part.shape == (3, 30, 14)
+    torch.testing.assert_close(part, whole[(slice(None), *window)])
+    assert not torch.equal(part[0], part[1])
+    # At half the dose, half of the variance is in the image already: all of it is twice what is added.
+    many = source.draw(40, torch.Generator().manual_seed(2), window)
+    added = low_dose.noise_image(hu.expand(40, -1, -1), (1.0, 1.0), settings, torch.Generator().manual_seed(3))
+    assert float(many.var() / added[(slice(None), *window)].var()) == pytest.approx(2, rel=0.1)
+
+
 def test_full_dose_adds_nothing_and_the_same_seed_the_same():
     phantom = water()
     assert np.array_equal(simulate_low_dose(phantom, LowDoseSettings(dose=1.0, views=30)).array, phantom.array)
