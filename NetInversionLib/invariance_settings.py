@@ -1,0 +1,69 @@
+"""What a user may choose when looking for invariances; needs neither torch nor a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+PROPOSALS = ("noise", "texture")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which changes to try, where, and what counts as unnoticed.
+
+    ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the low-dose volume, or None for everything; slices are the
+    network's, axial.
+    ``layer``: "output", or a layer's name or number.
+    ``proposals``: any of "noise" (fresh noise of the same dose) and "texture" (random fine structure, ``texture_hu`` strong).
+    ``samples``: changes tried per slice for the unproven map; ``projected``: how many of them are moved onto the level set;
+    ``shown``: how many of each are kept as images.
+    ``epsilon_hu``: root-mean-square output change that counts as unnoticed, or None for ``epsilon_noise`` times the noise of the
+    low-dose image; ``epsilon_layer``: the same for a hidden layer, relative.
+    ``max_evaluations``: of the network, per projected sample.
+    ``dose``, ``photons``, ``electronic``: of the fresh noise, see ``low_dose``; ``match_noise``: scale it to the noise measured
+    in the image. ``tile``, ``overlap``: of large regions, voxels.
+    ``seed``: everything random follows from it. ``device``: "auto", "cpu", "cuda" or "mps".
+    """
+
+    region: tuple[int, ...] | None = None
+    layer: str = "output"
+    proposals: tuple[str, ...] = ("noise",)
+    samples: int = 250
+    projected: int = 16
+    shown: int = 5
+    epsilon_hu: float | None = None
+    epsilon_noise: float = 0.1
+    epsilon_layer: float = 0.01
+    max_evaluations: int = 150
+    texture_hu: float = 50.0
+    dose: float = 0.25
+    photons: float = 1.5e5
+    electronic: float = 10.0
+    match_noise: bool = True
+    tile: int = 128
+    overlap: int = 32
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self):
+        for name in ("proposals", "region"):  # lists, when they come from JSON
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        unknown = set(self.proposals) - set(PROPOSALS)
+        if unknown or not self.proposals:
+            raise ValueError(f"proposals must be among {', '.join(PROPOSALS)}, not "
+                             f"{', '.join(map(str, sorted(unknown))) or 'empty'}")
+        if self.epsilon_hu is not None and not self.epsilon_hu > 0 or not min(self.epsilon_noise, self.epsilon_layer) > 0:
+            raise ValueError("epsilon must be above 0: at exactly the same output a network with as many outputs as inputs "
+                             "lets nothing change. Choose a fraction of the noise, 1 HU say")
+        if not (self.samples >= 2 and 0 <= self.projected <= self.samples and 0 <= self.shown <= self.samples):
+            raise ValueError("samples is at least 2, projected and shown at most samples")
+        if self.max_evaluations < 1 or not self.texture_hu > 0 or not 0 <= 2 * self.overlap <= self.tile or self.tile < 8:
+            raise ValueError("max_evaluations is at least 1, texture_hu above 0, tile at least 8 and at least twice the overlap")
+
+    @classmethod
+    def from_json(cls, settings: dict) -> Settings:
+        unknown = set(settings) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**settings)

@@ -1,0 +1,230 @@
+"""Invariances without a decoder: maps of known networks, proof from the saved volumes, tiles that do not bias, bad input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from toy_models import LPS, channel, model, random_matrix
+
+from NetInversionLib import networks, volumes
+from NetInversionLib.invariance_settings import Settings
+from NetInversionLib.invariances import Blended, Moments, image_noise, invariances, tiles
+from NetInversionLib.layers import LayerError
+from NetInversionLib.level_set import LevelSet, Window, verify
+from NetInversionLib.models import ModelError
+from NetInversionLib.results import Progress
+from NetInversionLib.volumes import Volume
+
+HU = (channel("ct", "HU", -542.5, -40.3),)
+SCALE = 502.2
+
+
+def denoiser(network):
+    return model(network.eval().requires_grad_(False), inputs=HU, outputs=HU, name="denoiser")
+
+
+def averaging(kernel=5):
+    conv = nn.Conv2d(1, 1, kernel, padding=kernel // 2, padding_mode="zeros", bias=False)
+    nn.init.constant_(conv.weight, 1 / kernel**2)
+    return conv
+
+
+def body(size=(40, 44), slices=2, noise=30.0, matrix=LPS, seed=0):
+    """A disk of soft tissue in air, with noise."""
+    rng = np.random.default_rng(seed)
+    hu = np.full((slices, *size), -1000.0)
+    inside = np.hypot(*(np.indices(size) - np.array(size)[:, None, None] / 2)) < 0.42 * min(size)
+    hu[:, inside] = 40 + noise * rng.normal(size=(slices, int(inside.sum())))
+    return Volume(hu.astype(np.float32), matrix, "low dose", "HU")
+
+
+def run(volume, network, progress=None, **changes):
+    chosen = {"samples": 12, "projected": 6, "shown": 2, "epsilon_hu": 1.0, "proposals": ("texture",), "device": "cpu",
+              "max_evaluations": 200, **changes}
+    return invariances({"low_dose": volume}, {"denoiser": denoiser(network)}, Settings(**chosen), progress or Progress())
+
+
+# -- moments and tiles -------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(5, 90), st.integers(5, 90), st.integers(8, 40), st.integers(0, 20), st.integers(0, 9))
+def test_tiles_cover_the_region_and_nothing_else(height, width, tile, overlap, corner):
+    overlap = min(overlap, tile // 2)
+    region = Window(corner, corner + height, 3, 3 + width)
+    total = torch.zeros(110, 110, dtype=torch.float64)
+    for one, weight in tiles(region, tile, overlap):
+        assert weight.shape == one.size and max(one.size) <= max(tile, 1) and (weight > 0).all()
+        total[one.slices] += weight
+    outside = torch.ones_like(total, dtype=torch.bool)
+    outside[region.slices] = False
+    assert (total[region.slices] > 0).all() and (total[outside] == 0).all()
+
+
+def test_blended_moments_of_noise_are_the_noise_s_everywhere():
+    """Independent tiles of the same noise: blending samples would lose up to 30 % in overlaps, blending moments nothing."""
+    torch.manual_seed(0)
+    found = Blended((40, 60))
+    for tile, weight in tiles(Window(0, 40, 0, 60), 24, 8):
+        moments = Moments(tile.size)
+        for _ in range(20):
+            moments.add(10 * torch.randn(50, *tile.size))
+        found.add(moments, tile, weight)
+    deviation = found.deviation()
+    assert deviation.mean() == pytest.approx(10, rel=0.005) and deviation.min() > 9 and deviation.max() < 11
+    assert deviation[18:22].mean() == pytest.approx(10, rel=0.02)
+
+
+def test_moments_are_numpy_s():
+    torch.manual_seed(1)
+    changes = torch.randn(30, 5, 6) * torch.arange(1, 7) + 3
+    moments, found = Moments((5, 6)), Blended((5, 6))
+    for part in changes.split(7):
+        moments.add(part)
+    found.add(moments, Window(0, 5, 0, 6), torch.ones(5, 6))
+    np.testing.assert_allclose(found.deviation(), changes.double().numpy().std(0), rtol=1e-9)
+
+
+def test_noise_is_measured_in_soft_tissue():
+    assert image_noise(body((90, 90), noise=25.0).array) == pytest.approx(25, rel=0.1)
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def test_every_accepted_sample_is_on_the_level_set_when_read_back():
+    """From the volumes alone, in float64, on whole slices: the changes stay within epsilon."""
+    volume, network = body(), averaging()
+    region = (0, 2, 10, 30, 12, 34)
+    result = run(volume, network, region=region)
+    table = result.tables["proof"].columns
+    assert table["accepted (%)"] == [100.0, 100.0] and result.facts["accepted"] == 12 and result.facts["complete"]
+    frozen = denoiser(averaging()).network
+    for number in (1, 2):
+        after = result.volumes[f"sample {number}"].array
+        changed = after != volume.array
+        assert changed[:, 10:30, 12:34].any() and not np.delete(changed, slice(10, 30), 1).any()
+        for k in range(2):
+            x0, x = (torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after))
+            target = LevelSet(frozen, x0, Window(10, 30, 12, 34), scale=SCALE)
+            assert 0 < verify(target, x0, x) <= 1.0
+
+
+def test_what_an_average_loses_survives_and_what_it_keeps_does_not():
+    """Fine texture passes an average of 5 x 5 half unnoticed; a network that keeps every voxel lets nothing pass."""
+    fine = run(body(), averaging(), region=(0, 1, 10, 30, 12, 34))
+    keeping = run(body(), nn.Conv2d(1, 1, 1), region=(0, 1, 10, 30, 12, 34))
+    survived = [r.tables["proof"].columns["survived (%)"][0] for r in (fine, keeping)]
+    assert survived[0] > 30 and survived[1] < 5
+    inside = np.s_[0, 16:24, 18:28]
+    ratio = fine.volumes["std proven"].array[inside].mean() / fine.volumes["std unproven"].array[inside].mean()
+    assert 0.3 < ratio <= 1.05
+    assert fine.volumes["std unproven"].array[inside].mean() == pytest.approx(50, rel=0.2)
+
+
+def test_outside_of_the_region_maps_are_zero_and_the_output_is_the_network_s():
+    volume = body()
+    result = run(volume, averaging(), region=(1, 2, 10, 30, 12, 34))
+    for key in ("std unproven", "std proven", "share survived"):
+        array = result.volumes[key].array
+        assert not array[0].any() and not array[1, :10].any() and array[1, 12:28, 14:32].any()
+    with torch.no_grad():
+        x = torch.from_numpy((volume.array[1] + 542.5) / SCALE)[None, None]
+        expected = averaging()(x)[0, 0].numpy() * SCALE - 542.5
+    np.testing.assert_allclose(result.volumes["output"].array[1], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "SPL"])
+def test_any_orientation_gives_the_same_maps(axes):
+    volume = body(matrix=random_matrix(2))
+    turned = volumes.reorient(volume, axes)
+    first, second = (run(v, averaging(), samples=4, projected=2) for v in (volume, turned))
+    assert second.volumes["std proven"].shape == turned.shape
+    np.testing.assert_array_equal(second.volumes["std proven"].ijk_to_ras, turned.ijk_to_ras)
+    back = volumes.reorient_like(volumes.reorient(second.volumes["std proven"], "LPS"), volume)
+    np.testing.assert_allclose(back.array, first.volumes["std proven"].array, atol=1e-4)
+
+
+def test_large_regions_are_tiled_and_the_seed_decides():
+    runs = [run(body((60, 64), 1), averaging(), tile=32, overlap=8, samples=4, projected=2, seed=seed) for seed in (1, 1, 2)]
+    assert len(runs[0].tables["proof"].columns["rows"]) == 9
+    arrays = [r.volumes["std proven"].array for r in runs]
+    assert np.array_equal(arrays[0], arrays[1]) and not np.array_equal(arrays[0], arrays[2])
+    assert arrays[0][0, 20:40, 20:44].min() > 0
+
+
+def test_fresh_noise_has_the_image_s_strength():
+    volume = body((72, 72), 1, noise=40.0)
+    result = run(volume, averaging(), proposals=("noise",), samples=24, projected=2, epsilon_hu=None)
+    assert result.facts["epsilon"] == pytest.approx(4, rel=0.1)
+    inside = result.volumes["std unproven"].array[0, 30:42, 30:42]
+    assert 25 < inside.mean() < 60
+
+
+def test_hidden_layers_are_compared_relative_to_themselves():
+    torch.manual_seed(0)
+    network = networks.build("cnn10", last_kernel=3)
+    result = run(body(), network, region=(0, 1, 14, 26, 16, 28), layer="layers.1", samples=3, projected=3, epsilon_hu=None)
+    assert result.facts["epsilon"] == 0.01 and result.facts["epsilon_units"] == "relative"
+    assert any("relative" in heading for heading in result.tables["proof"].columns)
+
+
+class Stop(Progress):
+    def __init__(self):
+        self.kept = None
+
+    def intermediate(self, result):
+        self.kept = result
+
+
+def test_a_partial_result_is_usable_and_says_so(monkeypatch):
+    monkeypatch.setattr("NetInversionLib.invariances.INTERMEDIATE_EVERY_S", -1)
+    progress = Stop()
+    run(body(), averaging(), progress, region=(0, 2, 10, 30, 12, 34), samples=4, projected=2)
+    assert not progress.kept.facts["complete"] and "partial" in progress.kept.volumes["std proven"].name
+    assert progress.kept.volumes["std proven"].array[0].any()
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_ct_in_hu_is_refused():
+    raw = replace(body(), array=(body().array + 1024).astype(np.uint16))
+    for volume in (raw, replace(body(), array=np.abs(body().array))):
+        with pytest.raises(ValueError, match="is it a CT in HU.*rescale slope"):
+            run(volume, averaging())
+
+
+def test_networks_of_another_kind_are_refused():
+    two = model(nn.Conv2d(2, 1, 1), inputs=("mr", "fat"), outputs=HU)
+    with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
+        invariances({"low_dose": body()}, {"denoiser": two})
+    with pytest.raises(ModelError, match="does not work in HU"):
+        invariances({"low_dose": body()}, {"denoiser": model(nn.Conv2d(1, 1, 1), inputs=("mr",), outputs=HU)})
+    broken = averaging()
+    with torch.no_grad():
+        broken.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not numbers"):
+        run(body(), broken)
+
+
+def test_layers_regions_and_tolerances_that_make_no_sense_are_refused():
+    with pytest.raises(LayerError, match="no layer '7'"):
+        run(body(), averaging(), layer="7")
+    with pytest.raises(ValueError, match="does not lie within the volume"):
+        run(body(), averaging(), region=(0, 9, 0, 5, 0, 5))
+    with pytest.raises(ValueError, match="epsilon must be above 0"):
+        run(body(), averaging(), epsilon_hu=0.0)
+    with pytest.raises(ValueError, match="give epsilon in HU"):
+        run(replace(body(noise=0.0), array=np.full((1, 40, 44), -1000, np.float32)), averaging(), epsilon_hu=None)
+
+
+@pytest.mark.parametrize("wrong", [{"proposals": ("gan",)}, {"proposals": ()}, {"samples": 1}, {"projected": 300}, {"tile": 4},
+                                   {"overlap": 100}, {"texture_hu": 0.0}, {"max_evaluations": 0}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError):
+        Settings(**wrong)
