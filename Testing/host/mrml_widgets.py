@@ -6,7 +6,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from shiboken6 import Shiboken
 
 from . import plots
-from .ctk import Property, Signal, row, stored
+from .parts import Property, Signal, row, stored
 from .pythonqt import emit, wrap
 
 RETIRED = []
