@@ -35,7 +35,8 @@ from . import devices
 from .results import Curve, Progress, Result, Table
 from .volumes import Volume
 
-TASKS = {"ideal_input": ("NetInversionLib.ideal_input", "run_task")}
+TASKS = {"harmonize": ("NetInversionLib.harmonize", "run_task"), "ideal_input": ("NetInversionLib.ideal_input", "run_task"),
+         "invariances": ("NetInversionLib.invariances", "run_task")}
 """Task name to (module, function); the function is ``f(volumes, model_paths, settings, progress) -> Result``."""
 
 MESSAGE_INTERVAL = 0.05
