@@ -330,6 +330,59 @@ def _harmonization_model() -> str:
     raise ValueError("no harmonization model is there; name one with --model")
 
 
+# Harmonization flow ---------------------------------------------------------------------------------------------------
+
+def _train_flow_arguments(parser) -> None:
+    parser.add_argument("folder", help="MR scans of ONE scanner: NIfTI, NRRD, MHA (NAME_mask beside NAME is its mask), or a "
+                        "sub-folder of DICOM slices for each series")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write; the learning curve goes beside it")
+    parser.add_argument("--hold-out", action="append", metavar="PERSON", help="not trained on, measured instead; repeatable "
+                        "(default: the last fifth by name)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="training state, gone on from if it is there "
+                        "(default: the output's name with .checkpoint)")
+    parser.add_argument("--name", help="of the model, as users will see it")
+    parser.add_argument("--sources", help="where the scans come from, and their licence")
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--batch", type=int, help="slices in each step, over all processes")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="voxel size of the flow's grid")
+    parser.add_argument("--negative", type=float, metavar="SHARE", help="share of slices spoilt by random curves and fields, "
+                        "whose likelihood is pushed down (default 0)")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="other fields of "
+                        "NetInversionLib.mrflow.FlowSettings, such as '{\"hidden\": 48, \"features\": [16, 32, 64]}'")
+    parser.add_argument("--seed", type=int, default=0)
+    _machine_arguments(parser)
+
+
+@command("train", "flow", _train_flow_arguments)
+def train_flow(options) -> int:
+    """Learn what one scanner's MR images look like, for harmonization.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train flow ...
+    """
+    import os
+
+    from . import mrflow
+
+    place = os.environ.get("LOCAL_RANK")
+    device = _machine(options)
+    if place and device.type == "cuda":
+        device = devices.choose(f"cuda:{place}")
+    given = {"steps": options.steps, "batch": options.batch, "spacing_mm": options.spacing, "negative": options.negative}
+    given = {**options.settings, **{k: v for k, v in given.items() if v is not None}, "seed": options.seed}
+    try:
+        settings = replace(mrflow.FlowSettings(), **given)
+    except TypeError as error:
+        raise ValueError(f"no such setting: {error}") from error
+    progress = Lines() if place in (None, "0") else Progress()
+    cases = mrflow.read_cases(options.folder, settings.spacing_mm, progress)
+    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
+    card = {k: v for k, v in {"name": options.name, "sources": options.sources}.items() if v}
+    path = mrflow.train(cases, options.output, settings, options.hold_out, checkpoint, progress, device, card)
+    if place in (None, "0"):
+        print(path)
+    return 0
+
+
 # Pieces -------------------------------------------------------------------------------------------------------------
 
 def _machine(options):

@@ -92,7 +92,8 @@ class Card:
         architecture, arguments: Name in ``networks.ARCHITECTURES`` and what it is built with (JSON values).
         inputs, outputs: The channels, in the network's order.
         dimensions: 2 (one slice at a time) or 3.
-        orientation: Axes that arrays [k, j, i] must have, "LPS" or "RAS": "LPS" means i toward left, j posterior, k superior.
+        orientation: Axes that arrays [k, j, i] must have: "LPS" means i toward left, j posterior, k superior. "RAS" for other
+            tasks than image-to-image.
         spacing_mm: Smallest and largest in-plane voxel size trained on, mm.
         size_multiple: Sizes that need no padding inside the network are multiples of it.
         trained_on: Names of the scans trained on.
@@ -470,6 +471,8 @@ def _card(text: str, path: Path) -> Card:
         values["inputs"] = tuple(_channel(v) for v in values["inputs"])
         values["outputs"] = tuple(_channel(v) for v in values["outputs"])
         _fields(Card, values, _CARD_RULES)
+        if values["task"] == IMAGE_TO_IMAGE and values["orientation"] != "LPS":
+            raise ValueError("an image-to-image network takes volumes in LPS axes")
         values["spacing_mm"], values["trained_on"] = tuple(values["spacing_mm"]), tuple(values["trained_on"])
         return Card(**values)
     except (KeyError, TypeError, ValueError) as error:

@@ -6,6 +6,7 @@
     quantiles           (513,)      mean over training people of the quantiles, at linspace(0, 1, 513), of the scaled values in
                                     the mask, on the scan's own grid
     person_quantiles    (T, 513)    the same of each of the T training people
+    scale               (T,)        what the intensities of each of them were divided by
     histogram           (84,)       share of values in bins 1/64 wide from 0, mean over training people
     bits_per_dim        (P, 4)      of axial, coronal, sagittal slices and their mean, see ``figures``
     latent_rms          (P, levels) root mean square of the latents of each level
@@ -15,8 +16,8 @@
 Bits/dim are those of the image quantised in bins of ``bin_width``, divided by the voxels inside the mask: air, which is
 certain, takes nearly none.
 
-Sources: Lugmayr et al., arXiv:2006.14200 (conditional flow); Beizaee et al., arXiv:2301.11551 (negative examples);
-Theis, van den Oord & Bethge, arXiv:1511.01844 (uniform dequantisation).
+Sources: Lugmayr et al., arXiv:2006.14200 (conditional flow); Beizaee et al., arXiv:2301.11551 (negative examples, here up
+to a margin above the good ones); Theis, van den Oord & Bethge, arXiv:1511.01844 (uniform dequantisation).
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ORIENTATIONS = ("axial", "coronal", "sagittal")
 QUANTILES = 513
 HISTOGRAM_BINS = 84
 SLICES_AT_ONCE = 16
+# Spoilt slices come when the others have been learnt by and large: share of the steps.
+NEGATIVES_FROM = 0.3
 INTENDED_USE = (
     "Research only, not for diagnosis or treatment. It describes T1-weighted brain images of the people and the scanner it was "
     "trained on; other contrasts, body parts and pathology are outside of what it knows."
@@ -63,10 +66,13 @@ class FlowSettings:
         spacing_mm: Voxel size of the isotropic grid that the flow works on.
         bin_width: Of the quantisation, in scaled units; noise fills the bins in training, their centres stand for them later.
         negative: Share of slices whose contrast is spoilt (a random curve and field) and whose likelihood is pushed DOWN.
-        negative_bits: Bits/dim (of the whole slice) up to which they are pushed.
+        negative_margin: Bits/dim (of the whole slice) above the other slices of the batch up to which they are pushed.
         levels, flow_steps, hidden, features, conditional: Of ``ConditionalFlow``.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
+
+    Raises:
+        ValueError: A number out of its range.
     """
 
     steps: int = 4000
@@ -77,7 +83,7 @@ class FlowSettings:
     spacing_mm: float = 2.0
     bin_width: float = 1 / 64
     negative: float = 0.0
-    negative_bits: float = 4.0
+    negative_margin: float = 0.5
     levels: int = 3
     flow_steps: int = 8
     hidden: int = 32
@@ -85,6 +91,14 @@ class FlowSettings:
     conditional: bool = True
     seed: int = 0
     checkpoint_every: int = 100
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "learning_rate", "clip", "spacing_mm", "bin_width", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("average", "negative"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
 
     def flow(self) -> dict:
         """Arguments of ``ConditionalFlow``."""
@@ -96,8 +110,8 @@ class FlowSettings:
 class Case:
     """One person's scan on the flow's grid.
 
-    ``image`` (scaled, float32), ``edges`` (float32, 0 to 1) and ``mask`` (bool) are [k, j, i] in RAS axes; ``quantiles`` (513,)
-    and ``histogram`` (84,) are of the scan's own grid.
+    ``image`` (scaled, float32), ``edges`` (float32, 0 to 1) and ``mask`` (bool) are [k, j, i] in RAS axes; ``quantiles`` (513,),
+    ``histogram`` (84,) and ``scale``, what intensities were divided by, are of the scan's own grid.
     """
 
     name: str
@@ -106,6 +120,7 @@ class Case:
     mask: np.ndarray
     quantiles: np.ndarray
     histogram: np.ndarray
+    scale: float
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -161,7 +176,8 @@ def make_case(scan: mr.Scan, spacing_mm: float, name: str | None = None) -> Case
     inside = scan.inside
     counts = np.histogram(inside, HISTOGRAM_BINS, (0, HISTOGRAM_BINS / 64))[0]
     return Case(name or scan.volume.name, grid.image, edge_map(grid.image, grid.mask, grid.volume.spacing_mm), grid.mask,
-                np.quantile(inside, np.linspace(0, 1, QUANTILES)).astype(np.float32), (counts / inside.size).astype(np.float32))
+                np.quantile(inside, np.linspace(0, 1, QUANTILES)).astype(np.float32), (counts / inside.size).astype(np.float32),
+                scan.scale)
 
 
 def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
@@ -289,7 +305,7 @@ def draw_batch(cases: list[Case], settings: FlowSettings, step: int) -> tuple[Te
         image, edge = (np.take(array, k, axis) for array in (case.image, case.edges))
         if axis < 2 and rng.random() < 0.5:
             image, edge = image[:, ::-1], edge[:, ::-1]
-        if rng.random() < settings.negative:
+        if rng.random() < settings.negative * (step >= NEGATIVES_FROM * settings.steps):
             image, labels[n] = spoilt(image, rng), -1
         corner = [int(rng.integers(f - s + 1)) for f, s in zip(frame, image.shape)]
         place = tuple(slice(c, c + s) for c, s in zip(corner, image.shape))
@@ -332,6 +348,12 @@ class Group:
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def leave(self) -> None:
+        """Wait for the others, then part."""
+        if self.size > 1:
+            distributed.barrier()
+            distributed.destroy_process_group()
 
     def share(self, *batch: Tensor) -> list[Tensor]:
         """This process' part of a batch."""
@@ -402,10 +424,11 @@ def train(
             state.save(checkpoint)
         progress.report(state.step / settings.steps, f"step {state.step} of {settings.steps}, {bits:.4f} bits/dim, "
                         f"{clock.left(state.step)} left")
-    if group.rank:
-        return Path(output)
-    draw_curve(state.history, Path(output).with_suffix(".png"))
-    return write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
+    if group.rank == 0:
+        draw_curve(state.history, Path(output).with_suffix(".png"))
+        write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
+    group.leave()
+    return Path(output)
 
 
 def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Case], list[Case]]:
@@ -473,7 +496,9 @@ class _State:
         images, edges, labels = (part.to(self.device) for part in group.share(*batch))
         z, log_det = self.flow.train()(images, edges)
         bits = _bits(z, log_det, s.bin_width) / images[0].numel()
-        loss = torch.where(labels > 0, bits, -bits.clamp(max=s.negative_bits)).mean()
+        good = labels > 0
+        enough = (bits[good].mean() if good.any() else bits.mean()).detach() + s.negative_margin
+        loss = torch.where(good, bits, -bits.clamp(max=enough)).mean()
         self.optimiser.zero_grad()
         loss.backward()
         group.average([p.grad for p in self.flow.parameters() if p.grad is not None])
@@ -484,7 +509,7 @@ class _State:
         decay = min(s.average, self.step / (self.step + 10))
         for name, weight in self.flow.named_parameters():
             self.mean[name].lerp_(weight.detach(), 1 - decay)
-        shown = torch.stack([bits.detach()[labels > 0].sum(), (labels > 0).sum().double()])
+        shown = torch.stack([bits.detach()[good].sum(), good.sum().double()])
         group.average([shown])
         shown = float(shown[0] / shown[1].clamp(min=1e-9))
         self.recent, self.recent_count = self.recent + shown, self.recent_count + 1
@@ -561,10 +586,12 @@ def measure(flow: ConditionalFlow, training: list[Case], held_out: list[Case], b
     apart = {c.name for c in held_out}
     new = np.array([c.name in apart for c in everybody])
     judged = np.array(rms)[new if new.any() else ~new]
-    people = np.stack([c.quantiles for c in sorted(training, key=lambda c: c.name)])
+    training = sorted(training, key=lambda c: c.name)
+    people = np.stack([c.quantiles for c in training])
     found = {
         "quantiles": people.mean(0),
         "person_quantiles": people,
+        "scale": [c.scale for c in training],
         "histogram": np.mean([c.histogram for c in training], 0),
         "bits_per_dim": np.array(bits),
         "latent_rms": np.array(rms),

@@ -63,7 +63,7 @@ def _checked(statistics: dict) -> dict[str, list[int]]:
     if not isinstance(statistics, dict):
         raise ValueError(f"statistics must map names to shapes, not {statistics!r}")
     for name, shape in statistics.items():
-        if not name.isidentifier() or hasattr(nn.Module, name) or len(name) > 100:
+        if not name.isidentifier() or hasattr(nn.Module(), name) or len(name) > 100:
             raise ValueError(f"a statistic cannot be called {name!r}")
         if not isinstance(shape, (list, tuple)) or any(type(n) is not int or n < 0 for n in shape):
             raise ValueError(f"the shape of {name} must list whole numbers, not {shape!r}")

@@ -103,8 +103,24 @@ def test_quality_is_recorded_and_weights_stay(file):
     assert torch.equal(before(image), after(image))
 
 
+def test_task_is_kept_and_older_files_are_image_to_image(file):
+    assert make_card().task == "image-to-image"
+    for task in ("harmonization", "something yet to come"):
+        card = make_card(task=task, orientation="RAS")
+        assert models.load(models.save(file, make_network(), card)).card == card
+    old = _plain(make_card())
+    del old["task"]
+    save_file(make_network().state_dict(), file, {"netinversion": json.dumps({"format": 1, **old})})
+    assert models.read_card(file) == make_card()
+
+
+@pytest.mark.parametrize("path", sorted(models.model_folders()[-2].glob("*.safetensors")), ids=lambda p: p.stem)
+def test_shipped_files_load(path):
+    assert models.verify(path).card.task in ("image-to-image", "harmonization")
+
+
 @pytest.mark.parametrize("broken", [
-    {"inputs": INPUTS[:1]}, {"arguments": {"in_channels": 2, "features": [3, 5]}}, {"dimensions": 3},
+    {"task": ""}, {"task": 3}, {"inputs": INPUTS[:1]}, {"arguments": {"in_channels": 2, "features": [3, 5]}}, {"dimensions": 3},
     {"quality": {"MAE": [1, 2]}}, {"spacing_mm": (3.0, 1.0)}, {"inputs": (INPUTS[0], INPUTS[0])},
     {"architecture": "gan"}, {"orientation": "RAS"}, {"outputs": (INPUTS[0],)},
 ])
