@@ -429,14 +429,14 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
     TITLE = ""
     """Name of the module, for people."""
 
-    TASK = "image-to-image"
+    TASK = models.IMAGE_TO_IMAGE
     """Task of the models that the module works with, as their cards say it."""
 
     # Models
 
     def takes(self, card: models.Card) -> bool:
         """Whether the module works with models of this kind."""
-        return getattr(card, "task", "image-to-image") == self.TASK
+        return card.task == self.TASK
 
     def models(self) -> dict[Path, models.Card]:
         """The shipped models that the module works with."""
