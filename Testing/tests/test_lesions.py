@@ -1,0 +1,69 @@
+"""Lesions: their volume and place, linear networks with known answers, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from NetInversionLib.lesions import Nodule, detectability, draw, hide
+from NetInversionLib.level_set import LevelSet, Window
+
+HU = 500.0
+SPACING = (0.8, 1.0)
+
+
+def network(kernel):
+    conv = nn.Conv2d(1, 1, kernel, padding=kernel // 2, bias=False)
+    nn.init.constant_(conv.weight, 1 / kernel**2)
+    return conv.eval().requires_grad_(False)
+
+
+def level_set(kernel, size=(40, 44)):
+    torch.manual_seed(0)
+    return LevelSet(network(kernel), torch.rand(1, 1, *size), Window(6, 34, 6, 38), scale=HU)
+
+
+@pytest.mark.parametrize("off_plane, radius", [(0.0, 5.0), (3.0, 4.0)])
+def test_a_nodule_has_the_area_of_its_cut_and_its_place(off_plane, radius):
+    change = draw(Nodule((12.0, 15.0), 10.0, 80.0, off_plane), (32, 40), SPACING).numpy()
+    assert change.sum() / 80 * SPACING[0] * SPACING[1] == pytest.approx(np.pi * radius**2, rel=0.02)
+    j, i = (np.average(np.indices(change.shape)[axis], weights=change) for axis in (0, 1))
+    assert (i * SPACING[0], j * SPACING[1]) == pytest.approx((12.0, 15.0), abs=0.05)
+    assert change.max() == pytest.approx(80, rel=0.02)
+
+
+def test_a_network_that_keeps_everything_hides_nothing():
+    found = hide(level_set(1), [Nodule((12.0, 14.0), 8.0, 100.0)], SPACING, HU, 0.5)
+    assert found.accepted.all() and abs(found.survived_hu[0]) < 5 and found.shown[0] > 10
+
+
+def test_an_average_hides_small_nodules_better_than_large_ones():
+    nodules = [Nodule((12.0, 14.0), diameter, 100.0) for diameter in (1.5, 10.0)]
+    found = hide(level_set(5), nodules, SPACING, HU, 0.5, 300)
+    assert found.accepted.all() and found.survived[0] > 2 * found.survived[1] and found.shown[0] < found.shown[1]
+
+
+def test_within_the_tolerance_a_nodule_survives_whole():
+    faint = Nodule((12.0, 14.0), 6.0, 1.0)
+    found = hide(level_set(5), [faint], SPACING, HU, 5.0)
+    assert found.survived[0] == pytest.approx(1) and found.survived_hu[0] == pytest.approx(1) and found.shown[0] < 5
+
+
+def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
+    table, curve = detectability(level_set(5), (12.0, 14.0), [2.0, 6.0], [-40.0, 40.0], SPACING, HU, 0.5, 100)
+    assert list(curve.lines) == ["-40 HU", "40 HU"] and curve.lines["40 HU"][0] == [2.0, 6.0]
+    assert table.columns["contrast (HU)"] == [-40.0, -40.0, 40.0, 40.0]
+    # A linear network treats bright and dark alike.
+    np.testing.assert_allclose(curve.lines["-40 HU"][1], -np.array(curve.lines["40 HU"][1]), rtol=0.1, atol=0.5)
+
+
+@pytest.mark.parametrize("wrong", [{"diameter_mm": 0.0}, {"contrast_hu": 0.0}])
+def test_a_nodule_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="diameter above 0"):
+        Nodule(**{"centre_mm": (1.0, 1.0), "diameter_mm": 2.0, "contrast_hu": 10.0, **wrong})
+
+
+def test_a_nodule_beside_the_slice_is_refused():
+    for nodule in (Nodule((500.0, 5.0), 4.0, 50.0), Nodule((10.0, 10.0), 4.0, 50.0, off_plane_mm=2.5)):
+        with pytest.raises(ValueError, match="does not touch the slice"):
+            draw(nodule, (32, 40), SPACING)
