@@ -383,6 +383,32 @@ def train_flow(options) -> int:
     return 0
 
 
+def _train_corrector_arguments(parser) -> None:
+    parser.add_argument("folder", help="MR scans of ONE scanner, one for each person: NIfTI, NRRD, MHA or sub-folders of DICOM")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    parser.add_argument("--model", metavar="FILE", help="file with a flow of the same scanner ('train flow'), to put it into")
+    parser.add_argument("--leave-out", default=[], action="append", metavar="PERSON", help="not trained on; repeatable")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="scans read and aligned, gone on from if they are there "
+                        "(default: the output's name with .aligned)")
+    parser.add_argument("--views", type=int, help="brains looked at, warped ones among them")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+@command("train", "corrector", _train_corrector_arguments)
+def train_corrector(options) -> int:
+    """Learn where in the head one scanner shows which intensities, for anatomy-safe harmonization; minutes on one core."""
+    from . import corrector_training
+
+    settings = replace(corrector_training.TrainSettings(), seed=options.seed)
+    if options.views:
+        settings = replace(settings, views=options.views)
+    paths = corrector_training.find_scans(options.folder, options.leave_out)
+    checkpoint = options.checkpoint or Path(options.output).with_suffix(".aligned")
+    learnt = corrector_training.train(paths, settings, checkpoint, Lines())
+    print(corrector_training.save(learnt, paths, options.output, settings, options.model))
+    return 0
+
+
 # Pieces -------------------------------------------------------------------------------------------------------------
 
 def _machine(options):

@@ -150,6 +150,13 @@ def bspline(control: np.ndarray, kji: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(np.pad(control, 2, mode="edge"), inside, order=3, prefilter=False, mode="nearest")
 
 
+def bspline_matrix(count: int, positions: np.ndarray) -> np.ndarray:
+    """(len(positions), count): what ``bspline`` makes, along one axis, of each of ``count`` control values alone."""
+    where = np.zeros((3, len(positions)))
+    where[2] = positions
+    return np.stack([bspline(unit[None, None], where) for unit in np.eye(count)], axis=1)
+
+
 def strictly_increasing(x: np.ndarray, y: np.ndarray, least_step: float = 1e-6, least_slope: float = 0.02,
                         greatest_slope: float = 50.0) -> np.ndarray:
     """Knots (2, K) of a tone curve from points that rise, but perhaps not strictly or not gently (matched quantiles).

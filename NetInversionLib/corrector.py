@@ -1,0 +1,514 @@
+"""Blind, anatomy-safe harmonization: which tone curve and smooth fields turn a scan into what the target would have shown.
+
+What is known of the target (``networks.corrector``): aligned to a template, every place in the head has its expected
+distribution of intensities, and people differ from it in known ways. A scan is compared with that, place by place:
+
+1. It is aligned to the template (affine), its histogram matched for the time being, and the quantiles of overlapping cells taken.
+2. Four explanations compete: a tone curve alone; with a multiplicative field; with an additive one; with both. Each is fitted
+   as the most probable T given the people's deviations (a Gaussian of low rank plus variances), smooth fields and curves
+   (Gauss-Newton, a few hundred unknowns), and weighed by its evidence (Laplace): a field is there only if people do not
+   differ that way by themselves.
+3. The curve is fitted anew to the quantiles of the whole brain without the field: log-polynomials of 2 to 5 terms, each
+   weighted by its evidence. Unlike matched histograms, it does not take a person's own share of each tissue for the scanner.
+
+Everything is deterministic and needs no GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from . import tone_field, volumes
+from .mr import BRIGHTEST, Scan, ScanError
+from .networks.corrector import BINS, CELL, CELLS, CONTROL, GRID, LEVELS, MATCHED, TEMPLATE_STEP, TONE_LEVELS, VOXEL_MM, Corrector
+from .results import Progress
+from .tone_field import ToneField
+from .volumes import Volume
+
+EXPLANATIONS = {"tone curve": "", "multiplicative field": "m", "additive field": "a", "both fields": "ma"}
+# Below this share of tissue in the mask's resampled copy, a voxel lies on the border and counts as air.
+INSIDE = 0.7
+FINE_MM, ANTI_ALIAS_MM = 1.5, 0.7
+# A brain at VOXEL_MM has about so many voxels: histograms of cells are scaled to it, whatever part of it is seen.
+BRAIN_VOXELS = 185_000
+# The people's deviations are known from a few people only, and neighbouring cells tell nearly the same.
+CAUTION = 4.0
+FLOOR, TONE_FLOOR = 0.02, 0.01
+DARKEST = 0.02  # below it a tone curve is straight, down to 0
+# Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and a smooth rest.
+POWER_DEVIATIONS = (0.25, 0.5)
+REST_KNOTS, REST_DEVIATION, REST_LENGTH = np.linspace(0, 1.2, 13), 0.1, 0.5
+# Of log-polynomials, around mid-grey.
+LOG_MIDDLE, TERM_DEVIATIONS = -0.5, (0.3, 0.5, 0.3, 0.15, 0.1)
+MAX_LOG_M, MAX_A, MAX_SLOPE_A = 1.2, 0.5, 0.01  # the last per mm
+CURVE_KNOTS = 129
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How T is estimated.
+
+    Attributes:
+        fields: "auto", or one of the keys of ``EXPLANATIONS`` to take it without weighing.
+        looks: How often local quantiles are taken anew under the fields found.
+        steps: Gauss-Newton steps after each look.
+    """
+
+    fields: str = "auto"
+    looks: int = 2
+    steps: int = 3
+
+    def __post_init__(self):
+        if self.fields != "auto" and self.fields not in EXPLANATIONS:
+            raise ValueError(f"fields must be 'auto' or one of {', '.join(EXPLANATIONS)}, not {self.fields!r}")
+        if self.looks < 1 or self.steps < 1:
+            raise ValueError("looks and steps are at least 1")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found.
+
+    Attributes:
+        change: T.
+        explanation: The key of ``EXPLANATIONS`` that was chosen.
+        evidence: Natural logarithm of each explanation's evidence over that of a tone curve alone.
+        alignment: Correlation of the aligned scan with the template, 0 to 1; below about 0.85 is suspicious.
+        template_to_ras: 4x4, mm to mm.
+    """
+
+    change: ToneField
+    explanation: str
+    evidence: dict[str, float]
+    alignment: float
+    template_to_ras: np.ndarray
+
+
+def estimate(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> ToneField:
+    """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as ``corrector``) knows of the target.
+
+    Raises:
+        ScanError: The scan cannot be aligned to the template, or hardly overlaps it.
+        ValueError: The model has no corrector.
+    """
+    return explain(scan, network, progress, settings).change
+
+
+def explain(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> Estimate:
+    """As ``estimate``, with all that was found on the way."""
+    progress = progress or Progress()
+    target = Target(network if isinstance(network, Corrector) else network.corrector)
+    progress.report(0.0, "aligning the brain to the template")
+    tissue = align(reduced(scan), target)
+    names = list(EXPLANATIONS) if settings.fields == "auto" else ["tone curve", settings.fields]
+    fits = {}
+    for n, name in enumerate(dict.fromkeys(names)):
+        progress.report(0.5 + 0.4 * n / len(names), f"trying the explanation: {name}")
+        fits[name] = fit(tissue, target, EXPLANATIONS[name], settings)
+    evidence = {name: float(f.evidence - fits["tone curve"].evidence) for name, f in fits.items()}
+    chosen = max(evidence, key=evidence.get) if settings.fields == "auto" else settings.fields
+    progress.log("evidence (log): " + ", ".join(f"{name} {value:.1f}" for name, value in evidence.items()) + f"; taken: {chosen}")
+    change = _change(tissue, target, fits[chosen])
+    progress.report(1.0, "estimated")
+    return Estimate(change, chosen, evidence, tissue.alignment, tissue.template_to_ras)
+
+
+def harmonized(scan: Scan, change: ToneField) -> np.ndarray:
+    """T of a scaled scan on its own grid, float32 cut to [0, 1.3]; air stays air."""
+    where = scan.mask | (scan.image > 0)
+    return np.clip(change.apply(scan.image, scan.volume.ijk_to_ras, where), 0, BRIGHTEST)
+
+
+# Into the template's space ------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Tissue:
+    """A brain's voxels in the template's grid: scaled ``values`` (n,) float64 at flat indices ``places`` (n,)."""
+
+    values: np.ndarray
+    places: np.ndarray
+    template_to_ras: np.ndarray
+    alignment: float
+
+
+def reduced(scan: Scan) -> tuple[Volume, Volume]:
+    """Image inside the mask (air 0), and share of mask, cut to the mask and at ``VOXEL_MM`` where the scan is finer."""
+    region = []
+    for axis in range(3):
+        filled = np.flatnonzero(scan.mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        region += [max(int(filled[0]) - 2, 0), min(int(filled[-1]) + 3, scan.mask.shape[axis])]
+    brain = np.where(scan.mask, scan.image, 0).astype(np.float32)
+    return tuple(_reduced(volumes.crop(scan.volume.with_array(a), tuple(region))) for a in (brain, scan.mask.astype(np.float32)))
+
+
+def _reduced(volume: Volume) -> Volume:
+    spacing = np.array(volume.spacing_mm)
+    fine = spacing < FINE_MM
+    if not fine.any():
+        return volume
+    sigma = np.where(fine, ANTI_ALIAS_MM, 0) / spacing
+    smooth = ndimage.gaussian_filter(volume.array, sigma[::-1], mode="constant", truncate=4)
+    step = np.where(fine, VOXEL_MM / spacing, 1)
+    size = np.ceil((np.array(volume.shape[::-1]) - 1) / step).astype(int) + 1
+    matrix = volume.ijk_to_ras @ np.diag([*step, 1])
+    grid = Volume(np.broadcast_to(np.float32(0), size[::-1]), matrix, volume.name)
+    return volumes.resample(volume.with_array(smooth), grid, fill=0)
+
+
+def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
+    """A reduced brain in the template's grid, aligned to its template.
+
+    Raises:
+        ScanError: It cannot be aligned, or hardly overlaps the template afterwards.
+    """
+    image, mask = brain
+    inside = mask.array > INSIDE
+    matched = np.zeros_like(image.array)
+    matched[inside] = np.interp(image.array[inside], *_match(image.array[inside], target.matched))
+    matrix, alignment = register(target.template, image.with_array(matched))
+    return in_template(brain, matrix, alignment)
+
+
+def in_template(brain: tuple[Volume, Volume], template_to_ras: np.ndarray, alignment: float = 1.0) -> Tissue:
+    """A reduced brain's voxels in the template's grid, by a known alignment."""
+    reference = Volume(np.broadcast_to(np.float32(0), GRID), template_to_ras @ grid_to_template(), "")
+    image, mask = (_sampled(v, reference) for v in brain)
+    places = np.flatnonzero(mask > INSIDE)
+    if len(places) < BRAIN_VOXELS // 10:
+        raise ScanError("the scan hardly overlaps the brain template after alignment: is it a brain, with the right axes?")
+    values = np.clip(image.ravel()[places] / mask.ravel()[places], 0, BRIGHTEST)
+    return Tissue(values.astype(np.float64), places, template_to_ras, alignment)
+
+
+def _sampled(volume: Volume, reference: Volume) -> np.ndarray:
+    """Linear interpolation on a grid that may be sheared, which ITK's images cannot be; 0 outside."""
+    matrix = np.linalg.inv(volume.ijk_to_ras) @ reference.ijk_to_ras
+    matrix = matrix[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
+    return ndimage.affine_transform(volume.array, matrix[:3, :3], matrix[:3, 3], reference.shape, order=1, mode="constant")
+
+
+def grid_to_template(voxel_mm: float = VOXEL_MM) -> np.ndarray:
+    """4x4, voxel indices (i, j, k, 1) of the template's grid (or of a coarser one over the same box) to its mm."""
+    matrix = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
+    matrix[:3, 3] = [(voxel_mm - n * VOXEL_MM) / 2 for n in GRID[::-1]]
+    return matrix
+
+
+def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
+    """Affine alignment by correlation: 4x4 that takes mm in ``fixed`` to mm in ``moving``, and the correlation reached.
+
+    Raises:
+        ScanError: ITK finds no overlap.
+    """
+    fixed_image, moving_image = volumes._to_image(fixed), sitk.SmoothingRecursiveGaussian(volumes._to_image(moving), [2.0] * 3)
+    middle, start = _centre(fixed), _centre(moving)
+    transform = sitk.AffineTransform(3)
+    transform.SetCenter((middle * (-1, -1, 1)).tolist())
+    transform.SetTranslation(((start - middle) * (-1, -1, 1)).tolist())
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)  # sums of several threads differ in their last bits from run to run
+    method.SetMetricAsCorrelation()
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02, 80, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([4, 2])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed_image, moving_image)
+    except RuntimeError as error:
+        raise ScanError("the scan cannot be aligned to the brain template: is it a brain, with the right axes?") from error
+    linear, centre = np.reshape(transform.GetMatrix(), (3, 3)), np.array(transform.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = centre + np.array(transform.GetTranslation()) - linear @ centre
+    flip = volumes.RAS_FROM_LPS
+    return flip @ matrix @ flip, -method.GetMetricValue()
+
+
+def _centre(volume: Volume) -> np.ndarray:
+    """Centre of the bright voxels, RAS mm."""
+    kji = np.argwhere(volume.array > 0.05).mean(axis=0)
+    return volume.ijk_to_ras[:3, :3] @ kji[::-1] + volume.ijk_to_ras[:3, 3]
+
+
+# What is known of the target ----------------------------------------------------------------------------------------
+
+class Target:
+    """A ``Corrector``'s figures in double precision, and what follows from them."""
+
+    def __init__(self, corrector: Corrector | None):
+        if corrector is None:
+            raise ValueError("this model has no corrector: add one with 'netinversion train corrector'")
+        for name, buffer in corrector.named_buffers():
+            if name != "template":
+                setattr(self, name, buffer.detach().cpu().numpy().astype(np.float64))
+        template = corrector.template.detach().cpu().numpy()
+        self.template = Volume(template, grid_to_template(VOXEL_MM * TEMPLATE_STEP), "template")
+        self.used = self.used.ravel() > 0.5
+        self.m, self.a = (np.apply_along_axis(lambda c: on_blocks(c.reshape(CONTROL)).ravel(), 0, patterns)[self.used]
+                          for patterns in (self.patterns_m, self.patterns_a))
+
+    @cached_property
+    def precision(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(d, B, C): the inverse of variance + deviations is 1/d - B C B' (Woodbury)."""
+        d = (self.variance + FLOOR**2) * CAUTION
+        directions = self.deviations.T * np.sqrt(CAUTION)
+        b = directions / d[:, None]
+        return d, b, np.linalg.inv(np.eye(directions.shape[1]) + directions.T @ b)
+
+    def weigh(self, x: np.ndarray) -> np.ndarray:
+        """The inverse covariance of local quantiles times the columns of ``x`` (17 blocks, n)."""
+        d, b, c = self.precision
+        return x / d[:, None] - b @ (c @ (b.T @ x))
+
+
+_CELL_OF_VOXEL = np.ravel_multi_index(np.meshgrid(*(np.arange(n) // CELL for n in GRID), indexing="ij"), CELLS).ravel()
+
+
+def spline_matrix(controls: int, samples: int) -> np.ndarray:
+    """(samples, controls): control values along an axis to the spline's values at evenly spread sample centres."""
+    return tone_field.bspline_matrix(controls, (np.arange(samples) + 0.5) * controls / samples - 0.5)
+
+
+def along_axes(matrices: list[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Apply one matrix to each axis of a 3-D array."""
+    for axis, matrix in enumerate(matrices):
+        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    return values
+
+
+def _window(cells: int) -> np.ndarray:
+    """(cells / 2, cells): the weights with which ``local_quantiles`` blends cells into blocks."""
+    blurred = ndimage.convolve1d(np.eye(cells), [0.25, 0.5, 0.25], axis=0, mode="nearest")
+    return blurred.reshape(cells // 2, 2, cells).mean(axis=1)
+
+
+_TO_GRID = [spline_matrix(n, g) for n, g in zip(CONTROL, GRID)]
+_TO_BLOCKS = [_window(c) @ spline_matrix(n, c) for n, c in zip(CONTROL, CELLS)]
+
+
+def on_grid(control: np.ndarray) -> np.ndarray:
+    """Control values (6, 8, 6) as a field on the template's grid (72, 96, 72)."""
+    return along_axes(_TO_GRID, control)
+
+
+def on_blocks(control: np.ndarray) -> np.ndarray:
+    """Control values (6, 8, 6) as the field that each block of local quantiles sees, on average."""
+    return along_axes(_TO_BLOCKS, control)
+
+
+def _match(values: np.ndarray, target_quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots of the curve that gives values the target's quantiles; strictly increasing in both rows."""
+    own = np.quantile(values, np.linspace(0, 1, MATCHED))
+    rise = np.arange(MATCHED) * 1e-6
+    return np.maximum.accumulate(own) + rise, np.maximum.accumulate(target_quantiles) + rise
+
+
+def local_quantiles(matched: np.ndarray, places: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles (17, 288) at ``LEVELS`` of overlapping cells, averaged in blocks, and the blocks' share of tissue (288,).
+
+    ``matched`` values (n,) lie near the target's; a cell that sees little tissue falls back on its prior histogram.
+    """
+    histogram = cell_histograms(matched, places)
+    for axis in (1, 2, 3):
+        histogram = ndimage.convolve1d(histogram, [0.25, 0.5, 0.25], axis=axis, mode="constant")
+    share = histogram.sum(axis=0) / CELL**3
+    cumulated = np.cumsum(histogram + prior, axis=0)
+    cumulated = (cumulated / cumulated[-1]).reshape(BINS, -1)
+    quantiles = np.empty((len(LEVELS), cumulated.shape[1]))
+    columns = np.arange(cumulated.shape[1])
+    for n, level in enumerate(LEVELS):
+        upper = np.clip((cumulated < level).sum(axis=0), 1, BINS - 1)
+        low, high = cumulated[upper - 1, columns], cumulated[upper, columns]
+        quantiles[n] = (upper - 0.5 + np.clip((level - low) / (high - low + 1e-9), 0, 1)) / (BINS - 1) * BRIGHTEST
+    weights = _blocks(share) + 1e-6
+    means = [_blocks(q.reshape(CELLS) * share) / weights for q in quantiles]
+    return np.stack([m.ravel() for m in means]), weights.ravel()
+
+
+def cell_histograms(matched: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Soft histograms (40, 12, 16, 12) of the cells, as many counts as if the whole brain had ``BRAIN_VOXELS``."""
+    position = np.clip(matched, 0, BRIGHTEST - 1e-4) / BRIGHTEST * (BINS - 1)
+    lower = position.astype(np.int64)
+    part = position - lower
+    index, size = _CELL_OF_VOXEL[places] * BINS + lower, int(np.prod(CELLS)) * BINS
+    counts = np.bincount(index, 1 - part, size) + np.bincount(index + 1, part, size + 1)[:size]
+    return np.moveaxis(counts.reshape(*CELLS, BINS), -1, 0) * (BRAIN_VOXELS / len(matched))
+
+
+def _blocks(cells: np.ndarray) -> np.ndarray:
+    return cells.reshape(CONTROL[0], 2, CONTROL[1], 2, CONTROL[2], 2).mean(axis=(1, 3, 5))
+
+
+# Fitting one explanation --------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Fit:
+    """Control values (6, 8, 6) of log m and a, and the logarithm of the evidence."""
+
+    log_m: np.ndarray
+    a: np.ndarray
+    evidence: float
+
+
+def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settings()) -> Fit:
+    """The most probable change with the given fields ("", "m", "a" or "ma") under the people's deviations.
+
+    Unknown are the weights of the fields' patterns (standard normal before anything is seen), a power law and a smooth rest
+    of the curve. The data: expected minus transformed local quantiles, Gaussian with the people's covariance.
+    """
+    unknown = _Unknown(target, fields)
+    for _ in range(settings.looks):
+        log_m, a = unknown.controls()
+        seen = _corrected(tissue, log_m, a)
+        own, wanted = _match(seen, target.matched)
+        quantiles, _ = local_quantiles(np.interp(seen, own, wanted), tissue.places, target.prior)
+        # Back through the match and the fields: local quantiles of the source itself.
+        corrected = np.interp(quantiles[:, target.used], wanted, own)
+        source = (corrected - on_blocks(a).ravel()[target.used]) * np.exp(-on_blocks(log_m).ravel()[target.used])
+        unknown.start_curve(corrected, quantiles[:, target.used])
+        for _ in range(settings.steps):
+            evidence = unknown.step(source)
+    return Fit(*unknown.controls(), evidence)
+
+
+def _corrected(tissue: Tissue, log_m: np.ndarray, a: np.ndarray) -> np.ndarray:
+    if not (log_m.any() or a.any()):
+        return tissue.values
+    return np.exp(on_grid(log_m).ravel()[tissue.places]) * tissue.values + on_grid(a).ravel()[tissue.places]
+
+
+class _Unknown:
+    """The unknowns of one explanation, and one Gauss-Newton step for them."""
+
+    def __init__(self, target: Target, fields: str):
+        self.target, self.fields = target, fields
+        self.of_m, self.of_a = (np.zeros(target.m.shape[1]) for _ in range(2))
+        self.power, self.rest = None, np.zeros(len(REST_KNOTS))
+        distance = (REST_KNOTS[:, None] - REST_KNOTS) / REST_LENGTH
+        covariance = REST_DEVIATION**2 * (np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS)))
+        self.curve_precision = np.zeros((2 + len(REST_KNOTS),) * 2)
+        self.curve_precision[:2, :2] = np.diag(1 / np.square(POWER_DEVIATIONS))
+        self.curve_precision[2:, 2:] = np.linalg.inv(covariance)
+
+    def controls(self) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.clip(patterns @ weights, -most, most).reshape(CONTROL)
+                     for patterns, weights, most in ((self.target.patterns_m, self.of_m, MAX_LOG_M),
+                                                     (self.target.patterns_a, self.of_a, MAX_A)))
+
+    def start_curve(self, x: np.ndarray, y: np.ndarray) -> None:
+        """A power law through the points, the first time."""
+        if self.power is None:
+            self.power = np.polyfit(np.log(np.maximum(x, 0.05)).ravel(), np.log(np.maximum(y, 0.05)).ravel(), 1)[::-1]
+
+    def step(self, source: np.ndarray) -> float:
+        """One step from the source's local quantiles (17, blocks); the logarithm of the evidence there."""
+        target = self.target
+        gain = np.exp(target.m @ self.of_m)
+        value = np.maximum(source * gain + target.a @ self.of_a, DARKEST)
+        law = np.exp(self.power[0] + self.power[1] * np.log(value))
+        hats = _hats(law.ravel())
+        # Where the curve's rest would turn it over, it is followed only as far as it still rises.
+        rise = np.interp(law, (REST_KNOTS[1:] + REST_KNOTS[:-1]) / 2, np.diff(self.rest) / np.diff(REST_KNOTS))
+        steepness = np.maximum(1 + rise, 0.2)
+        slope = steepness * self.power[1] * law / value
+
+        columns, old = [], []
+        if "m" in self.fields:
+            columns.append((slope * source * gain)[:, :, None] * target.m)
+            old.append(self.of_m)
+        if "a" in self.fields:
+            columns.append(slope[:, :, None] * target.a)
+            old.append(self.of_a)
+        columns = [c.reshape(law.size, -1) for c in columns]
+        columns += [np.stack([(steepness * law).ravel(), (steepness * law * np.log(value)).ravel()], 1), hats]
+        jacobian, old = np.concatenate(columns, 1), np.concatenate([*old, self.power, self.rest])
+        precision = np.eye(len(old))
+        curve = len(old) - len(self.curve_precision)
+        precision[curve:, curve:] = self.curve_precision
+        mean = np.zeros(len(old))
+        mean[curve + 1] = 1.0  # the exponent
+
+        residual = target.expected.ravel() - law.ravel() - hats @ self.rest
+        weighed = target.weigh(jacobian)
+        hessian = jacobian.T @ weighed + precision
+        new = np.linalg.solve(hessian, weighed.T @ (residual + jacobian @ old) + precision @ mean)
+        self._take(new)
+        left = residual - jacobian @ (new - old)
+        misfit = left @ target.weigh(left[:, None])[:, 0] + (new - mean) @ precision @ (new - mean)
+        return -0.5 * (misfit + np.linalg.slogdet(hessian)[1] - np.linalg.slogdet(precision)[1])
+
+    def _take(self, new: np.ndarray) -> None:
+        new = list(np.split(new, np.cumsum([len(self.of_m)] * len(self.fields) + [2])))
+        if "m" in self.fields:
+            self.of_m = new.pop(0)
+        if "a" in self.fields:
+            self.of_a = new.pop(0)
+        self.power, self.rest = new
+
+
+def _hats(x: np.ndarray) -> np.ndarray:
+    """(n, 13): how much of each knot's value a straight-line interpolation takes at x (n,)."""
+    position = np.clip(x / REST_KNOTS[1], 0, len(REST_KNOTS) - 1 - 1e-9)
+    left = position.astype(int)
+    rows, hats = np.arange(len(x)), np.zeros((len(x), len(REST_KNOTS)))
+    hats[rows, left], hats[rows, left + 1] = 1 - (position - left), position - left
+    return hats
+
+
+# The tone curve -----------------------------------------------------------------------------------------------------
+
+def _change(tissue: Tissue, target: Target, found: Fit) -> ToneField:
+    log_m, a = found.log_m, _gentle(found.a, tissue.template_to_ras)
+    seen = _corrected(tissue, log_m, a)
+    matrix = tissue.template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
+    return ToneField(tone_curve(seen, target.tone, target.tone_deviations), log_m, a, matrix)
+
+
+def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
+    """An additive field whose gradient is at most ``MAX_SLOPE_A``: flattened around its mean as far as that needs."""
+    matrix = template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
+    steepest = ToneField([[0, 1], [0, 1]], np.zeros_like(a), a, matrix).steepest()[1]
+    return a if steepest <= MAX_SLOPE_A else a.mean() + (a - a.mean()) * (MAX_SLOPE_A / steepest)
+
+
+def tone_curve(values: np.ndarray, expected: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Knots (2, K) of the strictly increasing curve that most probably makes ``values`` (n,) the target's.
+
+    ``expected``, ``covariance``: of the target's quantiles at ``TONE_LEVELS`` between people. The mean of log-polynomials of
+    2 to 5 terms, weighted by their evidence: as simple a curve as the histogram lets it be.
+    """
+    own = np.quantile(values, TONE_LEVELS)
+    precision = np.linalg.inv(covariance + TONE_FLOOR**2 * np.eye(len(expected)))
+    x = np.r_[0, np.linspace(DARKEST, max(BRIGHTEST, values.max()) * 1.1, CURVE_KNOTS - 1)]
+    curves, evidences = zip(*(_log_polynomial(own, expected, precision, terms, x) for terms in (2, 3, 4, 5)))
+    weights = np.exp(np.array(evidences) - max(evidences))
+    y = weights @ np.array(curves) / weights.sum()
+    y[0] = 0.0
+    return tone_field.strictly_increasing(x, np.maximum.accumulate(y))
+
+
+def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
+    """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its evidence."""
+    def powers(v):
+        return (np.log(np.maximum(v, DARKEST)) - LOG_MIDDLE)[:, None] ** np.arange(terms)
+
+    mean, prior = np.zeros(terms), np.diag(1 / np.square(TERM_DEVIATIONS[:terms]))
+    mean[:2] = LOG_MIDDLE, 1
+    design, found = powers(own), mean
+    for _ in range(8):
+        y = np.exp(design @ found)
+        jacobian = design * y[:, None]
+        hessian = jacobian.T @ precision @ jacobian + prior
+        found = np.linalg.solve(hessian, jacobian.T @ precision @ (expected - y + jacobian @ found) + prior @ mean)
+    left = expected - np.exp(design @ found)
+    misfit = left @ precision @ left + (found - mean) @ prior @ (found - mean)
+    evidence = -0.5 * (misfit + np.linalg.slogdet(hessian)[1] - np.linalg.slogdet(prior)[1])
+    return np.exp(np.clip(powers(x) @ found, -10, 3)), evidence
