@@ -314,6 +314,20 @@ def endless(widget, arrays, worker):
     return nodes
 
 
+def once_there_is_a_result(widget, act):
+    """Have ``act`` called as soon as a run in this process has something to keep."""
+    from host import qt
+
+    def look():
+        if widget._going and widget._going.progress and widget._going.progress.last:
+            timer.stop()
+            act()
+
+    timer = qt.QTimer(widget.parent)
+    timer.timeout.connect(look)
+    timer.start(20)
+
+
 def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
     endless(widget, arrays, worker=True)
     press(widget)
@@ -359,12 +373,11 @@ def test_deleting_a_node_stops_the_run(widget, arrays, role):
 @pytest.mark.parametrize("end", ["cancel", "close", "delete"])
 def test_a_run_in_this_process_can_be_stopped(widget, arrays, end):
     import slicer
-    from host import qt
 
     nodes = endless(widget, arrays, worker=False)
     act = {"cancel": widget.ui.applyButton.click, "close": host.close,
            "delete": lambda: slicer.mrmlScene.RemoveNode(nodes["ct"])}[end]
-    qt.QTimer.singleShot(1500, act)
+    once_there_is_a_result(widget, act)
     press(widget)  # returns when the run has ended
     assert widget._going is None
     words = {"cancel": "Cancelled", "close": "scene was closed", "delete": "was removed"}
@@ -635,10 +648,8 @@ def test_no_memory_to_copy_the_images_is_said(widget, arrays, monkeypatch):
 
 
 def test_cancel_pressed_twice_keeps_the_best_result_so_far(widget, arrays):
-    from host import qt
-
     endless(widget, arrays, worker=False)
-    qt.QTimer.singleShot(1500, lambda: [widget.ui.applyButton.click() for _ in range(3)])
+    once_there_is_a_result(widget, lambda: [widget.ui.applyButton.click() for _ in range(3)])
     press(widget)
     assert results(widget)["ideal in_phase patient"].GetName().endswith("(incomplete)")
 
