@@ -367,3 +367,15 @@ def test_hostile_statistics_are_refused(statistics):
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(SMALL, **changes)
+
+
+def test_combined_file_has_the_corrector(trained, tmp_path):
+    arguments = {"blocks": 2, "rank": 2, "components": 3}
+    built = networks.build("mrflow", flow=SMALL.flow(), corrector=arguments).corrector
+    for values in built.state_dict().values():
+        values.uniform_()
+    path = mrflow.combine(trained, tmp_path / "b.safetensors", built, arguments)
+    # Again, with the corrector kept: nothing but the statistics changes.
+    path = mrflow.combine(path, tmp_path / "c.safetensors", statistics={"more": torch.ones(2)})
+    model = models.verify(path)
+    assert same(dict(built.state_dict()), dict(model.network.corrector.state_dict())) and same(weights(trained), weights(path))
