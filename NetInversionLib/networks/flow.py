@@ -121,7 +121,8 @@ class ConditionalFlow(nn.Module):
         """The flow for one condition, with everything computed that depends on the condition or the weights alone.
 
         For many encodings and decodings under the same condition. It is a picture of the weights as they are now;
-        gradients reach the image and the latents, but neither weights nor condition.
+        gradients reach the image and the latents, but neither weights nor condition. On a CPU one image at a time is
+        fastest: what it makes on the way then fits the cache.
         """
         with torch.no_grad():
             return self._prepared(condition)
