@@ -345,6 +345,8 @@ class Group:
         """This process' group, from torchrun's environment; alone without it."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -489,7 +491,11 @@ class _State:
         self.mean = {n: w.detach().clone() for n, w in self.flow.named_parameters()}
 
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], group: Group) -> float:
-        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left out)."""
+        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left out).
+
+        Raises:
+            ValueError: The loss is not finite; the weights are those of the step before.
+        """
         s = self.settings
         factor = min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
         self.optimiser.param_groups[0]["lr"] = s.learning_rate * factor
@@ -499,6 +505,8 @@ class _State:
         good = labels > 0
         enough = (bits[good].mean() if good.any() else bits.mean()).detach() + s.negative_margin
         loss = torch.where(good, bits, -bits.clamp(max=enough)).mean()
+        if not torch.isfinite(loss):
+            raise ValueError(f"training went astray at step {self.step}: start afresh with a lower learning rate")
         self.optimiser.zero_grad()
         loss.backward()
         group.average([p.grad for p in self.flow.parameters() if p.grad is not None])
@@ -509,7 +517,7 @@ class _State:
         decay = min(s.average, self.step / (self.step + 10))
         for name, weight in self.flow.named_parameters():
             self.mean[name].lerp_(weight.detach(), 1 - decay)
-        shown = torch.stack([bits.detach()[good].sum(), good.sum().double()])
+        shown = torch.stack([bits.detach()[good].sum(), good.sum().to(bits)])
         group.average([shown])
         shown = float(shown[0] / shown[1].clamp(min=1e-9))
         self.recent, self.recent_count = self.recent + shown, self.recent_count + 1
