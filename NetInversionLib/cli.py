@@ -5,6 +5,7 @@
     netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
+    netinversion evaluate gate folder-of-mr --wrong other-contrasts --output folder
     netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
 
 ``COMMANDS`` is the table of them all: a module adds its own with ``@command``.
@@ -275,6 +276,39 @@ def _model_for(roles: set[str]) -> str:
                      "'netinversion models list'")
 
 
+# The gate of harmonization -------------------------------------------------------------------------------------------
+
+def _gate_arguments(parser) -> None:
+    parser.add_argument("folder", help="brain-extracted volumes of the target scanner, one per person")
+    parser.add_argument("--folds", type=int, default=5, help="default 5")
+    parser.add_argument("--wrong", nargs="+", default=[], metavar="PATH", help="files or folders that have to be caught")
+    parser.add_argument("--other", nargs="+", default=[], metavar="PATH", help="files or folders, of other scanners, that should "
+                        "pass")
+    parser.add_argument("--flows", nargs="+", default=[], metavar="FILE", help="a model per fold, not trained on the fold's "
+                        "people (person n, by name, is in fold n modulo FOLDS); without them bits/dim are left out")
+    parser.add_argument("--output", metavar="FOLDER", help="also write gate.csv and gate_cases.csv there")
+    parser.add_argument("--seed", type=int, default=0)
+    _machine_arguments(parser)
+
+
+@command("evaluate", "gate", _gate_arguments)
+def evaluate_gate(options) -> int:
+    """The harmonization's gate: false alarms, and wrong images let through, in folds over the target's people."""
+    device = _machine(options)
+    from . import gate_evaluation
+
+    bits = gate_evaluation.with_flows(options.flows, options.folds, device) if options.flows else None
+    scans = [gate_evaluation.read_all(paths, Lines().log) for paths in ([options.folder], options.other, options.wrong)]
+    summary, cases = gate_evaluation.evaluate(*scans, options.folds, options.seed, bits, Lines())
+    _print_table(summary)
+    for line in (*gate_evaluation.totals(summary), *([] if bits else ["bits/dim was left out: no flows were given"])):
+        print(line)
+    if options.output:
+        _write_table(summary, Path(options.output), "gate")
+        _write_table(cases, Path(options.output), "gate_cases")
+    return 0
+
+
 # Harmonization of cohorts -------------------------------------------------------------------------------------------
 
 def _harmonize_arguments(parser) -> None:
@@ -359,26 +393,21 @@ def train_flow(options) -> int:
 
     On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train flow ...
     """
-    import os
-
     from . import mrflow
 
-    place = os.environ.get("LOCAL_RANK")
-    device = _machine(options)
-    if place and device.type == "cuda":
-        device = devices.choose(f"cuda:{place}")
+    device, first = _process(options)
     given = {"steps": options.steps, "batch": options.batch, "spacing_mm": options.spacing, "negative": options.negative}
     given = {**options.settings, **{k: v for k, v in given.items() if v is not None}, "seed": options.seed}
     try:
         settings = replace(mrflow.FlowSettings(), **given)
     except TypeError as error:
         raise ValueError(f"no such setting: {error}") from error
-    progress = Lines() if place in (None, "0") else Progress()
+    progress = Lines() if first else Progress()
     cases = mrflow.read_cases(options.folder, settings.spacing_mm, progress)
     checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
     card = {k: v for k, v in {"name": options.name, "sources": options.sources}.items() if v}
     path = mrflow.train(cases, options.output, settings, options.hold_out, checkpoint, progress, device, card)
-    if place in (None, "0"):
+    if first:
         print(path)
     return 0
 
@@ -409,7 +438,58 @@ def train_corrector(options) -> int:
     return 0
 
 
+# Denoisers and their invariances --------------------------------------------------------------------------------------
+
+def _train_denoiser_arguments(parser) -> None:
+    parser.add_argument("folder", help="CT volumes in HU, and people.csv (file,person) if a person has several")
+    parser.add_argument("--architecture", default="cnn10", choices=["cnn10", "wganvgg", "redcnn"])
+    parser.add_argument("--arguments", type=json.loads, default={}, metavar="JSON", help="of the architecture, such as "
+                        "'{\"out_ch\": 32}'")
+    parser.add_argument("--loss", default="mse", choices=["mse", "wgan"], help="wgan: adversarial and perceptual")
+    parser.add_argument("--features", metavar="FILE", help="for wgan: the denoiser whose features the perceptual term compares")
+    parser.add_argument("--leave-out", metavar="PERSON", help="not trained on, measured instead")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    parser.add_argument("--checkpoint", metavar="FILE", help="training state, gone on from if it is there "
+                        "(default: the output's name with .checkpoint)")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
+    parser.add_argument("--steps", type=int, help="optimiser steps")
+    parser.add_argument("--seed", type=int, default=0)
+    _machine_arguments(parser)
+
+
+@command("train", "denoiser", _train_denoiser_arguments)
+def train_denoiser(options) -> int:
+    """Train a CT denoiser on low dose simulated from normal CT.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train denoiser ...
+    """
+    from . import denoising
+
+    device, first = _process(options)
+    given = {"steps": options.steps} if options.steps else {}
+    settings = denoising.DenoiserSettings(options.architecture, tuple(options.arguments.items()), options.loss,
+                                          seed=options.seed, **given)
+    progress = Lines() if first else Progress()
+    pairs = denoising.read_pairs(options.folder, settings, options.every, progress)
+    features = models.load(options.features, device) if options.features else None
+    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
+    path = denoising.train(pairs, options.output, settings, options.leave_out, checkpoint, features, progress, device)
+    if first:
+        print(path)
+    return 0
+
+
 # Pieces -------------------------------------------------------------------------------------------------------------
+
+def _process(options):
+    """(device, whether this is the first) of the processes that torchrun started; of the only one without it."""
+    import os
+
+    place, device = os.environ.get("LOCAL_RANK"), _machine(options)
+    if place and device.type == "cuda":
+        device = devices.choose(f"cuda:{place}")
+    return device, place in (None, "0")
+
 
 def _machine(options):
     """Set the threads, and the device that was asked for."""

@@ -319,7 +319,8 @@ def verify(path: Path | str) -> Model:
     import torch
 
     model = load(path)
-    size = (2 * model.card.size_multiple + 1,) * model.card.dimensions
+    smallest = max(2 * model.card.size_multiple, getattr(model.network, "smallest_size", 1))
+    size = (smallest + 1,) * model.card.dimensions
     image = torch.full((1, len(model.card.inputs), *size), 0.5, requires_grad=True)
     try:
         output = model(image)

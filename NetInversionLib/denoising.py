@@ -1,0 +1,345 @@
+"""Training CT denoisers on low-dose images that are simulated from normal CT (``low_dose``), and what they reach on others.
+
+Two ways to train: "mse", the mean square error to the normal-dose image; "wgan", a Wasserstein GAN with gradient penalty beside
+a perceptual loss, the distance in the features of another network of ours. Yang et al. use VGG-19's features, which are not
+ours to ship: give them as a model file if you have them, else the features of an "mse" denoiser serve.
+
+Sources: Chen et al., ISBI 2017, 143; Yang et al., IEEE TMI 2018;37:1348, arXiv:1708.00961; Gulrajani et al., arXiv:1704.00028.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import models, networks, volumes
+from .layers import UpTo
+from .low_dose import LowDoseSettings, noise_image
+from .mrflow import Group
+from .results import Progress, Table
+from .synthetic_ct import SOURCES, read_people
+from .volumes import Volume
+
+# The published networks' units: (HU + 1024 - 481.454...) / 502.185...
+LOW_HU = 481.45419786099086 - 1024
+CHANNEL = models.Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
+INTENDED_USE = (
+    "Research and demonstration only, not for diagnosis or treatment. It was trained on a handful of CT scans with SIMULATED low "
+    "dose, so that its invariances can be looked at; it was not made to improve images."
+)
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """How a denoiser is trained.
+
+    Attributes:
+        architecture, arguments: Of ``networks``: "cnn10", "wganvgg" or "redcnn".
+        loss: "mse" or "wgan".
+        steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
+        learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
+        average: Decay per step of the running mean of the weights, which is what is kept.
+        perceptual: Weight of the perceptual term beside the critic's ("wgan").
+        critic_steps: Of the critic for each of the generator.
+        dose: Range of dose fractions drawn from, one per slice.
+        photons, electronic, views: As in ``low_dose.LowDoseSettings``.
+        seed: Everything random follows from it and the step's number. checkpoint_every: Steps between checkpoints.
+    """
+
+    architecture: str = "cnn10"
+    arguments: tuple = ()
+    loss: str = "mse"
+    steps: int = 3000
+    batch: int = 16
+    patch: int = 64
+    learning_rate: float = 1e-3
+    average: float = 0.998
+    perceptual: float = 1.0
+    critic_steps: int = 2
+    dose: tuple[float, float] = (0.1, 0.25)
+    photons: float = 1.5e5
+    electronic: float = 10.0
+    views: int = 360
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        if self.loss not in ("mse", "wgan"):
+            raise ValueError(f"loss is 'mse' or 'wgan', not {self.loss!r}")
+        if not 0 < self.dose[0] <= self.dose[1] < 1:
+            raise ValueError("dose is a range above 0 and below 1, lower end first")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One slice: normal dose and the noise that makes it low dose, (J, I) float32, HU; whose it is."""
+
+    person: str
+    normal: np.ndarray
+    noise: np.ndarray
+
+
+def read_pairs(folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()) -> list[Pair]:
+    """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them, with simulated noise.
+
+    Raises:
+        ValueError: No CT there, or one without air (not in HU).
+    """
+    found, people = [], read_people(folder)
+    for number, (path, person) in enumerate(people.items()):
+        progress.report(number / len(people), f"Simulating low dose of {path.name}")
+        found += pairs_of(volumes.load(path), person, settings, every, number)
+    return found
+
+
+def pairs_of(ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0) -> list[Pair]:
+    """The slices of one CT; noise follows from the settings' seed and ``number``."""
+    axial = volumes.reorient(volumes.check(ct), "LPS")
+    hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2::every])).clamp(-1024, 3071)
+    if float(hu.min()) > -500:
+        raise ValueError(f"{ct.name} holds no air (lowest value {float(hu.min()):g}): is it a CT in HU?")
+    rng = np.random.default_rng([settings.seed, number])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    pairs = []
+    for image in hu:
+        dose = float(np.exp(rng.uniform(*np.log(settings.dose))))
+        how = LowDoseSettings(dose, settings.photons, settings.electronic, settings.views)
+        noise = noise_image(image[None], axial.spacing_mm[:2], how, generator)[0]
+        pairs.append(Pair(person, image.numpy(), noise.numpy()))
+    return pairs
+
+
+def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tuple[Tensor, Tensor]:
+    """Patches (batch, 1, patch, patch) of low and of normal dose, normalised; people are drawn with equal chance.
+
+    Noise may change its sign, and both are turned and mirrored: the same statistics, more examples.
+    """
+    rng = np.random.default_rng([settings.seed, 1, step])
+    people = sorted({pair.person for pair in pairs})
+    size, low, normal = settings.patch, [], []
+    while len(low) < settings.batch:
+        mine = [pair for pair in pairs if pair.person == people[rng.integers(len(people))]]
+        pair = mine[rng.integers(len(mine))]
+        corner = [int(rng.integers(max(1, n - size + 1))) for n in pair.normal.shape]
+        window = tuple(slice(c, c + size) for c in corner)
+        image, noise = pair.normal[window], pair.noise[window] * rng.choice((-1, 1))
+        if image.shape != (size, size) or (image > -500).mean() < 0.1:  # mostly air
+            if rng.random() < 0.98:
+                continue
+            image, noise = (np.pad(a, [(0, size - n) for n in a.shape], mode="reflect") for a in (image, noise))
+        turns, mirrored = rng.integers(4), rng.random() < 0.5
+        image, noise = (np.rot90(a[:, ::-1] if mirrored else a, turns) for a in (image, noise))
+        normal.append(image.copy())
+        low.append((image + noise).clip(-1024, 3071).astype(np.float32))
+    return tuple(normalised(torch.from_numpy(np.stack(images)))[:, None] for images in (low, normal))
+
+
+def normalised(hu: Tensor) -> Tensor:
+    return (hu - CHANNEL.low) / (CHANNEL.high - CHANNEL.low)
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+class Critic(nn.Module):
+    """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the mean of a last map."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        layers, channels = [], 1
+        for n in range(6):
+            given = width * 2 ** (n // 2)
+            layers += [nn.Conv2d(channels, given, 3, stride=1 + n % 2, padding=1), nn.LeakyReLU(0.2)]
+            channels = given
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,) scores."""
+        return self.layers(x).mean((1, 2, 3))
+
+
+def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
+    """The perceptual loss's features: a layer of another denoiser, the fourth by default (behind its second convolution)."""
+    return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
+
+
+class _State:
+    """Networks, optimisers, step and history: all that a checkpoint holds."""
+
+    def __init__(self, settings: DenoiserSettings, names: list[str], features: UpTo | None, device: torch.device | str):
+        torch.manual_seed(settings.seed)
+        self.settings, self.names, self.features, self.device = settings, sorted(set(names)), features, torch.device(device)
+        self.step, self.history = 0, []
+        self.network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
+        self.mean = {name: w.detach().clone() for name, w in self.network.named_parameters()}
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999))
+        self.critic = Critic().to(device) if settings.loss == "wgan" else None
+        if self.critic is not None:
+            self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=settings.learning_rate, betas=(0.5, 0.9))
+
+    def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
+        """One step of the generator (and the critic's before it); the mean square error, normalised units."""
+        s = self.settings
+        rate = s.learning_rate * min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
+        if self.critic is not None:
+            self.critic_optimiser.param_groups[0]["lr"] = rate
+            for n in range(s.critic_steps):
+                self.criticise(*group.share(*draw(s.steps + s.critic_steps * self.step + n)), group)
+        low, normal = (part.to(self.device) for part in group.share(*draw(self.step)))
+        self.optimiser.param_groups[0]["lr"] = rate
+        found = self.network.train()(low)
+        error = F.mse_loss(found, normal)
+        loss = error
+        if self.critic is not None:
+            loss = s.perceptual * F.mse_loss(self.features(found), self.features(normal)) - 0.1 * self.critic(found).mean()
+        self.update(self.optimiser, self.network, loss, group)
+        self.step += 1
+        decay = min(s.average, self.step / (self.step + 10))
+        for name, weight in self.network.named_parameters():
+            self.mean[name].lerp_(weight.detach(), 1 - decay)
+        shown = error.detach().clone()
+        group.average([shown])
+        return float(shown)
+
+    def criticise(self, low: Tensor, normal: Tensor, group: Group) -> None:
+        """One step of the critic: real against denoised, the gradient's length drawn to 1 between them."""
+        low, normal = low.to(self.device), normal.to(self.device)
+        with torch.no_grad():
+            made = self.network(low)
+        rng = torch.Generator().manual_seed(self.settings.seed + self.step)
+        share = torch.rand(len(low), 1, 1, 1, generator=rng).to(self.device)
+        between = (share * normal + (1 - share) * made).requires_grad_()
+        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
+        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        loss = self.critic(made).mean() - self.critic(normal).mean() + 10 * penalty
+        self.update(self.critic_optimiser, self.critic, loss, group)
+
+    def update(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor, group: Group) -> None:
+        optimiser.zero_grad()
+        loss.backward(inputs=list(network.parameters()))
+        group.average([p.grad for p in network.parameters()])
+        optimiser.step()
+
+    def averaged(self) -> nn.Module:
+        """The network with the mean weights."""
+        network = networks.build(self.settings.architecture, **dict(self.settings.arguments))
+        network.load_state_dict(self.mean)
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def save(self, path: Path | str) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        kept = {"settings": _plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
+                "mean": self.mean}
+        torch.save({**kept, **{name: part.state_dict() for name, part in self._parts().items()}}, part)
+        part.replace(path)
+
+    def load(self, path: Path | str) -> None:
+        kept = torch.load(path, map_location=self.device, weights_only=True)
+        if kept["settings"] != _plain(self.settings) or kept["names"] != self.names:
+            raise ValueError(f"{path} belongs to a training with other settings or people; delete it to start afresh")
+        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
+        for name, part in self._parts().items():
+            part.load_state_dict(kept[name])
+
+    def _parts(self) -> dict:
+        parts = {"network": self.network, "optimiser": self.optimiser}
+        if self.critic is not None:
+            parts |= {"critic": self.critic, "critic_optimiser": self.critic_optimiser}
+        return parts
+
+
+def _plain(settings: DenoiserSettings) -> dict:
+    return {k: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
+            for k, value in asdict(settings).items()}
+
+
+def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = DenoiserSettings(), leave_out: str | None = None,
+          checkpoint: Path | str | None = None, features: models.Model | None = None, progress: Progress = Progress(),
+          device: torch.device | str = "cpu") -> Path:
+    """Train a denoiser and write its model file; goes on from the checkpoint if that is there.
+
+    Under torchrun every process calls this; the first one writes.
+
+    Args:
+        leave_out: A person not trained on; their figures stand in the card.
+        features: For "wgan": the denoiser whose features the perceptual term compares.
+
+    Raises:
+        ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another training.
+    """
+    training = [pair for pair in pairs if pair.person != leave_out]
+    if not training or len(training) == len(pairs) and leave_out is not None:
+        known = ", ".join(sorted({pair.person for pair in pairs}))
+        raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
+    if settings.loss == "wgan" and features is None:
+        raise ValueError("the perceptual term needs a network to take features of: name a denoiser's model file with --features")
+    device = torch.device(device)
+    group = Group.joined(device)
+    if settings.batch % group.size:
+        raise ValueError(f"a batch of {settings.batch} cannot be shared by {group.size} processes: choose a multiple")
+    state = _State(settings, [pair.person for pair in training], features_of(features).to(device) if features else None, device)
+    if checkpoint and Path(checkpoint).exists():
+        state.load(checkpoint)
+        progress.log(f"goes on from step {state.step}")
+    total, since = 0.0, 0
+    while state.step < settings.steps:
+        total, since = total + state.advance(lambda step: draw_batch(training, settings, step), group), since + 1
+        last = state.step == settings.steps
+        if state.step % settings.checkpoint_every == 0 or last:
+            rmse = math.sqrt(total / since) * (CHANNEL.high - CHANNEL.low)
+            state.history.append([state.step, rmse])
+            total, since = 0.0, 0
+            progress.point("RMSE (HU)", state.step, rmse)
+            if checkpoint and group.rank == 0:
+                state.save(checkpoint)
+            progress.report(state.step / settings.steps, f"step {state.step} of {settings.steps}, RMSE {rmse:.1f} HU")
+    if group.rank == 0:
+        network = state.averaged().cpu()
+        table = evaluate(pairs, network, leave_out)
+        models.save(output, network, make_card(settings, state.names, leave_out, table, features))
+    return Path(output)
+
+
+def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None) -> Table:
+    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person; held-out people are marked."""
+    rows: dict[str, list[list[float]]] = {}
+    for pair in pairs:
+        body = pair.normal > -500
+        if body.mean() < 0.01:
+            continue
+        low = (pair.normal + pair.noise).clip(-1024, 3071)
+        with torch.no_grad():
+            found = network(normalised(torch.from_numpy(low))[None, None])[0, 0].numpy()
+        found = found * (CHANNEL.high - CHANNEL.low) + CHANNEL.low
+        rows.setdefault(pair.person, []).append([np.sqrt(np.mean((x - pair.normal)[body] ** 2)) for x in (low, found)])
+    means = {person: np.mean(values, 0) for person, values in rows.items()}
+    return Table("RMSE to normal dose inside the body (HU)", {
+        "person": list(means), "held out": [person == leave_out for person in means],
+        "low dose": [float(m[0]) for m in means.values()], "denoised": [float(m[1]) for m in means.values()]})
+
+
+def make_card(settings: DenoiserSettings, people: list[str], leave_out: str | None, table: Table,
+              features: models.Model | None) -> models.Card:
+    """The card of a trained denoiser."""
+    quality = {}
+    for person, apart, low, found in zip(*table.columns.values()):
+        who = f"{person}, {'held out' if apart else 'trained on'}"
+        quality[f"{who}, RMSE (HU)"] = f"{low:.1f} -> {found:.1f}"
+    values = {k: str(v) if isinstance(v, list) else v for k, v in _plain(settings).items()}
+    if features is not None:
+        values["features"] = f"{features.card.name}, layer 4, SHA-256 {features.sha256[:16]}"
+    return models.Card(
+        name=f"CT denoiser {settings.architecture}, {settings.loss}", version="1", architecture=settings.architecture,
+        arguments=dict(settings.arguments), inputs=(CHANNEL,), outputs=(CHANNEL,), dimensions=2, orientation="LPS",
+        spacing_mm=(0.5, 3.5), size_multiple=1, trained_on=tuple(people), sources=SOURCES.replace(
+            "The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs."),
+        licence="MIT", intended_use=INTENDED_USE, quality=quality,
+        training={**values, "left out": leave_out or "nobody"}, task="denoising")
