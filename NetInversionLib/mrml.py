@@ -24,7 +24,7 @@ from .jobs import PIECE, Steps, finish
 from .results import Curve, Result, Table
 from .volumes import Region, Volume, VolumeError, check, region_from_ras_points, resample
 
-ROLES = ("input", "ct", "difference", "error", "spread")
+ROLES = ("input", "ct", "difference", "factor", "error", "spread")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")  # how Slicer's DICOM reader marks CT
 NOTICE = "NetInversion result: research use only, not for diagnosis."
 
@@ -270,7 +270,7 @@ def volume_to_node(volume: Volume, name: str | None = None, like=None, role: str
         like: an input's node. The new node gets its parent transform (and the local matrix with which the two overlay
             exactly) and its place in the subject hierarchy. One that has left the scene, or is under a non-linear
             transform by now, counts as None: the node is placed in world RAS.
-        role: "input", "ct", "difference", "error" or "spread": how it is shown.
+        role: "input", "ct", "difference" (around 0), "factor" (around 1), "error" or "spread": how it is shown.
         shown_as: for role "input", a node whose window and colours it takes, so that the two can be compared.
 
     int64, uint64 and other types that Slicer does not show become int32, uint32 or float64 if that loses nothing.
@@ -370,9 +370,11 @@ def _file_under(node, like) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- display
 
-# RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno and viridis (CC0).
+# RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno and viridis (CC0), factor
+# Brewer's purple and orange.
 COLORS = {
     "difference": "00007f 0000ff ffffff ff0000 7f0000",
+    "factor": "2d004b 8073ac f7f7f7 e08214 7f3b08",
     "error": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
     "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
 }
@@ -395,6 +397,9 @@ def _show(node, role: str | None, shown_as) -> None:
         _set_window(display, model.GetWindowLevelMin(), model.GetWindowLevelMax())
     elif role == "ct":
         _set_window(display, -160, 240)
+    elif role == "factor":
+        reach = _typical_largest(values - 1)
+        _set_window(display, 1 - reach, 1 + reach)
     elif role in COLORS:
         largest = _typical_largest(values)
         _set_window(display, -largest if role == "difference" else 0, largest)
@@ -710,3 +715,41 @@ def _parts(chart):
 
 def _plain(value):
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+
+
+# ------------------------------------------------------------------------------------------------- results from nodes
+
+def result_from_nodes(nodes: dict) -> Result:
+    """The result that ``write_result`` wrote as these nodes, by key, also after the scene was saved and opened again.
+
+    What was removed from the scene meanwhile is missing. Raises VolumeError for an image that cannot be read any more.
+    """
+    result = Result()
+    for key, node in nodes.items():
+        if node.IsA("vtkMRMLVolumeNode"):
+            result.volumes[key] = volume_from_node(node)
+            if node.GetAttribute("NetInversion.role"):
+                result.roles[key] = node.GetAttribute("NetInversion.role")
+        elif node.IsA("vtkMRMLTableNode"):
+            result.tables[key] = Table(node.GetName(), columns_of(node))
+        elif node.IsA("vtkMRMLPlotChartNode"):
+            result.curves[key] = _curve_from_chart(node)
+        elif node.IsA("vtkMRMLTextNode"):
+            result.facts = json.loads(node.GetText())
+    return result
+
+
+def columns_of(table) -> dict[str, list]:
+    """The columns of a table node by heading: numbers, or text."""
+    content = table.GetTable()
+    columns = [content.GetColumn(index) for index in range(content.GetNumberOfColumns())]
+    return {column.GetName(): [column.GetValue(row) for row in range(column.GetNumberOfValues())] for column in columns}
+
+
+def _curve_from_chart(chart) -> Curve:
+    _, series, tables = _parts(chart)
+    lines = {}
+    for one, table in zip(series, tables):
+        columns = columns_of(table)
+        lines[one.GetName()] = (columns[one.GetXColumnName()], columns[one.GetYColumnName()])
+    return Curve(chart.GetTitle(), chart.GetXAxisTitle(), chart.GetYAxisTitle(), lines, bool(chart.GetYAxisLogScale()))

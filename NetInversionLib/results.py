@@ -53,7 +53,7 @@ class Curve:
 class Result:
     """What an algorithm gives back: images, tables, curves, and the facts that let it be run again.
 
-    ``roles`` says how a volume is to be shown, by its key: "input", "ct", "difference", "error" or "spread".
+    ``roles`` says how a volume is to be shown, by its key: "input", "ct", "difference", "factor", "error" or "spread".
     """
 
     volumes: dict[str, Volume] = field(default_factory=dict)

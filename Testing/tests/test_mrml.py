@@ -391,6 +391,8 @@ def test_windows_fit_the_roles():
         assert not display.GetAutoWindowLevel()
     display = shown("difference", values)
     assert display.GetLevel() == 0 and display.GetWindow() == pytest.approx(2 * np.percentile(np.abs(values), 99.5))
+    display = shown("factor", values)
+    assert display.GetLevel() == 1 and display.GetWindow() == pytest.approx(2 * np.percentile(np.abs(values - 1), 99.5))
 
 
 @pytest.mark.parametrize("array, high", [(np.zeros((2, 2, 2)), 1), (np.full((2, 2, 2), np.nan), 1),
@@ -445,11 +447,25 @@ def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
     difference = table_of("difference")
     assert np.allclose(difference[:, :3], difference[::-1, 2::-1])  # red and blue mirrored
     assert difference[127, :3].min() > 0.97 and (difference[:, 3] == 1).all()
+    brightness = table_of("factor")[:, :3] @ (0.2126, 0.7152, 0.0722)  # white in the middle, dark to both sides
+    assert brightness[127] > 0.95 and (np.diff(brightness[:128:5]) > 0).all() and (np.diff(brightness[128::5]) < 0).all()
     for role in ("error", "spread"):
         luminance = table_of(role)[:, :3] @ (0.2126, 0.7152, 0.0722)
         assert (np.diff(luminance[::5]) > 0).all() and luminance[-1] - luminance[0] > 0.6
-    assert sum(node.GetName().startswith("NetInversion") for node in scene.GetNodes()) == 3
+    assert sum(node.GetName().startswith("NetInversion") for node in scene.GetNodes()) == 4
     assert mrml._color_node("error").GetHideFromEditors()
+
+
+def open_saved(scene, folder, monkeypatch):
+    """Save the scene, and go on with a new one that is read from the file."""
+    assert scene.WriteToMRB(str(folder / "saved.mrb"), None)
+    with zipfile.ZipFile(folder / "saved.mrb") as bundle:
+        bundle.extractall(folder)
+    opened = slicer.vtkMRMLScene()
+    monkeypatch.setattr(slicer, "mrmlScene", opened)
+    opened.SetURL(str(next(folder.rglob("*.mrml"))))
+    assert opened.Connect()
+    return opened
 
 
 def test_a_saved_scene_opens_with_its_colours_windows_units_and_places(scene, tmp_path, monkeypatch):
@@ -459,13 +475,7 @@ def test_a_saved_scene_opens_with_its_colours_windows_units_and_places(scene, tm
                     {"table": Table("numbers", {"n": [1, 2]})}, facts={"seed": 3}, roles={"change": "difference"})
     node = mrml.add_result(result, patient).nodes["change"]
     place, window = mrml.volume_from_node(node).ijk_to_ras, node.GetDisplayNode().GetWindow()
-    assert scene.WriteToMRB(str(tmp_path / "saved.mrb"), None)
-    with zipfile.ZipFile(tmp_path / "saved.mrb") as bundle:
-        bundle.extractall(tmp_path)
-    opened = slicer.vtkMRMLScene()
-    monkeypatch.setattr(slicer, "mrmlScene", opened)
-    opened.SetURL(str(next(tmp_path.rglob("*.mrml"))))
-    assert opened.Connect()
+    opened = open_saved(scene, tmp_path, monkeypatch)
     again = opened.GetFirstNodeByName("change")
     color = again.GetDisplayNode().GetColorNode()
     assert color.GetName() == "NetInversion difference" and color is mrml._color_node("difference")
@@ -562,6 +572,25 @@ def test_a_result_is_added_beside_its_input(scene, patient):
     assert json.loads(nodes["facts"].GetText()) == {"seed": 3, "settings": {"steps": 10}, "weights": [1, 1]}
     assert all("research use only" in node.GetDescription() for node in nodes.values())
     assert mrml.add_result(a_result(volume), patient).nodes["ideal"].GetName() == "ideal_1"
+
+
+def test_a_result_can_be_read_back_also_from_a_saved_scene(scene, patient, tmp_path, monkeypatch):
+    volume = mrml.volume_from_node(patient)
+    written = a_result(volume)
+    written.tables["mixed"] = Table("Mixed", {"word": ["a", "b"], "count": [1, 2], "share": [0.5, float("inf")]})
+    written.curves["loss"] = Curve("Loss", "step", "HU", {"a": ([1, 2], [2.5, 3.5]), "b": ([1, 2], [4.0, 5.0])}, True)
+    nodes = mrml.add_result(written, patient, owner="Test")
+    run = nodes.run
+    for saved in (False, True):
+        if saved:
+            open_saved(scene, tmp_path, monkeypatch)
+        found = mrml.result_from_nodes(mrml.result_nodes("Test", run))
+        assert found.curves == written.curves and found.roles == {"change": "difference"}
+        assert found.tables["mixed"].columns == written.tables["mixed"].columns
+        assert found.facts == {"seed": 3, "settings": {"steps": 10}, "weights": [1.0, 1.0]}
+        for key, image in written.volumes.items():
+            np.testing.assert_array_equal(found.volumes[key].array, image.array)
+            np.testing.assert_allclose(found.volumes[key].ijk_to_ras, image.ijk_to_ras, atol=1e-9)
 
 
 @pytest.mark.parametrize("broken, error", [
