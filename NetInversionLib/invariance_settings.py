@@ -22,6 +22,11 @@ class Settings:
     ``max_evaluations``: of the network, per projected sample.
     ``dose``, ``photons``, ``electronic``: of the fresh noise, see ``low_dose``; ``match_noise``: scale it to the noise measured
     in the image. ``tile``, ``overlap``: of large regions, voxels.
+    ``structure_mm``: period that divides structure from noise in the table "bands"; ``components``: how many principal
+    components of the accepted samples are kept, where a slice's region is one tile. ``segments``: names of the labels 1, 2, ...
+    of the volume "segments".
+    ``lesion``: a point in RAS mm at which nodules of ``lesion_diameters_mm`` and ``lesion_contrasts_hu`` are tried, or None.
+    ``spectrum``: layers ("output" too) whose lost directions are counted, in squares of ``spectrum_size`` voxels.
     ``seed``: everything random follows from it. ``device``: "auto", "cpu", "cuda" or "mps".
     """
 
@@ -42,13 +47,21 @@ class Settings:
     match_noise: bool = True
     tile: int = 128
     overlap: int = 32
+    structure_mm: float = 5.0
+    components: int = 3
+    segments: tuple[str, ...] = ()
+    lesion: tuple[float, float, float] | None = None
+    lesion_diameters_mm: tuple[float, ...] = (3.0, 5.0, 8.0, 12.0)
+    lesion_contrasts_hu: tuple[float, ...] = (-60.0, -20.0, 20.0, 60.0)
+    spectrum: tuple[str, ...] = ()
+    spectrum_size: int = 24
     seed: int = 0
     device: str = "auto"
 
     def __post_init__(self):
-        for name in ("proposals", "region"):  # lists, when they come from JSON
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for field in fields(self):  # lists, when they come from JSON
+            if isinstance(getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
         unknown = set(self.proposals) - set(PROPOSALS)
         if unknown or not self.proposals:
             raise ValueError(f"proposals must be among {', '.join(PROPOSALS)}, not "
@@ -60,6 +73,12 @@ class Settings:
             raise ValueError("samples is at least 2, projected and shown at most samples")
         if self.max_evaluations < 1 or not self.texture_hu > 0 or not 0 <= 2 * self.overlap <= self.tile or self.tile < 8:
             raise ValueError("max_evaluations is at least 1, texture_hu above 0, tile at least 8 and at least twice the overlap")
+        if not self.structure_mm > 0 or self.components < 0 or not 4 <= self.spectrum_size <= 128:
+            raise ValueError("structure_mm is above 0, components not below 0, spectrum_size 4 to 128")
+        if self.lesion is not None and len(self.lesion) != 3:
+            raise ValueError("lesion is a point: three numbers, RAS in mm")
+        if not self.lesion_diameters_mm or not self.lesion_contrasts_hu:
+            raise ValueError("lesions need at least one diameter and one contrast")
 
     @classmethod
     def from_json(cls, settings: dict) -> Settings:

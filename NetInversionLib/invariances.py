@@ -10,7 +10,7 @@ the network's level set (``level_set``), which is the proven one. Source: Eulig,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from . import devices, level_set, volumes
+from . import components, devices, invariance_experiments, level_set, volumes
 from . import models as model_files
 from .invariance_settings import Settings
+from .layers import UpTo
 from .level_set import LevelSet, Projected, Window
 from .low_dose import FreshNoise, LowDoseSettings
 from .models import Model
@@ -44,30 +45,68 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
     """Sample what may change in ``volumes["low_dose"]`` without ``models["denoiser"]`` noticing.
 
     Args:
-        volumes: "low_dose", CT in HU, any orientation.
-        models: "denoiser", one input and one output in HU, 2-D.
+        volumes: "low_dose", CT in HU, any orientation. Optional "segments", whole numbers (``components.segment_table``).
+        models: "denoiser", one input and one output in HU, 2-D. Optional "second", another one, asked about the same proposals;
+            what is found for it has the same keys with " second" behind.
         settings: See ``Settings``.
         progress: Receives progress, log and intermediate results; may raise ``Cancelled``.
 
     Returns:
         Result with volumes on the input's grid, HU: "output" (the denoised image), "std unproven" (standard deviation of all
         proposals), "std proven" (of accepted projected samples, about the patient's image), "share survived" (their ratio),
-        "sample <n>" and "proposal <n>"; table "proof"; facts with settings, model, epsilon and acceptance.
+        "std proven structure" and "std proven noise" (the same by size of structures), "sample <n>" and "proposal <n>",
+        "component <n>" (one standard deviation); tables "proof", "bands" and, as asked for, "components", "segments", "lesions",
+        "spectrum"; curves "detectability", "gains"; facts with settings, model, epsilon and acceptance.
 
     Raises:
         ValueError: Volume or model cannot be used, or the region misses the volume; says what to do.
     """
-    model = models["denoiser"]
     device = devices.choose(settings.device, progress.log)
-    model.network.to(device)
-    run = _Run(volumes["low_dose"], _checked(model), settings, progress, device)
-    for k in run.slices:
-        run.slice(k)
+    asked = {" second" if key == "second" else "": _checked(models[key], (settings.layer, *settings.spectrum))
+             for key in ("denoiser", "second") if key in models}
+    results: dict[str, Result] = {}
+    for suffix, model in asked.items():
+        model.network.to(device)
+        part = _Part(progress, len(results) / len(asked), 1 / len(asked),
+                     lambda one, suffix=suffix: merged({**results, suffix: one}))
+        run = _Run(volumes["low_dose"], model, settings, part, device, volumes.get("segments"))
+        if len(asked) > 1:
+            run.label = f", {model.card.name}"
+        for k in run.slices:
+            run.slice(k)
+        run.experiments()
+        results[suffix] = run.result(complete=True)
     progress.report(1.0, "Done")
-    return run.result(complete=True)
+    return merged(results)
 
 
-def _checked(model: Model) -> Model:
+class _Part(Progress):
+    """A part of the whole way: its fractions are put in their place, its results are completed."""
+
+    def __init__(self, whole: Progress, start: float, share: float, completed: Callable[[Result], Result] | None = None):
+        self.whole, self.start, self.share, self.completed = whole, start, share, completed
+        self.log, self.point = whole.log, whole.point
+
+    def report(self, fraction: float, message: str) -> None:
+        self.whole.report(self.start + self.share * fraction, message)
+
+    def intermediate(self, result: Result) -> None:
+        self.whole.intermediate(self.completed(result) if self.completed else result)
+
+
+def merged(results: dict[str, Result]) -> Result:
+    """Results by suffix as one; facts are the first's, the others' under "second"."""
+    whole = Result()
+    for suffix, result in results.items():
+        for kind in ("volumes", "tables", "curves", "roles"):
+            getattr(whole, kind).update({key + suffix: value for key, value in getattr(result, kind).items()})
+        whole.facts.update({suffix.strip(): result.facts} if suffix else result.facts)
+    whole.facts["complete"] = all(result.facts["complete"] for result in results.values())
+    return whole
+
+
+def _checked(model: Model, layers: tuple[str, ...]) -> Model:
+    """The model, if it is a denoiser that has these layers."""
     card = model.card
     if len(card.inputs) != 1 or len(card.outputs) != 1 or card.dimensions != 2:
         raise model_files.ModelError(f"{card.name!r} has {len(card.inputs)} inputs and {len(card.outputs)} outputs in "
@@ -76,6 +115,12 @@ def _checked(model: Model) -> Model:
         raise model_files.ModelError(f"{card.name!r} does not work in HU: choose a CT denoiser")
     if not all(torch.isfinite(p).all() for p in model.network.parameters()):
         raise model_files.ModelError(f"{card.name!r} holds weights that are not numbers: its training has failed. Choose another")
+    for layer in layers:
+        try:
+            UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
+        except RuntimeError as error:
+            raise model_files.ModelError(f"{card.name!r} does not run on images of one channel ({error}): choose a CT denoiser"
+                                         ) from error
     return model
 
 
@@ -143,18 +188,22 @@ def _ramp(length: int, before: int, after: int) -> Tensor:
 
 # The run ------------------------------------------------------------------------------------------------------------
 
+MAPS = [f"{kind}{band}" for kind in ("unproven", "proven") for band in ("", *(f" {b}" for b in components.BANDS))]
+
+
 @dataclass
 class _Slice:
     """What was found in one slice so far."""
 
-    unproven: Blended
-    proven: Blended
+    deviations: dict[str, Blended]  # by MAPS
     output: Tensor
     samples: dict[str, Tensor] = field(default_factory=dict)
+    components: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Run:
-    def __init__(self, volume: Volume, model: Model, settings: Settings, progress: Progress, device: torch.device):
+    def __init__(self, volume: Volume, model: Model, settings: Settings, progress: Progress, device: torch.device,
+                 segments: Volume | None = None):
         self.model, self.settings, self.progress, self.device = model, settings, progress, device
         self.original, self.volume = volume, volumes.reorient(volumes.check(volume), "LPS")
         self.hu = torch.from_numpy(np.ascontiguousarray(self.volume.float32()))
@@ -166,6 +215,11 @@ class _Run:
         self.k, self.region = self._region()
         self.slices, self.found = range(*self.k), {}
         self.rows: dict[str, list] = {}
+        self.tables, self.curves, self.label = {}, {}, ""
+        self.segments = None
+        if segments is not None:
+            same = volumes.resample(segments, self.original, "nearest", 0)
+            self.segments = volumes.reorient(same, "LPS").array
         self.saved, self.done = time.monotonic(), 0
         self.epsilon = self._epsilon()
 
@@ -201,9 +255,7 @@ class _Run:
         hu, generator = self.hu[k], torch.Generator().manual_seed(self.settings.seed * 100_003 + k)
         x0 = self.normalised(hu)[None, None].to(self.device)
         size = tuple(hu.shape)
-        with torch.no_grad():
-            output = self.model.network(x0)[0, 0].cpu() * self.scale + self.low
-        self.found[k] = _Slice(Blended(size), Blended(size), output)
+        self.found[k] = _Slice({key: Blended(size) for key in MAPS}, self.denoised(x0))
         proposer = Proposer(hu, self.volume.spacing_mm[:2], self.settings)
         every = list(tiles(self.region, self.settings.tile, self.settings.overlap))
         for number, (tile, weight) in enumerate(every):
@@ -211,27 +263,82 @@ class _Run:
             self.tile(k, x0, tile, weight, proposer, generator)
         self.done += 1
 
+    def denoised(self, x0: Tensor) -> Tensor:
+        """The network's output for a slice (1, 1, J, I), HU (J, I)."""
+        name, size = self.model.card.name, tuple(x0.shape[2:])
+        try:
+            with torch.no_grad():
+                output = self.model.network(x0)
+        except RuntimeError as error:
+            if devices.is_out_of_memory(error):
+                raise
+            multiple = self.model.card.size_multiple
+            raise model_files.ModelError(f"{name!r} cannot run on slices of {size[0]} x {size[1]} voxels ({error}): sizes must "
+                                         f"be multiples of {multiple}. Crop the volume or choose another model") from error
+        if tuple(output.shape) != tuple(x0.shape):
+            raise model_files.ModelError(f"{name!r} makes {tuple(output.shape)} of {tuple(x0.shape)}: a CT denoiser gives an "
+                                         "image of the same size. Choose another model")
+        return output[0, 0].cpu() * self.scale + self.low
+
     def tile(self, k: int, x0: Tensor, tile: Window, weight: Tensor, proposer: Proposer, generator: torch.Generator) -> None:
         s, found = self.settings, self.found[k]
         target = LevelSet(self.model.network, x0, tile, s.layer, self.scale)
-        unproven, proven, measures, moved = Moments(tile.size), Moments(tile.size), [], []
+        moments, measures, moved, kept = {key: Moments(tile.size) for key in MAPS}, [], [], []
         for first in range(0, s.samples, SAMPLES_AT_ONCE):
             count = min(SAMPLES_AT_ONCE, s.samples - first)
             self.tell(0.6 * first / s.samples, f"trying sample {first + 1} of {s.samples}")
             changes = proposer.draw(count, generator, tile.slices)
-            unproven.add(changes)
+            self.add(moments, "unproven", changes)
             proposals = target.start + (changes / self.scale)[:, None].to(self.device)
             measures.append(target.measure(proposals))
             wanted = proposals[:max(0, min(count, s.projected - first))]
             if len(wanted):
                 projected = level_set.project(target, wanted, self.epsilon, s.max_evaluations)
                 moved.append(projected)
-                proven.add((projected.images - target.start)[projected.accepted][:, 0] * self.scale)
+                kept.append((projected.images - target.start)[projected.accepted][:, 0].cpu() * self.scale)
+                self.add(moments, "proven", kept[-1])
                 self.keep(found, tile, first, proposals, projected)
-        found.unproven.add(unproven, tile, weight)
-        found.proven.add(proven, tile, weight)
+        for key, blended in found.deviations.items():
+            blended.add(moments[key], tile, weight)
+        if self.where[2] == 1 and s.components and sum(map(len, kept)) > 2:
+            self.principal(k, target, torch.cat(kept))
         self.row(k, tile, target, torch.cat(measures), moved, generator)
         self.intermediate()
+
+    def add(self, moments: dict[str, Moments], kind: str, changes: Tensor) -> None:
+        moments[kind].add(changes)
+        for band, part in components.split(changes, self.volume.spacing_mm[:2], self.settings.structure_mm).items():
+            moments[f"{kind} {band}"].add(part)
+
+    def principal(self, k: int, target: LevelSet, changes: Tensor) -> None:
+        """Principal components of a slice's accepted samples; what each does to the layer is measured, not assumed."""
+        found = components.principal_components(changes, self.settings.components)
+        table = self.tables.setdefault("components", Table("Principal components of the accepted samples", {}))
+        for number, (image, explained) in enumerate(zip(found.images, found.explained), 1):
+            whole = self.found[k].components.setdefault(f"component {number}", torch.zeros(self.hu[k].shape))
+            whole[target.region.slices] = image.float()
+            step = (image.float() / self.scale)[None, None].to(target.start)
+            one, two = (float(target.measure(target.start + t * step)) for t in (1, 2))
+            row = {"slice": k, "component": number, "explained variance (%)": 100 * float(explained), "samples": len(changes),
+                   f"change of the {self.layer_name}, 1 standard deviation ({target.units})": one,
+                   f"2 standard deviations ({target.units})": two}
+            for heading, value in row.items():
+                table.columns.setdefault(heading, []).append(value)
+
+    def experiments(self) -> None:
+        """The lesion and the spectrum, if asked for."""
+        s = self.settings
+        if s.lesion is not None:
+            self.tables["lesions"], self.curves["detectability"] = invariance_experiments.lesion(
+                self.volume, self.model, s, self.epsilon, self.device, _Part(self.progress, 0.9, 0.05))
+            self.intermediate()
+        if s.spectrum:
+            epsilon = s.epsilon_hu or s.epsilon_noise * image_noise(self.hu[self.k[0]:self.k[1]].numpy())
+            middle = self.slices[len(self.slices) // 2]
+            strength = self.found[middle].deviations["unproven"].deviation()
+            self.tables["spectrum"], self.curves["gains"] = invariance_experiments.spectra(
+                self.volume, middle, self.region, self.model, s, epsilon, float(np.sqrt(np.nanmean(strength**2))),
+                self.device, _Part(self.progress, 0.95, 0.05))
 
     def keep(self, found: _Slice, tile: Window, first: int, proposals: Tensor, projected: Projected) -> None:
         """The first samples as images; where tiles overlap the later one counts (samples are never blended)."""
@@ -285,7 +392,7 @@ class _Run:
     def tell(self, share: float, words: str) -> None:
         k, number, count = self.where
         done = (self.done + (number + share) / count) / len(self.slices)
-        self.progress.report(0.98 * done, f"Slice {k}, tile {number + 1} of {count}: {words}")
+        self.progress.report(0.9 * done, f"Slice {k}, tile {number + 1} of {count}: {words}")
 
     def intermediate(self) -> None:
         if time.monotonic() - self.saved > INTERMEDIATE_EVERY_S:
@@ -305,31 +412,42 @@ class _Run:
             "slices_done": self.done, "slices": len(self.slices)})
         partial = "" if complete else " (partial)"
         name = self.original.name
-        deviations = {key: self.assemble(lambda found, key=key: torch.from_numpy(getattr(found, key).deviation()))
-                      for key in ("unproven", "proven")}
+        deviations = {key: self.assemble(lambda f, key=key: torch.from_numpy(f.deviations[key].deviation()), np.nan)
+                      for key in MAPS}
         self.put(result, "output", self.assemble(lambda f: f.output), "ct", f"{name} denoised")
-        for key, array in deviations.items():
-            self.put(result, f"std {key}", np.nan_to_num(array), "spread", f"{name} standard deviation, {key}{partial}")
+        for key in ("unproven", "proven", *(f"proven {band}" for band in components.BANDS)):
+            self.put(result, f"std {key}", np.nan_to_num(deviations[key]), "spread", f"{name} standard deviation, {key}{partial}")
         share = np.divide(deviations["proven"], deviations["unproven"], out=np.zeros_like(deviations["proven"]),
                           where=np.nan_to_num(deviations["unproven"]) > 0)
         self.put(result, "share survived", np.nan_to_num(share), "spread", f"{name} share of the change that survived{partial}",
                  units="")
+        for key in sorted({key for found in self.found.values() for key in found.components}):
+            array = self.assemble(lambda f, key=key: f.components.get(key), 0.0)
+            self.put(result, key, array, "difference", f"{name} {key}{partial}")
         for key in sorted({key for found in self.found.values() for key in found.samples}):
             label = f"{name} {'proven ' if key.startswith('sample') else 'unproven '}{key}"
             self.put(result, key, self.assemble(lambda f, key=key: f.samples.get(key)), "ct", label)
         result.tables["proof"] = Table("Proof: how invariant the samples are", {h: list(v) for h, v in self.rows.items()})
+        result.tables["bands"] = components.band_table(deviations, s.structure_mm)
+        if self.segments is not None:
+            maps = {f"standard deviation, {key}": deviations[key] for key in ("unproven", "proven")}
+            result.tables["segments"] = components.segment_table(self.segments, s.segments, maps)
+        result.tables.update(self.tables)
+        result.curves.update(self.curves)
         return result
 
-    def assemble(self, of_slice) -> np.ndarray:
-        """A volume from what ``of_slice`` gives of each slice; the patient's image where it gives nothing and 0 in maps."""
-        array = np.zeros(self.hu.shape, np.float32)
+    def assemble(self, of_slice, nothing: float | None = None) -> np.ndarray:
+        """A volume from what ``of_slice`` gives of each slice; where that is nothing, the patient's image or ``nothing``."""
+        array = np.full(self.hu.shape, nothing or 0.0, np.float32)
         for k, found in self.found.items():
             image = of_slice(found)
-            array[k] = (self.hu[k] if image is None else image).numpy()
+            if image is None:
+                image = self.hu[k] if nothing is None else torch.tensor(nothing)
+            array[k] = image.numpy()
         return array
 
     def put(self, result: Result, key: str, array: np.ndarray, role: str, name: str, units: str = "HU") -> None:
-        volume = self.volume.with_array(array, name=name, units=units)
+        volume = self.volume.with_array(array, name=name + self.label, units=units)
         result.volumes[key], result.roles[key] = volumes.reorient_like(volume, self.original), role
 
 

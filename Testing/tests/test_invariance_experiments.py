@@ -1,0 +1,135 @@
+"""What a run of the invariances finds beside the maps: lesions, spectra, segments, components, a second denoiser."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_invariances import SCALE, averaging, body, denoiser, run
+from torch import nn
+
+from NetInversionLib import lesions, volumes
+from NetInversionLib.invariance_settings import Settings
+from NetInversionLib.invariances import invariances
+from NetInversionLib.layers import LayerError
+from NetInversionLib.level_set import LevelSet, Window
+from NetInversionLib.models import ModelError
+
+REGION = (0, 1, 10, 30, 12, 34)
+
+
+def ras(volume, i, j, k):
+    return tuple((volume.ijk_to_ras @ (i, j, k, 1.0))[:3])
+
+
+def level_set(volume, k, region, network):
+    x0 = torch.from_numpy((volume.array[k] + 542.5) / SCALE).float()[None, None]
+    return LevelSet(denoiser(network).network, x0, region, scale=SCALE)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS"])
+def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
+    volume = body(slices=2)
+    sizes, contrasts = (3.0, 6.0), (-40.0, 40.0)
+    result = run(volumes.reorient(volume, axes), averaging(), region=None, samples=2, projected=0, shown=0, components=0,
+                 lesion=ras(volume, 20.0, 18.0, 1.0), lesion_diameters_mm=sizes, lesion_contrasts_hu=contrasts)
+    reach = [round(3.0 / mm) + 8 for mm in volume.spacing_mm[:2]]
+    around = Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0])
+    centre = tuple(n * mm for n, mm in zip(reach, volume.spacing_mm))
+    table, curve = lesions.detectability(level_set(volume, 1, around, averaging()), centre, list(sizes), list(contrasts),
+                                         volume.spacing_mm[:2], SCALE, 1.0, 200)
+    found = result.tables["lesions"].columns
+    assert found.keys() == table.columns.keys() and len(found["diameter (mm)"]) == 4
+    np.testing.assert_allclose(found["survives (%)"], table.columns["survives (%)"], rtol=0.02, atol=0.2)
+    assert result.curves["detectability"].lines.keys() == {"-40 HU", "40 HU"}
+
+
+def test_a_lesion_outside_of_the_image_is_refused():
+    with pytest.raises(ValueError, match="lies outside of 'low dose'.*put it where"):
+        run(body(), averaging(), region=REGION, samples=2, projected=0, shown=0, lesion=(500.0, 0.0, 0.0))
+
+
+def test_spectra_tell_a_layer_that_loses_nothing():
+    options = dict(region=(0, 1, 10, 22, 12, 24), samples=8, projected=2, spectrum=("output",), spectrum_size=12)
+    keeping, losing = nn.Conv2d(1, 1, 1, bias=False), averaging()
+    nn.init.constant_(keeping.weight, 1.0)
+    kept, lost = (run(body(), network, **options) for network in (keeping, losing))
+    assert kept.tables["spectrum"].columns["lost (%)"] == [0.0]
+    assert "injective" in kept.tables["spectrum"].columns["in words"][0]
+    # An average of 5 x 5 over 12 x 12 voxels is a product of two of 12, whose singular values are known.
+    one = np.linalg.svd(np.array([[abs(a - b) <= 2 for b in range(12)] for a in range(-2, 14)]) / 5, compute_uv=False)
+    change = np.sqrt(np.mean(lost.volumes["std unproven"].array[0, 10:22, 12:24] ** 2))
+    expected = 100 * np.mean(np.outer(one, one) * change <= 1.0)
+    assert lost.tables["spectrum"].columns["lost (%)"][0] == pytest.approx(expected, abs=1.5) and expected > 5
+    assert "gains" in lost.curves
+
+
+def test_segments_are_counted_on_the_image_s_grid():
+    volume = body()
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[0, 14:20, 16:26], labels[0, 22:28, 16:26], labels[1] = 1, 2, 2
+    for axes in ("LPS", "RAS"):
+        turned = volumes.reorient(volume.with_array(labels), axes)
+        result = invariances({"low_dose": volume, "segments": turned}, {"denoiser": denoiser(averaging())},
+                             Settings(region=REGION, samples=8, projected=4, epsilon_hu=1.0, proposals=("texture",), device="cpu",
+                                      segments=("liver",)))
+        table = result.tables["segments"].columns
+        assert table["segment"] == ["liver", "label 2"] and table["voxels sampled"] == [60, 60]
+        proven = result.volumes["std proven"].array[0, 14:20, 16:26].mean()
+        assert table["standard deviation, proven (HU)"][0] == pytest.approx(proven, rel=1e-5)
+
+
+def test_components_are_images_of_the_accepted_samples_and_their_effect_is_measured():
+    volume = body()
+    result = run(volume, averaging(), region=REGION, samples=8, projected=8, shown=8)
+    changes = np.stack([result.volumes[f"sample {n}"].array[0] - volume.array[0] for n in range(1, 9)])[:, 10:30, 12:34]
+    values = np.linalg.svd((changes - changes.mean(0)).reshape(8, -1), compute_uv=False) ** 2
+    table = result.tables["components"].columns
+    np.testing.assert_allclose(table["explained variance (%)"], 100 * values[:3] / values.sum(), rtol=1e-3)
+    image = result.volumes["component 1"].array[0]
+    assert result.roles["component 1"] == "difference" and not np.delete(image, slice(10, 30), 0).any()
+    target = level_set(volume, 0, Window(10, 30, 12, 34), averaging())
+    measured = target.measure(target.start + torch.from_numpy(2 * image[10:30, 12:34] / SCALE)[None, None])
+    assert table["2 standard deviations (HU)"][0] == pytest.approx(float(measured), rel=1e-3)
+    assert np.square(image[10:30, 12:34]).sum() == pytest.approx(values[0] / 7, rel=1e-3)
+
+
+def test_bands_add_up_and_fine_texture_is_noise():
+    result = run(body(), averaging(), region=REGION, samples=8, projected=8, structure_mm=20.0)
+    table = result.tables["bands"].columns
+    assert table["unproven (HU)"][1] > 5 * table["unproven (HU)"][0] > 0
+    assert {"std proven structure", "std proven noise"} <= result.volumes.keys()
+
+
+def test_two_denoisers_see_the_same_proposals():
+    models = {"denoiser": denoiser(averaging()), "second": denoiser(nn.Conv2d(1, 1, 1))}
+    settings = Settings(region=REGION, samples=6, projected=3, shown=1, epsilon_hu=1.0, proposals=("texture",), device="cpu")
+    both = invariances({"low_dose": body()}, models, settings)
+    np.testing.assert_array_equal(both.volumes["proposal 1"].array, both.volumes["proposal 1 second"].array)
+    np.testing.assert_array_equal(both.volumes["std unproven"].array, both.volumes["std unproven second"].array)
+    survived = [both.tables[key].columns["survived (%)"][0] for key in ("proof", "proof second")]
+    assert survived[0] > 30 > 5 > survived[1]
+    assert both.facts["second"]["model"] and both.facts["complete"] and both.roles["output second"] == "ct"
+    with pytest.raises(LayerError, match="no layer '2'"):
+        invariances({"low_dose": body()}, models, replace(settings, layer="2"))
+
+
+class Halving(nn.Module):
+    """Runs on sizes that are multiples of four only."""
+
+    def forward(self, x):
+        return x.reshape(*x.shape[:2], x.shape[2] // 4, 4, -1, 4).reshape(x.shape)
+
+
+def test_a_size_rule_is_told():
+    with pytest.raises(ModelError, match="cannot run on slices of 41 x 44 voxels"):
+        run(body((41, 44)), Halving())
+    with pytest.raises(ModelError, match="does not run on images of one channel"):
+        run(body(), nn.Conv2d(2, 1, 1))
+
+
+@pytest.mark.parametrize("wrong", [{"structure_mm": 0.0}, {"spectrum_size": 2}, {"lesion": (1.0, 2.0)}, {"components": -1},
+                                   {"lesion_diameters_mm": ()}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError):
+        Settings(**wrong)
