@@ -1,7 +1,7 @@
 """A task that does to a volume what its name says, and keeps a log; a worker and a command that know it.
 
 As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the ``netinversion`` command.
-A Dask worker learns the task by importing this module (``preload``).
+A Dask worker learns the task by preloading this module; the tests put it in themselves.
 """
 
 import os
@@ -49,9 +49,16 @@ def note(settings, what, name):
         os.close(file)
 
 
-jobs.TASKS["shade"] = jobs.TASKS["harmonize"] = ("cohort_tasks", "shade")
+TASKS = dict.fromkeys(("shade", "harmonize"), ("cohort_tasks", "shade"))
+
+
+def dask_setup(worker):
+    """Dask calls this in a worker that preloads the module."""
+    jobs.TASKS.update(TASKS)
+
 
 if __name__ == "__main__":
+    jobs.TASKS.update(TASKS)
     sys.modules["cohort_tasks"] = sys.modules["__main__"]
     if sys.argv[1:]:
         folder, out, log, hangs = sys.argv[1:]
