@@ -16,7 +16,7 @@ All limits come from the target's people, each one's figures taken with that per
     size        half the smallest to twice the largest volume, two thirds to one and a half times their extents
     likeness    halfway between the least likely person and the likeliest one turned upside down or back to front
     tissues     a quarter of the least contrast that a person shows
-    left, right a positive correlation of the asymmetries (a negative one half as strong as the weakest person's is sure)
+    left, right a positive correlation of the asymmetries (a negative one beyond the weakest person's is refused)
     all others  where 99.9 % of further people would lie if figures (or their logarithms) were normal; three times as far out for
                 the source, which comes from other scanners
 """
@@ -46,7 +46,7 @@ ROUNDS, FIRST_STEPS, STEPS, SEARCH_STEPS = 3, 12, 8, 8
 # What is measured of a person, in the order of the columns of "gate_figures".
 FIGURES = ("volume ml", "extent right-left mm", "extent front-back mm", "extent up-down mm", "likeness", "grey over fluid",
            "white over grey", "asymmetry", "cut face", "slice jump", "noise", "sharpness", "stripes", "histogram distance")
-LOGARITHMIC = ("noise", "sharpness", "stripes")
+LOGARITHMIC = ("noise", "sharpness", "stripes", "histogram distance")
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,14 @@ def verdict(checks: Iterable[Check]) -> tuple[str, list[str]]:
 
 
 def table(checks: Iterable[Check]) -> Table:
-    """All checks, for the scene and the report; open limits and figures without limits show as infinite."""
+    """All checks, for the scene and the report; an open limit is empty."""
     checks = list(checks)
+
+    def limit(value: float) -> str:
+        return f"{value:.3g}" if np.isfinite(value) else ""
+
     return Table("Checks", {"check": [c.name for c in checks], "value": [float(c.value) for c in checks],
-                            "from": [float(c.low) for c in checks], "to": [float(c.high) for c in checks],
+                            "from": [limit(c.low) for c in checks], "to": [limit(c.high) for c in checks],
                             "passed": ["yes" if c.passed else f"no, {c.severity}" for c in checks],
                             "in words": [c.words for c in checks]})
 
@@ -169,7 +173,7 @@ def _anatomy_checks(seen: Look, statistics: dict[str, np.ndarray], limits: Limit
                                      f"{tissues} where the target's people show it so: this looks like another contrast, such as "
                                      "T2 given to a T1 model. Choose a model of this contrast.", "", "refused"))
     if not poor:
-        sure = found["asymmetry"] < -max(limits.column("asymmetry").min(), 0) / 2
+        sure = found["asymmetry"] < -max(limits.column("asymmetry").min(), 0)
         checks.append(_two_sided(f"left and right of the {which}", found["asymmetry"], 0, np.inf,
                                  f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the "
                                  "mirror image of the target's people's. Check the header's axes and how the file was converted.",
@@ -186,8 +190,8 @@ def _turned_words(moving: Moving, template: Template, low: float) -> str:
         return ("The anatomy of the target's people is not recognised in it: another body part or contrast, no brain mask, a "
                 "large part missing, or too poor an image. Check that the right file was chosen; give a brain mask if the image "
                 "shows the whole head.")
-    return (f"The voxels contradict the header: the image fits when it is {_turn_words(TURNS[turn])}. Correct the axis directions "
-            "of the file (convert it again from DICOM), so that it is shown upright.")
+    return (f"The voxels contradict the header: the image fits when it is {_turn_words(TURNS[turn])}. Correct the axis "
+            "directions of the file (convert it again from DICOM), so that it is shown upright.")
 
 
 def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> float:
@@ -198,7 +202,8 @@ def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> fl
 def _turn_words(turn: np.ndarray) -> str:
     if np.count_nonzero(np.diag(turn)) < 3:
         return "turned by 90 degrees"
-    return " and ".join(words for sign, words in zip(np.diag(turn)[1:], ("turned front to back", "turned upside down")) if sign < 0)
+    words = zip(np.diag(turn)[1:], ("turned front to back", "turned upside down"))
+    return " and ".join(word for sign, word in words if sign < 0)
 
 
 def _quality_checks(seen: Look, limits: Limits) -> list[Check]:
@@ -229,9 +234,9 @@ def _bits_check(value: float, statistics: dict[str, np.ndarray]) -> Check:
     people = people[:, -1] if people.ndim == 2 else people
     apart = np.asarray(statistics.get("held_out", np.zeros(len(people)))) > 0
     low, high = prediction(people[apart] if apart.sum() > 1 else people)
-    return _two_sided("bits/dim of the result", value, low, high, "The flow finds the result more likely than any of the target's "
-                      "people: it may be too smooth, or nearly empty." + LOOK, "The flow finds the result too unlikely for an "
-                      "image of the target scanner." + LOOK)
+    return _two_sided("bits/dim of the result", value, low, high,
+                      "The flow finds the result too likely for the target's people: it may be too smooth, or empty." + LOOK,
+                      "The flow finds the result too unlikely for an image of the target scanner." + LOOK)
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
@@ -317,8 +322,8 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
         turned.append(max(_turned_likeness(one, others, turn) for turn in TURNS[1:3]))
         progress.report((ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2), "The gate learns the target's limits")
     template = total / len(looks)
-    found = {"gate_template": template[0], "gate_mask": template[1], "gate_asymmetry": _moments(asymmetries), "gate_figures": figures, "gate_turned": turned,
-             "gate_quantiles": np.mean(quantiles, 0)}
+    found = {"gate_template": template[0], "gate_mask": template[1], "gate_asymmetry": _moments(asymmetries),
+             "gate_figures": figures, "gate_turned": turned, "gate_quantiles": np.mean(quantiles, 0)}
     return {name: np.asarray(values, np.float32) for name, values in found.items()}
 
 
@@ -471,8 +476,8 @@ def stripes(flat: np.ndarray) -> float:
     amplitude = np.abs(np.fft.rfftn(flat))
     frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in flat.shape[:2]), np.fft.rfftfreq(flat.shape[2]), indexing="ij")
     shell = np.digitize(np.sqrt(sum(f**2 for f in frequencies)), np.linspace(0.1, 0.5, 17))
-    peaks = [amplitude[shell == s].max() / max(np.median(amplitude[shell == s]), 1e-9) for s in range(1, 17) if (shell == s).any()]
-    return float(max(peaks, default=1.0))
+    shells = [amplitude[shell == number] for number in range(1, 17) if (shell == number).any()]
+    return float(max((one.max() / max(np.median(one), 1e-9) for one in shells), default=1.0))
 
 
 def histogram_distance(seen: Look, quantiles: np.ndarray) -> float:
@@ -504,8 +509,8 @@ class Template:
         self.inside = self.even_mask > 0.5
         if not self.inside.any():  # people that hardly overlap; no limit will be met
             self.inside = self.even_mask >= self.even_mask.max()
-        self.bins, self.even_bins = (
-            np.searchsorted(np.quantile(a[self.inside], np.linspace(0, 1, BINS + 1)[1:-1]), a) for a in (self.flat, self.even_flat))
+        parts = np.linspace(0, 1, BINS + 1)[1:-1]
+        self.bins, self.even_bins = (np.searchsorted(np.quantile(a[self.inside], parts), a) for a in (self.flat, self.even_flat))
         core = self.mask > 0.9 if (self.mask > 0.9).any() else self.inside
         dark, low, high, bright = np.quantile(self.flat[core], [0.08, 0.3, 0.55, 0.75])
         self.tissues = (core & (self.flat <= dark), core & (self.flat >= low) & (self.flat <= high), core & (self.flat >= bright))
