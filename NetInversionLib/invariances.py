@@ -9,6 +9,7 @@ the network's level set (``level_set``), which is the proven one. Source: Eulig,
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,7 @@ from .volumes import Volume
 
 SAMPLES_AT_ONCE = 16
 RANDOM_PAIRS = 8
-INTERMEDIATE_EVERY_S = 10.0
+INTERMEDIATE_EVERY_S = 5.0
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
 
 
@@ -52,7 +53,8 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         progress: Receives progress, log and intermediate results; may raise ``Cancelled``.
 
     Returns:
-        Result with volumes on the input's grid, HU: "output" (the denoised image), "std unproven" (standard deviation of all
+        Result with volumes on the input's grid, HU: "patient" (the input, float32), "output" (the denoised
+        image), "std unproven" (standard deviation of all
         proposals), "std proven" (of accepted projected samples, about the patient's image), "share survived" (their ratio),
         "std proven structure" and "std proven noise" (the same by size of structures), "sample <n>" and "proposal <n>",
         "component <n>" (one standard deviation); tables "proof", "bands" and, as asked for, "components", "segments", "lesions",
@@ -201,6 +203,20 @@ class _Slice:
     components: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass
+class _Tile:
+    """What was found in one tile of a slice so far."""
+
+    k: int
+    window: Window
+    weight: Tensor
+    target: LevelSet
+    moments: dict[str, Moments]
+    measures: list[Tensor] = field(default_factory=list)
+    moved: list[Projected] = field(default_factory=list)
+    accepted: list[Tensor] = field(default_factory=list)
+
+
 class _Run:
     def __init__(self, volume: Volume, model: Model, settings: Settings, progress: Progress, device: torch.device,
                  segments: Volume | None = None):
@@ -216,6 +232,7 @@ class _Run:
         self.slices, self.found = range(*self.k), {}
         self.rows: dict[str, list] = {}
         self.tables, self.curves, self.label = {}, {}, ""
+        self.current: _Tile | None = None
         self.segments = None
         if segments is not None:
             same = volumes.resample(segments, self.original, "nearest", 0)
@@ -283,26 +300,29 @@ class _Run:
     def tile(self, k: int, x0: Tensor, tile: Window, weight: Tensor, proposer: Proposer, generator: torch.Generator) -> None:
         s, found = self.settings, self.found[k]
         target = LevelSet(self.model.network, x0, tile, s.layer, self.scale)
-        moments, measures, moved, kept = {key: Moments(tile.size) for key in MAPS}, [], [], []
+        self.current = now = _Tile(k, tile, weight, target, {key: Moments(tile.size) for key in MAPS})
         for first in range(0, s.samples, SAMPLES_AT_ONCE):
             count = min(SAMPLES_AT_ONCE, s.samples - first)
-            self.tell(0.6 * first / s.samples, f"trying sample {first + 1} of {s.samples}")
+            self.tell(first / s.samples, f"trying sample {first + 1} of {s.samples}")
             changes = proposer.draw(count, generator, tile.slices)
-            self.add(moments, "unproven", changes)
+            self.add(now.moments, "unproven", changes)
             proposals = target.start + (changes / self.scale)[:, None].to(self.device)
-            measures.append(target.measure(proposals))
+            now.measures.append(target.measure(proposals))
             wanted = proposals[:max(0, min(count, s.projected - first))]
             if len(wanted):
                 projected = level_set.project(target, wanted, self.epsilon, s.max_evaluations)
-                moved.append(projected)
-                kept.append((projected.images - target.start)[projected.accepted][:, 0].cpu() * self.scale)
-                self.add(moments, "proven", kept[-1])
+                now.moved.append(projected)
+                now.accepted.append((projected.images - target.start)[projected.accepted][:, 0].cpu() * self.scale)
+                self.add(now.moments, "proven", now.accepted[-1])
                 self.keep(found, tile, first, proposals, projected)
+            self.intermediate()
+        self.current = None
         for key, blended in found.deviations.items():
-            blended.add(moments[key], tile, weight)
-        if self.where[2] == 1 and s.components and sum(map(len, kept)) > 2:
-            self.principal(k, target, torch.cat(kept))
-        self.row(k, tile, target, torch.cat(measures), moved, generator)
+            blended.add(now.moments[key], tile, weight)
+        if self.where[2] == 1 and s.components and sum(map(len, now.accepted)) > 2:
+            self.principal(k, target, torch.cat(now.accepted))
+        for heading, value in self.row(now, generator).items():
+            self.rows.setdefault(heading, []).append(value)
         self.intermediate()
 
     def add(self, moments: dict[str, Moments], kind: str, changes: Tensor) -> None:
@@ -350,16 +370,18 @@ class _Run:
                 whole = found.samples.setdefault(name, self.hu[self.where[0]].clone())
                 whole[tile.slices] = image.cpu() * self.scale + self.low
 
-    def row(self, k: int, tile: Window, target: LevelSet, measures: Tensor, moved: list[Projected],
-            generator: torch.Generator) -> None:
-        """One line of table "proof": what the tile's samples do to the layer, beside two references."""
+    def row(self, now: _Tile, generator: torch.Generator | None) -> dict[str, float | int | str]:
+        """One line of table "proof": what the tile's samples do to the layer, beside a reference (with a generator)."""
         def mean(values: list[Tensor]) -> float:
             return float(torch.cat(values).double().mean()) if values else float("nan")
 
+        k, tile, target, moved = now.k, now.window, now.target, now.moved
+        height = float((self.volume.ijk_to_ras @ (0, 0, k, 1.0))[2])
+        reference = self.random_pairs(target, tile, k, generator) if generator else float("nan")
         accepted = [p.accepted for p in moved]
-        values = {
-            "slice": k, "rows": f"{tile.j0}-{tile.j1 - 1}", "columns": f"{tile.i0}-{tile.i1 - 1}",
-            f"unproven samples, change of the {self.layer_name} ({target.units})": float(measures.mean()),
+        return {
+            "slice": k, "S (mm)": height, "rows": f"{tile.j0}-{tile.j1 - 1}", "columns": f"{tile.i0}-{tile.i1 - 1}",
+            f"unproven samples, change of the {self.layer_name} ({target.units})": mean(now.measures),
             f"projected samples, change ({target.units})": mean([p.measure for p in moved]),
             f"largest accepted ({target.units})": max((float(p.measure[p.accepted].max()) for p in moved if p.accepted.any()),
                                                       default=float("nan")),
@@ -367,11 +389,9 @@ class _Run:
             "input change before (HU)": mean([p.change_before for p in moved]) * self.scale,
             "input change after (HU)": mean([p.change_after for p in moved]) * self.scale,
             "survived (%)": 100 * mean([p.survived[p.accepted] for p in moved]),
-            f"reference: other places of the slice ({target.units})": self.random_pairs(target, tile, k, generator),
+            f"reference: other places of the slice ({target.units})": reference,
             "evaluations per sample": mean([p.evaluations for p in moved]),
         }
-        for heading, value in values.items():
-            self.rows.setdefault(heading, []).append(value)
 
     def random_pairs(self, target: LevelSet, tile: Window, k: int, generator: torch.Generator) -> float:
         """The measure when the region shows another place of the slice: what two unrelated images differ by."""
@@ -403,8 +423,11 @@ class _Run:
 
     def result(self, complete: bool) -> Result:
         model, s = self.model, self.settings
-        accepted = np.nansum(np.array(self.rows.get("accepted (%)", [])) / 100 * np.array(self.rows.get("projected", [])))
-        tried = sum(self.rows.get("projected", []))
+        rows = {heading: list(values) for heading, values in self.rows.items()}
+        for heading, value in self.row(self.current, None).items() if self.current else ():
+            rows.setdefault(heading, []).append(value)
+        accepted = np.nansum(np.array(rows.get("accepted (%)", [])) / 100 * np.array(rows.get("projected", [])))
+        tried = sum(rows.get("projected", []))
         result = Result(facts={
             "complete": complete, "settings": asdict(s), "model": model.facts(), "epsilon": self.epsilon,
             "epsilon_units": "relative" if s.layer != "output" else "HU", "accepted": int(accepted), "projected": int(tried),
@@ -412,8 +435,8 @@ class _Run:
             "slices_done": self.done, "slices": len(self.slices)})
         partial = "" if complete else " (partial)"
         name = self.original.name
-        deviations = {key: self.assemble(lambda f, key=key: torch.from_numpy(f.deviations[key].deviation()), np.nan)
-                      for key in MAPS}
+        deviations = {key: self.assemble(lambda f, key=key: self.deviation(f, key), np.nan) for key in MAPS}
+        self.put(result, "patient", self.hu.numpy(), "ct", f"{name}, these slices")
         self.put(result, "output", self.assemble(lambda f: f.output), "ct", f"{name} denoised")
         for key in ("unproven", "proven", *(f"proven {band}" for band in components.BANDS)):
             self.put(result, f"std {key}", np.nan_to_num(deviations[key]), "spread", f"{name} standard deviation, {key}{partial}")
@@ -427,7 +450,7 @@ class _Run:
         for key in sorted({key for found in self.found.values() for key in found.samples}):
             label = f"{name} {'proven ' if key.startswith('sample') else 'unproven '}{key}"
             self.put(result, key, self.assemble(lambda f, key=key: f.samples.get(key)), "ct", label)
-        result.tables["proof"] = Table("Proof: how invariant the samples are", {h: list(v) for h, v in self.rows.items()})
+        result.tables["proof"] = Table("Proof: how invariant the samples are", rows)
         result.tables["bands"] = components.band_table(deviations, s.structure_mm)
         if self.segments is not None:
             maps = {f"standard deviation, {key}": deviations[key] for key in ("unproven", "proven")}
@@ -435,6 +458,14 @@ class _Run:
         result.tables.update(self.tables)
         result.curves.update(self.curves)
         return result
+
+    def deviation(self, found: _Slice, key: str) -> Tensor:
+        """A map of a slice; the tile that is being worked on counts with what it has."""
+        blended, now = found.deviations[key], self.current
+        if now is not None and self.found[now.k] is found:
+            blended = copy.deepcopy(blended)
+            blended.add(now.moments[key], now.window, now.weight)
+        return torch.from_numpy(blended.deviation())
 
     def assemble(self, of_slice, nothing: float | None = None) -> np.ndarray:
         """A volume from what ``of_slice`` gives of each slice; where that is nothing, the patient's image or ``nothing``."""
