@@ -316,13 +316,14 @@ def find_python() -> str:
     return found
 
 
-def ensure_packages(requester: str) -> None:
+def ensure_packages(requester: str, more: dict[str, str] | None = None) -> None:
     """See to it that everything a job imports is installed, asking the user first; call it on Apply.
 
     Nothing is downloaded without the user's consent, and nothing at all in Slicer's testing mode.
 
     Args:
         requester: Name of the module that asks, shown to the user.
+        more: Packages besides ``PACKAGES``, in the same form.
 
     Raises:
         PackagesMissing: Something is missing and was not installed.
@@ -330,14 +331,15 @@ def ensure_packages(requester: str) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("Packages can only be installed from the main thread.")
-    missing = _missing()
+    wanted = {**PACKAGES, **(more or {})}
+    missing = _missing(wanted)
     if missing and slicer.app.testingEnabled():
         raise PackagesMissing(f"{requester} needs {', '.join(missing)}, and testing mode installs nothing.")
     if "torch" in missing:
         _install_torch(requester, missing.pop("torch"))
     if missing:
         _install(requester, list(missing.values()))
-    missing = _missing()
+    missing = _missing(wanted)
     if missing:
         raise PackagesMissing(
             f"{requester} needs {', '.join(missing.values())}, which the installation did not bring. Restart Slicer "
@@ -345,10 +347,10 @@ def ensure_packages(requester: str) -> None:
         )
 
 
-def _missing() -> dict[str, str]:
+def _missing(wanted: dict[str, str]) -> dict[str, str]:
     """Packages that are absent or too old: name to requirement."""
     importlib.invalidate_caches()
-    return {name: f"{name}>={minimum}" for name, minimum in PACKAGES.items() if _installed(name) < _numbers(minimum)}
+    return {name: f"{name}>={minimum}" for name, minimum in wanted.items() if _installed(name) < _numbers(minimum)}
 
 
 def _installed(name: str) -> tuple[int, ...]:
