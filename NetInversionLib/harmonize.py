@@ -226,10 +226,13 @@ def describe(result: Result, scan: Scan, harmonized: Scan, restyled: Restyled, n
 
 def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dict[str, float]:
     """One row of table "summary"."""
-    tissues = similarity.fit_tissues(scan.inside)
+    try:
+        contrasts = similarity.fit_tissues(scan.inside).contrasts
+    except ValueError:  # nearly constant inside: there are no classes to tell apart
+        contrasts = (float("nan"),) * 2
     return {"Wasserstein distance to the target": similarity.wasserstein(intensity_matching.quantiles(scan), target),
             "bits/dim": bits,
-            "contrast white/grey": tissues.contrasts[0], "contrast grey/CSF": tissues.contrasts[1],
+            "contrast white/grey": contrasts[0], "contrast grey/CSF": contrasts[1],
             "edge agreement with the source": similarity.edge_agreement(scan.image, source.image, source.mask),
             "slice-to-slice score": similarity.slice_score(scan.image, source.image, source.mask),
             "mean change": similarity.mae(scan.image, source.image, source.mask)}
@@ -282,9 +285,16 @@ def _add_images(result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled,
 
 
 def _target_scale(network: MRFlow) -> float:
-    """What 1 means in the target's own intensities: the median over its people."""
+    """What 1 means in the target's own intensities: the median over its people.
+
+    Raises:
+        models.ModelError: The model does not know.
+    """
     scales = network.statistic("scale")
-    return float(scales.median()) if scales is not None else 1.0
+    if scales is None:
+        raise model_files.ModelError("the model does not say what intensities its scanner has: choose the native range, or add "
+                                     "them with 'netinversion train gate'")
+    return float(scales.median())
 
 
 def _as_type(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
