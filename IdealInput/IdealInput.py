@@ -318,8 +318,8 @@ class IdealInputLogic(qtjobs.ModuleLogic):
 
     # A run
 
-    def run(self, inputNodes, targetNode, modelPath=None, maskNode=None, roi=None, secondModelPath=None, progress=None,
-            **settings):
+    def run(self, inputNodes, targetNode, modelPath=None, maskNode=None, roi=None, secondModelPath=None, otherInputs=(),
+            progress=None, **settings):
         """Compute, here and now, and add the results to the scene.
 
         :param inputNodes: scalar volume nodes by channel role, or a list in the order of the model's card.
@@ -328,13 +328,15 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         :param maskNode: label map or segmentation outside of which the input stays as it is.
         :param roi: markups ROI node: the region, instead of ``settings["region"]``.
         :param secondModelPath: another network, on which the gain is tried.
+        :param otherInputs: for each other patient their input volumes, as ``inputNodes``: the table of validity shows what error
+            the images of other people make.
         :param progress: NetInversionLib.results.Progress.
         :param settings: fields of NetInversionLib.ideal_input.Settings: starts, max_evaluations, device, ...
         :return: see ``addResult``.
         Raises ValueError with what to do if an image, the model or a setting can not be used; nothing is added then.
         """
         qtjobs.ensure_packages(self.TITLE)
-        request = self.request(inputNodes, targetNode, modelPath, maskNode, roi, secondModelPath, **settings)
+        request = self.request(inputNodes, targetNode, modelPath, maskNode, roi, secondModelPath, otherInputs, **settings)
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
         return self.addResult(jobs.run_here(request, progress), next(iter(inputs.values())), inputs)
 
@@ -343,11 +345,13 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         return jobs.finish(self.requestSteps(*arguments, **settings))
 
     def requestSteps(self, inputNodes, targetNode, modelPath=None, maskNode=None, roi=None, secondModelPath=None,
-                     **settings):
+                     otherInputs=(), **settings):
         """Steps whose value is the request: reading large volumes takes its time."""
         modelPath = modelPath or self._modelFor(inputNodes)
         card = models.read_card(modelPath)
         nodes = {**self._byRole(inputNodes, card.inputs), **self._byRole(targetNode, card.outputs)}
+        for number, others in enumerate(otherInputs, 1):
+            nodes |= {f"other {number} {role}": node for role, node in self._byRole(others, card.inputs).items()}
         images = {}
         for role, node in nodes.items():
             images[role] = yield from mrml.read_volume(node)

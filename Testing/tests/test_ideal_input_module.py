@@ -206,6 +206,19 @@ def test_three_lines_from_the_console(widget, arrays):
     assert output.facts["settings"]["locked"] == ("fat_fraction",) and output.result.volumes
 
 
+def test_other_patients_stand_in_the_table_of_validity(widget, arrays):
+    from IdealInput import IdealInputLogic
+
+    nodes, others = add_nodes(arrays), add_nodes({role: image[::-1].copy() for role, image in arrays.items()})
+    inputs = [nodes[role] for role in ROLES[:3]]
+    output = IdealInputLogic().run(inputs, nodes["ct"], max_evaluations=3, device="cpu", knobs=False,
+                                   otherInputs=[[others[role] for role in ROLES[:3]], inputs])
+    table = dict(zip(*list(output.result.tables["validity"].columns.values())[:2]))
+    # The second "other patient" is the patient, who errs as he does.
+    assert table["other patient 2's"] == pytest.approx(table["patient's"], rel=1e-4)
+    assert table["other patient 1's"] != pytest.approx(table["patient's"], rel=1e-2)
+
+
 def random_placement(seed):
     """A rotated, anisotropic, left-handed IJK-to-RAS matrix."""
     rng = np.random.default_rng(seed)
