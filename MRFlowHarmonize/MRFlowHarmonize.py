@@ -1,0 +1,656 @@
+"""The module MRFlow Harmonize: how would this MR image look on the scanner that the model knows?"""
+
+import enum
+import html
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import qt
+import slicer
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import Decimals, SingleStep, WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
+
+# Installed, the library lies beside this file; in a source checkout, beside this file's folder.
+for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent):
+    if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
+        sys.path.insert(0, str(_folder))
+
+from NetInversionLib import jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib.harmonize_settings import Settings  # noqa: E402
+
+BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
+LAYOUT = 4867  # identifier of the layout
+SAMPLE = "MRFlowHarmonizeBrain"
+SAMPLE_NODE = "MNI152 T1 brain"
+MAPS = ("change", "multiplicative field", "additive field")  # keys of the images that the third view can show
+COLORS = {"accepted": "#cdebd0", "flagged": "#ffe9a8", "refused": "#f6c4bf"}  # behind the verdict, with dark letters
+
+#
+# MRFlowHarmonize
+#
+
+
+class MRFlowHarmonize(ScriptedLoadableModule):
+    """Title, help, thanks and sample data of the module."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("MRFlow Harmonize")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The NetInversion developers"]
+        self.parent.helpText = _(
+            "Shows an MR volume of any scanner as the scanner that a model knows would have shown it, with the anatomy "
+            "untouched, and says how much changed, where, and whether to trust it. The model has seen images of the target "
+            "scanner alone. <b>For research only, not for diagnosis or treatment.</b> See the "
+            '<a href="https://github.com/NetInversion/SlicerNetInversion/blob/main/Resources/Docs/MRFlowHarmonize.md">'
+            "tutorial</a>.")
+        self.parent.acknowledgementText = _(
+            "The free-form mode follows H. Jeong, D. U. Kang, J. Kim and J. Lee, <i>MRFlow</i>, an abstract of the ISMRM. Please "
+            "cite it when you use this module.<br>The sample is the ICBM 152 nonlinear symmetric template, 2009a (copyright "
+            "1993-2009 Louis Collins, McConnell Brain Imaging Centre), as the nilearn project distributes it.")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the module's sample in the Sample Data module."""
+    import SampleData
+
+    folder = Path(__file__).resolve().parent / "Resources" / "Icons"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="NetInversion",
+        sampleName=SAMPLE,
+        uris="https://raw.githubusercontent.com/nilearn/nilearn/a5fa8b96e3765dccd2a20005aead0c4229fa7653/nilearn/datasets/data/"
+             "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
+        fileNames="mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
+        nodeNames=SAMPLE_NODE,
+        checksums="SHA256:421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6",
+        thumbnailFileName=str(folder / "MRFlowHarmonizeSample.png"))
+
+
+#
+# MRFlowHarmonizeParameterNode
+#
+
+
+class Mode(enum.Enum):
+    ANATOMY_SAFE, SEED, NO_FLOW = range(3)
+
+    def label(self):
+        return [_("Anatomy-safe (recommended)"), _("Free-form, as published (seed)"), _("Free-form without the flow")][self.value]
+
+    def key(self):
+        """As NetInversionLib.harmonize.Settings has it."""
+        return self.name.lower().replace("_", "-")
+
+
+class OutputRange(enum.Enum):
+    NATIVE, TARGET = range(2)
+
+    def label(self):
+        return [_("As the source's"), _("As the target scanner's")][self.value]
+
+
+@parameterNodeWrapper
+class MRFlowHarmonizeParameterNode:
+    """What the panel shows, kept in the scene. More volumes of a batch are node references "batch".
+
+    maskNode - nonzero inside the brain (or head)
+    model - file name of a shipped model
+    fromFile, modelFile - whether another model is used instead, and its path
+    run - identifier of the result that the panel shows
+    shownMap, shownTable, overlay - how it is shown: keys of an image and a table, and whether the image is laid over the result
+    The others are the fields of NetInversionLib.harmonize.Settings.
+    """
+
+    sourceVolume: vtkMRMLScalarVolumeNode
+    maskNode: vtkMRMLScalarVolumeNode | vtkMRMLSegmentationNode | None
+    model: str
+    fromFile: bool
+    modelFile: str
+    mode: Mode = Mode.ANATOMY_SAFE
+    strength: Annotated[float, WithinRange(0, 1), Decimals(2), SingleStep(0.05)] = 0.0
+    outputRange: OutputRange = OutputRange.NATIVE
+    baselines: bool = False
+    iterations: Annotated[int, WithinRange(1, 1000)] = 10
+    alpha: Annotated[float, WithinRange(0, 0.99), Decimals(3), SingleStep(0.005)] = 0.01
+    betaEdges: Annotated[float, WithinRange(0, 100), Decimals(3), SingleStep(0.005)] = 0.01
+    betaSimilarity: Annotated[float, WithinRange(0, 100), Decimals(3), SingleStep(0.05)] = 0.1
+    axial: bool = True
+    coronal: bool = True
+    sagittal: bool = True
+    force: bool = False
+    device: str = "auto"
+    worker: bool = True
+    run: str
+    shownMap: str = "change"
+    shownTable: str = "verdict"
+    overlay: bool = False
+
+
+#
+# MRFlowHarmonizeWidget
+#
+
+
+class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
+    """The panel. It shows and hands on; what is computed, the logic's request says and a job runs.
+
+    A batch is one run after the other: ``_waiting`` holds the volumes still to come, ``_said`` how the others ended.
+    """
+
+    APPLY_TIP = _("Harmonize the source, and the volumes ticked below it.")
+    CURVE_LABELS = (_("iteration"), _("correlation"))
+
+    def __init__(self, parent=None):
+        self._waiting, self._said, self._count, self._mask = [], [], 1, None
+        self._boxes = {}  # identifier of a volume to its check box
+        qtjobs.ModulePanel.__init__(self, parent)
+
+    def setup(self):
+        self.setupPanel(MRFlowHarmonizeLogic())
+        ui = self.ui
+        ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
+        ui.shownRunSelector.connect("activated(int)", self._onRunChosen)
+        for selector in (ui.shownMapSelector, ui.shownTableSelector):
+            selector.connect("activated(int)", self._onShown)
+        ui.overlayCheckBox.connect("clicked(bool)", self._onShown)
+        ui.showButton.connect("clicked(bool)", self.showResult)
+        ui.saveReportButton.connect("clicked(bool)", self.onSaveReport)
+        ui.showReportButton.connect("clicked(bool)", self.onShowReport)
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent, self._onNodeAdded)
+        self.initializeParameterNode()
+
+    def initializeParameterNode(self):
+        qtjobs.ModulePanel.initializeParameterNode(self)
+        self.logic.chooseSample(self._parameterNode)
+
+    # What the user chooses and connectGui does not know
+
+    def _onMaskChosen(self, node):
+        self.setValues(maskNode=node)
+
+    def _onTicked(self, state):
+        if not self._writing and self._parameterNode is not None:
+            self.logic.setBatch(self._parameterNode, [identifier for identifier, box in self._boxes.items() if box.checked])
+
+    def _onNodeAdded(self, caller, event):
+        if self._going is None:  # else at the run's end: a result adds many
+            self.refresh()
+
+    def _onRunChosen(self, index):
+        self.setValues(run=self.ui.shownRunSelector.itemData(index))
+        self.showResult()
+
+    def _onShown(self, *_arguments):
+        ui = self.ui
+        keys = [s.itemData(s.currentIndex) for s in (ui.shownMapSelector, ui.shownTableSelector)]
+        self.setValues(shownMap=keys[0] or "change", shownTable=keys[1] or "verdict", overlay=ui.overlayCheckBox.checked)
+        self.showResult()
+
+    # What the panel shows
+
+    def showChoices(self):
+        node, ui = self._parameterNode, self.ui
+        ui.sourceSelector.setCurrentNode(node.sourceVolume)  # a scene that was loaded comes with its own
+        ui.maskSelector.setCurrentNode(node.maskNode)
+        safe, freeForm = node.mode == Mode.ANATOMY_SAFE, self.logic.isFreeForm(node)
+        ui.strengthSlider.enabled = safe
+        for widget in (ui.iterationsSpinBox, ui.betaEdgesSpinBox, ui.betaSimilaritySpinBox, ui.orientationsWidget):
+            widget.enabled = freeForm
+        ui.alphaSpinBox.enabled = freeForm and node.mode != Mode.NO_FLOW
+        self._showBatch()
+
+    def _showBatch(self):
+        """A check box for each of the scene's volumes that can be ticked; they are made anew only for other volumes."""
+        offered = {volume.GetID(): volume.GetName() for volume in self.logic.batchVolumes(self._parameterNode)}
+        if {identifier: box.text for identifier, box in self._boxes.items()} != offered:
+            for box in self._boxes.values():
+                self.ui.batchLayout.removeWidget(box)
+                box.hide()  # at once; it is deleted when the event loop runs
+                box.deleteLater()
+            self._boxes = {identifier: qt.QCheckBox(name) for identifier, name in offered.items()}
+            for box in self._boxes.values():
+                box.connect("toggled(bool)", self._onTicked)
+                self.ui.batchLayout.addWidget(box)
+        chosen = {volume.GetID() for volume in self.logic.batch(self._parameterNode)}
+        for identifier, box in self._boxes.items():
+            box.checked = identifier in chosen
+
+    def problems(self):
+        return self.logic.problems(self._parameterNode, self._card)
+
+    def estimate(self):
+        return self.logic.estimateText(self._parameterNode, self._card)
+
+    # A run, or several one after the other
+
+    def onApplyButton(self):
+        if self._going is None:
+            self._waiting = self.logic.sources(self._parameterNode)
+            self._said, self._count, self._mask = [], len(self._waiting), self._parameterNode.maskNode
+        else:
+            self._waiting = []  # Cancel ends the batch
+        qtjobs.ModulePanel.onApplyButton(self)
+
+    def prepareRun(self):
+        node, source = self._parameterNode, self._waiting.pop(0)
+        return qtjobs.Run(self.logic.stepsFromParameterNode(node, source), self._card, {"source": source},
+                          [self._mask] if self._mask is not None else [], self.logic.cost(node, source), node.device)
+
+    def _onProgress(self, fraction, message):
+        if self._count > 1:
+            message = _("{number} of {count}, {name}: {message}").format(
+                number=self._count - len(self._waiting), count=self._count, name=self._going.like.GetName(), message=message)
+        qtjobs.ModulePanel._onProgress(self, fraction, message)
+
+    def _drawCurves(self):
+        qtjobs.ModulePanel._drawCurves(self)
+        self.ui.curveLabel.setVisible(bool(self._going.curves))  # the anatomy-safe mode has none
+
+    def _onFinished(self, result, message):
+        if result is not None:
+            message += " " + self.logic.verdictText(result.facts)
+            if result.facts.get("verdict") == "refused":
+                self._going.cost = 0  # it took no time that could be learnt from
+        qtjobs.ModulePanel._onFinished(self, result, message)
+
+    def _conclude(self, message, details=None):
+        name = self._going.like.GetName()
+        if self._count > 1:
+            self._said.append((name, details is None))
+            message = f"{name}: {message}"
+            if details:
+                logging.error("%s\n%s", message, details)
+            details = None  # a dialog would hold the others up
+        qtjobs.ModulePanel._conclude(self, message, details)
+        if self._waiting:
+            qt.QTimer.singleShot(0, self._next)
+        elif self._count > 1:
+            self.say(self.logic.batchText(self._said, self._count))
+
+    def _next(self):
+        """Start the next volume of the batch that is still there."""
+        if self._mask is not None and self._mask.GetScene() is None:
+            self._waiting = []
+            self.say(_("The mask was removed from the scene: the rest of the batch was left out."))
+        self._waiting = [node for node in self._waiting if node.GetScene() is not None]
+        if self._waiting and self._going is None and self._parameterNode is not None:
+            self._start(self.prepareRun())
+
+    def _abandon(self, message):
+        self._waiting = []
+        qtjobs.ModulePanel._abandon(self, message)
+
+    # Results
+
+    def showResults(self, nodes):
+        """Verdict and choices of the run that the scene's parameter node names, if its nodes are still there."""
+        node, ui = self._parameterNode, self.ui
+        word, text = self.logic.summary(nodes)
+        ui.verdictLabel.setText(text)
+        ui.verdictLabel.setStyleSheet(f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else "")
+        tables = {key: n.GetName() for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
+        for selector, entries, chosen in (
+                (ui.shownRunSelector, self.logic.runs(), node.run),
+                (ui.shownMapSelector, {key: nodes[key].GetName() for key in MAPS if key in nodes}, node.shownMap),
+                (ui.shownTableSelector, tables, node.shownTable)):
+            if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
+                selector.clear()
+                for key, label in entries.items():
+                    selector.addItem(label, key)
+            selector.setCurrentIndex(max(0, selector.findData(chosen)))
+            selector.enabled = selector.count > 0
+        ui.overlayCheckBox.enabled = ui.shownMapSelector.enabled
+        ui.overlayCheckBox.checked = node.overlay
+
+    def showSteps(self):
+        """Source beside result in the views, with the chosen map, the plots and the chosen table."""
+        node = self._parameterNode
+        nodes = self.logic.resultNodes(node.run)
+        if nodes:
+            yield from self.logic.showInViews(nodes, node.shownMap, node.shownTable, node.overlay)
+
+    def onSaveReport(self):
+        source = self.logic.sourceOf(self.logic.resultNodes(self._parameterNode.run))
+        name = f"{source.GetName() if source is not None else 'result'}-harmonization.html".replace("/", "-")
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), name, _("Web page") + " (*.html)")
+        if path and self._writeReport(path):
+            self.say(_("The report was saved as {path}.").format(path=path))
+
+    def onShowReport(self):
+        path = Path(slicer.app.temporaryPath) / "NetInversion-harmonization.html"
+        if self._writeReport(path):
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
+
+    def _writeReport(self, path):
+        try:
+            with slicer.util.WaitCursor():
+                self.logic.saveReport(self.logic.resultNodes(self._parameterNode.run), path)
+        except (ValueError, OSError, qtjobs.PackagesMissing) as error:
+            self.fail(str(error))
+            return False
+        return True
+
+
+#
+# MRFlowHarmonizeLogic
+#
+
+
+class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
+    """Harmonizes volume nodes; needs no panel. In Slicer's Python console:
+
+        logic = MRFlowHarmonizeLogic()
+        output = logic.run(sourceNode)
+        output.facts["verdict"], output.nodes["harmonized"], output.tables["summary"], output.charts["tone curve"]
+    """
+
+    TITLE = _("MRFlow Harmonize")
+    TASK = models.HARMONIZATION
+
+    def getParameterNode(self):
+        return MRFlowHarmonizeParameterNode(super().getParameterNode())
+
+    # A run
+
+    def run(self, source, mask=None, model=None, progress=None, **settings):
+        """Harmonize, here and now, and add the results to the scene.
+
+        :param source: scalar volume node with an MR image.
+        :param mask: label map, segmentation or scalar volume (above 0) that covers the brain; None if it was extracted.
+        :param model: model file; default the first shipped one.
+        :param progress: NetInversionLib.results.Progress.
+        :param settings: fields of NetInversionLib.harmonize.Settings: mode, strength, output_range, baselines, ...
+        :return: see ``addResult``. A refused volume has facts and the table "verdict" only.
+        Raises ValueError with what to do if the image, the mask, the model or a setting can not be used; nothing is added then.
+        """
+        qtjobs.ensure_packages(self.TITLE)
+        return self.addResult(jobs.run_here(self.request(source, mask, model, **settings), progress), source, {"source": source})
+
+    def request(self, *arguments, **settings):
+        """The same as data, for NetInversionLib.jobs.run_here or qtjobs.QtJob (parameters: see ``run``)."""
+        return jobs.finish(self.requestSteps(*arguments, **settings))
+
+    def requestSteps(self, source, mask=None, model=None, **settings):
+        """Steps whose value is the request: reading large volumes takes its time."""
+        Settings.from_json(settings)  # raises before anything is read
+        model = model or next(iter(self.models()), None)
+        if model is None:
+            raise models.ModelError(_("No model for harmonization is there; name a model file."))
+        images = {"source": (yield from mrml.read_volume(source))}
+        if mask is not None:
+            images["mask"] = yield from self._readMask(mask, images["source"])
+        return jobs.Request("harmonize", images, {"model": str(model)}, settings)
+
+    def _readMask(self, mask, image):
+        if mask.IsA("vtkMRMLScalarVolumeNode") and not mask.IsA("vtkMRMLLabelMapVolumeNode"):
+            return (yield from mrml.read_volume(mask))
+        return image.with_array(mrml.mask_from_node(mask, image).view("uint8"), mask.GetName())
+
+    def shownAs(self, result, inputs):
+        """In its own intensities the result is shown with the source's window."""
+        native = result.facts.get("settings", {}).get("output_range") == "native"
+        return {"harmonized": inputs.get("source")} if native else {}
+
+    # What the panel asks
+
+    def batch(self, node):
+        """The further volumes that are ticked."""
+        references = range(node.parameterNode.GetNumberOfNodeReferences(BATCH))
+        volumes = (node.parameterNode.GetNthNodeReference(BATCH, index) for index in references)
+        return [volume for volume in volumes if volume is not None and volume is not node.sourceVolume]
+
+    def setBatch(self, node, identifiers):
+        wasModifying = node.parameterNode.StartModify()
+        node.parameterNode.RemoveNodeReferenceIDs(BATCH)
+        for identifier in identifiers:
+            node.parameterNode.AddNodeReferenceID(BATCH, identifier)
+        node.parameterNode.EndModify(wasModifying)
+
+    def batchVolumes(self, node):
+        """The scene's volumes that could be ticked: neither the source, nor the mask, nor results."""
+        return [volume for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+                if volume.GetClassName() == "vtkMRMLScalarVolumeNode" and volume is not node.sourceVolume
+                and volume is not node.maskNode and not volume.GetAttribute("NetInversion.role")
+                and not volume.GetHideFromEditors()]
+
+    def sources(self, node):
+        return [node.sourceVolume, *self.batch(node)]
+
+    def chooseSample(self, node):
+        """If no volume is chosen yet, choose the module's sample, if it was loaded."""
+        if node.sourceVolume is None:
+            node.sourceVolume = slicer.mrmlScene.GetFirstNodeByName(SAMPLE_NODE)
+
+    def isFreeForm(self, node):
+        return node.mode != Mode.ANATOMY_SAFE or node.strength > 0
+
+    def problems(self, node, card):
+        """All reasons why Apply can not be pressed, in words."""
+        if node is None:
+            return [_("Wait until the scene is open.")]
+        if card is None:
+            return [self.card(self.modelPath(node))[1]]
+        if node.sourceVolume is None:
+            return [_("Choose a source volume.")]
+        found = []
+        if node.maskNode is node.sourceVolume:
+            found.append(_("'{name}' is both source and mask: choose another mask, or none.").format(
+                name=node.sourceVolume.GetName()))
+        try:
+            mrml.grid_from_node(node.sourceVolume)
+            Settings.from_json(self.settings(node))
+        except ValueError as error:
+            found.append(str(error))
+        return found
+
+    def settings(self, node):
+        """The fields of NetInversionLib.harmonize.Settings that the panel shows."""
+        orientations = [name for name in ("axial", "coronal", "sagittal") if getattr(node, name)]
+        safe = node.mode == Mode.ANATOMY_SAFE
+        return dict(mode=node.mode.key(), strength=node.strength if safe else 0.0, iterations=node.iterations, alpha=node.alpha,
+                    beta_edges=node.betaEdges, beta_similarity=node.betaSimilarity, orientations=orientations,
+                    output_range=node.outputRange.name.lower(), baselines=node.baselines, force=node.force, device=node.device)
+
+    def stepsFromParameterNode(self, node, source):
+        """Steps whose value is the request that the panel shows, for one of its volumes."""
+        return self.requestSteps(source, node.maskNode, self.modelPath(node), **self.settings(node))
+
+    def cost(self, node, source):
+        """Voxels of the source, each as often as it is looked at; 0 if it can not be read."""
+        try:
+            grid = mrml.grid_from_node(source)
+        except volumes.VolumeError:
+            return 0.0
+        size = grid.shape[0] * grid.shape[1] * grid.shape[2]
+        orientations = node.axial + node.coronal + node.sagittal
+        freeForm = 0.1 * node.iterations * orientations if self.isFreeForm(node) else 0
+        return size * (1 + freeForm) * (2 if node.baselines else 1)
+
+    def estimateText(self, node, card):
+        """Time of the run, or of the whole batch, in words; it is learnt from earlier runs of the same model."""
+        seconds, known = 0, True
+        for source in self.sources(node):
+            more, known = self.secondsFor(card, node.device, self.cost(node, source), 3e-6)
+            seconds += more
+        text = _("Takes about {time}.").format(time=qtjobs.durationText(seconds))
+        return text if known else text + " " + _("(A first guess; after a run it is measured.)")
+
+    # Results in words
+
+    def verdictText(self, facts):
+        """One line: the verdict and its reasons."""
+        words = {"accepted": _("Accepted."), "flagged": _("Flagged:"), "refused": _("Refused:")}
+        return " ".join([words.get(facts.get("verdict"), ""), *facts.get("reasons", [])]).strip()
+
+    def batchText(self, said, count):
+        failed = [name for name, good in said if not good]
+        text = _("Batch: {done} of {count} volumes done.").format(done=len(said) - len(failed), count=count)
+        return text + (" " + _("Failed: {names}.").format(names=", ".join(failed)) if failed else "")
+
+    def facts(self, nodes):
+        return json.loads(nodes["facts"].GetText()) if "facts" in nodes else {}
+
+    def summary(self, nodes):
+        """(verdict, HTML): the verdict in plain words, its reasons, and what changed in figures."""
+        facts = self.facts(nodes)
+        word = facts.get("verdict", "")
+        if not word:
+            return "", _("The text with this result's figures was removed from the scene.")
+        words = {"accepted": _("The result looks like an image of the target scanner."),
+                 "flagged": _("The result is given, but something is unusual. Read why before you use it:"),
+                 "refused": _("The model does not fit this volume, and no image was made:")}[word]
+        lines = [f"<b>{_('Verdict')}: {word}.</b> {words}"]
+        lines += [f"- {html.escape(reason, quote=False)}" for reason in facts["reasons"]]
+        if "summary" in nodes:
+            lines += self._figures(mrml.columns_of(nodes["summary"]))
+        lines.append(_("Model: {name}, research use only.").format(name=html.escape(facts["model"]["name"], quote=False)))
+        return word, "<br>".join(lines)
+
+    def _figures(self, columns):
+        rows = columns["image"]
+
+        def of(row, heading):
+            return columns[heading][rows.index(row)]
+
+        distance, typical = "Wasserstein distance to the target", "target, median person"
+        lines = [_("Distance of the intensities to the target's: {before:.3f} before, <b>{after:.3f}</b> after").format(
+            before=of("source", distance), after=of("harmonized", distance))]
+        if typical in rows:
+            lines[0] += _(" (the target's own people: {typical:.3f})").format(typical=of(typical, distance))
+        lines.append(_("Edges that agree with the source's: {share:.1f} %; mean change {change:.1f} % of the range").format(
+            share=100 * of("harmonized", "edge agreement with the source"), change=100 * of("harmonized", "mean change")))
+        return lines
+
+    def runs(self):
+        """{run: label} of all harmonizations in the scene, the newest last."""
+        found = {}
+        for node in slicer.util.getNodesByClass("vtkMRMLTextNode"):
+            if node.GetAttribute("MRFlowHarmonize.key") == "facts":
+                facts = json.loads(node.GetText())
+                label = f"{facts.get('source', node.GetName())} ({facts.get('verdict', _('incomplete'))})"
+                found[node.GetAttribute("MRFlowHarmonize.run")] = label
+        return dict(sorted(found.items()))
+
+    def sourceOf(self, nodes):
+        """The volume that a result was made of; None if it has left the scene."""
+        return next((node.GetNodeReference("MRFlowHarmonize.input") for node in nodes.values()), None)
+
+    def saveReport(self, nodes, path):
+        """Write a result's report, one HTML page; ``nodes`` as in ``run(...).nodes``, also of a scene opened again.
+
+        Raises ValueError if the source was removed from the scene, OSError if the page can not be written.
+        """
+        source = self.sourceOf(nodes)
+        if source is None or "facts" not in nodes:
+            raise ValueError(_("The report needs the source volume and the text with the result's figures, and one of them was "
+                               "removed from the scene. Run the harmonization again."))
+        qtjobs.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
+        from NetInversionLib import harmonize_report
+
+        return harmonize_report.write(mrml.result_from_nodes(nodes), mrml.volume_from_node(source), path)
+
+    # Results in views
+
+    def showInViews(self, nodes, shownMap="change", table="verdict", overlay=False):
+        """Steps that show source | result | map above histograms | tone curve | table, on one slice."""
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            return
+        layout = manager.layoutLogic().GetLayoutNode()
+        if not layout.IsLayoutDescription(LAYOUT):
+            layout.AddLayoutDescription(LAYOUT, layoutDescription())
+        manager.setLayout(LAYOUT)
+        yield False  # the views appear
+        source, result = self.sourceOf(nodes), nodes.get("harmonized")
+        shown = nodes.get(shownMap) or nodes.get("change")
+        for index, (volume, over) in enumerate(((source, None), (result, shown if overlay else None), (shown, None))):
+            self._showSlice(manager.sliceWidget(f"MRFlowHarmonize{index + 1}"), volume, over, source or result)
+            yield True
+        for tag, chart in (("MRFlowHarmonizePlot1", nodes.get("histograms")),
+                           ("MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity"))):
+            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
+            view.SetPlotChartNodeID(chart.GetID() if chart is not None else None)
+            yield True
+        table = nodes.get(table) or nodes.get("verdict")
+        view = slicer.mrmlScene.GetSingletonNode("MRFlowHarmonizeTable", "vtkMRMLTableViewNode")
+        view.SetTableNodeID(table.GetID() if table is not None else None)
+
+    def _showSlice(self, widget, volume, over, framed):
+        """Show a volume in a slice view, moved to where ``framed`` is; the views move together from then on."""
+        logic, composite = widget.sliceLogic(), widget.mrmlSliceCompositeNode()
+        composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
+        composite.SetForegroundVolumeID(over.GetID() if over is not None else None)
+        composite.SetForegroundOpacity(0.5 if over is not None else 0.0)
+        composite.SetLinkedControl(1)
+        if framed is not None:
+            node = widget.mrmlSliceNode()
+            node.RotateToVolumePlane(framed)
+            logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
+            logic.SnapSliceOffsetToIJK()
+
+
+def layoutDescription():
+    """Three slice views above two plots and a table, as Slicer's layout XML."""
+    def view(kind, tag, label, color=""):
+        properties = f'<property name="viewlabel" action="default">{label}</property>'
+        if kind == "Slice":
+            properties += ('<property name="orientation" action="default">Axial</property>'
+                           f'<property name="viewcolor" action="default">{color}</property>')
+        return f'<item><view class="vtkMRML{kind}Node" singletontag="MRFlowHarmonize{tag}">{properties}</view></item>'
+
+    rows = (view("Slice", "1", "Source", "#6EB04B") + view("Slice", "2", "Result", "#6EB04B")
+            + view("Slice", "3", "Map", "#EDD54C"),
+            view("PlotView", "Plot1", "H") + view("PlotView", "Plot2", "C") + view("TableView", "Table", "T"))
+    return '<layout type="vertical" split="true">' + "".join(
+        f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
+
+
+#
+# MRFlowHarmonizeTest
+#
+
+
+class MRFlowHarmonizeTest(ScriptedLoadableModuleTest):
+    """A short run on a made-up image with the shipped model."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_anatomyIsKept()
+
+    def test_anatomyIsKept(self):
+        self.delayDisplay("Harmonizing a small made-up image")
+        import numpy as np
+
+        source = self.madeUpVolume()
+        output = MRFlowHarmonizeLogic().run(source, force=True, device="cpu")
+        self.assertIn(output.facts["verdict"], ("accepted", "flagged"))
+        harmonized = output.nodes["harmonized"]
+        self.assertEqual(harmonized.GetImageData().GetDimensions(), source.GetImageData().GetDimensions())
+        air = slicer.util.arrayFromVolume(source) == 0
+        self.assertFalse(np.any(slicer.util.arrayFromVolume(harmonized)[air]))
+        knots = mrml.columns_of(output.tables["curve"])["output (scaled)"]
+        self.assertTrue(all(a < b for a, b in zip(knots, knots[1:])), "the tone curve rises everywhere")
+        self.delayDisplay("Test passed")
+
+    def madeUpVolume(self):
+        """A brain of three nested ellipsoids."""
+        import numpy as np
+
+        k, j, i = np.mgrid[:40, :48, :40]
+        radius = np.sqrt(((k - 19.5) / 17) ** 2 + ((j - 23.5) / 21) ** 2 + ((i - 19.5) / 16) ** 2)
+        image = np.select([radius > 1, radius > 0.8, radius > 0.3], [0, 500, 850], 250)
+        image += (20 * np.sin(i + 2 * j + 3 * k) * (radius < 1)).astype(int)
+        node = slicer.util.addVolumeFromArray(image.astype("float32"), name="Made up")
+        node.SetSpacing(3.5, 3.5, 3.5)
+        return node
