@@ -1,0 +1,803 @@
+"""The module Invariances: what may change in a CT image without a denoising network noticing?"""
+
+import enum
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import slicer
+from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import Decimals, Minimum, SingleStep, WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
+
+# Installed, the library lies beside this file; in a source checkout, beside this file's folder.
+for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent):
+    if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
+        sys.path.insert(0, str(_folder))
+
+from NetInversionLib import jobs, models, mrml, qtjobs, volumes  # noqa: E402
+
+PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
+SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
+LAYOUT = 12304  # identifier of the layout without normal-dose view; with it one more. The number of the method's proceedings
+READ_LAYERS = "?"  # item of the list of layers
+SAMPLE = "InvariancesLowDoseCT"
+SHOWN = "shown component"  # key of the image that shows a component
+KINDS = ("samples", "proposals")  # keys of the browsed sequences
+
+#
+# Invariances
+#
+
+
+class Invariances(ScriptedLoadableModule):
+    """Title, help, thanks and sample data of the module."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("Invariances")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The NetInversion developers"]
+        self.parent.helpText = _(
+            "Shows what may change in a low-dose CT without a denoising network noticing: samples, each with proof of how "
+            "invariant it is, their standard-deviation map, and whether a lesion could vanish. "
+            "<b>For research only, not for diagnosis or treatment.</b> See the "
+            '<a href="https://github.com/NetInversion/SlicerNetInversion/blob/main/Resources/Docs/Invariances.md">tutorial</a>.')
+        self.parent.acknowledgementText = _(
+            "The question is that of E. Eulig, B. Ommer and M. Kachelriess, <i>Reconstructing invariances of CT image denoising "
+            "networks using invertible neural networks</i>, Proc. SPIE 12304, 123040S (2022). Please cite it when you use this "
+            "module. The projection onto the network's level set is this project's own.")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the module's sample in the Sample Data module."""
+    import SampleData
+
+    folder = Path(__file__).resolve().parent / "Resources" / "Icons"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="NetInversion",
+        sampleName=SAMPLE,
+        # Slicer wants a file even where customSample does the work: that of its own sample CTChest.
+        uris=slicer.util.TESTING_DATA_URL + "SHA256/4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
+        fileNames="CT-chest.nrrd",
+        nodeNames="CTChest",
+        checksums="SHA256:4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
+        customDownloader=lambda source: InvariancesLogic().addSample(),
+        thumbnailFileName=str(folder / "InvariancesSample.png"))
+
+
+#
+# InvariancesParameterNode
+#
+
+
+class InvariancesRegion(enum.Enum):
+    WHOLE, DISPLAYED, SLICES, ROI = range(4)
+
+    def label(self):
+        return [_("Whole volume"), _("Displayed slice"), _("Some slices"), _("Region of interest")][self.value]
+
+
+@parameterNodeWrapper
+class InvariancesParameterNode:
+    """What the panel shows, kept in the scene. The segmentation or label map is the node reference "segmentation".
+
+    model, fromFile, modelFile, secondModel - file name of a shipped denoiser, or another one instead; a second one
+    region, firstSlice, lastSlice, roiNode - where the input may change; lastSlice -1 is the last one
+    automatic - epsilon is a tenth of the noise; layerTolerance is in per cent, photons in thousands
+    diameters, contrasts - of lesions, numbers with commas between
+    run - identifier of the result that the panel shows
+    The others are the fields of NetInversionLib.invariance_settings.Settings.
+    """
+
+    lowDose: vtkMRMLScalarVolumeNode
+    normalDose: vtkMRMLScalarVolumeNode
+    model: str
+    fromFile: bool
+    modelFile: str
+    secondModel: str
+    layer: str = "output"
+    region: InvariancesRegion = InvariancesRegion.DISPLAYED
+    firstSlice: Annotated[int, Minimum(0)] = 0
+    lastSlice: Annotated[int, Minimum(-1)] = -1
+    roiNode: vtkMRMLMarkupsROINode
+    lesionNode: vtkMRMLMarkupsFiducialNode
+    noise: bool = True
+    texture: bool = False
+    samples: Annotated[int, WithinRange(2, 100000)] = 250
+    projected: Annotated[int, WithinRange(0, 10000)] = 16
+    epsilon: Annotated[float, WithinRange(0, 20), Decimals(1), SingleStep(0.1)] = 1.0
+    automatic: bool = True
+    shown: Annotated[int, WithinRange(0, 100)] = 5
+    components: Annotated[int, WithinRange(0, 20)] = 3
+    spectrum: bool = False
+    textureHu: Annotated[float, WithinRange(0, 1000), Decimals(1)] = 50.0
+    dose: Annotated[float, WithinRange(0.01, 1), Decimals(2), SingleStep(0.05)] = 0.25
+    photons: Annotated[float, WithinRange(1, 10000), Decimals(0)] = 150.0
+    structureMm: Annotated[float, WithinRange(0.5, 100), Decimals(1)] = 5.0
+    diameters: str = "3, 5, 8, 12"
+    contrasts: str = "-60, -20, 20, 60"
+    layerTolerance: Annotated[float, WithinRange(0, 100), Decimals(2), SingleStep(0.1)] = 1.0
+    tile: Annotated[int, WithinRange(64, 1024)] = 128
+    maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 150
+    seed: Annotated[int, WithinRange(0, 1000000)] = 0
+    device: str = "auto"
+    worker: bool = True
+    run: str
+
+
+#
+# InvariancesWidget
+#
+
+
+class InvariancesWidget(qtjobs.ModulePanel):
+    """The panel. It shows and hands on; what is computed, the logic's request says and a job runs."""
+
+    APPLY_TIP = _("Look for what may change unnoticed.")
+    PREVIEW_EVERY_S = 5.0
+
+    def setup(self):
+        self.setupPanel(InvariancesLogic())
+        ui = self.ui
+        ui.previewLabel.setVisible(False)
+        ui.secondModelEdit.nameFilters = ui.modelFileEdit.nameFilters
+        for slider, low, high, value in ((ui.shownSlider, 1, 5, 1), (ui.opacitySlider, 0, 1, 0.6)):
+            slider.minimum, slider.maximum, slider.value = low, high, value
+        ui.opacitySlider.singleStep = 0.05
+        ui.secondModelEdit.connect("currentPathChanged(QString)", self._onSecondModel)
+        ui.segmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onSegmentation)
+        ui.layerSelector.connect("activated(int)", self._onLayer)
+        ui.simulateButton.connect("clicked(bool)", self._onSimulate)
+        ui.showButton.connect("clicked(bool)", self.showResult)
+        for selector in (ui.shownModelSelector, ui.shownTableSelector):
+            selector.connect("activated(int)", self._onShown)
+        ui.shownImageSelector.connect("activated(int)", self._onImage)
+        ui.shownSlider.connect("valueChanged(double)", self._onAmount)
+        ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
+        self.initializeParameterNode()
+
+    # What the user chooses and connectGui does not know
+
+    def _onSecondModel(self, path):
+        self.setValues(secondModel=path)
+
+    def _onSegmentation(self, node):
+        if not self._writing and self._parameterNode is not None:
+            self._parameterNode.parameterNode.SetNodeReferenceID(SEGMENTATION, node.GetID() if node else None)
+
+    def _onLayer(self, index):
+        layer = self.ui.layerSelector.itemData(index)
+        if layer != READ_LAYERS:
+            self.setValues(layer=layer)
+            return
+        try:
+            with slicer.util.WaitCursor():
+                qtjobs.ensure_packages(self.logic.TITLE)
+                self._fillLayers(read=True)
+        except (ValueError, qtjobs.PackagesMissing) as error:
+            self.fail(str(error))
+        self.refresh()
+
+    def _onSimulate(self):
+        node = self._parameterNode
+        try:
+            with slicer.util.WaitCursor():
+                qtjobs.ensure_packages(self.logic.TITLE)
+                made = self.logic.simulateLowDose(node.normalDose, node.dose, photons=1000 * node.photons)
+        except (ValueError, qtjobs.PackagesMissing) as error:
+            self.fail(str(error))
+            return
+        node.lowDose = made
+        self.say(_("'{name}' was added.").format(name=made.GetName()))
+
+    # What the panel shows
+
+    def modelChanged(self):
+        try:
+            self._fillLayers(read="torch" in sys.modules)
+        except (ValueError, RuntimeError):  # the network can not be used, or not on one image: Apply says why
+            self._fillLayers(read=False)
+
+    def _fillLayers(self, read):
+        """The output, and the network's layers once they are read, which takes torch and so a second or two."""
+        selector = self.ui.layerSelector
+        selector.clear()
+        selector.addItem(_("The denoised image (output)"), "output")
+        if self._card is None:
+            return
+        for name, title in self.logic.layers(self._cardPath).items() if read else ():
+            selector.addItem(title, name)
+        if not read:
+            selector.addItem(_("Read the network's layers..."), READ_LAYERS)
+
+    def showChoices(self):
+        node, ui = self._parameterNode, self.ui
+        if ui.secondModelEdit.currentPath != node.secondModel:
+            ui.secondModelEdit.currentPath = node.secondModel
+        ui.segmentationSelector.setCurrentNode(self.logic.segmentation(node))
+        if ui.layerSelector.findData(node.layer) < 0:  # of another network, or not read yet
+            ui.layerSelector.addItem(node.layer, node.layer)
+        ui.layerSelector.setCurrentIndex(ui.layerSelector.findData(node.layer))
+        for widgets, region in (((ui.slicesLabel, ui.slicesWidget), InvariancesRegion.SLICES),
+                                ((ui.roiLabel, ui.roiSelector), InvariancesRegion.ROI)):
+            for widget in widgets:
+                widget.setVisible(node.region == region)
+        count = self.logic.sliceCount(node)
+        if count:
+            ui.firstSliceSpinBox.maximum = ui.lastSliceSpinBox.maximum = count - 1
+        ui.epsilonSlider.enabled = not node.automatic and node.layer == "output"
+        ui.layerToleranceSpinBox.enabled = node.layer != "output"
+        ui.simulateButton.enabled = node.normalDose is not None
+
+    def problems(self):
+        return self.logic.problems(self._parameterNode, self._card)
+
+    def estimate(self):
+        return self.logic.estimateText(self._parameterNode, self._card)
+
+    def prepareRun(self):
+        node = self._parameterNode
+        others = [other for other in (self.logic.segmentation(node), node.lesionNode) if other is not None]
+        self._clearPreview()
+        return qtjobs.Run(self.logic.stepsFromParameterNode(node), self._card, {"low_dose": node.lowDose}, others,
+                          self.logic.cost(node), node.device)
+
+    def _clearPreview(self):
+        self.ui.previewLabel.setVisible(False)
+
+    def showPreview(self, result):
+        self.ui.previewLabel.setPixmap(self.logic.preview(result))
+        self.ui.previewLabel.setVisible(True)
+
+    # Results
+
+    def showResults(self, nodes):
+        """Summary and choices of the run that the scene's parameter node names, if its nodes are still there."""
+        ui = self.ui
+        self._clearPreview()
+        ui.summaryLabel.setText(self.logic.summary(nodes))
+        suffix = ui.shownModelSelector.itemData(ui.shownModelSelector.currentIndex) or ""
+        tables = {key: node.GetName() for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
+        for selector, entries in ((ui.shownModelSelector, self.logic.modelsOf(nodes)),
+                                  (ui.shownImageSelector, self.logic.imagesOf(nodes, suffix)), (ui.shownTableSelector, tables)):
+            if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
+                selector.clear()
+                for key, text in entries.items():
+                    selector.addItem(text, key)
+            selector.enabled = selector.count > 0
+        for widget in (ui.shownModelLabel, ui.shownModelSelector):
+            widget.setVisible(ui.shownModelSelector.count > 1)
+        self._limitSlider(nodes)
+
+    def _chosen(self):
+        """(suffix of the denoiser, key of the image, key of the table)."""
+        ui = self.ui
+        selectors = (ui.shownModelSelector, ui.shownImageSelector, ui.shownTableSelector)
+        return tuple(selector.itemData(selector.currentIndex) or "" for selector in selectors)
+
+    def _limitSlider(self, nodes):
+        slider, key = self.ui.shownSlider, self._chosen()[1]
+        limits = (1, max(1, self.logic.sampleCount(nodes, key))) if key.startswith(KINDS) else (-3, 3)
+        if (slider.minimum, slider.maximum) != limits:
+            slider.minimum, slider.maximum = limits
+            slider.singleStep, slider.decimals = (1, 0) if key.startswith(KINDS) else (0.1, 1)
+            slider.value = 1
+        slider.enabled = bool(key)
+
+    def _onShown(self, index):
+        self.refresh()  # the other denoiser has other images
+        self.showResult()
+
+    def _onImage(self, index):
+        self._limitSlider(self.logic.resultNodes(self._parameterNode.run))
+        self.showResult()
+
+    def _onAmount(self, value):
+        if self._parameterNode is None or self._writing:
+            return
+        nodes, key = self.logic.resultNodes(self._parameterNode.run), self._chosen()[1]
+        if nodes and key:
+            self.logic.choose(nodes, key, value)
+            self.ui.shownProofLabel.setText(self.logic.proofOf(nodes, key, value))
+
+    def _onOpacity(self, value):
+        self.logic.setOpacity(value)
+
+    def showSteps(self):
+        nodes = self.logic.resultNodes(self._parameterNode.run)
+        if nodes:
+            suffix, image, table = self._chosen()
+            if image:
+                self._onAmount(self.ui.shownSlider.value)
+            yield from self.logic.showInViews(nodes, self._parameterNode.normalDose, suffix, image, table,
+                                              self.ui.opacitySlider.value)
+
+
+#
+# InvariancesLogic
+#
+
+
+class InvariancesLogic(qtjobs.ModuleLogic):
+    """Finds invariances from volume nodes; needs no panel. In Slicer's Python console:
+
+        logic = InvariancesLogic()
+        output = logic.run(lowDoseNode, samples=50, epsilon_hu=1.0)
+        output.nodes["std proven"], output.tables["proof"], output.facts["accepted"]
+    """
+
+    TITLE = _("Invariances")
+    TASK = "denoising"
+
+    def getParameterNode(self):
+        return InvariancesParameterNode(super().getParameterNode())
+
+    # A run
+
+    def run(self, lowDose, model=None, progress=None, **options):
+        """Compute, here and now, and add the results to the scene.
+
+        :param lowDose: scalar volume node, CT in HU.
+        :param model: model file of a denoiser; default the first shipped one.
+        :param progress: NetInversionLib.results.Progress.
+        :param options: segmentation, point, roi (nodes) and secondModel (file), see ``requestSteps``; and fields of
+            NetInversionLib.invariance_settings.Settings: region, samples, epsilon_hu, layer, device, ...
+        :return: see ``addResult``.
+        Raises ValueError with what to do if the image, the model or a setting can not be used; nothing is added then.
+        """
+        qtjobs.ensure_packages(self.TITLE)
+        request = jobs.finish(self.requestSteps(lowDose, model, **options))
+        return self.addResult(jobs.run_here(request, progress), lowDose)
+
+    def requestSteps(self, lowDose, model=None, segmentation=None, point=None, roi=None, secondModel=None, **settings):
+        """Steps whose value is the request, for NetInversionLib.jobs.run_here or qtjobs.QtJob.
+
+        :param segmentation: segmentation or label map node: statistics inside its segments.
+        :param point: markups fiducial node: its first point is where lesions are tried.
+        :param roi: markups ROI node: the region, instead of ``settings["region"]``.
+        :param secondModel: file of another denoiser, asked about the same proposals.
+        Only the slices that are needed are sent. The others: see ``run``.
+        """
+        volume = yield from mrml.read_volume(lowDose)
+        if roi is not None:
+            settings["region"] = mrml.region_from_roi_node(roi, volume)
+        if point is not None:
+            settings["lesion"] = pointOf(point)
+        volume, settings = self._onlySlices(volume, settings)
+        images = {"low_dose": volume}
+        if segmentation is not None:
+            images["segments"], settings["segments"] = mrml.segments_from_node(segmentation, volume)
+        paths = {"denoiser": model or self._firstModel(), **({"second": secondModel} if secondModel else {})}
+        return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items()}, settings)
+
+    def _onlySlices(self, volume, settings):
+        """The axial slices of the region and of the lesion, and settings in their voxels."""
+        region = settings.get("region")
+        if region is None:
+            return volume, settings
+        axis = volumes.axis_toward(volume, "S")[0]
+        low, high = region[2 * axis:2 * axis + 2]
+        if settings.get("lesion") is not None:
+            box = volumes.region_from_ras_points(volume, [settings["lesion"]])
+            low, high = min(low, box[2 * axis]), max(high, box[2 * axis + 1])
+        kept = [bound for size in volume.shape for bound in (0, size)]
+        kept[2 * axis:2 * axis + 2] = low, high
+        region = list(region)
+        region[2 * axis:2 * axis + 2] = region[2 * axis] - low, region[2 * axis + 1] - low
+        return volumes.crop(volume, tuple(kept)), {**settings, "region": tuple(region)}
+
+    def _firstModel(self):
+        for path in self.models():
+            return path
+        raise models.ModelError("No denoiser is shipped or installed; name a model file (model=...), which 'netinversion train "
+                                "denoiser' makes.")
+
+    def writeResult(self, result, inputNode, inputs=None):
+        written = yield from super().writeResult(result, inputNode, inputs)
+        for suffix in self._suffixes(written.nodes):
+            numbers = self._numbers(written.nodes, suffix)
+            sequences = {f"{kind}{suffix}": [f"{kind[:-1]} {number}{suffix}" for number in numbers] for kind in KINDS}
+            written.nodes = mrml.add_browser(written.nodes, sequences, _("{name} samples").format(
+                name=inputNode.GetName() if inputNode is not None else self.TITLE), self.moduleName, f"browser{suffix}")
+        return written
+
+    def _suffixes(self, nodes):
+        return [suffix for suffix in ("", " second") if f"output{suffix}" in nodes]
+
+    def _numbers(self, nodes, suffix):
+        """Of the proposals whose samples were accepted."""
+        return sorted(int(key.split()[1]) for key in nodes
+                      if key.startswith("sample ") and key == f"sample {key.split()[1]}{suffix}")
+
+    # Low dose, sample data
+
+    def simulateLowDose(self, node, dose=0.25, **options):
+        """A new volume node: the CT as a scan at ``dose`` (share) would show it.
+
+        :param options: fields of NetInversionLib.low_dose.LowDoseSettings: photons, seed, ...
+        """
+        from NetInversionLib import low_dose
+
+        ct = jobs.finish(mrml.read_volume(node))
+        made = low_dose.simulate_low_dose(ct, low_dose.LowDoseSettings(dose=dose, **{"views": 360, **options}))
+        return mrml.volume_to_node(made, None, node, "ct")
+
+    def addSample(self, ct=None, slices=3):
+        """Some slices of a CT and the same at a quarter of the dose, as nodes "normal dose" and "low dose".
+
+        The CT is a NetInversionLib Volume; default is Slicer's own sample CTChest, or ``ct/pelvis.nii.gz`` in the folder
+        that NETINVERSION_DATA names.
+        """
+        ct = volumes.reorient(ct or self._sampleCt(), "LPS")
+        first = max(0, (ct.shape[0] - slices) // 2)
+        ct = volumes.crop(ct, (first, min(ct.shape[0], first + slices), 0, ct.shape[1], 0, ct.shape[2]))
+        normal = mrml.volume_to_node(ct, _("Sample CT, normal dose"), role="ct")
+        low = self.simulateLowDose(normal)
+        low.SetName(_("Sample CT, simulated low dose"))
+        node = self.getParameterNode()
+        if node.lowDose is None:
+            node.lowDose, node.normalDose = low, normal
+        slicer.util.setSliceViewerLayers(background=low, fit=True)
+        return {"normal dose": normal, "low dose": low}
+
+    def _sampleCt(self):
+        folder = os.environ.get("NETINVERSION_DATA")
+        if folder:
+            return volumes.load(Path(folder) / "ct" / "pelvis.nii.gz")
+        import SampleData
+
+        node = SampleData.SampleDataLogic().downloadSample("CTChest")
+        ct = mrml.volume_from_node(node)
+        slicer.mrmlScene.RemoveNode(node)
+        return ct
+
+    # What the panel asks
+
+    def segmentation(self, node):
+        return node.parameterNode.GetNodeReference(SEGMENTATION)
+
+    def layers(self, path):
+        """{name: title} of a model's layers, in the order of execution; those of the publications have a star."""
+        from NetInversionLib import layers
+
+        presets = PRESETS.get(models.read_card(path).architecture, ())
+        return {layer.name: layer.title + (" *" if layer.number in presets else "")
+                for layer in layers.layers(models.load(path).network)}
+
+    def problems(self, node, card):
+        """All reasons why Apply can not be pressed, in words."""
+        if node is None:
+            return [_("Wait until the scene is open.")]
+        if card is None:
+            return [self.card(self.modelPath(node))[1]]
+        return [*self._volumeProblems(node), *self._settingProblems(node)]
+
+    def _volumeProblems(self, node):
+        if node.lowDose is None:
+            return [_("Choose a low-dose CT.")]
+        found = []
+        try:
+            self.region(node)
+        except ValueError as error:
+            found.append(str(error))
+        if node.lesionNode is not None and not node.lesionNode.GetNumberOfControlPoints():
+            found.append(_("Place a point in '{name}', or choose no lesion.").format(name=node.lesionNode.GetName()))
+        return found
+
+    def _settingProblems(self, node):
+        found = []
+        if not (node.noise or node.texture):
+            found.append(_("Choose at least one kind of proposals: noise or texture."))
+        tolerance = node.layerTolerance if node.layer != "output" else 1 if node.automatic else node.epsilon
+        if not tolerance > 0:
+            found.append(_("What counts as unnoticed must be above 0: at exactly the same output nothing can change. Choose a "
+                           "fraction of the noise, 1 HU say."))
+        if max(node.projected, node.shown) > node.samples:
+            found.append(_("Not more samples can be projected or shown than are tried."))
+        if node.secondModel:
+            problem = self.card(node.secondModel)[1]
+            found += [problem] if problem else []
+        for text, what in ((node.diameters, _("lesion sizes")), (node.contrasts, _("lesion contrasts"))):
+            try:
+                numbers(text)
+            except ValueError:
+                found.append(_("Write the {what} (Advanced) as numbers with commas between.").format(what=what))
+        return found
+
+    def sliceCount(self, node):
+        """How many axial slices the chosen volume has; 0 if none is chosen."""
+        try:
+            grid = mrml.grid_from_node(node.lowDose)
+        except volumes.VolumeError:
+            return 0
+        return grid.shape[volumes.axis_toward(grid, "S")[0]]
+
+    def region(self, node):
+        """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it is outside."""
+        grid = mrml.grid_from_node(node.lowDose)
+        if node.region == InvariancesRegion.WHOLE:
+            return None
+        if node.region == InvariancesRegion.ROI:
+            if node.roiNode is None:
+                raise volumes.VolumeError(_("Choose a region of interest, or place one in the views (Markups)."))
+            return mrml.region_from_roi_node(node.roiNode, grid)
+        axis = volumes.axis_toward(grid, "S")[0]
+        region = [bound for size in grid.shape for bound in (0, size)]
+        if node.region == InvariancesRegion.DISPLAYED:
+            shown = volumes.region_from_ras_points(grid, [displayedPoint(grid)])
+            region[2 * axis:2 * axis + 2] = shown[2 * axis:2 * axis + 2]
+            return tuple(region)
+        last = grid.shape[axis] - 1 if node.lastSlice < 0 else node.lastSlice
+        if not node.firstSlice <= last < grid.shape[axis]:
+            raise volumes.VolumeError(_("Choose slices between 0 and {last}, the first not after the last.").format(
+                last=grid.shape[axis] - 1))
+        region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
+        return tuple(region)
+
+    def stepsFromParameterNode(self, node):
+        """Steps whose value is the request that the panel shows."""
+        settings = dict(
+            region=self.region(node), layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
+            proposals=[kind for kind, wanted in (("noise", node.noise), ("texture", node.texture)) if wanted],
+            epsilon_hu=None if node.automatic else node.epsilon, epsilon_layer=node.layerTolerance / 100,
+            components=node.components, spectrum=[node.layer] if node.spectrum else [], texture_hu=node.textureHu,
+            dose=node.dose, photons=1000 * node.photons, structure_mm=node.structureMm, tile=node.tile,
+            lesion_diameters_mm=numbers(node.diameters), lesion_contrasts_hu=numbers(node.contrasts),
+            max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
+        return self.requestSteps(node.lowDose, self.modelPath(node), self.segmentation(node), node.lesionNode, None,
+                                 node.secondModel, **settings)
+
+    def cost(self, node):
+        """Voxels that will pass through the network, forwards and backwards, in all."""
+        grid = mrml.grid_from_node(node.lowDose)
+        region = self.region(node) or [bound for size in grid.shape for bound in (0, size)]
+        sizes = [high - low for low, high in zip(region[::2], region[1::2])]
+        lesions = len(numbers(node.diameters)) * len(numbers(node.contrasts)) if node.lesionNode is not None else 0
+        evaluations = node.samples + 1.5 * node.projected * node.maxEvaluations
+        voxels = sizes[0] * sizes[1] * sizes[2]
+        return (1 + bool(node.secondModel)) * (voxels * evaluations + 6000 * lesions * node.maxEvaluations)
+
+    def estimateText(self, node, card):
+        """Time of the run in words; it is learnt from earlier runs of the same network."""
+        seconds, known = self.secondsFor(card, node.device, self.cost(node), 2e-6)
+        text = _("Takes about {time}.").format(time=qtjobs.durationText(seconds))
+        return text if known else text + " " + _("(A first guess; after a run it is measured.)")
+
+    def preview(self, result):
+        """A picture of both maps of the slice that is being worked on."""
+        maps, table = {}, result.tables["proof"].columns
+        turned = {kind: volumes.reorient(result.volumes[f"std {kind}"], "LPS").array for kind in ("unproven", "proven")}
+        slice_ = table["slice"][-1] if table.get("slice") else 0
+        for kind, words in (("unproven", _("Unproven, HU")), ("proven", _("Proven, HU"))):
+            maps[words] = turned[kind][slice_]
+        return qtjobs.mapsPicture(maps, max(float(array.max()) for array in maps.values()))
+
+    # Results in words and views
+
+    def facts(self, nodes):
+        return json.loads(nodes["facts"].GetText()) if "facts" in nodes else None
+
+    def modelsOf(self, nodes):
+        """{suffix: name} of the denoisers."""
+        facts = self.facts(nodes) or {}
+        names = {"": facts.get("model", {}), " second": facts.get("second", {}).get("model", {})}
+        return {suffix: names[suffix].get("name", suffix) for suffix in self._suffixes(nodes)}
+
+    def imagesOf(self, nodes, suffix):
+        """{key: title} of what can be shown as image, of a denoiser."""
+        found = {f"samples{suffix}": _("Samples (proven)"), f"proposals{suffix}": _("Proposals (unproven)")}
+        found.update({f"component {n}{suffix}": _("Component {n}").format(n=n) for n in range(1, 21)})
+        return {key: title for key, title in found.items() if key in nodes or self._single(nodes, key)}
+
+    def _single(self, nodes, key):
+        """Keys of the images of a kind that are not in a sequence."""
+        kind, *second = key.split()
+        return [name for name in (f"{kind[:-1]} {n}{' second' if second else ''}" for n in range(1, 101)) if name in nodes]
+
+    def sampleCount(self, nodes, key):
+        sequence = nodes.get(f"sequence of {key}")
+        return sequence.GetNumberOfDataNodes() if sequence is not None else len(self._single(nodes, key))
+
+    def choose(self, nodes, key, value):
+        """Select a sample in the browser by its number, or show the patient's image with ``value`` times a component added."""
+        if key.startswith(KINDS):
+            browser = nodes.get("browser second" if key.endswith("second") else "browser")
+            if browser is not None:
+                browser.SetSelectedItemNumber(round(value) - 1)
+                slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+            return
+        shown = nodes.get(SHOWN)
+        if shown is None:
+            patient = nodes["patient"]
+            shown = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, patient, _("Patient with component"))
+            shown.SetAttribute(f"{self.moduleName}.key", SHOWN)
+            shown.SetAttribute(f"{self.moduleName}.run", patient.GetAttribute(f"{self.moduleName}.run"))
+        component, patient = (slicer.util.arrayFromVolume(nodes[name]) for name in (key, "patient"))
+        slicer.util.updateVolumeFromArray(shown, patient + value * component)
+
+    def imageNode(self, nodes, key, value):
+        """The node that shows what was chosen."""
+        if key in nodes and not key.startswith("component"):
+            return nodes[key]
+        if key.startswith(KINDS):
+            single = self._single(nodes, key)
+            return nodes[single[min(len(single), round(value)) - 1]] if single else None
+        return self.resultNodes(nodes["patient"].GetAttribute(f"{self.moduleName}.run")).get(SHOWN) if key else None
+
+    def proofOf(self, nodes, key, value):
+        """What is known of the shown image, in a sentence."""
+        facts = self.facts(nodes)
+        if facts is None:
+            return ""
+        part = facts["second"] if key.endswith("second") else facts
+        limit = f"{part['epsilon']:.2g} HU" if part["epsilon_units"] == "HU" else f"{100 * part['epsilon']:.2g} %"
+        if key.startswith("samples"):
+            return _("Proven: the network's change is at most {limit}.").format(limit=limit)
+        if key.startswith("proposals"):
+            return _("Unproven: as proposed. The table of proofs says how much the network notices.")
+        table = nodes.get("components second" if key.endswith("second") else "components")
+        if table is None:
+            return ""
+        columns = mrml.columns_of(table)
+        rows = [row for row, number in enumerate(columns["component"]) if number == int(key.split()[1])]
+        heading = [heading for heading in columns if heading.startswith("change of the")][0]
+        return _("Component {n}: {share:.0f} % of the variance; {heading}: {change:.2g}. Other amounts are not proven.").format(
+            n=key.split()[1], share=max(columns["explained variance (%)"][row] for row in rows), heading=heading,
+            change=max(columns[heading][row] for row in rows))
+
+    def summary(self, nodes):
+        """How many samples were accepted, and what survived."""
+        facts = self.facts(nodes)
+        if facts is None:
+            return _("The text with this result's figures was removed from the scene.")
+        lines = [] if facts["complete"] else [_("<b>Incomplete</b>: the run was stopped; the maps are partial.")]
+        for suffix, name in self.modelsOf(nodes).items():
+            part = facts["second"] if suffix else facts
+            unit, factor = ("HU", 1) if part["epsilon_units"] == "HU" else ("%", 100)
+            lines.append(_("<b>{name}</b>: {accepted} of {projected} projected samples are proven to change it by at most "
+                           "{limit:.2g} {unit}.").format(name=name, accepted=part["accepted"], projected=part["projected"],
+                                                         limit=factor * part["epsilon"], unit=unit))
+            table = nodes.get(f"proof{suffix}")
+            survived = mrml.columns_of(table).get("survived (%)", []) if table is not None else []
+            known = [float(value) for value in survived if float(value) == float(value)]
+            if known:
+                lines.append(_("Of the proposed change {share:.0f} % survived.").format(share=sum(known) / len(known)))
+        lines.append(_("Research use only."))
+        return "<br>".join(lines)
+
+    def showInViews(self, nodes, normalDose, suffix="", image="", table="", opacity=0.6):
+        """Steps that show low dose, (normal dose,) denoised and sample above the two maps over the CT, tables and plots."""
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            return
+        layout, number = manager.layoutLogic().GetLayoutNode(), LAYOUT + (normalDose is not None)
+        if not layout.IsLayoutDescription(number):
+            layout.AddLayoutDescription(number, layoutDescription(normalDose is not None))
+        manager.setLayout(number)
+        yield False  # the views appear
+        patient = nodes.get("patient")
+        std = [nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven")]
+        if None not in std:  # one window for both
+            display = std[0].GetDisplayNode()
+            std[1].GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
+        shown = {"Low": (patient, None), "Denoised": (nodes.get(f"output{suffix}"), None),
+                 "Sample": (self.imageNode(nodes, image, 1), None), "Unproven": (patient, std[0]), "Proven": (patient, std[1]),
+                 **({"Normal": (normalDose, None)} if normalDose is not None else {})}
+        for tag, (background, foreground) in shown.items():
+            self._showSlice(manager.sliceWidget(f"Invariances{tag}"), background, foreground, patient, opacity)
+            yield True
+        if table in nodes:
+            slicer.mrmlScene.GetSingletonNode("InvariancesTable", "vtkMRMLTableViewNode").SetTableNodeID(nodes[table].GetID())
+        for tag, chart in (("InvariancesPlot1", f"detectability{suffix}"), ("InvariancesPlot2", f"gains{suffix}")):
+            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
+            view.SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
+            yield True
+
+    def _showSlice(self, widget, volume, overlay, framed, opacity):
+        """Show a volume and a map over it in a slice view, at ``framed``; the views move together from then on."""
+        logic, composite = widget.sliceLogic(), widget.mrmlSliceCompositeNode()
+        composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
+        composite.SetForegroundVolumeID(overlay.GetID() if overlay is not None else None)
+        composite.SetForegroundOpacity(opacity if overlay is not None else 0)
+        composite.SetLinkedControl(1)
+        if framed is not None:
+            node = widget.mrmlSliceNode()
+            node.RotateToVolumePlane(framed)
+            logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
+            logic.SnapSliceOffsetToIJK()
+
+    def setOpacity(self, opacity):
+        """Of the maps over the CT, where the module's views show them."""
+        manager = slicer.app.layoutManager()
+        if manager is not None and manager.layout in (LAYOUT, LAYOUT + 1):
+            for tag in ("Unproven", "Proven"):
+                manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode().SetForegroundOpacity(opacity)
+
+
+def numbers(text):
+    """"3, 5" as [3.0, 5.0]; ValueError if that is not what it is."""
+    return [float(word) for word in text.split(",")]
+
+
+def pointOf(node):
+    """RAS position in mm of the first point of a markups node, transforms included."""
+    if not node.GetNumberOfControlPoints():
+        raise volumes.VolumeError(f"'{node.GetName()}' has no point. Place one where the lesion is to be.")
+    position = [0.0, 0.0, 0.0]
+    node.GetNthControlPointPositionWorld(0, position)
+    return tuple(position)
+
+
+def displayedPoint(grid):
+    """RAS position (mm) of the slice that is displayed: in the first of the module's views, or the red one; else the middle."""
+    manager = slicer.app.layoutManager()
+    own = manager.layout in (LAYOUT, LAYOUT + 1)
+    matrix = manager.sliceWidget("InvariancesLow" if own else "Red").mrmlSliceNode().GetSliceToRAS()
+    point = [matrix.GetElement(row, 3) for row in range(3)]
+    try:
+        volumes.region_from_ras_points(grid, [point])
+    except volumes.VolumeError:  # another volume is shown
+        point = (grid.ijk_to_ras @ [*((size - 1) // 2 for size in grid.shape[::-1]), 1.0])[:3].tolist()
+    return point
+
+
+def layoutDescription(withNormalDose):
+    """Five or six slice views, and a table and two plots behind tabs, as Slicer's layout XML."""
+    def view(kind, tag, label, color=""):
+        properties = f'<property name="viewlabel" action="default">{label}</property>'
+        if kind == "Slice":
+            properties += ('<property name="orientation" action="default">Axial</property>'
+                           f'<property name="viewcolor" action="default">{color}</property>')
+        return f'<view class="vtkMRML{kind}Node" singletontag="Invariances{tag}">{properties}</view>'
+
+    def slices(*labels):
+        return "".join(f"<item>{view('Slice', tag, label, color)}</item>" for tag, label, color in labels)
+
+    normal = (("Normal", "Normal dose", "#6EB04B"),) if withNormalDose else ()
+    above = slices(("Low", "Low dose", "#6EB04B"), *normal, ("Denoised", "Denoised", "#6EB04B"), ("Sample", "Sample", "#EDD54C"))
+    below = slices(("Unproven", "Unproven", "#F34A33"), ("Proven", "Proven", "#F34A33"))
+    tabs = "".join(f'<item name="{name}">{inside}</item>' for name, inside in (
+        ("Table", view("TableView", "Table", "T")), ("Lesion", view("PlotView", "Plot1", "L")),
+        ("Spectrum", view("PlotView", "Plot2", "S"))))
+    rows = (above, below + f'<item><layout type="tab">{tabs}</layout></item>')
+    return '<layout type="vertical" split="true">' + "".join(
+        f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
+
+
+#
+# InvariancesTest
+#
+
+
+class InvariancesTest(ScriptedLoadableModuleTest):
+    """A short run on a made-up image with the first denoiser that is there."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_acceptedSamplesChangeNothing()
+
+    def test_acceptedSamplesChangeNothing(self):
+        import numpy as np
+
+        if not InvariancesLogic().models():
+            self.delayDisplay("No denoiser is there: nothing to test")
+            return
+        self.delayDisplay("Looking for invariances of a small made-up image")
+        hu = np.full((2, 32, 36), -1000.0)
+        hu[:, 6:26, 6:30] = 40 + 30 * np.random.default_rng(0).normal(size=(2, 20, 24))
+        node = slicer.util.addVolumeFromArray(hu.astype(np.float32), name="Made up")
+        output = InvariancesLogic().run(node, samples=4, projected=2, shown=2, epsilon_hu=1.0, proposals=["texture"],
+                                        region=(0, 1, 8, 24, 8, 28), device="cpu")
+        self.assertGreater(slicer.util.arrayFromVolume(output.nodes["std unproven"]).max(), 10)
+        self.assertLessEqual(max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]), 1.0)
+        self.delayDisplay("Test passed")

@@ -1,0 +1,491 @@
+"""The module Invariances driven as a user does: choose nodes, press Apply, wait, read the nodes."""
+
+import json
+from pathlib import Path
+
+import host
+import numpy as np
+import pytest
+import torch
+from test_invariances import body
+
+from NetInversionLib import jobs, models, networks
+from NetInversionLib.denoising import CHANNEL
+from NetInversionLib.level_set import LevelSet, Window, verify
+
+host.start()
+
+from NetInversionLib import mrml, qtjobs  # noqa: E402
+
+NAME = "averaging.safetensors"
+SCALE = CHANNEL.high - CHANNEL.low
+MATRIX = np.diag([-1.0, -1.0, 2.0, 1.0])
+REGION = (1, 2, 10, 30, 12, 34)  # what ``roi`` below encloses
+
+
+def card(**changes):
+    fields = dict(name="Averaging", version="1", architecture="cnn10", arguments={"last_kernel": 3}, inputs=(CHANNEL,),
+                  outputs=(CHANNEL,), dimensions=2, orientation="LPS", spacing_mm=(0.5, 4.0), size_multiple=1,
+                  trained_on=("nothing",), sources="none", licence="MIT", intended_use="Tests.", task="denoising")
+    return models.Card(**{**fields, **changes})
+
+
+def averaging(side=5):
+    """The published shape of network with weights that make it a plain average, which loses what is finer."""
+    network = networks.build("cnn10", last_kernel=3).requires_grad_(False)
+    convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+    for module in convolutions:
+        module.weight.zero_()
+        module.bias.zero_()
+    edge = (9 - side) // 2
+    convolutions[0].weight[0, 0, edge:9 - edge, edge:9 - edge] = 1 / side**2
+    convolutions[0].bias[0] = 4.0  # above 0 all the way
+    convolutions[1].weight[0, 0, 1, 1] = convolutions[2].weight[0, 0, 1, 1] = 1.0
+    convolutions[2].bias[0] = -4.0
+    return network
+
+
+@pytest.fixture(scope="session")
+def denoiser(tmp_path_factory):
+    """Path of a small denoiser, alone in its folder."""
+    return models.save(tmp_path_factory.mktemp("denoisers") / NAME, averaging(), card())
+
+
+@pytest.fixture
+def widget(module, denoiser, monkeypatch):
+    """The module's panel, which offers the small denoiser first."""
+    monkeypatch.setenv("NETINVERSION_MODELS", str(denoiser.parent))
+    monkeypatch.delenv("NETINVERSION_DATA", raising=False)
+    return module("Invariances")
+
+
+def add_ct(volume=None, name="My CT"):
+    import slicer
+
+    volume = body((40, 44), 3) if volume is None else volume
+    return slicer.util.addVolumeFromArray(volume.array.copy(), slicer.util.vtkMatrixFromArray(MATRIX), name)
+
+
+def roi():
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    node.SetCenter(-22.5, -19.5, 2.0)
+    node.SetSize(22.0, 20.0, 2.0)
+    return node
+
+
+def choose(widget, node, worker=False, region=True):
+    """Choose the CT and settings for a short run in this process."""
+    ui = widget.ui
+    ui.lowDoseSelector.setCurrentNode(node)
+    if region:
+        ui.regionSelector.setCurrentIndex(3)
+        ui.roiSelector.setCurrentNode(roi())
+    ui.samplesSpinBox.value, ui.projectedSpinBox.value, ui.shownSpinBox.value = 12, 6, 3
+    ui.noiseCheckBox.checked, ui.textureCheckBox.checked = False, True
+    ui.automaticCheckBox.checked, ui.epsilonSlider.value = False, 1.0
+    ui.workerCheckBox.checked = worker
+    ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
+
+
+def press(widget):
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.applyButton.click()
+
+
+def finish(widget, timeout_s=60):
+    return host.wait(lambda: widget._going is None, timeout_s, "The run's end")
+
+
+def results(widget):
+    return widget.logic.resultNodes(widget._parameterNode.run)
+
+
+def array(node):
+    import slicer
+
+    return slicer.util.arrayFromVolume(node)
+
+
+def scene_ids():
+    import slicer
+
+    return {node.GetID() for node in slicer.mrmlScene.GetNodes()}
+
+
+def facts(widget):
+    return json.loads(results(widget)["facts"].GetText())
+
+
+# ---- a run
+
+
+def test_apply_finds_samples_that_the_network_does_not_notice(widget, denoiser):
+    import slicer
+
+    volume = body((40, 44), 3)
+    choose(widget, add_ct(volume), worker=True)
+    press(widget)
+    assert widget.ui.applyButton.text == "Cancel" and not widget.ui.inputsCollapsibleButton.enabled
+    finish(widget)
+    assert "Done" in widget.ui.statusLabel.text, widget.ui.logText.toPlainText()
+    found = results(widget)
+    assert facts(widget)["accepted"] == facts(widget)["projected"] == 6 and "6 of 6" in widget.ui.summaryLabel.text
+
+    # Only the slice of the region, where it lies in the patient
+    unproven, proven = (array(found[f"std {kind}"]) for kind in ("unproven", "proven"))
+    assert unproven.shape == (1, 40, 44) and found["std proven"].GetOrigin()[2] == 2.0
+    assert 40 < unproven[0, 12:28, 14:32].mean() < 60 and 0 < proven[0, 12:28, 14:32].mean() < unproven[0, 12:28, 14:32].mean()
+    np.testing.assert_array_equal(array(found["patient"])[0], volume.array[1])
+
+    # The browser shows each sample, and each is what it says when read back
+    model = models.load(denoiser)
+    x0 = (torch.from_numpy(volume.array[1:2])[None] - CHANNEL.low) / SCALE
+    target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE)
+    selector, slider = widget.ui.shownImageSelector, widget.ui.shownSlider
+    for key, low, high in (("samples", 0.0, 1.0), ("proposals", 1.0, 200.0)):
+        selector.setCurrentIndex(selector.findData(key))
+        widget._onImage(0)
+        seen = []
+        for number in (1, 2, 3):
+            slider.value = number
+            seen.append(array(found[key]).copy())
+            x = (torch.from_numpy(seen[-1])[None] - CHANNEL.low) / SCALE
+            assert low < verify(target, x0, x) <= high + 1e-4
+        assert not np.array_equal(seen[0], seen[1]) and slider.maximum == 3
+        assert ("Proven" if key == "samples" else "Unproven") in widget.ui.shownProofLabel.text
+    assert found["browser"].GetNumberOfItems() == 3 and found["sequence of samples"].GetNumberOfDataNodes() == 3
+
+    # A component, by the slider
+    selector.setCurrentIndex(selector.findData("component 1"))
+    widget._onImage(0)
+    slider.value = -2.0
+    shown = results(widget)["shown component"]
+    np.testing.assert_allclose(array(shown), array(found["patient"]) - 2 * array(found["component 1"]), atol=1e-3)
+    assert "not proven" in widget.ui.shownProofLabel.text
+
+    # Shown: both maps over the CT in one window and perceptual colours, the table of proofs
+    widget.ui.showButton.click()
+    manager = slicer.app.layoutManager()
+    composites = {tag: manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode() for tag in
+                  ("Low", "Denoised", "Sample", "Unproven", "Proven")}
+    for tag in ("Unproven", "Proven"):
+        assert composites[tag].GetBackgroundVolumeID() == found["patient"].GetID()
+        assert composites[tag].GetForegroundVolumeID() == found[f"std {tag.lower()}"].GetID()
+        assert composites[tag].GetForegroundOpacity() == pytest.approx(0.6)
+        assert "spread" in found[f"std {tag.lower()}"].GetDisplayNode().GetColorNode().GetName()
+    assert composites["Sample"].GetBackgroundVolumeID() == shown.GetID()
+    assert len({found[f"std {kind}"].GetDisplayNode().GetWindowLevelMax() for kind in ("unproven", "proven")}) == 1
+    widget.ui.opacitySlider.value = 0.2
+    assert composites["Proven"].GetForegroundOpacity() == pytest.approx(0.2)
+
+
+def test_three_lines_from_the_console(widget):
+    from Invariances import InvariancesLogic
+
+    output = InvariancesLogic().run(add_ct(), samples=4, projected=3, epsilon_hu=1.0, proposals=["texture"], region=REGION,
+                                    device="cpu", shown=2)
+    assert output.facts["accepted"] == 3 and max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
+    assert output.nodes["std proven"].GetName().startswith("My CT standard deviation, proven")
+
+
+def test_segments_lesion_spectrum_and_a_second_denoiser(widget, denoiser, tmp_path):
+    import slicer
+
+    second = models.save(tmp_path / "other.safetensors", averaging(1), card(name="Keeping"))
+    labels = np.zeros((3, 40, 44), np.uint8)
+    labels[:, 12:20, 14:24], labels[:, 22:28, 14:24] = 1, 3
+    label = slicer.util.addVolumeFromArray(labels, slicer.util.vtkMatrixFromArray(MATRIX), "Organs", "vtkMRMLLabelMapVolumeNode")
+    point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion")
+    choose(widget, add_ct())
+    ui = widget.ui
+    ui.lesionSelector.setCurrentNode(point)
+    assert "Place a point in 'Lesion'" in ui.applyButton.toolTip
+    point.AddControlPoint(-20.0, -20.0, 2.0)
+    ui.segmentationSelector.setCurrentNode(label)
+    ui.spectrumCheckBox.checked = True
+    ui.secondModelEdit.currentPath = str(second)
+    widget._parameterNode.diameters, widget._parameterNode.contrasts = "4, 8", "30"
+    ui.evaluationsSpinBox.value, ui.samplesSpinBox.value, ui.projectedSpinBox.value = 30, 4, 3
+    press(widget)
+    finish(widget)
+    found = results(widget)
+    assert "Done" in ui.statusLabel.text, ui.logText.toPlainText()
+    segments = mrml.columns_of(found["segments"])
+    assert len(segments["segment"]) == 2 and list(segments["voxels sampled"]) == [80, 60]
+    for suffix in ("", " second"):
+        assert list(mrml.columns_of(found[f"lesions{suffix}"])["diameter (mm)"]) == [4, 8]
+        assert {f"detectability{suffix}", f"gains{suffix}", f"spectrum{suffix}", f"sequence of samples{suffix}"} <= found.keys()
+    losing, keeping = (mrml.columns_of(found[f"spectrum{suffix}"]) for suffix in ("", " second"))
+    assert losing["lost (%)"][0] > 5 and keeping["lost (%)"][0] == 0 and "injective" in keeping["in words"][0]
+    assert [ui.shownModelSelector.itemText(i) for i in range(ui.shownModelSelector.count)] == ["Averaging", "Keeping"]
+    plot = slicer.mrmlScene.GetSingletonNode("InvariancesPlot1", "vtkMRMLPlotViewNode")
+    assert plot.GetPlotChartNodeID() == found["detectability"].GetID()
+    ui.shownModelSelector.setCurrentIndex(1)
+    widget._onShown(1)
+    shown = slicer.app.layoutManager().sliceWidget("InvariancesProven").mrmlSliceCompositeNode().GetForegroundVolumeID()
+    assert shown == results(widget)["std proven second"].GetID()
+
+
+def test_the_layers_are_read_off_the_network(widget):
+    selector = widget.ui.layerSelector
+    titles = {selector.itemData(i): selector.itemText(i) for i in range(selector.count)}
+    assert list(titles)[0] == "output" and len(titles) == 1 + len(list(averaging().layers))
+    starred = [title.split(":")[0] for title in titles.values() if title.endswith("*")]
+    assert starred == ["1", "3", "5"]
+    choose(widget, add_ct())
+    index = [i for i in range(selector.count) if selector.itemText(i).startswith("1:")][0]
+    selector.setCurrentIndex(index)
+    widget._onLayer(index)
+    assert widget._parameterNode.layer == selector.itemData(index)
+    assert not widget.ui.epsilonSlider.enabled and widget.ui.layerToleranceSpinBox.enabled
+    press(widget)
+    finish(widget)
+    assert facts(widget)["epsilon_units"] == "relative" and facts(widget)["epsilon"] == 0.01
+
+
+def test_the_panel_starts_with_the_library_s_settings(widget):
+    from NetInversionLib.invariance_settings import Settings
+
+    widget.ui.lowDoseSelector.setCurrentNode(add_ct())
+    widget.ui.regionSelector.setCurrentIndex(0)
+    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    assert Settings.from_json(request.settings) == Settings()
+
+
+@pytest.mark.parametrize("region, slices", [("Whole volume", 3), ("Displayed slice", 1), ("Some slices", 2)])
+def test_region(widget, region, slices):
+    import slicer
+
+    choose(widget, add_ct(), region=False)
+    selector = widget.ui.regionSelector
+    selector.setCurrentIndex([selector.itemText(i) for i in range(selector.count)].index(region))
+    widget.ui.firstSliceSpinBox.value = 1  # to the last one
+    slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(4.0)
+    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    assert request.volumes["low_dose"].shape == (slices, 40, 44)
+    if slices < 3:
+        assert tuple(request.settings["region"]) == (0, slices, 0, 40, 0, 44)
+        assert request.volumes["low_dose"].ijk_to_ras[2, 3] == 2.0 * (3 - slices)
+
+
+def test_a_lesion_beside_the_region_brings_its_slice(widget):
+    volume = add_ct()
+    request = jobs.finish(widget.logic.requestSteps(volume, region=REGION, lesion=(-20.0, -20.0, 4.0)))
+    assert request.volumes["low_dose"].shape == (2, 40, 44)
+    assert tuple(request.settings["region"]) == (0, 1, *REGION[2:])
+
+
+def test_low_dose_is_simulated_by_a_button(widget):
+    normal = add_ct(body((40, 44), 1, noise=0.0))
+    widget.ui.normalDoseSelector.setCurrentNode(normal)
+    widget.ui.simulateButton.click()
+    low = widget._parameterNode.lowDose
+    assert low.GetName() == "My CT simulated at 25 % dose"
+    noise = array(low)[0, 12:28, 14:30] - array(normal)[0, 12:28, 14:30]
+    assert noise.std() > 1 and abs(noise.mean()) < 3 * noise.std()
+
+
+# ---- stopping, saving
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_cancel_keeps_a_partial_map_that_says_so(widget, monkeypatch, worker):
+    from NetInversionLib import invariances
+
+    monkeypatch.setattr(invariances, "INTERMEDIATE_EVERY_S", 0)
+    monkeypatch.setattr(type(widget), "PREVIEW_EVERY_S", 0.1)
+    choose(widget, add_ct(), worker=worker)
+    widget.ui.samplesSpinBox.value = 100000
+    if worker:
+        press(widget)
+        host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-[0-9]*")), 60)
+        host.wait(lambda: not widget.ui.previewLabel.isHidden(), 60)
+        widget.ui.applyButton.click()
+        finish(widget, 10)
+    else:
+        from host import qt
+
+        timer = qt.QTimer(widget.parent)
+        timer.timeout.connect(lambda: widget._going and not widget.ui.previewLabel.isHidden() and widget.ui.applyButton.click())
+        timer.start(50)
+        press(widget)  # returns when the run has ended
+        timer.stop()
+    assert widget._going is None and "Cancelled" in widget.ui.statusLabel.text
+    found = results(widget)
+    assert "partial" in found["std unproven"].GetName() and "(incomplete)" in found["std unproven"].GetName()
+    assert array(found["std unproven"])[0, 12:28, 14:32].mean() > 30 and "Incomplete" in widget.ui.summaryLabel.text
+    assert facts(widget)["complete"] is False and mrml.columns_of(found["proof"])["accepted (%)"][0] == 100
+    assert widget.ui.previewLabel.isHidden()
+
+
+def test_closing_the_scene_stops_the_run(widget):
+    import slicer
+
+    choose(widget, add_ct(), worker=True)
+    widget.ui.samplesSpinBox.value = 100000
+    press(widget)
+    host.wait(lambda: "trying sample" in widget.ui.statusLabel.text, 60)
+    host.close()
+    assert widget._going is None and "scene was closed" in widget.ui.statusLabel.text
+    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") and "Choose a low-dose CT" in widget.ui.applyButton.toolTip
+
+
+def test_a_saved_scene_brings_the_result_back(widget, tmp_path):
+    import slicer
+
+    choose(widget, add_ct())
+    press(widget)
+    finish(widget)
+    before = array(results(widget)["std proven"]).copy()
+    path = tmp_path / "scene.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path), None)
+    host.close()
+    assert not results(widget)
+    slicer.util.loadScene(str(path))
+    widget.parent.exit()
+    widget.parent.enter()
+    found = results(widget)
+    np.testing.assert_allclose(array(found["std proven"]), before, atol=1e-4)
+    assert widget._parameterNode.lowDose.GetName() == "My CT" and widget._parameterNode.samples == 12
+    assert not widget.ui.resultsCollapsibleButton.isHidden() and found["sequence of samples"].GetNumberOfDataNodes() == 3
+    widget.ui.shownSlider.value = 3
+    np.testing.assert_allclose(array(found["samples"]), array(found["sequence of samples"].GetNthDataNode(2)), atol=1e-3)
+
+
+# ---- bad input: a message that says what to do, and the scene as it was
+
+
+def refused(widget, *words):
+    before = scene_ids()
+    if widget.ui.applyButton.enabled:
+        widget.ui.applyButton.click()
+        finish(widget)
+        said = widget.ui.statusLabel.text
+    else:
+        said = widget.ui.applyButton.toolTip
+    for word in words:
+        assert word in said
+    assert scene_ids() == before and not results(widget)
+
+
+def use_model(widget, path):
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    widget.ui.modelFileEdit.currentPath = str(path)
+
+
+def test_an_mr_image_and_raw_values_are_no_ct_in_hu(widget):
+    from dataclasses import replace
+
+    for values in (np.abs(body((40, 44), 3).array), (body((40, 44), 3).array + 1100).astype(np.uint16)):
+        choose(widget, add_ct(replace(body((40, 44), 3), array=values), "MR"))
+        refused(widget, "'MR' holds no air", "is it a CT in HU?", "rescale slope")
+
+
+def test_a_network_of_another_kind(widget, tmp_path):
+    choose(widget, add_ct())
+    unet = {"dimensions": 2, "in_channels": 2, "out_channels": 1, "features": [4, 4]}
+    inputs = (CHANNEL, models.Channel("MR", "mr", "a.u.", 0.0, 1.0))
+    two = card(architecture="unet", arguments=unet, inputs=inputs, size_multiple=2)
+    use_model(widget, models.save(tmp_path / "two.safetensors", networks.build("unet", **unet), two))
+    refused(widget, "has 2 inputs and 1 outputs", "Choose another model")
+    other = card(task="image-to-image")
+    use_model(widget, models.save(tmp_path / "other.safetensors", averaging(), other))
+    refused(widget, "is a network for another task")
+
+
+def test_a_size_rule_is_no_obstacle_where_the_network_pads(widget, tmp_path):
+    unet = {"dimensions": 2, "in_channels": 1, "out_channels": 1, "features": [4, 4]}
+    path = models.save(tmp_path / "unet.safetensors", networks.build("unet", **unet),
+                       card(architecture="unet", arguments=unet, size_multiple=2))
+    choose(widget, add_ct(body((41, 45), 3)))
+    use_model(widget, path)
+    press(widget)
+    finish(widget)
+    assert array(results(widget)["std unproven"]).shape == (1, 41, 45)
+
+
+def test_a_layer_that_does_not_exist(widget):
+    choose(widget, add_ct())
+    widget._parameterNode.layer = "conv99"
+    assert widget.ui.layerSelector.currentText == "conv99"
+    refused(widget, "no layer 'conv99'", "1: layers.0, Conv2d")
+
+
+def test_weights_that_are_no_numbers(widget, tmp_path):
+    broken = averaging()
+    next(broken.parameters())[0, 0, 0, 0] = float("nan")
+    choose(widget, add_ct())
+    use_model(widget, models.save(tmp_path / "nan.safetensors", broken, card()))
+    refused(widget, "not finite numbers", "get the file again")
+
+
+def test_a_constant_patch(widget):
+    from dataclasses import replace
+
+    choose(widget, add_ct(replace(body((40, 44), 3), array=np.full((3, 40, 44), -1000, np.float32)), "Air"))
+    widget.ui.automaticCheckBox.checked = True
+    refused(widget, "no noise could be measured", "give epsilon in HU")
+
+
+def test_epsilon_of_nothing_and_other_settings(widget):
+    choose(widget, add_ct())
+    ui = widget.ui
+    ui.epsilonSlider.value = 0
+    refused(widget, "must be above 0")
+    ui.epsilonSlider.value = 1
+    ui.textureCheckBox.checked = False
+    refused(widget, "at least one kind of proposals")
+    ui.textureCheckBox.checked = True
+    ui.projectedSpinBox.value = 500
+    refused(widget, "Not more samples can be projected")
+    ui.projectedSpinBox.value = 2
+    widget._parameterNode.contrasts = "strong"
+    refused(widget, "numbers with commas between")
+    widget._parameterNode.contrasts = "30"
+    ui.roiSelector.currentNode().SetCenter(500, 500, 500)
+    widget.refresh()
+    refused(widget, "outside")
+
+
+def test_no_volume_no_model(widget, monkeypatch, tmp_path):
+    assert "Choose a low-dose CT" in widget.ui.applyButton.toolTip
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    with pytest.raises(ValueError, match="No denoiser is shipped"):
+        widget.logic.run(add_ct())
+
+
+def test_packages_that_are_not_installed(widget, monkeypatch):
+    installed = qtjobs._installed
+    monkeypatch.setattr(qtjobs, "_installed", lambda name: () if name == "torch" else installed(name))
+    choose(widget, add_ct())
+    refused(widget, "Invariances needs torch")
+
+
+def test_self_test(widget):
+    import slicer
+
+    slicer.selfTests["Invariances"]()
+
+
+# ---- sample data
+
+
+def test_sample_data_are_registered_and_chosen(widget, monkeypatch):
+    import SampleData
+    import slicer
+
+    sources = {source.sampleName: source for source in slicer.modules.sampleDataSources["NetInversion"]}
+    assert Path(sources["InvariancesLowDoseCT"].thumbnailFileName).is_file()
+
+    def download(self, name):
+        assert name == "CTChest"
+        return slicer.util.addVolumeFromArray(body((40, 44), 9).array, slicer.util.vtkMatrixFromArray(MATRIX), name)
+
+    monkeypatch.setattr(SampleData.SampleDataLogic, "downloadSample", download)
+    SampleData.press("InvariancesLowDoseCT")
+    assert {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")} == \
+        {"Sample CT, normal dose", "Sample CT, simulated low dose"}
+    assert widget._parameterNode.lowDose.GetName() == "Sample CT, simulated low dose"
+    assert array(widget._parameterNode.normalDose).shape == (3, 40, 44) and widget.ui.applyButton.enabled
