@@ -72,16 +72,18 @@ def train(paths: Sequence[Path | str], settings: TrainSettings = TrainSettings()
     if len(paths) < 3:
         raise ValueError(f"{len(paths)} scans are too few to learn how people differ: give one of each of at least three people")
     store = _Store(checkpoint, paths)
-    brains = []
+    brains, tones = [], []
     for n, path in enumerate(paths):
         progress.report(0.5 * n / len(paths), f"reading {Path(path).name}")
-        brains.append(store.brain(Path(path)))
+        brain, tone = store.brain(Path(path))
+        brains.append(brain)
+        tones.append(tone)
     fractions = np.linspace(0, 1, MATCHED)
     matched = np.mean([_quantiles(image.array[mask.array > INSIDE], fractions) for image, mask in brains], axis=0)
     template, alignments = _template(brains, matched, settings.rounds, store, progress)
     progress.report(0.8, "learning where in the head which intensities lie")
     people = [_on_grid(brain, alignment) for brain, alignment in zip(brains, alignments)]
-    return _statistics(people, template, settings, progress)
+    return _statistics(people, np.array(tones), template, settings, progress)
 
 
 def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> list[Path]:
@@ -134,14 +136,16 @@ class _Store:
         stat = path.stat()
         return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
 
-    def brain(self, path: Path) -> tuple[Volume, Volume]:
-        """Reduced image and mask of a scan."""
+    def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray]:
+        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` of its voxels as they are."""
         def read():
-            image, mask = corrector.reduced(mr.prepare(volumes.load(path)))
-            return {"image": image.array, "mask": mask.array, "matrix": image.ijk_to_ras}
+            scan = mr.prepare(volumes.load(path))
+            image, mask = corrector.reduced(scan)
+            tone = _quantiles(scan.inside, TONE_LEVELS)
+            return {"image": image.array, "mask": mask.array, "matrix": image.ijk_to_ras, "tone": tone}
 
         kept = self.keep(f"brain-{self._key(path)}", read)
-        return tuple(Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask"))
+        return tuple(Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask")), kept["tone"]
 
     def keep(self, name: str, make) -> dict[str, np.ndarray]:
         """What ``make`` gives, from the folder if it is there already."""
@@ -149,7 +153,7 @@ class _Store:
             return make()
         file = self.folder / f"{name}.npz"
         if not file.exists():
-            part = file.with_name(file.name + ".part")
+            part = file.with_name(f"{file.name}.{os.getpid()}.part")  # another run may be at the same file
             with part.open("wb") as stream:
                 np.savez(stream, **make())
             os.replace(part, file)
@@ -201,7 +205,8 @@ def _on_grid(brain: tuple[Volume, Volume], alignment: np.ndarray) -> np.ndarray:
 
 # Statistics ---------------------------------------------------------------------------------------------------------
 
-def _statistics(people: list[np.ndarray], template: np.ndarray, settings: TrainSettings, progress: Progress) -> Corrector:
+def _statistics(people: list[np.ndarray], tone: np.ndarray, template: np.ndarray, settings: TrainSettings,
+                progress: Progress) -> Corrector:
     random = np.random.default_rng(settings.seed)
     plain = [_tissue(person[0].ravel(), person[1].ravel(), np.arange(person[0].size)) for person in people]
     matched = np.mean([_quantiles(values, np.linspace(0, 1, MATCHED)) for values, _ in plain], axis=0)
@@ -217,7 +222,6 @@ def _statistics(people: list[np.ndarray], template: np.ndarray, settings: TrainS
     views = np.array(views)[:, :, used]
     expected = views.mean(axis=0)
     deviations, variance = _low_rank((views - expected).reshape(len(views), -1), settings.rank)
-    tone = np.array([_quantiles(values, TONE_LEVELS) for values, _ in plain])
     figures = {"template": template, "matched": matched, "prior": prior, "used": used.reshape(CONTROL), "expected": expected,
                "deviations": deviations, "variance": variance, "tone": tone.mean(axis=0), "tone_deviations": np.cov(tone.T),
                "patterns_m": _patterns(settings, random, lambda f: -np.log1p(f), LARGEST_M),

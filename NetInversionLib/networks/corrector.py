@@ -47,7 +47,7 @@ class Corrector(nn.Module):
         deviations: (rank, 17 blocks) directions and sizes of people's joint deviations from them.
         variance: (17 blocks,) what the deviations leave.
         patterns_m, patterns_a: (288, components) control values of log m and a, in order of their standard deviation.
-        tone: (55,) mean quantiles at ``TONE_LEVELS``.
+        tone: (55,) mean quantiles at ``TONE_LEVELS`` of all voxels inside the mask, on the scans' own grids.
         tone_deviations: (55, 55) their covariance between people.
 
     Raises:

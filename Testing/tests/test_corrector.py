@@ -13,7 +13,7 @@ from NetInversionLib.networks.corrector import CELLS, CONTROL, GRID, Corrector
 from NetInversionLib.similarity import psnr
 from NetInversionLib.tone_field import ToneField
 
-SHORT = TrainSettings(views=24, voxels=15_000, fields=200, rank=12, components=20, rounds=1)
+SHORT = TrainSettings(views=60, voxels=15_000, fields=200, rank=12, components=20, rounds=1)
 FIELD = "field 0.3 seed 1"
 OFFSET = "offset 0.15 seed 2"
 
@@ -21,20 +21,20 @@ OFFSET = "offset 0.15 seed 2"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
-    for person in range(8):
+    for person in range(10):
         volumes.save(brain(person), folder / f"person{person}.nii.gz")
     return folder
 
 
 @pytest.fixture(scope="module")
 def target(folder) -> Corrector:
-    """Trained on eight drawn brains; persons from 20 on are new to it."""
+    """Trained on ten drawn brains; persons from 20 on are new to it."""
     return corrector_training.train(sorted(folder.iterdir()), SHORT, folder.parent / "kept")
 
 
 @pytest.fixture(scope="module")
 def quantiles():
-    return intensity_matching.mean_quantiles(scan(person) for person in range(8))
+    return intensity_matching.mean_quantiles(scan(person) for person in range(10))
 
 
 def psnr_of(domain: str, person: int, target: Corrector, quantiles) -> tuple[float, float, corrector.Estimate]:
@@ -81,7 +81,8 @@ def test_another_grid_gives_nearly_the_same_change(target):
     changes = [corrector.estimate(simulated_domains.parse(FIELD)[0](s), target) for s in (truth, fine)]
     points = np.random.default_rng(0).uniform(-40, 40, (3, 100))
     (m, _), (m2, _) = (change.fields_at(points) for change in changes)
-    assert np.abs(m / m2 - 1).max() < 0.08
+    # A factor that is the same everywhere belongs to the curve as much as to the field.
+    assert np.abs(m / m2 / np.mean(m / m2) - 1).max() < 0.08
     assert np.ptp(m) > 0.15
 
 
@@ -153,7 +154,7 @@ def test_local_quantiles_of_a_plain_brain_are_its_value():
     places = np.arange(np.prod(GRID))
     quantiles, share = corrector.local_quantiles(np.full(len(places), 0.6), places, prior)
     assert np.abs(quantiles - 0.6).max() < 1.3 / 39
-    assert np.allclose(share.reshape(CONTROL)[2:4, 3:5, 2:4], corrector.BRAIN_VOXELS / len(places), rtol=1e-6)
+    assert np.allclose(share.reshape(CONTROL)[2:4, 3:5, 2:4], corrector.BRAIN_VOXELS / len(places), atol=1e-5)
 
 
 def test_local_quantiles_follow_a_ramp():
@@ -174,15 +175,21 @@ def test_on_blocks_is_what_local_quantiles_see():
     assert np.allclose(quantiles.mean(0).reshape(CONTROL)[middle], corrector.on_blocks(control)[middle], atol=0.012)
 
 
-@pytest.mark.parametrize("curve", [lambda x: x**0.7, lambda x: np.log1p(3 * x), lambda x: np.expm1(1.5 * x)])
-def test_the_tone_curve_of_the_same_values_is_undone(curve):
-    """Oracle: a person who IS the target's mean, through a curve: the inverse comes out."""
-    values = np.random.default_rng(0).beta(4, 2.5, 40_000)
-    expected = np.quantile(values, corrector.TONE_LEVELS)
+@pytest.mark.parametrize("curve", [lambda x: x**0.7, lambda x: x**1.5, lambda x: np.log1p(3 * x), lambda x: np.expm1(1.5 * x)])
+def test_the_tone_curve_of_the_same_values_is_undone(target, curve):
+    """Oracle: a brain that IS the target's mean, seen through a curve: the inverse comes out."""
+    figures = corrector.Target(target)
+    values = np.interp(np.random.default_rng(0).uniform(0.002, 0.998, 40_000), corrector.TONE_LEVELS, figures.tone)
     seen = curve(values) / curve(1.0)
-    knots = corrector.tone_curve(seen, expected, 1e-4 * np.eye(len(expected)))
+    knots = corrector.tone_curve(seen, figures)
     change = ToneField(knots, np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), np.eye(4))
-    assert np.abs(change.curve(seen) - values).mean() < 0.01
+    assert (np.diff(knots) > 0).all()
+    assert np.sqrt(np.mean((change.curve(seen) - values) ** 2)) < 0.012
+
+
+def test_a_scan_of_the_target_keeps_a_part_of_itself(target):
+    same, other = (corrector.explain(simulated_domains.parse(d)[0](scan(22)), target) for d in ("none", "gamma 0.5"))
+    assert same.unchanged > 0.5 and other.unchanged < 0.01
 
 
 def test_the_mean_of_the_deviations_and_the_rest_make_up_all_variance():

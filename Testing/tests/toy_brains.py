@@ -1,6 +1,7 @@
 """Brains drawn with formulas: ventricles, white matter with folds, a grey rim; no two alike, and no scan of anybody."""
 
 import numpy as np
+from scipy import ndimage
 
 from NetInversionLib import mr
 from NetInversionLib.volumes import Volume
@@ -22,7 +23,8 @@ def brain(person: int, shape=(46, 56, 50), spacing=SPACING, tones=(0.25, 0.55, 0
     ventricles = np.sqrt((np.abs(x) / 0.3 - 0.5) ** 2 + (y / 0.4) ** 2 + (z / 0.3) ** 2) < random.uniform(0.85, 1.0)
     sulci = (radius - folds > 0.97) & inside
     image = np.select([~inside, ventricles | sulci, white], [0, tones[0], tones[2]], tones[1])
-    image = np.where(inside, np.maximum(image + random.normal(0, 0.02, shape), 0.01), 0) * 1000
+    image = ndimage.gaussian_filter(image, 0.6) + random.normal(0, 0.04, shape)
+    image = np.where(inside, np.maximum(image, 0.01), 0) * 1000
     matrix = np.diag([*spacing, 1.0])
     matrix[:3, 3] = [-(n - 1) / 2 * s + shift for n, s, shift in zip(shape[::-1], spacing, random.uniform(-4, 4, 3))]
     return Volume(image.astype(np.float32), matrix, f"person{person}")
