@@ -5,6 +5,7 @@
     netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
+    netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' --model model.safetensors --output folder
     netinversion evaluate gate folder-of-mr --wrong other-contrasts --output folder
     netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
 
@@ -309,6 +310,52 @@ def evaluate_gate(options) -> int:
     return 0
 
 
+# Harmonization, measured ----------------------------------------------------------------------------------------------
+
+def _evaluate_harmonize_arguments(parser) -> None:
+    parser.add_argument("folder", nargs="?", help="people of the target scanner, for --simulate: one volume or DICOM folder each")
+    parser.add_argument("--simulate", nargs="?", const="", metavar="LIST", help="show them as simulated scanners would and "
+                        "compare with the truth; the seven standard families and the unchanged scan, or a list such as "
+                        "'gamma 0.7, log 3 + field 0.3 seed 5, none'")
+    parser.add_argument("--prospective", nargs=2, metavar=("SOURCE", "TARGET"), help="folders of two real scanners")
+    parser.add_argument("--visits", nargs=2, metavar=("FIRST", "SECOND"), help="two volumes of one person: how far apart?")
+    parser.add_argument("--people", default="*", metavar="PATTERNS", help="who is evaluated of the folder (or of SOURCE), by "
+                        "name without suffix, such as 'sub-2[5-9],sub-30'; default all")
+    parser.add_argument("--target-people", default="*", metavar="PATTERNS", help="whose quantiles the classical methods go by, "
+                        "without a model; default all of the folder (or of TARGET) who are not evaluated")
+    parser.add_argument("--model", metavar="FILE", help="model of the target scanner; without one the classical methods alone")
+    parser.add_argument("--mode", default=[], action="append", help="of the model; repeatable; default anatomy-safe")
+    parser.add_argument("--methods", default="*", metavar="PATTERNS", help="such as 'histogram*,anatomy-safe'; default all")
+    parser.add_argument("--labels", metavar="FOLDER", help="region labels of SOURCE's people, in files of the same names")
+    parser.add_argument("--mask", metavar="FILE", help="brain mask of the first visit")
+    parser.add_argument("--template", nargs=2, metavar=("IMAGE", "MASK"), help="brain template (MNI152) and its brain mask, to "
+                        "find the brain of the first visit by registration")
+    parser.add_argument("--output", metavar="FOLDER", help="also write tables (CSV) and figures (PNG) there")
+    _machine_arguments(parser)
+
+
+@command("evaluate", "harmonize", _evaluate_harmonize_arguments)
+def evaluate_harmonize(options) -> int:
+    """Harmonization beside the classical methods: on simulated scanners, between two real ones, between two visits."""
+    device = _machine(options)
+    from . import harmonize_evaluation
+
+    asked = [options.simulate is not None, bool(options.prospective), bool(options.visits)]
+    if sum(asked) != 1:
+        raise ValueError("say what to evaluate: FOLDER --simulate, --prospective SOURCE TARGET or --visits FIRST SECOND")
+    if options.simulate is not None and not options.folder:
+        raise ValueError("--simulate needs the folder with the target scanner's people: write it before --simulate")
+    folder = Path(options.output) if options.output else None
+    model = models.load(options.model, device) if options.model else None
+    for table, name in harmonize_evaluation.run(options, model, folder, Lines()):
+        print(table.title)
+        _print_table(Table(table.title, {key: [f"{v:.4g}" if isinstance(v, float) else v for v in column]
+                                         for key, column in table.columns.items()}))
+        if folder:
+            _write_table(table, folder, name)
+    return 0
+
+
 # Harmonization of cohorts -------------------------------------------------------------------------------------------
 
 def _harmonize_arguments(parser) -> None:
@@ -435,6 +482,26 @@ def train_corrector(options) -> int:
     checkpoint = options.checkpoint or Path(options.output).with_suffix(".aligned")
     learnt = corrector_training.train(paths, settings, checkpoint, Lines())
     print(corrector_training.save(learnt, paths, options.output, settings, options.model))
+    return 0
+
+
+def _train_gate_arguments(parser) -> None:
+    parser.add_argument("folder", help="brain-extracted scans of ONE scanner, one for each person")
+    parser.add_argument("--model", required=True, metavar="FILE", help="model of the same scanner, made by 'train flow'")
+    parser.add_argument("--leave-out", default=[], action="append", metavar="PERSON", help="not learnt from; repeatable")
+    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write; may be the same")
+
+
+@command("train", "gate", _train_gate_arguments)
+def train_gate(options) -> int:
+    """Learn which scans and results are typical of a scanner, and add that to its harmonization model."""
+    import torch
+
+    from . import corrector_training, mr, mrflow, typicality, volumes
+
+    paths = corrector_training.find_scans(options.folder, options.leave_out)
+    found = typicality.fit((mr.prepare(volumes.load(path)) for path in paths), Lines())
+    print(mrflow.combine(options.model, options.output, statistics={n: torch.from_numpy(v) for n, v in found.items()}))
     return 0
 
 

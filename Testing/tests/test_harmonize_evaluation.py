@@ -1,0 +1,221 @@
+"""The evaluation commands, on a cohort of small generated brains and on real ones."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from NetInversionLib import cli, harmonize_evaluation, intensity_matching, mr, simulated_domains, volumes
+from NetInversionLib.volumes import Volume
+
+FAST = "source,histogram*,Ny*,z-score"
+
+
+def brain(seed, shape=(22, 26, 24), spacing=4.0, curve=lambda x: x, noise=0.02, grain=2):
+    """Three tissues in a ball, another anatomy for each seed, in the intensities of an arbitrary scale."""
+    rng = np.random.default_rng(seed)
+    grids = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
+    mask = sum(g**2 for g in grids) < 1
+    pattern = ndimage.gaussian_filter(rng.normal(size=shape), grain)
+    tissue = np.digitize(pattern, np.quantile(pattern[mask], (0.15, 0.6)))
+    image = curve(np.clip(np.array([0.25, 0.55, 0.85])[tissue] + rng.normal(0, noise, shape), 0.05, 1)) * mask
+    volume = Volume((image * 900).astype(np.float32), np.diag([spacing] * 3 + [1.0]), f"brain {seed}")
+    return volume, np.where(mask, tissue + 1, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Folders "target" (6 people), "source" (4, brighter by a curve) and "labels" of the source's tissues."""
+    root = tmp_path_factory.mktemp("cohort")
+    for name in ("target", "source", "labels"):
+        (root / name).mkdir()
+    for n in range(6):
+        volumes.save(brain(n)[0], root / "target" / f"sub-{n}.nii.gz")
+    for n in range(4):
+        volume, labels = brain(100 + n, curve=np.sqrt)
+        volumes.save(volume, root / "source" / f"other-{n}.nii.gz")
+        volumes.save(volume.with_array(labels), root / "labels" / f"other-{n}.nii.gz")
+    return root
+
+
+def fast_methods(target):
+    return harmonize_evaluation.methods_of(target, wanted=FAST)
+
+
+def test_people_by_patterns(cohort):
+    names = [harmonize_evaluation.person(p) for p in harmonize_evaluation.find_people(cohort / "target", "sub-[0-2], sub-5")]
+    assert names == ["sub-0", "sub-1", "sub-2", "sub-5"]
+    with pytest.raises(ValueError, match="holds sub-0, sub-1"):
+        harmonize_evaluation.find_people(cohort / "target", "sub-9")
+    with pytest.raises(ValueError, match="no folder"):
+        harmonize_evaluation.find_people(cohort / "absent")
+
+
+def test_methods_by_name():
+    target = np.linspace(0, 1, 513)
+    assert list(fast_methods(target)) == ["source", "histogram matching", "Nyúl", "z-score"]
+    assert list(harmonize_evaluation.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
+
+
+def test_a_method_that_knows_the_truth_is_perfect_and_the_source_is_not(cohort):
+    path = harmonize_evaluation.find_people(cohort / "target", "sub-0")
+    truth = harmonize_evaluation.read(path[0])
+    methods = {"source": lambda scan: scan.image, "truth": lambda scan: truth.image,
+               "off by 0.1": lambda scan: truth.image + np.float32(0.1)}
+    table = harmonize_evaluation.simulate(path, methods).columns
+    assert list(dict.fromkeys(table["domain"])) == [d.name for d in simulated_domains.parse()] + ["none"]
+    for domain, method, psnr, ssim, mae in zip(*(table[k] for k in ("domain", "method", "PSNR (dB)", "SSIM", "MAE"))):
+        if method == "truth" or (method, domain) == ("source", "none"):
+            assert (psnr, mae) == (np.inf, 0) and ssim == pytest.approx(1)
+        elif method == "source":
+            assert 10 < psnr < 35 and ssim < 1
+        else:
+            assert psnr == pytest.approx(20, abs=0.01) and mae == pytest.approx(0.1, abs=1e-4)
+
+
+def test_family_means_are_means_over_people(cohort):
+    people = harmonize_evaluation.find_people(cohort / "target", "sub-[0-1]")
+    domains = simulated_domains.parse("gamma 0.7, field 0.3, none")
+    table = harmonize_evaluation.simulate(people, fast_methods(np.linspace(0, 1, 513)), domains)
+    means = harmonize_evaluation.family_means(table).columns
+    assert means["domain"] == ["gamma 0.7", "field 0.3 seed 1", "none", "mean", "mean of those with a field"]
+    c = table.columns
+    rows = list(zip(c["PSNR (dB)"], c["domain"], c["method"]))
+    nyul = {domain: [value for value, *where in rows if where == [domain, "Nyúl"]] for domain in means["domain"]}
+    assert means["Nyúl"][:2] == pytest.approx([np.mean(nyul["gamma 0.7"]), np.mean(nyul["field 0.3 seed 1"])])
+    assert means["Nyúl"][3:] == pytest.approx([np.mean(means["Nyúl"][:2]), means["Nyúl"][1]])
+    assert all(len(values) == 2 for values in list(nyul.values())[:3])
+
+
+def test_histogram_matching_undoes_curves_and_not_fields(cohort):
+    people = harmonize_evaluation.find_people(cohort / "target", "sub-5")
+    others = harmonize_evaluation.find_people(cohort / "target", "sub-[0-4]")
+    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, others))
+    means = harmonize_evaluation.family_means(harmonize_evaluation.simulate(people, fast_methods(target))).columns
+    undone = dict(zip(means["domain"], means["histogram matching"]))
+    assert np.ptp([undone[d] for d in ("gamma 0.7", "gamma 1.5", "log 3", "exp 1.5")]) < 1
+    assert min(undone["gamma 0.7"], undone["none"]) > undone["field 0.3 seed 1"] + 3
+
+
+def test_prospective_before_and_after(cohort):
+    people, targets = (harmonize_evaluation.find_people(cohort / name) for name in ("source", "target"))
+    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, targets))
+    table, means, histograms = harmonize_evaluation.prospective(people, targets, fast_methods(target), cohort / "labels")
+    row = {name: {key: column[n] for key, column in means.columns.items()} for n, name in enumerate(means.columns["method"])}
+    assert list(row) == ["target", "source", "histogram matching", "Nyúl", "z-score"]
+    matched, source, own = row["histogram matching"], row["source"], row["target"]
+    assert matched["Wasserstein"] < own["Wasserstein"] < source["Wasserstein"]
+    assert source["site probe (histogram)"] == 1 and matched["site probe (histogram)"] < 0.9
+    assert abs(matched["white/grey contrast"] / own["white/grey contrast"] - 1) < 0.1 < abs(
+        source["white/grey contrast"] / own["white/grey contrast"] - 1)
+    assert source["grey overlap"] > 0.95 and source["edge agreement"] == pytest.approx(1) and source["slice score"] == 0
+    expected = [0.5 * (np.sqrt(b) - np.sqrt(a)) / (0.5 * (np.sqrt(b) + np.sqrt(a))) for a, b in ((0.55, 0.85), (0.25, 0.55))]
+    assert (source["white/grey in labels"], source["grey/CSF in labels"]) == pytest.approx(expected, rel=0.03)
+    assert np.isnan(own["white/grey in labels"]) and len(table.columns["person"]) == 6 + 4 * 4
+    for shares in histograms.values():
+        assert shares.sum() == pytest.approx(1)
+
+
+def test_labels_of_tissues_or_of_regions():
+    volume, tissue = brain(3)
+    scan = mr.prepare(volume)
+    regions = np.array([0, 51, 100, 81], np.uint8)[tissue]
+    few, many = (harmonize_evaluation.label_overlap(scan, volume.with_array(labels)) for labels in (tissue, regions))
+    assert few == many and min(few) > 0.95
+
+
+def moved(volume, degrees, shift_mm):
+    """The same head lying otherwise in the scanner: voxels stay, their place changes."""
+    a = np.deg2rad(degrees)
+    turn = np.array([[np.cos(a), -np.sin(a), 0, shift_mm[0]], [np.sin(a), np.cos(a), 0, shift_mm[1]], [0, 0, 1, shift_mm[2]],
+                     [0, 0, 0, 1]])
+    return replace(volume, ijk_to_ras=turn @ volume.ijk_to_ras)
+
+
+def test_align_finds_a_known_movement():
+    volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
+    other = moved(volume, 6, (5, -4, 3))
+    found = harmonize_evaluation.align(volume, other)
+    back = harmonize_evaluation.move(other, found, volume, "linear", 0)
+    inside = ndimage.binary_erosion(volume.array > 0, iterations=2)
+    assert np.abs(back.array - volume.array)[inside].mean() < 0.1 * volume.array[inside].std()
+
+
+def test_visits_are_as_far_apart_as_their_curve_makes_them():
+    """The same head, moved and seen through a curve: what is left after histogram matching is interpolation."""
+    volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
+    second = moved(brain(1, shape=(30, 34, 32), spacing=3.0, curve=np.sqrt)[0], 4, (3, 2, -2))
+    target = intensity_matching.quantiles(mr.prepare(brain(2)[0]))
+    table = harmonize_evaluation.repeatability(volume, second, fast_methods(target)).columns
+    difference = dict(zip(table["method"], table["mean absolute difference"]))
+    assert difference["histogram matching"] < 0.5 * difference["source"]
+    again = harmonize_evaluation.repeatability(volume, second, fast_methods(target)).columns
+    assert again == table
+
+
+def test_template_mask_finds_a_brain_inside_a_head():
+    """A template's brain, smaller, turned, and with a skull around it that the template lacks."""
+    template, _ = brain(4, shape=(40, 46, 42), spacing=4.0, grain=5)
+    inside = template.array > 0
+    shell = ndimage.binary_dilation(inside, iterations=4) & ~ndimage.binary_dilation(inside, iterations=2)
+    head = moved(template.with_array(template.array + 700 * shell.astype(np.float32)), 5, (6, -5, 8))
+    head = replace(head, ijk_to_ras=np.diag([0.93, 0.93, 0.93, 1]) @ head.ijk_to_ras)
+    mask = harmonize_evaluation.template_mask(head, template, template.with_array(inside.astype(np.uint8))).array > 0
+    assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.93
+
+
+def test_command_on_simulated_scanners(cohort, tmp_path, capsys):
+    line = ["evaluate", "harmonize", str(cohort / "target"), "--simulate", "gamma 0.7, none", "--people", "sub-[45]",
+            "--methods", FAST, "--output", str(tmp_path / "out")]
+    assert cli.main(line) == 0
+    printed = capsys.readouterr()
+    assert "mean over 2 people" in printed.out and "target: 4 people" in printed.err
+    with open(tmp_path / "out" / "simulated_people.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 4 and {r["person"] for r in rows} == {"sub-4", "sub-5"}
+    for name in ("PSNR", "SSIM", "MAE"):
+        assert (tmp_path / "out" / f"simulated_{name}.csv").is_file()
+        assert (tmp_path / "out" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_command_on_two_scanners(cohort, tmp_path, capsys):
+    line = ["evaluate", "harmonize", "--prospective", str(cohort / "source"), str(cohort / "target"), "--methods", "histogram*",
+            "--labels", str(cohort / "labels"), "--output", str(tmp_path)]
+    assert cli.main(line) == 0
+    assert "site probe" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {"histograms.png", "prospective.csv", "prospective_people.csv"}
+
+
+def test_command_on_two_visits(cohort, tmp_path, capsys):
+    one, other = brain(1)[0], moved(brain(1, curve=np.sqrt)[0], 2, (2, 1, 0))
+    for name, volume in (("first", one), ("second", other), ("mask", one.with_array((one.array > 0).astype(np.uint8)))):
+        volumes.save(volume, tmp_path / f"{name}.nii.gz")
+    line = ["evaluate", "harmonize", str(cohort / "target"), "--visits", str(tmp_path / "first.nii.gz"),
+            str(tmp_path / "second.nii.gz"), "--mask", str(tmp_path / "mask.nii.gz"), "--methods", FAST]
+    assert cli.main(line) == 0
+    assert "mean absolute difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line, says", [
+    ([], "say what to evaluate"), (["--simulate"], "needs the folder"), (["absent", "--simulate"], "no folder absent"),
+    (["FOLDER", "--simulate", "gamma"], "no simulated domain"), (["FOLDER", "--simulate", "--people", "nobody"], "holds sub-0"),
+    (["FOLDER", "--simulate", "none", "--visits", "a", "b"], "say what to evaluate")])
+def test_wrong_command_lines_say_what_to_do(line, says, cohort, capsys):
+    assert cli.main(["evaluate", "harmonize", *(str(cohort / "target") if word == "FOLDER" else word for word in line)]) == 1
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+
+
+def test_real_scanners(data):
+    """The second scanner's two batches as they come: apart before, together after matching."""
+    folder = data / "brain_t1" / "site_b"
+    targets = harmonize_evaluation.find_people(folder, "ixi07*,ixi136*,ixi15*")
+    people = harmonize_evaluation.find_people(folder, "ixi012*,ixi014*")
+    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, targets))
+    methods = harmonize_evaluation.methods_of(target, wanted="histogram*")
+    _, means, _ = harmonize_evaluation.prospective(people, targets, methods, data / "brain_t1" / "site_b_labels")
+    c = means.columns
+    assert c["Wasserstein"][2] < 0.2 * c["Wasserstein"][1] and min(c["white overlap"][1:]) > 0.6
+    assert min(c["edge agreement"][1:]) > 0.95
