@@ -35,9 +35,13 @@ class Layer:
         return f"{self.number}: {self.name}, {self.kind}{channels}"
 
 
-def layers(network: nn.Module, image: Tensor) -> list[Layer]:
-    """Every layer that gives one tensor while the network runs on ``image`` (N, C, *space), in order of execution."""
+def layers(network: nn.Module, image: Tensor | None = None) -> list[Layer]:
+    """Every layer that gives one tensor while the network runs on ``image`` (N, C, *space), in order of execution.
+
+    Without an image, on an empty one of one channel and 64 x 64 voxels.
+    """
     found: list[Layer] = []
+    image = torch.zeros(1, 1, 64, 64) if image is None else image
 
     def note(name: str, module: nn.Module, output: Tensor) -> bool:
         found.append(Layer(len(found) + 1, name, type(module).__name__, tuple(output.shape)))

@@ -192,6 +192,39 @@ def mask_from_segmentation(node, reference: Volume, segment_id: str | None = Non
     return _mask(labels, reference, name)
 
 
+def segments_from_node(node, reference: Volume) -> tuple[Volume, tuple[str, ...]]:
+    """Labels 1, 2, ... (uint16) on the grid of ``reference``, and their names; segments outside of it are left out.
+
+    Where segments of a segmentation overlap the later one counts. Raises VolumeError as ``mask_from_node`` does.
+    """
+    if node is not None and node.IsA("vtkMRMLSegmentationNode"):
+        found = _segments_within(node, reference)
+    else:
+        mask_from_label_node(node, reference)  # refuses what is no label map, or empty
+        array, offset = _image_array(node.GetImageData(), node.GetName())
+        there = resample(Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName()), reference, "nearest", 0)
+        colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() else None
+        values = [int(value) for value in np.unique(there.array) if value]
+        found = {(colors.GetColorName(value) if colors else "") or f"label {value}": there.array == value for value in values}
+    labels = np.zeros(reference.shape, np.uint16)
+    for number, mask in enumerate(found.values(), 1):
+        labels[mask] = number
+    return reference.with_array(labels, node.GetName(), ""), tuple(found)
+
+
+def _segments_within(node, reference: Volume) -> dict[str, np.ndarray]:
+    found, problem = {}, None
+    for segment in node.GetSegmentation().GetSegmentIDs():
+        try:
+            name = node.GetSegmentation().GetSegment(segment).GetName()
+            found[f"{name} ({segment})" if name in found else name] = mask_from_segmentation(node, reference, segment)
+        except VolumeError as error:
+            problem = error
+    if not found:
+        raise problem or VolumeError(f"The segmentation '{node.GetName()}' has no segments. Draw one, or choose none.")
+    return found
+
+
 def _mask(labels: Iterable[Volume], reference: Volume, name: str) -> np.ndarray:
     labels = [volume for volume in labels if volume.array.any()]
     if not labels:
@@ -656,6 +689,47 @@ def _mark(written: Written, owner: str, like, complete: bool) -> None:
         node.SetNodeReferenceID(f"{owner}.input", like.GetID() if like is not None else None)
         if not complete:
             node.SetName(f"{node.GetName()} (incomplete)")
+
+
+def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: str, key: str = "browser") -> dict:
+    """Volumes of a written result as Slicer Sequences with one browser; gives the nodes by key with the change made.
+
+    Of each sequence, a key and the keys of its images in order, all equally many: the images go into a sequence node, and one
+    volume under the sequence's key shows what the browser, under ``key``, has selected. Where the application has no
+    Sequences, or nothing is to be browsed, the nodes stay as they are.
+    """
+    sequences = {key: members for key, members in sequences.items() if members and all(m in nodes for m in members)}
+    if not sequences or not hasattr(slicer.modules, "sequences"):
+        return nodes
+    found = dict(nodes)
+    first = nodes[next(iter(sequences.values()))[0]]
+    marks = {mark: first.GetAttribute(mark) for mark in (f"{owner}.run", f"{owner}.incomplete")}
+
+    def marked(node, own):
+        found[own] = node
+        for mark, value in {**marks, f"{owner}.key": own}.items():
+            node.SetAttribute(mark, value)
+        return node
+
+    with _all_or_nothing():
+        browser = marked(_new_node("vtkMRMLSequenceBrowserNode", name), key)
+        for images, members in sequences.items():
+            sequence = marked(_new_node("vtkMRMLSequenceNode", f"{name}, {images}"), f"sequence of {images}")
+            sequence.SetIndexName("number")
+            sequence.SetIndexUnit("")
+            for member in members:  # each gets the marks: showing it, the browser copies them too
+                sequence.SetDataNodeAtValue(marked(nodes[member], images), member.split()[1])
+            marked(nodes[members[0]], images)
+            browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+            browser.AddProxyNode(nodes[members[0]], sequence, False)
+            browser.SetSaveChanges(sequence, False)
+            browser.SetOverwriteProxyName(sequence, False)
+    for images, members in sequences.items():
+        found[images].SetName(f"{name}, {images}" + (" (incomplete)" if marks[f"{owner}.incomplete"] else ""))
+        _remove([nodes[member] for member in members[1:]])
+        for member in members:
+            del found[member]
+    return found
 
 
 def result_nodes(owner: str, run: str) -> dict:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -174,6 +175,10 @@ class QtJob:
         """
         self._cancelled = True
         self._kill()
+
+    def intermediate(self) -> jobs.Steps:
+        """Steps whose value is the newest intermediate result, or None; they raise OSError if the job ends meanwhile."""
+        return jobs.load_intermediate(self._folder)
 
     def discard(self) -> None:
         """End the job at once and without any callback: the scene or the application closes. May be called again."""
@@ -543,6 +548,8 @@ class Run:
     reader: Stepper | None = None
     job: QtJob | None = None
     progress: _PanelProgress | None = None
+    viewer: Stepper | None = None  # loads an intermediate result for the preview
+    previewed: float = field(default_factory=time.monotonic)
     writer: Stepper | None = None  # from here on there is a result
     written: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -572,7 +579,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     - ``problems()``: reasons why Apply can not be pressed; ``estimate()``: a line on time and memory;
     - ``prepareRun()``: the ``Run`` to start; it may raise ValueError with a message for the user;
     - ``showResults(nodes)``: bring the section with results up to date; ``showSteps()``: steps that show the result
-      in the views.
+      in the views; ``showPreview(result)``: draw in the panel what a run has so far (``PREVIEW_EVERY_S``).
 
     The .ui file has the widgets ``modelSelector`` (QComboBox), ``modelFileLabel``, ``modelFileEdit``
     (ctkPathLineEdit), ``modelInfoLabel``, ``deviceSelector`` (QComboBox), ``advancedCollapsibleButton``,
@@ -586,6 +593,9 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     CURVE_LABELS = ("", "")
     """Of the live curve: x axis and y axis."""
+
+    PREVIEW_EVERY_S = 0.0
+    """How often ``showPreview`` is given the newest intermediate result of a run that goes on; 0: never."""
 
     def __init__(self, parent=None):
         self.logic = None
@@ -618,6 +628,9 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def showSteps(self) -> jobs.Steps:
         yield False
+
+    def showPreview(self, result: Result):
+        pass
 
     # Life
 
@@ -884,7 +897,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         run, self._going = self._going, None
         if run is None:
             return
-        for stepper in (run.reader, run.writer):
+        for stepper in (run.reader, run.viewer, run.writer):
             if stepper is not None:
                 stepper.close()
         if run.job is not None:
@@ -910,6 +923,21 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             message = _("{message}; about {left} left").format(
                 message=message, left=durationText(elapsed * (1 - fraction) / fraction))
         self.ui.statusLabel.setText(message)
+        if self.PREVIEW_EVERY_S and time.monotonic() - self._going.previewed > self.PREVIEW_EVERY_S:
+            self._preview(self._going)
+
+    def _preview(self, run):
+        """Have the newest intermediate result shown; one that cannot be read (the job may end meanwhile) is not."""
+        run.previewed = time.monotonic()
+
+        def show(result):
+            if result is not None and self._going is run and run.writer is None:
+                self.showPreview(result)
+
+        if run.job is None:
+            show(run.progress.last)
+        elif run.viewer is None or not run.viewer.running:
+            run.viewer = Stepper(run.job.intermediate(), show, lambda error: None)
 
     def _onPoint(self, curve, x, y):
         self._going.curves.setdefault(curve, []).append((x, y))
@@ -1032,6 +1060,25 @@ def cardText(path: str, card: models.Card) -> str:
         _("Trained on: {scans}.").format(scans=", ".join(card.trained_on) or _("not said")),
         card.intended_use]
     return "<br>".join(lines)
+
+
+def mapsPicture(maps: dict, high: float, size: int = 220):
+    """A QPixmap of maps ({title: array [j, i], 0 to ``high``}) side by side in the colours of role "spread"."""
+    stops = np.array([list(bytes.fromhex(color)) for color in mrml.COLORS["spread"].split()])
+    picture = qt.QPixmap(size * len(maps), size + 20)
+    picture.fill(qt.QColor("white"))
+    painter = qt.QPainter()
+    painter.begin(picture)
+    for place, (title, array) in enumerate(maps.items()):
+        level = np.clip(np.nan_to_num(array) / max(high, 1e-9), 0, 1) * (len(stops) - 1)
+        colors = np.stack([np.interp(level, range(len(stops)), channel) for channel in stops.T], -1).astype(np.uint8)
+        image = qt.QPixmap()
+        image.loadFromData(qt.QByteArray(b"P6 %d %d 255\n" % array.shape[::-1] + colors.tobytes()), "PPM")
+        scale = (size - 4) / max(array.shape)
+        painter.drawPixmap(size * place, 20, round(array.shape[1] * scale), round(array.shape[0] * scale), image)
+        painter.drawText(size * place, 14, title)
+    painter.end()
+    return picture
 
 
 def curvePicture(curves: dict, xLabel: str, yLabel: str):
