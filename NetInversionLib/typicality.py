@@ -16,7 +16,7 @@ All limits come from the target's people, each one's figures taken with that per
     size        half the smallest to twice the largest volume, two thirds to one and a half times their extents
     likeness    halfway between the least likely person and the likeliest one turned upside down or back to front
     tissues     a quarter of the least contrast that a person shows
-    left, right a positive correlation of the asymmetries (a negative one beyond the weakest person's is refused)
+    left, right a positive correlation of the asymmetries (refused below minus half the median person's)
     all others  where 99.9 % of further people would lie if figures (or their logarithms) were normal; three times as far out for
                 the source, which comes from other scanners
 """
@@ -173,7 +173,7 @@ def _anatomy_checks(seen: Look, statistics: dict[str, np.ndarray], limits: Limit
                                      f"{tissues} where the target's people show it so: this looks like another contrast, such as "
                                      "T2 given to a T1 model. Choose a model of this contrast.", "", "refused"))
     if not poor:
-        sure = found["asymmetry"] < -max(limits.column("asymmetry").min(), 0)
+        sure = found["asymmetry"] < -np.median(limits.column("asymmetry")) / 2
         checks.append(_two_sided(f"left and right of the {which}", found["asymmetry"], 0, np.inf,
                                  f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the "
                                  "mirror image of the target's people's. Check the header's axes and how the file was converted.",
@@ -432,8 +432,11 @@ def likeness(flat: np.ndarray, template: Template) -> float:
 
 
 def asymmetry(flat: np.ndarray) -> np.ndarray:
-    """A flat image on the template's grid minus its mirror image, smoothed by 8 mm: finer folds differ between people."""
-    return ndimage.gaussian_filter(flat - flat[:, :, ::-1], 2.0).astype(np.float32)
+    """A flat image on the template's grid minus its mirror image, smoothed by 4 mm.
+
+    Finer folds differ between people; coarser shades are where remains of a field would be taken for anatomy.
+    """
+    return ndimage.gaussian_filter(flat - flat[:, :, ::-1], 1.0).astype(np.float32)
 
 
 def _handedness(found: np.ndarray, template: Template) -> float:
