@@ -16,7 +16,7 @@ help:  ## this list
 test: $(READY)  ## run the tests; ARGS="-k volumes" passes options to pytest
 	$(RUN) -m pytest $(ARGS)
 
-demo: $(READY)  ## compute ideal inputs on real images; DATA=folder takes your own volumes
+demo: $(READY)  ## run the modules on real images; DATA=folder takes your own volumes
 	$(RUN) Testing/demo.py $(if $(DATA),--data "$(DATA)")
 
 bench: $(READY)  ## measure speed and memory against torch's own optimisers
@@ -30,7 +30,7 @@ lint: $(READY)  ## check the style
 
 clean:  ## delete what was generated, except the environments
 	rm -rf build *.egg-info .pytest_cache .hypothesis .ruff_cache Testing/output
-	find NetInversionLib IdealInput Testing -name __pycache__ -prune -exec rm -rf {} +
+	find NetInversionLib IdealInput MRFlowHarmonize Testing -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "Setting up $(VENV); the first time this downloads packages for some minutes"

@@ -27,7 +27,7 @@ from NetInversionLib.harmonize_settings import Settings  # noqa: E402
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
 LAYOUT = 4867  # identifier of the layout
 SAMPLE = "MRFlowHarmonizeBrain"
-SAMPLE_NODE = "MNI152 T1 brain"
+SAMPLE_NODE = "MNI152 T1 brain (simulated scanner)"
 MAPS = ("change", "multiplicative field", "additive field")  # keys of the images that the third view can show
 COLORS = {"accepted": "#cdebd0", "flagged": "#ffe9a8", "refused": "#f6c4bf"}  # behind the verdict, with dark letters
 
@@ -69,8 +69,9 @@ def registerSampleData():
         uris="https://raw.githubusercontent.com/nilearn/nilearn/a5fa8b96e3765dccd2a20005aead0c4229fa7653/nilearn/datasets/data/"
              "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         fileNames="mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
-        nodeNames=SAMPLE_NODE,
+        nodeNames="MNI152 T1 brain",
         checksums="SHA256:421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6",
+        customDownloader=lambda source: MRFlowHarmonizeLogic().addSample(),
         thumbnailFileName=str(folder / "MRFlowHarmonizeSample.png"))
 
 
@@ -418,7 +419,7 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         """The scene's volumes that could be ticked: neither the source, nor the mask, nor results."""
         return [volume for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
                 if volume.GetClassName() == "vtkMRMLScalarVolumeNode" and volume is not node.sourceVolume
-                and volume is not node.maskNode and not volume.GetAttribute("NetInversion.role")
+                and volume is not node.maskNode and not volume.GetAttribute("MRFlowHarmonize.key")
                 and not volume.GetHideFromEditors()]
 
     def sources(self, node):
@@ -595,6 +596,27 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
             node.RotateToVolumePlane(framed)
             logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
             logic.SnapSliceOffsetToIJK()
+
+    # Sample data
+
+    def addSample(self, brain=None):
+        """A brain as another scanner might have shown it, for a first try: the node.
+
+        The brain is a NetInversionLib Volume without skull; default is the template that the Sample Data module downloads.
+        """
+        from NetInversionLib import simulated_domains
+
+        node = mrml.volume_to_node(simulated_domains.sample(brain or self._sampleBrain()), SAMPLE_NODE, role="input")
+        slicer.util.setSliceViewerLayers(background=node, fit=True)
+        return node
+
+    def _sampleBrain(self):
+        import SampleData
+
+        node = SampleData.SampleDataLogic().downloadSample(SAMPLE)
+        brain = mrml.volume_from_node(node)
+        slicer.mrmlScene.RemoveNode(node)
+        return brain
 
 
 def layoutDescription():

@@ -7,15 +7,17 @@ fields, which it cannot. Source of the idea: MRFlow's and BlindHarmony's retrosp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from . import mr
+from . import mr, volumes
+from .volumes import Volume
 
 STANDARD = ("gamma 0.7, gamma 1.5, log 3, exp 1.5, field 0.3 seed 1, offset 0.15 seed 2, "
             "gamma 0.75 + field 0.25 seed 3")
+SAMPLE = "gamma 0.75 + field 0.25 seed 3"
 FIELD_POINTS = (3, 4, 4)  # along k, j, i
 DEFAULT_SEEDS = {"field": 1, "offset": 2}
 WHAT_TO_WRITE = ("write steps such as 'gamma 0.7', 'log 3', 'exp 1.5', 'field 0.3 seed 1', 'offset 0.15 seed 2' or 'none', "
@@ -133,3 +135,14 @@ def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         matrix = ndimage.zoom(np.eye(values.shape[axis]), (size / values.shape[axis], 1), order=3)
         values = np.moveaxis(np.tensordot(matrix.astype(np.float32), values.astype(np.float32), (1, axis)), 0, axis)
     return np.ascontiguousarray(values)
+
+
+def sample(brain: Volume, domain: str = SAMPLE, brightest: float = 1000.0) -> Volume:
+    """A brain-extracted volume as another scanner might have shown it, on its own grid, int16.
+
+    ``domain``: see ``parse``. ``brightest``: what its 99.5th percentile inside the brain becomes.
+    """
+    changed = parse(domain)[0](mr.prepare(brain))
+    array = np.rint(changed.image * np.float32(brightest)).astype(np.int16)
+    name = f"{brain.name} (simulated scanner)"
+    return volumes.reorient_like(replace(changed.volume, array=array, name=name, units=""), brain)

@@ -1,8 +1,11 @@
-"""Ideal inputs on real images, through the module's own logic and a real MRML scene, without the Slicer application.
+"""The modules on real images, through their own logic and a real MRML scene, without the Slicer application.
 
-    python Testing/demo.py                  a CT slice that the pydicom package carries, Dixon images simulated from it
+    python Testing/demo.py                  Ideal Input: a CT slice that the pydicom package carries, Dixon images simulated from
+                                            it. MRFlow Harmonize: the MNI152 T1 brain that nilearn carries, as another scanner
+                                            might have shown it
     python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction and ct (NIfTI, NRRD
-                                            or MHA, by file name), or any CTs, from which Dixon images are simulated
+                                            or MHA, by file name), or any CTs, from which Dixon images are simulated; and a
+                                            brain-extracted volume with T1 in its file name
 
 Writes a scene that Slicer opens, figures and a table to Testing/output/demo.
 """
@@ -26,7 +29,7 @@ host.start()
 
 import slicer  # noqa: E402
 
-from NetInversionLib import dixon, mrml, volumes  # noqa: E402
+from NetInversionLib import dixon, mrml, simulated_domains, volumes  # noqa: E402
 from NetInversionLib.results import Progress, Table  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output" / "demo"
@@ -42,13 +45,16 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=150)
     options = parser.parse_args()
     try:
-        cases = list(own_cases(options.data) if options.data else packaged_case())
+        brains = own_brains(options.data) if options.data else [packaged_brain()]
+        cases = list(own_cases(options.data, bool(brains)) if options.data else packaged_case())
     except volumes.VolumeError as error:
         sys.exit(f"demo: {error}")
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
     for name, case in cases:
         show(name, case, options.evaluations)
+    for brain in brains:
+        harmonize(brain)
     scene = save_scene()
     print(f"\nScene:   {scene}  (open it in Slicer: File > Add Data)\nFigures: {OUTPUT}/*.png\n"
           "Research use only, not for diagnosis.")
@@ -63,19 +69,37 @@ def packaged_case():
     yield "vertebra", simulated(at_model_spacing(ct))
 
 
-def own_cases(folder: Path):
-    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with simulated Dixon."""
+def own_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise volumes.VolumeError(f"there is no folder '{folder}'")
-    files = {path.name.split(".")[0]: path for path in sorted(folder.rglob("*")) if path.name.endswith(IMAGES)}
+    return {path.name.split(".")[0]: path for path in sorted(folder.rglob("*")) if path.name.endswith(IMAGES)}
+
+
+def own_cases(folder: Path, may_be_none: bool):
+    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with simulated Dixon."""
+    files = own_files(folder)
     if set(ROLES) <= set(files):
         case = {role: volumes.load(files[role]) for role in ROLES}
         ct = middle(case["ct"])
         return [(folder.name, {role: volumes.resample(volume, ct) for role, volume in case.items()})]
     cts = {name: volume for name, volume in ((n, volumes.load(p)) for n, p in files.items()) if looks_like_ct(volume)}
-    if not cts:
+    if not cts and not may_be_none:
         raise volumes.VolumeError(f"'{folder}' holds neither {', '.join(ROLES)} nor any CT in HU ({', '.join(IMAGES)})")
     return [(name, simulated(at_model_spacing(middle(ct)))) for name, ct in cts.items()]
+
+
+def packaged_brain() -> volumes.Volume:
+    import nilearn.datasets
+
+    folder = Path(nilearn.datasets.__file__).parent / "data"
+    template = volumes.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+    return simulated_domains.sample(replace(template, name="MNI152 T1 brain"))
+
+
+def own_brains(folder: Path) -> list[volumes.Volume]:
+    """The first volume with T1 in its name, if there is one."""
+    paths = [path for name, path in own_files(folder).items() if "t1" in name.lower()]
+    return [volumes.load(path) for path in paths[:1]]
 
 
 def looks_like_ct(volume: volumes.Volume) -> bool:
@@ -139,9 +163,34 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
         host.render_plot(chart, OUTPUT / f"{name} {key}.png")
 
 
-def print_table(table: Table, columns=None) -> None:
+def harmonize(brain: volumes.Volume) -> None:
+    """Put the brain into the scene, harmonize it, print what changed, draw the figures and write the report."""
+    host.load_module("MRFlowHarmonize")
+    from MRFlowHarmonize import MRFlowHarmonizeLogic  # as in Slicer's Python console
+
+    logic = MRFlowHarmonizeLogic()
+    model = next((path for path, card in logic.models().items() if card.arguments["corrector"]), None)
+    if model is None:
+        print("\nMRFlow Harmonize: no model is there that can harmonize.")
+        return
+    source = mrml.volume_to_node(brain, role="input")
+    began = time.perf_counter()
+    output = logic.run(source, model=model, progress=Lines())
+    print(f"\n{brain.name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s, {logic.verdictText(output.facts)}")
+    for table in ("summary", "verdict"):
+        if table in output.result.tables:
+            columns = ("check", "value", "from", "to", "passed") if table == "verdict" else None
+            print_table(output.result.tables[table], columns, digits=3)
+    images = [output.nodes[key] for key in ("harmonized", "change", "multiplicative field") if key in output.nodes]
+    host.render_slice_views(OUTPUT / "harmonized.png", [source, *images], columns=2)
+    for key, chart in output.charts.items():
+        host.render_plot(chart, OUTPUT / f"harmonized {key}.png")
+    logic.saveReport(output.nodes, OUTPUT / "harmonized.html")
+
+
+def print_table(table: Table, columns=None, digits: int = 2) -> None:
     names = list(columns or table.columns)
-    rows = [names, *zip(*([f"{v:.2f}" if isinstance(v, float) else str(v) for v in table.columns[n]] for n in names))]
+    rows = [names, *zip(*([f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in table.columns[n]] for n in names))]
     widths = [max(map(len, column)) for column in zip(*rows)]
     print(f"\n{table.title}")
     for row in rows:

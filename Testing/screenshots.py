@@ -1,8 +1,10 @@
 """Draws the pictures of the README and the tutorial: the panel, the views and the plots of a run on real images.
 
     make screenshots
+    python Testing/screenshots.py MRFlowHarmonize       of one module only
 
-The images: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
+MRFlow Harmonize: the MNI152 T1 brain that nilearn carries, as another scanner might have shown it, which is also the module's
+sample. Ideal Input: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
 it; else the CT slice in pydicom's test files. The network is the one that was not trained on that person. All
 pictures go to Testing/output, those of the tutorial to Resources/Screenshots as well
 (from the femoral heads only).
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
 _alone = tempfile.TemporaryDirectory()  # a folder that holds this network only, so that the panel offers it first
 shutil.copy(ROOT / "Testing" / "models" / "synthetic-ct-without-pelvis.safetensors", _alone.name)
-os.environ["NETINVERSION_MODELS"] = _alone.name
+os.environ["NETINVERSION_MODELS"] = os.pathsep.join([_alone.name, os.environ.get("NETINVERSION_MODELS", "")])
 
 import host  # noqa: E402
 
@@ -35,10 +37,13 @@ from NetInversionLib import volumes  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
 CHOSEN = ROOT / "Resources" / "Screenshots"
-PAGE = ROOT / "Resources" / "Docs" / "IdealInput.md"
+DOCS = ROOT / "Resources" / "Docs"
 VIEW = (400, 300)
 TALL = 400  # width of a view beside the panel
 EVALUATIONS = 150
+
+
+# Ideal Input
 
 
 def real_ct():
@@ -161,10 +166,10 @@ def _rounded(text):
         return text.replace("_", " ")
 
 
-def print_tables(nodes, page=None):
+def print_tables(nodes, shown, page=None):
     """The numbers beside the pictures; into the tutorial too, between <!-- name --> and <!-- /name -->."""
     text = page.read_text() if page else ""
-    for key, (columns, only) in SHOWN.items():
+    for key, (columns, only) in shown.items():
         table = markdown(nodes[key], columns, only)
         print(f"\n{nodes[key].GetName()}\n{table}")
         text = re.sub(rf"(<!-- {key} -->\n).*?(<!-- /{key} -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
@@ -181,7 +186,7 @@ def publish(source, target):
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def main():
+def ideal_input():
     ct, options, chosen = real_ct()
     widget = host.open_module("IdealInput")
     widget.logic.addSample(ct, **options)
@@ -189,17 +194,89 @@ def main():
     run(widget)
     nodes = draw_results(widget)
     draw_window(nodes)
-    print_tables(nodes, PAGE if chosen else None)
-    if host.errors:
-        raise SystemExit("\n".join(host.errors))
-    if chosen:
-        draw_thumbnail(widget)
-        CHOSEN.mkdir(parents=True, exist_ok=True)
-        for name in ("IdealInput", "IdealInput-before", "IdealInput-running", "IdealInput-outputs",
-                     "IdealInput-starts-in_phase", "IdealInput-starts-fat_fraction", "IdealInput-spectrum"):
-            publish(OUTPUT / f"{name}.png", CHOSEN / f"{name}.png")
-    print(f"\nPictures are in {OUTPUT}" + (f" and {CHOSEN}" if chosen else ""))
-    slicer.mrmlScene.Clear(0)
+    print_tables(nodes, SHOWN, DOCS / "IdealInput.md" if chosen else None)
+    if not chosen:
+        return []
+    draw_thumbnail(widget)
+    return ["IdealInput", "IdealInput-before", "IdealInput-running", "IdealInput-outputs", "IdealInput-starts-in_phase",
+            "IdealInput-starts-fat_fraction", "IdealInput-spectrum"]
+
+
+# MRFlow Harmonize
+
+HARMONIZED = {"summary": (("image", "Wasserstein distance to the target", "bits/dim", "contrast white/grey",
+                           "contrast grey/CSF", "edge agreement with the source"), {}),
+              "baselines": (("method", "Wasserstein distance to the target", "bits/dim", "contrast white/grey",
+                             "edge agreement with the source"), {})}
+
+
+def harmonize():
+    import nilearn.datasets
+
+    file = Path(nilearn.datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    widget = host.open_module("MRFlowHarmonize")
+    models = [str(path) for path, card in widget.logic.models().items() if card.arguments["corrector"]]
+    if not models:
+        raise SystemExit("No model is there that can harmonize.")
+    source = widget.logic.addSample(volumes.load(file))
+    widget.initializeParameterNode()
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(models[0]))
+    widget.ui.baselinesCheckBox.checked = True
+    host.grab(widget.parent, OUTPUT / "MRFlowHarmonize-before.png")
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None, 1800, "The run")
+    host.wait(lambda: True)
+    host.grab(widget.parent, OUTPUT / "MRFlowHarmonize-after.png")
+    nodes = widget.logic.resultNodes(widget._parameterNode.run)
+    if "harmonized" not in nodes:
+        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
+    host.render_slice_views(OUTPUT / "MRFlowHarmonize-views.png", size=VIEW, columns=3)
+    host.render_slice_views(OUTPUT / "MRFlowHarmonize-fields.png", [
+        {"background": nodes["multiplicative field"], "title": "Multiplicative field"},
+        {"background": nodes["additive field"], "title": "Additive field"},
+        {"background": nodes["harmonized"], "foreground": nodes["change"], "foreground_opacity": 0.5,
+         "title": "Change over result"}], size=(300, 300))
+    for name in ("histograms", "tone curve"):
+        host.render_plot(nodes[name], OUTPUT / f"MRFlowHarmonize-{name.replace(' ', '-')}.png", (560, 340))
+    draw_harmonize_window(nodes)
+    print_tables(nodes, HARMONIZED, DOCS / "MRFlowHarmonize.md")
+    widget.logic.saveReport(nodes, OUTPUT / "MRFlowHarmonize-report.html")
+    print(source.GetName(), widget.logic.facts(nodes)["verdict"])
+    return ["MRFlowHarmonize", "MRFlowHarmonize-before", "MRFlowHarmonize-fields", "MRFlowHarmonize-histograms",
+            "MRFlowHarmonize-tone-curve"]
+
+
+def draw_harmonize_window(nodes):
+    """Panel, views and plots as they stand side by side in Slicer."""
+    panel, views = (QtGui.QImage(str(OUTPUT / f"MRFlowHarmonize-{part}.png")) for part in ("after", "views"))
+    height = max(panel.height(), 2 * views.height())
+    sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
+    sheet.fill(QtGui.QColor("#303030"))
+    painter = QtGui.QPainter(sheet)
+    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
+    painter.drawImage(0, 0, panel)
+    left, width = panel.width() + 6, views.width() // 2 - 2
+    painter.drawImage(left, 0, views)
+    for index, name in enumerate(("histograms", "tone curve")):
+        cell = QtCore.QRect(left + index * (width + 4), views.height() + 4, width, min(height - views.height() - 4, 420))
+        plots.draw_chart(painter, cell, nodes[name])
+    painter.end()
+    sheet.save(str(OUTPUT / "MRFlowHarmonize.png"))
+
+
+MODULES = {"IdealInput": ideal_input, "MRFlowHarmonize": harmonize}
+
+
+def main():
+    CHOSEN.mkdir(parents=True, exist_ok=True)
+    for name in sys.argv[1:] or MODULES:
+        published = MODULES[name]()
+        if host.errors:
+            raise SystemExit("\n".join(host.errors))
+        for picture in published:
+            publish(OUTPUT / f"{picture}.png", CHOSEN / f"{picture}.png")
+        slicer.mrmlScene.Clear(0)
+        print(f"\nPictures of {name} are in {OUTPUT}" + (f" and {CHOSEN}" if published else ""))
 
 
 if __name__ == "__main__":

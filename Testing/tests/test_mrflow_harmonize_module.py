@@ -17,8 +17,9 @@ from harmonize_tasks import OTHER, TONE, UNUSUAL
 from test_ideal_input_module import save_model
 from toy_brains import brain
 
-from NetInversionLib import jobs, models
+from NetInversionLib import jobs, models, volumes
 from NetInversionLib.harmonize_settings import Settings
+from NetInversionLib.volumes import load
 
 host.start()
 
@@ -645,9 +646,15 @@ def test_sample_data_are_registered_and_chosen_at_once(widget, monkeypatch):
     assert source.checksums[0] == "SHA256:" + hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(slicer.util, "downloadFile", lambda uri, path, checksum: bool(Path(path).write_bytes(file.read_bytes())))
     SampleData.press("MRFlowHarmonizeBrain")
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1  # the template itself does not stay
     widget.parent.exit()
     widget.parent.enter()
-    assert widget.ui.sourceSelector.currentNode().GetName() == "MNI152 T1 brain" and widget.ui.applyButton.enabled
+    sample = widget.ui.sourceSelector.currentNode()
+    assert sample.GetName() == "MNI152 T1 brain (simulated scanner)" and widget.ui.applyButton.enabled
+    template = load(file)
+    shown = volumes.reorient_like(volumes.reorient(mrml.volume_from_node(sample), "RAS"), template)
+    assert np.array_equal(shown.array > 0, template.array > 0) and shown.array.dtype == np.int16
+    assert np.percentile(shown.array[shown.array > 0], 99.5) == pytest.approx(1000, abs=2)
 
 
 def shipped():
