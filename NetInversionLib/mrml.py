@@ -721,7 +721,10 @@ def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: 
                 sequence.SetDataNodeAtValue(marked(nodes[member], images), member.split()[1])
             marked(nodes[members[0]], images)
             browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+            its_own = browser.GetProxyNode(sequence)  # which the application may have made at once
             browser.AddProxyNode(nodes[members[0]], sequence, False)
+            if its_own is not None and its_own is not nodes[members[0]]:
+                _remove([its_own])
             browser.SetSaveChanges(sequence, False)
             browser.SetOverwriteProxyName(sequence, False)
     for images, members in sequences.items():

@@ -30,25 +30,52 @@ def card(**changes):
     return models.Card(**{**fields, **changes})
 
 
-def averaging(side=5):
-    """The published shape of network with weights that make it a plain average, which loses what is finer."""
+class PlainAverage(torch.nn.Module):
+    """A quick network for runs in this process: an average, which loses what is finer, in the manner of a denoiser."""
+
+    def __init__(self, side=5):
+        super().__init__()
+        first, last = torch.nn.Conv2d(1, 1, side, padding=side // 2), torch.nn.Conv2d(1, 1, 1)
+        self.layers = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+        self.layers[0].weight.data.fill_(1 / side**2)
+        self.layers[0].bias.data.fill_(4.0)  # above 0 all the way
+        self.layers[2].weight.data.fill_(1.0)
+        self.layers[2].bias.data.fill_(-4.0)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+networks.ARCHITECTURES.setdefault("plain_average", PlainAverage)
+
+
+def averaging():
+    """The same as a published network, which a worker process knows too."""
     network = networks.build("cnn10", last_kernel=3).requires_grad_(False)
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
     for module in convolutions:
         module.weight.zero_()
         module.bias.zero_()
-    edge = (9 - side) // 2
-    convolutions[0].weight[0, 0, edge:9 - edge, edge:9 - edge] = 1 / side**2
-    convolutions[0].bias[0] = 4.0  # above 0 all the way
+    convolutions[0].weight[0, 0, 2:7, 2:7] = 1 / 25
+    convolutions[0].bias[0] = 4.0
     convolutions[1].weight[0, 0, 1, 1] = convolutions[2].weight[0, 0, 1, 1] = 1.0
     convolutions[2].bias[0] = -4.0
     return network
 
 
+def plain(path, side=5, **changes):
+    return models.save(path, PlainAverage(side), card(architecture="plain_average", arguments={"side": side}, **changes))
+
+
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory):
     """Path of a small denoiser, alone in its folder."""
-    return models.save(tmp_path_factory.mktemp("denoisers") / NAME, averaging(), card())
+    return plain(tmp_path_factory.mktemp("denoisers") / NAME)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    return models.save(tmp_path_factory.mktemp("published") / "cnn10.safetensors", averaging(), card())
 
 
 @pytest.fixture
@@ -89,6 +116,11 @@ def choose(widget, node, worker=False, region=True):
     ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
 
 
+def use_model(widget, path):
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    widget.ui.modelFileEdit.currentPath = str(path)
+
+
 def press(widget):
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
     widget.ui.applyButton.click()
@@ -121,11 +153,12 @@ def facts(widget):
 # ---- a run
 
 
-def test_apply_finds_samples_that_the_network_does_not_notice(widget, denoiser):
+def test_apply_finds_samples_that_the_network_does_not_notice(widget, published):
     import slicer
 
     volume = body((40, 44), 3)
     choose(widget, add_ct(volume), worker=True)
+    use_model(widget, published)
     press(widget)
     assert widget.ui.applyButton.text == "Cancel" and not widget.ui.inputsCollapsibleButton.enabled
     finish(widget)
@@ -140,7 +173,7 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, denoiser):
     np.testing.assert_array_equal(array(found["patient"])[0], volume.array[1])
 
     # The browser shows each sample, and each is what it says when read back
-    model = models.load(denoiser)
+    model = models.load(published)
     x0 = (torch.from_numpy(volume.array[1:2])[None] - CHANNEL.low) / SCALE
     target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE)
     selector, slider = widget.ui.shownImageSelector, widget.ui.shownSlider
@@ -190,10 +223,10 @@ def test_three_lines_from_the_console(widget):
     assert output.nodes["std proven"].GetName().startswith("My CT standard deviation, proven")
 
 
-def test_segments_lesion_spectrum_and_a_second_denoiser(widget, denoiser, tmp_path):
+def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     import slicer
 
-    second = models.save(tmp_path / "other.safetensors", averaging(1), card(name="Keeping"))
+    second = plain(tmp_path / "other.safetensors", 1, name="Keeping")
     labels = np.zeros((3, 40, 44), np.uint8)
     labels[:, 12:20, 14:24], labels[:, 22:28, 14:24] = 1, 3
     label = slicer.util.addVolumeFromArray(labels, slicer.util.vtkMatrixFromArray(MATRIX), "Organs", "vtkMRMLLabelMapVolumeNode")
@@ -207,7 +240,7 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, denoiser, tmp_pa
     ui.spectrumCheckBox.checked = True
     ui.secondModelEdit.currentPath = str(second)
     widget._parameterNode.diameters, widget._parameterNode.contrasts = "4, 8", "30"
-    ui.evaluationsSpinBox.value, ui.samplesSpinBox.value, ui.projectedSpinBox.value = 30, 4, 3
+    ui.evaluationsSpinBox.value = 60
     press(widget)
     finish(widget)
     found = results(widget)
@@ -228,7 +261,8 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, denoiser, tmp_pa
     assert shown == results(widget)["std proven second"].GetID()
 
 
-def test_the_layers_are_read_off_the_network(widget):
+def test_the_layers_are_read_off_the_network(widget, published):
+    use_model(widget, published)
     selector = widget.ui.layerSelector
     titles = {selector.itemData(i): selector.itemText(i) for i in range(selector.count)}
     assert list(titles)[0] == "output" and len(titles) == 1 + len(list(averaging().layers))
@@ -291,16 +325,17 @@ def test_low_dose_is_simulated_by_a_button(widget):
 
 
 @pytest.mark.parametrize("worker", [False, True])
-def test_cancel_keeps_a_partial_map_that_says_so(widget, monkeypatch, worker):
+def test_cancel_keeps_a_partial_map_that_says_so(widget, published, monkeypatch, worker):
     from NetInversionLib import invariances
 
     monkeypatch.setattr(invariances, "INTERMEDIATE_EVERY_S", 0)
     monkeypatch.setattr(type(widget), "PREVIEW_EVERY_S", 0.1)
     choose(widget, add_ct(), worker=worker)
+    use_model(widget, published)
     widget.ui.samplesSpinBox.value = 100000
     if worker:
         press(widget)
-        host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-[0-9]*")), 60)
+        host.wait(lambda: widget._going.job and any(Path(widget._going.job._folder).glob("intermediate-[0-9]*")), 60)
         host.wait(lambda: not widget.ui.previewLabel.isHidden(), 60)
         widget.ui.applyButton.click()
         finish(widget, 10)
@@ -320,10 +355,11 @@ def test_cancel_keeps_a_partial_map_that_says_so(widget, monkeypatch, worker):
     assert widget.ui.previewLabel.isHidden()
 
 
-def test_closing_the_scene_stops_the_run(widget):
+def test_closing_the_scene_stops_the_run(widget, published):
     import slicer
 
     choose(widget, add_ct(), worker=True)
+    use_model(widget, published)
     widget.ui.samplesSpinBox.value = 100000
     press(widget)
     host.wait(lambda: "trying sample" in widget.ui.statusLabel.text, 60)
@@ -368,11 +404,6 @@ def refused(widget, *words):
     for word in words:
         assert word in said
     assert scene_ids() == before and not results(widget)
-
-
-def use_model(widget, path):
-    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
-    widget.ui.modelFileEdit.currentPath = str(path)
 
 
 def test_an_mr_image_and_raw_values_are_no_ct_in_hu(widget):
