@@ -8,6 +8,7 @@
     netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' --model model.safetensors --output folder
     netinversion evaluate gate folder-of-mr --wrong other-contrasts --output folder
     netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
+    netinversion compute invariances low_dose.nii.gz --model denoiser.safetensors --output folder
 
 ``COMMANDS`` is the table of them all: a module adds its own with ``@command``.
 """
@@ -275,6 +276,69 @@ def _model_for(roles: set[str]) -> str:
             return str(path)
     raise ValueError(f"no model takes and gives exactly {', '.join(sorted(roles))}; name one with --model, or see "
                      "'netinversion models list'")
+
+
+# Invariances --------------------------------------------------------------------------------------------------------
+
+def _invariances_arguments(parser) -> None:
+    from .invariance_settings import Settings
+
+    known = Settings()
+    parser.add_argument("low_dose", help="CT volume in HU")
+    parser.add_argument("--model", metavar="FILE", help="denoiser; default the first shipped one")
+    parser.add_argument("--second", metavar="FILE", help="another denoiser, asked about the same proposals")
+    parser.add_argument("--segments", metavar="FILE", help="label map: statistics inside its labels")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
+    parser.add_argument("--slices", nargs=2, type=int, metavar=("FIRST", "LAST"), help="indices k of the file, LAST included")
+    parser.add_argument("--layer", default=known.layer, help="'output' (default), or a layer's name or number")
+    parser.add_argument("--proposals", nargs="+", default=list(known.proposals), help="noise, texture; default noise")
+    for name in ("samples", "projected", "shown", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(known, name), help=f"default {getattr(known, name)}")
+    parser.add_argument("--epsilon", type=float, metavar="HU", help="output change that counts as unnoticed; default a tenth of "
+                        "the image's noise")
+    parser.add_argument("--lesion", nargs=3, type=float, metavar=("R", "A", "S"), help="point in mm at which lesions are tried")
+    parser.add_argument("--spectrum", nargs="+", default=[], metavar="LAYER", help="layers whose lost directions are counted")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="other fields of "
+                        "NetInversionLib.invariance_settings.Settings, such as '{\"dose\": 0.1}'")
+    _machine_arguments(parser)
+
+
+@command("compute", "invariances", _invariances_arguments)
+def compute_invariances(options) -> int:
+    """Find what may change in a CT without a denoiser noticing; images, tables and all facts go to a folder."""
+    device = _machine(options)
+    from . import jobs, volumes
+
+    images = {"low_dose": volumes.load(options.low_dose)}
+    if options.segments:
+        images["segments"] = volumes.load(options.segments)
+    paths = {"denoiser": options.model or _denoiser(), **({"second": options.second} if options.second else {})}
+    chosen = {name: getattr(options, name) for name in ("layer", "proposals", "samples", "projected", "shown", "seed", "lesion",
+                                                        "spectrum")}
+    if options.slices:
+        chosen["region"] = [options.slices[0], options.slices[1] + 1,
+                            *(bound for size in images["low_dose"].shape[1:] for bound in (0, size))]
+    settings = {**chosen, "epsilon_hu": options.epsilon, "device": str(device), **options.settings}
+    result = jobs.run_here(jobs.Request("invariances", images, paths, settings), Lines())
+
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, volume in result.volumes.items():
+        volumes.save(volume, folder / f"{key}.nrrd")
+    for key, table in result.tables.items():
+        _write_table(table, folder, key)
+    (folder / "facts.json").write_text(json.dumps(result.facts, indent=1), encoding="utf-8")
+    _print_table(result.tables["bands"])
+    print(f"{result.facts['accepted']} of {result.facts['projected']} projected samples are proven. Research use only.")
+    print(folder)
+    return 0
+
+
+def _denoiser() -> str:
+    for path, card in models.list_models().items():
+        if isinstance(card, models.Card) and card.task == "denoising":
+            return str(path)
+    raise ValueError("no denoiser is shipped or installed; name one with --model")
 
 
 # The gate of harmonization -------------------------------------------------------------------------------------------

@@ -133,3 +133,33 @@ def test_a_size_rule_is_told():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         Settings(**wrong)
+
+
+def test_the_command_writes_maps_and_tables(tmp_path, capsys):
+    """The same as the library finds, from files to files."""
+    import csv
+    import json
+
+    from test_invariances import HU
+
+    from NetInversionLib import cli, models, networks
+
+    network = networks.build("cnn10", last_kernel=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.1)
+    card = models.Card("Tiny", "1", "cnn10", {"last_kernel": 3}, HU, HU, 2, "LPS", (0.5, 4.0), 1, ("nothing",), "none", "MIT",
+                       "Tests.", task="denoising")
+    path = models.save(tmp_path / "tiny.safetensors", network, card)
+    volumes.save(body(), tmp_path / "low.nii.gz")
+    command = ["compute", "invariances", str(tmp_path / "low.nii.gz"), "--model", str(path), "--output", str(tmp_path / "out"),
+               "--slices", "1", "1", "--samples", "4", "--projected", "2", "--shown", "1", "--epsilon", "5",
+               "--proposals", "texture"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    found = volumes.load(tmp_path / "out" / "std unproven.nrrd")
+    assert not found.array[0].any() and found.array[1, 15:25, 15:25].mean() == pytest.approx(50, rel=0.4)
+    rows = list(csv.DictReader(open(tmp_path / "out" / "proof.csv", encoding="utf-8")))
+    assert len(rows) == 1 and json.loads((tmp_path / "out" / "facts.json").read_text())["epsilon"] == 5
+    assert "2 of 2 projected samples are proven" in capsys.readouterr().out
+    assert cli.main([*command[:3], "--output", str(tmp_path / "out"), "--model", str(path), "--layer", "99"]) == 1
+    assert "no layer '99'" in capsys.readouterr().err
