@@ -220,6 +220,8 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
             for box in self._boxes.values():
                 box.connect("toggled(bool)", self._onTicked)
                 self.ui.batchLayout.addWidget(box)
+        for widget in (self.ui.batchLabel, self.ui.batchGroupBox):
+            widget.setVisible(bool(offered))
         chosen = {volume.GetID() for volume in self.logic.batch(self._parameterNode)}
         for identifier, box in self._boxes.items():
             box.checked = identifier in chosen

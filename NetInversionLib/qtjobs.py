@@ -1051,13 +1051,17 @@ def cardText(path: str, card: models.Card) -> str:
     def channels(group):
         return ", ".join(channel.name + (f" ({channel.units})" if channel.units else "") for channel in group)
 
+    low, high = card.spacing_mm
+    scans = list(card.trained_on)
+    if len(scans) > 6:
+        scans[3:-1] = [_("{count} more").format(count=len(scans) - 4)]
     lines = [
         "<b>{name}</b>, {file}".format(name=card.name, file=Path(path).name),
         _("Takes {inputs}; gives {outputs}.").format(inputs=channels(card.inputs), outputs=channels(card.outputs)),
-        _("Voxels of {low:g} to {high:g} mm, {how}.").format(
-            low=card.spacing_mm[0], high=card.spacing_mm[1],
+        _("Voxels of {size} mm, {how}.").format(
+            size=f"{low:g}" if low == high else _("{low:g} to {high:g}").format(low=low, high=high),
             how=_("slice by slice") if card.dimensions == 2 else _("in 3-D")),
-        _("Trained on: {scans}.").format(scans=", ".join(card.trained_on) or _("not said")),
+        _("Trained on: {scans}.").format(scans=", ".join(scans) or _("not said")),
         card.intended_use]
     return "<br>".join(lines)
 

@@ -209,6 +209,16 @@ def test_the_panel_starts_with_the_library_s_settings_and_hands_them_all_on(widg
     assert "orientations must be among" in ui.applyButton.toolTip and not ui.applyButton.enabled
 
 
+def test_the_panel_tells_what_the_model_is_and_offers_a_batch_where_there_is_one(widget):
+    choose(widget, add())
+    text = widget.ui.modelInfoLabel.text
+    assert "Trained on: sub-1, sub-2, sub-3, 4 more, sub-8." in text and "Voxels of 4 mm" in text
+    assert "It expects brains without skull." in text
+    assert widget.ui.batchGroupBox.isHidden()
+    add("second")
+    assert not widget.ui.batchGroupBox.isHidden() and "Takes about" in widget.ui.estimateLabel.text
+
+
 def test_free_form_has_a_course_and_no_fields(widget):
     widget.ui.modeSelector.setCurrentIndex(1)
     widget.ui.iterationsSpinBox.value = 2
