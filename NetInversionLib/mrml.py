@@ -699,7 +699,7 @@ def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: 
     Sequences, or nothing is to be browsed, the nodes stay as they are.
     """
     sequences = {key: members for key, members in sequences.items() if members and all(m in nodes for m in members)}
-    if not sequences or not hasattr(slicer.modules, "sequences"):
+    if not sequences or not slicer.mrmlScene.GetClassNameByTag("SequenceBrowser"):
         return nodes
     found = dict(nodes)
     first = nodes[next(iter(sequences.values()))[0]]

@@ -1,8 +1,8 @@
 """The modules on real images, through their own logic and a real MRML scene, without the Slicer application.
 
     python Testing/demo.py                  Ideal Input: a CT slice that the pydicom package carries, Dixon images simulated from
-                                            it. MRFlow Harmonize: the MNI152 T1 brain that nilearn carries, as another scanner
-                                            might have shown it
+                                            it. Invariances: the same slice at a simulated low dose. MRFlow Harmonize: the
+                                            MNI152 T1 brain that nilearn carries, as another scanner might have shown it
     python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction and ct (NIfTI, NRRD
                                             or MHA, by file name), or any CTs, from which Dixon images are simulated; and a
                                             brain-extracted volume with T1 in its file name
@@ -53,6 +53,7 @@ def main() -> None:
     OUTPUT.mkdir(parents=True)
     for name, case in cases:
         show(name, case, options.evaluations)
+        find_invariances(name, case["ct"])
     for brain in brains:
         harmonize(brain)
     scene = save_scene()
@@ -161,6 +162,26 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
     host.render_slice_views(OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)])
     for key, chart in output.charts.items():
         host.render_plot(chart, OUTPUT / f"{name} {key}.png")
+
+
+def find_invariances(name: str, ct: volumes.Volume) -> None:
+    """Simulate a low-dose CT, look for what may change in its middle slice unnoticed, and draw the maps and samples."""
+    host.load_module("Invariances")
+    from Invariances import InvariancesLogic  # as in Slicer's Python console
+
+    logic = InvariancesLogic()
+    if not logic.models():
+        print("\nInvariances: no denoiser is there.")
+        return
+    normal = mrml.volume_to_node(ct, f"{name} CT, normal dose", role="ct")
+    low, middle = logic.simulateLowDose(normal), ct.shape[0] // 2
+    region = (middle, middle + 1, *(bound for n in ct.shape[1:] for bound in (max(0, n // 2 - 48), min(n, n // 2 + 48))))
+    output = logic.run(low, progress=Lines(), samples=64, projected=8, region=region)
+    print_table(output.result.tables["proof"], columns=("slice", "accepted (%)", "input change before (HU)",
+                                                        "input change after (HU)", "survived (%)"))
+    print_table(output.result.tables["bands"])
+    images = [output.nodes[key] for key in ("output", "std unproven", "std proven", "samples") if key in output.nodes]
+    host.render_slice_views(OUTPUT / f"{name} invariances.png", [normal, low, *images], columns=3)
 
 
 def harmonize(brain: volumes.Volume) -> None:

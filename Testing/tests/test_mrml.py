@@ -721,3 +721,64 @@ def test_results_are_not_lost_when_the_input_is_gone(scene, patient, happened):
     node = mrml.add_result(a_result(volume), patient).nodes["ideal"]
     assert node.GetParentTransformNode() is None
     assert np.allclose(mrml.volume_from_node(node).ijk_to_ras, volume.ijk_to_ras)
+
+
+# ---- segments and sequences
+
+
+def segmentation(segments):
+    """A segmentation node of binary label maps by name, at the origin with voxels of 1 mm."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    for name, mask in segments.items():
+        image = slicer.vtkOrientedImageData()
+        image.SetDimensions(*mask.shape[::-1])
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        vtk_to_numpy(image.GetPointData().GetScalars())[:] = mask.ravel()
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.AddRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image)
+        node.GetSegmentation().AddSegment(segment, name)
+    return node
+
+
+def test_segments_are_numbered_on_the_reference_and_those_outside_are_left_out():
+    liver, nodule, far = (np.zeros((4, 5, 6), np.uint8) for _ in range(3))
+    liver[1, 1:4, 1:5], nodule[1, 2, 2], far[3, 4, 5] = 1, 1, 1
+    reference = Volume(np.zeros((2, 5, 6), np.float32), np.eye(4), "CT")
+    labels, names = mrml.segments_from_node(segmentation({"liver": liver, "far": far, "nodule": nodule}), reference)
+    assert names == ("liver", "nodule") and labels.array.dtype == np.uint16
+    expected = np.where(nodule, 2, liver)[:2]
+    np.testing.assert_array_equal(labels.array, expected)
+    with pytest.raises(VolumeError, match="organs"):
+        mrml.segments_from_node(segmentation({"far": far}), reference)
+
+
+def test_the_values_of_a_label_map_are_segments_too():
+    array = np.zeros((2, 5, 6), np.uint8)
+    array[0, 1:3], array[1, 2] = 4, 9
+    node = slicer.util.addVolumeFromArray(array, name="labels", nodeClassName="vtkMRMLLabelMapVolumeNode")
+    labels, names = mrml.segments_from_node(node, Volume(np.zeros((2, 5, 6), np.float32), np.eye(4), "CT"))
+    np.testing.assert_array_equal(labels.array, np.where(array == 4, 1, np.where(array == 9, 2, 0)))
+    assert len(names) == 2
+    with pytest.raises(VolumeError, match="must be a label map or a segmentation"):
+        mrml.segments_from_node(None, labels)
+
+
+def test_samples_become_a_sequence_with_one_shown():
+    images = {f"{kind} {n}": Volume(np.full((2, 3, 4), n + 10 * (kind == "proposal"), np.float32), np.eye(4), f"{kind} {n}")
+              for n in (1, 2, 3) for kind in ("sample", "proposal")}
+    written = mrml.add_result(Result(images, facts={"complete": False}), None, None, "Owner")
+    keys = {"samples": [f"sample {n}" for n in (1, 2, 3)], "proposals": [f"proposal {n}" for n in (1, 2, 3)]}
+    nodes = mrml.add_browser(written.nodes, keys, "Mine", "Owner")
+    if not slicer.mrmlScene.GetClassNameByTag("SequenceBrowser"):  # without the module Sequences they stay volumes
+        assert nodes == written.nodes
+        return
+    assert mrml.result_nodes("Owner", written.run) == nodes
+    assert nodes.keys() == {"facts", "browser", "samples", "proposals", "sequence of samples", "sequence of proposals"}
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 2
+    for number in (3, 1, 2):
+        nodes["browser"].SetSelectedItemNumber(number - 1)
+        slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(nodes["browser"])
+        assert [slicer.util.arrayFromVolume(nodes[key]).max() for key in keys] == [number, number + 10]
+    assert nodes["samples"].GetName() == "Mine, samples (incomplete)"
+    assert mrml.add_browser(nodes, {"samples": []}, "None", "Owner") == nodes
