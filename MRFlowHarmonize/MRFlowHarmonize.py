@@ -28,7 +28,8 @@ BATCH = "batch"  # node references of the parameter node: more volumes to harmon
 LAYOUT = 4867  # identifier of the layout
 SAMPLE = "MRFlowHarmonizeBrain"
 SAMPLE_NODE = "MNI152 T1 brain (simulated scanner)"
-MAPS = ("change", "multiplicative field", "additive field")  # keys of the images that the third view can show
+# What the third view can show: keys of images, in words
+MAPS = {"change": _("Change"), "multiplicative field": _("Multiplicative field"), "additive field": _("Additive field")}
 COLORS = {"accepted": "#cdebd0", "flagged": "#ffe9a8", "refused": "#f6c4bf"}  # behind the verdict, with dark letters
 
 #
@@ -302,7 +303,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         tables = {key: n.GetName() for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
         for selector, entries, chosen in (
                 (ui.shownRunSelector, self.logic.runs(), node.run),
-                (ui.shownMapSelector, {key: nodes[key].GetName() for key in MAPS if key in nodes}, node.shownMap),
+                (ui.shownMapSelector, {key: label for key, label in MAPS.items() if key in nodes}, node.shownMap),
                 (ui.shownTableSelector, tables, node.shownTable)):
             if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
                 selector.clear()

@@ -160,6 +160,8 @@ def markdown(table, columns, only) -> str:
 
 
 def _rounded(text):
+    if text == "nan":
+        return ""
     try:
         return f"{float(text):.3g}" if abs(float(text)) < 1000 else f"{float(text):.0f}"
     except ValueError:
@@ -230,7 +232,8 @@ def harmonize():
     nodes = widget.logic.resultNodes(widget._parameterNode.run)
     if "harmonized" not in nodes:
         raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    host.render_slice_views(OUTPUT / "MRFlowHarmonize-views.png", size=VIEW, columns=3)
+    panel_height = QtGui.QImage(str(OUTPUT / "MRFlowHarmonize-after.png")).height()
+    host.render_slice_views(OUTPUT / "MRFlowHarmonize-views.png", size=(TALL, panel_height // 2), columns=3)
     host.render_slice_views(OUTPUT / "MRFlowHarmonize-fields.png", [
         {"background": nodes["multiplicative field"], "title": "Multiplicative field"},
         {"background": nodes["additive field"], "title": "Additive field"},
@@ -249,7 +252,7 @@ def harmonize():
 def draw_harmonize_window(nodes):
     """Panel, views and plots as they stand side by side in Slicer."""
     panel, views = (QtGui.QImage(str(OUTPUT / f"MRFlowHarmonize-{part}.png")) for part in ("after", "views"))
-    height = max(panel.height(), 2 * views.height())
+    height = panel.height()
     sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
     sheet.fill(QtGui.QColor("#303030"))
     painter = QtGui.QPainter(sheet)
@@ -258,7 +261,7 @@ def draw_harmonize_window(nodes):
     left, width = panel.width() + 6, views.width() // 2 - 2
     painter.drawImage(left, 0, views)
     for index, name in enumerate(("histograms", "tone curve")):
-        cell = QtCore.QRect(left + index * (width + 4), views.height() + 4, width, min(height - views.height() - 4, 420))
+        cell = QtCore.QRect(left + index * (width + 4), views.height() + 4, width, height - views.height() - 4)
         plots.draw_chart(painter, cell, nodes[name])
     painter.end()
     sheet.save(str(OUTPUT / "MRFlowHarmonize.png"))
