@@ -72,18 +72,19 @@ def train(paths: Sequence[Path | str], settings: TrainSettings = TrainSettings()
     if len(paths) < 3:
         raise ValueError(f"{len(paths)} scans are too few to learn how people differ: give one of each of at least three people")
     store = _Store(checkpoint, paths)
-    brains, tones = [], []
+    brains, tones, wholes = [], [], []
     for n, path in enumerate(paths):
         progress.report(0.5 * n / len(paths), f"reading {Path(path).name}")
-        brain, tone = store.brain(Path(path))
+        brain, tone, whole = store.brain(Path(path))
         brains.append(brain)
         tones.append(tone)
+        wholes.append(whole)
     fractions = np.linspace(0, 1, MATCHED)
     matched = np.mean([_quantiles(image.array[mask.array > INSIDE], fractions) for image, mask in brains], axis=0)
     template, alignments = _template(brains, matched, settings.rounds, store, progress)
     progress.report(0.8, "learning where in the head which intensities lie")
     people = [_on_grid(brain, alignment) for brain, alignment in zip(brains, alignments)]
-    return _statistics(people, np.array(tones), template, settings, progress)
+    return _statistics(people, np.array(tones), np.mean(wholes, axis=0), template, settings, progress)
 
 
 def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> list[Path]:
@@ -136,16 +137,17 @@ class _Store:
         stat = path.stat()
         return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
 
-    def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray]:
-        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` of its voxels as they are."""
+    def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
+        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of its voxels as they are."""
         def read():
             scan = mr.prepare(volumes.load(path))
             image, mask = corrector.reduced(scan)
-            tone = _quantiles(scan.inside, TONE_LEVELS)
-            return {"image": image.array, "mask": mask.array, "matrix": image.ijk_to_ras, "tone": tone}
+            levels = {"tone": TONE_LEVELS, "whole": np.linspace(0, 1, MATCHED)}
+            quantiles = {name: _quantiles(scan.inside, fractions) for name, fractions in levels.items()}
+            return {"image": image.array, "mask": mask.array, "matrix": image.ijk_to_ras, **quantiles}
 
-        kept = self.keep(f"brain-{self._key(path)}", read)
-        return tuple(Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask")), kept["tone"]
+        kept = self.keep(f"scan-{self._key(path)}", read)
+        return tuple(Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask")), kept["tone"], kept["whole"]
 
     def keep(self, name: str, make) -> dict[str, np.ndarray]:
         """What ``make`` gives, from the folder if it is there already."""
@@ -205,7 +207,7 @@ def _on_grid(brain: tuple[Volume, Volume], alignment: np.ndarray) -> np.ndarray:
 
 # Statistics ---------------------------------------------------------------------------------------------------------
 
-def _statistics(people: list[np.ndarray], tone: np.ndarray, template: np.ndarray, settings: TrainSettings,
+def _statistics(people: list[np.ndarray], tone: np.ndarray, whole: np.ndarray, template: np.ndarray, settings: TrainSettings,
                 progress: Progress) -> Corrector:
     random = np.random.default_rng(settings.seed)
     plain = [_tissue(person[0].ravel(), person[1].ravel(), np.arange(person[0].size)) for person in people]
@@ -223,7 +225,8 @@ def _statistics(people: list[np.ndarray], tone: np.ndarray, template: np.ndarray
     expected = views.mean(axis=0)
     deviations, variance = _low_rank((views - expected).reshape(len(views), -1), settings.rank)
     figures = {"template": template, "matched": matched, "prior": prior, "used": used.reshape(CONTROL), "expected": expected,
-               "deviations": deviations, "variance": variance, "tone": tone.mean(axis=0), "tone_deviations": np.cov(tone.T),
+               "deviations": deviations, "variance": variance, "tone": tone.mean(axis=0),
+               "tone_deviations": np.cov(tone.T), "whole": whole,
                "patterns_m": _patterns(settings, random, lambda f: -np.log1p(f), LARGEST_M),
                "patterns_a": _patterns(settings, random, lambda f: -f, LARGEST_A)}
     learnt = Corrector(int(used.sum()), len(deviations), settings.components)

@@ -49,6 +49,7 @@ class Corrector(nn.Module):
         patterns_m, patterns_a: (288, components) control values of log m and a, in order of their standard deviation.
         tone: (55,) mean quantiles at ``TONE_LEVELS`` of all voxels inside the mask, on the scans' own grids.
         tone_deviations: (55, 55) their covariance between people.
+        whole: (257,) mean quantiles at even fractions of the same voxels.
 
     Raises:
         ValueError: Sizes out of range.
@@ -66,7 +67,8 @@ class Corrector(nn.Module):
         shapes = {"template": tuple(n // TEMPLATE_STEP for n in GRID), "matched": (MATCHED,), "prior": (BINS, *CELLS),
                   "used": CONTROL, "expected": (len(LEVELS), blocks), "deviations": (rank, local), "variance": (local,),
                   "patterns_m": (MAX_BLOCKS, components), "patterns_a": (MAX_BLOCKS, components),
-                  "tone": (len(TONE_LEVELS),), "tone_deviations": (len(TONE_LEVELS),) * 2}
+                  "tone": (len(TONE_LEVELS),), "tone_deviations": (len(TONE_LEVELS),) * 2,
+                  "whole": (MATCHED,)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         self.arguments = {"blocks": blocks, "rank": rank, "components": components}
