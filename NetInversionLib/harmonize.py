@@ -84,6 +84,7 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
     source = volumes["source"]
     scan = mr.prepare(source, volumes.get("mask"))
     statistics = gate_statistics(network)
+    progress.report(0.02, "Checking contrast, orientation and artefacts")
     checks = typicality.check_source(scan, statistics)
     result = Result(facts=_facts(model, settings, device, scan, source))
     word, reasons = typicality.verdict(checks)
@@ -136,12 +137,17 @@ def scaled_uncut(scan: Scan) -> np.ndarray:
     return volumes.reorient(scan.original, "RAS").float32() / np.float32(scan.scale)
 
 
+def changeable(scan: Scan, raw: np.ndarray) -> np.ndarray:
+    """Where the image may change: the mask (which has zeros of its own) and what shines around it; air stays as it is."""
+    return scan.mask | (raw > 0)
+
+
 # The change ---------------------------------------------------------------------------------------------------------
 
 def restyle(scan: Scan, raw: np.ndarray, network: MRFlow, settings: Settings, model: Model,
             progress: Progress = Progress()) -> Restyled:
-    """Estimate on the model's grid, apply to ``raw`` (scaled, on the scan's own grid) where it shines."""
-    shines = raw > 0
+    """Estimate on the model's grid, apply to ``raw`` (scaled, on the scan's own grid) in the mask and wherever it shines."""
+    shines = changeable(scan, raw)
     if settings.mode != "anatomy-safe":
         flow = network.flow if settings.mode == "seed" else None
         change, trace = _free_form(scan, scan, flow, settings, model, None, progress)
@@ -274,8 +280,7 @@ def _add_images(result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled,
 
     image = restyled.image * np.float32(unit)
     if settings.output_range == "native":
-        untouched = raw <= 0
-        image = np.where(untouched, volumes.reorient(source, "RAS").array, _as_type(image, source.array.dtype))
+        image = np.where(changeable(scan, raw), _as_type(image, source.array.dtype), volumes.reorient(source, "RAS").array)
     put("harmonized", image, "input", f"harmonized ({settings.mode})", source.units)
     put("change", (restyled.image - raw) * np.float32(scan.scale), "difference", "change by harmonization", source.units)
     if restyled.tone is not None:

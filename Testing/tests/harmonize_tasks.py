@@ -53,7 +53,8 @@ def save_model(path, **changes):
     fields = dict(name="T1 of a toy scanner", version="1", architecture="mrflow", arguments=arguments,
                   inputs=(models.Channel("MR image", "source", "", 0.0, 1.0),),
                   outputs=(models.Channel("MR image of the target scanner", "harmonized", "", 0.0, 1.0),),
-                  dimensions=2, orientation="RAS", spacing_mm=(4.0, 4.0), size_multiple=4, trained_on=tuple(f"sub-{n}" for n in range(1, 9)), sources="none",
+                  dimensions=2, orientation="RAS", spacing_mm=(4.0, 4.0), size_multiple=4,
+                  trained_on=tuple(f"sub-{n}" for n in range(1, 9)), sources="none",
                   licence="MIT", intended_use="Tests only. It expects brains without skull.",
                   training={"bin_width": FLOW.bin_width}, task=models.HARMONIZATION)
     return models.save(path, network, models.Card(**{**fields, **changes}))
