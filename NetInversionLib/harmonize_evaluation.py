@@ -122,7 +122,9 @@ def methods_of(target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-
 def _target(options, folder: str | None, evaluated: list[Path], model, progress: Progress) -> np.ndarray:
     """The target's quantiles: those in the model, else of the people who are not evaluated."""
     if model is not None:
-        return model.network.quantiles.double().cpu().numpy()
+        from . import harmonize
+
+        return harmonize.harmonizer(model).statistic("quantiles").double().cpu().numpy()
     if folder is None:
         if options.folder is None:
             progress.log("no target: the methods go by a straight line of quantiles; name a folder of target people or a model")
@@ -280,14 +282,16 @@ def repeatability(first: Volume, second: Volume, methods: Mapping[str, Method], 
     """How much two visits of a person differ, harmonized in different ways.
 
     The second visit is aligned rigidly to the first; each is harmonized on its own grid, then the second is resampled to the
-    first's, both are divided by their 99.5th percentile inside the common mask, and compared there.
+    first's, and they are compared inside the common mask.
 
     Args:
         mask: The first visit's brain, nonzero inside. Without it (and without a template) both must be brain-extracted.
         template: A brain template (the MNI152 template) and its brain mask; registered affinely to find the first's brain.
 
     Returns:
-        A row per method: mean absolute difference inside the mask, and correlation.
+        A row per method: the mean absolute difference after division by each one's 99.5th percentile; the same after taking
+        off the median and dividing by the interquartile range, so that a target of stronger contrast does not count as a
+        larger difference; and the correlation.
     """
     if mask is None:
         mask = template_mask(first, *template) if template else _own_mask(first)
@@ -300,9 +304,12 @@ def repeatability(first: Volume, second: Volume, methods: Mapping[str, Method], 
     for name, method in methods.items():
         one, other = (scan.volume.with_array(method(scan)) for scan in brains)
         pair = [one.array, move(other, between, target, "linear", 0).array]
-        pair = [mr.rescaled(image, inside) for image in pair]
-        rows.append((name, similarity.mae(*pair, inside), float(np.corrcoef(pair[0][inside], pair[1][inside])[0, 1])))
-    return _table("Two visits", ["method", "mean absolute difference", "correlation"], rows)
+        scaled = [mr.rescaled(image, inside) for image in pair]
+        quartiles = [np.percentile(image[inside], (25, 50, 75)) for image in pair]
+        robust = [(image - q[1]) / max(q[2] - q[0], 1e-6) for image, q in zip(pair, quartiles)]
+        rows.append((name, similarity.mae(*scaled, inside), similarity.mae(*robust, inside),
+                     float(np.corrcoef(pair[0][inside], pair[1][inside])[0, 1])))
+    return _table("Two visits", ["method", "mean absolute difference", "in interquartile ranges", "correlation"], rows)
 
 
 def _own_mask(volume: Volume) -> Volume:
