@@ -93,10 +93,7 @@ def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> list[Path]:
     Raises:
         ValueError: A person to be left out is not there.
     """
-    def name(path: Path) -> str:
-        return next((path.name.removesuffix(suffix) for suffix in volumes.SUFFIXES if path.name.endswith(suffix)), path.name)
-
-    found = {name(p): p for p in sorted(Path(folder).iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES)}
+    found = {volumes.scan_name(p): p for p in sorted(Path(folder).iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES)}
     found = {person: p for person, p in found.items() if not person.startswith(".") and not person.endswith("_mask")}
     unknown = set(leave_out) - set(found)
     if unknown:

@@ -94,7 +94,7 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
 
 def person(path: Path) -> str:
     """Whose scan a file is: its name without the suffix."""
-    return next((path.name[:-len(suffix)] for suffix in volumes.SUFFIXES if path.name.endswith(suffix)), path.name)
+    return volumes.scan_name(path)
 
 
 def read(path: Path) -> Scan:

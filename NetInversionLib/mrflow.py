@@ -137,7 +137,7 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
-        files = {_stem(p): p for p in sorted(place.iterdir()) if p.name.endswith(volumes.SUFFIXES)}
+        files = {volumes.scan_name(p): p for p in sorted(place.iterdir()) if p.name.endswith(volumes.SUFFIXES)}
         images = {s: (p, files.get(s + "_mask")) for s, p in files.items() if not s.endswith("_mask")}
         if not files and any(p.is_file() for p in place.iterdir()) and _holds_dicom(place):
             images = {place.resolve().name: (place, None)}
@@ -229,10 +229,6 @@ def _holds_dicom(folder: Path) -> bool:
                 if file.read(132)[128:] == b"DICM":
                     return True
     return False
-
-
-def _stem(path: Path) -> str:
-    return next(path.name[: -len(suffix)] for suffix in volumes.SUFFIXES if path.name.endswith(suffix))
 
 
 # Slices -------------------------------------------------------------------------------------------------------------

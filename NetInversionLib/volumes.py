@@ -435,6 +435,11 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
     return path
 
 
+def scan_name(path: Path) -> str:
+    """What a scan is called in tables and lists: its file's name without the suffix, a folder's whole name."""
+    return next((path.name[:-len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.name)
+
+
 def _stem(path: Path) -> str:
     return next((path.name[:-len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
 
