@@ -572,12 +572,16 @@ def train_gate(options) -> int:
 # Denoisers and their invariances --------------------------------------------------------------------------------------
 
 def _train_denoiser_arguments(parser) -> None:
-    parser.add_argument("folder", help="CT volumes in HU, and people.csv (file,person) if a person has several")
+    _low_dose_arguments(parser)
     parser.add_argument("--architecture", default="cnn10", choices=["cnn10", "wganvgg", "redcnn"])
     parser.add_argument("--arguments", type=json.loads, default={}, metavar="JSON", help="of the architecture, such as "
                         "'{\"out_ch\": 32}'")
     parser.add_argument("--loss", default="mse", choices=["mse", "wgan"], help="wgan: adversarial and perceptual")
     parser.add_argument("--features", metavar="FILE", help="for wgan: the denoiser whose features the perceptual term compares")
+
+
+def _low_dose_arguments(parser) -> None:
+    parser.add_argument("folder", help="CT volumes in HU, and people.csv (file,person) if a person has several")
     parser.add_argument("--leave-out", metavar="PERSON", help="not trained on, measured instead")
     parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
     parser.add_argument("--checkpoint", metavar="FILE", help="training state, gone on from if it is there "
@@ -596,15 +600,46 @@ def train_denoiser(options) -> int:
     """
     from . import denoising
 
+    chosen = {"architecture": options.architecture, "arguments": tuple(options.arguments.items()), "loss": options.loss}
+    return _train_on_low_dose(options, denoising.train, denoising.DenoiserSettings, chosen, {"features": options.features})
+
+
+@command("train", "vae", _low_dose_arguments)
+def train_vae(options) -> int:
+    """Train an autoencoder of low-dose CT, for Invariances; torchrun as for denoisers."""
+    from . import invariance_training
+
+    return _train_on_low_dose(options, invariance_training.train_vae, invariance_training.VAESettings)
+
+
+def _train_cinn_arguments(parser) -> None:
+    _low_dose_arguments(parser)
+    parser.add_argument("--vae", required=True, metavar="FILE", help="autoencoder from 'train vae'")
+    parser.add_argument("--denoiser", required=True, metavar="FILE", help="network whose layers condition the flows")
+    parser.add_argument("--layers", nargs="+", default=["output"], help="names or numbers; default output")
+
+
+@command("train", "cinn", _train_cinn_arguments)
+def train_cinn(options) -> int:
+    """Train a conditional flow for each of a denoiser's layers; writes one model file of them and the autoencoder."""
+    from . import invariance_training
+
+    return _train_on_low_dose(options, invariance_training.train_cinn, invariance_training.CINNSettings,
+                              {"layers": tuple(options.layers)}, {"vae": options.vae, "denoiser": options.denoiser})
+
+
+def _train_on_low_dose(options, train, kind, chosen: dict | None = None, networks: dict | None = None) -> int:
+    """Read the CTs and train with settings of a kind; ``networks`` are files to load, by the names of train's arguments."""
+    from . import denoising
+
     device, first = _process(options)
-    given = {"steps": options.steps} if options.steps else {}
-    settings = denoising.DenoiserSettings(options.architecture, tuple(options.arguments.items()), options.loss,
-                                          seed=options.seed, **given)
+    settings = kind(seed=options.seed, **({"steps": options.steps} if options.steps else {}), **(chosen or {}))
     progress = Lines() if first else Progress()
-    pairs = denoising.read_pairs(options.folder, settings, options.every, progress)
-    features = models.load(options.features, device) if options.features else None
-    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
-    path = denoising.train(pairs, options.output, settings, options.leave_out, checkpoint, features, progress, device)
+    loaded = {name: models.load(path, device) if path else None for name, path in (networks or {}).items()}
+    data = settings if kind is denoising.DenoiserSettings else denoising.DenoiserSettings(seed=options.seed)
+    pairs = denoising.read_pairs(options.folder, data, options.every, progress)
+    path = train(pairs, options.output, settings=settings, leave_out=options.leave_out, progress=progress, device=device,
+                 checkpoint=options.checkpoint or Path(options.output).with_suffix(".checkpoint"), **loaded)
     if first:
         print(path)
     return 0

@@ -22,14 +22,15 @@ from torch.nn import functional as F
 from . import models, networks, volumes
 from .layers import UpTo
 from .low_dose import LowDoseSettings, noise_image
-from .mrflow import Group
 from .results import Progress, Table
 from .synthetic_ct import SOURCES, read_people
+from .training import Group
 from .volumes import Volume
 
 # The published networks' units: (HU + 1024 - 481.454...) / 502.185...
 LOW_HU = 481.45419786099086 - 1024
 CHANNEL = models.Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
+LOW_DOSE_SOURCES = SOURCES.replace("The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs.")
 INTENDED_USE = (
     "Research and demonstration only, not for diagnosis or treatment. It was trained on a handful of CT scans with SIMULATED low "
     "dose, so that its invariances can be looked at; it was not made to improve images."
@@ -339,7 +340,6 @@ def make_card(settings: DenoiserSettings, people: list[str], leave_out: str | No
     return models.Card(
         name=f"CT denoiser {settings.architecture}, {settings.loss}", version="1", architecture=settings.architecture,
         arguments=dict(settings.arguments), inputs=(CHANNEL,), outputs=(CHANNEL,), dimensions=2, orientation="LPS",
-        spacing_mm=(0.5, 3.5), size_multiple=1, trained_on=tuple(people), sources=SOURCES.replace(
-            "The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs."),
+        spacing_mm=(0.5, 3.5), size_multiple=1, trained_on=tuple(people), sources=LOW_DOSE_SOURCES,
         licence="MIT", intended_use=INTENDED_USE, quality=quality,
         training={**values, "left out": leave_out or "nobody"}, task="denoising")

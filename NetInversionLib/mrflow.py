@@ -23,7 +23,6 @@ to a margin above the good ones); Theis, van den Oord & Bethge, arXiv:1511.01844
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,13 +30,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, distributed
+from torch import Tensor
 
 from . import models, mr, networks, volumes
 from .edges import edge_map
 from .networks.flow import ConditionalFlow, _log_prob
 from .networks.mrflow import MRFlow
 from .results import Progress
+from .training import Group
 from .volumes import Volume
 
 # Slices are stacked along axis n of arrays [k, j, i] in RAS axes.
@@ -328,44 +328,6 @@ def _smooth(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 # Training -----------------------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Group:
-    """The processes that train together (``torchrun`` starts them and tells each its place), or just this one."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def joined(cls, device: torch.device) -> Group:
-        """This process' group, from torchrun's environment; alone without it."""
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            return cls()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(distributed.get_rank(), distributed.get_world_size())
-
-    def leave(self) -> None:
-        """Wait for the others, then part."""
-        if self.size > 1:
-            distributed.barrier()
-            distributed.destroy_process_group()
-
-    def share(self, *batch: Tensor) -> list[Tensor]:
-        """This process' part of a batch."""
-        return [part[self.rank :: self.size] for part in batch]
-
-    def average(self, tensors: list[Tensor]) -> None:
-        """Replace each by its mean over the processes; the same bits everywhere."""
-        if self.size > 1 and tensors:
-            flat = torch.cat([t.flatten() for t in tensors])
-            distributed.all_reduce(flat)
-            flat /= self.size
-            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
-                tensor.copy_(part.view_as(tensor))
-
 
 def train(
     cases: list[Case],

@@ -41,4 +41,4 @@ def build(name: str, /, **arguments) -> nn.Module:
         raise ValueError(f"architecture {name!r} does not take these arguments: {error}") from error
 
 
-from . import cinn, corrector, denoisers, flow, mrflow, unet, vae  # noqa: E402, F401  (register themselves)
+from . import cinn, corrector, denoisers, flow, mrflow, sampler, unet, vae  # noqa: E402, F401  (register themselves)

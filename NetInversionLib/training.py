@@ -1,0 +1,132 @@
+"""What every training has in common: processes side by side, checkpoints, learning rates, running means of the weights."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together (``torchrun`` starts them and tells each its place), or just this one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def joined(cls, device: torch.device) -> Group:
+        """This process' group, from torchrun's environment; alone without it."""
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def leave(self) -> None:
+        """Wait for the others, then part."""
+        if self.size > 1:
+            distributed.barrier()
+            distributed.destroy_process_group()
+
+    def share(self, *batch: Tensor) -> list[Tensor]:
+        """This process' part of a batch."""
+        return [part[self.rank :: self.size] for part in batch]
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each by its mean over the processes; the same bits everywhere."""
+        if self.size > 1 and tensors:
+            flat = torch.cat([t.flatten() for t in tensors])
+            distributed.all_reduce(flat)
+            flat /= self.size
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+                tensor.copy_(part.view_as(tensor))
+
+
+class State:
+    """Networks and optimisers in training with their step and history: all that a checkpoint holds.
+
+    Args:
+        settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step of the running mean.
+        names: Of what is trained on; a checkpoint of other names or settings is refused.
+        network: The network whose weights are averaged.
+        parts: Other networks, and the optimisers, by name.
+    """
+
+    def __init__(self, settings, names: list[str], network: nn.Module, **parts):
+        self.settings, self.names, self.network = settings, sorted(set(names)), network
+        self.parts = {"network": network, **parts}
+        self.step, self.history = 0, []
+        self.mean = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+
+    @property
+    def rate(self) -> float:
+        """The learning rate now: it rises over the first twentieth of the steps and falls as half a cosine."""
+        s = self.settings
+        return s.learning_rate * min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
+
+    def update(self, optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], loss: Tensor, group: Group,
+               clip: float | None = None) -> None:
+        """One step of an optimiser with the gradients' mean over the processes.
+
+        Raises:
+            ValueError: The loss is not finite; the weights stay as they were.
+        """
+        if not torch.isfinite(loss):
+            raise ValueError(f"training went astray at step {self.step}: start afresh with a lower learning rate")
+        for setting in optimiser.param_groups:
+            setting["lr"] = self.rate
+        optimiser.zero_grad()
+        loss.backward(inputs=weights)
+        group.average([w.grad for w in weights if w.grad is not None])
+        if clip is not None:
+            nn.utils.clip_grad_norm_(weights, clip)
+        optimiser.step()
+
+    def stepped(self) -> None:
+        """Count a step, and let the running mean follow the weights."""
+        self.step += 1
+        decay = min(self.settings.average, self.step / (self.step + 10))
+        for name, weight in self.network.named_parameters():
+            self.mean[name].lerp_(weight.detach(), 1 - decay)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The network's state with the running means as weights."""
+        return {**self.network.state_dict(), **self.mean}
+
+    def save(self, path: Path | str) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        torch.save({"settings": plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
+                    "mean": self.mean, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
+        part.replace(path)
+
+    def load(self, path: Path | str) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: It belongs to another training.
+        """
+        kept = torch.load(path, map_location=next(self.network.parameters()).device, weights_only=True)
+        if kept["settings"] != plain(self.settings) or kept["names"] != self.names:
+            raise ValueError(f"{path} belongs to a training with other settings or people; delete it to start afresh")
+        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
+        for name, part in self.parts.items():
+            part.load_state_dict(kept[name])
+
+
+def plain(settings) -> dict:
+    """A dataclass as JSON values: tuples as lists."""
+    return {name: _listed(value) for name, value in asdict(settings).items()}
+
+
+def _listed(value):
+    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value
