@@ -108,7 +108,8 @@ def train_vae(pairs: list[Pair], output: Path | str, settings: VAESettings = VAE
     group = _joined(settings, device)
     torch.manual_seed(settings.seed)
     vae = VAE(**dict(settings.arguments)).to(device)
-    critic = Critic(condition_channels=0, width=settings.critic_width).to(device)
+    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
+    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
     state = State(settings, [p.person for p in training], vae, critic=critic,
                   optimiser=torch.optim.Adam(vae.parameters(), settings.learning_rate, betas=(0.5, 0.999)),
                   critic_optimiser=torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.9)))
@@ -156,9 +157,10 @@ def train_cinn(pairs: list[Pair], output: Path | str, vae: models.Model, denoise
         vae: From ``train_vae``. denoiser: The network whose layers condition the flows; the card names its SHA-256.
 
     Raises:
-        ValueError, LayerError: As ``train_vae``; the denoiser lacks a layer.
+        ValueError, LayerError: As ``train_vae``; a network of another kind; the denoiser lacks a layer.
     """
     training, apart = _split(pairs, leave_out)
+    _check_networks(vae, denoiser)
     group = _joined(settings, device)
     autoencoder = vae.network.to(device).vae
     parts = {part.layer: part for part in (UpTo(denoiser.network.to(device), layer, torch.zeros(1, 1, 64, 64, device=device))
@@ -168,58 +170,79 @@ def train_cinn(pairs: list[Pair], output: Path | str, vae: models.Model, denoise
     arguments = {layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()}
     torch.manual_seed(settings.seed)
     flows = nn.ModuleList(CINN(**a) for a in arguments.values()).to(device)
-    state = State(settings, [p.person for p in training], flows, optimiser=torch.optim.Adam(flows.parameters(),
-                                                                                            settings.learning_rate))
 
-    def bits(flows: nn.ModuleList, x: Tensor, noise: Tensor) -> Tensor:
-        """(layers,) mean negative log-likelihood, bits per latent."""
+    def batch(pairs: list[Pair], step: int, group: Group = Group()) -> tuple[Tensor, list[Tensor]]:
+        """Latents and what every layer makes of their images."""
+        x, noise = (part.to(device) for part in group.share(*_images_and_noise(pairs, settings, step, autoencoder)))
         with torch.no_grad():
             mean, log_variance = autoencoder.encode(x)
-            latents = mean + (log_variance / 2).exp() * noise
-            activations = [part(x) for part in parts.values()]
-        size = tuple(latents.shape[2:]) if autoencoder.spatial else None
-        found = [flow.log_prob(latents, flow.embed(z, size)).mean() for flow, z in zip(flows, activations)]
-        return -torch.stack(found) / (latents[0].numel() * math.log(2))
+            return mean + (log_variance / 2).exp() * noise, [part(x) for part in parts.values()]
 
-    def advance() -> float:
-        batch = _images_and_noise(training, settings, state.step, autoencoder)
-        if state.step == 0:  # every ActNorm is set from the whole first batch, the same in every process
-            with torch.no_grad():
-                bits(flows.train(), *(part.to(device) for part in batch))
-            state.mean = {name: weight.detach().clone() for name, weight in flows.named_parameters()}
-        loss = bits(flows.train(), *(part.to(device) for part in group.share(*batch))).mean()
-        state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
-        return float(loss.detach())
-
-    def averaged() -> Sampler:
+    def averaged(state: State) -> Sampler:
         sampler = Sampler(vae.card.arguments["vae"], arguments)
         sampler.vae.load_state_dict(autoencoder.state_dict())
         sampler.flows.load_state_dict(state.averaged())
         return sampler.to(device).eval().requires_grad_(False)
 
     def judged(sampler: Sampler, pairs: list[Pair]) -> Tensor:
-        with torch.no_grad():
-            found = [bits(sampler.flows, *(part.to(device) for part in _images_and_noise(pairs, settings, n, autoencoder)))
-                     for n in range(HELD_OUT_BATCHES)]
-        return torch.stack(found).mean(0)
+        return torch.stack([bits_per_latent(sampler.flows, *batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]).mean(0)
 
-    def judge() -> float:
-        return float(judged(averaged(), apart).mean())
+    def judge(state: State) -> float:
+        return float(judged(averaged(state), apart).mean()) if apart else math.nan
 
-    _run(state, advance, judge if apart else None, ("bits per latent", "held-out bits per latent"), group, checkpoint, progress)
+    people = sorted({pair.person for pair in training})
+    state = fit_flows(flows, lambda step, group: batch(training, step, group), settings, [*people, denoiser.sha256, vae.sha256],
+                      group, checkpoint, judge, progress)
     if group.rank == 0:
-        sampler = averaged()
+        sampler = averaged(state)
         quality = {}
         for who, title in _people(pairs, leave_out).items():
             values = judged(sampler, [p for p in pairs if p.person == who])
             quality |= {f"{title}, layer {layer} (bits per latent)": float(value) for layer, value in zip(parts, values)}
         card = _card(f"Invariances of {denoiser.card.name}", {"vae": vae.card.arguments["vae"], "flows": arguments}, settings,
-                     state.names, leave_out, {**vae.card.quality, **quality})
+                     people, leave_out, {**vae.card.quality, **quality})
         card = replace(card, training={**card.training, "denoiser": denoiser.card.name, "denoiser SHA-256": denoiser.sha256,
                                        "autoencoder SHA-256": vae.sha256})
         models.save(output, sampler.cpu(), card)
     group.leave()
     return Path(output)
+
+
+def fit_flows(flows: nn.ModuleList, batch: Callable[[int, Group], tuple[Tensor, list[Tensor]]], settings, names: list[str],
+              group: Group = Group(), checkpoint: Path | str | None = None, judge: Callable[[State], float] | None = None,
+              progress: Progress = Progress()) -> State:
+    """Train flows by the likelihood of latents given conditions; all ActNorms are set from the first batch.
+
+    Args:
+        flows: Of the class ``CINN``.
+        batch: Of a step and the processes: this one's part of latents, and of each flow's conditions z.
+        settings: With ``steps``, ``learning_rate``, ``average`` and ``checkpoint_every``.
+        names: Of all that the training depends on beside the settings.
+        judge: A figure of held-out people, lower is better.
+
+    Returns:
+        The trained state; its ``averaged()`` are the weights to use.
+    """
+    state = State(settings, names, flows, optimiser=torch.optim.Adam(flows.parameters(), settings.learning_rate))
+
+    def advance() -> float:
+        if state.step == 0:  # from the whole first batch, the same in every process
+            with torch.no_grad():
+                bits_per_latent(flows.train(), *batch(0, Group()))
+            state.mean = {name: weight.detach().clone() for name, weight in flows.named_parameters()}
+        loss = bits_per_latent(flows.train(), *batch(state.step, group)).mean()
+        state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
+        return float(loss.detach())
+
+    _run(state, advance, (lambda: judge(state)) if judge else None, ("bits per latent", "held-out bits per latent"), group,
+         checkpoint, progress)
+    return state
+
+
+def bits_per_latent(flows: nn.ModuleList, latents: Tensor, conditions: list[Tensor]) -> Tensor:
+    """(flows,) mean negative log2 of each flow's density of the latents given its condition, over the number of latents."""
+    found = [flow.log_prob(latents, flow.embed(z, tuple(latents.shape[2:]) or None)).mean() for flow, z in zip(flows, conditions)]
+    return -torch.stack(found) / (latents[0].numel() * math.log(2))
 
 
 # Pieces -------------------------------------------------------------------------------------------------------------
@@ -257,6 +280,15 @@ def _split(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], list[P
         known = ", ".join(sorted({pair.person for pair in pairs}))
         raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
     return training, [pair for pair in pairs if pair.person == leave_out]
+
+
+def _check_networks(vae: models.Model, denoiser: models.Model) -> None:
+    if vae.card.architecture != "ct_sampler" or vae.network.vae.condition_channels or vae.network.vae.image_channels != 1:
+        raise ValueError(f"{vae.path.name} holds no autoencoder made by 'train vae'")
+    scales = [(c.low, c.high) for c in denoiser.card.inputs]
+    if scales != [(CHANNEL.low, CHANNEL.high)] or denoiser.card.dimensions != 2:
+        raise ValueError(f"{denoiser.path.name} does not take CT slices in units as 'train denoiser' does: one image, 0 at "
+                         f"{CHANNEL.low:.1f} HU, 1 at {CHANNEL.high:.1f} HU")
 
 
 def _people(pairs: list[Pair], leave_out: str | None) -> dict[str, str]:

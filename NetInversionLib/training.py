@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class State:
 
     Args:
         settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step of the running mean.
-        names: Of what is trained on; a checkpoint of other names or settings is refused.
+        names: Of people and networks trained on; a checkpoint of other names or settings is refused.
         network: The network whose weights are averaged.
         parts: Other networks, and the optimisers, by name.
     """
@@ -115,9 +116,14 @@ class State:
         Raises:
             ValueError: It belongs to another training.
         """
-        kept = torch.load(path, map_location=next(self.network.parameters()).device, weights_only=True)
-        if kept["settings"] != plain(self.settings) or kept["names"] != self.names:
-            raise ValueError(f"{path} belongs to a training with other settings or people; delete it to start afresh")
+        try:
+            kept = torch.load(path, map_location=next(self.network.parameters()).device, weights_only=True)
+            same = kept["settings"] == plain(self.settings) and kept["names"] == self.names
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no checkpoint of a training; choose another name") from error
+        if not same:
+            raise ValueError(f"{path} belongs to a training with other settings or people, or of other networks; delete it to "
+                             "start afresh")
         self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
         for name, part in self.parts.items():
             part.load_state_dict(kept[name])
