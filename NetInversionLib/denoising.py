@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from . import models, networks, volumes
 from .layers import UpTo
-from .low_dose import LowDoseSettings, noise_image
+from .low_dose import LowDoseSettings, exposed, noise_image
 from .results import Progress, Table
 from .synthetic_ct import SOURCES, read_people
 from .training import Group
@@ -50,7 +50,9 @@ class DenoiserSettings:
         perceptual: Weight of the perceptual term beside the critic's ("wgan").
         critic_steps: Of the critic for each of the generator.
         dose: Range of dose fractions drawn from, one per slice.
-        photons, electronic, views: As in ``low_dose.LowDoseSettings``.
+        noise_hu: Standard deviation of the noise added inside the body, at the middle of these doses; ``low_dose.exposed``
+            finds the photons for each volume's middle slice.
+        electronic, views: As in ``low_dose.LowDoseSettings``.
         seed: Everything random follows from it and the step's number. checkpoint_every: Steps between checkpoints.
     """
 
@@ -65,7 +67,7 @@ class DenoiserSettings:
     perceptual: float = 1.0
     critic_steps: int = 2
     dose: tuple[float, float] = (0.1, 0.25)
-    photons: float = 1.5e5
+    noise_hu: float = 40.0
     electronic: float = 10.0
     views: int = 360
     seed: int = 0
@@ -108,10 +110,11 @@ def pairs_of(ct: Volume, person: str, settings: DenoiserSettings, every: int = 1
         raise ValueError(f"{ct.name} holds no air (lowest value {float(hu.min()):g}): is it a CT in HU?")
     rng = np.random.default_rng([settings.seed, number])
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    middle = LowDoseSettings(math.sqrt(math.prod(settings.dose)), electronic=settings.electronic, views=settings.views)
+    middle = exposed(hu[len(hu) // 2][None], axial.spacing_mm[:2], middle, settings.noise_hu)
     pairs = []
     for image in hu:
-        dose = float(np.exp(rng.uniform(*np.log(settings.dose))))
-        how = LowDoseSettings(dose, settings.photons, settings.electronic, settings.views)
+        how = replace(middle, dose=float(np.exp(rng.uniform(*np.log(settings.dose)))))
         noise = noise_image(image[None], axial.spacing_mm[:2], how, generator)[0]
         pairs.append(Pair(person, image.numpy(), noise.numpy()))
     return pairs

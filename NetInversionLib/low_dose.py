@@ -17,7 +17,7 @@ al., IEEE TMI 2024;43:745) for I0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ HU_LOW, HU_HIGH = -1024.0, 3071.0  # what scanners write; lower values are paddi
 FEWEST_PHOTONS = 0.1
 SLICES_AT_ONCE = 4
 COARSER = 4
+BODY_HU = -500.0
+MANY_PHOTONS = 1e8  # where exposure control begins
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,27 @@ def noise_image(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSe
     attenuation = WATER_PER_MM * (1 + hu / 1000).clamp(min=0)
     noise = projection_noise(line_integrals(attenuation, spacing_mm, settings.views), settings, generator)
     return back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff) * (1000 / WATER_PER_MM)
+
+
+def exposed(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings, noise_hu: float) -> LowDoseSettings:
+    """The settings with so many photons that the noise added inside the body is ``noise_hu`` strong, as exposure control does.
+
+    Thick bodies take more photons than thin ones: one I0 for all would leave some without noise and starve others.
+
+    Args:
+        hu: Slices (slices, J, I), HU. noise_hu: Standard deviation of the noise added, HU; reached within a tenth or so.
+
+    Raises:
+        ValueError: There is no body (no voxel above -500 HU).
+    """
+    body = hu > BODY_HU
+    if not body.any():
+        raise ValueError("these slices hold no body (nothing above -500 HU): choose others")
+    found = replace(settings, photons=MANY_PHOTONS)
+    for power in (2, 1, 1, 1):  # noise falls with the root of the photons; faster, once too few of them arrive
+        noise = noise_image(hu, spacing_mm, found, torch.Generator().manual_seed(settings.seed))
+        found = replace(found, photons=found.photons * (float(noise[body].std()) / noise_hu) ** power)
+    return found
 
 
 class FreshNoise:

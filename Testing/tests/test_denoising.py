@@ -19,8 +19,7 @@ from NetInversionLib.cli import main
 from NetInversionLib.denoising import DenoiserSettings, Pair, draw_batch, pairs_of
 from NetInversionLib.volumes import Volume
 
-# Few photons: so small a body hardly weakens the beam.
-SMALL = DenoiserSettings("redcnn", (("out_ch", 4),), steps=12, batch=4, patch=24, views=30, photons=2e3, checkpoint_every=5)
+SMALL = DenoiserSettings("redcnn", (("out_ch", 4),), steps=12, batch=4, patch=24, views=30, noise_hu=150.0, checkpoint_every=5)
 
 
 def made_up_ct(seed=0, slices=3, size=48):

@@ -9,7 +9,16 @@ from skimage.transform import iradon, radon
 from toy_models import LPS, random_matrix
 
 from NetInversionLib import low_dose, volumes
-from NetInversionLib.low_dose import LowDoseSettings, back_project, line_integrals, project, projection_noise, simulate_low_dose
+from NetInversionLib.low_dose import (
+    LowDoseSettings,
+    back_project,
+    exposed,
+    line_integrals,
+    noise_image,
+    project,
+    projection_noise,
+    simulate_low_dose,
+)
 from NetInversionLib.volumes import Volume
 
 
@@ -129,6 +138,20 @@ def test_fresh_noise_of_a_window_is_that_of_the_slice_and_has_all_of_the_varianc
     many = source.draw(40, torch.Generator().manual_seed(2), window)
     added = low_dose.noise_image(hu.expand(40, -1, -1), (1.0, 1.0), settings, torch.Generator().manual_seed(3))
     assert float(many.var() / added[(slice(None), *window)].var()) == pytest.approx(2, rel=0.1)
+
+
+@pytest.mark.parametrize("spacing, noise_hu", [(1.0, 20.0), (4.0, 20.0), (4.0, 60.0)])
+def test_exposure_control_gives_thin_and_thick_bodies_the_noise_asked_for(spacing, noise_hu):
+    hu = torch.from_numpy(water(slices=1).array)
+    settings = exposed(hu, (spacing, spacing), LowDoseSettings(dose=0.25, views=60), noise_hu)
+    noise = noise_image(hu, (spacing, spacing), settings, torch.Generator().manual_seed(7))
+    assert float(noise[hu > -500].std()) == pytest.approx(noise_hu, rel=0.15)
+    assert (settings.dose, settings.views) == (0.25, 60)
+
+
+def test_exposure_control_needs_a_body():
+    with pytest.raises(ValueError, match="no body"):
+        exposed(torch.full((1, 16, 16), -1000.0), (1.0, 1.0), LowDoseSettings(views=30), 20.0)
 
 
 def test_full_dose_adds_nothing_and_the_same_seed_the_same():
