@@ -129,7 +129,8 @@ def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tupl
     people = sorted({pair.person for pair in pairs})
     size, low, normal = settings.patch, [], []
     while len(low) < settings.batch:
-        mine = [pair for pair in pairs if pair.person == people[rng.integers(len(people))]]
+        person = people[rng.integers(len(people))]
+        mine = [pair for pair in pairs if pair.person == person]
         pair = mine[rng.integers(len(mine))]
         corner = [int(rng.integers(max(1, n - size + 1))) for n in pair.normal.shape]
         window = tuple(slice(c, c + size) for c in corner)
