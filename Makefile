@@ -14,7 +14,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 test: $(READY)  ## run the tests; ARGS="-k volumes" passes options to pytest
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses logical --dist loadfile $(ARGS)
 
 demo: $(READY)  ## run the modules on real images; DATA=folder takes your own volumes
 	$(RUN) Testing/demo.py $(if $(DATA),--data "$(DATA)")
