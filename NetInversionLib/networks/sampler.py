@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import register
 from .cinn import CINN
@@ -46,8 +47,11 @@ class Sampler(nn.Module):
         self.size_multiple = self.vae.size_multiple
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The autoencoder: D(E(x)), with the posterior's mean."""
-        return self.vae(x, condition)[0]
+        """The autoencoder: D(E(x)), with the posterior's mean; any size where latents are maps."""
+        height, width = x.shape[2:]
+        margin = (0, -width % self.size_multiple, 0, -height % self.size_multiple) if self.vae.spatial else (0, 0, 0, 0)
+        x, condition = (t if t is None or not any(margin) else F.pad(t, margin, mode="replicate") for t in (x, condition))
+        return self.vae(x, condition)[0][..., :height, :width]
 
     def flow(self, layer: str) -> CINN:
         """The flow of a layer.
@@ -59,20 +63,28 @@ class Sampler(nn.Module):
             raise ValueError(f"no flow was trained for layer {layer!r}; there are flows for {', '.join(self.layers) or 'none'}")
         return self.flows[self.layers.index(layer)]
 
-    def given(self, layer: str, z: Tensor, condition: Tensor | None = None) -> Callable[[int, torch.Generator | None], Tensor]:
+    def given(self, layer: str, z: Tensor, condition: Tensor | None = None,
+              size: tuple[int, int] | None = None) -> Callable[[int, torch.Generator | None], Tensor]:
         """A function of (count, generator) that draws images (count, image_channels, H, W) which the layer sees as z.
 
         What depends on z alone is computed here, once.
 
         Args:
-            z: (1, C, H, W), the layer's activations at the image's size; sides are multiples of ``size_multiple``, or, where
-                latents are vectors, the autoencoder's size.
+            z: (1, C, H, W), the layer's activations.
             condition: What the autoencoder sees beside the image, if it does.
+            size: (H, W) of the images, multiples of ``size_multiple``; by default z's. Where latents are vectors the autoencoder
+                has a size of its own, and this is not used.
+
+        Raises:
+            ValueError: No flow for this layer, or z or size does not fit.
         """
-        flow = self.flow(layer)
-        size = tuple(n // self.size_multiple for n in z.shape[2:]) if self.vae.spatial else None
+        flow, size = self.flow(layer), tuple(size or z.shape[2:])
+        if len(z) != 1 or (self.vae.spatial and any(n % self.size_multiple for n in size)):
+            raise ValueError(f"one image's activations, and images whose sides are multiples of {self.size_multiple}, are "
+                             f"needed; the activations' shape is {tuple(z.shape)}, the images' {size}")
+        latent_size = tuple(n // self.size_multiple for n in size) if self.vae.spatial else None
         with torch.no_grad():
-            prepared = flow.prepared(flow.embed(z, size))
+            prepared = flow.prepared(flow.embed(z, latent_size))
 
         def draw(count: int, generator: torch.Generator | None = None) -> Tensor:
             with torch.no_grad():
