@@ -21,7 +21,7 @@ from .harmonize_settings import Settings
 from .models import Model
 from .mr import Scan
 from .networks.mrflow import MRFlow
-from .results import Curve, Progress, Result, Table
+from .results import Curve, Part, Progress, Result, Table
 from .tone_field import ToneField
 from .volumes import Volume
 
@@ -153,7 +153,7 @@ def restyle(scan: Scan, raw: np.ndarray, network: MRFlow, settings: Settings, mo
         change, trace = _free_form(scan, scan, flow, settings, model, None, progress)
         return Restyled(np.where(shines, np.maximum(raw + change, 0), raw), None, trace)
     progress.report(0.05, "Estimating tone curve and fields")
-    tone = corrector.estimate(scan, network, progress=_Part(progress, 0.05, 0.7))
+    tone = corrector.estimate(scan, network, progress=Part(progress, 0.05, 0.7))
     image = np.where(shines, np.maximum(tone.apply(raw, scan.volume.ijk_to_ras, shines), 0), raw)
     if settings.strength == 0:
         return Restyled(image, tone, {})
@@ -178,19 +178,9 @@ def _free_form(start: Scan, source: Scan, flow, settings: Settings, model: Model
         trace.setdefault(orientation, []).append(ncc)
         progress.point(f"correlation, {orientation}", iteration, ncc)
 
-    refined = free_form.refine(*tensors, flow, settings, radius, _Part(progress, 0.1, 0.8), step)
+    refined = free_form.refine(*tensors, flow, settings, radius, Part(progress, 0.1, 0.8), step)
     change = grids[0].volume.with_array(refined.cpu().numpy() - grids[0].image)
     return volumes.resample(change, start.volume, fill=0).array, trace
-
-
-class _Part(Progress):
-    """Progress of a part of the run, told as progress of the whole."""
-
-    def __init__(self, whole: Progress, first: float, last: float):
-        self.whole, self.first, self.last = whole, first, last
-
-    def report(self, fraction: float, message: str) -> None:
-        self.whole.report(self.first + fraction * (self.last - self.first), message)
 
 
 # The figures --------------------------------------------------------------------------------------------------------

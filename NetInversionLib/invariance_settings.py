@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-PROPOSALS = ("noise", "texture")
+from . import models
+
+PROPOSALS = ("noise", "texture", "cinn")
+SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,8 @@ class Settings:
     ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the low-dose volume, or None for everything; slices are the
     network's, axial.
     ``layer``: "output", or a layer's name or number.
-    ``proposals``: any of "noise" (fresh noise of the same dose) and "texture" (random fine structure, ``texture_hu`` strong).
+    ``proposals``: any of "noise" (fresh noise of the same dose), "texture" (random fine structure, ``texture_hu`` strong) and
+    "cinn" (drawn by a sampler, an autoencoder with a conditional flow, which has to be given); several take turns.
     ``samples``: changes tried per slice for the unproven map; ``projected``: how many of them are moved onto the level set;
     ``shown``: how many of each are kept as images.
     ``epsilon_hu``: root-mean-square output change that counts as unnoticed, or None for ``epsilon_noise`` times the noise of the
@@ -86,3 +92,14 @@ class Settings:
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
         return cls(**settings)
+
+
+def samplers_for(denoiser: Path | str) -> dict[Path, models.Card]:
+    """The samplers among ``models.list_models`` that were made for a denoiser's file.
+
+    Raises:
+        OSError: The denoiser's file cannot be read.
+    """
+    identity = hashlib.sha256(Path(denoiser).read_bytes()).hexdigest()
+    return {path: card for path, card in models.list_models().items() if isinstance(card, models.Card)
+            and card.task == SAMPLING and card.training.get("denoiser SHA-256") == identity}

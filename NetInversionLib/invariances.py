@@ -2,16 +2,16 @@
 
     result = invariances({"low_dose": volume}, {"denoiser": model}, Settings())
 
-Changes are proposed (fresh noise of the same dose, random texture), tried as they are, which is the unproven map, and moved onto
-the network's level set (``level_set``), which is the proven one. Source: Eulig, Ommer & Kachelriess, Proc. SPIE 12304, 123040S
-(2022); the projection is this project's own.
+Changes are proposed (fresh noise of the same dose, random texture, draws of a trained sampler), tried as they are, which is the
+unproven map, and moved onto the network's level set (``level_set``), which is the proven one. Source: Eulig, Ommer &
+Kachelriess, Proc. SPIE 12304, 123040S (2022); the projection is this project's own.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -21,18 +21,18 @@ from torch import Tensor
 
 from . import components, devices, invariance_experiments, level_set, volumes
 from . import models as model_files
-from .invariance_settings import Settings
+from .invariance_proposals import Proposer, Sampling, image_noise
+from .invariance_settings import SAMPLING, Settings
 from .layers import UpTo
 from .level_set import LevelSet, Projected, Window
-from .low_dose import FreshNoise, LowDoseSettings
 from .models import Model
-from .results import Progress, Result, Table
+from .results import Part, Progress, Result, Table
 from .volumes import Volume
 
-SAMPLES_AT_ONCE = 16
-RANDOM_PAIRS = 8
+SAMPLES_AT_ONCE, VOXELS_AT_ONCE = 16, 16 * 128 * 128
+RANDOM_PAIRS, FRESH_NOISES = 8, 4
+EVALUATIONS_EACH = 100  # about what projecting a sample takes, beside trying it; for the progress alone
 INTERMEDIATE_EVERY_S = 5.0
-SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
 
 
 def run_task(volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress) -> Result:
@@ -47,8 +47,9 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
 
     Args:
         volumes: "low_dose", CT in HU, any orientation. Optional "segments", whole numbers (``components.segment_table``).
-        models: "denoiser", one input and one output in HU, 2-D. Optional "second", another one, asked about the same proposals;
-            what is found for it has the same keys with " second" behind.
+        models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder with flows trained for it,
+            which proposals of the kind "cinn" need. Optional "second", another denoiser, asked about the same proposals, with a
+            "second sampler" of its own; what is found for it has the same keys with " second" behind.
         settings: See ``Settings``.
         progress: Receives progress, log and intermediate results; may raise ``Cancelled``.
 
@@ -57,21 +58,26 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         image), "std unproven" (standard deviation of all
         proposals), "std proven" (of accepted projected samples, about the patient's image), "share survived" (their ratio),
         "std proven structure" and "std proven noise" (the same by size of structures), "sample <n>" and "proposal <n>",
-        "component <n>" (one standard deviation); tables "proof", "bands" and, as asked for, "components", "segments", "lesions",
-        "spectrum"; curves "detectability", "gains"; facts with settings, model, epsilon and acceptance.
+        "component <n>" (one standard deviation), and with a sampler "vae floor" (what its autoencoder changes by itself, signed);
+        tables "proof", "bands" and, as asked for, "components", "segments", "lesions", "spectrum"; curves "detectability",
+        "gains"; facts with settings, model, epsilon and acceptance.
 
     Raises:
-        ValueError: Volume or model cannot be used, or the region misses the volume; says what to do.
+        ValueError: Volume or model cannot be used, the region misses the volume, or the sampler is not the denoiser's or has
+            no flow for the layer; says what to do.
     """
     device = devices.choose(settings.device, progress.log)
     asked = {" second" if key == "second" else "": _checked(models[key], (settings.layer, *settings.spectrum))
              for key in ("denoiser", "second") if key in models}
+    for model in asked.values():
+        model.network.to(device)
+    samplings = {suffix: _sampling(models.get(f"{suffix} sampler".strip()), model, settings, device)
+                 for suffix, model in asked.items()}
     results: dict[str, Result] = {}
     for suffix, model in asked.items():
-        model.network.to(device)
-        part = _Part(progress, len(results) / len(asked), 1 / len(asked),
-                     lambda one, suffix=suffix: merged({**results, suffix: one}))
-        run = _Run(volumes["low_dose"], model, settings, part, device, volumes.get("segments"))
+        part = Part(progress, len(results) / len(asked), (len(results) + 1) / len(asked),
+                    lambda one, suffix=suffix: merged({**results, suffix: one}))
+        run = _Run(volumes["low_dose"], model, settings, part, device, volumes.get("segments"), samplings[suffix])
         if len(asked) > 1:
             run.label = f", {model.card.name}"
         for k in run.slices:
@@ -80,20 +86,6 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         results[suffix] = run.result(complete=True)
     progress.report(1.0, "Done")
     return merged(results)
-
-
-class _Part(Progress):
-    """A part of the whole way: its fractions are put in their place, its results are completed."""
-
-    def __init__(self, whole: Progress, start: float, share: float, completed: Callable[[Result], Result] | None = None):
-        self.whole, self.start, self.share, self.completed = whole, start, share, completed
-        self.log, self.point = whole.log, whole.point
-
-    def report(self, fraction: float, message: str) -> None:
-        self.whole.report(self.start + self.share * fraction, message)
-
-    def intermediate(self, result: Result) -> None:
-        self.whole.intermediate(self.completed(result) if self.completed else result)
 
 
 def merged(results: dict[str, Result]) -> Result:
@@ -110,6 +102,9 @@ def merged(results: dict[str, Result]) -> Result:
 def _checked(model: Model, layers: tuple[str, ...]) -> Model:
     """The model, if it is a denoiser that has these layers."""
     card = model.card
+    if card.task == SAMPLING:
+        raise model_files.ModelError(f"{card.name!r} is no denoiser but a sampler made for one: choose the denoiser, and this "
+                                     "file as its sampler")
     if len(card.inputs) != 1 or len(card.outputs) != 1 or card.dimensions != 2:
         raise model_files.ModelError(f"{card.name!r} has {len(card.inputs)} inputs and {len(card.outputs)} outputs in "
                                      f"{card.dimensions}-D: a CT denoiser has one of each, slice by slice. Choose another model")
@@ -124,6 +119,16 @@ def _checked(model: Model, layers: tuple[str, ...]) -> Model:
             raise model_files.ModelError(f"{card.name!r} does not run on images of one channel ({error}): choose a CT denoiser"
                                          ) from error
     return model
+
+
+def _sampling(sampler: Model | None, denoiser: Model, settings: Settings, device: torch.device) -> Sampling | None:
+    """The sampler at work, if there is one; where proposals need it there must be."""
+    if sampler is not None:
+        return Sampling(sampler, denoiser, settings.layer, device)
+    if "cinn" in settings.proposals:
+        raise model_files.ModelError(f"proposals 'cinn' are drawn by a sampler, and there is none for {denoiser.card.name!r}: "
+                                     "name one made by 'netinversion train cinn', or choose noise or texture")
+    return None
 
 
 # Moments ------------------------------------------------------------------------------------------------------------
@@ -199,28 +204,32 @@ class _Slice:
 
     deviations: dict[str, Blended]  # by MAPS
     output: Tensor
+    floor: Tensor | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
     components: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class _Tile:
-    """What was found in one tile of a slice so far."""
+    """What was found in one tile of a slice, or in its whole region, so far."""
 
     k: int
     window: Window
     weight: Tensor
     target: LevelSet
-    moments: dict[str, Moments]
+    references: dict[str, float] = field(default_factory=dict)  # headings and values for table "proof"
     measures: list[Tensor] = field(default_factory=list)
     moved: list[Projected] = field(default_factory=list)
     accepted: list[Tensor] = field(default_factory=list)
 
+    def __post_init__(self):
+        self.moments = {key: Moments(self.window.size) for key in MAPS}
+
 
 class _Run:
     def __init__(self, volume: Volume, model: Model, settings: Settings, progress: Progress, device: torch.device,
-                 segments: Volume | None = None):
-        self.model, self.settings, self.progress, self.device = model, settings, progress, device
+                 segments: Volume | None = None, sampling: Sampling | None = None):
+        self.model, self.settings, self.progress, self.device, self.sampling = model, settings, progress, device, sampling
         self.original, self.volume = volume, volumes.reorient(volumes.check(volume), "LPS")
         self.hu = torch.from_numpy(np.ascontiguousarray(self.volume.float32()))
         if float(self.hu.min()) > -500:
@@ -233,6 +242,7 @@ class _Run:
         self.rows: dict[str, list] = {}
         self.tables, self.curves, self.label = {}, {}, ""
         self.current: _Tile | None = None
+        self.headings: list[str] = []  # of the references
         self.segments = None
         if segments is not None:
             same = volumes.resample(segments, self.original, "nearest", 0)
@@ -268,16 +278,25 @@ class _Run:
         return (hu - self.low) / self.scale
 
     def slice(self, k: int) -> None:
-        """One axial slice, tile by tile."""
-        hu, generator = self.hu[k], torch.Generator().manual_seed(self.settings.seed * 100_003 + k)
+        """One axial slice: every proposal is tried on the whole region, then some are projected, tile by tile."""
+        s, hu = self.settings, self.hu[k]
         x0 = self.normalised(hu)[None, None].to(self.device)
-        size = tuple(hu.shape)
-        self.found[k] = _Slice({key: Blended(size) for key in MAPS}, self.denoised(x0))
-        proposer = Proposer(hu, self.volume.spacing_mm[:2], self.settings)
-        every = list(tiles(self.region, self.settings.tile, self.settings.overlap))
-        for number, (tile, weight) in enumerate(every):
+        found = self.found[k] = _Slice({key: Blended(tuple(hu.shape)) for key in MAPS}, self.denoised(x0))
+        whole = self.current = self.tile_of(k, x0, self.region, torch.ones(self.region.size, dtype=torch.float64))
+        proposer = Proposer(hu, self.volume.spacing_mm[:2], self.region, s,
+                            self.sampling.changes(hu, x0, self.region) if self.sampling else None)
+        generator = torch.Generator().manual_seed(s.seed * 100_003 + k)
+        self.share = s.samples / (s.samples + EVALUATIONS_EACH * s.projected)  # of the slice's time
+        self.reference(found, whole, proposer, generator)
+        proposals = self.sample(whole, proposer, generator)
+        every = list(tiles(self.region, s.tile, s.overlap)) if s.projected else []
+        if len(every) != 1:
+            self.finish(whole)
+        for number, (window, weight) in enumerate(every):
+            tile = whole if len(every) == 1 else self.tile_of(k, x0, window, weight)
             self.where = (k, number, len(every))
-            self.tile(k, x0, tile, weight, proposer, generator)
+            self.project(tile, proposals[(slice(None), *window.within(self.region).slices)])
+            self.finish(tile)
         self.done += 1
 
     def denoised(self, x0: Tensor) -> Tensor:
@@ -297,32 +316,69 @@ class _Run:
                                          "image of the same size. Choose another model")
         return output[0, 0].cpu() * self.scale + self.low
 
-    def tile(self, k: int, x0: Tensor, tile: Window, weight: Tensor, proposer: Proposer, generator: torch.Generator) -> None:
-        s, found = self.settings, self.found[k]
-        target = LevelSet(self.model.network, x0, tile, s.layer, self.scale)
-        self.current = now = _Tile(k, tile, weight, target, {key: Moments(tile.size) for key in MAPS})
-        for first in range(0, s.samples, SAMPLES_AT_ONCE):
-            count = min(SAMPLES_AT_ONCE, s.samples - first)
-            self.tell(first / s.samples, f"trying sample {first + 1} of {s.samples}")
-            changes = proposer.draw(count, generator, tile.slices)
-            self.add(now.moments, "unproven", changes)
-            proposals = target.start + (changes / self.scale)[:, None].to(self.device)
-            now.measures.append(target.measure(proposals))
-            wanted = proposals[:max(0, min(count, s.projected - first))]
-            if len(wanted):
-                projected = level_set.project(target, wanted, self.epsilon, s.max_evaluations)
-                now.moved.append(projected)
-                now.accepted.append((projected.images - target.start)[projected.accepted][:, 0].cpu() * self.scale)
-                self.add(now.moments, "proven", now.accepted[-1])
-                self.keep(found, tile, first, proposals, projected)
+    def tile_of(self, k: int, x0: Tensor, window: Window, weight: Tensor) -> _Tile:
+        return _Tile(k, window, weight, LevelSet(self.model.network, x0, window, self.settings.layer, self.scale))
+
+    def reference(self, found: _Slice, whole: _Tile, proposer: Proposer, generator: torch.Generator) -> None:
+        """What the samples' measure is to be compared with: other places, fresh noise, and the autoencoder by itself."""
+        target, hu = whole.target, self.hu[whole.k]
+        whole.references = {
+            f"reference: other places of the slice ({target.units})": self.random_pairs(target, whole.k, generator),
+            f"reference: fresh noise of the same dose ({target.units})":
+                float(self.measured(target, proposer.noise(FRESH_NOISES, generator)).mean())}
+        if self.sampling is not None:
+            floor = self.sampling.floor(hu, self.region)
+            found.floor = torch.zeros_like(hu)
+            found.floor[self.region.slices] = floor
+            changed = f"autoencoder's image, change of the {self.layer_name} ({target.units})"
+            whole.references |= {"autoencoder's error (HU)": float(floor.double().square().mean().sqrt()),
+                                 changed: float(self.measured(target, floor[None]))}
+
+    def measured(self, target: LevelSet, changes: Tensor) -> Tensor:
+        """The measure of changes (N, h, w), HU."""
+        return target.measure(target.start + (changes / self.scale)[:, None].to(self.device))
+
+    def sample(self, whole: _Tile, proposer: Proposer, generator: torch.Generator) -> Tensor:
+        """Try every proposal on the whole region; gives those that are to be projected, as changes (N, h, w), HU."""
+        s, kept = self.settings, []
+        at_once = max(1, min(SAMPLES_AT_ONCE, VOXELS_AT_ONCE // whole.weight.numel()))
+        for first in range(0, s.samples, at_once):
+            count = min(at_once, s.samples - first)
+            self.tell(whole.k, self.share * first / s.samples, f"trying sample {first + 1} of {s.samples}")
+            changes = proposer.draw(first, count, generator)
+            self.add(whole.moments, "unproven", changes)
+            whole.measures.append(self.measured(whole.target, changes))
+            self.keep(whole, "proposal", first, changes)
+            kept.append(changes[:max(0, s.projected - first)].clone())
             self.intermediate()
+        return torch.cat(kept)
+
+    def project(self, tile: _Tile, proposals: Tensor) -> None:
+        """Move proposals, changes (N, h, w) in HU, onto the level set of a tile."""
+        s, target, self.current = self.settings, tile.target, tile
+        k, number, count = self.where
+        for first in range(0, len(proposals), SAMPLES_AT_ONCE):
+            done = (number + first / len(proposals)) / count
+            self.tell(k, self.share + (1 - self.share) * done, f"tile {number + 1} of {count}, projecting")
+            some = target.start + (proposals[first:first + SAMPLES_AT_ONCE] / self.scale)[:, None].to(self.device)
+            projected = level_set.project(target, some, self.epsilon, s.max_evaluations)
+            changes = (projected.images - target.start)[:, 0].cpu() * self.scale
+            accepted = projected.accepted.cpu()
+            tile.moved.append(projected)
+            tile.accepted.append(changes[accepted])
+            self.add(tile.moments, "proven", tile.accepted[-1])
+            self.keep(tile, "sample", first, changes, accepted)
+            self.intermediate()
+
+    def finish(self, tile: _Tile) -> None:
+        """Take a tile into the slice's maps and tables."""
         self.current = None
-        for key, blended in found.deviations.items():
-            blended.add(now.moments[key], tile, weight)
-        if self.where[2] == 1 and s.components and sum(map(len, now.accepted)) > 2:
-            self.principal(k, target, torch.cat(now.accepted))
-        for heading, value in self.row(now, generator).items():
-            self.rows.setdefault(heading, []).append(value)
+        for key, blended in self.found[tile.k].deviations.items():
+            blended.add(tile.moments[key], tile.window, tile.weight)
+        if tile.window == self.region and self.settings.components and sum(map(len, tile.accepted)) > 2:
+            self.principal(tile.k, tile.target, torch.cat(tile.accepted))
+        for column, value in self.row(tile).items():
+            self.rows.setdefault(column, []).append(value)
         self.intermediate()
 
     def add(self, moments: dict[str, Moments], kind: str, changes: Tensor) -> None:
@@ -350,7 +406,7 @@ class _Run:
         s = self.settings
         if s.lesion is not None:
             self.tables["lesions"], self.curves["detectability"] = invariance_experiments.lesion(
-                self.volume, self.model, s, self.epsilon, self.device, _Part(self.progress, 0.9, 0.05))
+                self.volume, self.model, s, self.epsilon, self.device, Part(self.progress, 0.9, 0.95))
             self.intermediate()
         if s.spectrum:
             epsilon = s.epsilon_hu or s.epsilon_noise * image_noise(self.hu[self.k[0]:self.k[1]].numpy())
@@ -358,30 +414,28 @@ class _Run:
             strength = self.found[middle].deviations["unproven"].deviation()
             self.tables["spectrum"], self.curves["gains"] = invariance_experiments.spectra(
                 self.volume, middle, self.region, self.model, s, epsilon, float(np.sqrt(np.nanmean(strength**2))),
-                self.device, _Part(self.progress, 0.95, 0.05))
+                self.device, Part(self.progress, 0.95, 1.0))
 
-    def keep(self, found: _Slice, tile: Window, first: int, proposals: Tensor, projected: Projected) -> None:
+    def keep(self, tile: _Tile, kind: str, first: int, changes: Tensor, wanted: Tensor | None = None) -> None:
         """The first samples as images; where tiles overlap the later one counts (samples are never blended)."""
-        for n in range(min(len(projected.images), self.settings.shown - first)):
-            number = first + n + 1
-            for name, image in ((f"proposal {number}", proposals[n, 0]), (f"sample {number}", projected.images[n, 0])):
-                if name.startswith("sample") and not projected.accepted[n]:
-                    continue
-                whole = found.samples.setdefault(name, self.hu[self.where[0]].clone())
-                whole[tile.slices] = image.cpu() * self.scale + self.low
+        for n in range(min(len(changes), self.settings.shown - first)):
+            if wanted is None or wanted[n]:
+                whole = self.found[tile.k].samples.setdefault(f"{kind} {first + n + 1}", self.hu[tile.k].clone())
+                whole[tile.window.slices] = self.hu[tile.k][tile.window.slices] + changes[n]
 
-    def row(self, now: _Tile, generator: torch.Generator | None) -> dict[str, float | int | str]:
-        """One line of table "proof": what the tile's samples do to the layer, beside a reference (with a generator)."""
+    def row(self, now: _Tile) -> dict[str, float | int | str]:
+        """One line of table "proof": what the samples do to the layer, beside the references; figures that a tile or a whole
+        region has not are not numbers."""
         def mean(values: list[Tensor]) -> float:
             return float(torch.cat(values).double().mean()) if values else float("nan")
 
         k, tile, target, moved = now.k, now.window, now.target, now.moved
         height = float((self.volume.ijk_to_ras @ (0, 0, k, 1.0))[2])
-        reference = self.random_pairs(target, tile, k, generator) if generator else float("nan")
         accepted = [p.accepted for p in moved]
-        return {
+        known = {
             "slice": k, "S (mm)": height, "rows": f"{tile.j0}-{tile.j1 - 1}", "columns": f"{tile.i0}-{tile.i1 - 1}",
-            f"unproven samples, change of the {self.layer_name} ({target.units})": mean(now.measures),
+            f"unproven samples, change of the {self.layer_name} ({target.units})":
+                mean(now.measures or [p.proposed for p in moved]),
             f"projected samples, change ({target.units})": mean([p.measure for p in moved]),
             f"largest accepted ({target.units})": max((float(p.measure[p.accepted].max()) for p in moved if p.accepted.any()),
                                                       default=float("nan")),
@@ -389,30 +443,27 @@ class _Run:
             "input change before (HU)": mean([p.change_before for p in moved]) * self.scale,
             "input change after (HU)": mean([p.change_after for p in moved]) * self.scale,
             "survived (%)": 100 * mean([p.survived[p.accepted] for p in moved]),
-            f"reference: other places of the slice ({target.units})": reference,
             "evaluations per sample": mean([p.evaluations for p in moved]),
         }
+        if now.references:
+            self.headings = list(now.references)
+        return known | {heading: now.references.get(heading, float("nan")) for heading in self.headings}
 
-    def random_pairs(self, target: LevelSet, tile: Window, k: int, generator: torch.Generator) -> float:
-        """The measure when the region shows another place of the slice: what two unrelated images differ by."""
-        h, w = tile.size
-        rows, columns = self.hu.shape[1] - h, self.hu.shape[2] - w
-        if rows + columns == 0:
-            return float("nan")
-        patches = []
-        for _ in range(RANDOM_PAIRS):
-            j, i = (int(torch.randint(n + 1, (1,), generator=generator)) for n in (rows, columns))
-            patches.append(self.hu[k, j:j + h, i:i + w])
-        return float(target.measure(self.normalised(torch.stack(patches))[:, None].to(self.device)).mean())
+    def random_pairs(self, target: LevelSet, k: int, generator: torch.Generator) -> float:
+        """The measure when the region shows another place of the slice: what two unrelated images differ by.
+
+        Beyond the slice's edges comes its other side, so that there are other places however large the region is.
+        """
+        shifts = [[int(torch.randint(1, n, (1,), generator=generator)) for n in self.hu.shape[1:]] for _ in range(RANDOM_PAIRS)]
+        patches = torch.stack([self.hu[k].roll(shift, (0, 1))[target.region.slices] for shift in shifts])
+        return float(target.measure(self.normalised(patches)[:, None].to(self.device)).mean())
 
     @property
     def layer_name(self) -> str:
         return "output" if self.settings.layer == "output" else f"layer {self.settings.layer}"
 
-    def tell(self, share: float, words: str) -> None:
-        k, number, count = self.where
-        done = (self.done + (number + share) / count) / len(self.slices)
-        self.progress.report(0.9 * done, f"Slice {k}, tile {number + 1} of {count}: {words}")
+    def tell(self, k: int, share: float, words: str) -> None:
+        self.progress.report(0.9 * (self.done + share) / len(self.slices), f"Slice {k}: {words}")
 
     def intermediate(self) -> None:
         if time.monotonic() - self.saved > INTERMEDIATE_EVERY_S:
@@ -424,12 +475,13 @@ class _Run:
     def result(self, complete: bool) -> Result:
         model, s = self.model, self.settings
         rows = {heading: list(values) for heading, values in self.rows.items()}
-        for heading, value in self.row(self.current, None).items() if self.current else ():
+        for heading, value in self.row(self.current).items() if self.current else ():
             rows.setdefault(heading, []).append(value)
         accepted = np.nansum(np.array(rows.get("accepted (%)", [])) / 100 * np.array(rows.get("projected", [])))
         tried = sum(rows.get("projected", []))
         result = Result(facts={
             "complete": complete, "settings": asdict(s), "model": model.facts(), "epsilon": self.epsilon,
+            **({"sampler": self.sampling.facts} if self.sampling else {}),
             "epsilon_units": "relative" if s.layer != "output" else "HU", "accepted": int(accepted), "projected": int(tried),
             "device": devices.describe(self.device), "versions": devices.versions(self.device),
             "slices_done": self.done, "slices": len(self.slices)})
@@ -444,6 +496,9 @@ class _Run:
                           where=np.nan_to_num(deviations["unproven"]) > 0)
         self.put(result, "share survived", np.nan_to_num(share), "spread", f"{name} share of the change that survived{partial}",
                  units="")
+        if self.sampling is not None:
+            floor = self.assemble(lambda f: f.floor, 0.0)
+            self.put(result, "vae floor", floor, "difference", f"{name} error of the autoencoder alone{partial}")
         for key in sorted({key for found in self.found.values() for key in found.components}):
             array = self.assemble(lambda f, key=key: f.components.get(key), 0.0)
             self.put(result, key, array, "difference", f"{name} {key}{partial}")
@@ -480,51 +535,3 @@ class _Run:
     def put(self, result: Result, key: str, array: np.ndarray, role: str, name: str, units: str = "HU") -> None:
         volume = self.volume.with_array(array, name=name + self.label, units=units)
         result.volumes[key], result.roles[key] = volumes.reorient_like(volume, self.original), role
-
-
-# Proposals ----------------------------------------------------------------------------------------------------------
-
-class Proposer:
-    """Draws changes of one slice, in HU: fresh noise of the same dose, random texture, or both in turn."""
-
-    def __init__(self, hu: Tensor, spacing_mm: tuple[float, float], settings: Settings):
-        self.hu, self.settings, self.factor = hu, settings, 1.0
-        noise = LowDoseSettings(dose=settings.dose, photons=settings.photons, electronic=settings.electronic)
-        self.noise = FreshNoise(hu, spacing_mm, noise) if "noise" in settings.proposals else None
-        if self.noise is not None and settings.match_noise:
-            drawn = self.noise.draw(1, torch.Generator().manual_seed(settings.seed))[0]
-            there, made = image_noise(hu[None].numpy()), image_noise(drawn[None].numpy(), hu[None].numpy())
-            self.factor = there / made if made > 0 and there > 0 else 1.0
-
-    def draw(self, count: int, generator: torch.Generator, window: tuple[slice, slice]) -> Tensor:
-        """(count, h, w) changes in HU inside a window (rows, columns)."""
-        kinds = self.settings.proposals
-        each = [count // len(kinds) + (n < count % len(kinds)) for n in range(len(kinds))]
-        parts = [self._noise(n, generator, window) if kind == "noise" else self._texture(n, generator, window)
-                 for kind, n in zip(kinds, each) if n]
-        return torch.cat(parts)
-
-    def _noise(self, count: int, generator: torch.Generator, window: tuple[slice, slice]) -> Tensor:
-        return self.factor * self.noise.draw(count, generator, window)
-
-    def _texture(self, count: int, generator: torch.Generator, window: tuple[slice, slice]) -> Tensor:
-        """Band-passed noise, two to five voxels per period, root mean square ``texture_hu``; none in air."""
-        h, w = self.hu[window].shape
-        white = torch.randn(count, h, w, generator=generator)
-        radius = torch.hypot(torch.fft.fftfreq(h)[:, None], torch.fft.rfftfreq(w)[None])
-        images = torch.fft.irfft2(torch.fft.rfft2(white) * ((radius > 0.2) & (radius < 0.5)), s=(h, w))
-        images = images / images.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
-        return self.settings.texture_hu * images * (self.hu[window] > -800)
-
-
-def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
-    """Standard deviation of the noise in soft tissue, HU, from slices (K, J, I); of the whole image where there is none.
-
-    The median distance from the mean of 9 x 9 voxels: it counts noise of any texture finer than that, and few edges.
-    ``tissue_of``: where to look for soft tissue, if not in the image itself.
-    """
-    where = ndimage.uniform_filter(hu if tissue_of is None else tissue_of, (1, 5, 5))
-    soft = (where > SOFT_TISSUE_HU[0]) & (where < SOFT_TISSUE_HU[1])
-    tissue = ndimage.binary_erosion(soft, np.ones((1, 9, 9)))
-    rest = hu - ndimage.uniform_filter(hu, (1, 9, 9))
-    return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))

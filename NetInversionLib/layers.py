@@ -91,21 +91,39 @@ class UpTo(nn.Module):
         return kept[0]
 
 
+def same_values(network: nn.Module, layer: str | int, image: Tensor | None = None) -> tuple[str, ...]:
+    """All names of what a layer gives: its own first; a last layer that gives the network's output is "output" too.
+
+    Args:
+        layer: As for ``UpTo``. image: As for ``layers``.
+
+    Raises:
+        LayerError: There is no such layer.
+    """
+    image = torch.zeros(1, 1, 64, 64) if image is None else image
+    given: list[tuple[str, Tensor]] = []
+    with torch.no_grad():
+        output = _run(network, image, lambda name, module, values: given.append((name, values)))
+    ends = ["output", *(name for name, values in given if values is output)]
+    own = UpTo(network, layer, image).layer
+    return (own, *(name for name in ends if name != own)) if own in ends else (own,)
+
+
 class _Reached(Exception):
     """Ends a forward pass at the wanted layer."""
 
 
-def _run(network: nn.Module, image: Tensor, seen) -> None:
-    """Run, calling ``seen(name, module, output)`` at every innermost module; ends when that gives True."""
+def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
+    """The output, ``seen(name, module, output)`` called at every innermost module; ends, with None, when that gives True."""
     calls: dict[str, int] = {}
     handles = []
     for path, module in network.named_modules():
         if next(module.children(), None) is None:
             handles.append(module.register_forward_hook(_hook(path or type(module).__name__, calls, seen)))
     try:
-        network(image)
+        return network(image)
     except _Reached:
-        pass
+        return None
     finally:
         for handle in handles:
             handle.remove()

@@ -24,7 +24,7 @@ from .layers import UpTo
 from .objective import receptive_halo
 from .results import Progress
 
-IMAGES_AT_ONCE = 8
+VOXELS_AT_ONCE = 8 * 128 * 128
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ class LevelSet:
                              "another layer or region")
 
     @property
+    def at_once(self) -> int:
+        """How many windows pass through the network together."""
+        return max(1, VOXELS_AT_ONCE // self.context[0].numel())
+
+    @property
     def units(self) -> str:
         """Of the measure."""
         return "relative" if self.hidden else "HU"
@@ -111,12 +116,12 @@ class LevelSet:
     def measure(self, x: Tensor) -> Tensor:
         """RMS output change in HU, or relative change of the layer, of region contents (N, 1, h, w); float64 (N,)."""
         with torch.no_grad():
-            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(IMAGES_AT_ONCE)])
+            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)])
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Squared measure (N,) and its gradient, for ``lbfgs.minimize``."""
         values, gradients = [], []
-        for part in x.split(IMAGES_AT_ONCE):
+        for part in x.split(self.at_once):
             part = part.detach().requires_grad_()
             with torch.enable_grad():
                 value = self._squares(part) * self.scale**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .volumes import Volume
@@ -28,6 +29,30 @@ class Progress:
 
     def intermediate(self, result: Result) -> None:
         """The best result so far; kept if the run is cancelled or dies."""
+
+
+class Part(Progress):
+    """A stretch of a longer run: its fractions are put in their place, everything else is handed on.
+
+    Args:
+        whole: Of the run. first, last: The fractions of the run at which this part begins and ends.
+        completed: Makes of a result of this part one of the run; without it results are handed on as they are.
+    """
+
+    def __init__(self, whole: Progress, first: float, last: float, completed: Callable[[Result], Result] | None = None):
+        self.whole, self.first, self.last, self.completed = whole, first, last, completed
+
+    def report(self, fraction: float, message: str) -> None:
+        self.whole.report(self.first + fraction * (self.last - self.first), message)
+
+    def log(self, message: str) -> None:
+        self.whole.log(message)
+
+    def point(self, curve: str, x: float, y: float) -> None:
+        self.whole.point(curve, x, y)
+
+    def intermediate(self, result: Result) -> None:
+        self.whole.intermediate(self.completed(result) if self.completed else result)
 
 
 @dataclass

@@ -151,7 +151,10 @@ def test_any_orientation_gives_the_same_maps(axes):
 
 def test_large_regions_are_tiled_and_the_seed_decides():
     runs = [run(body((60, 64), 1), averaging(), tile=32, overlap=8, samples=4, projected=2, seed=seed) for seed in (1, 1, 2)]
-    assert len(runs[0].tables["proof"].columns["rows"]) == 9
+    proof = runs[0].tables["proof"].columns
+    assert len(proof["rows"]) == 1 + 9 and proof["rows"][0] == "0-59"  # tried on the whole, projected in tiles
+    assert proof["projected"] == [0, *[2] * 9] and runs[0].facts["projected"] == 18
+    assert runs[0].volumes["std unproven"].array[0, 20:40, 20:44].mean() == pytest.approx(50, rel=0.3)
     arrays = [r.volumes["std proven"].array for r in runs]
     assert np.array_equal(arrays[0], arrays[1]) and not np.array_equal(arrays[0], arrays[2])
     assert arrays[0][0, 20:40, 20:44].min() > 0

@@ -1,0 +1,184 @@
+"""Changes proposed to a CT slice, in HU: fresh noise of the same dose, random texture, or what a trained sampler draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from .invariance_settings import SAMPLING, Settings
+from .layers import UpTo, same_values
+from .level_set import Window
+from .low_dose import FreshNoise, LowDoseSettings
+from .models import Model, ModelError
+
+SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
+# How far the decoder of latent maps looks, in latents: one by its first layer, less than two by all of its blocks together.
+DECODER_REACH = 3
+
+
+class Proposer:
+    """Draws changes of a region of one slice, HU; the kinds asked for take turns.
+
+    Args:
+        hu: The slice (J, I), HU. spacing_mm: (i, j).
+        drawn: For "cinn": a function of (count, generator) that draws changes (count, h, w) of the region, see ``Sampling``.
+    """
+
+    def __init__(self, hu: Tensor, spacing_mm: tuple[float, float], region: Window, settings: Settings,
+                 drawn: Callable[[int, torch.Generator], Tensor] | None = None):
+        self.hu, self.region, self.settings, self.factor = hu, region, settings, 1.0
+        self.fresh = FreshNoise(hu, spacing_mm, LowDoseSettings(settings.dose, settings.photons, settings.electronic))
+        if settings.match_noise:
+            made = self.fresh.draw(1, torch.Generator().manual_seed(settings.seed))[0]
+            there, made = image_noise(hu[None].numpy()), image_noise(made[None].numpy(), hu[None].numpy())
+            self.factor = there / made if made > 0 and there > 0 else 1.0
+        self.kinds = {"noise": self.noise, "texture": self.texture, "cinn": drawn}
+
+    def draw(self, first: int, count: int, generator: torch.Generator) -> Tensor:
+        """Changes (count, h, w) number ``first`` and following."""
+        changes, kinds = torch.empty(count, *self.region.size), self.settings.proposals
+        for n, kind in enumerate(kinds):
+            turns = range((n - first) % len(kinds), count, len(kinds))
+            if turns:
+                changes[turns.start::turns.step] = self.kinds[kind](len(turns), generator)
+        return changes
+
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Fresh noise of the same dose, as strong as the image's (``match_noise``)."""
+        return self.factor * self.fresh.draw(count, generator, self.region.slices)
+
+    def texture(self, count: int, generator: torch.Generator) -> Tensor:
+        """Band-passed noise, two to five voxels per period, root mean square ``texture_hu``; none in air."""
+        h, w = self.region.size
+        white = torch.randn(count, h, w, generator=generator)
+        radius = torch.hypot(torch.fft.fftfreq(h)[:, None], torch.fft.rfftfreq(w)[None])
+        images = torch.fft.irfft2(torch.fft.rfft2(white) * ((radius > 0.2) & (radius < 0.5)), s=(h, w))
+        images = images / images.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        return self.settings.texture_hu * images * (self.hu[self.region.slices] > -800)
+
+
+def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
+    """Standard deviation of the noise in soft tissue, HU, from slices (K, J, I); of the whole image where there is none.
+
+    The median distance from the mean of 9 x 9 voxels: it counts noise of any texture finer than that, and few edges.
+    ``tissue_of``: where to look for soft tissue, if not in the image itself.
+    """
+    where = ndimage.uniform_filter(hu if tissue_of is None else tissue_of, (1, 5, 5))
+    soft = (where > SOFT_TISSUE_HU[0]) & (where < SOFT_TISSUE_HU[1])
+    tissue = ndimage.binary_erosion(soft, np.ones((1, 9, 9)))
+    rest = hu - ndimage.uniform_filter(hu, (1, 9, 9))
+    return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))
+
+
+# Trained samplers ---------------------------------------------------------------------------------------------------
+
+def flow_layer(sampler: Model, denoiser: Model, layer: str) -> str:
+    """Which of a sampler's flows draws what this layer of this denoiser leaves open.
+
+    Raises:
+        ModelError: It is no sampler, or one of another denoiser, or it has no flow for the layer; or its weights are not numbers.
+    """
+    card, network = sampler.card, sampler.network
+    if card.task != SAMPLING:
+        raise ModelError(f"{card.name!r} is a model for {card.task} and not a sampler: choose one made by 'netinversion train "
+                         "cinn', or none")
+    made_for = card.training.get("denoiser SHA-256")
+    if made_for is None:
+        raise ModelError(f"{card.name!r} is an autoencoder without flows: train them with 'netinversion train cinn'")
+    if made_for != denoiser.sha256:
+        raise ModelError(f"{card.name!r} was made for {card.training.get('denoiser', 'another denoiser')!r} (SHA-256 "
+                         f"{str(made_for)[:12]}...) and not for {denoiser.card.name!r} ({denoiser.sha256[:12]}...): choose that "
+                         "denoiser, or train a sampler for this one with 'netinversion train cinn'")
+    if (network.vae.image_channels, network.vae.condition_channels) != (1, 0):
+        raise ModelError(f"the autoencoder of {card.name!r} takes more than the image: choose a sampler made by 'netinversion "
+                         "train cinn'")
+    if not all(torch.isfinite(values).all() for values in (*network.parameters(), *network.buffers())):
+        raise ModelError(f"{card.name!r} holds weights that are not numbers: its training has failed. Choose another sampler")
+    for name in same_values(denoiser.network, layer, _probe(denoiser.network)):
+        if name in network.layers:
+            return name
+    raise ModelError(f"{card.name!r} has no flow for layer {layer!r} of {denoiser.card.name!r}, only for "
+                     f"{', '.join(network.layers) or 'none'}: choose one of these layers or other proposals, or train a flow for "
+                     "it with 'netinversion train cinn'")
+
+
+def _probe(network: torch.nn.Module) -> Tensor:
+    return torch.zeros(1, 1, 64, 64, device=next(network.parameters()).device)
+
+
+class Sampling:
+    """A sampler at work for one layer of one denoiser. The sampler is copied: what the caller holds can still be saved.
+
+    Args:
+        sampler, denoiser, layer: As for ``flow_layer``, which raises what this does.
+    """
+
+    def __init__(self, sampler: Model, denoiser: Model, layer: str, device: torch.device):
+        self.layer, self.name = flow_layer(sampler, denoiser, layer), sampler.card.name
+        self.facts = {**sampler.facts(), "flow": self.layer}
+        self.network = copy.deepcopy(sampler.network).to(device)
+        self.network.vae.fold()
+        self.part, self.device = UpTo(denoiser.network, layer, _probe(denoiser.network)), device
+        self.taken, self.given = sampler.card.inputs[0], sampler.card.outputs[0]
+
+    def changes(self, hu: Tensor, x0: Tensor, region: Window) -> Callable[[int, torch.Generator], Tensor]:
+        """A function of (count, generator) that draws changes (count, h, w) of a region, HU, as they are: nothing is cut off.
+
+        The layer's values are those of the whole slice; what is drawn is larger than the region by as much as the decoder
+        looks around, so that nothing of its padding is seen.
+
+        Args:
+            hu: The slice (J, I). x0: The same as the denoiser takes it, (1, 1, J, I).
+
+        Raises:
+            ModelError: The sampler draws images of one size, and the region is larger.
+        """
+        window = self._window(region, tuple(hu.shape))
+        with torch.no_grad():
+            z = self.part(x0)
+            z = _cut(z, window) if z.shape[2:] == x0.shape[2:] else self.part(_cut(x0, window))
+        draw, inside = self.network.given(self.layer, z, size=window.size), region.within(window).slices
+        low, span, patient = self.given.low, self.given.high - self.given.low, hu[region.slices]
+
+        def drawn(count: int, generator: torch.Generator) -> Tensor:
+            images = draw(count, generator)[:, 0][(slice(None), *inside)].cpu() * span + low
+            if not torch.isfinite(images).all():
+                raise ModelError(f"{self.name!r} drew values that are not numbers: choose another sampler or other proposals")
+            return images - patient
+
+        return drawn
+
+    def floor(self, hu: Tensor, region: Window) -> Tensor:
+        """D(E(x)) - x inside a region (h, w), HU: what the autoencoder changes by itself, no invariance at all."""
+        size = tuple(hu.shape)
+        window = self._window(Window(0, size[0], 0, size[1]) if self.network.vae.spatial else region, size)
+        x = (_cut(hu[None, None], window) - self.taken.low) / (self.taken.high - self.taken.low)
+        with torch.no_grad():
+            made = self.network(x.to(self.device))[0, 0].cpu() * (self.given.high - self.given.low) + self.given.low
+        return made[region.within(window).slices] - hu[region.slices]
+
+    def _window(self, region: Window, size: tuple[int, int]) -> Window:
+        """What is drawn for a region; it may leave the slice at its end, since sides have to fit the network."""
+        vae, multiple = self.network.vae, self.network.size_multiple
+        if vae.spatial:
+            around = region.grown(DECODER_REACH * multiple, size)
+            return Window(around.j0 - around.j0 % multiple, around.j1 + -around.j1 % multiple,
+                          around.i0 - around.i0 % multiple, around.i1 + -around.i1 % multiple)
+        if max(region.size) > vae.size:
+            raise ModelError(f"{self.name!r} draws images of {vae.size} x {vae.size} voxels: choose a region that is not larger")
+        bounds = ((region.j0, region.j1, size[0]), (region.i0, region.i1, size[1]))
+        starts = [max(0, min((first + last - vae.size) // 2, whole - vae.size)) for first, last, whole in bounds]
+        return Window(*(bound for start in starts for bound in (start, start + vae.size)))
+
+
+def _cut(images: Tensor, window: Window) -> Tensor:
+    """A window of images (N, C, J, I); beyond their end the last row and column go on."""
+    inside = images[(..., *window.slices)]
+    beyond = [wanted - found for wanted, found in zip(window.size, inside.shape[2:])]
+    return F.pad(inside, (0, beyond[1], 0, beyond[0]), mode="replicate") if any(beyond) else inside
