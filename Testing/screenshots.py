@@ -5,9 +5,10 @@
 
 MRFlow Harmonize: the MNI152 T1 brain that nilearn carries, as another scanner might have shown it, which is also the module's
 sample. Ideal Input: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
-it; else the CT slice in pydicom's test files. The network is the one that was not trained on that person. All
-pictures go to Testing/output, those of the tutorial to Resources/Screenshots as well
-(from the femoral heads only).
+it; else the CT slice in pydicom's test files. The network is the one that was not trained on that person. Invariances: a slice
+of the chest CT in the same folder, which no shipped model was trained on, with low dose simulated; else pydicom's slice.
+
+All pictures go to Testing/output, those of the tutorial (of the real CTs in that folder) to Resources/Screenshots as well.
 """
 
 import os
@@ -33,11 +34,12 @@ from host import plots  # noqa: E402
 from PIL import Image  # noqa: E402
 from PySide6 import QtCore, QtGui  # noqa: E402
 
-from NetInversionLib import volumes  # noqa: E402
+from NetInversionLib import mrml, volumes  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
 CHOSEN = ROOT / "Resources" / "Screenshots"
 DOCS = ROOT / "Resources" / "Docs"
+DATA = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data")) / "ct"
 VIEW = (400, 300)
 TALL = 400  # width of a view beside the panel
 EVALUATIONS = 150
@@ -48,18 +50,22 @@ EVALUATIONS = 150
 
 def real_ct():
     """(volume, options of the sample, whether it is the one of the tutorial)."""
-    folder = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data"))
-    path = folder / "ct" / "pelvis.nii.gz"
+    path = DATA / "pelvis.nii.gz"
     if path.is_file():
         pelvis = volumes.reorient(volumes.load(path), "LPS")
         femoral_heads = volumes.crop(pelvis, (9, 27, 0, pelvis.shape[1], 0, pelvis.shape[2]))
         return femoral_heads, {"slices": 3}, True
+    return small_ct(), {"slices": 1, "spacing_mm": 1.5}, False
+
+
+def small_ct():
+    """The slice of pydicom's test files."""
     from pydicom.data import get_testdata_file
 
     one_file = OUTPUT / "dicom"
     one_file.mkdir(parents=True, exist_ok=True)
     shutil.copy(get_testdata_file("CT_small.dcm"), one_file)
-    return volumes.load(one_file), {"slices": 1, "spacing_mm": 1.5}, False
+    return volumes.load(one_file)
 
 
 def run(widget):
@@ -148,8 +154,9 @@ SHOWN = {"error": (("input", "MAE everything (HU)", "MAE bone (HU)", "MAE soft t
 
 
 def markdown(table, columns, only) -> str:
-    """Some columns and rows of a table node as Markdown."""
+    """Some columns (or all) and rows of a table node as Markdown."""
     headings = [table.GetColumnName(c) for c in range(table.GetNumberOfColumns())]
+    columns = columns or headings
     cells = [dict(zip(headings, (table.GetCellText(row, c) for c in range(len(headings)))))
              for row in range(table.GetNumberOfRows())]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -241,7 +248,7 @@ def harmonize():
          "title": "Change over result"}], size=(300, 300))
     for name in ("histograms", "tone curve"):
         host.render_plot(nodes[name], OUTPUT / f"MRFlowHarmonize-{name.replace(' ', '-')}.png", (560, 340))
-    draw_harmonize_window(nodes)
+    draw_beside("MRFlowHarmonize", nodes, ("histograms", "tone curve"))
     print_tables(nodes, HARMONIZED, DOCS / "MRFlowHarmonize.md")
     widget.logic.saveReport(nodes, OUTPUT / "MRFlowHarmonize-report.html")
     print(source.GetName(), widget.logic.facts(nodes)["verdict"])
@@ -249,9 +256,9 @@ def harmonize():
             "MRFlowHarmonize-tone-curve"]
 
 
-def draw_harmonize_window(nodes):
-    """Panel, views and plots as they stand side by side in Slicer."""
-    panel, views = (QtGui.QImage(str(OUTPUT / f"MRFlowHarmonize-{part}.png")) for part in ("after", "views"))
+def draw_beside(name, nodes, charts):
+    """Panel, views and two plots as they stand side by side in Slicer."""
+    panel, views = (QtGui.QImage(str(OUTPUT / f"{name}-{part}.png")) for part in ("after", "views"))
     height = panel.height()
     sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
     sheet.fill(QtGui.QColor("#303030"))
@@ -260,14 +267,78 @@ def draw_harmonize_window(nodes):
     painter.drawImage(0, 0, panel)
     left, width = panel.width() + 6, views.width() // 2 - 2
     painter.drawImage(left, 0, views)
-    for index, name in enumerate(("histograms", "tone curve")):
+    for index, key in enumerate(charts):
         cell = QtCore.QRect(left + index * (width + 4), views.height() + 4, width, height - views.height() - 4)
-        plots.draw_chart(painter, cell, nodes[name])
+        plots.draw_chart(painter, cell, nodes[key])
     painter.end()
-    sheet.save(str(OUTPUT / "MRFlowHarmonize.png"))
+    sheet.save(str(OUTPUT / f"{name}.png"))
 
 
-MODULES = {"IdealInput": ideal_input, "MRFlowHarmonize": harmonize}
+# Invariances
+
+PROVEN = {"proof": (("accepted (%)", "input change before (HU)", "input change after (HU)", "survived (%)"), {}),
+          "bands": ((), {}), "components": ((), {}), "lesions": ((), {}), "spectrum": ((), {})}
+ROI_VOXELS = 128
+
+
+def invariances():
+    chosen = (DATA / "chest_b40f.nii.gz").is_file()
+    ct = volumes.reorient(volumes.load(DATA / "chest_b40f.nii.gz") if chosen else small_ct(), "LPS")
+    middle = ct.shape[0] // 2
+    ct = volumes.crop(ct, (middle, middle + 1, 0, ct.shape[1], 0, ct.shape[2]))
+    widget = host.open_module("Invariances")
+    node = widget._parameterNode
+    node.normalDose = mrml.volume_to_node(ct, "Chest CT" if chosen else "CT", role="ct")
+    widget.ui.simulateButton.click()
+    node.region = node.region.ROI
+    node.roiNode, node.lesionNode = marks(ct)
+    node.cinn, node.spectrum = True, True
+    host.grab(widget.parent, OUTPUT / "Invariances-before.png")
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None or widget.ui.progressBar.value > 300, 1800, "A part of the run")
+    host.grab(widget.parent, OUTPUT / "Invariances-running.png")
+    host.wait(lambda: widget._going is None, 1800, "The run")
+    host.wait(lambda: True)
+    host.grab(widget.parent, OUTPUT / "Invariances-after.png")
+    nodes = widget.logic.resultNodes(node.run)
+    if "std proven" not in nodes:
+        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
+    panel_height = QtGui.QImage(str(OUTPUT / "Invariances-after.png")).height()
+    host.render_slice_views(OUTPUT / "Invariances-views.png", size=(TALL, panel_height // 2 - 22), columns=3)
+    draw_maps(nodes)
+    for name in ("detectability", "gains"):
+        host.render_plot(nodes[name], OUTPUT / f"Invariances-{name}.png", (560, 340))
+    draw_beside("Invariances", nodes, ("detectability", "gains"))
+    print_tables(nodes, {key: columns for key, columns in PROVEN.items() if key in nodes},
+                 DOCS / "Invariances.md" if chosen else None)
+    return ["Invariances", "Invariances-before", "Invariances-running", "Invariances-maps", "Invariances-detectability",
+            "Invariances-gains"] if chosen else []
+
+
+def marks(ct):
+    """A region of interest around the middle of a one-slice CT's body, and a point in its middle."""
+    middle = [*np.argwhere(ct.array[0] > -500).mean(0)[::-1], 0, 1]
+    spacing = np.array(ct.spacing_mm)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
+    roi.SetCenter((ct.ijk_to_ras @ middle)[:3])
+    roi.SetSize(*spacing * [*(min(ROI_VOXELS, n) - 0.5 for n in ct.shape[:0:-1]), 0.5])
+    point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion")
+    point.AddControlPoint((ct.ijk_to_ras @ middle)[:3])
+    return roi, point
+
+
+def draw_maps(nodes):
+    """What was asked about, the autoencoder's error, and both maps over the CT."""
+    patient = nodes["patient"]
+    host.render_slice_views(OUTPUT / "Invariances-maps.png", [
+        {"background": patient, "title": "Low dose (simulated)"}, {"background": nodes["output"], "title": "Denoised"},
+        {"background": nodes["vae floor"], "title": "Autoencoder's error"},
+        {"background": patient, "foreground": nodes["std unproven"], "foreground_opacity": 0.7, "title": "Unproven"},
+        {"background": patient, "foreground": nodes["std proven"], "foreground_opacity": 0.7, "title": "Proven"}],
+        size=(300, 300), columns=3)
+
+
+MODULES = {"IdealInput": ideal_input, "MRFlowHarmonize": harmonize, "Invariances": invariances}
 
 
 def main():
