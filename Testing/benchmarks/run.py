@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+NAMES = ("optimisers", "regions", "whole_volume", "flow_speed", "harmonize_speed", "cinn_speed", "invariance_proof",
+         "invariance_speed")
+
 if __name__ == "__main__":
-    for name in ("optimisers", "regions", "whole_volume", "flow_speed", "cinn_speed", "invariance_proof", "invariance_speed"):
+    for name in NAMES:
         print(f"\n== {name}", flush=True)
         subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py"))], check=True)
