@@ -47,8 +47,9 @@ class DenoiserSettings:
         steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        perceptual: Weight of the perceptual term beside the critic's ("wgan").
-        critic_steps: Of the critic for each of the generator.
+        adversarial: Weight of the critic's score beside the perceptual term ("wgan"). critic_steps: Of the critic for each of the
+            generator. warm_up: Share of the steps before them, in which the mean square error is learnt alone: a critic of
+            something like an image teaches more.
         dose: Range of dose fractions drawn from, one per slice.
         noise_hu: Standard deviation of the noise added inside the body, at the middle of these doses; ``low_dose.exposed``
             finds the photons for each volume's middle slice.
@@ -64,8 +65,9 @@ class DenoiserSettings:
     patch: int = 64
     learning_rate: float = 1e-3
     average: float = 0.998
-    perceptual: float = 1.0
-    critic_steps: int = 2
+    adversarial: float = 2e-3
+    critic_steps: int = 1
+    warm_up: float = 0.5
     dose: tuple[float, float] = (0.1, 0.25)
     noise_hu: float = 40.0
     electronic: float = 10.0
@@ -192,7 +194,8 @@ class _State:
         """One step of the generator (and the critic's before it); the mean square error, normalised units."""
         s = self.settings
         rate = s.learning_rate * min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
-        if self.critic is not None:
+        adversarial = self.critic is not None and self.step >= s.warm_up * s.steps
+        if adversarial:
             self.critic_optimiser.param_groups[0]["lr"] = rate
             for n in range(s.critic_steps):
                 self.criticise(*group.share(*draw(s.steps + s.critic_steps * self.step + n)), group)
@@ -201,8 +204,8 @@ class _State:
         found = self.network.train()(low)
         error = F.mse_loss(found, normal)
         loss = error
-        if self.critic is not None:
-            loss = s.perceptual * F.mse_loss(self.features(found), self.features(normal)) - 0.1 * self.critic(found).mean()
+        if adversarial:
+            loss = F.mse_loss(self.features(found), self.features(normal)) - s.adversarial * self.critic(found).mean()
         self.update(self.optimiser, self.network, loss, group)
         self.step += 1
         decay = min(s.average, self.step / (self.step + 10))
