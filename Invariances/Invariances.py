@@ -19,11 +19,12 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib import invariance_settings, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
-LAYOUT = 12304  # identifier of the layout without normal-dose view; with it one more. The number of the method's proceedings
+LAYOUT = 12304  # identifier of the smallest layout, see layoutDescription. The number of the method's proceedings
+LAYOUTS = range(LAYOUT, LAYOUT + 4)
 READ_LAYERS = "?"  # item of the list of layers
 SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
@@ -89,6 +90,7 @@ class InvariancesParameterNode:
     """What the panel shows, kept in the scene. The segmentation or label map is the node reference "segmentation".
 
     model, fromFile, modelFile, secondModel - file name of a shipped denoiser, or another one instead; a second one
+    sampler - file name of a sampler that fits the denoiser, or nothing; samplerOf - the denoiser that it was chosen for
     region, firstSlice, lastSlice, roiNode - where the input may change; lastSlice -1 is the last one
     automatic - epsilon is a tenth of the noise; layerTolerance is in per cent, photons in thousands
     diameters, contrasts - of lesions, numbers with commas between
@@ -102,12 +104,15 @@ class InvariancesParameterNode:
     fromFile: bool
     modelFile: str
     secondModel: str
+    sampler: str
+    samplerOf: str
     layer: str = "output"
     region: InvariancesRegion = InvariancesRegion.DISPLAYED
     firstSlice: Annotated[int, Minimum(0)] = 0
     lastSlice: Annotated[int, Minimum(-1)] = -1
     roiNode: vtkMRMLMarkupsROINode
     lesionNode: vtkMRMLMarkupsFiducialNode
+    flow: bool = False
     noise: bool = True
     texture: bool = False
     samples: Annotated[int, WithinRange(2, 100000)] = 250
@@ -153,6 +158,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.opacitySlider.singleStep = 0.05
         ui.secondModelEdit.connect("currentPathChanged(QString)", self._onSecondModel)
         ui.segmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onSegmentation)
+        ui.samplerSelector.connect("activated(int)", self._onSampler)
         ui.layerSelector.connect("activated(int)", self._onLayer)
         ui.simulateButton.connect("clicked(bool)", self._onSimulate)
         ui.showButton.connect("clicked(bool)", self.showResult)
@@ -161,6 +167,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.shownImageSelector.connect("activated(int)", self._onImage)
         ui.shownSlider.connect("valueChanged(double)", self._onAmount)
         ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
+        self._layersOf = None  # (denoiser, sampler) that the list of layers shows
         self.initializeParameterNode()
 
     # What the user chooses and connectGui does not know
@@ -171,6 +178,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
     def _onSegmentation(self, node):
         if not self._writing and self._parameterNode is not None:
             self._parameterNode.parameterNode.SetNodeReferenceID(SEGMENTATION, node.GetID() if node else None)
+
+    def _onSampler(self, index):
+        self.setValues(sampler=self.ui.samplerSelector.itemData(index))
 
     def _onLayer(self, index):
         layer = self.ui.layerSelector.itemData(index)
@@ -200,19 +210,48 @@ class InvariancesWidget(qtjobs.ModulePanel):
     # What the panel shows
 
     def modelChanged(self):
-        try:
-            self._fillLayers(read="torch" in sys.modules)
-        except (ValueError, RuntimeError):  # the network can not be used, or not on one image: Apply says why
-            self._fillLayers(read=False)
+        self._layersOf = None
+
+    def _showSampler(self):
+        """The samplers that fit the denoiser; where another denoiser was chosen, its first sampler is taken."""
+        node, selector = self._parameterNode, self.ui.samplerSelector
+        entries = {"": _("none"), **{path.name: card.name for path, card in self.logic.samplers(self._cardPath).items()}}
+        denoiser = Path(self._cardPath or "").name
+        if self._card is not None and node.samplerOf != denoiser:
+            node.samplerOf, node.sampler = denoiser, next((name for name in entries if name), "")
+            if node.flow != bool(node.sampler):
+                node.flow, node.noise = bool(node.sampler), not node.sampler
+        if node.sampler not in entries:
+            entries[node.sampler] = node.sampler  # is not there, or of another denoiser: Apply says so
+        if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
+            selector.clear()
+            for name, title in entries.items():
+                selector.addItem(title, name)
+        selector.setCurrentIndex(selector.findData(node.sampler))
+        selector.enabled = selector.count > 1
+
+    def _showLayers(self):
+        node, selector = self._parameterNode, self.ui.layerSelector
+        if self._layersOf != (self._cardPath, node.sampler):
+            try:
+                self._fillLayers(read="torch" in sys.modules)
+            except (ValueError, RuntimeError):  # the network can not be used, or not on one image: Apply says why
+                self._fillLayers(read=False)
+        if selector.findData(node.layer) < 0:  # of another network, or not read yet
+            selector.addItem(node.layer, node.layer)
+        selector.setCurrentIndex(selector.findData(node.layer))
 
     def _fillLayers(self, read):
         """The output, and the network's layers once they are read, which takes torch and so a second or two."""
+        self._layersOf = self._cardPath, self._parameterNode.sampler
         selector = self.ui.layerSelector
         selector.clear()
-        selector.addItem(_("The denoised image (output)"), "output")
+        if not read or self._card is None:
+            selector.addItem(_("The denoised image (output)"), "output")
         if self._card is None:
             return
-        for name, title in self.logic.layers(self._cardPath).items() if read else ():
+        samplerPath = self.logic.samplerPath(self._parameterNode, self._cardPath)
+        for name, title in self.logic.layers(self._cardPath, samplerPath).items() if read else ():
             selector.addItem(title, name)
         if not read:
             selector.addItem(_("Read the network's layers..."), READ_LAYERS)
@@ -222,9 +261,8 @@ class InvariancesWidget(qtjobs.ModulePanel):
         if ui.secondModelEdit.currentPath != node.secondModel:
             ui.secondModelEdit.currentPath = node.secondModel
         ui.segmentationSelector.setCurrentNode(self.logic.segmentation(node))
-        if ui.layerSelector.findData(node.layer) < 0:  # of another network, or not read yet
-            ui.layerSelector.addItem(node.layer, node.layer)
-        ui.layerSelector.setCurrentIndex(ui.layerSelector.findData(node.layer))
+        self._showSampler()
+        self._showLayers()
         for widgets, region in (((ui.slicesLabel, ui.slicesWidget), InvariancesRegion.SLICES),
                                 ((ui.roiLabel, ui.roiSelector), InvariancesRegion.ROI)):
             for widget in widgets:
@@ -347,8 +385,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         :param lowDose: scalar volume node, CT in HU.
         :param model: model file of a denoiser; default the first shipped one.
         :param progress: NetInversionLib.results.Progress.
-        :param options: segmentation, point, roi (nodes) and secondModel (file), see ``requestSteps``; and fields of
-            NetInversionLib.invariance_settings.Settings: region, samples, epsilon_hu, layer, device, ...
+        :param options: segmentation, point, roi (nodes), sampler, secondModel and secondSampler (files), see ``requestSteps``;
+            and fields of NetInversionLib.invariance_settings.Settings: region, samples, epsilon_hu, layer, device, ...
         :return: see ``addResult``.
         Raises ValueError with what to do if the image, the model or a setting can not be used; nothing is added then.
         """
@@ -356,13 +394,16 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         request = jobs.finish(self.requestSteps(lowDose, model, **options))
         return self.addResult(jobs.run_here(request, progress), lowDose)
 
-    def requestSteps(self, lowDose, model=None, segmentation=None, point=None, roi=None, secondModel=None, **settings):
+    def requestSteps(self, lowDose, model=None, segmentation=None, point=None, roi=None, secondModel=None, sampler=None,
+                     secondSampler=None, **settings):
         """Steps whose value is the request, for NetInversionLib.jobs.run_here or qtjobs.QtJob.
 
         :param segmentation: segmentation or label map node: statistics inside its segments.
         :param point: markups fiducial node: its first point is where lesions are tried.
         :param roi: markups ROI node: the region, instead of ``settings["region"]``.
         :param secondModel: file of another denoiser, asked about the same proposals.
+        :param sampler: file of a sampler made for the denoiser, ``secondSampler`` of one made for the second. Where no
+            ``proposals`` are named it draws them.
         Only the slices that are needed are sent. The others: see ``run``.
         """
         volume = yield from mrml.read_volume(lowDose)
@@ -374,8 +415,11 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         images = {"low_dose": volume}
         if segmentation is not None:
             images["segments"], settings["segments"] = mrml.segments_from_node(segmentation, volume)
-        paths = {"denoiser": model or self._firstModel(), **({"second": secondModel} if secondModel else {})}
-        return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items()}, settings)
+        if sampler:
+            settings.setdefault("proposals", ["cinn"])
+        paths = {"denoiser": model or self._firstModel(), "second": secondModel, "sampler": sampler,
+                 "second sampler": secondSampler}
+        return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items() if path}, settings)
 
     def _onlySlices(self, volume, settings):
         """The axial slices of the region and of the lesion, and settings in their voxels."""
@@ -463,13 +507,28 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def segmentation(self, node):
         return node.parameterNode.GetNodeReference(SEGMENTATION)
 
-    def layers(self, path):
-        """{name: title} of a model's layers, in the order of execution; those of the publications have a star."""
+    def samplers(self, path):
+        """{path: card} of the samplers that were made for a denoiser's file."""
+        return invariance_settings.samplers_for(path) if path and os.path.isfile(path) else {}
+
+    def samplerPath(self, node, path):
+        """Path of the sampler that a parameter node names for the denoiser at ``path``; None if there is none."""
+        return next((str(found) for found in self.samplers(path) if found.name == node.sampler), None)
+
+    def layers(self, path, sampler=None):
+        """{name: title} of the output and of a model's layers, in the order of execution.
+
+        Those of the publications have a star; those that the sampler (a file) has a flow for say so.
+        """
         from NetInversionLib import layers
 
         presets = PRESETS.get(models.read_card(path).architecture, ())
-        return {layer.name: layer.title + (" *" if layer.number in presets else "")
-                for layer in layers.layers(models.load(path).network)}
+        flows = set(models.read_card(sampler).arguments["flows"]) if sampler else set()
+        network = models.load(path).network
+        titles = {"output": _("The denoised image (output)")}
+        titles.update({layer.name: layer.title + (" *" if layer.number in presets else "") for layer in layers.layers(network)})
+        return {name: title + (", " + _("VAE + flow") if flows & set(layers.same_values(network, name)) else "")
+                for name, title in titles.items()}
 
     def problems(self, node, card):
         """All reasons why Apply can not be pressed, in words."""
@@ -493,8 +552,9 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def _settingProblems(self, node):
         found = []
-        if not (node.noise or node.texture):
-            found.append(_("Choose at least one kind of proposals: noise or texture."))
+        if not (node.flow or node.noise or node.texture):
+            found.append(_("Choose at least one kind of proposals: VAE + flow, noise or texture."))
+        found += self._samplerProblems(node)
         tolerance = node.layerTolerance if node.layer != "output" else 1 if node.automatic else node.epsilon
         if not tolerance > 0:
             found.append(_("What counts as unnoticed must be above 0: at exactly the same output nothing can change. Choose a "
@@ -510,6 +570,17 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             except ValueError:
                 found.append(_("Write the {what} (Advanced) as numbers with commas between.").format(what=what))
         return found
+
+    def _samplerProblems(self, node):
+        if node.sampler and not self.samplerPath(node, self.modelPath(node)):
+            return [_("The sampler '{name}' is not there, or was made for another denoiser. Choose another, or none.").format(
+                name=node.sampler)]
+        if node.flow and not node.sampler:
+            return [_("Choose a sampler for the proposals VAE + flow, or choose noise or texture. 'netinversion train cinn' "
+                      "makes one for a denoiser.")]
+        if node.flow and node.secondModel and not self.samplers(node.secondModel):
+            return [_("There is no sampler for the second denoiser: choose noise or texture, or no second denoiser.")]
+        return []
 
     def sliceCount(self, node):
         """How many axial slices the chosen volume has; 0 if none is chosen."""
@@ -543,16 +614,18 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def stepsFromParameterNode(self, node):
         """Steps whose value is the request that the panel shows."""
+        kinds = {"cinn": node.flow, "noise": node.noise, "texture": node.texture}
         settings = dict(
             region=self.region(node), layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
-            proposals=[kind for kind, wanted in (("noise", node.noise), ("texture", node.texture)) if wanted],
+            proposals=[kind for kind, wanted in kinds.items() if wanted],
             epsilon_hu=None if node.automatic else node.epsilon, epsilon_layer=node.layerTolerance / 100,
             components=node.components, spectrum=[node.layer] if node.spectrum else [], texture_hu=node.textureHu,
             dose=node.dose, photons=1000 * node.photons, structure_mm=node.structureMm, tile=node.tile,
             lesion_diameters_mm=numbers(node.diameters), lesion_contrasts_hu=numbers(node.contrasts),
             max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
-        return self.requestSteps(node.lowDose, self.modelPath(node), self.segmentation(node), node.lesionNode, None,
-                                 node.secondModel, **settings)
+        path = self.modelPath(node)
+        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None, node.secondModel,
+                                 self.samplerPath(node, path), next(iter(self.samplers(node.secondModel)), None), **settings)
 
     def cost(self, node):
         """Voxels that will pass through the network, forwards and backwards, in all."""
@@ -673,13 +746,17 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         return "<br>".join(lines)
 
     def showInViews(self, nodes, normalDose, suffix="", image="", table="", opacity=0.6):
-        """Steps that show low dose, (normal dose,) denoised and sample above the two maps over the CT, tables and plots."""
+        """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT, tables and plots.
+
+        The maps are the two standard deviations and, where there is one, the autoencoder's error, their floor.
+        """
         manager = slicer.app.layoutManager()
         if manager is None:
             return
-        layout, number = manager.layoutLogic().GetLayoutNode(), LAYOUT + (normalDose is not None)
+        layout, floor = manager.layoutLogic().GetLayoutNode(), nodes.get(f"vae floor{suffix}")
+        number = LAYOUT + (normalDose is not None) + 2 * (floor is not None)
         if not layout.IsLayoutDescription(number):
-            layout.AddLayoutDescription(number, layoutDescription(normalDose is not None))
+            layout.AddLayoutDescription(number, layoutDescription(normalDose is not None, floor is not None))
         manager.setLayout(number)
         yield False  # the views appear
         patient = nodes.get("patient")
@@ -689,7 +766,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             std[1].GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
         shown = {"Low": (patient, None), "Denoised": (nodes.get(f"output{suffix}"), None),
                  "Sample": (self.imageNode(nodes, image, 1), None), "Unproven": (patient, std[0]), "Proven": (patient, std[1]),
-                 **({"Normal": (normalDose, None)} if normalDose is not None else {})}
+                 **({"Normal": (normalDose, None)} if normalDose is not None else {}),
+                 **({"Floor": (patient, floor)} if floor is not None else {})}
         for tag, (background, foreground) in shown.items():
             self._showSlice(manager.sliceWidget(f"Invariances{tag}"), background, foreground, patient, opacity)
             yield True
@@ -716,8 +794,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def setOpacity(self, opacity):
         """Of the maps over the CT, where the module's views show them."""
         manager = slicer.app.layoutManager()
-        if manager is not None and manager.layout in (LAYOUT, LAYOUT + 1):
-            for tag in ("Unproven", "Proven"):
+        if manager is not None and manager.layout in LAYOUTS:
+            for tag in ("Unproven", "Proven", *(["Floor"] if manager.layout >= LAYOUT + 2 else [])):
                 manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode().SetForegroundOpacity(opacity)
 
 
@@ -738,7 +816,7 @@ def pointOf(node):
 def displayedPoint(grid):
     """RAS position (mm) of the slice that is displayed: in the first of the module's views, or the red one; else the middle."""
     manager = slicer.app.layoutManager()
-    own = manager.layout in (LAYOUT, LAYOUT + 1)
+    own = manager.layout in LAYOUTS
     matrix = manager.sliceWidget("InvariancesLow" if own else "Red").mrmlSliceNode().GetSliceToRAS()
     point = [matrix.GetElement(row, 3) for row in range(3)]
     try:
@@ -748,8 +826,8 @@ def displayedPoint(grid):
     return point
 
 
-def layoutDescription(withNormalDose):
-    """Five or six slice views, and a table and two plots behind tabs, as Slicer's layout XML."""
+def layoutDescription(withNormalDose, withFloor):
+    """Five to seven slice views, and a table and two plots behind tabs, as Slicer's layout XML."""
     def view(kind, tag, label, color=""):
         properties = f'<property name="viewlabel" action="default">{label}</property>'
         if kind == "Slice":
@@ -762,7 +840,8 @@ def layoutDescription(withNormalDose):
 
     normal = (("Normal", "Normal dose", "#6EB04B"),) if withNormalDose else ()
     above = slices(("Low", "Low dose", "#6EB04B"), *normal, ("Denoised", "Denoised", "#6EB04B"), ("Sample", "Sample", "#EDD54C"))
-    below = slices(("Unproven", "Unproven", "#F34A33"), ("Proven", "Proven", "#F34A33"))
+    floor = (("Floor", "Autoencoder's error", "#F34A33"),) if withFloor else ()
+    below = slices(("Unproven", "Unproven", "#F34A33"), ("Proven", "Proven", "#F34A33"), *floor)
     tabs = "".join(f'<item name="{name}">{inside}</item>' for name, inside in (
         ("Table", view("TableView", "Table", "T")), ("Lesion", view("PlotView", "Plot1", "L")),
         ("Spectrum", view("PlotView", "Plot2", "S"))))

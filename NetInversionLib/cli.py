@@ -287,11 +287,15 @@ def _invariances_arguments(parser) -> None:
     parser.add_argument("low_dose", help="CT volume in HU")
     parser.add_argument("--model", metavar="FILE", help="denoiser; default the first shipped one")
     parser.add_argument("--second", metavar="FILE", help="another denoiser, asked about the same proposals")
+    parser.add_argument("--sampler", metavar="FILE", help="autoencoder and flows made for the denoiser by 'train cinn'; default "
+                        "the first that is found")
+    parser.add_argument("--second-sampler", metavar="FILE", help="the same for the second denoiser")
     parser.add_argument("--segments", metavar="FILE", help="label map: statistics inside its labels")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
     parser.add_argument("--slices", nargs=2, type=int, metavar=("FIRST", "LAST"), help="indices k of the file, LAST included")
     parser.add_argument("--layer", default=known.layer, help="'output' (default), or a layer's name or number")
-    parser.add_argument("--proposals", nargs="+", default=list(known.proposals), help="noise, texture; default noise")
+    parser.add_argument("--proposals", nargs="+", help="cinn (drawn by the sampler), noise, texture; default cinn where there is "
+                        "a sampler, else noise")
     for name in ("samples", "projected", "shown", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(known, name), help=f"default {getattr(known, name)}")
     parser.add_argument("--epsilon", type=float, metavar="HU", help="output change that counts as unnoticed; default a tenth of "
@@ -312,9 +316,9 @@ def compute_invariances(options) -> int:
     images = {"low_dose": volumes.load(options.low_dose)}
     if options.segments:
         images["segments"] = volumes.load(options.segments)
-    paths = {"denoiser": options.model or _denoiser(), **({"second": options.second} if options.second else {})}
-    chosen = {name: getattr(options, name) for name in ("layer", "proposals", "samples", "projected", "shown", "seed", "lesion",
-                                                        "spectrum")}
+    paths = _invariances_models(options)
+    chosen = {name: getattr(options, name) for name in ("layer", "samples", "projected", "shown", "seed", "lesion", "spectrum")}
+    chosen["proposals"] = options.proposals or (["cinn"] if "sampler" in paths else ["noise"])
     if options.slices:
         chosen["region"] = [options.slices[0], options.slices[1] + 1,
                             *(bound for size in images["low_dose"].shape[1:] for bound in (0, size))]
@@ -332,6 +336,20 @@ def compute_invariances(options) -> int:
     print(f"{result.facts['accepted']} of {result.facts['projected']} projected samples are proven. Research use only.")
     print(folder)
     return 0
+
+
+def _invariances_models(options) -> dict[str, str]:
+    """Paths by what they are for; samplers that were not named are looked for, and told."""
+    from .invariance_settings import samplers_for
+
+    paths = {"denoiser": options.model or _denoiser(), "second": options.second, "sampler": options.sampler,
+             "second sampler": options.second_sampler}
+    for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
+        if paths[denoiser] and not paths[key]:
+            paths[key] = next(map(str, samplers_for(paths[denoiser])), None)
+            if paths[key]:
+                print(f"sampler: {paths[key]}", file=sys.stderr)
+    return {key: path for key, path in paths.items() if path}
 
 
 def _denoiser() -> str:

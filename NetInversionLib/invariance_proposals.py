@@ -76,14 +76,15 @@ def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
     return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))
 
 
+def placed(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network on a device, channels last: on a CPU its convolutions then take a quarter to a half less time."""
+    return network.to(device) if device.type == "mps" else network.to(device, memory_format=torch.channels_last)
+
+
 # Trained samplers ---------------------------------------------------------------------------------------------------
 
-def flow_layer(sampler: Model, denoiser: Model, layer: str) -> str:
-    """Which of a sampler's flows draws what this layer of this denoiser leaves open.
-
-    Raises:
-        ModelError: It is no sampler, or one of another denoiser, or it has no flow for the layer; or its weights are not numbers.
-    """
+def check_sampler(sampler: Model, denoiser: Model) -> None:
+    """Raises ModelError where it is no sampler, or one of another denoiser; or its weights are not numbers."""
     card, network = sampler.card, sampler.network
     if card.task != SAMPLING:
         raise ModelError(f"{card.name!r} is a model for {card.task} and not a sampler: choose one made by 'netinversion train "
@@ -100,12 +101,21 @@ def flow_layer(sampler: Model, denoiser: Model, layer: str) -> str:
                          "train cinn'")
     if not all(torch.isfinite(values).all() for values in (*network.parameters(), *network.buffers())):
         raise ModelError(f"{card.name!r} holds weights that are not numbers: its training has failed. Choose another sampler")
+
+
+def flow_layer(sampler: Model, denoiser: Model, layer: str) -> str:
+    """Which of a sampler's flows draws what this layer of its denoiser leaves open.
+
+    Raises:
+        ModelError: None does; says which layers have one. LayerError: The denoiser has no such layer.
+    """
+    flows = sampler.network.layers
     for name in same_values(denoiser.network, layer, _probe(denoiser.network)):
-        if name in network.layers:
+        if name in flows:
             return name
-    raise ModelError(f"{card.name!r} has no flow for layer {layer!r} of {denoiser.card.name!r}, only for "
-                     f"{', '.join(network.layers) or 'none'}: choose one of these layers or other proposals, or train a flow for "
-                     "it with 'netinversion train cinn'")
+    raise ModelError(f"{sampler.card.name!r} has no flow for layer {layer!r} of {denoiser.card.name!r}, only for "
+                     f"{', '.join(flows) or 'none'}: choose one of these layers or other proposals, or train a flow for it with "
+                     "'netinversion train cinn'")
 
 
 def _probe(network: torch.nn.Module) -> Tensor:
@@ -113,18 +123,21 @@ def _probe(network: torch.nn.Module) -> Tensor:
 
 
 class Sampling:
-    """A sampler at work for one layer of one denoiser. The sampler is copied: what the caller holds can still be saved.
+    """A sampler at work for one layer of its denoiser. The sampler is copied: what the caller holds can still be saved.
 
     Args:
-        sampler, denoiser, layer: As for ``flow_layer``, which raises what this does.
+        sampler, denoiser: As for ``check_sampler``, which raises what this does.
+        layer: As for ``flow_layer``, likewise; None where the autoencoder alone is wanted.
     """
 
-    def __init__(self, sampler: Model, denoiser: Model, layer: str, device: torch.device):
-        self.layer, self.name = flow_layer(sampler, denoiser, layer), sampler.card.name
-        self.facts = {**sampler.facts(), "flow": self.layer}
-        self.network = copy.deepcopy(sampler.network).to(device)
+    def __init__(self, sampler: Model, denoiser: Model, layer: str | None, device: torch.device):
+        check_sampler(sampler, denoiser)
+        self.layer, self.name = layer and flow_layer(sampler, denoiser, layer), sampler.card.name
+        self.facts = {**sampler.facts(), "flow": self.layer or "none used"}
+        self.part, self.device = UpTo(denoiser.network, layer or "output", _probe(denoiser.network)), device
+        self.network = copy.deepcopy(sampler.network)
         self.network.vae.fold()
-        self.part, self.device = UpTo(denoiser.network, layer, _probe(denoiser.network)), device
+        placed(self.network, device)
         self.taken, self.given = sampler.card.inputs[0], sampler.card.outputs[0]
 
     def changes(self, hu: Tensor, x0: Tensor, region: Window) -> Callable[[int, torch.Generator], Tensor]:

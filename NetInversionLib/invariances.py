@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import components, devices, invariance_experiments, level_set, volumes
 from . import models as model_files
-from .invariance_proposals import Proposer, Sampling, image_noise
+from .invariance_proposals import Proposer, Sampling, image_noise, placed
 from .invariance_settings import SAMPLING, Settings
 from .layers import UpTo
 from .level_set import LevelSet, Projected, Window
@@ -30,7 +30,7 @@ from .results import Part, Progress, Result, Table
 from .volumes import Volume
 
 SAMPLES_AT_ONCE, VOXELS_AT_ONCE = 16, 16 * 128 * 128
-RANDOM_PAIRS, FRESH_NOISES = 8, 4
+RANDOM_PAIRS, FRESH_NOISES = 8, 2
 EVALUATIONS_EACH = 100  # about what projecting a sample takes, beside trying it; for the progress alone
 INTERMEDIATE_EVERY_S = 5.0
 
@@ -70,7 +70,7 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
     asked = {" second" if key == "second" else "": _checked(models[key], (settings.layer, *settings.spectrum))
              for key in ("denoiser", "second") if key in models}
     for model in asked.values():
-        model.network.to(device)
+        placed(model.network, device)
     samplings = {suffix: _sampling(models.get(f"{suffix} sampler".strip()), model, settings, device)
                  for suffix, model in asked.items()}
     results: dict[str, Result] = {}
@@ -123,9 +123,10 @@ def _checked(model: Model, layers: tuple[str, ...]) -> Model:
 
 def _sampling(sampler: Model | None, denoiser: Model, settings: Settings, device: torch.device) -> Sampling | None:
     """The sampler at work, if there is one; where proposals need it there must be."""
+    draws = "cinn" in settings.proposals
     if sampler is not None:
-        return Sampling(sampler, denoiser, settings.layer, device)
-    if "cinn" in settings.proposals:
+        return Sampling(sampler, denoiser, settings.layer if draws else None, device)
+    if draws:
         raise model_files.ModelError(f"proposals 'cinn' are drawn by a sampler, and there is none for {denoiser.card.name!r}: "
                                      "name one made by 'netinversion train cinn', or choose noise or texture")
     return None
@@ -284,7 +285,7 @@ class _Run:
         found = self.found[k] = _Slice({key: Blended(tuple(hu.shape)) for key in MAPS}, self.denoised(x0))
         whole = self.current = self.tile_of(k, x0, self.region, torch.ones(self.region.size, dtype=torch.float64))
         proposer = Proposer(hu, self.volume.spacing_mm[:2], self.region, s,
-                            self.sampling.changes(hu, x0, self.region) if self.sampling else None)
+                            self.sampling.changes(hu, x0, self.region) if "cinn" in s.proposals else None)
         generator = torch.Generator().manual_seed(s.seed * 100_003 + k)
         self.share = s.samples / (s.samples + EVALUATIONS_EACH * s.projected)  # of the slice's time
         self.reference(found, whole, proposer, generator)

@@ -314,7 +314,7 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
     height, width = scale.shape[2:]
     squares = x.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-    return torch.addcmul(shift[:, :, :, None, :, None], squares, scale[:, :, :, None, :, None]).view_as(x)
+    return torch.addcmul(shift[:, :, :, None, :, None], squares, scale[:, :, :, None, :, None]).reshape(x.shape)
 
 
 class _Attention(nn.Module):

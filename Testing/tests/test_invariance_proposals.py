@@ -1,5 +1,6 @@
 """Proposals of a sampler: known draws of a toy one, the true context of the layer, no trace of padding, the floor; bad input."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from test_invariances import SCALE, averaging, body, denoiser
 from torch import nn
 from toy_models import channel
 
-from NetInversionLib import invariance_training, models, networks
+from NetInversionLib import cli, invariance_training, models, networks, volumes
 from NetInversionLib.denoising import CHANNEL
 from NetInversionLib.invariance_proposals import DECODER_REACH, Proposer, Sampling
 from NetInversionLib.invariance_settings import SAMPLING, Settings, samplers_for
@@ -248,6 +249,24 @@ def test_files_that_fit_are_found_and_run(tmp_path, monkeypatch):
     assert result.facts["sampler"]["flow"] == "layers.4" and np.isfinite(result.volumes["vae floor"].array).all()
 
 
+def test_the_command_takes_the_sampler_that_fits(tmp_path, monkeypatch, capsys):
+    saved(tmp_path)
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    volumes.save(body((40, 44), 1), tmp_path / "low.nii.gz")
+    command = ["compute", "invariances", str(tmp_path / "low.nii.gz"), "--output", str(tmp_path / "out"), "--device", "cpu",
+               "--model", str(tmp_path / "denoiser.safetensors"), "--samples", "3", "--projected", "0", "--shown", "1",
+               "--settings", '{"region": [0, 1, 8, 24, 8, 24]}']
+    assert cli.main(command) == 0 and "sampler.safetensors" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "out" / "facts.json").read_text())
+    assert facts["settings"]["proposals"] == ["cinn"] and facts["sampler"]["flow"] == "layers.4"
+    assert volumes.load(tmp_path / "out" / "vae floor.nrrd").array.any()
+    assert cli.main([*command, "--layer", "3"]) == 1
+    assert "has no flow for layer '3' of 'Denoiser', only for layers.0, layers.4" in capsys.readouterr().err
+    assert cli.main([*command, "--layer", "3", "--proposals", "noise"]) == 0
+    assert cli.main([*command, "--sampler", str(tmp_path / "denoiser.safetensors")]) == 1
+    assert "is a model for denoising and not a sampler" in capsys.readouterr().err
+
+
 def test_models_in_each_other_s_place_are_refused():
     with pytest.raises(ModelError, match="is no denoiser but a sampler.*choose the denoiser"):
         invariances({"low_dose": body()}, {"denoiser": sampler_of(random_sampler())})
@@ -293,6 +312,13 @@ def test_two_denoisers_with_a_sampler_each():
         assert result.tables[f"proof{suffix}"].columns["slice"] == [0]
         drawn = result.volumes[f"std unproven{suffix}"].array.mean()
         assert drawn == pytest.approx(noise, rel=0.05)
+
+
+def test_the_floor_needs_no_flow():
+    """Fresh noise at a layer that the sampler has no flow for: the autoencoder's error is told all the same."""
+    sampler = sampler_of(random_sampler({"layers.2": 32}))
+    result = run(networks.build("cnn10"), sampler, proposals=("texture",), samples=3)
+    assert column(result, "autoencoder's error")[0] > 0 and result.facts["sampler"]["flow"] == "none used"
 
 
 def test_draws_that_are_no_numbers_end_the_run():

@@ -7,6 +7,7 @@ import host
 import numpy as np
 import pytest
 import torch
+from test_invariance_proposals import saved
 from test_invariances import body
 
 from NetInversionLib import jobs, models, networks
@@ -319,6 +320,93 @@ def test_low_dose_is_simulated_by_a_button(widget):
     assert low.GetName() == "My CT simulated at 25 % dose"
     noise = array(low)[0, 12:28, 14:30] - array(normal)[0, 12:28, 14:30]
     assert noise.std() > 1 and abs(noise.mean()) < 3 * noise.std()
+
+
+# ---- a sampler
+
+
+@pytest.fixture
+def sampled(module, tmp_path, monkeypatch):
+    """The panel with a denoiser, a sampler made for it, and one made for another."""
+    files = saved(tmp_path)
+    saved(tmp_path, "other", training={"denoiser": "Another", "denoiser SHA-256": "1" * 64})
+    plain(tmp_path / "zzz.safetensors", name="Without")
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    monkeypatch.delenv("NETINVERSION_DATA", raising=False)
+    widget = module("Invariances")
+    widget.files = files
+    return widget
+
+
+def entries(selector):
+    return {selector.itemData(i): selector.itemText(i) for i in range(selector.count)}
+
+
+def test_a_sampler_that_fits_is_taken_and_draws(sampled):
+    import slicer
+
+    ui, node = sampled.ui, sampled._parameterNode
+    assert entries(ui.samplerSelector) == {"": "none", "sampler.safetensors": "Sampler of the denoiser"}
+    assert node.sampler == "sampler.safetensors" and ui.flowCheckBox.checked and not ui.noiseCheckBox.checked
+    layers = entries(ui.layerSelector)
+    assert [name for name, title in layers.items() if "VAE + flow" in title] == ["output", "layers.0", "layers.4"]
+    choose(sampled, add_ct())
+    ui.textureCheckBox.checked, ui.projectedSpinBox.value = False, 0
+    press(sampled)
+    finish(sampled)
+    assert "Done" in ui.statusLabel.text, ui.logText.toPlainText()
+    assert facts(sampled)["settings"]["proposals"] == ["cinn"] and facts(sampled)["sampler"]["flow"] == "layers.4"
+    ui.showButton.click()
+    floor = slicer.app.layoutManager().sliceWidget("InvariancesFloor").mrmlSliceCompositeNode()
+    assert floor.GetForegroundVolumeID() == results(sampled)["vae floor"].GetID()
+    assert array(results(sampled)["vae floor"])[0, 10:30, 12:34].any()
+    ui.opacitySlider.value = 0.3
+    assert floor.GetForegroundOpacity() == pytest.approx(0.3)
+
+
+def test_another_denoiser_has_another_sampler_or_none(sampled):
+    ui, node = sampled.ui, sampled._parameterNode
+    denoiser = sampled._cardPath
+    ui.modelSelector.setCurrentIndex([text for text in entries(ui.modelSelector).values()].index("Without"))
+    assert node.sampler == "" and not ui.samplerSelector.enabled and ui.noiseCheckBox.checked and not ui.flowCheckBox.checked
+    choose(sampled, add_ct())
+    ui.flowCheckBox.checked = True
+    assert "Choose a sampler" in ui.applyButton.toolTip
+    ui.modelSelector.setCurrentIndex(ui.modelSelector.findData(denoiser))
+    assert node.sampler == "sampler.safetensors" and ui.applyButton.enabled
+    ui.secondModelEdit.currentPath = str(sampled.files[0].with_name("zzz.safetensors"))
+    assert "no sampler for the second denoiser" in ui.applyButton.toolTip
+    ui.secondModelEdit.currentPath = ""
+    node.sampler = "other.safetensors"
+    refused(sampled, "'other.safetensors' is not there, or was made for another denoiser")
+    ui.samplerSelector.setCurrentIndex(0)
+    sampled._onSampler(0)
+    assert node.sampler == "" and "Choose a sampler" in ui.applyButton.toolTip
+    sampled.parent.exit()
+    sampled.parent.enter()
+    assert node.sampler == ""  # what the user chose stays
+
+
+def test_a_layer_without_flow_is_refused_with_those_that_have_one(sampled):
+    choose(sampled, add_ct())
+    sampled._parameterNode.layer = "layers.2"
+    refused(sampled, "has no flow for layer 'layers.2'", "only for layers.0, layers.4")
+
+
+def test_a_sampler_is_no_denoiser(sampled):
+    choose(sampled, add_ct())
+    use_model(sampled, sampled.files[1])
+    refused(sampled, "is a network for another task (invariance sampling)")
+
+
+def test_a_sampler_from_the_console(sampled):
+    denoiser, sampler = sampled.files
+    output = sampled.logic.run(add_ct(), str(denoiser), sampler=str(sampler), samples=3, projected=0, shown=1, region=REGION,
+                               device="cpu")
+    assert list(output.facts["settings"]["proposals"]) == ["cinn"] and "vae floor" in output.nodes
+    with pytest.raises(models.ModelError, match="not a sampler"):
+        sampled.logic.run(add_ct(), str(denoiser), sampler=str(denoiser), samples=3, projected=0, shown=1,
+                          region=REGION, device="cpu")
 
 
 # ---- stopping, saving
