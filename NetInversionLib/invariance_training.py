@@ -80,7 +80,7 @@ class CINNSettings:
     blocks: int = 4
     hidden: int = 64
     depth: int = 1
-    features: int = 32
+    features: int = 16
     downs: int = 2
     embedder_width: int = 16
     steps: int = 1500
@@ -131,7 +131,7 @@ def train_vae(pairs: list[Pair], output: Path | str, settings: VAESettings = VAE
 
     def averaged() -> Sampler:
         sampler = Sampler(dict(settings.arguments))
-        sampler.vae.load_state_dict(state.averaged())
+        sampler.vae.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
     def judge() -> float:
@@ -181,7 +181,7 @@ def train_cinn(pairs: list[Pair], output: Path | str, vae: models.Model, denoise
     def averaged(state: State) -> Sampler:
         sampler = Sampler(vae.card.arguments["vae"], arguments)
         sampler.vae.load_state_dict(autoencoder.state_dict())
-        sampler.flows.load_state_dict(state.averaged())
+        sampler.flows.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
     def judged(sampler: Sampler, pairs: list[Pair]) -> Tensor:
@@ -221,7 +221,7 @@ def fit_flows(flows: nn.ModuleList, batch: Callable[[int, Group], tuple[Tensor, 
         judge: A figure of held-out people, lower is better.
 
     Returns:
-        The trained state; its ``averaged()`` are the weights to use.
+        The trained state; its ``averaged_state()`` are the weights to use.
     """
     state = State(settings, names, flows, optimiser=torch.optim.Adam(flows.parameters(), settings.learning_rate))
 
@@ -229,7 +229,7 @@ def fit_flows(flows: nn.ModuleList, batch: Callable[[int, Group], tuple[Tensor, 
         if state.step == 0:  # from the whole first batch, the same in every process
             with torch.no_grad():
                 bits_per_latent(flows.train(), *batch(0, Group()))
-            state.mean = {name: weight.detach().clone() for name, weight in flows.named_parameters()}
+            state.begin_mean()
         loss = bits_per_latent(flows.train(), *batch(state.step, group)).mean()
         state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
         return float(loss.detach())
@@ -253,17 +253,17 @@ def _run(state: State, advance: Callable[[], float], judge: Callable[[], float] 
     if checkpoint and Path(checkpoint).exists():
         state.load(checkpoint)
         progress.log(f"goes on from step {state.step}")
-    s, values = state.settings, []
+    s = state.settings
     while state.step < s.steps:
-        values.append(advance())
+        state.recent.append(advance())
         state.stepped()
         if state.step % s.checkpoint_every and state.step < s.steps:
             continue
-        known = torch.tensor(float(np.mean(values)))
+        known = torch.tensor(float(np.mean(state.recent)))
         group.average([known])
         new = judge() if judge is not None and group.rank == 0 else math.nan
-        values = []
         state.history.append([state.step, float(known), new])
+        state.recent = []
         progress.point(titles[0], state.step, float(known))
         if not math.isnan(new):
             progress.point(titles[1], state.step, new)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from .edges import edge_map
 from .networks.flow import ConditionalFlow, _log_prob
 from .networks.mrflow import MRFlow
 from .results import Progress
-from .training import Group
+from .training import Group, State, plain
 from .volumes import Volume
 
 # Slices are stacked along axis n of arrays [k, j, i] in RAS axes.
@@ -372,10 +372,10 @@ def train(
         bits = state.advance(draw_batch(training, settings, state.step), group)
         last = state.step == settings.steps
         if state.step % epoch == 0 or last:
-            known = state.recent / max(1, state.recent_count)
+            known = sum(state.recent) / len(state.recent)
             new = held_out_bits(state.averaged(), held_out, settings.bin_width) if group.rank == 0 else math.nan
             state.history.append([state.step, known, new])
-            state.recent = state.recent_count = 0
+            state.recent = []
             progress.log(f"epoch {len(state.history)}, step {state.step}: {known:.4f} bits/dim of whole slices in training; "
                          f"{new:.4f} bits/dim inside the mask on held-out people")
             progress.point("held-out bits/dim", state.step, new)
@@ -429,24 +429,22 @@ class _Clock:
         return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-class _State:
-    """Flow, running mean of its weights, optimiser, step and history: all that a checkpoint holds."""
+class _State(State):
+    """The flow in training; ``recent`` holds the batches' bits/dim since the last epoch."""
 
     def __init__(self, settings: FlowSettings, names: list[str], device: torch.device):
         torch.manual_seed(settings.seed)
-        self.settings, self.names, self.device = settings, sorted(names), device
-        self.step, self.history, self.recent, self.recent_count = 0, [], 0.0, 0
-        self.flow = networks.build("conditional_flow", **settings.flow()).to(device)
+        self.device, self.flow = device, networks.build("conditional_flow", **settings.flow()).to(device)
         # On a CPU memory is not what is short.
         self.flow.memory_saving = device.type != "cpu"
-        self.optimiser = torch.optim.AdamW(self.flow.parameters(), lr=settings.learning_rate, weight_decay=1e-5)
-        self.mean = {}
+        super().__init__(settings, names, self.flow, optimiser=torch.optim.AdamW(
+            self.flow.parameters(), lr=settings.learning_rate, weight_decay=1e-5))
 
     def initialise(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Set every ActNorm from the whole first batch, the same in every process."""
         images, edges, _ = (part.to(self.device) for part in batch)
         self.flow.initialise(images, edges)
-        self.mean = {n: w.detach().clone() for n, w in self.flow.named_parameters()}
+        self.begin_mean()
 
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], group: Group) -> float:
         """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left out).
@@ -455,60 +453,24 @@ class _State:
             ValueError: The loss is not finite; the weights are those of the step before.
         """
         s = self.settings
-        factor = min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
-        self.optimiser.param_groups[0]["lr"] = s.learning_rate * factor
         images, edges, labels = (part.to(self.device) for part in group.share(*batch))
         z, log_det = self.flow.train()(images, edges)
         bits = _bits(z, log_det, s.bin_width) / images[0].numel()
         good = labels > 0
         enough = (bits[good].mean() if good.any() else bits.mean()).detach() + s.negative_margin
         loss = torch.where(good, bits, -bits.clamp(max=enough)).mean()
-        if not torch.isfinite(loss):
-            raise ValueError(f"training went astray at step {self.step}: start afresh with a lower learning rate")
-        self.optimiser.zero_grad()
-        loss.backward()
-        group.average([p.grad for p in self.flow.parameters() if p.grad is not None])
-        torch.nn.utils.clip_grad_norm_(self.flow.parameters(), s.clip)
-        self.optimiser.step()
-
-        self.step += 1
-        decay = min(s.average, self.step / (self.step + 10))
-        for name, weight in self.flow.named_parameters():
-            self.mean[name].lerp_(weight.detach(), 1 - decay)
+        self.update(self.parts["optimiser"], list(self.flow.parameters()), loss, group, clip=s.clip)
+        self.stepped()
         shown = torch.stack([bits.detach()[good].sum(), good.sum().to(bits)])
         group.average([shown])
-        shown = float(shown[0] / shown[1].clamp(min=1e-9))
-        self.recent, self.recent_count = self.recent + shown, self.recent_count + 1
-        return shown
+        self.recent.append(float(shown[0] / shown[1].clamp(min=1e-9)))
+        return self.recent[-1]
 
     def averaged(self) -> ConditionalFlow:
         """A flow with the mean weights."""
         flow = networks.build("conditional_flow", **self.settings.flow())
-        flow.load_state_dict({**self.flow.state_dict(), **self.mean})
+        flow.load_state_dict(self.averaged_state())
         return flow.to(self.device).eval().requires_grad_(False)
-
-    def save(self, path: Path | str) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        kept = {"settings": _plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
-                "recent": [self.recent, self.recent_count], "flow": self.flow.state_dict(), "mean": self.mean,
-                "optimiser": self.optimiser.state_dict()}
-        torch.save(kept, part)
-        part.replace(path)
-
-    def load(self, path: Path | str) -> None:
-        kept = torch.load(path, map_location=self.device, weights_only=True)
-        if kept["settings"] != _plain(self.settings) or kept["names"] != self.names:
-            raise ValueError(f"{path} belongs to a training with other settings or scans; delete it to start afresh")
-        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
-        self.recent, self.recent_count = kept["recent"]
-        self.flow.load_state_dict(kept["flow"])
-        self.optimiser.load_state_dict(kept["optimiser"])
-
-
-def _plain(settings: FlowSettings) -> dict:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
 
 
 def draw_curve(history: list[list[float]], path: Path | str) -> None:
@@ -574,7 +536,7 @@ def make_card(training: list[Case], held_out: list[Case], settings: FlowSettings
     quality = {"training people, bits/dim inside the mask": round(float(bits[~new].mean()), 4)}
     if new.any():
         quality["held-out people, bits/dim inside the mask"] = round(float(bits[new].mean()), 4)
-    values = {k: v if type(v) in (int, float) else str(v) for k, v in _plain(settings).items()}
+    values = {k: v if type(v) in (int, float) else str(v) for k, v in plain(settings).items()}
     return models.Card(
         name="MR of one scanner",
         version="1",

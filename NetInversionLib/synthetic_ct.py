@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from . import models, networks, volumes
 from .dixon import DixonSettings, body_mask, simulate_arrays
 from .results import Progress, Table
+from .training import Group, State, plain
 from .volumes import Volume
 
 # Hounsfield range of the output, 0 to 1 in the network's units; what lies outside is clipped. Wide enough for cortical
@@ -241,81 +242,37 @@ def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Gener
     return images[:, j:j + size, i:i + size]
 
 
-class _State:
-    """Network, running mean of its weights, optimiser and step: all that a checkpoint holds."""
+class _State(State):
+    """The network in training."""
 
     def __init__(self, settings: TrainSettings, names: list[str], device: torch.device | str = "cpu"):
         torch.manual_seed(settings.seed)
-        self.settings = settings
-        self.names = sorted(names)
-        self.step = 0
         self.device = torch.device(device)
-        self.network = networks.build("unet", **_architecture(settings))
-        self.network.to(self.device, memory_format=torch.channels_last)
-        self.mean = {n: w.detach().clone() for n, w in self.network.named_parameters()}
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        network = networks.build("unet", **_architecture(settings)).to(self.device, memory_format=torch.channels_last)
+        super().__init__(settings, names, network, optimiser=torch.optim.Adam(network.parameters(), lr=settings.learning_rate))
 
     def advance(self, inputs: Tensor, targets: Tensor) -> float:
         """One optimiser step; returns the loss in normalised units."""
         s = self.settings
-        factor = min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
-        self.optimiser.param_groups[0]["lr"] = s.learning_rate * factor
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         hu = targets * (HU_HIGH - HU_LOW) + HU_LOW
         weight = 1 + (s.bone_weight - 1) * ((hu - BONE_HU) / (1000 - BONE_HU)).clamp(min=0)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps):
             outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
         loss = ((outputs.float() - targets).abs() * weight).mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
-
-        self.step += 1
-        decay = min(s.average, self.step / (self.step + 10))
-        for name, weight in self.network.named_parameters():
-            self.mean[name].lerp_(weight.detach(), 1 - decay)
+        self.update(self.parts["optimiser"], list(self.network.parameters()), loss, Group(), clip=1.0)
+        self.stepped()
         return loss.item()
 
     def averaged(self) -> torch.nn.Module:
         """A network with the mean weights."""
         network = networks.build("unet", **_architecture(self.settings))
-        network.load_state_dict(self.mean)
+        network.load_state_dict(self.averaged_state())
         return network.eval().requires_grad_(False)
-
-    def save(self, path: Path | str) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        torch.save(
-            {
-                "settings": _plain(self.settings),
-                "names": self.names,
-                "step": self.step,
-                "network": self.network.state_dict(),
-                "mean": self.mean,
-                "optimiser": self.optimiser.state_dict(),
-            },
-            part,
-        )
-        part.replace(path)
-
-    def load(self, path: Path | str) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["settings"] != _plain(self.settings) or state["names"] != self.names:
-            raise ValueError(f"{path} belongs to a training with other settings or scans; delete it to start afresh")
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.mean = state["mean"]
-        self.optimiser.load_state_dict(state["optimiser"])
 
 
 def _architecture(settings: TrainSettings) -> dict:
     return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features)}
-
-
-def _plain(settings: TrainSettings) -> dict:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
 
 
 def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
@@ -337,7 +294,7 @@ def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
         sources=SOURCES if set(names) <= set(KNOWN_PEOPLE) else "CT of the person who trained it",
         licence="MIT",
         intended_use=INTENDED_USE,
-        training={k: str(v) if isinstance(v, list) else v for k, v in _plain(settings).items()},
+        training={k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()},
     )
 
 

@@ -51,7 +51,7 @@ class Group:
 
 
 class State:
-    """Networks and optimisers in training with their step and history: all that a checkpoint holds.
+    """Networks and optimisers in training, step, history and the values since its last entry: all that a checkpoint holds.
 
     Args:
         settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step of the running mean.
@@ -63,8 +63,12 @@ class State:
     def __init__(self, settings, names: list[str], network: nn.Module, **parts):
         self.settings, self.names, self.network = settings, sorted(set(names)), network
         self.parts = {"network": network, **parts}
-        self.step, self.history = 0, []
-        self.mean = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        self.step, self.history, self.recent = 0, [], []
+        self.begin_mean()
+
+    def begin_mean(self) -> None:
+        """Let the running mean be the weights as they are, before the first step."""
+        self.mean = {name: weight.detach().clone() for name, weight in self.network.named_parameters()}
 
     @property
     def rate(self) -> float:
@@ -97,8 +101,8 @@ class State:
         for name, weight in self.network.named_parameters():
             self.mean[name].lerp_(weight.detach(), 1 - decay)
 
-    def averaged(self) -> dict[str, Tensor]:
-        """The network's state with the running means as weights."""
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The network's ``state_dict`` with the running means as weights."""
         return {**self.network.state_dict(), **self.mean}
 
     def save(self, path: Path | str) -> None:
@@ -106,8 +110,9 @@ class State:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        torch.save({"settings": plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
-                    "mean": self.mean, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
+        own = {"settings": plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
+               "recent": self.recent, "mean": self.mean}
+        torch.save({**own, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
         part.replace(path)
 
     def load(self, path: Path | str) -> None:
@@ -122,9 +127,10 @@ class State:
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no checkpoint of a training; choose another name") from error
         if not same:
-            raise ValueError(f"{path} belongs to a training with other settings or people, or of other networks; delete it to "
-                             "start afresh")
+            raise ValueError(f"{path} belongs to a training with other settings, or of other people, scans or networks; "
+                             "delete it to start afresh")
         self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
+        self.recent = kept.get("recent", [])
         for name, part in self.parts.items():
             part.load_state_dict(kept[name])
 

@@ -63,7 +63,7 @@ def flow(world):
     torch.manual_seed(0)
     flows = nn.ModuleList([CINN(SIZE**2, 1, SIZE // 2, blocks=4, hidden=64, depth=0, features=16, downs=0)])
     state = fit_flows(flows, world.batch, SETTINGS, ["Gaussian images"])
-    flows.load_state_dict(state.averaged())
+    flows.load_state_dict(state.averaged_state())
     torch.set_num_threads(threads)
     return flows[0].eval().requires_grad_(False)
 

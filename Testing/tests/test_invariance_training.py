@@ -184,7 +184,7 @@ def test_checkpoints_of_other_networks_are_refused(pairs, vae, denoiser, tmp_pat
     state, out = tmp_path / "state", tmp_path / "a.safetensors"
     train_cinn(pairs, out, vae, denoiser, replace(CINN_SETTINGS, steps=1), checkpoint=state)
     for wrong in ({"vae": replace(vae, sha256="1" * 64)}, {"denoiser": replace(denoiser, sha256="1" * 64)}, {"leave_out": "b"}):
-        with pytest.raises(ValueError, match="other settings or people, or of other networks"):
+        with pytest.raises(ValueError, match="other settings, or of other people, scans or networks"):
             train_cinn(pairs, out, **{"vae": vae, "denoiser": denoiser, **wrong}, settings=replace(CINN_SETTINGS, steps=1),
                        checkpoint=state)
     with pytest.raises(ValueError, match="other settings"):
