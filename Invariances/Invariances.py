@@ -403,7 +403,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         :param roi: markups ROI node: the region, instead of ``settings["region"]``.
         :param secondModel: file of another denoiser, asked about the same proposals.
         :param sampler: file of a sampler made for the denoiser, ``secondSampler`` of one made for the second. Where no
-            ``proposals`` are named it draws them.
+            ``proposals`` are named it draws them; where "cinn" is named and no file, the first installed that fits is taken.
         Only the slices that are needed are sent. The others: see ``run``.
         """
         volume = yield from mrml.read_volume(lowDose)
@@ -419,6 +419,9 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             settings.setdefault("proposals", ["cinn"])
         paths = {"denoiser": model or self._firstModel(), "second": secondModel, "sampler": sampler,
                  "second sampler": secondSampler}
+        for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
+            if not paths[key] and "cinn" in settings.get("proposals", ()):
+                paths[key] = next(iter(self.samplers(paths[denoiser])), None)
         return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items() if path}, settings)
 
     def _onlySlices(self, volume, settings):
@@ -625,7 +628,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
         path = self.modelPath(node)
         return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None, node.secondModel,
-                                 self.samplerPath(node, path), next(iter(self.samplers(node.secondModel)), None), **settings)
+                                 self.samplerPath(node, path), **settings)
 
     def cost(self, node):
         """Voxels that will pass through the network, forwards and backwards, in all."""

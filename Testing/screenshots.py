@@ -292,7 +292,7 @@ def invariances():
     widget.ui.simulateButton.click()
     node.region = node.region.ROI
     node.roiNode, node.lesionNode = marks(ct)
-    node.cinn, node.spectrum = True, True
+    node.spectrum = True
     host.grab(widget.parent, OUTPUT / "Invariances-before.png")
     widget.ui.applyButton.click()
     host.wait(lambda: widget._going is None or widget.ui.progressBar.value > 300, 1800, "A part of the run")

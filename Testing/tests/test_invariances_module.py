@@ -404,6 +404,8 @@ def test_a_sampler_from_the_console(sampled):
     output = sampled.logic.run(add_ct(), str(denoiser), sampler=str(sampler), samples=3, projected=0, shown=1, region=REGION,
                                device="cpu")
     assert list(output.facts["settings"]["proposals"]) == ["cinn"] and "vae floor" in output.nodes
+    request = jobs.finish(sampled.logic.requestSteps(add_ct(), str(denoiser), proposals=["cinn"], secondModel=str(denoiser)))
+    assert request.model_paths["sampler"] == request.model_paths["second sampler"] == str(sampler)
     with pytest.raises(models.ModelError, match="not a sampler"):
         sampled.logic.run(add_ct(), str(denoiser), sampler=str(denoiser), samples=3, projected=0, shown=1,
                           region=REGION, device="cpu")
