@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from . import models, networks, volumes
 from .layers import UpTo
 from .low_dose import LowDoseSettings, exposed, noise_image
+from .networks.vae import gradient_penalty
 from .results import Progress, Table
 from .synthetic_ct import SOURCES, read_people
-from .training import Group
+from .training import Group, State, plain
 from .volumes import Volume
 
 # The published networks' units: (HU + 1024 - 481.454...) / 502.185...
@@ -166,8 +167,8 @@ class Critic(nn.Module):
             channels = given
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,) scores."""
+    def forward(self, x: Tensor, condition: None = None) -> Tensor:
+        """(N,) scores; nothing is judged beside the image."""
         return self.layers(x).mean((1, 2, 3))
 
 
@@ -176,97 +177,52 @@ def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
     return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
 
 
-class _State:
-    """Networks, optimisers, step and history: all that a checkpoint holds."""
+class _State(State):
+    """The denoiser in training and, for "wgan", what it is trained against."""
 
-    def __init__(self, settings: DenoiserSettings, names: list[str], features: UpTo | None, device: torch.device | str):
+    def __init__(self, settings: DenoiserSettings, names: list[str], features: UpTo | None, device: torch.device):
         torch.manual_seed(settings.seed)
-        self.settings, self.names, self.features, self.device = settings, sorted(set(names)), features, torch.device(device)
-        self.step, self.history = 0, []
-        self.network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
-        self.mean = {name: w.detach().clone() for name, w in self.network.named_parameters()}
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999))
-        self.critic = Critic().to(device) if settings.loss == "wgan" else None
-        if self.critic is not None:
-            self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=settings.learning_rate, betas=(0.5, 0.9))
+        network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
+        parts = {"optimiser": torch.optim.Adam(network.parameters(), betas=(0.9, 0.999))}
+        if settings.loss == "wgan":
+            critic = Critic().to(device)
+            parts |= {"critic": critic, "critic_optimiser": torch.optim.Adam(critic.parameters(), betas=(0.5, 0.9))}
+        super().__init__(settings, names, network, **parts)
+        self.features, self.device = features, device
 
     def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
         """One step of the generator (and the critic's before it); the mean square error, normalised units."""
-        s = self.settings
-        rate = s.learning_rate * min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
-        adversarial = self.critic is not None and self.step >= s.warm_up * s.steps
+        s, critic = self.settings, self.parts.get("critic")
+        adversarial = critic is not None and self.step >= s.warm_up * s.steps
         if adversarial:
-            self.critic_optimiser.param_groups[0]["lr"] = rate
             for n in range(s.critic_steps):
-                self.criticise(*group.share(*draw(s.steps + s.critic_steps * self.step + n)), group)
+                self.criticise(critic, *group.share(*draw(s.steps + s.critic_steps * self.step + n)), group)
         low, normal = (part.to(self.device) for part in group.share(*draw(self.step)))
-        self.optimiser.param_groups[0]["lr"] = rate
         found = self.network.train()(low)
-        error = F.mse_loss(found, normal)
-        loss = error
+        loss = error = F.mse_loss(found, normal)
         if adversarial:
-            loss = F.mse_loss(self.features(found), self.features(normal)) - s.adversarial * self.critic(found).mean()
-        self.update(self.optimiser, self.network, loss, group)
-        self.step += 1
-        decay = min(s.average, self.step / (self.step + 10))
-        for name, weight in self.network.named_parameters():
-            self.mean[name].lerp_(weight.detach(), 1 - decay)
+            loss = F.mse_loss(self.features(found), self.features(normal)) - s.adversarial * critic(found).mean()
+        self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group)
+        self.stepped()
         shown = error.detach().clone()
         group.average([shown])
         return float(shown)
 
-    def criticise(self, low: Tensor, normal: Tensor, group: Group) -> None:
+    def criticise(self, critic: Critic, low: Tensor, normal: Tensor, group: Group) -> None:
         """One step of the critic: real against denoised, the gradient's length drawn to 1 between them."""
         low, normal = low.to(self.device), normal.to(self.device)
         with torch.no_grad():
             made = self.network(low)
-        rng = torch.Generator().manual_seed(self.settings.seed + self.step)
-        share = torch.rand(len(low), 1, 1, 1, generator=rng).to(self.device)
-        between = (share * normal + (1 - share) * made).requires_grad_()
-        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
-        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-        loss = self.critic(made).mean() - self.critic(normal).mean() + 10 * penalty
-        self.update(self.critic_optimiser, self.critic, loss, group)
-
-    def update(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor, group: Group) -> None:
-        optimiser.zero_grad()
-        loss.backward(inputs=list(network.parameters()))
-        group.average([p.grad for p in network.parameters()])
-        optimiser.step()
+        generator = torch.Generator().manual_seed(self.settings.seed + self.step)
+        penalty = gradient_penalty(critic, normal, made, generator=generator)
+        loss = critic(made).mean() - critic(normal).mean() + 10 * penalty
+        self.update(self.parts["critic_optimiser"], list(critic.parameters()), loss, group)
 
     def averaged(self) -> nn.Module:
         """The network with the mean weights."""
         network = networks.build(self.settings.architecture, **dict(self.settings.arguments))
-        network.load_state_dict(self.mean)
+        network.load_state_dict(self.averaged_state())
         return network.to(self.device).eval().requires_grad_(False)
-
-    def save(self, path: Path | str) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        kept = {"settings": _plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
-                "mean": self.mean}
-        torch.save({**kept, **{name: part.state_dict() for name, part in self._parts().items()}}, part)
-        part.replace(path)
-
-    def load(self, path: Path | str) -> None:
-        kept = torch.load(path, map_location=self.device, weights_only=True)
-        if kept["settings"] != _plain(self.settings) or kept["names"] != self.names:
-            raise ValueError(f"{path} belongs to a training with other settings or people; delete it to start afresh")
-        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
-        for name, part in self._parts().items():
-            part.load_state_dict(kept[name])
-
-    def _parts(self) -> dict:
-        parts = {"network": self.network, "optimiser": self.optimiser}
-        if self.critic is not None:
-            parts |= {"critic": self.critic, "critic_optimiser": self.critic_optimiser}
-        return parts
-
-
-def _plain(settings: DenoiserSettings) -> dict:
-    return {k: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
-            for k, value in asdict(settings).items()}
 
 
 def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = DenoiserSettings(), leave_out: str | None = None,
@@ -297,14 +253,13 @@ def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = De
     if checkpoint and Path(checkpoint).exists():
         state.load(checkpoint)
         progress.log(f"goes on from step {state.step}")
-    total, since = 0.0, 0
     while state.step < settings.steps:
-        total, since = total + state.advance(lambda step: draw_batch(training, settings, step), group), since + 1
+        state.recent.append(state.advance(lambda step: draw_batch(training, settings, step), group))
         last = state.step == settings.steps
         if state.step % settings.checkpoint_every == 0 or last:
-            rmse = math.sqrt(total / since) * (CHANNEL.high - CHANNEL.low)
+            rmse = math.sqrt(np.mean(state.recent)) * (CHANNEL.high - CHANNEL.low)
             state.history.append([state.step, rmse])
-            total, since = 0.0, 0
+            state.recent = []
             progress.point("RMSE (HU)", state.step, rmse)
             if checkpoint and group.rank == 0:
                 state.save(checkpoint)
@@ -313,6 +268,7 @@ def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = De
         network = state.averaged().cpu()
         table = evaluate(pairs, network, leave_out)
         models.save(output, network, make_card(settings, state.names, leave_out, table, features))
+    group.leave()
     return Path(output)
 
 
@@ -341,7 +297,7 @@ def make_card(settings: DenoiserSettings, people: list[str], leave_out: str | No
     for person, apart, low, found in zip(*table.columns.values()):
         who = f"{person}, {'held out' if apart else 'trained on'}"
         quality[f"{who}, RMSE (HU)"] = f"{low:.1f} -> {found:.1f}"
-    values = {k: str(v) if isinstance(v, list) else v for k, v in _plain(settings).items()}
+    values = {k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()}
     if features is not None:
         values["features"] = f"{features.card.name}, layer 4, SHA-256 {features.sha256[:16]}"
     return models.Card(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import models
 from .denoising import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch
+from .invariance_settings import SAMPLING
 from .layers import UpTo
 from .networks.cinn import CINN
 from .networks.sampler import Sampler
@@ -29,7 +30,6 @@ from .results import Progress
 from .training import Group, State, plain
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
-SAMPLING = "invariance sampling"
 HELD_OUT_BATCHES = 8
 INTENDED_USE = (
     "Research and demonstration only, not for diagnosis or treatment. It proposes changes of low-dose CT images that one "

@@ -1,6 +1,6 @@
 """What the shipped denoisers cannot see on a person that none of the models was trained on, and proof of it.
 
-    python Testing/benchmarks/invariance_proof.py [--samples 64] [--projected 16]
+    python Testing/benchmarks/invariance_proof.py [--samples 32] [--projected 16] [--denoisers cnn10 wganvgg]
 
 Both denoisers, their preset layers: proposals drawn by the shipped autoencoder and flows, in a square of a simulated low-dose
 chest CT. Every accepted sample is read again from the saved volumes and proven anew: in float64, on the whole slice, by code
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from NetInversionLib import devices, low_dose, models, volumes
 from NetInversionLib.invariances import Settings, invariances
-from NetInversionLib.results import Progress, Result
+from NetInversionLib.results import Result
 from NetInversionLib.volumes import Volume
 
 MODELS = common.ROOT / "Resources" / "Models"
 # Modules whose outputs are the preset layers; "" is the network itself.
-PRESETS = {"cnn10": {"1": "layers.0", "3": "layers.2", "output": ""}, "wganvgg": {"1": "net.0", "7": "net.6", "13": "net.12"}}
+PRESETS = {"cnn10": {"1": "layers.0", "3": "layers.2", "output": ""}, "wganvgg": {"1": "net.0", "7": "net.6", "13": "net.12", "output": ""}}
 # Half of the sum of (kernel - 1) over the convolutions: how far a voxel can move the output. A hidden layer's change is told
 # relative to its norm over the region and so many voxels around.
 REACH = {"cnn10": 7, "wganvgg": 8}
@@ -36,18 +36,20 @@ SIZE = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samples", type=int, default=64, help="drawn for each layer")
+    parser.add_argument("--samples", type=int, default=32, help="drawn for each layer")
     parser.add_argument("--projected", type=int, default=16, help="moved onto the level set for each layer")
+    parser.add_argument("--denoisers", nargs="+", default=list(PRESETS), choices=PRESETS)
     options = parser.parse_args()
     chest, region = low_dose_chest()
     rows = []
-    for name, layers in PRESETS.items():
+    for name in options.denoisers:
         denoiser, sampler = (models.load(MODELS / f"ct-{kind}-{name}.safetensors") for kind in ("denoiser", "invariances"))
-        for layer, module in layers.items():
+        for layer, module in PRESETS[name].items():
             settings = Settings(region=region, layer=layer, proposals=("cinn",), samples=options.samples,
                                 projected=options.projected, shown=options.projected, components=0)
-            result = invariances({"low_dose": chest}, {"denoiser": denoiser, "sampler": sampler}, settings, Told(name, layer))
+            result = invariances({"low_dose": chest}, {"denoiser": denoiser, "sampler": sampler}, settings)
             rows.append(row(name, layer, result, proven_again(result, denoiser, module, region, REACH[name])))
+            print(rows[-1], flush=True)
     columns = list(rows[0])
     lines = [f"Chest (held out), {NOISE_HU:g} HU of simulated noise added, {SIZE} x {SIZE} voxels, {options.samples} samples and "
              f"{options.projected} projected for each layer, {devices.describe()}", "",
@@ -58,13 +60,6 @@ def main() -> None:
     lines += ["", f"{accepted} of {tried} accepted ({100 * accepted / tried:.0f} %; at least 90 % wanted); {proven} of "
               f"{accepted} proven again (all of them wanted)."]
     common.write("invariance_proof", {"rows": rows}, lines)
-
-
-class Told(Progress):
-    """Says which layer is being worked on."""
-
-    def __init__(self, name: str, layer: str):
-        print(f"{name}, layer {layer}", flush=True)
 
 
 def low_dose_chest(slices: int = 1, noise_hu: float = NOISE_HU) -> tuple[Volume, tuple[int, ...]]:

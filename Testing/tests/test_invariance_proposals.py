@@ -11,7 +11,7 @@ from test_invariances import SCALE, averaging, body, denoiser
 from torch import nn
 from toy_models import channel
 
-from NetInversionLib import cli, invariance_training, models, networks, volumes
+from NetInversionLib import cli, models, networks, volumes
 from NetInversionLib.denoising import CHANNEL
 from NetInversionLib.invariance_proposals import DECODER_REACH, Proposer, Sampling
 from NetInversionLib.invariance_settings import SAMPLING, Settings, samplers_for
@@ -239,7 +239,6 @@ def saved(folder, name="sampler", **changes):
 
 
 def test_files_that_fit_are_found_and_run(tmp_path, monkeypatch):
-    assert SAMPLING == invariance_training.SAMPLING
     denoiser, sampler = saved(tmp_path)
     saved(tmp_path, "other", training={"denoiser SHA-256": "1" * 64})
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))

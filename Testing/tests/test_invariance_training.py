@@ -15,6 +15,7 @@ from toy_models import model
 from NetInversionLib import denoising, invariance_training, models, volumes
 from NetInversionLib.cli import main
 from NetInversionLib.denoising import CHANNEL, Pair
+from NetInversionLib.invariance_settings import SAMPLING
 from NetInversionLib.invariance_training import CINNSettings, VAESettings, bits_per_latent, train_cinn, train_vae
 from NetInversionLib.layers import LayerError
 from NetInversionLib.networks.cinn import CINN
@@ -104,7 +105,7 @@ def test_the_autoencoder_learns_and_its_card_tells_the_held_out_person_apart(pai
     held_out = [y for curve, x, y in seen if curve == "held-out RMSE (HU)"]
     assert len(held_out) == 3 and held_out[-1] < held_out[0]
     card = models.read_card(path)
-    assert card.task == invariance_training.SAMPLING and card.trained_on == ("a",) and card.training["left out"] == "b"
+    assert card.task == SAMPLING and card.trained_on == ("a",) and card.training["left out"] == "b"
     a, b = (card.quality[f"{who}, RMSE of D(E(x)) to x (HU)"] for who in ("a, trained on", "b, held out"))
     assert b == pytest.approx(held_out[-1], rel=1e-4) and a > 0
     # The figure is what the file's network does, not what the training remembers.
