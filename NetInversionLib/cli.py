@@ -369,7 +369,8 @@ def _gate_arguments(parser) -> None:
                         "pass")
     parser.add_argument("--flows", nargs="+", default=[], metavar="FILE", help="a model per fold, not trained on the fold's "
                         "people (person n, by name, is in fold n modulo FOLDS); without them bits/dim are left out")
-    parser.add_argument("--output", metavar="FOLDER", help="also write gate.csv and gate_cases.csv there")
+    parser.add_argument("--output", metavar="FOLDER", help="also write gate.csv and gate_cases.csv there; a run that was ended "
+                        "goes on where it was (gate_cases.jsonl)")
     parser.add_argument("--seed", type=int, default=0)
     _machine_arguments(parser)
 
@@ -382,9 +383,10 @@ def evaluate_gate(options) -> int:
 
     bits = gate_evaluation.with_flows(options.flows, options.folds, device) if options.flows else None
     scans = [gate_evaluation.read_all(paths, Lines().log) for paths in ([options.folder], options.other, options.wrong)]
-    summary, cases = gate_evaluation.evaluate(*scans, options.folds, options.seed, bits, Lines())
+    record = Path(options.output) / "gate_cases.jsonl" if options.output else None
+    summary, cases = gate_evaluation.evaluate(*scans, options.folds, options.seed, bits, Lines(), record, str(options.flows))
     _print_table(summary)
-    for line in (*gate_evaluation.totals(summary), *([] if bits else ["bits/dim was left out: no flows were given"])):
+    for line in (*gate_evaluation.totals(summary), *([] if bits else ["bits/dim was not judged: no flows were given (--flows)"])):
         print(line)
     if options.output:
         _write_table(summary, Path(options.output), "gate")

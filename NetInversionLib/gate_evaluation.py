@@ -6,7 +6,12 @@ on the 2 mm grid that the gate looks at; result means histogram matching to the 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +23,14 @@ from .results import Progress, Table
 from .typicality import Check
 
 RIGHT, WRONG, ARTEFACT = "to be accepted", "to be caught", "artefact"
+UNCHANGED = "unchanged"
 # Largest share of the mask's 99.5th percentile that is still background in files that bring no mask.
 BACKGROUND = 0.03
 
 
 def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, Scan], folds: int = 5, seed: int = 0,
              bits: Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]] | None = None,
-             progress: Progress | None = None) -> tuple[Table, Table]:
+             progress: Progress | None = None, record: Path | None = None, about: str = "") -> tuple[Table, Table]:
     """Check everybody and everything; returns (a row per kind, a row per case).
 
     Args:
@@ -32,6 +38,9 @@ def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, S
         other: Scans of other scanners that should pass, checked with the first fold's people.
         wrong: What has to be caught, likewise.
         bits: bits/dim of a result under the flow of a fold, and the statistics that judge it.
+        record: File that keeps every case as it is judged: the same evaluation goes on from there after a kill, one of other
+            images, settings or code starts anew.
+        about: What ``bits`` are of, in words, for the same purpose.
 
     Raises:
         ValueError: Fewer people than two per fold's complement, or fewer than two folds.
@@ -41,31 +50,102 @@ def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, S
     if folds < 2 or len(names) < folds + 1:
         raise ValueError(f"{len(names)} people cannot be judged in {folds} folds: at least two folds, and more people than folds")
     looks = {name: typicality.look(scan) for name, scan in people.items()}
+    judged = Record(record, _fingerprint((people, other, wrong), folds, seed, about))
     rows = []
     for fold in range(folds):
         apart = names[fold::folds]
         learned = [name for name in names if name not in apart]
-        progress.log(f"fold {fold + 1} of {folds}: the gate learns from {len(learned)} people")
-        statistics = typicality.fit_looks([looks[name] for name in learned])
-        target = intensity_matching.mean_quantiles(people[name] for name in learned)
-        cases = [case for number, name in enumerate(apart) for case in _cases_of(name, people[name], target, seed, number)]
+        cases = [Case(expected, kind, name, people[name], change)
+                 for number, name in enumerate(apart) for expected, kind, change in _changes(number)]
         if fold == 0:
-            cases += [(RIGHT, "other scanners", name, scan, _matched(scan, target)) for name, scan in other.items()]
-            cases += [(WRONG, "wrong files", name, scan, _matched(scan, target)) for name, scan in wrong.items()]
-        for number, (expected, kind, name, source, result) in enumerate(cases):
-            checks = gate(source, result, statistics, None if bits is None else (lambda scan: bits(scan, fold)))
-            rows.append((expected, kind, name, checks))
-            progress.report((fold + (number + 1) / len(cases)) / folds, f"fold {fold + 1}: {kind}, {name}")
+            cases += [Case(RIGHT, "other scanners", name, scan) for name, scan in other.items()]
+            cases += [Case(WRONG, "wrong files", name, scan) for name, scan in wrong.items()]
+        statistics = None
+        for number, case in enumerate(cases):
+            checks = judged.find(fold, case)
+            if checks is None:
+                if statistics is None:
+                    progress.log(f"fold {fold + 1} of {folds}: the gate learns from {len(learned)} people")
+                    statistics = typicality.fit_looks([looks[name] for name in learned])
+                    target = intensity_matching.mean_quantiles(people[name] for name in learned)
+                checks = gate(*case.images(target, seed), statistics, None if bits is None else (lambda scan: bits(scan, fold)))
+                judged.keep(fold, case, checks)
+            rows.append((case.expected, case.kind, case.name, checks))
+            progress.report((fold + (number + 1) / len(cases)) / folds, f"fold {fold + 1}: {case.kind}, {case.name}")
     return _summary(rows), _cases(rows)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to judge: a scan, as it is or changed on purpose."""
+
+    expected: str
+    kind: str
+    name: str
+    scan: Scan
+    change: Callable[[Scan, np.random.Generator], Scan] | None = None
+
+    def images(self, target: np.ndarray, seed: int) -> tuple[Scan, Scan]:
+        """The source, and the result: matched to the target's quantiles unless it comes from the target unchanged."""
+        source = self.change(self.scan, np.random.default_rng(seed)) if self.change else self.scan
+        return source, source if self.kind == UNCHANGED else source.with_image(intensity_matching.match_histogram(source, target))
+
+
+class Record:
+    """The checks of cases judged so far, a JSON line each behind one that says of which evaluation; a torn line is dropped."""
+
+    def __init__(self, path: Path | None, fingerprint: str):
+        self.path, self.found = path, {}
+        if path is None:
+            return
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines and lines[0] == fingerprint:
+            for line in lines[1:]:
+                try:
+                    fold, kind, name, checks = json.loads(line)
+                except ValueError:
+                    continue
+                self.found[fold, kind, name] = [Check(*values) for values in checks]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = [self._line(*key, checks) for key, checks in self.found.items()]
+        fresh = path.with_name(path.name + ".part")
+        fresh.write_text("\n".join([fingerprint, *whole, ""]), encoding="utf-8")
+        fresh.replace(path)
+
+    def find(self, fold: int, case: Case) -> list[Check] | None:
+        return self.found.get((fold, case.kind, case.name))
+
+    def keep(self, fold: int, case: Case, checks: list[Check]) -> None:
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(self._line(fold, case.kind, case.name, checks) + "\n")
+
+    @staticmethod
+    def _line(fold: int, kind: str, name: str, checks: list[Check]) -> str:
+        return json.dumps([fold, kind, name, [astuple(check) for check in checks]])
+
+
+def _fingerprint(groups: Iterable[dict[str, Scan]], folds: int, seed: int, about: str) -> str:
+    """Changes with any image, any setting, and the code that judges."""
+    digest = hashlib.sha256(f"{folds} {seed} {about}".encode())
+    for module in (mr, intensity_matching, simulated_domains, typicality, sys.modules[__name__]):
+        digest.update(inspect.getsource(module).encode())
+    for group in groups:
+        for name, scan in sorted(group.items()):
+            digest.update(f"{name} {scan.image.shape}".encode("utf-8", "surrogatepass"))
+            digest.update(np.ascontiguousarray(scan.image).tobytes() + scan.mask.tobytes() + scan.volume.ijk_to_ras.tobytes())
+        digest.update(b"end")
+    return digest.hexdigest()
 
 
 def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=None) -> list[Check]:
     """The source's checks and, unless they refuse it, the result's."""
-    checks = typicality.check_source(source, statistics)
+    seen = typicality.look(source)
+    checks = typicality.check_source(seen, statistics)
     if typicality.verdict(checks)[0] == "refused":
         return checks
     value, more = bits(result) if bits else (None, {})
-    return checks + typicality.check_result(source, result, {**more, **statistics}, value)
+    return checks + typicality.check_result(seen, seen if result is source else result, {**more, **statistics}, value)
 
 
 def with_flows(paths: list[str], folds: int, device) -> Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]]:
@@ -80,7 +160,6 @@ def with_flows(paths: list[str], folds: int, device) -> Callable[[Scan, int], tu
         raise ValueError(f"{len(paths)} flows for {folds} folds: give one for each, in order")
     loaded = [models.load(path, device) for path in paths]
     networks = [harmonize.harmonizer(model) for model in loaded]
-
 
     def bits(scan: Scan, fold: int) -> tuple[float, dict[str, np.ndarray]]:
         return harmonize.bits_per_dim(networks[fold], scan, loaded[fold]), harmonize.gate_statistics(networks[fold])
@@ -117,33 +196,28 @@ def read(path: Path) -> Scan:
     volume = volumes.load(path)
     image = volume.float32()
     bright = np.percentile(image[image > 0], mr.SCALE_PERCENTILE) if (image > 0).any() else 0
+    if bright > 0:  # the air around it takes most of the time
+        there = np.nonzero(image > BACKGROUND * bright)
+        volume = volumes.crop(volume, tuple(edge for axis, n in zip(there, image.shape) for edge in (
+            max(int(axis.min()) - 2, 0), min(int(axis.max()) + 3, n))))
+        image = volume.float32()
     mask = mr.foreground(image * (image > BACKGROUND * bright))
     return typicality.shrink(mr.prepare(volume, volume.with_array(mask.astype(np.uint8)) if mask.any() else None))
 
 
-def _matched(scan: Scan, target: np.ndarray) -> Scan:
-    return scan.with_image(intensity_matching.match_histogram(scan, target))
+def _changes(number: int) -> Iterator[tuple[str, str, Callable[[Scan, np.random.Generator], Scan] | None]]:
+    """What is made of the fold's person of that number: (what is expected, kind, change)."""
+    def fixed(change: Callable[[Scan], Scan]) -> Callable[[Scan, np.random.Generator], Scan]:
+        return lambda scan, rng: change(scan)
 
-
-def _cases_of(name: str, scan: Scan, target: np.ndarray, seed: int, number: int) -> Iterator[tuple[str, str, str, Scan, Scan]]:
-    yield RIGHT, "unchanged", name, scan, scan
-    for domain in simulated_domains.parse():
-        shown = domain(scan)
-        yield RIGHT, f"simulated: {domain.name}", name, shown, _matched(shown, target)
-    yield WRONG, "flipped left to right", name, *_twice(flipped(scan, (2,)), target)
-    # The rest takes long: the first two people of each fold, and the first one, have to do.
-    if number < 2:
-        for kind, change in PLACEMENTS.items():
-            yield WRONG, kind, name, *_twice(change(scan), target)
-        for kind, change in CONTRASTS.items():
-            yield WRONG, kind, name, *_twice(change(scan, np.random.default_rng(seed)), target)
+    yield RIGHT, UNCHANGED, None
+    yield from ((RIGHT, f"simulated: {domain.name}", fixed(domain)) for domain in simulated_domains.parse())
+    yield WRONG, "flipped left to right", fixed(lambda scan: flipped(scan, (2,)))
+    if number < 2:  # the rest takes long: the first two people of each fold, and the first one, have to do
+        yield from ((WRONG, kind, fixed(change)) for kind, change in PLACEMENTS.items())
+        yield from ((WRONG, kind, change) for kind, change in CONTRASTS.items())
     if number < 1:
-        for kind, change in ARTEFACTS.items():
-            yield ARTEFACT, kind, name, *_twice(change(scan, np.random.default_rng(seed)), target)
-
-
-def _twice(scan: Scan, target: np.ndarray) -> tuple[Scan, Scan]:
-    return scan, _matched(scan, target)
+        yield from ((ARTEFACT, kind, change) for kind, change in ARTEFACTS.items())
 
 
 # Wrong placements: the header stays ---------------------------------------------------------------------------------
@@ -199,7 +273,18 @@ def _ghost(amount: float) -> Callable:
     return _changed(lambda image, rng: image + amount * np.roll(image, image.shape[1] // 2, 1))
 
 
-def _wrap(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _wrap(scan: Scan, rng: np.random.Generator) -> Scan:
+    """A field of view too short by a quarter: what lies beyond its front appears at the back, and is missing at its place."""
+    image, mask = scan.image * scan.mask, scan.mask.copy()
+    depth = image.shape[1] // 4
+    for array in (image, mask):
+        array[:, :depth] += array[:, -depth:]
+        array[:, -depth:] = 0
+    return _with(scan, mr.rescaled(image, mask), mask)
+
+
+def _copied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The front quarter a second time, over the back."""
     folded, depth = image.copy(), image.shape[1] // 4
     folded[:, :depth] += image[:, -depth:]
     return folded
@@ -245,15 +330,20 @@ CONTRASTS: dict[str, Callable[[Scan, np.random.Generator], Scan]] = {
     "contrast inverted": _changed(lambda image, rng: 1.2 - 0.9 * image),
 }
 ARTEFACTS: dict[str, Callable[[Scan, np.random.Generator], Scan]] = {
+    "noise, 3 % of white matter": _noise(0.03),
     "noise, 5 % of white matter": _noise(0.05),
     "noise, 10 % of white matter": _noise(0.1),
     "noise, 20 % of white matter": _noise(0.2),
     "spike in the raw data, 4 %": _changed(_spike),
+    "ghost, 10 %": _ghost(0.1),
+    "ghost, 20 %": _ghost(0.2),
     "ghost, 30 %": _ghost(0.3),
     "ghost, 60 %": _ghost(0.6),
+    "motion, 2 mm": _motion(2),
     "motion, 4 mm": _motion(4),
     "motion, 8 mm": _motion(8),
-    "wrapped, a quarter of the front": _changed(_wrap),
+    "wrapped, a quarter of the front": _wrap,
+    "the front quarter again over the back": _changed(_copied),
     "top tenth cut off": _cut(0, 0.1),
     "top quarter cut off": _cut(0, 0.25),
     "front fifth cut off": _cut(1, 0.2),
@@ -296,9 +386,11 @@ def totals(summary: Table) -> list[str]:
         picked = [n for n, (k, e) in enumerate(zip(summary.columns["kind"], summary.columns["expected"])) if chosen(k, e)]
         return tuple(sum(summary.columns[c][n] for n in picked) for c in ("accepted", "cases"))
 
-    good, all_people = share(lambda k, e: k == "unchanged")
+    good, all_people = share(lambda k, e: k == UNCHANGED)
     fine, simulated = share(lambda k, e: k.startswith("simulated"))
     missed, wrong = share(lambda k, e: e == WRONG)
+    unseen, artefacts = share(lambda k, e: e == ARTEFACT)
     return [f"false alarms among the target's people, left out in folds: {all_people - good} of {all_people}",
             f"false alarms on simulated scanners: {simulated - fine} of {simulated}",
-            f"wrong images let through: {missed} of {wrong}"]
+            f"wrong images let through: {missed} of {wrong}",
+            f"artefacts, down to faint ones, let through: {unseen} of {artefacts}"]

@@ -85,7 +85,8 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
     scan = mr.prepare(source, volumes.get("mask"))
     statistics = gate_statistics(network)
     progress.report(0.02, "Checking contrast, orientation and artefacts")
-    checks = typicality.check_source(scan, statistics)
+    seen = typicality.look(scan)
+    checks = typicality.check_source(seen, statistics)
     result = Result(facts=_facts(model, settings, device, scan, source))
     word, reasons = typicality.verdict(checks)
     if word == "refused" and not settings.force:
@@ -99,7 +100,7 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
     progress.report(0.8, "Checking the result")
     harmonized = scan.with_image(np.clip(restyled.image, 0, mr.BRIGHTEST))
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
-    checks += typicality.check_result(scan, harmonized, statistics, bits[1])
+    checks += typicality.check_result(seen, harmonized, statistics, bits[1])
     word, reasons = typicality.verdict(checks)
     if word == "refused" and settings.force:
         word, reasons = "flagged", ["The volume would have been refused; the result was asked for all the same.", *reasons]

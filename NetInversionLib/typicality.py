@@ -16,19 +16,22 @@ All limits come from the target's people, each one's figures taken with that per
     size        half the smallest to twice the largest volume, two thirds to one and a half times their extents
     likeness    halfway between the least likely person and the likeliest one turned upside down or back to front
     tissues     a quarter of the least contrast that a person shows
-    left, right a positive correlation of the asymmetries (refused below minus half the median person's)
+    left, right the mirror image of a tenth of the median person's asymmetry (refused: of half); within a tenth on either side
+                nothing is decided, and a symmetric brain passes
     all others  where 99.9 % of further people would lie if figures (or their logarithms) were normal; three times as far out for
-                the source, which comes from other scanners
+                the source, which comes from other scanners, but a quarter farther out for its unevenness, which a tone curve
+                changes by a tenth, and no farther for repetition, which no scanner shows
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import permutations, product
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import fft, ndimage, stats
 
 from . import volumes
 from .mr import Scan
@@ -38,15 +41,22 @@ from .volumes import Volume
 LOOK_MM, FIELD_MM = 2.0, 14.0
 TEMPLATE_MM, TEMPLATE_SHAPE = 4.0, (42, 52, 42)
 BINS = 16
+# Asymmetry is judged between these standard deviations of blur, in mm.
+FOLDS_MM, SHADES_MM = 4.0, 8.0
+RIDGE, UNDECIDED, SURE = 0.1, 0.1, 0.5
+GHOST_MM, OVERLAP = 20.0, 0.02
 FRACTIONS = np.linspace(0, 1, 65)
-CONFIDENCE, OTHER_SCANNERS = 0.999, 3.0
+CONFIDENCE = 0.999
+OTHER_SCANNERS = {"cut face": 3.0, "slice jump": 3.0, "noise": 3.0, "sharpness": 3.0, "stripes": 3.0, "unevenness": 1.25,
+                  "repetition": 1.0}
 LOSS, GAIN = 1.05, 1.25
 ROUNDS, FIRST_STEPS, STEPS, SEARCH_STEPS = 3, 12, 8, 8
 
 # What is measured of a person, in the order of the columns of "gate_figures".
 FIGURES = ("volume ml", "extent right-left mm", "extent front-back mm", "extent up-down mm", "likeness", "grey over fluid",
-           "white over grey", "asymmetry", "cut face", "slice jump", "noise", "sharpness", "stripes", "histogram distance")
-LOGARITHMIC = ("noise", "sharpness", "stripes", "histogram distance")
+           "white over grey", "asymmetry", "cut face", "slice jump", "noise", "sharpness", "stripes", "histogram distance",
+           "unevenness", "repetition")
+LOGARITHMIC = FIGURES[10:]
 
 
 @dataclass(frozen=True)
@@ -86,33 +96,34 @@ def table(checks: Iterable[Check]) -> Table:
 
 # Checks -------------------------------------------------------------------------------------------------------------
 
-def check_source(scan: Scan, statistics: dict[str, np.ndarray]) -> list[Check]:
+def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list[Check]:
     """Is this the body part that the model knows, placed as its header says, of the right contrast, whole and clean?"""
-    if "gate_figures" not in statistics:
+    if not _learned(statistics):
         return [_unlearned()]
     limits = Limits(statistics)
-    seen = look(scan)
+    seen = look(source)
     sizes = _size_checks(seen, limits)
     if not all(check.passed for check in sizes):
         return sizes
     return sizes + _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
 
 
-def check_result(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits_per_dim: float | None = None) -> list[Check]:
+def check_result(source: Scan | Look, result: Scan | Look, statistics: dict[str, np.ndarray],
+                 bits_per_dim: float | None = None) -> list[Check]:
     """Is the result typical of the target's people, neither too unlikely nor too likely, and as sharp as it may be?
 
     Args:
-        source: What was harmonized.
+        source: What was harmonized; its ``look``, where it was checked before, saves looking again.
         result: The same scan with the harmonized image.
         statistics: From ``fit``; "bits_per_dim" and "held_out" of ``mrflow`` too, where a flow was trained.
         bits_per_dim: Of the result under that flow, the mean over the orientations; None leaves this check out.
     """
-    if "gate_figures" not in statistics:
+    if not _learned(statistics):
         return [_unlearned()]
     limits = Limits(statistics)
     seen = look(result)
     checks = _anatomy_checks(seen, statistics, limits, "result")
-    before, after = quality(look(source)), quality(seen)
+    before, after = look(source).quality, seen.quality
     for name, low_words, high_words in (
             ("noise", "The result is smoother than images of the target scanner: detail may be lost.",
              "The result is noisier than images of the target scanner."),
@@ -132,6 +143,11 @@ def check_result(source: Scan, result: Scan, statistics: dict[str, np.ndarray], 
 
 
 LOOK = " Look at the result beside the source before using it."
+
+
+def _learned(statistics: dict[str, np.ndarray]) -> bool:
+    """Whether the statistics are there, and of this version of the gate."""
+    return "gate_figures" in statistics and statistics["gate_figures"].shape[1:] == (len(FIGURES),)
 
 
 def _unlearned() -> Check:
@@ -173,19 +189,28 @@ def _anatomy_checks(seen: Look, statistics: dict[str, np.ndarray], limits: Limit
                                      f"{tissues} where the target's people show it so: this looks like another contrast, such as "
                                      "T2 given to a T1 model. Choose a model of this contrast.", "", "refused"))
     if not poor:
-        sure = found["asymmetry"] < -np.median(limits.column("asymmetry")) / 2
-        checks.append(_two_sided(f"left and right of the {which}", found["asymmetry"], 0, np.inf,
-                                 f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the "
-                                 "mirror image of the target's people's. Check the header's axes and how the file was converted.",
-                                 "", "refused" if sure else "flagged"))
+        checks.append(_side_check(found["asymmetry"], float(np.median(limits.column("asymmetry"))), which))
     # Of a poor likeness to which the contrast is all that is wrong, the contrast is what to speak of.
     wrong_contrast = poor and len(checks) > 1 and not all(c.passed for c in checks[1:])
     return checks[1:] + checks[:1] if wrong_contrast else checks
 
 
+def _side_check(value: float, usual: float, which: str) -> Check:
+    sure = value < -SURE * usual
+    check = _two_sided(f"left and right of the {which}", value, -UNDECIDED * usual, np.inf,
+                       f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the mirror "
+                       "image of the target's people's. Check the header's axes and how the file was converted.", "",
+                       "refused" if sure else "flagged")
+    if check.passed and value < UNDECIDED * usual:
+        return replace(check, words="not decided: this brain is too symmetric to tell left from right")
+    return check
+
+
 def _turned_words(moving: Moving, template: Template, low: float) -> str:
     """Why the anatomy was not recognised: another placement that fits, or none."""
-    best, turn = max(((_turned_likeness(moving, template, turn), number) for number, turn in enumerate(TURNS)))
+    tried = [align(moving, template, moving.start(turn), 3, SEARCH_STEPS) for turn in TURNS]
+    turn = int(np.argmin([cost for _, cost in tried]))
+    best = likeness(moving.on_template(tried[turn][0])[0], template)
     if best < low * 0.8 or turn == 0:
         return ("The anatomy of the target's people is not recognised in it: another body part or contrast, no brain mask, a "
                 "large part missing, or too poor an image. Check that the right file was chosen; give a brain mask if the image "
@@ -196,7 +221,7 @@ def _turned_words(moving: Moving, template: Template, low: float) -> str:
 
 def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> float:
     affine = align(moving, template, moving.start(turn), 3, SEARCH_STEPS)[0]
-    return anatomy(moving.on_template(affine), template)["likeness"]
+    return likeness(moving.on_template(affine)[0], template)
 
 
 def _turn_words(turn: np.ndarray) -> str:
@@ -219,11 +244,15 @@ def _quality_checks(seen: Look, limits: Limits) -> list[Check]:
                       "the original image.", ""),
         "stripes": ("", "Regular stripes run through the image (a spike in the raw data, or interference). Have the raw data "
                         "reconstructed again, or leave this image out."),
+        "unevenness": ("", "Fine detail lies everywhere instead of at edges: noise, or ripples from motion. Look for ripples "
+                           "along the outline; expect a poorer result."),
+        "repetition": ("", "The image repeats itself at a distance: a ghost from motion or flow lies over the anatomy. Look for "
+                           "a second outline; measurements where it lies are wrong."),
     }
-    found = quality(seen)
+    found = seen.quality
     checks = []
     for name, (low_words, high_words) in words.items():
-        low, high = limits.normal(name, OTHER_SCANNERS)
+        low, high = limits.normal(name, OTHER_SCANNERS[name])
         low, high = low if low_words else -np.inf, high if high_words else np.inf
         checks.append(_two_sided(f"{name} of the source", found[name], low, high, low_words, high_words))
     return checks
@@ -283,7 +312,7 @@ def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np
 
     Returns:
         "gate_template" and "gate_mask" (42, 52, 42): mean over people of the image freed of fields, and of the mask;
-        "gate_asymmetry" (2, 42, 52, 42): mean and variance over people of the image minus its mirror image;
+        "gate_asymmetry" (42, 52, 42): weights by which an asymmetry (see ``asymmetry``) tells an image from its mirror image;
         "gate_figures" (people, len(FIGURES)); "gate_turned" (people,): each one's greatest likeness when turned;
         "gate_quantiles" (65,): mean over people of the quantiles of scaled values inside the mask.
 
@@ -313,24 +342,34 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
     quantiles = [np.quantile(seen.inside, FRACTIONS) for seen in looks]
     figures, turned = [], []
     for number, (seen, one) in enumerate(zip(looks, moving)):
-        others = Template(*(total - placed[number]) / (len(looks) - 1), _moments(np.delete(asymmetries, number, 0)))
+        others = Template(*(total - placed[number]) / (len(looks) - 1), _handed(np.delete(asymmetries, number, 0)))
         mean = (np.sum(quantiles, 0) - quantiles[number]) / (len(looks) - 1)
         affine = place(one, others)
-        found = {**size(seen), **anatomy(one.on_template(affine), others), **quality(seen),
+        found = {**size(seen), **anatomy(one.on_template(affine), others), **seen.quality,
                  "histogram distance": histogram_distance(seen, mean)}
         figures.append([found[name] for name in FIGURES])
         turned.append(max(_turned_likeness(one, others, turn) for turn in TURNS[1:3]))
         progress.report((ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2), "The gate learns the target's limits")
     template = total / len(looks)
-    found = {"gate_template": template[0], "gate_mask": template[1], "gate_asymmetry": _moments(asymmetries),
+    found = {"gate_template": template[0], "gate_mask": template[1], "gate_asymmetry": _handed(asymmetries),
              "gate_figures": figures, "gate_turned": turned, "gate_quantiles": np.mean(quantiles, 0)}
     return {name: np.asarray(values, np.float32) for name, values in found.items()}
 
 
-def _moments(asymmetries: np.ndarray) -> np.ndarray:
-    """Mean and (smoothed) variance over people; a constant variance where there is one person alone."""
-    variance = asymmetries.var(0) if len(asymmetries) > 1 else np.ones(asymmetries.shape[1:])
-    return np.stack([asymmetries.mean(0), ndimage.gaussian_filter(variance, 1.0)])
+def _handed(asymmetries: np.ndarray) -> np.ndarray:
+    """The weights that tell people best from their mirror images, by Fisher's linear discriminant; the mean person gets 1.
+
+    The covariance of so few people is made invertible by a share of its mean variance (Woodbury's identity spares the matrix).
+    """
+    count = len(asymmetries)
+    flat = asymmetries.reshape(count, -1).astype(np.float64)
+    mean, variance = flat.mean(0), flat.var(0)
+    scale = np.sqrt(variance + 0.1 * variance.mean() + 1e-12)
+    mean, apart = mean / scale, (flat - mean) / scale
+    gram = apart @ apart.T
+    ridge = RIDGE * np.trace(gram) / count + 1e-9
+    weights = (mean - apart.T @ np.linalg.solve(gram + ridge * np.eye(count), apart @ mean)) / scale
+    return (weights / max(weights @ (mean * scale), 1e-12)).reshape(asymmetries.shape[1:])
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -355,9 +394,16 @@ class Look:
     def inside(self) -> np.ndarray:
         return self.image[self.mask]
 
+    @cached_property
+    def quality(self) -> dict[str, float]:
+        """See ``quality``."""
+        return quality(self)
 
-def look(scan: Scan) -> Look:
-    """See ``Look``."""
+
+def look(scan: Scan | Look) -> Look:
+    """See ``Look``; what was looked at already stays as it is."""
+    if isinstance(scan, Look):
+        return scan
     small = shrink(scan)
     image = small.image * small.mask
     return Look(image, flattened(image, small.mask), small.mask, small.volume.ijk_to_ras)
@@ -432,23 +478,18 @@ def likeness(flat: np.ndarray, template: Template) -> float:
 
 
 def asymmetry(flat: np.ndarray) -> np.ndarray:
-    """A flat image on the template's grid minus its mirror image, smoothed by 4 mm.
+    """A flat image on the template's grid minus its mirror image, without what is finer than 4 mm or coarser than 8 mm.
 
     Finer folds differ between people; coarser shades are where remains of a field would be taken for anatomy.
     """
-    return ndimage.gaussian_filter(flat - flat[:, :, ::-1], 1.0).astype(np.float32)
+    difference = flat - flat[:, :, ::-1]
+    fine, coarse = (ndimage.gaussian_filter(difference, mm / TEMPLATE_MM) for mm in (FOLDS_MM, SHADES_MM))
+    return (fine - coarse).astype(np.float32)
 
 
 def _handedness(found: np.ndarray, template: Template) -> float:
-    """Correlation, -1 to 1, of an asymmetry with the people's mean one, places weighted by how little people differ there.
-
-    That of the mirror image is the same with the other sign.
-    """
-    mean, variance = template.asymmetry
-    found, mean, variance = (a[template.inside].astype(np.float64) for a in (found, mean, variance))
-    weight = 1 / np.maximum(variance + 0.1 * variance.mean(), 1e-9)
-    norm = np.sqrt((weight * found**2).sum() * (weight * mean**2).sum())
-    return float((weight * found * mean).sum() / norm) if norm > 1e-9 else 0.0
+    """How much there is of the people's mean asymmetry: 1 for their mean, -1 for its mirror image, 0 for a symmetric brain."""
+    return float((found.astype(np.float64) * template.asymmetry)[template.inside].sum())
 
 
 def quality(seen: Look) -> dict[str, float]:
@@ -456,11 +497,14 @@ def quality(seen: Look) -> dict[str, float]:
 
     "cut face": largest cross-section within 4 mm of an end of the mask, over the largest anywhere; "slice jump": largest
     difference of a slice's sum from its neighbours' mean, over the largest sum; "noise" and "sharpness": root mean square of
-    what a Gaussian of 2 mm takes away, in the quiet tenth and at the upper quarter of places; "stripes": strongest single
-    frequency over the median of its length's.
+    what a Gaussian of 2 mm takes away, in the quiet tenth and at the upper quarter of places; "unevenness": the former over the
+    latter (detail lies at edges, noise and what motion spreads lie everywhere); "stripes": strongest single frequency over the
+    median of its length's; "repetition": see ``repetition``.
     """
     core = ndimage.binary_erosion(seen.mask, iterations=2)
-    fine = ndimage.uniform_filter((seen.flat - ndimage.gaussian_filter(seen.flat, 1.0))**2, 5)[core if core.any() else seen.mask]
+    core = core if core.any() else seen.mask
+    detail = seen.flat - ndimage.gaussian_filter(seen.flat, 1.0)
+    fine = ndimage.uniform_filter(detail**2, 5)[core]
     noise, sharpness = np.sqrt(np.maximum(np.percentile(fine, [10, 75]), 1e-12))
     cuts, jumps = [], []
     for axis in range(3):
@@ -471,7 +515,7 @@ def quality(seen: Look) -> dict[str, float]:
         total = np.pad(seen.image.sum(axis=others)[low:high], 1)
         jumps.append(np.abs(total[1:-1] - (total[2:] + total[:-2]) / 2)[1:-1].max(initial=0) / max(total.max(), 1e-6))
     return {"cut face": float(max(cuts)), "slice jump": float(max(jumps)), "noise": float(noise), "sharpness": float(sharpness),
-            "stripes": stripes(seen.flat)}
+            "stripes": stripes(seen.flat), "unevenness": float(noise / sharpness), "repetition": repetition(detail * core, core)}
 
 
 def stripes(flat: np.ndarray) -> float:
@@ -481,6 +525,33 @@ def stripes(flat: np.ndarray) -> float:
     shell = np.digitize(np.sqrt(sum(f**2 for f in frequencies)), np.linspace(0.1, 0.5, 17))
     shells = [amplitude[shell == number] for number in range(1, 17) if (shell == number).any()]
     return float(max((one.max() / max(np.median(one), 1e-9) for one in shells), default=1.0))
+
+
+def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
+    """Largest correlation of fine detail with itself 20 mm or farther along a voxel axis, as a ghost or a folded image has it,
+    over the root mean square of those at all such distances, which is what chance gives.
+
+    Each correlation is multiplied by the square root of the share of the mask that overlaps its shifted self (2 % at least),
+    for chance correlations grow with its inverse.
+
+    Args:
+        detail: 0 outside ``mask``.
+    """
+    found = []
+    for axis in range(3):
+        lines, inside = (np.moveaxis(a, axis, 2).astype(np.float32) for a in (detail, mask))
+        length, padded = lines.shape[2], fft.next_fast_len(2 * lines.shape[2], real=True)
+        image, square, inside = (fft.rfft(a, padded) for a in (lines, lines**2, inside))
+
+        def at_shifts(one, other, length=length, padded=padded):  # sums over the overlap, for every shift
+            return fft.irfft(np.einsum("kjf,kjf->f", one.conj(), other), padded)[:length]
+
+        together, first, second = at_shifts(image, image), at_shifts(square, inside), at_shifts(inside, square)
+        share = at_shifts(inside, inside) / mask.sum()
+        far = (share > OVERLAP) & (np.arange(length) * LOOK_MM >= GHOST_MM)
+        found += list(together[far] / np.sqrt(np.maximum(first * second, 1e-9))[far] * np.sqrt(share[far]))
+    usual = np.sqrt(np.mean(np.square(found))) if found else 0.0
+    return float(max(max(found) / usual, 0.1)) if usual > 0 else 1.0
 
 
 def histogram_distance(seen: Look, quantiles: np.ndarray) -> float:
@@ -498,8 +569,8 @@ TURNS = _FIRST + [m for m in _SIGNED if np.linalg.det(m) > 0 and not any(np.arra
 
 
 class Template:
-    """The target's mean on the 4 mm grid: ``flat`` and ``mask`` (42, 52, 42), and where its tissues are; ``asymmetry``
-    (2, 42, 52, 42), mean and variance over people.
+    """The target's mean on the 4 mm grid: ``flat`` and ``mask`` (42, 52, 42), and where its tissues are; ``asymmetry``, the
+    weights of the same shape that tell a scan from its mirror image.
 
     Scans are aligned to the mean of it and its mirror image, ``even_flat`` and ``even_mask``: a scan and its mirror image are
     then placed alike, and which of them is the right one shows fairly.
@@ -507,7 +578,7 @@ class Template:
 
     def __init__(self, flat: np.ndarray, mask: np.ndarray, asymmetry: np.ndarray | None = None):
         self.flat, self.mask = (np.asarray(a, np.float64) for a in (flat, mask))
-        self.asymmetry = np.zeros((2, *TEMPLATE_SHAPE)) if asymmetry is None else asymmetry
+        self.asymmetry = np.zeros(TEMPLATE_SHAPE) if asymmetry is None else asymmetry
         self.even_flat, self.even_mask = ((a + a[:, :, ::-1]) / 2 for a in (self.flat, self.mask))
         self.inside = self.even_mask > 0.5
         if not self.inside.any():  # people that hardly overlap; no limit will be met

@@ -83,7 +83,7 @@ def test_the_order_of_voxels_does_not_matter(axes, scan, statistics):
 def test_a_finer_grid_is_recognised_as_well(scan, statistics):
     finer, same = ({c.name: c for c in typicality.check_source(s, statistics)} for s in (brain(20, 1.5), scan))
     for name in ("volume ml", "anatomy of the source", "white over grey in the source", "left and right of the source"):
-        assert finer[name].passed and finer[name].value == pytest.approx(same[name].value, rel=0.1)
+        assert finer[name].passed and finer[name].value == pytest.approx(same[name].value, rel=0.15)
 
 
 def test_same_scan_same_figures(scan, statistics):
@@ -109,6 +109,13 @@ def test_left_and_right(scan, statistics):
     assert wrong.value == pytest.approx(-right.value, abs=0.05)
 
 
+def test_a_symmetric_brain_is_not_decided(scan, statistics):
+    mirrored = flipped(scan, (2,))
+    even = replace(scan.with_image((scan.image + mirrored.image) / 2), mask=scan.mask | mirrored.mask)
+    check = next(c for c in typicality.check_source(even, statistics) if c.name.startswith("left"))
+    assert check.passed and "not decided" in check.words and check.value == pytest.approx(0, abs=0.05)
+
+
 def test_inverted_contrast_is_caught_though_its_histogram_matches(scan, statistics):
     t2 = CONTRASTS["contrast inverted"](scan, np.random.default_rng(0))
     matched = t2.with_image(intensity_matching.match_histogram(t2, intensity_matching.quantiles(scan)))
@@ -132,7 +139,8 @@ def test_noise_and_other_sizes(scan, statistics):
 
 @pytest.mark.parametrize("kind, figure", [
     ("noise, 20 % of white matter", "noise"), ("spike in the raw data, 4 %", "stripes"), ("top quarter cut off", "cut face"),
-    ("two slices (4 mm) empty", "slice jump"), ("blurred, sigma 3 mm", "sharpness")])
+    ("two slices (4 mm) empty", "slice jump"), ("blurred, sigma 3 mm", "sharpness"),
+    ("motion, 8 mm", "unevenness"), ("noise, 5 % of white matter", "unevenness")])
 def test_artefacts(kind, figure, scan, statistics):
     shown = ARTEFACTS[kind](scan, np.random.default_rng(0))
     if figure == "stripes":  # in so small a volume one spike hides among the frequencies of the folds
@@ -196,6 +204,31 @@ def test_flattening_undoes_smooth_fields(scan):
     assert 1 - np.corrcoef(flat, other)[0, 1] < 0.5 * (1 - np.corrcoef(scan.inside, bent.inside)[0, 1])
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_repetition_is_the_correlation_at_the_ghost_s_distance(axis):
+    """x + a x(shifted by a third) correlates by a / (1 + a^2) at a third, over two thirds of the volume, and as much at two
+    thirds, over one; all other distances are chance, next to nothing."""
+    noise = np.random.default_rng(axis).normal(size=(60, 60, 60))
+    full = np.ones(noise.shape, bool)
+    near, distant, distances = 0.4 * np.sqrt(2 / 3), 0.4 * np.sqrt(1 / 3), 3 * 49
+    found = typicality.repetition(noise + 0.5 * np.roll(noise, 20, axis), full)
+    assert found == pytest.approx(near / np.sqrt((near**2 + distant**2) / distances), rel=0.03)
+    assert typicality.repetition(noise, full) < 4.5
+
+
+def test_handedness_is_fisher_s_discriminant():
+    people = np.random.default_rng(0).normal(0.3, 1, (6, 2, 3, 2))
+    flat = people.reshape(6, 12)
+    scale = np.sqrt(flat.var(0) + 0.1 * flat.var(0).mean())
+    whitened = flat / scale
+    covariance = np.cov(whitened.T, bias=True)
+    ridge = typicality.RIDGE * np.trace(covariance) / 6  # the mean variance over the six people that span it
+    expected = np.linalg.solve(covariance + ridge * np.eye(12), whitened.mean(0)) / scale
+    weights = typicality._handed(people).ravel()
+    assert weights / np.linalg.norm(weights) == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
+    assert weights @ flat.mean(0) == pytest.approx(1)
+
+
 def test_verdicts():
     good, flag, bad = (Check("a", 0, 0, 1, passed, words, severity) for passed, words, severity in (
         (True, "fine", "refused"), (False, "look at it", "flagged"), (False, "wrong", "refused")))
@@ -215,16 +248,43 @@ def test_one_person_is_no_domain():
         typicality.fit([brain(0)])
 
 
-def test_evaluation_in_folds(scan, monkeypatch):
+@pytest.fixture
+def little(monkeypatch):
+    """One change of each sort."""
     for name in ("PLACEMENTS", "ARTEFACTS", "CONTRASTS"):
         monkeypatch.setattr(gate_evaluation, name, dict(list(getattr(gate_evaluation, name).items())[:1]))
     one = simulated_domains.parse("gamma 1.5")
     monkeypatch.setattr(simulated_domains, "parse", lambda: one)
+
+
+def test_evaluation_in_folds(scan, little):
     summary, cases = gate_evaluation.evaluate({f"person {seed}": brain(seed) for seed in range(4)}, {}, {"box": scan}, 2)
     rows = dict(zip(summary.columns["kind"], zip(*(summary.columns[c] for c in ("cases", "accepted", "flagged", "refused")))))
     assert rows["unchanged"][0] == 4 and rows["flipped front to back"] == (4, 0, 0, 4) and rows["wrong files"][0] == 1
     assert all(n == sum(parts) for n, *parts in rows.values()) and sum(r[0] for r in rows.values()) == len(cases.columns["name"])
     assert gate_evaluation.totals(summary)[1].endswith("of 4")
+
+
+def test_an_evaluation_goes_on_where_it_was(tmp_path, little, monkeypatch):
+    people, record = {f"person {seed}": brain(seed) for seed in range(4)}, tmp_path / "folder" / "cases.jsonl"
+
+    def run(seed=0):
+        return gate_evaluation.evaluate(people, {}, {}, 2, seed, record=record)
+
+    judged = []
+    check = Check("left and right", 0.1, -np.inf, 0.5, True, "not decided")
+    monkeypatch.setattr(gate_evaluation, "gate", lambda *images: judged.append(1) or [check])
+    monkeypatch.setattr(typicality, "fit_looks", lambda looks: {})
+    whole = run()
+    all_cases = len(judged)
+    lines = record.read_text().splitlines()
+    record.write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])  # killed while it wrote
+    judged.clear()
+    assert run() == whole and len(judged) == all_cases - 3
+    judged.clear()
+    assert run() == whole and not judged
+    run(seed=1)
+    assert len(judged) == all_cases
 
 
 # Real images --------------------------------------------------------------------------------------------------------
@@ -240,6 +300,8 @@ def test_real_person_flips_and_contrasts(real, data):
     statistics, person = real
     assert verdict(gate_evaluation.gate(person, person, statistics))[0] == "accepted"
     assert judge(flipped(person, (0,)), statistics)[0] == "refused"
+    ghost = ARTEFACTS["ghost, 30 %"](person, np.random.default_rng(0))  # generated brains repeat themselves anyway
+    assert typicality.look(ghost).quality["repetition"] > 1.5 * Limits(statistics).column("repetition").max()
     for name, expected in (("brain_multicontrast/patient07_T2", "another contrast"), ("mr_body/abdomen_slab", "too large")):
         word, reasons, _ = judge(gate_evaluation.read(data / f"{name}.nii.gz"), statistics)
         assert word == "refused" and expected in reasons[0]
