@@ -29,6 +29,7 @@ READ_LAYERS = "?"  # item of the list of layers
 SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
 KINDS = ("samples", "proposals")  # keys of the browsed sequences
+LESION = "lesion"  # in the keys of the images of a nodule
 
 #
 # Invariances
@@ -327,7 +328,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
             slider.minimum, slider.maximum = limits
             slider.singleStep, slider.decimals = (1, 0) if key.startswith(KINDS) else (0.1, 1)
             slider.value = 1
-        slider.enabled = bool(key)
+        slider.enabled = bool(key) and LESION not in key
 
     def _onShown(self, index):
         self.refresh()  # the other denoiser has other images
@@ -670,6 +671,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         """{key: title} of what can be shown as image, of a denoiser."""
         found = {f"samples{suffix}": _("Samples (proven)"), f"proposals{suffix}": _("Proposals (unproven)")}
         found.update({f"component {n}{suffix}": _("Component {n}").format(n=n) for n in range(1, 21)})
+        found.update({f"lesion{suffix}": _("Nodule put in"), f"hidden lesion{suffix}": _("Nodule as far as it stays unnoticed")})
         return {key: title for key, title in found.items() if key in nodes or self._single(nodes, key)}
 
     def _single(self, nodes, key):
@@ -683,6 +685,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def choose(self, nodes, key, value):
         """Select a sample in the browser by its number, or show the patient's image with ``value`` times a component added."""
+        if LESION in key:
+            return
         if key.startswith(KINDS):
             browser = nodes.get("browser second" if key.endswith("second") else "browser")
             if browser is not None:
@@ -718,6 +722,10 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             return _("Proven: the network's change is at most {limit}.").format(limit=limit)
         if key.startswith("proposals"):
             return _("Unproven: as proposed. The table of proofs says how much the network notices.")
+        if key.startswith(LESION):
+            return _("Unproven: the nodule of which most stays unnoticed, put in whole. See the table of lesions.")
+        if LESION in key:
+            return _("Proven: with so much of that nodule the network's change is at most {limit}.").format(limit=limit)
         table = nodes.get("components second" if key.endswith("second") else "components")
         if table is None:
             return ""

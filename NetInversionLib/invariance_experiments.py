@@ -42,10 +42,11 @@ def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, flo
 
 
 def lesion(ct: Volume, model: Model, settings: Settings, epsilon: float, device: torch.device,
-           progress: Progress = Progress()) -> tuple[Table, Curve]:
+           progress: Progress = Progress()) -> tuple[Table, Curve, dict[str, np.ndarray]]:
     """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an unchanged layer leaves room for.
 
-    Each is put into the slice of the point alone; the input may change in a square around it that holds the largest.
+    Each is put into the slice of the point alone; the input may change in a square around it that holds the largest. The images
+    are the whole CT with the changes that ``lesions.detectability`` gives.
     """
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device)
@@ -53,10 +54,14 @@ def lesion(ct: Volume, model: Model, settings: Settings, epsilon: float, device:
     around = Window(*(bound for centre, half, size in zip((j, i), reach[::-1], ct.shape[1:])
                       for bound in (max(0, round(centre) - half), min(size, round(centre) + half + 1))))
     centre_mm = (i - around.i0) * ct.spacing_mm[0], (j - around.j0) * ct.spacing_mm[1]
-    table, curve = lesions.detectability(
+    table, curve, changes = lesions.detectability(
         place.level_set(around, settings.layer), centre_mm, list(settings.lesion_diameters_mm),
         list(settings.lesion_contrasts_hu), place.spacing_mm, place.scale, epsilon, settings.max_evaluations, progress)
-    return table, curve
+    images = {}
+    for key, change in changes.items():
+        images[key] = np.array(ct.array, np.float32)
+        images[key][round(k)][around.slices] += change.numpy()
+    return table, curve, images
 
 
 def spectra(ct: Volume, k: int, region: Window, model: Model, settings: Settings, epsilon_hu: float, change_hu: float,

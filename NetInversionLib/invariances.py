@@ -58,7 +58,8 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         image), "std unproven" (standard deviation of all
         proposals), "std proven" (of accepted projected samples, about the patient's image), "share survived" (their ratio),
         "std proven structure" and "std proven noise" (the same by size of structures), "sample <n>" and "proposal <n>",
-        "component <n>" (one standard deviation), and with a sampler "vae floor" (what its autoencoder changes by itself, signed);
+        "component <n>" (one standard deviation), "lesion" and "hidden lesion" (the nodule of which most stays unnoticed, put in
+        and as far as it does), and with a sampler "vae floor" (what its autoencoder changes by itself, signed);
         tables "proof", "bands" and, as asked for, "components", "segments", "lesions", "spectrum"; curves "detectability",
         "gains"; facts with settings, model, epsilon and acceptance.
 
@@ -241,7 +242,7 @@ class _Run:
         self.k, self.region = self._region()
         self.slices, self.found = range(*self.k), {}
         self.rows: dict[str, list] = {}
-        self.tables, self.curves, self.label = {}, {}, ""
+        self.tables, self.curves, self.lesions, self.label = {}, {}, {}, ""
         self.current: _Tile | None = None
         self.headings: list[str] = []  # of the references
         self.segments = None
@@ -406,7 +407,7 @@ class _Run:
         """The lesion and the spectrum, if asked for."""
         s = self.settings
         if s.lesion is not None:
-            self.tables["lesions"], self.curves["detectability"] = invariance_experiments.lesion(
+            self.tables["lesions"], self.curves["detectability"], self.lesions = invariance_experiments.lesion(
                 self.volume, self.model, s, self.epsilon, self.device, Part(self.progress, 0.9, 0.95))
             self.intermediate()
         if s.spectrum:
@@ -506,6 +507,9 @@ class _Run:
         for key in sorted({key for found in self.found.values() for key in found.samples}):
             label = f"{name} {'proven ' if key.startswith('sample') else 'unproven '}{key}"
             self.put(result, key, self.assemble(lambda f, key=key: f.samples.get(key)), "ct", label)
+        for key, array in self.lesions.items():
+            label = "with a nodule" if key == "lesion" else "with what of the nodule stays unnoticed"
+            self.put(result, key, array, "ct", f"{name} {label}")
         result.tables["proof"] = Table("Proof: how invariant the samples are", rows)
         result.tables["bands"] = components.band_table(deviations, s.structure_mm)
         if self.segments is not None:

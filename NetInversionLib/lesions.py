@@ -84,11 +84,13 @@ def hide(level_set: LevelSet, nodules: list[Nodule], spacing_mm: tuple[float, fl
 
 def detectability(level_set: LevelSet, centre_mm: tuple[float, float], diameters_mm: list[float], contrasts_hu: list[float],
                   spacing_mm: tuple[float, float], hu_per_unit: float, epsilon: float, max_evaluations: int = 150,
-                  progress: Progress = Progress()) -> tuple[Table, Curve]:
+                  progress: Progress = Progress()) -> tuple[Table, Curve, dict[str, Tensor]]:
     """Every size with every contrast at one place: how much of the contrast an unchanged output leaves room for.
 
     Returns:
-        Table "lesions" and a curve: surviving contrast (HU) over diameter, a line for each contrast.
+        Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast; and changes (h, w) of the
+        region in HU by key, for the nodule of which most HU survive: "lesion", all of it, and "hidden lesion", what the output
+        leaves room for. Empty if none was accepted.
     """
     pairs = list(product(contrasts_hu, diameters_mm))
     nodules = [Nodule(centre_mm, diameter, contrast) for contrast, diameter in pairs]
@@ -100,4 +102,10 @@ def detectability(level_set: LevelSet, centre_mm: tuple[float, float], diameters
         "output unchanged": found.accepted.tolist()})
     lines = {f"{contrast:g} HU": (list(diameters_mm), [float(h) for h, (c, _) in zip(found.survived_hu, pairs) if c == contrast])
              for contrast in contrasts_hu}
-    return table, Curve("Contrast that an unchanged output leaves room for", "diameter (mm)", "surviving contrast (HU)", lines)
+    images = {}
+    if found.accepted.any():
+        most = int(torch.where(found.accepted, found.survived_hu.abs(), -1.0).argmax())
+        images = {"lesion": draw(nodules[most], level_set.region.size, spacing_mm),
+                  "hidden lesion": (found.images[most] - level_set.start[0])[0].cpu() * hu_per_unit}
+    curve = Curve("Contrast that an unchanged output leaves room for", "diameter (mm)", "surviving contrast (HU)", lines)
+    return table, curve, images

@@ -36,12 +36,15 @@ def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
     reach = [round(3.0 / mm) + 8 for mm in volume.spacing_mm[:2]]
     around = Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0])
     centre = tuple(n * mm for n, mm in zip(reach, volume.spacing_mm))
-    table, curve = lesions.detectability(level_set(volume, 1, around, averaging()), centre, list(sizes), list(contrasts),
-                                         volume.spacing_mm[:2], SCALE, 1.0, 200)
+    table, curve, images = lesions.detectability(level_set(volume, 1, around, averaging()), centre, list(sizes), list(contrasts),
+                                                 volume.spacing_mm[:2], SCALE, 1.0, 200)
     found = result.tables["lesions"].columns
     assert found.keys() == table.columns.keys() and len(found["diameter (mm)"]) == 4
     np.testing.assert_allclose(found["survives (%)"], table.columns["survives (%)"], rtol=0.02, atol=0.2)
     assert result.curves["detectability"].lines.keys() == {"-40 HU", "40 HU"}
+    change = volumes.reorient(result.volumes["lesion"], "LPS").array - volume.array
+    np.testing.assert_allclose(change[1][around.slices], images["lesion"], atol=1e-3)
+    assert not change[0].any() and change[1].any() and "hidden lesion" in result.volumes
 
 
 def test_a_lesion_outside_of_the_image_is_refused():

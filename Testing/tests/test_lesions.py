@@ -50,11 +50,19 @@ def test_within_the_tolerance_a_nodule_survives_whole():
 
 
 def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
-    table, curve = detectability(level_set(5), (12.0, 14.0), [2.0, 6.0], [-40.0, 40.0], SPACING, HU, 0.5, 100)
+    table, curve, images = detectability(level_set(5), (12.0, 14.0), [2.0, 6.0], [-40.0, 40.0], SPACING, HU, 0.5, 100)
     assert list(curve.lines) == ["-40 HU", "40 HU"] and curve.lines["40 HU"][0] == [2.0, 6.0]
     assert table.columns["contrast (HU)"] == [-40.0, -40.0, 40.0, 40.0]
     # A linear network treats bright and dark alike.
     np.testing.assert_allclose(curve.lines["-40 HU"][1], -np.array(curve.lines["40 HU"][1]), rtol=0.1, atol=0.5)
+    survived = table.columns["contrast that survives (HU)"]
+    strongest = max(range(4), key=lambda n: abs(survived[n]) if table.columns["output unchanged"][n] else -1)
+    whole, hidden = images["lesion"].double(), images["hidden lesion"].double()
+    drawn = draw(Nodule((12.0, 14.0), table.columns["diameter (mm)"][strongest], table.columns["contrast (HU)"][strongest]),
+                 tuple(whole.shape), SPACING)
+    np.testing.assert_array_equal(whole, drawn.double())
+    share = float((whole * hidden).sum() / whole.square().sum())
+    assert share == pytest.approx(survived[strongest] / table.columns["contrast (HU)"][strongest], rel=1e-3)
 
 
 @pytest.mark.parametrize("wrong", [{"diameter_mm": 0.0}, {"contrast_hu": 0.0}])
