@@ -362,7 +362,7 @@ def _summary(rows: list) -> Table:
         found = [checks for e, k, _, checks in rows if (e, k) == (expected, kind)]
         words = [typicality.verdict(checks)[0] for checks in found]
         failed = [check.name for checks in found for check in checks if not check.passed]
-        most = sorted(set(failed), key=lambda name: -failed.count(name))[:3]
+        most = sorted(dict.fromkeys(failed), key=lambda name: -failed.count(name))[:3]
         often = ", ".join(f"{name} ({failed.count(name)})" for name in most)
         row = (kind, expected, len(found), *(words.count(word) for word in ("accepted", "flagged", "refused")), often)
         for name, value in zip(columns, row):
