@@ -28,9 +28,9 @@ MODELS = common.ROOT / "Resources" / "Models"
 # Modules whose outputs are the preset layers; "" is the network itself.
 PRESETS = {"cnn10": {"1": "layers.0", "3": "layers.2", "output": ""},
            "wganvgg": {"1": "net.0", "7": "net.6", "13": "net.12", "output": ""}}
-# Half of the sum of (kernel - 1) over the convolutions: how far a voxel can move the output. A hidden layer's change is told
-# relative to its norm over the region and so many voxels around.
-REACH = {"cnn10": 7, "wganvgg": 8}
+# A hidden layer's change is told relative to its norm over the region and so many voxels around: half of the sum of (kernel - 1)
+# over the convolutions, which is how far a voxel can move the output, and one more.
+REACH = {"cnn10": 8, "wganvgg": 9}
 NOISE_HU = 40.0
 SIZE = 128
 
