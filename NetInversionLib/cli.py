@@ -57,6 +57,7 @@ def command(group: str, name: str, arguments: Callable[[argparse.ArgumentParser]
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; 0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong command line."""
     devices.wait_asleep()
+    devices.give_memory_back()
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)

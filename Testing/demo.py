@@ -176,11 +176,11 @@ def find_invariances(name: str, ct: volumes.Volume) -> None:
     normal = mrml.volume_to_node(ct, f"{name} CT, normal dose", role="ct")
     low, middle = logic.simulateLowDose(normal), ct.shape[0] // 2
     region = (middle, middle + 1, *(bound for n in ct.shape[1:] for bound in (max(0, n // 2 - 48), min(n, n // 2 + 48))))
-    output = logic.run(low, progress=Lines(), samples=64, projected=8, region=region)
+    output = logic.run(low, progress=Lines(), proposals=["cinn"], samples=64, projected=8, region=region)
     print_table(output.result.tables["proof"], columns=("slice", "accepted (%)", "input change before (HU)",
                                                         "input change after (HU)", "survived (%)"))
     print_table(output.result.tables["bands"])
-    images = [output.nodes[key] for key in ("output", "std unproven", "std proven", "samples") if key in output.nodes]
+    images = [output.nodes[key] for key in ("output", "vae floor", "std unproven", "std proven") if key in output.nodes]
     host.render_slice_views(OUTPUT / f"{name} invariances.png", [normal, low, *images], columns=3)
 
 
