@@ -129,7 +129,7 @@ def wait_asleep() -> None:
 def give_memory_back() -> bool:
     """Let the C library return large buffers at once, in a program of our own; False where it is not glibc.
 
-    It would keep those of up to 32 MB for later, and a long run on the CPU would end with half as much memory again as a short one.
+    It would keep those of up to 32 MB for later: a long run on the CPU then ends with half as much memory again as a short one.
     """
     try:
         return ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER) == 1

@@ -284,7 +284,7 @@ def test_a_core_is_left_free_only_where_there_are_more_than_two(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's: another C library gives memory back as it likes")
 def test_large_buffers_are_given_back_at_once():
-    """Buffers below a small one that stays, freed: without the call they would stay with the program."""
+    """Buffers below a smaller one that stays, freed: without the call they would stay with the program."""
     code = """
 import ctypes, psutil
 from NetInversionLib import devices
@@ -295,7 +295,7 @@ libc.free(libc.malloc(30 * mega))  # glibc learns from this to keep buffers of t
 buffers = [libc.malloc(8 * mega) for _ in range(30)]
 for buffer in buffers:
     ctypes.memset(ctypes.c_void_p(buffer), 1, 8 * mega)
-small, full = libc.malloc(64 * 1024), psutil.Process().memory_info().rss
+small, full = libc.malloc(3 * mega), psutil.Process().memory_info().rss
 for buffer in buffers:
     libc.free(buffer)
 assert full - psutil.Process().memory_info().rss > 200 * mega
