@@ -2,8 +2,8 @@
 
 The level set of a CT slice x0 is {x : RMS of f(x) - f(x0) <= epsilon HU}, or, for a hidden layer, {x : |Phi(x) - Phi(x0)| /
 |Phi(x0)| <= epsilon}. A proposal (fresh noise, a texture, a lesion, a decoder's sample) that differs from x0 inside a region is
-moved there by the batched L-BFGS on the mismatch, starting at the proposal and stopping as soon as it is accepted, so that as
-much of the change survives as the network lets pass.
+moved there by the batched L-BFGS on the mismatch, starting at the proposal and stopping as soon as it is accepted, and then back
+towards the proposal as far as it stays accepted, so that as much of the change survives as the network lets pass.
 
 Everything is computed on a window of the slice that holds the region and twice the network's reach around it, with the patient's
 values outside the region: the same numbers as on the whole slice. The mismatch counts every output that the region can move, also
@@ -25,6 +25,7 @@ from .objective import receptive_halo
 from .results import Progress
 
 VOXELS_AT_ONCE = 8 * 128 * 128
+BISECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Projected:
         accepted: measure <= epsilon, bool (N,).
         proposed: The proposals' own measure, (N,). change_before, change_after: root-mean-square difference from x0 inside the
             region, normalised units, (N,). survived: change_after over change_before, along the proposal (see ``survived``).
-        evaluations: Network evaluations each took, (N,).
+        evaluations: Network evaluations that each one's search took, (N,); the way back takes ``BISECTIONS`` more.
     """
 
     images: Tensor
@@ -180,8 +181,8 @@ def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluati
     if not epsilon > 0:
         raise ValueError("epsilon must be above 0: a network with as many outputs as inputs lets nothing change at exactly "
                          "the same output. Choose a fraction of the noise, 1 HU say")
-    # A little below, so that float64 on the whole slice agrees.
-    options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=(0.995 * epsilon) ** 2)
+    enough = 0.995 * epsilon  # a little below, so that float64 on the whole slice agrees
+    options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
 
     def told(evaluation: int, best: Callable) -> None:
         progress.report(evaluation / max_evaluations, f"Projecting {len(proposals)} samples, evaluation {evaluation}")
@@ -191,11 +192,24 @@ def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluati
                 for part in proposals.split(size)]
 
     solutions = halving(run, len(proposals), log=progress.log)
-    images = torch.cat([s.x for s in solutions])
+    images = returned(level_set, torch.cat([s.x for s in solutions]), proposals, enough)
     measure, proposed = level_set.measure(images), level_set.measure(proposals)
     before, after = (rms(x - level_set.start) for x in (proposals, images))
     return Projected(images, measure, measure <= epsilon, proposed, before, after,
                      survived(proposals, images, level_set.start), torch.cat([s.evaluations for s in solutions]))
+
+
+def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:
+    """Images on the way to their proposals, as far along as their measure is at most ``epsilon``; found by bisection.
+
+    A step of the search may land far inside the level set, where less of the change is left than could be.
+    """
+    low, high = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        good = level_set.measure(torch.lerp(images, proposals, middle.view(-1, 1, 1, 1))) <= epsilon
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.lerp(images, proposals, low.view(-1, 1, 1, 1))
 
 
 def rms(x: Tensor) -> Tensor:

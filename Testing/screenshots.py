@@ -278,7 +278,7 @@ def draw_beside(name, nodes, charts):
 
 PROVEN = {"proof": (("accepted (%)", "input change before (HU)", "input change after (HU)", "survived (%)"), {}),
           "bands": ((), {}), "components": ((), {}), "lesions": ((), {}), "spectrum": ((), {})}
-ROI_VOXELS = 128
+ROI_VOXELS = 126
 
 
 def invariances():
