@@ -254,10 +254,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
                 number=self._count - len(self._waiting), count=self._count, name=self._going.like.GetName(), message=message)
         qtjobs.ModulePanel._onProgress(self, fraction, message)
 
-    def _drawCurves(self):
-        qtjobs.ModulePanel._drawCurves(self)
-        self.ui.curveLabel.setVisible(bool(self._going.curves))  # the anatomy-safe mode has none
-
     def _onFinished(self, result, message):
         if result is not None:
             message += " " + self.logic.verdictText(result.facts)

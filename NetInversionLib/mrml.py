@@ -442,6 +442,10 @@ def _show(node, role: str | None, shown_as) -> None:
         display.SetAndObserveColorNodeID(model.GetColorNodeID())
     elif role in COLORS:
         display.SetAndObserveColorNodeID(_color_node(role).GetID())
+    if role == "spread":  # 0 is where nothing was looked at: what lies below shows through
+        display.AutoThresholdOff()
+        display.SetThreshold(float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
+        display.ApplyThresholdOn()
     node.SetAndObserveDisplayNodeID(display.GetID())
 
 

@@ -947,6 +947,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _drawCurves(self):
         self.ui.curveLabel.setPixmap(curvePicture(self._going.curves, *self.CURVE_LABELS))
+        self.ui.curveLabel.setVisible(bool(self._going.curves))  # not every run has some
 
     # A run: its result
 

@@ -573,7 +573,7 @@ def test_epsilon_of_nothing_and_other_settings(widget):
 
 def test_no_volume_no_model(widget, monkeypatch, tmp_path):
     assert "Choose a low-dose CT" in widget.ui.applyButton.toolTip
-    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    monkeypatch.setattr(models, "model_folders", lambda: [tmp_path])
     with pytest.raises(ValueError, match="No denoiser is shipped"):
         widget.logic.run(add_ct())
 

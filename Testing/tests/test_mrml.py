@@ -395,6 +395,12 @@ def test_windows_fit_the_roles():
     assert display.GetLevel() == 1 and display.GetWindow() == pytest.approx(2 * np.percentile(np.abs(values - 1), 99.5))
 
 
+def test_a_spread_of_nothing_lets_the_image_below_show_through():
+    display = shown("spread", np.linspace(0, 10, 60).reshape(3, 4, 5))
+    assert display.GetApplyThreshold() and 0 < display.GetLowerThreshold() < 1e-30 and display.GetUpperThreshold() > 1e30
+    assert not shown("error").GetApplyThreshold()
+
+
 @pytest.mark.parametrize("array, high", [(np.zeros((2, 2, 2)), 1), (np.full((2, 2, 2), np.nan), 1),
                                          (np.eye(100)[None] * 0 + (np.arange(10000) == 7).reshape(1, 100, 100) * 5, 5)])
 def test_windows_of_images_with_little_in_them(array, high):
