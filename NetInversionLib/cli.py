@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import devices, models
-from .results import Progress, Table
+from .results import Progress, Result, Table
 
 
 @dataclass(frozen=True)
@@ -259,15 +259,9 @@ def compute_ideal_input(options) -> int:
     images = {role: volumes.load(path) for role, path in files.items()}
     result = jobs.run_here(jobs.Request("ideal_input", images, paths, options.settings), Lines())
 
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, volume in result.volumes.items():
-        volumes.save(volume, folder / f"{key}.nrrd")
-    for key, table in result.tables.items():
-        _write_table(table, folder, key)
-    (folder / "facts.json").write_text(json.dumps(result.facts, indent=1), encoding="utf-8")
+    _write_result(result, Path(options.output))
     _print_table(result.tables["error"])
-    print(folder)
+    print(Path(options.output))
     return 0
 
 
@@ -326,16 +320,10 @@ def compute_invariances(options) -> int:
     settings = {**chosen, "epsilon_hu": options.epsilon, "device": str(device), **options.settings}
     result = jobs.run_here(jobs.Request("invariances", images, paths, settings), Lines())
 
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, volume in result.volumes.items():
-        volumes.save(volume, folder / f"{key}.nrrd")
-    for key, table in result.tables.items():
-        _write_table(table, folder, key)
-    (folder / "facts.json").write_text(json.dumps(result.facts, indent=1), encoding="utf-8")
+    _write_result(result, Path(options.output))
     _print_table(result.tables["bands"])
     print(f"{result.facts['accepted']} of {result.facts['projected']} projected samples are proven. Research use only.")
-    print(folder)
+    print(Path(options.output))
     return 0
 
 
@@ -693,6 +681,18 @@ def _print_table(table: Table) -> None:
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _write_result(result: Result, folder: Path) -> None:
+    """Images as NRRD, tables as CSV and all facts as JSON."""
+    from . import volumes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, volume in result.volumes.items():
+        volumes.save(volume, folder / f"{key}.nrrd")
+    for key, table in result.tables.items():
+        _write_table(table, folder, key)
+    (folder / "facts.json").write_text(json.dumps(result.facts, indent=1), encoding="utf-8")
 
 
 def _write_table(table: Table, folder: Path, name: str) -> None:

@@ -123,6 +123,15 @@ def pairs_of(ct: Volume, person: str, settings: DenoiserSettings, every: int = 1
     return pairs
 
 
+def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], list[Pair]]:
+    """(training, held out). Raises ValueError: nobody is left, or nobody has this name."""
+    training = [pair for pair in pairs if pair.person != leave_out]
+    if not training or len(training) == len(pairs) and leave_out is not None:
+        known = ", ".join(sorted({pair.person for pair in pairs}))
+        raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
+    return training, [pair for pair in pairs if pair.person == leave_out]
+
+
 def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tuple[Tensor, Tensor]:
     """Patches (batch, 1, patch, patch) of low and of normal dose, normalised; people are drawn with equal chance.
 
@@ -239,16 +248,12 @@ def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = De
     Raises:
         ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another training.
     """
-    training = [pair for pair in pairs if pair.person != leave_out]
-    if not training or len(training) == len(pairs) and leave_out is not None:
-        known = ", ".join(sorted({pair.person for pair in pairs}))
-        raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
+    training, _ = split_people(pairs, leave_out)
     if settings.loss == "wgan" and features is None:
         raise ValueError("the perceptual term needs a network to take features of: name a denoiser's model file with --features")
     device = torch.device(device)
     group = Group.joined(device)
-    if settings.batch % group.size:
-        raise ValueError(f"a batch of {settings.batch} cannot be shared by {group.size} processes: choose a multiple")
+    group.check_batch(settings.batch)
     state = _State(settings, [pair.person for pair in training], features_of(features).to(device) if features else None, device)
     if checkpoint and Path(checkpoint).exists():
         state.load(checkpoint)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .denoising import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch
+from .denoising import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
 from .invariance_settings import SAMPLING
 from .layers import UpTo
 from .networks.cinn import CINN
@@ -104,8 +104,9 @@ def train_vae(pairs: list[Pair], output: Path | str, settings: VAESettings = VAE
     Raises:
         ValueError: Nobody to train on, a batch that the processes cannot share evenly, or a checkpoint of another training.
     """
-    training, apart = _split(pairs, leave_out)
-    group = _joined(settings, device)
+    training, apart = split_people(pairs, leave_out)
+    group = Group.joined(torch.device(device))
+    group.check_batch(settings.batch)
     torch.manual_seed(settings.seed)
     vae = VAE(**dict(settings.arguments)).to(device)
     downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
@@ -159,9 +160,10 @@ def train_cinn(pairs: list[Pair], output: Path | str, vae: models.Model, denoise
     Raises:
         ValueError, LayerError: As ``train_vae``; a network of another kind; the denoiser lacks a layer.
     """
-    training, apart = _split(pairs, leave_out)
+    training, apart = split_people(pairs, leave_out)
     _check_networks(vae, denoiser)
-    group = _joined(settings, device)
+    group = Group.joined(torch.device(device))
+    group.check_batch(settings.batch)
     autoencoder = vae.network.to(device).vae
     parts = {part.layer: part for part in (UpTo(denoiser.network.to(device), layer, torch.zeros(1, 1, 64, 64, device=device))
                                            for layer in settings.layers)}
@@ -273,15 +275,6 @@ def _run(state: State, advance: Callable[[], float], judge: Callable[[], float] 
                         f"{titles[1]} {new:.3f}")
 
 
-def _split(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], list[Pair]]:
-    """(training, held out)."""
-    training = [pair for pair in pairs if pair.person != leave_out]
-    if not training or len(training) == len(pairs) and leave_out is not None:
-        known = ", ".join(sorted({pair.person for pair in pairs}))
-        raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
-    return training, [pair for pair in pairs if pair.person == leave_out]
-
-
 def _check_networks(vae: models.Model, denoiser: models.Model) -> None:
     if vae.card.architecture != "ct_sampler" or vae.network.vae.condition_channels or vae.network.vae.image_channels != 1:
         raise ValueError(f"{vae.path.name} holds no autoencoder made by 'train vae'")
@@ -294,13 +287,6 @@ def _check_networks(vae: models.Model, denoiser: models.Model) -> None:
 def _people(pairs: list[Pair], leave_out: str | None) -> dict[str, str]:
     """Each person's title in a card."""
     return {who: f"{who}, {'held out' if who == leave_out else 'trained on'}" for who in sorted({pair.person for pair in pairs})}
-
-
-def _joined(settings, device: torch.device | str) -> Group:
-    group = Group.joined(torch.device(device))
-    if settings.batch % group.size:
-        raise ValueError(f"a batch of {settings.batch} cannot be shared by {group.size} processes: choose a multiple")
-    return group
 
 
 def _images_and_noise(pairs: list[Pair], settings, step: int, vae: VAE) -> tuple[Tensor, Tensor]:

@@ -357,8 +357,7 @@ def train(
     training, held_out = split_people(cases, hold_out)
     device = torch.device(device)
     group = Group.joined(device)
-    if settings.batch % group.size:
-        raise ValueError(f"a batch of {settings.batch} cannot be shared by {group.size} processes: choose a multiple")
+    group.check_batch(settings.batch)
     state = _State(settings, [c.name for c in training], device)
     if checkpoint and Path(checkpoint).exists():
         state.load(checkpoint)

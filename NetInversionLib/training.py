@@ -36,6 +36,11 @@ class Group:
             distributed.barrier()
             distributed.destroy_process_group()
 
+    def check_batch(self, size: int) -> None:
+        """Raises ValueError where the processes cannot share a batch of this size evenly."""
+        if size % self.size:
+            raise ValueError(f"a batch of {size} cannot be shared by {self.size} processes: choose a multiple")
+
     def share(self, *batch: Tensor) -> list[Tensor]:
         """This process' part of a batch."""
         return [part[self.rank :: self.size] for part in batch]
