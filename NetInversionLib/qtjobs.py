@@ -653,7 +653,8 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.refresh)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
 
     def cleanup(self):
@@ -665,9 +666,12 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
+        self._disconnectGui()
+
+    def _disconnectGui(self):
         if self._parameterNode is not None and self._guiTag is not None:
             self._parameterNode.disconnectGui(self._guiTag)
-            self._guiTag = None
+        self._guiTag = None
 
     def onReload(self):
         """Also load the library anew, whose modules Python would keep."""
@@ -683,16 +687,24 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        self._disconnectGui()
+
+    def onSceneEndImport(self, caller, event):
+        """Read the parameter node anew: Slicer's wrapper keeps the values of its last change, and that comes while
+        the nodes that it refers to are not in the scene yet."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
     def initializeParameterNode(self):
         self.setParameterNode(self.logic.getParameterNode())
 
     def setParameterNode(self, node):
         """Show the values of another parameter node (or none: the scene closes), and follow it."""
+        self._disconnectGui()
         if self._parameterNode is not None:
-            if self._guiTag is not None:
-                self._parameterNode.disconnectGui(self._guiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
-        self._parameterNode, self._guiTag = node, None
+        self._parameterNode = node
         if node is not None:
             self._guiTag = node.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.refresh)

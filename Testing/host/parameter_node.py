@@ -9,6 +9,7 @@ import enum
 import pathlib
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 
 import ctk
@@ -287,21 +288,27 @@ class _Wrapper:
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
-        self._guis, self._updating = {}, False
+        self._guis, self._updating, self._values = {}, False, {}
+        self._read()
+        kept = weakref.ref(self)
+        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: kept() and kept()._read())
+
+    def _read(self):
+        """As in Slicer, a value is what was read at the node's last change: a reference to a node that comes into the scene
+        only later is None until the next one."""
         for name, parameter in self._parameters.items():
-            if not parameter.present(parameterNode, name):
+            if not parameter.present(self.parameterNode, name):
                 self.setValue(name, self._defaults[name])
+            self._values[name] = parameter.read(self.parameterNode, name)
 
     def getValue(self, name):
-        parameter = self._parameters[name]
-        if not parameter.present(self.parameterNode, name):
-            self.setValue(name, self._defaults[name])
-        return parameter.read(self.parameterNode, name)
+        return self._values[name]
 
     def setValue(self, name, value):
         self._parameters[name].check(value)
         with slicer.util.NodeModify(self.parameterNode):
             self._parameters[name].write(self.parameterNode, name, value)
+            self._values[name] = self._parameters[name].read(self.parameterNode, name)
 
     def default(self, name):
         return Default(self._defaults[name])
