@@ -25,7 +25,7 @@ from .low_dose import LowDoseSettings, exposed, noise_image
 from .networks.vae import gradient_penalty
 from .results import Progress, Table
 from .synthetic_ct import SOURCES, read_people
-from .training import Group, State, plain
+from .training import Group, State, plain, run
 from .volumes import Volume
 
 # The published networks' units: (HU + 1024 - 481.454...) / 502.185...
@@ -200,7 +200,7 @@ class _State(State):
         self.features, self.device = features, device
 
     def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
-        """One step of the generator (and the critic's before it); the mean square error, normalised units."""
+        """One step of the generator (and the critic's before it); the batch's root mean square error, HU."""
         s, critic = self.settings, self.parts.get("critic")
         adversarial = critic is not None and self.step >= s.warm_up * s.steps
         if adversarial:
@@ -212,18 +212,14 @@ class _State(State):
         if adversarial:
             loss = F.mse_loss(self.features(found), self.features(normal)) - s.adversarial * critic(found).mean()
         self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group)
-        self.stepped()
-        shown = error.detach().clone()
-        group.average([shown])
-        return float(shown)
+        return math.sqrt(float(error.detach())) * (CHANNEL.high - CHANNEL.low)
 
     def criticise(self, critic: Critic, low: Tensor, normal: Tensor, group: Group) -> None:
         """One step of the critic: real against denoised, the gradient's length drawn to 1 between them."""
         low, normal = low.to(self.device), normal.to(self.device)
         with torch.no_grad():
             made = self.network(low)
-        generator = torch.Generator().manual_seed(self.settings.seed + self.step)
-        penalty = gradient_penalty(critic, normal, made, generator=generator)
+        penalty = gradient_penalty(critic, normal, made, place=self.places(group))
         loss = critic(made).mean() - critic(normal).mean() + 10 * penalty
         self.update(self.parts["critic_optimiser"], list(critic.parameters()), loss, group)
 
@@ -255,20 +251,8 @@ def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = De
     group = Group.joined(device)
     group.check_batch(settings.batch)
     state = _State(settings, [pair.person for pair in training], features_of(features).to(device) if features else None, device)
-    if checkpoint and Path(checkpoint).exists():
-        state.load(checkpoint)
-        progress.log(f"goes on from step {state.step}")
-    while state.step < settings.steps:
-        state.recent.append(state.advance(lambda step: draw_batch(training, settings, step), group))
-        last = state.step == settings.steps
-        if state.step % settings.checkpoint_every == 0 or last:
-            rmse = math.sqrt(np.mean(state.recent)) * (CHANNEL.high - CHANNEL.low)
-            state.history.append([state.step, rmse])
-            state.recent = []
-            progress.point("RMSE (HU)", state.step, rmse)
-            if checkpoint and group.rank == 0:
-                state.save(checkpoint)
-            progress.report(state.step / settings.steps, f"step {state.step} of {settings.steps}, RMSE {rmse:.1f} HU")
+    run(state, lambda: state.advance(lambda step: draw_batch(training, settings, step), group), ("RMSE (HU)", ""), group,
+        checkpoint, progress)
     if group.rank == 0:
         network = state.averaged().cpu()
         table = evaluate(pairs, network, leave_out)

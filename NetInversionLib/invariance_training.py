@@ -27,7 +27,7 @@ from .networks.cinn import CINN
 from .networks.sampler import Sampler
 from .networks.vae import VAE, Critic, gradient_penalty, kl
 from .results import Progress
-from .training import Group, State, plain
+from .training import Group, State, plain, run
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
 HELD_OUT_BATCHES = 8
@@ -122,8 +122,7 @@ def train_vae(pairs: list[Pair], output: Path | str, settings: VAESettings = VAE
         error = (made - x).abs().mean()
         loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
         if state.step >= settings.critic_from * settings.steps:
-            generator = torch.Generator().manual_seed(settings.seed + state.step)
-            penalty = gradient_penalty(critic, x, made, generator=generator)
+            penalty = gradient_penalty(critic, x, made, place=state.places(group))
             state.update(state.parts["critic_optimiser"], list(critic.parameters()),
                          critic(made.detach()).mean() - critic(x).mean() + 10 * penalty, group)
             loss = loss - settings.adversarial * critic(made).mean()
@@ -138,7 +137,7 @@ def train_vae(pairs: list[Pair], output: Path | str, settings: VAESettings = VAE
     def judge() -> float:
         return held_out_error(averaged(), apart, settings)
 
-    _run(state, advance, judge, ("mean absolute error (HU)", "held-out RMSE (HU)"), group, checkpoint, progress)
+    run(state, advance, ("mean absolute error (HU)", "held-out RMSE (HU)"), group, checkpoint, progress, judge)
     if group.rank == 0:
         sampler = averaged().cpu()
         quality = {f"{title}, RMSE of D(E(x)) to x (HU)": held_out_error(sampler, [p for p in pairs if p.person == who], settings)
@@ -227,17 +226,18 @@ def fit_flows(flows: nn.ModuleList, batch: Callable[[int, Group], tuple[Tensor, 
     """
     state = State(settings, names, flows, optimiser=torch.optim.Adam(flows.parameters(), settings.learning_rate))
 
+    def begin() -> None:
+        with torch.no_grad():  # from the whole first batch, the same in every process
+            bits_per_latent(flows.train(), *batch(0, Group()))
+        state.begin_mean()
+
     def advance() -> float:
-        if state.step == 0:  # from the whole first batch, the same in every process
-            with torch.no_grad():
-                bits_per_latent(flows.train(), *batch(0, Group()))
-            state.begin_mean()
         loss = bits_per_latent(flows.train(), *batch(state.step, group)).mean()
         state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
         return float(loss.detach())
 
-    _run(state, advance, (lambda: judge(state)) if judge else None, ("bits per latent", "held-out bits per latent"), group,
-         checkpoint, progress)
+    run(state, advance, ("bits per latent", "held-out bits per latent"), group, checkpoint, progress,
+        (lambda: judge(state)) if judge else None, begin=begin)
     return state
 
 
@@ -248,32 +248,6 @@ def bits_per_latent(flows: nn.ModuleList, latents: Tensor, conditions: list[Tens
 
 
 # Pieces -------------------------------------------------------------------------------------------------------------
-
-def _run(state: State, advance: Callable[[], float], judge: Callable[[], float] | None, titles: tuple[str, str], group: Group,
-         checkpoint: Path | str | None, progress: Progress) -> None:
-    """Step by step to the end, with checkpoints, curves and what is left."""
-    if checkpoint and Path(checkpoint).exists():
-        state.load(checkpoint)
-        progress.log(f"goes on from step {state.step}")
-    s = state.settings
-    while state.step < s.steps:
-        state.recent.append(advance())
-        state.stepped()
-        if state.step % s.checkpoint_every and state.step < s.steps:
-            continue
-        known = torch.tensor(float(np.mean(state.recent)))
-        group.average([known])
-        new = judge() if judge is not None and group.rank == 0 else math.nan
-        state.history.append([state.step, float(known), new])
-        state.recent = []
-        progress.point(titles[0], state.step, float(known))
-        if not math.isnan(new):
-            progress.point(titles[1], state.step, new)
-        if checkpoint and group.rank == 0:
-            state.save(checkpoint)
-        progress.report(state.step / s.steps, f"step {state.step} of {s.steps}, {titles[0]} {float(known):.3f}, "
-                        f"{titles[1]} {new:.3f}")
-
 
 def _check_networks(vae: models.Model, denoiser: models.Model) -> None:
     if vae.card.architecture != "ct_sampler" or vae.network.vae.condition_channels or vae.network.vae.image_channels != 1:

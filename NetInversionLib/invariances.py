@@ -353,6 +353,8 @@ class _Run:
             self.keep(whole, "proposal", first, changes)
             kept.append(changes[:max(0, s.projected - first)].clone())
             self.intermediate()
+            if first % SAMPLES_AT_ONCE == 0:
+                devices.trim_memory()
         return torch.cat(kept)
 
     def project(self, tile: _Tile, proposals: Tensor) -> None:
@@ -371,6 +373,7 @@ class _Run:
             self.add(tile.moments, "proven", tile.accepted[-1])
             self.keep(tile, "sample", first, changes, accepted)
             self.intermediate()
+            devices.trim_memory()
 
     def finish(self, tile: _Tile) -> None:
         """Take a tile into the slice's maps and tables."""

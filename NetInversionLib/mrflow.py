@@ -23,7 +23,6 @@ to a margin above the good ones); Theis, van den Oord & Bethge, arXiv:1511.01844
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from .edges import edge_map
 from .networks.flow import ConditionalFlow, _log_prob
 from .networks.mrflow import MRFlow
 from .results import Progress
-from .training import Group, State, plain
+from .training import Group, State, plain, run
 from .volumes import Volume
 
 # Slices are stacked along axis n of arrays [k, j, i] in RAS axes.
@@ -335,7 +334,7 @@ def train(
     settings: FlowSettings = FlowSettings(),
     hold_out: list[str] | None = None,
     checkpoint: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = Progress(),
     device: torch.device | str = "cpu",
     card: dict | None = None,
 ) -> Path:
@@ -353,36 +352,14 @@ def train(
         ValueError: Nobody to train on, unknown people to hold out, a batch that the processes cannot share evenly, or a
             checkpoint of other settings or scans.
     """
-    progress = progress or Progress()
     training, held_out = split_people(cases, hold_out)
     device = torch.device(device)
     group = Group.joined(device)
     group.check_batch(settings.batch)
     state = _State(settings, [c.name for c in training], device)
-    if checkpoint and Path(checkpoint).exists():
-        state.load(checkpoint)
-        progress.log(f"goes on from step {state.step}")
-    else:
-        state.initialise(draw_batch(training, settings, 0))
-
-    epoch = epoch_steps(training, settings)
-    clock = _Clock(state.step, settings.steps)
-    while state.step < settings.steps:
-        bits = state.advance(draw_batch(training, settings, state.step), group)
-        last = state.step == settings.steps
-        if state.step % epoch == 0 or last:
-            known = sum(state.recent) / len(state.recent)
-            new = held_out_bits(state.averaged(), held_out, settings.bin_width) if group.rank == 0 else math.nan
-            state.history.append([state.step, known, new])
-            state.recent = []
-            progress.log(f"epoch {len(state.history)}, step {state.step}: {known:.4f} bits/dim of whole slices in training; "
-                         f"{new:.4f} bits/dim inside the mask on held-out people")
-            progress.point("held-out bits/dim", state.step, new)
-        progress.point("bits/dim", state.step, bits)
-        if checkpoint and group.rank == 0 and (state.step % settings.checkpoint_every == 0 or last):
-            state.save(checkpoint)
-        progress.report(state.step / settings.steps, f"step {state.step} of {settings.steps}, {bits:.4f} bits/dim, "
-                        f"{clock.left(state.step)} left")
+    run(state, lambda: state.advance(draw_batch(training, settings, state.step), group), ("bits/dim", "held-out bits/dim"),
+        group, checkpoint, progress, lambda: held_out_bits(state.averaged(), held_out, settings.bin_width),
+        epoch_steps(training, settings), lambda: state.initialise(draw_batch(training, settings, 0)))
     if group.rank == 0:
         draw_curve(state.history, Path(output).with_suffix(".png"))
         write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
@@ -417,19 +394,8 @@ def held_out_bits(flow: ConditionalFlow, held_out: list[Case], bin_width: float)
     return float(np.mean([figures(flow, c, bin_width, every=5)[0][3] for c in held_out])) if held_out else math.nan
 
 
-class _Clock:
-    """Time left, from the speed since this process began."""
-
-    def __init__(self, first: int, last: int):
-        self.first, self.last, self.start = first, last, time.monotonic()
-
-    def left(self, step: int) -> str:
-        seconds = (time.monotonic() - self.start) / max(1, step - self.first) * (self.last - step)
-        return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
 class _State(State):
-    """The flow in training; ``recent`` holds the batches' bits/dim since the last epoch."""
+    """The flow in training."""
 
     def __init__(self, settings: FlowSettings, names: list[str], device: torch.device):
         torch.manual_seed(settings.seed)
@@ -459,11 +425,9 @@ class _State(State):
         enough = (bits[good].mean() if good.any() else bits.mean()).detach() + s.negative_margin
         loss = torch.where(good, bits, -bits.clamp(max=enough)).mean()
         self.update(self.parts["optimiser"], list(self.flow.parameters()), loss, group, clip=s.clip)
-        self.stepped()
         shown = torch.stack([bits.detach()[good].sum(), good.sum().to(bits)])
         group.average([shown])
-        self.recent.append(float(shown[0] / shown[1].clamp(min=1e-9)))
-        return self.recent[-1]
+        return float(shown[0] / shown[1].clamp(min=1e-9))
 
     def averaged(self) -> ConditionalFlow:
         """A flow with the mean weights."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from . import models, networks, volumes
 from .dixon import DixonSettings, body_mask, simulate_arrays
 from .results import Progress, Table
-from .training import Group, State, plain
+from .training import Group, State, plain, run
 from .volumes import Volume
 
 # Hounsfield range of the output, 0 to 1 in the network's units; what lies outside is clipped. Wide enough for cortical
@@ -158,7 +158,7 @@ def train(
     output: Path | str,
     settings: TrainSettings = TrainSettings(),
     checkpoint: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = Progress(),
     device: torch.device | str = "cpu",
 ) -> Path:
     """Train on ``scans`` and write the model file.
@@ -172,20 +172,9 @@ def train(
     """
     if not scans:
         raise ValueError("no CT volumes to train on")
-    progress = progress or Progress()
     state = _State(settings, [s.name for s in scans], device)
-    if checkpoint and Path(checkpoint).exists():
-        state.load(checkpoint)
-        progress.log(f"goes on from step {state.step}")
-
-    running = None
-    while state.step < settings.steps:
-        loss = state.advance(*draw_batch(scans, settings, state.step))
-        running = loss if running is None else 0.98 * running + 0.02 * loss
-        progress.point("loss", state.step, loss)
-        progress.report(state.step / settings.steps, f"step {state.step} of {settings.steps}, loss {running:.5f}")
-        if checkpoint and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
-            state.save(checkpoint)
+    run(state, lambda: state.advance(*draw_batch(scans, settings, state.step)), ("loss", ""), checkpoint=checkpoint,
+        progress=progress)
     return models.save(output, state.averaged(), make_card(scans, settings))
 
 
@@ -261,7 +250,6 @@ class _State(State):
             outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
         loss = ((outputs.float() - targets).abs() * weight).mean()
         self.update(self.parts["optimiser"], list(self.network.parameters()), loss, Group(), clip=1.0)
-        self.stepped()
         return loss.item()
 
     def averaged(self) -> torch.nn.Module:

@@ -1,15 +1,20 @@
-"""What every training has in common: processes side by side, checkpoints, learning rates, running means of the weights."""
+"""What every training has in common: processes side by side, steps, checkpoints, learning rates, running means of the weights."""
 
 from __future__ import annotations
 
 import math
 import os
 import pickle
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+
+from .results import Progress
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,11 @@ class State:
             nn.utils.clip_grad_norm_(weights, clip)
         optimiser.step()
 
+    def places(self, group: Group) -> Tensor:
+        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process' part of the batch."""
+        generator = torch.Generator().manual_seed(self.settings.seed + self.step)
+        return group.share(torch.rand(self.settings.batch, 1, 1, 1, generator=generator))[0]
+
     def stepped(self) -> None:
         """Count a step, and let the running mean follow the weights."""
         self.step += 1
@@ -138,6 +148,63 @@ class State:
         self.recent = kept.get("recent", [])
         for name, part in self.parts.items():
             part.load_state_dict(kept[name])
+
+
+def run(state: State, advance: Callable[[], float], titles: tuple[str, str], group: Group = Group(),
+        checkpoint: Path | str | None = None, progress: Progress = Progress(), judge: Callable[[], float] | None = None,
+        every: int | None = None, begin: Callable[[], None] | None = None) -> None:
+    """Train to the last step, with checkpoints, learning curve and time left; goes on from the checkpoint if it is there.
+
+    Args:
+        advance: Makes step ``state.step`` and returns the figure that it reached on this process' part of the batch.
+        titles: Of that figure, and of what ``judge`` says of held-out people, which the first process asks at every entry.
+        every: Steps between entries of ``state.history`` [step, mean figure since the last entry, the judge's or NaN]; as
+            between checkpoints if None. ``state.settings`` has ``checkpoint_every`` too.
+        begin: Called before a training that does not go on from a checkpoint.
+
+    Raises:
+        ValueError: As ``State.load`` and ``State.update``.
+    """
+    if checkpoint and Path(checkpoint).exists():
+        state.load(checkpoint)
+        progress.log(f"goes on from step {state.step}")
+    elif begin is not None:
+        begin()
+    s, clock = state.settings, _Clock(state.step, state.settings.steps)
+    while state.step < s.steps:
+        state.recent.append(advance())
+        state.stepped()
+        progress.point(titles[0], state.step, state.recent[-1])
+        known, last = np.mean(state.recent), state.step == s.steps
+        if last or state.step % (every or s.checkpoint_every) == 0:
+            _enter(state, titles, group, progress, judge)
+        if checkpoint and group.rank == 0 and (last or state.step % s.checkpoint_every == 0):
+            state.save(checkpoint)
+        progress.report(state.step / s.steps, f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
+                        f"{clock.left(state.step)} left")
+
+
+def _enter(state: State, titles: tuple[str, str], group: Group, progress: Progress, judge: Callable[[], float] | None) -> None:
+    """One more entry of the history."""
+    known = torch.tensor(float(np.mean(state.recent)))
+    group.average([known])
+    new = judge() if judge is not None and group.rank == 0 else math.nan
+    state.history.append([state.step, float(known), new])
+    state.recent = []
+    if not math.isnan(new):
+        progress.point(titles[1], state.step, new)
+        progress.log(f"step {state.step}: {titles[0]} {float(known):.4g}, {titles[1]} {new:.4g}")
+
+
+class _Clock:
+    """Time left, from the speed since this process began."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last, self.start = first, last, time.monotonic()
+
+    def left(self, step: int) -> str:
+        seconds = (time.monotonic() - self.start) / max(1, step - self.first) * (self.last - step)
+        return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def plain(settings) -> dict:

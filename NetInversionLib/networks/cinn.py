@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import register
+from . import processes, register
 from .flow import CONSTANT, SMALLEST_DEVIATION
 
 # (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory there is.
@@ -323,8 +323,10 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Mean 0 and deviation 1 for x (N, C, ...); a channel that hardly varies keeps its scale."""
-        deviation, mean = torch.std_mean(x.transpose(0, 1).flatten(1).to(_sum_type(x)), 1, correction=0)
+        """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies keeps its scale."""
+        values = x.transpose(0, 1).flatten(1).to(_sum_type(x))
+        mean = processes.total(values.mean(1)) / processes.count()
+        deviation = (processes.total((values - mean[:, None]).square().mean(1)) / processes.count()).sqrt()
         scale = torch.where(deviation < CONSTANT, 1.0, deviation.clamp_min(SMALLEST_DEVIATION))
         self.bias.copy_(-mean)
         self.log_scale.copy_(-scale.log())

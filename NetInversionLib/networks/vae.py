@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import register
+from . import processes, register
 from .cinn import ActNorm, converted_actnorm
 
 # Bottleneck blocks in each stage of the encoder.
@@ -207,7 +207,24 @@ class _BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and processes.count() > 1:
+            return self._together(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.epsilon)
+
+    def _together(self, x: Tensor) -> Tensor:
+        """By mean and variance over the batches of all processes, so that they learn what one would from the whole.
+
+        torch's SyncBatchNorm does this on GPUs only.
+        """
+        count = x.numel() / x.shape[1] * processes.count()
+        mean = processes.total(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = processes.total(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), 0.1)
+        found = centred * (variance + self.epsilon).rsqrt()[:, None, None]
+        return found if self.weight is None else found * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 # Decoder ------------------------------------------------------------------------------------------------------------
@@ -457,13 +474,16 @@ class Critic(nn.Module):
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor, condition: Tensor | None = None,
-                     generator: torch.Generator | None = None) -> Tensor:
-    """Mean square by which the critic's gradient misses length 1, halfway (at random places) between real and made images.
+                     place: Tensor | None = None) -> Tensor:
+    """Mean square by which the critic's gradient misses length 1 between made (place 0) and real images (place 1).
 
-    WGAN-GP adds ten times this to the critic's loss. The generator lives on the CPU.
+    WGAN-GP adds ten times this to the critic's loss.
+
+    Args:
+        place: (N, 1, 1, 1), 0 to 1; random if None.
     """
-    place = torch.rand(len(real), 1, 1, 1, generator=generator).to(real)
-    between = torch.lerp(made.detach(), real.detach(), place).requires_grad_()
+    place = torch.rand(len(real), 1, 1, 1) if place is None else place
+    between = torch.lerp(made.detach(), real.detach(), place.to(real)).requires_grad_()
     gradient, = torch.autograd.grad(critic(between, condition).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 

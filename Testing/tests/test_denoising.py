@@ -78,7 +78,7 @@ def test_a_killed_training_ends_with_the_same_weights(pairs, tmp_path, loss):
 
     class Kill(denoising.Progress):
         def report(self, fraction, message):
-            if fraction > 0.7:
+            if fraction > 0.9:
                 raise KeyboardInterrupt
 
     checkpoint = tmp_path / "state"

@@ -301,3 +301,23 @@ for buffer in buffers:
 assert full - psutil.Process().memory_info().rss > 200 * mega
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory in this way")
+def test_gaps_in_memory_can_be_given_back():
+    code = """
+import ctypes
+import psutil
+from NetInversionLib import devices
+devices.give_memory_back()
+libc, mega = ctypes.CDLL("libc.so.6"), 1 << 20
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+buffers = [libc.malloc(mega) for _ in range(200)]
+for buffer in buffers:
+    ctypes.memset(ctypes.c_void_p(buffer), 1, mega)
+for buffer in buffers[::2]:
+    libc.free(buffer)
+full = psutil.Process().memory_info().rss
+assert devices.trim_memory() and full - psutil.Process().memory_info().rss > 80 * mega
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])

@@ -194,27 +194,34 @@ def test_checkpoints_of_other_networks_are_refused(pairs, vae, denoiser, tmp_pat
 
 TWO = """
 import sys
-from test_invariance_training import CINN_SETTINGS, made_up_pairs
+from test_invariance_training import CINN_SETTINGS, VAE_SETTINGS, made_up_pairs
 from NetInversionLib import models
-from NetInversionLib.invariance_training import train_cinn
-vae, denoiser = (models.load(path) for path in sys.argv[2:])
-train_cinn(made_up_pairs(), sys.argv[1], vae, denoiser, CINN_SETTINGS, "b")
+from NetInversionLib.invariance_training import train_cinn, train_vae
+if len(sys.argv) == 2:
+    train_vae(made_up_pairs(), sys.argv[1], VAE_SETTINGS, "b")
+else:
+    train_cinn(made_up_pairs(), sys.argv[1], *map(models.load, sys.argv[2:]), CINN_SETTINGS, "b")
 """
 
 
-def test_two_processes_train_what_one_does(made, pairs, vae, denoiser, tmp_path):
-    """Also the ActNorms, which are set from the whole first batch; one file is written."""
+@pytest.mark.parametrize("kind", ["vae", "cinn"])
+def test_two_processes_train_what_one_does(kind, made, pairs, vae, denoiser, tmp_path):
+    """Also the ActNorms, which are set from the whole first batch, and batch norm's statistics; one file is written."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [str(made / "vae.safetensors"), str(made / "denoiser.safetensors")]
+    command = [str(made / "vae.safetensors"), str(made / "denoiser.safetensors")] if kind == "cinn" else []
     started = [subprocess.Popen([sys.executable, "-c", TWO, str(tmp_path / f"{rank}.safetensors"), *command],
                                 env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
                for rank in "01"]
-    train_cinn(pairs, tmp_path / "one.safetensors", vae, denoiser, CINN_SETTINGS, "b")
+    settings = VAE_SETTINGS if kind == "vae" else CINN_SETTINGS
+    if kind == "vae":
+        train_vae(pairs, tmp_path / "one.safetensors", settings, "b")
+    else:
+        train_cinn(pairs, tmp_path / "one.safetensors", vae, denoiser, settings, "b")
     for process in started:
         errors = process.communicate()[1]
         assert process.returncode == 0, errors
@@ -222,8 +229,8 @@ def test_two_processes_train_what_one_does(made, pairs, vae, denoiser, tmp_path)
     one, two = weights(tmp_path / "one.safetensors"), weights(tmp_path / "0.safetensors")
     # Adam makes whole steps of gradients that are rounding: a few weights may differ by that, not all.
     differences = torch.cat([(one[n].float() - two[n].float()).abs().flatten() for n in one])
-    step = CINN_SETTINGS.learning_rate
-    assert differences.max() < step * CINN_SETTINGS.steps and differences.mean() < 0.05 * step
+    step = settings.learning_rate
+    assert differences.max() < step * settings.steps and differences.mean() < 0.05 * step
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(pairs, tmp_path, monkeypatch):

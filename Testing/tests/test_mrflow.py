@@ -197,6 +197,7 @@ def test_negative_examples_become_less_likely_up_to_a_margin(cases):
     before = bits()
     for _ in range(30):
         state.advance((images, edges, labels), mrflow.Group())
+        state.stepped()
     after = bits()
     gaps = [b[2:].mean() - b[:2].mean() for b in (before, after)]
     assert after[:2].mean() < before[:2].mean() and gaps[1] > gaps[0] + 0.05
