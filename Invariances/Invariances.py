@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import slicer
 from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
@@ -169,6 +170,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.shownSlider.connect("valueChanged(double)", self._onAmount)
         ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
         self._layersOf = None  # (denoiser, sampler) that the list of layers shows
+        self._withFlow = None  # names of those that the sampler has a flow for, once they are read
         self.initializeParameterNode()
 
     # What the user chooses and connectGui does not know
@@ -244,18 +246,20 @@ class InvariancesWidget(qtjobs.ModulePanel):
 
     def _fillLayers(self, read):
         """The output, and the network's layers once they are read, which takes torch and so a second or two."""
-        self._layersOf = self._cardPath, self._parameterNode.sampler
+        self._layersOf, self._withFlow = (self._cardPath, self._parameterNode.sampler), None
         selector = self.ui.layerSelector
         selector.clear()
         if not read or self._card is None:
             selector.addItem(_("The denoised image (output)"), "output")
         if self._card is None:
             return
-        samplerPath = self.logic.samplerPath(self._parameterNode, self._cardPath)
-        for name, title in self.logic.layers(self._cardPath, samplerPath).items() if read else ():
-            selector.addItem(title, name)
         if not read:
             selector.addItem(_("Read the network's layers..."), READ_LAYERS)
+            return
+        samplerPath = self.logic.samplerPath(self._parameterNode, self._cardPath)
+        for name, title in self.logic.layers(self._cardPath, samplerPath).items():
+            selector.addItem(title, name)
+        self._withFlow = self.logic.layersWithFlow(self._cardPath, samplerPath)
 
     def showChoices(self):
         node, ui = self._parameterNode, self.ui
@@ -276,7 +280,11 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.simulateButton.enabled = node.normalDose is not None
 
     def problems(self):
-        return self.logic.problems(self._parameterNode, self._card)
+        node, found = self._parameterNode, self.logic.problems(self._parameterNode, self._card)
+        if not found and node.flow and self._withFlow is not None and node.layer not in self._withFlow:
+            found.append(_("The sampler has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
+                           "texture as proposals.").format(name=node.layer, others=", ".join(sorted(self._withFlow))))
+        return found
 
     def estimate(self):
         return self.logic.estimateText(self._parameterNode, self._card)
@@ -527,12 +535,18 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         from NetInversionLib import layers
 
         presets = PRESETS.get(models.read_card(path).architecture, ())
-        flows = set(models.read_card(sampler).arguments["flows"]) if sampler else set()
-        network = models.load(path).network
+        network, flows = models.load(path).network, self.layersWithFlow(path, sampler)
         titles = {"output": _("The denoised image (output)")}
         titles.update({layer.name: layer.title + (" *" if layer.number in presets else "") for layer in layers.layers(network)})
-        return {name: title + (", " + _("VAE + flow") if flows & set(layers.same_values(network, name)) else "")
-                for name, title in titles.items()}
+        return {name: title + (", " + _("VAE + flow") if name in flows else "") for name, title in titles.items()}
+
+    def layersWithFlow(self, path, sampler):
+        """All names of the layers that a sampler (a file, or None) has a flow for."""
+        from NetInversionLib import layers
+
+        network = models.load(path).network
+        return {name for flow in (models.read_card(sampler).arguments["flows"] if sampler else ())
+                for name in layers.same_values(network, flow)}
 
     def problems(self, node, card):
         """All reasons why Apply can not be pressed, in words."""
@@ -652,8 +666,10 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         maps, table = {}, result.tables["proof"].columns
         turned = {kind: volumes.reorient(result.volumes[f"std {kind}"], "LPS").array for kind in ("unproven", "proven")}
         slice_ = table["slice"][-1] if table.get("slice") else 0
+        rows, columns = (np.flatnonzero(turned["unproven"][slice_].any(axis)) for axis in (1, 0))
+        seen = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else ()  # the region
         for kind, words in (("unproven", _("Unproven, HU")), ("proven", _("Proven, HU"))):
-            maps[words] = turned[kind][slice_]
+            maps[words] = turned[kind][slice_][seen]
         return qtjobs.mapsPicture(maps, max(float(array.max()) for array in maps.values()))
 
     # Results in words and views

@@ -352,6 +352,9 @@ def test_a_sampler_that_fits_is_taken_and_draws(sampled):
     assert [name for name, title in layers.items() if "VAE + flow" in title] == ["output", "layers.0", "layers.4"]
     choose(sampled, add_ct())
     ui.textureCheckBox.checked, ui.projectedSpinBox.value = False, 0
+    for layer in ("layers.2", "output"):  # the second has a flow, by the name of the last layer
+        sampled.setValues(layer=layer)
+        assert ui.applyButton.enabled == (layer == "output") and ("no flow" in ui.applyButton.toolTip) == (layer != "output")
     press(sampled)
     finish(sampled)
     assert "Done" in ui.statusLabel.text, ui.logText.toPlainText()
@@ -390,6 +393,9 @@ def test_another_denoiser_has_another_sampler_or_none(sampled):
 def test_a_layer_without_flow_is_refused_with_those_that_have_one(sampled):
     choose(sampled, add_ct())
     sampled._parameterNode.layer = "layers.2"
+    assert "has no flow for layer 'layers.2', only for layers.0, layers.4, output" in sampled.ui.applyButton.toolTip
+    sampled._withFlow = None  # the layers were not read yet: the run says it
+    sampled._showApply()
     refused(sampled, "has no flow for layer 'layers.2'", "only for layers.0, layers.4")
 
 
