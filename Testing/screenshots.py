@@ -45,6 +45,51 @@ TALL = 400  # width of a view beside the panel
 EVALUATIONS = 150
 
 
+# What every module has
+
+
+def run(widget, wanted, progress):
+    """Press Apply and wait for the end; pictures of the panel before, from this progress on (of 1000), and after.
+
+    Gives the result's nodes, which hold the one called ``wanted``.
+    """
+    name = widget.moduleName
+    host.grab(widget.parent, OUTPUT / f"{name}-before.png")
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None or widget.ui.progressBar.value > progress, 1800, "A part of the run")
+    host.grab(widget.parent, OUTPUT / f"{name}-running.png")
+    host.wait(lambda: widget._going is None, 1800, "The run")
+    host.wait(lambda: True)
+    host.grab(widget.parent, OUTPUT / f"{name}-after.png")
+    nodes = widget.logic.resultNodes(widget._parameterNode.run)
+    if wanted not in nodes:
+        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
+    return nodes
+
+
+def draw_beside(name, nodes, charts, title=0):
+    """Panel, views and plots as they stand side by side in Slicer.
+
+    Two plots stand below the views; one takes the last place of five views. ``title``: height of a view's title.
+    """
+    panel = QtGui.QImage(str(OUTPUT / f"{name}-after.png"))
+    host.render_slice_views(OUTPUT / f"{name}-views.png", size=(TALL, panel.height() // 2 - title), columns=3)
+    views = QtGui.QImage(str(OUTPUT / f"{name}-views.png"))
+    height, left = max(panel.height(), views.height()), panel.width() + 6
+    sheet = QtGui.QImage(left + views.width(), height, QtGui.QImage.Format.Format_RGB32)
+    sheet.fill(QtGui.QColor("#303030"))
+    painter = QtGui.QPainter(sheet)
+    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
+    painter.drawImage(0, 0, panel)
+    painter.drawImage(left, 0, views)
+    row, width = views.height() // 2 + 2, views.width() // 2 - 2
+    cells = [QtCore.QRect(left + n * (width + 4), views.height() + 4, width, height - views.height() - 4) for n in range(2)]
+    for cell, key in zip(cells if len(charts) == 2 else [QtCore.QRect(left + 2 * (TALL + 4), row, TALL, row - 4)], charts):
+        plots.draw_chart(painter, cell, nodes[key])
+    painter.end()
+    sheet.save(str(OUTPUT / f"{name}.png"))
+
+
 # Ideal Input
 
 
@@ -68,28 +113,8 @@ def small_ct():
     return volumes.load(one_file)
 
 
-def run(widget):
-    """Press Apply, take a picture half-way, wait for the end."""
-    widget.ui.startZerosCheckBox.checked = True
-    widget.ui.startNoiseCheckBox.checked = True
-    widget.ui.evaluationsSpinBox.value = EVALUATIONS
-    host.grab(widget.parent, OUTPUT / "IdealInput-before.png")
-    widget.ui.applyButton.click()
-    host.wait(lambda: widget._going is None or widget.ui.progressBar.value > 600, 1800, "Half of the run")
-    host.grab(widget.parent, OUTPUT / "IdealInput-running.png")
-    host.wait(lambda: widget._going is None, 1800, "The run")
-    host.wait(lambda: True)
-    host.grab(widget.parent, OUTPUT / "IdealInput-after.png")
-
-
-def draw_results(widget):
-    """The module's layout, the images by start, the outputs, the plots; gives the nodes."""
-    nodes = widget.logic.resultNodes(widget._parameterNode.run)
-    if "error" not in nodes:
-        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    host.render_slice_views(OUTPUT / "IdealInput-views.png", size=VIEW, columns=3)
-    panel_height = QtGui.QImage(str(OUTPUT / "IdealInput-after.png")).height()
-    host.render_slice_views(OUTPUT / "IdealInput-tall.png", size=(TALL, panel_height // 2 - 22), columns=3)
+def draw_results(widget, nodes):
+    """The images by start, the outputs, the plots."""
     for role in ("in_phase", "fat_fraction", "water_fraction"):
         images = [{"background": widget._selectors[role].currentNode(), "title": "Patient (simulated)"}] + [
             {"background": nodes[f"ideal {role} {start}"], "title": f"Ideal from {start}"}
@@ -105,24 +130,6 @@ def draw_results(widget):
         {"background": nodes["output ct patient"], "title": "Synthetic CT, ideal input"}], size=VIEW)
     for name in ("convergence", "spectrum patient"):
         host.render_plot(nodes[name], OUTPUT / f"IdealInput-{name.split()[0]}.png", (560, 340))
-    return nodes
-
-
-def draw_window(nodes):
-    """Panel, views and convergence as they stand side by side in Slicer."""
-    panel, views = (QtGui.QImage(str(OUTPUT / f"IdealInput-{part}.png")) for part in ("after", "tall"))
-    height = max(panel.height(), views.height())
-    sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
-    sheet.fill(QtGui.QColor("#303030"))
-    painter = QtGui.QPainter(sheet)
-    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
-    painter.drawImage(0, 0, panel)
-    left, row = panel.width() + 6, views.height() // 2 + 2
-    painter.drawImage(left, 0, views)
-    cell = QtCore.QRect(left + 2 * (TALL + 4), row, TALL, row - 4)
-    plots.draw_chart(painter, cell, nodes["convergence"])
-    painter.end()
-    sheet.save(str(OUTPUT / "IdealInput.png"))
 
 
 def draw_thumbnail(widget):
@@ -200,9 +207,12 @@ def ideal_input():
     widget = host.open_module("IdealInput")
     widget.logic.addSample(ct, **options)
     widget.initializeParameterNode()
-    run(widget)
-    nodes = draw_results(widget)
-    draw_window(nodes)
+    widget.ui.startZerosCheckBox.checked = True
+    widget.ui.startNoiseCheckBox.checked = True
+    widget.ui.evaluationsSpinBox.value = EVALUATIONS
+    nodes = run(widget, "error", 600)
+    draw_results(widget, nodes)
+    draw_beside("IdealInput", nodes, ["convergence"], 22)
     print_tables(nodes, SHOWN, DOCS / "IdealInput.md" if chosen else None)
     if not chosen:
         return []
@@ -231,16 +241,7 @@ def harmonize():
     widget.initializeParameterNode()
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(models[0]))
     widget.ui.baselinesCheckBox.checked = True
-    host.grab(widget.parent, OUTPUT / "MRFlowHarmonize-before.png")
-    widget.ui.applyButton.click()
-    host.wait(lambda: widget._going is None, 1800, "The run")
-    host.wait(lambda: True)
-    host.grab(widget.parent, OUTPUT / "MRFlowHarmonize-after.png")
-    nodes = widget.logic.resultNodes(widget._parameterNode.run)
-    if "harmonized" not in nodes:
-        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    panel_height = QtGui.QImage(str(OUTPUT / "MRFlowHarmonize-after.png")).height()
-    host.render_slice_views(OUTPUT / "MRFlowHarmonize-views.png", size=(TALL, panel_height // 2), columns=3)
+    nodes = run(widget, "harmonized", 300)
     host.render_slice_views(OUTPUT / "MRFlowHarmonize-fields.png", [
         {"background": nodes["multiplicative field"], "title": "Multiplicative field"},
         {"background": nodes["additive field"], "title": "Additive field"},
@@ -248,30 +249,12 @@ def harmonize():
          "title": "Change over result"}], size=(300, 300))
     for name in ("histograms", "tone curve"):
         host.render_plot(nodes[name], OUTPUT / f"MRFlowHarmonize-{name.replace(' ', '-')}.png", (560, 340))
-    draw_beside("MRFlowHarmonize", nodes, ("histograms", "tone curve"))
+    draw_beside("MRFlowHarmonize", nodes, ["histograms", "tone curve"])
     print_tables(nodes, HARMONIZED, DOCS / "MRFlowHarmonize.md")
     widget.logic.saveReport(nodes, OUTPUT / "MRFlowHarmonize-report.html")
     print(source.GetName(), widget.logic.facts(nodes)["verdict"])
     return ["MRFlowHarmonize", "MRFlowHarmonize-before", "MRFlowHarmonize-fields", "MRFlowHarmonize-histograms",
             "MRFlowHarmonize-tone-curve"]
-
-
-def draw_beside(name, nodes, charts):
-    """Panel, views and two plots as they stand side by side in Slicer."""
-    panel, views = (QtGui.QImage(str(OUTPUT / f"{name}-{part}.png")) for part in ("after", "views"))
-    height = panel.height()
-    sheet = QtGui.QImage(panel.width() + 6 + views.width(), height, QtGui.QImage.Format.Format_RGB32)
-    sheet.fill(QtGui.QColor("#303030"))
-    painter = QtGui.QPainter(sheet)
-    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
-    painter.drawImage(0, 0, panel)
-    left, width = panel.width() + 6, views.width() // 2 - 2
-    painter.drawImage(left, 0, views)
-    for index, key in enumerate(charts):
-        cell = QtCore.QRect(left + index * (width + 4), views.height() + 4, width, height - views.height() - 4)
-        plots.draw_chart(painter, cell, nodes[key])
-    painter.end()
-    sheet.save(str(OUTPUT / f"{name}.png"))
 
 
 # Invariances
@@ -293,22 +276,11 @@ def invariances():
     node.region = node.region.ROI
     node.roiNode, node.lesionNode = marks(ct)
     node.spectrum = True
-    host.grab(widget.parent, OUTPUT / "Invariances-before.png")
-    widget.ui.applyButton.click()
-    host.wait(lambda: widget._going is None or widget.ui.progressBar.value > 300, 1800, "A part of the run")
-    host.grab(widget.parent, OUTPUT / "Invariances-running.png")
-    host.wait(lambda: widget._going is None, 1800, "The run")
-    host.wait(lambda: True)
-    host.grab(widget.parent, OUTPUT / "Invariances-after.png")
-    nodes = widget.logic.resultNodes(node.run)
-    if "std proven" not in nodes:
-        raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    panel_height = QtGui.QImage(str(OUTPUT / "Invariances-after.png")).height()
-    host.render_slice_views(OUTPUT / "Invariances-views.png", size=(TALL, panel_height // 2 - 22), columns=3)
+    nodes = run(widget, "std proven", 300)
     draw_maps(nodes)
     for name in ("detectability", "gains"):
         host.render_plot(nodes[name], OUTPUT / f"Invariances-{name}.png", (560, 340))
-    draw_beside("Invariances", nodes, ("detectability", "gains"))
+    draw_beside("Invariances", nodes, ["detectability", "gains"], 22)
     print_tables(nodes, {key: columns for key, columns in PROVEN.items() if key in nodes},
                  DOCS / "Invariances.md" if chosen else None)
     return ["Invariances", "Invariances-before", "Invariances-running", "Invariances-maps", "Invariances-detectability",
