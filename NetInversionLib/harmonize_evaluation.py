@@ -1,13 +1,15 @@
 """Measure harmonization: on simulated scanners, where the truth is known; between two real ones; between two visits.
 
 A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations take named methods, so that
-ours and the classical peers (``intensity_matching.peers``) stand in the same table; people are read one at a time.
+ours and the classical peers (``intensity_matching.peers``) stand in the same table; scans are read one at a time. People may
+have several scans (``person``): these stay together wherever some people are judged by others, and a mean over people counts
+each person once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from . import intensity_matching, mr, similarity, simulated_domains, volumes
+from . import intensity_matching, mr, mrflow, similarity, simulated_domains, volumes
 from .intensity_matching import Method
 from .mr import Scan
 from .results import Progress, Table
@@ -86,15 +88,16 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
     paths = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES)]
-    found = [p for p in paths if any(fnmatch(person(p), one.strip()) for one in patterns.split(","))]
+    found = [p for p in paths if any(fnmatch(volumes.scan_name(p), one.strip()) for one in patterns.split(","))]
     if not found:
-        raise ValueError(f"no volume in {folder} fits '{patterns}': it holds {', '.join(map(person, paths)) or 'none'}")
+        held = ", ".join(map(volumes.scan_name, paths)) or "none"
+        raise ValueError(f"no volume in {folder} fits '{patterns}': it holds {held}")
     return found
 
 
 def person(path: Path) -> str:
-    """Whose scan a file is: its name without the suffix."""
-    return volumes.scan_name(path)
+    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
+    return mrflow.person_of(volumes.scan_name(path))
 
 
 def read(path: Path) -> Scan:
@@ -130,8 +133,12 @@ def _target(options, folder: str | None, evaluated: list[Path], model, progress:
             progress.log("no target: the methods go by a straight line of quantiles; name a folder of target people or a model")
             return np.linspace(0, 1, len(intensity_matching.FRACTIONS))
         folder = options.folder
-    others = [path for path in find_people(folder, options.target_people) if path not in evaluated]
-    progress.log(f"target: {len(others)} people of {folder}")
+    apart = set(map(person, evaluated))
+    others = [path for path in find_people(folder, options.target_people) if person(path) not in apart]
+    if not others:
+        raise ValueError(f"everybody in {folder} is evaluated, so nobody is left to learn the target from: evaluate fewer people "
+                         "(--people), or name a model")
+    progress.log(f"target: {len(set(map(person, others)))} people of {folder}")
     return intensity_matching.mean_quantiles(map(read, others))
 
 
@@ -146,7 +153,7 @@ def simulate(people: Sequence[Path], methods: Mapping[str, Method], domains: Seq
         domains: Default: the seven families, and the unchanged scan.
 
     Returns:
-        A row for every person, domain and method: PSNR in dB (peak 1.0), SSIM (range 1.0, 3-D, 7 voxels), MAE (scaled units),
+        A row for every scan, domain and method: PSNR in dB (peak 1.0), SSIM (range 1.0, 3-D, 7 voxels), MAE (scaled units),
         and seconds.
     """
     domains = [*simulated_domains.parse(), UNCHANGED] if domains is None else list(domains)
@@ -155,13 +162,13 @@ def simulate(people: Sequence[Path], methods: Mapping[str, Method], domains: Seq
     for n, path in enumerate(people):
         truth = read(path)
         for m, domain in enumerate(domains):
-            progress.report((n + m / len(domains)) / len(people), f"{person(path)}: {domain.name}")
+            progress.report((n + m / len(domains)) / len(people), f"{volumes.scan_name(path)}: {domain.name}")
             seen = domain(truth)
             for name, method in methods.items():
                 image, seconds = _timed(method, seen)
                 measured = [measure(image, truth.image, truth.mask) for measure in MEASURES.values()]
-                rows.append((person(path), domain.name, name, *measured, seconds))
-    return _table("Simulated scanners", ["person", "domain", "method", *MEASURES, "time (s)"], rows)
+                rows.append((person(path), volumes.scan_name(path), domain.name, name, *measured, seconds))
+    return _table("Simulated scanners", ["person", "scan", "domain", "method", *MEASURES, "time (s)"], rows)
 
 
 def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
@@ -173,8 +180,7 @@ def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
     domains, methods = (list(dict.fromkeys(columns[key])) for key in ("domain", "method"))
     means = {}
     for method in methods:
-        cell = {d: float(np.mean([value for value, *where in zip(columns[measure], columns["domain"], columns["method"])
-                                  if where == [d, method]])) for d in domains}
+        cell = {d: _over_people(table, measure, domain=d, method=method) for d in domains}
         changed = [d for d in domains if d != UNCHANGED.name]
         spatial = [d for d in changed if simulated_domains.parse(d)[0].spatial]
         cell |= {name: float(np.mean([cell[d] for d in some]))
@@ -182,6 +188,15 @@ def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
         means[method] = cell
     rows = [(row, *(means[method][row] for method in methods)) for row in next(iter(means.values()), {})]
     return _table(f"{measure}, mean over {len(set(columns['person']))} people", ["domain", *methods], rows)
+
+
+def _over_people(table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str) -> float:
+    """The average over people of the mean over each one's scans, in the rows whose columns hold what ``where`` says."""
+    columns, values = table.columns, {}
+    for n, value in enumerate(columns[measure]):
+        if all(columns[key][n] == wanted for key, wanted in where.items()):
+            values.setdefault(columns["person"][n], []).append(value)
+    return float(average([np.mean(own) for own in values.values()]))
 
 
 # Two real scanners --------------------------------------------------------------------------------------------------
@@ -194,35 +209,43 @@ def prospective(sources: Sequence[Path], targets: Sequence[Path], methods: Mappi
         labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files named as the sources.
 
     Returns:
-        A table with a row per person and method, targets' own people included as method "target" (their Wasserstein distance
-        is to the mean of the others); a table with a row per method, the first being the target; and mean histograms (130
+        A table with a row per scan and method, targets' own scans included as method "target" (their Wasserstein distance
+        is to the mean of the other people's); a table with a row per method, the first being the target; and mean histograms (130
         shares, 0 to 1.3) by method.
     """
     progress = progress or Progress()
     rows, seen = [], {"target": []}
     for n, path in enumerate(targets):
-        progress.report(0.3 * n / len(targets), f"target: {person(path)}")
+        progress.report(0.3 * n / len(targets), f"target: {volumes.scan_name(path)}")
         seen["target"].append(_look(read(path)))
     own = np.array([look["quantiles"] for look in seen["target"]])
-    for path, look, distance in zip(targets, seen["target"], similarity.leave_one_out_distances(own)):
-        rows.append((person(path), "target", distance, *look["contrasts"], *[np.nan] * 7, 0.0))
+    for path, look, distance in zip(targets, seen["target"], _distances_to_others(own, targets)):
+        rows.append((person(path), volumes.scan_name(path), "target", distance, *look["contrasts"], *[np.nan] * 7, 0.0))
     for n, path in enumerate(sources):
-        progress.report(0.3 + 0.7 * n / len(sources), f"source: {person(path)}")
+        progress.report(0.3 + 0.7 * n / len(sources), f"source: {volumes.scan_name(path)}")
         scan = read(path)
         classes = _label_classes(scan, volumes.load(labels / path.name)) if labels else None
         for name, method in methods.items():
             image, seconds = _timed(method, scan)
             look = _look(scan.with_image(image))
             seen.setdefault(name, []).append(look)
-            rows.append((person(path), name, similarity.wasserstein(look["quantiles"], own.mean(axis=0)), *look["contrasts"],
+            distance = similarity.wasserstein(look["quantiles"], own.mean(axis=0))
+            rows.append((person(path), volumes.scan_name(path), name, distance, *look["contrasts"],
                          *_in_labels(scan.with_image(image), classes),
                          similarity.edge_agreement(image, scan.image, scan.mask),
                          similarity.slice_score(image, scan.image, scan.mask), seconds))
-    headings = ["person", "method", "Wasserstein", "white/grey contrast", "grey/CSF contrast", "white/grey in labels",
+    headings = ["person", "scan", "method", "Wasserstein", "white/grey contrast", "grey/CSF contrast", "white/grey in labels",
                 "grey/CSF in labels", "CSF overlap", "grey overlap", "white overlap", "edge agreement", "slice score", "time (s)"]
     table = _table("Two scanners, by person", headings, rows)
     histograms = {name: np.mean([look["histogram"] for look in looks], axis=0) for name, looks in seen.items()}
-    return table, _two_scanners(table, seen, [person(p) for p in targets], [person(p) for p in sources]), histograms
+    return table, _two_scanners(table, seen, [person(p) for p in [*targets, *sources]]), histograms
+
+
+def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
+    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN where there are none."""
+    people = np.array([person(path) for path in paths])
+    return [similarity.wasserstein(own, quantiles[people != whose].mean(axis=0)) if (people != whose).any() else np.nan
+            for own, whose in zip(quantiles, people)]
 
 
 def _look(scan: Scan) -> dict:
@@ -231,20 +254,20 @@ def _look(scan: Scan) -> dict:
             "histogram": histogram, **{"probe " + key: value for key, value in similarity.probe_features(scan).items()}}
 
 
-def _two_scanners(table: Table, seen: dict, targets: list[str], sources: list[str]) -> Table:
-    """A row per method: means over people, and what the site probe still tells."""
-    columns = table.columns
-    picked = [key for key in columns if key not in ("person", "method")]
+def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
+    """A row per method: means over people, and what the site probe still tells. ``people``: of targets, then of sources."""
+    picked = [key for key in table.columns if key not in ("person", "scan", "method")]
+    # Somebody who was on both scanners is left out of both at once.
+    sites = [0] * len(seen["target"]) + [1] * (len(people) - len(seen["target"]))
     rows = []
     for name, looks in seen.items():
-        values = {key: [v for v, method in zip(columns[key], columns["method"]) if method == name] for key in picked}
         probes = [float("nan")] * 2
         if name != "target":
             kinds = ("probe histogram",), ("probe histogram", "probe texture")
             features = [np.array([np.concatenate([look[k] for k in kind]) for look in seen["target"] + looks]) for kind in kinds]
-            sites, people = [0] * len(targets) + [1] * len(sources), ["a " + p for p in targets] + ["b " + p for p in sources]
             probes = [similarity.site_probe(f, sites, people) for f in features]
-        rows.append((name, float(np.median(values["Wasserstein"])), *(float(np.mean(values[key])) for key in picked), *probes))
+        rows.append((name, _over_people(table, "Wasserstein", np.median, method=name),
+                     *(_over_people(table, key, method=name) for key in picked), *probes))
     return _table("Two scanners", ["method", "median Wasserstein", *picked, "site probe (histogram)", "site probe (all)"], rows)
 
 

@@ -45,7 +45,7 @@ def fast_methods(target):
 
 
 def test_people_by_patterns(cohort):
-    names = [harmonize_evaluation.person(p) for p in harmonize_evaluation.find_people(cohort / "target", "sub-[0-2], sub-5")]
+    names = [volumes.scan_name(p) for p in harmonize_evaluation.find_people(cohort / "target", "sub-[0-2], sub-5")]
     assert names == ["sub-0", "sub-1", "sub-2", "sub-5"]
     with pytest.raises(ValueError, match="holds sub-0, sub-1"):
         harmonize_evaluation.find_people(cohort / "target", "sub-9")
@@ -116,6 +116,41 @@ def test_prospective_before_and_after(cohort):
     assert np.isnan(own["white/grey in labels"]) and len(table.columns["person"]) == 6 + 4 * 4
     for shares in histograms.values():
         assert shares.sum() == pytest.approx(1)
+
+
+def test_sessions_of_a_person_stay_together(tmp_path):
+    """Two scans each of ten people of one scanner: a probe that knows a person's other scan would tell the 'sites'."""
+    for n in range(10):
+        volume, _ = brain(n)
+        for session in range(2):
+            noise = np.random.default_rng([n, session]).normal(0, 4, volume.shape).astype(np.float32)
+            seen = volume.with_array(np.where(volume.array > 0, np.maximum(volume.array + noise, 1), 0))
+            volumes.save(seen, tmp_path / f"sub-{n}_ses-{session}_T1w.nii.gz")
+    paths = harmonize_evaluation.find_people(tmp_path)
+    methods = {"source": lambda scan: scan.image}
+    table, means, _ = harmonize_evaluation.prospective(paths[:10], paths[10:], methods)
+    assert means.columns["site probe (histogram)"][1] <= 0.6 and means.columns["site probe (all)"][1] <= 0.6
+    assert set(table.columns["person"]) == {f"sub-{n}" for n in range(10)} and len(set(table.columns["scan"])) == 20
+    own = dict(zip(table.columns["scan"], table.columns["Wasserstein"]))
+    q = np.array([intensity_matching.quantiles(harmonize_evaluation.read(p)) for p in paths[10:]])
+    assert own["sub-5_ses-1_T1w"] == pytest.approx(np.abs(q[1] - q[2:].mean(axis=0)).mean(), rel=0.02)
+
+
+def test_a_person_s_other_session_is_no_target_and_counts_no_person(tmp_path, capsys):
+    for name, seed in (("sub-1_ses-1", 1), ("sub-1_ses-2", 1), ("sub-2_ses-1", 2), ("sub-3_ses-1", 3)):
+        volumes.save(brain(seed)[0], tmp_path / f"{name}.nii.gz")
+    line = ["evaluate", "harmonize", str(tmp_path), "--simulate", "gamma 0.7", "--methods", "hist*"]
+    assert cli.main([*line, "--people", "sub-1_ses-1,sub-2*"]) == 0
+    printed = capsys.readouterr()
+    assert "target: 1 people" in printed.err and "mean over 2 people" in printed.out
+    assert cli.main([*line, "--people", "*_ses-1"]) == 1
+    assert "nobody is left to learn the target from" in capsys.readouterr().err
+
+
+def test_a_mean_over_people_counts_each_once():
+    rows = [("a", "a_1", "none", "source", 1.0), ("a", "a_2", "none", "source", 3.0), ("b", "b_1", "none", "source", 8.0)]
+    table = harmonize_evaluation._table("", ["person", "scan", "domain", "method", "MAE"], rows)
+    assert harmonize_evaluation.family_means(table, "MAE").columns["source"] == [5.0]
 
 
 def test_labels_of_tissues_or_of_regions():
