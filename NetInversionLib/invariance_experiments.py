@@ -35,32 +35,49 @@ class Place:
 def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, float, float]:
     """(i, j, k) of a point, not rounded. Raises ValueError if it lies outside."""
     ijk = np.linalg.solve(ct.ijk_to_ras, np.append(ras_mm, 1.0))[:3]
-    if (ijk < -0.5).any() or (ijk > np.array(ct.shape[::-1]) - 0.5).any():
+    if (ijk < -0.5).any() or (ijk >= np.array(ct.shape[::-1]) - 0.5).any():
         raise ValueError(f"the point at ({', '.join(f'{x:.0f}' for x in ras_mm)}) mm lies outside of '{ct.name}': put it where "
                          "the lesion is to be")
     return tuple(float(x) for x in ijk)
+
+
+def check_lesion(ct: Volume, settings: Settings) -> None:
+    """Raises ValueError if ``settings.lesion`` lies outside of the CT (axes LPS), or a nodule is too small for its voxels."""
+    if settings.lesion is not None:
+        i, j, _ = voxel_of(ct, settings.lesion)
+        for diameter in settings.lesion_diameters_mm:
+            lesions.draw(lesions.Nodule(_centre_mm(ct, i, j), diameter, 1.0), around(ct, i, j, diameter), ct.spacing_mm[:2])
+
+
+def around(ct: Volume, i: float, j: float, diameter_mm: float) -> Window:
+    """The square around a nodule in which the input may change; it depends on this nodule alone."""
+    reach = [round(diameter_mm / 2 / mm) + MARGIN_VOXELS for mm in ct.spacing_mm[:2]]
+    return Window(*(bound for centre, half, size in zip((j, i), reach[::-1], ct.shape[1:])
+                    for bound in (max(0, round(centre) - half), min(size, round(centre) + half + 1))))
+
+
+def _centre_mm(ct: Volume, i: float, j: float) -> tuple[float, float]:
+    return i * ct.spacing_mm[0], j * ct.spacing_mm[1]
 
 
 def lesion(ct: Volume, model: Model, settings: Settings, epsilon: float, device: torch.device,
            progress: Progress = Progress()) -> tuple[Table, Curve, dict[str, np.ndarray]]:
     """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an unchanged layer leaves room for.
 
-    Each is put into the slice of the point alone; the input may change in a square around it that holds the largest. The images
-    are the whole CT with the changes that ``lesions.detectability`` gives.
+    Each is put alone, by its middle, into the slice nearest to the point; the input may change in the square ``around`` it. The
+    images are the whole CT with the changes that ``lesions.detectability`` gives.
     """
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device)
-    reach = [round(max(settings.lesion_diameters_mm) / 2 / mm) + MARGIN_VOXELS for mm in ct.spacing_mm[:2]]
-    around = Window(*(bound for centre, half, size in zip((j, i), reach[::-1], ct.shape[1:])
-                      for bound in (max(0, round(centre) - half), min(size, round(centre) + half + 1))))
-    centre_mm = (i - around.i0) * ct.spacing_mm[0], (j - around.j0) * ct.spacing_mm[1]
+    level_sets = {diameter: place.level_set(around(ct, i, j, diameter), settings.layer)
+                  for diameter in settings.lesion_diameters_mm}
     table, curve, changes = lesions.detectability(
-        place.level_set(around, settings.layer), centre_mm, list(settings.lesion_diameters_mm),
-        list(settings.lesion_contrasts_hu), place.spacing_mm, place.scale, epsilon, settings.max_evaluations, progress)
+        level_sets, _centre_mm(ct, i, j), list(settings.lesion_contrasts_hu), place.spacing_mm, place.scale, epsilon,
+        settings.max_evaluations, progress)
     images = {}
-    for key, change in changes.items():
+    for key, (region, change) in changes.items():
         images[key] = np.array(ct.array, np.float32)
-        images[key][round(k)][around.slices] += change.numpy()
+        images[key][round(k)][region.slices] += change.numpy()
     return table, curve, images
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 
 from . import models
@@ -83,8 +85,12 @@ class Settings:
             raise ValueError("structure_mm is above 0, components not below 0, spectrum_size 4 to 128")
         if self.lesion is not None and len(self.lesion) != 3:
             raise ValueError("lesion is a point: three numbers, RAS in mm")
-        if not self.lesion_diameters_mm or not self.lesion_contrasts_hu:
-            raise ValueError("lesions need at least one diameter and one contrast")
+        if self.lesion is not None and not all(_is_number(x) for x in self.lesion):
+            raise ValueError(f"lesion must be numbers, RAS in mm, not {self.lesion}")
+        if not self.lesion_diameters_mm or not all(_is_number(x) and x > 0 for x in self.lesion_diameters_mm):
+            raise ValueError(f"lesion_diameters_mm must be one number or more, all above 0, not {self.lesion_diameters_mm}")
+        if not self.lesion_contrasts_hu or not all(_is_number(x) and x != 0 for x in self.lesion_contrasts_hu):
+            raise ValueError(f"lesion_contrasts_hu must be one number or more, none of them 0, not {self.lesion_contrasts_hu}")
 
     @classmethod
     def from_json(cls, settings: dict) -> Settings:
@@ -92,6 +98,10 @@ class Settings:
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
         return cls(**settings)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def samplers_for(denoiser: Path | str) -> dict[Path, models.Card]:

@@ -8,7 +8,7 @@ import torch
 from test_invariances import SCALE, averaging, body, denoiser, run
 from torch import nn
 
-from NetInversionLib import lesions, volumes
+from NetInversionLib import invariance_experiments, lesions, volumes
 from NetInversionLib.invariance_settings import Settings
 from NetInversionLib.invariances import invariances
 from NetInversionLib.layers import LayerError
@@ -33,23 +33,44 @@ def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
     sizes, contrasts = (3.0, 6.0), (-40.0, 40.0)
     result = run(volumes.reorient(volume, axes), averaging(), region=None, samples=2, projected=0, shown=0, components=0,
                  lesion=ras(volume, 20.0, 18.0, 1.0), lesion_diameters_mm=sizes, lesion_contrasts_hu=contrasts)
-    reach = [round(3.0 / mm) + 8 for mm in volume.spacing_mm[:2]]
-    around = Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0])
-    centre = tuple(n * mm for n, mm in zip(reach, volume.spacing_mm))
-    table, curve, images = lesions.detectability(level_set(volume, 1, around, averaging()), centre, list(sizes), list(contrasts),
-                                                 volume.spacing_mm[:2], SCALE, 1.0, 200)
+    level_sets = {}
+    for size in sizes:
+        reach = [round(size / 2 / mm) + 8 for mm in volume.spacing_mm[:2]]
+        level_sets[size] = level_set(volume, 1, Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0]), averaging())
+    centre = tuple(n * mm for n, mm in zip((20, 18), volume.spacing_mm))
+    table, curve, images = lesions.detectability(level_sets, centre, list(contrasts), volume.spacing_mm[:2], SCALE, 1.0, 200)
     found = result.tables["lesions"].columns
     assert found.keys() == table.columns.keys() and len(found["diameter (mm)"]) == 4
     np.testing.assert_allclose(found["survives (%)"], table.columns["survives (%)"], rtol=0.02, atol=0.2)
     assert result.curves["detectability"].lines.keys() == {"-40 HU", "40 HU"}
     change = volumes.reorient(result.volumes["lesion"], "LPS").array - volume.array
-    np.testing.assert_allclose(change[1][around.slices], images["lesion"], atol=1e-3)
+    region, expected = images["lesion"]
+    np.testing.assert_allclose(change[1][region.slices], expected, atol=1e-3)
     assert not change[0].any() and change[1].any() and "hidden lesion" in result.volumes
 
 
-def test_a_lesion_outside_of_the_image_is_refused():
-    with pytest.raises(ValueError, match="lies outside of 'low dose'.*put it where"):
-        run(body(), averaging(), region=REGION, samples=2, projected=0, shown=0, lesion=(500.0, 0.0, 0.0))
+def test_a_nodule_s_answer_does_not_depend_on_the_others():
+    volume, answers = body((60, 64), 1), []
+    for sizes in ((3.0,), (3.0, 25.0)):
+        settings = Settings(lesion=ras(volume, 32.0, 30.0, 0.0), lesion_diameters_mm=sizes, lesion_contrasts_hu=(60.0,))
+        table, _, _ = invariance_experiments.lesion(volume, denoiser(averaging()), settings, 1.0, torch.device("cpu"))
+        answers.append([table.columns[column][0] for column in ("diameter (mm)", "region (voxels)", "survives (%)")])
+    assert answers[0] == answers[1] and 0 < answers[0][2] < 100
+
+
+def test_a_lesion_outside_of_the_image_or_too_small_is_refused():
+    volume = body()
+    inside, edge = Settings(lesion=ras(volume, 20.0, 18.0, 1.49)), ras(volume, 20.0, 18.0, 1.5)
+    invariance_experiments.check_lesion(volume, inside)
+    invariance_experiments.check_lesion(volume, Settings())
+    for point in ((500.0, 0.0, 0.0), edge):
+        with pytest.raises(ValueError, match="lies outside of 'low dose'.*put it where"):
+            invariance_experiments.check_lesion(volume, replace(inside, lesion=point))
+    with pytest.raises(ValueError, match="0.001 mm does not touch the slice"):
+        invariance_experiments.check_lesion(volume, replace(inside, lesion=ras(volume, 20.0, 18.0, 1.0),
+                                                            lesion_diameters_mm=(4.0, 0.001)))
+    with pytest.raises(ValueError, match="lies outside of 'low dose'"):
+        run(volume, averaging(), region=REGION, samples=2, projected=0, shown=0, lesion=(500.0, 0.0, 0.0))
 
 
 def test_spectra_tell_a_layer_that_loses_nothing():
@@ -132,9 +153,11 @@ def test_a_size_rule_is_told():
 
 
 @pytest.mark.parametrize("wrong", [{"structure_mm": 0.0}, {"spectrum_size": 2}, {"lesion": (1.0, 2.0)}, {"components": -1},
-                                   {"lesion_diameters_mm": ()}])
-def test_settings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError):
+                                   {"lesion": (1.0, 2.0, float("nan"))}, {"lesion_diameters_mm": ()},
+                                   {"lesion_diameters_mm": (3.0, 0.0)}, {"lesion_diameters_mm": ("3",)},
+                                   {"lesion_contrasts_hu": (20.0, 0.0)}, {"lesion_contrasts_hu": (float("inf"),)}])
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Settings(**wrong)
 
 

@@ -23,46 +23,60 @@ def level_set(kernel, size=(40, 44)):
     return LevelSet(network(kernel), torch.rand(1, 1, *size), Window(6, 34, 6, 38), scale=HU)
 
 
-@pytest.mark.parametrize("off_plane, radius", [(0.0, 5.0), (3.0, 4.0)])
-def test_a_nodule_has_the_area_of_its_cut_and_its_place(off_plane, radius):
-    change = draw(Nodule((12.0, 15.0), 10.0, 80.0, off_plane), (32, 40), SPACING).numpy()
-    assert change.sum() / 80 * SPACING[0] * SPACING[1] == pytest.approx(np.pi * radius**2, rel=0.02)
+def test_a_nodule_has_the_area_of_its_cut_and_its_place():
+    change = draw(Nodule((12.0, 15.0), 10.0, 80.0), Window(2, 32, 3, 40), SPACING).numpy()
+    assert change.shape == (30, 37) and change.sum() / 80 * SPACING[0] * SPACING[1] == pytest.approx(np.pi * 25, rel=0.02)
     j, i = (np.average(np.indices(change.shape)[axis], weights=change) for axis in (0, 1))
-    assert (i * SPACING[0], j * SPACING[1]) == pytest.approx((12.0, 15.0), abs=0.05)
+    assert ((i + 3) * SPACING[0], (j + 2) * SPACING[1]) == pytest.approx((12.0, 15.0), abs=0.05)
     assert change.max() == pytest.approx(80, rel=0.02)
 
 
 def test_a_network_that_keeps_everything_hides_nothing():
-    found = hide(level_set(1), [Nodule((12.0, 14.0), 8.0, 100.0)], SPACING, HU, 0.5)
+    found = hide(level_set(1), [Nodule((16.8, 20.0), 8.0, 100.0)], SPACING, HU, 0.5)
     assert found.accepted.all() and abs(found.survived_hu[0]) < 5 and found.shown[0] > 10
 
 
 def test_an_average_hides_small_nodules_better_than_large_ones():
-    nodules = [Nodule((12.0, 14.0), diameter, 100.0) for diameter in (1.5, 10.0)]
+    nodules = [Nodule((16.8, 20.0), diameter, 100.0) for diameter in (1.5, 10.0)]
     found = hide(level_set(5), nodules, SPACING, HU, 0.5, 300)
     assert found.accepted.all() and found.survived[0] > 2 * found.survived[1] and found.shown[0] < found.shown[1]
 
 
 def test_within_the_tolerance_a_nodule_survives_whole():
-    faint = Nodule((12.0, 14.0), 6.0, 1.0)
+    faint = Nodule((16.8, 20.0), 6.0, 1.0)
     found = hide(level_set(5), [faint], SPACING, HU, 5.0)
     assert found.survived[0] == pytest.approx(1) and found.survived_hu[0] == pytest.approx(1) and found.shown[0] < 5
 
 
 def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
-    table, curve, images = detectability(level_set(5), (12.0, 14.0), [2.0, 6.0], [-40.0, 40.0], SPACING, HU, 0.5, 100)
+    one = level_set(5)
+    table, curve, images = detectability({6.0: one, 2.0: one}, (16.8, 20.0), [40.0, -40.0], SPACING, HU, 0.5, 100)
     assert list(curve.lines) == ["-40 HU", "40 HU"] and curve.lines["40 HU"][0] == [2.0, 6.0]
-    assert table.columns["contrast (HU)"] == [-40.0, -40.0, 40.0, 40.0]
+    assert table.columns["diameter (mm)"] == [2.0, 2.0, 6.0, 6.0] and table.columns["contrast (HU)"] == [-40.0, 40.0] * 2
+    assert all(table.columns["output unchanged"])
     # A linear network treats bright and dark alike.
     np.testing.assert_allclose(curve.lines["-40 HU"][1], -np.array(curve.lines["40 HU"][1]), rtol=0.1, atol=0.5)
     survived = table.columns["contrast that survives (HU)"]
-    strongest = max(range(4), key=lambda n: abs(survived[n]) if table.columns["output unchanged"][n] else -1)
-    whole, hidden = images["lesion"].double(), images["hidden lesion"].double()
-    drawn = draw(Nodule((12.0, 14.0), table.columns["diameter (mm)"][strongest], table.columns["contrast (HU)"][strongest]),
-                 tuple(whole.shape), SPACING)
-    np.testing.assert_array_equal(whole, drawn.double())
-    share = float((whole * hidden).sum() / whole.square().sum())
+    assert curve.lines["-40 HU"][1] == survived[::2] and curve.lines["40 HU"][1] == survived[1::2]
+    strongest = max(range(4), key=lambda n: abs(survived[n]))
+    (region, whole), (_, hidden) = images["lesion"], images["hidden lesion"]
+    drawn = draw(Nodule((16.8, 20.0), table.columns["diameter (mm)"][strongest], table.columns["contrast (HU)"][strongest]),
+                 region, SPACING)
+    np.testing.assert_array_equal(whole, drawn)
+    share = float((whole.double() * hidden).sum() / whole.double().square().sum())
     assert share == pytest.approx(survived[strongest] / table.columns["contrast (HU)"][strongest], rel=1e-3)
+
+
+def test_what_a_refused_projection_left_is_no_answer():
+    """After one evaluation the search stands at the nodule itself, which the output shows; a faint one needs no search."""
+    faint, strong = 0.1, 100.0
+    table, curve, images = detectability({8.0: level_set(5)}, (16.8, 20.0), [faint, strong], SPACING, HU, 0.5, 1)
+    assert table.columns["output unchanged"] == [True, False]
+    for column in ("contrast that survives (HU)", "survives (%)"):
+        assert np.isnan(table.columns[column]).tolist() == [False, True]
+    assert curve.lines["0.1 HU"][1] == [pytest.approx(faint)] and np.isnan(curve.lines["100 HU"][1]).all()
+    assert images["lesion"][1].abs().max() == pytest.approx(faint, rel=0.05)
+    assert detectability({8.0: level_set(5)}, (16.8, 20.0), [strong], SPACING, HU, 0.5, 1)[2] == {}
 
 
 @pytest.mark.parametrize("wrong", [{"diameter_mm": 0.0}, {"contrast_hu": 0.0}])
@@ -71,7 +85,7 @@ def test_a_nodule_of_nothing_is_refused(wrong):
         Nodule(**{"centre_mm": (1.0, 1.0), "diameter_mm": 2.0, "contrast_hu": 10.0, **wrong})
 
 
-def test_a_nodule_beside_the_slice_is_refused():
-    for nodule in (Nodule((500.0, 5.0), 4.0, 50.0), Nodule((10.0, 10.0), 4.0, 50.0, off_plane_mm=2.5)):
-        with pytest.raises(ValueError, match="does not touch the slice"):
-            draw(nodule, (32, 40), SPACING)
+@pytest.mark.parametrize("nodule", [Nodule((500.0, 5.0), 4.0, 50.0), Nodule((10.0, 10.0), 0.01, 50.0)])
+def test_a_nodule_beside_the_slice_or_between_its_voxels_is_refused(nodule):
+    with pytest.raises(ValueError, match="does not touch the slice"):
+        draw(nodule, Window(0, 32, 0, 40), SPACING)
