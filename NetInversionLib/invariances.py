@@ -33,6 +33,7 @@ SAMPLES_AT_ONCE, VOXELS_AT_ONCE = 16, 16 * 128 * 128
 RANDOM_PAIRS, FRESH_NOISES = 8, 2
 EVALUATIONS_EACH = 100  # about what projecting a sample takes, beside trying it; for the progress alone
 INTERMEDIATE_EVERY_S = 5.0
+AIR_HU = -1024.0
 
 
 def run_task(volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress) -> Result:
@@ -48,23 +49,25 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
     Args:
         volumes: "low_dose", CT in HU, any orientation. Optional "segments", whole numbers (``components.segment_table``).
         models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder with flows trained for it,
-            which proposals of the kind "cinn" need. Optional "second", another denoiser, asked about the same proposals, with a
-            "second sampler" of its own; what is found for it has the same keys with " second" behind.
+            which proposals of the kind "cinn" need. Optional "second", another denoiser, asked about the same noise and
+            textures, and with a "second sampler" about that one's draws; what is found for it has the same keys with " second"
+            behind.
         settings: See ``Settings``.
         progress: Receives progress, log and intermediate results; may raise ``Cancelled``.
 
     Returns:
-        Result with volumes on the input's grid, HU: "patient" (the input, float32), "output" (the denoised
-        image), "std unproven" (standard deviation of all
-        proposals), "std proven" (of accepted projected samples, about the patient's image), "share survived" (their ratio),
-        "std proven structure" and "std proven noise" (the same by size of structures), "sample <n>" and "proposal <n>",
+        Result with volumes on the input's grid, HU: "patient" (the input, float32), "output" (the denoised image, air in slices
+        that were not looked at), "std unproven" (standard deviation of all proposals), "std proven" (of accepted projected
+        samples; 0 where fewer than two were), "share survived" (their ratio), "std proven structure" and "std proven noise" (the
+        same by size of structures), "sample <n>" and "proposal <n>" (a sample put together from tiles is proven as a whole),
         "component <n>" (one standard deviation), "lesion" and "hidden lesion" (the nodule of which most stays unnoticed, put in
         and as far as it does), and with a sampler "vae floor" (what its autoencoder changes by itself, signed);
-        tables "proof", "bands" and, as asked for, "components", "segments", "lesions", "spectrum"; curves "detectability",
-        "gains"; facts with settings, model, epsilon and acceptance.
+        tables "proof", "bands" and, as asked for, "proof of samples" (of each that was projected; of those shown where a slice
+        takes several tiles), "components", "segments", "lesions", "spectrum"; curves "detectability", "gains"; facts with
+        settings, model, epsilon and acceptance (of the pieces in tiles).
 
     Raises:
-        ValueError: Volume or model cannot be used, the region misses the volume, or the sampler is not the denoiser's or has
+        ValueError: Volume or model cannot be used, region or lesion miss the volume, or the sampler is not the denoiser's or has
             no flow for the layer; says what to do.
     """
     device = devices.choose(settings.device, progress.log)
@@ -115,7 +118,7 @@ def _checked(model: Model, layers: tuple[str, ...]) -> Model:
         raise model_files.ModelError(f"{card.name!r} holds weights that are not numbers: its training has failed. Choose another")
     for layer in layers:
         try:
-            UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
+            UpTo(model.network, layer, torch.zeros(1, 1, 64, 64, device=next(model.network.parameters()).device))
         except RuntimeError as error:
             raise model_files.ModelError(f"{card.name!r} does not run on images of one channel ({error}): choose a CT denoiser"
                                          ) from error
@@ -156,14 +159,15 @@ class Blended:
         self.weight, self.first, self.second = (torch.zeros(size, dtype=torch.float64) for _ in range(3))
 
     def add(self, moments: Moments, tile: Window, weight: Tensor) -> None:
-        if moments.count == 0:
+        if moments.count < 2:  # one sample says nothing of its spread
             return
-        for total, part in ((self.weight, 1.0), (self.first, moments.first / moments.count),
-                            (self.second, moments.second / moments.count)):
+        mean = moments.first / moments.count
+        variance = (moments.second - moments.count * mean.square()) / (moments.count - 1)
+        for total, part in ((self.weight, 1.0), (self.first, mean), (self.second, variance + mean.square())):
             total[tile.slices] += weight * part
 
     def deviation(self) -> np.ndarray:
-        """Standard deviation, NaN where no tile had a sample."""
+        """Standard deviation, NaN where no tile had two samples."""
         mean, square = self.first / self.weight, self.second / self.weight
         return (square - mean.square()).clamp(min=0).sqrt().numpy()
 
@@ -204,8 +208,9 @@ MAPS = [f"{kind}{band}" for kind in ("unproven", "proven") for band in ("", *(f"
 class _Slice:
     """What was found in one slice so far."""
 
-    deviations: dict[str, Blended]  # by MAPS
+    deviations: dict[str, Blended]  # by MAPS, while the slice is worked on
     output: Tensor
+    maps: dict[str, np.ndarray] = field(default_factory=dict)  # what they come to
     floor: Tensor | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
     components: dict[str, Tensor] = field(default_factory=dict)
@@ -219,9 +224,11 @@ class _Tile:
     window: Window
     weight: Tensor
     target: LevelSet
+    output: LevelSet | None  # beside a hidden layer
     references: dict[str, float] = field(default_factory=dict)  # headings and values for table "proof"
     measures: list[Tensor] = field(default_factory=list)
     moved: list[Projected] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     accepted: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self):
@@ -237,6 +244,7 @@ class _Run:
         if float(self.hu.min()) > -500:
             raise ValueError(f"'{volume.name}' holds no air (lowest value {float(self.hu.min()):g}): is it a CT in HU? Raw "
                              "scanner values need their rescale slope and intercept first; MR images do not fit")
+        invariance_experiments.check_lesion(self.volume, settings)
         channel = model.card.inputs[0]
         self.low, self.scale = channel.low, channel.high - channel.low
         self.k, self.region = self._region()
@@ -287,7 +295,8 @@ class _Run:
         whole = self.current = self.tile_of(k, x0, self.region, torch.ones(self.region.size, dtype=torch.float64))
         proposer = Proposer(hu, self.volume.spacing_mm[:2], self.region, s,
                             self.sampling.changes(hu, x0, self.region) if "cinn" in s.proposals else None)
-        generator = torch.Generator().manual_seed(s.seed * 100_003 + k)
+        # By the slice's place in the patient, so that a cropped volume has the same samples.
+        generator = torch.Generator().manual_seed((s.seed * 100_003 + round(100 * self.height(k))) % 2**31)
         self.share = s.samples / (s.samples + EVALUATIONS_EACH * s.projected)  # of the slice's time
         self.reference(found, whole, proposer, generator)
         proposals = self.sample(whole, proposer, generator)
@@ -298,7 +307,13 @@ class _Run:
             tile = whole if len(every) == 1 else self.tile_of(k, x0, window, weight)
             self.where = (k, number, len(every))
             self.project(tile, proposals[(slice(None), *window.within(self.region).slices)])
+            if tile is whole:
+                self.prove_each(whole, list(range(1, s.projected + 1)), proposals, torch.cat([p.images for p in whole.moved]))
             self.finish(tile)
+        if len(every) > 1:
+            self.prove_shown(whole, proposals)
+        found.maps = {key: self.deviation(found, key).numpy() for key in MAPS}
+        found.deviations = {}
         self.done += 1
 
     def denoised(self, x0: Tensor) -> Tensor:
@@ -319,7 +334,9 @@ class _Run:
         return output[0, 0].cpu() * self.scale + self.low
 
     def tile_of(self, k: int, x0: Tensor, window: Window, weight: Tensor) -> _Tile:
-        return _Tile(k, window, weight, LevelSet(self.model.network, x0, window, self.settings.layer, self.scale))
+        network, layer = self.model.network, self.settings.layer
+        output = None if layer == "output" else LevelSet(network, x0, window, "output", self.scale)
+        return _Tile(k, window, weight, LevelSet(network, x0, window, layer, self.scale), output)
 
     def reference(self, found: _Slice, whole: _Tile, proposer: Proposer, generator: torch.Generator) -> None:
         """What the samples' measure is to be compared with: other places, fresh noise, and the autoencoder by itself."""
@@ -362,18 +379,55 @@ class _Run:
         s, target, self.current = self.settings, tile.target, tile
         k, number, count = self.where
         for first in range(0, len(proposals), SAMPLES_AT_ONCE):
-            done = (number + first / len(proposals)) / count
-            self.tell(k, self.share + (1 - self.share) * done, f"tile {number + 1} of {count}, projecting")
             some = target.start + (proposals[first:first + SAMPLES_AT_ONCE] / self.scale)[:, None].to(self.device)
-            projected = level_set.project(target, some, self.epsilon, s.max_evaluations)
+            ends = [self.share + (1 - self.share) * (number + n / len(proposals)) / count for n in (first, first + len(some))]
+            self.tell(k, ends[0], f"tile {number + 1} of {count}, projecting")
+            projected = level_set.project(target, some, self.epsilon, s.max_evaluations,
+                                          Part(self.progress, *map(self.fraction, ends)))
             changes = (projected.images - target.start)[:, 0].cpu() * self.scale
-            accepted = projected.accepted.cpu()
+            accepted = projected.accepted
             tile.moved.append(projected)
+            if tile.output is not None:
+                tile.outputs.append(tile.output.measure(projected.images))
             tile.accepted.append(changes[accepted])
             self.add(tile.moments, "proven", tile.accepted[-1])
             self.keep(tile, "sample", first, changes, accepted)
             self.intermediate()
             devices.trim_memory()
+
+    def prove_shown(self, whole: _Tile, proposals: Tensor) -> None:
+        """Samples that were put together from tiles, which were proven one by one: each is taken back towards the patient's image
+        until the whole of it is unnoticed."""
+        samples, target = self.found[whole.k].samples, whole.target
+        numbers = [n for n in range(1, len(proposals) + 1) if f"sample {n}" in samples]
+        if not numbers:
+            return
+        inside = torch.stack([samples[f"sample {n}"][target.region.slices] for n in numbers])
+        images, enough = self.normalised(inside)[:, None].to(self.device), level_set.ENOUGH * self.epsilon
+        unnoticed = (target.measure(images) <= enough).to(images.device).view(-1, 1, 1, 1)
+        back = level_set.returned(target, target.start.expand_as(images), images, enough)
+        images = torch.where(unnoticed, images, back)
+        for n, image in zip(numbers, images):
+            samples[f"sample {n}"][target.region.slices] = image[0].cpu() * self.scale + self.low
+        self.prove_each(whole, numbers, proposals[[n - 1 for n in numbers]], images)
+
+    def prove_each(self, whole: _Tile, numbers: list[int], proposals: Tensor, images: Tensor) -> None:
+        """Lines of table "proof of samples": proposals, changes (N, h, w) in HU, and the images (N, 1, h, w) they became."""
+        target, layer = whole.target, f"change of the {self.layer_name} ({whole.target.units})"
+        proposed = target.start + (proposals / self.scale)[:, None].to(self.device)
+        measure = target.measure(images)
+        columns = {
+            "slice": [whole.k] * len(images), "sample": numbers,
+            f"unproven, {layer}": torch.cat(whole.measures)[[n - 1 for n in numbers]].tolist(),
+            f"projected, {layer}": measure.tolist(),
+            "accepted": (measure <= self.epsilon).tolist(),
+            **({"projected, change of the output (HU)": whole.output.measure(images).tolist()} if whole.output else {}),
+            "input change before (HU)": (level_set.rms(proposed - target.start) * self.scale).tolist(),
+            "input change after (HU)": (level_set.rms(images - target.start) * self.scale).tolist(),
+            "survived (%)": (100 * level_set.survived(proposed, images, target.start)).tolist()}
+        table = self.tables.setdefault("proof of samples", Table("Proof of each sample", {}))
+        for heading, values in columns.items():
+            table.columns.setdefault(heading, []).extend(values)
 
     def finish(self, tile: _Tile) -> None:
         """Take a tile into the slice's maps and tables."""
@@ -416,7 +470,7 @@ class _Run:
         if s.spectrum:
             epsilon = s.epsilon_hu or s.epsilon_noise * image_noise(self.hu[self.k[0]:self.k[1]].numpy())
             middle = self.slices[len(self.slices) // 2]
-            strength = self.found[middle].deviations["unproven"].deviation()
+            strength = self.found[middle].maps["unproven"]
             self.tables["spectrum"], self.curves["gains"] = invariance_experiments.spectra(
                 self.volume, middle, self.region, self.model, s, epsilon, float(np.sqrt(np.nanmean(strength**2))),
                 self.device, Part(self.progress, 0.95, 1.0))
@@ -435,13 +489,13 @@ class _Run:
             return float(torch.cat(values).double().mean()) if values else float("nan")
 
         k, tile, target, moved = now.k, now.window, now.target, now.moved
-        height = float((self.volume.ijk_to_ras @ (0, 0, k, 1.0))[2])
         accepted = [p.accepted for p in moved]
         known = {
-            "slice": k, "S (mm)": height, "rows": f"{tile.j0}-{tile.j1 - 1}", "columns": f"{tile.i0}-{tile.i1 - 1}",
+            "slice": k, "S (mm)": self.height(k), "rows": f"{tile.j0}-{tile.j1 - 1}", "columns": f"{tile.i0}-{tile.i1 - 1}",
             f"unproven samples, change of the {self.layer_name} ({target.units})":
                 mean(now.measures or [p.proposed for p in moved]),
             f"projected samples, change ({target.units})": mean([p.measure for p in moved]),
+            **({"projected samples, change of the output (HU)": mean(now.outputs)} if now.output else {}),
             f"largest accepted ({target.units})": max((float(p.measure[p.accepted].max()) for p in moved if p.accepted.any()),
                                                       default=float("nan")),
             "accepted (%)": 100 * mean(accepted), "projected": int(sum(len(a) for a in accepted)),
@@ -463,12 +517,20 @@ class _Run:
         patches = torch.stack([self.hu[k].roll(shift, (0, 1))[target.region.slices] for shift in shifts])
         return float(target.measure(self.normalised(patches)[:, None].to(self.device)).mean())
 
+    def height(self, k: int) -> float:
+        """Where a slice's first voxel lies, S in mm."""
+        return float((self.volume.ijk_to_ras @ (0, 0, k, 1.0))[2])
+
     @property
     def layer_name(self) -> str:
         return "output" if self.settings.layer == "output" else f"layer {self.settings.layer}"
 
     def tell(self, k: int, share: float, words: str) -> None:
-        self.progress.report(0.9 * (self.done + share) / len(self.slices), f"Slice {k}: {words}")
+        self.progress.report(self.fraction(share), f"Slice {k}: {words}")
+
+    def fraction(self, share: float) -> float:
+        """Of the run, when a share of the slice that is worked on is done."""
+        return 0.9 * (self.done + share) / len(self.slices)
 
     def intermediate(self) -> None:
         if time.monotonic() - self.saved > INTERMEDIATE_EVERY_S:
@@ -494,7 +556,7 @@ class _Run:
         name = self.original.name
         deviations = {key: self.assemble(lambda f, key=key: self.deviation(f, key), np.nan) for key in MAPS}
         self.put(result, "patient", self.hu.numpy(), "ct", f"{name}, these slices")
-        self.put(result, "output", self.assemble(lambda f: f.output), "ct", f"{name} denoised")
+        self.put(result, "output", self.assemble(lambda f: f.output, AIR_HU), "ct", f"{name} denoised")
         for key in ("unproven", "proven", *(f"proven {band}" for band in components.BANDS)):
             self.put(result, f"std {key}", np.nan_to_num(deviations[key]), "spread", f"{name} standard deviation, {key}{partial}")
         share = np.divide(deviations["proven"], deviations["unproven"], out=np.zeros_like(deviations["proven"]),
@@ -523,21 +585,22 @@ class _Run:
         return result
 
     def deviation(self, found: _Slice, key: str) -> Tensor:
-        """A map of a slice; the tile that is being worked on counts with what it has."""
+        """A map of a slice, float32; the tile that is being worked on counts with what it has."""
+        if key in found.maps:
+            return torch.from_numpy(found.maps[key])
         blended, now = found.deviations[key], self.current
         if now is not None and self.found[now.k] is found:
             blended = copy.deepcopy(blended)
             blended.add(now.moments[key], now.window, now.weight)
-        return torch.from_numpy(blended.deviation())
+        return torch.from_numpy(blended.deviation()).float()
 
     def assemble(self, of_slice, nothing: float | None = None) -> np.ndarray:
         """A volume from what ``of_slice`` gives of each slice; where that is nothing, the patient's image or ``nothing``."""
-        array = np.full(self.hu.shape, nothing or 0.0, np.float32)
+        array = self.hu.numpy().copy() if nothing is None else np.full(self.hu.shape, nothing, np.float32)
         for k, found in self.found.items():
             image = of_slice(found)
-            if image is None:
-                image = self.hu[k] if nothing is None else torch.tensor(nothing)
-            array[k] = image.numpy()
+            if image is not None:
+                array[k] = image.numpy()
         return array
 
     def put(self, result: Result, key: str, array: np.ndarray, role: str, name: str, units: str = "HU") -> None:

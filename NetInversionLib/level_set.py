@@ -26,6 +26,7 @@ from .results import Progress
 
 VOXELS_AT_ONCE = 8 * 128 * 128
 BISECTIONS = 8
+ENOUGH = 0.995  # of epsilon: a little below, so that float64 on the whole slice agrees
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Window:
         return Window(max(0, self.j0 - margin), min(size[0], self.j1 + margin),
                       max(0, self.i0 - margin), min(size[1], self.i1 + margin))
 
+    def on_grid(self, multiple: int, size: tuple[int, int]) -> Window:
+        """Grown to where every ``multiple``-th row and column begins, as far as a slice of ``size`` goes."""
+        return Window(self.j0 - self.j0 % multiple, min(size[0], self.j1 + -self.j1 % multiple),
+                      self.i0 - self.i0 % multiple, min(size[1], self.i1 + -self.i1 % multiple))
+
     def within(self, outer: Window) -> Window:
         """The same region in the coordinates of ``outer``."""
         return Window(self.j0 - outer.j0, self.j1 - outer.j0, self.i0 - outer.i0, self.i1 - outer.i0)
@@ -80,9 +86,12 @@ class LevelSet:
             raise ValueError(f"the region {region} does not lie within the slice of {size[0]} x {size[1]} voxels")
         self.part, self.network, self.region = UpTo(network, layer, slice_image), network, region
         self.hidden = self.part.layer != "output"
-        reach = receptive_halo(network, slice_image, getattr(network, "size_multiple", 1),
-                               getattr(network, "smallest_size", 1))
-        self.window = region.grown(2 * reach, size)
+        # MPS has no float64; its sums are then float32.
+        self.wide = torch.float32 if slice_image.device.type == "mps" else torch.float64
+        multiple = getattr(network, "size_multiple", 1)
+        reach = receptive_halo(network, slice_image, multiple, getattr(network, "smallest_size", 1))
+        # A network with strides sees the slice's own grid only if its window begins on it.
+        self.window = region.grown(2 * reach, size).on_grid(multiple, size)
         inner = region.within(self.window)
         self.inside = inner.slices
         self.context = slice_image[(..., *self.window.slices)].clone()
@@ -92,7 +101,7 @@ class LevelSet:
             # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the region cannot move them.
             self.counted = self._counted(region.grown(reach, size).within(self.window))
         self.scale = 1.0 if self.hidden else scale
-        self.norm = (float((self.wanted * self.counted).double().square().sum()) if self.hidden
+        self.norm = (float((self.wanted * self.counted).to(self.wide).square().sum()) if self.hidden
                      else float(region.size[0] * region.size[1]))
         if not self.norm > 0:
             raise ValueError(f"layer {self.part.layer!r} is zero in this region: nothing there can be compared; choose "
@@ -117,7 +126,7 @@ class LevelSet:
     def measure(self, x: Tensor) -> Tensor:
         """RMS output change in HU, or relative change of the layer, of region contents (N, 1, h, w); float64 (N,)."""
         with torch.no_grad():
-            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)])
+            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)]).cpu().double()
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Squared measure (N,) and its gradient, for ``lbfgs.minimize``."""
@@ -131,9 +140,9 @@ class LevelSet:
         return torch.cat(values), torch.cat(gradients)
 
     def _squares(self, x: Tensor) -> Tensor:
-        """Sum of squared mismatches over what counts, over the norm; (N,) float64 sums."""
+        """Sum of squared mismatches over what counts, over the norm; (N,) ``wide`` sums."""
         mismatch = (self.part(self.images(x)) - self.wanted) * self.counted
-        return mismatch.double().square().flatten(1).sum(1) / self.norm
+        return mismatch.to(self.wide).square().flatten(1).sum(1) / self.norm
 
     def _counted(self, exact: Window) -> Tensor:
         """1 where the layer's values are those of the whole slice; a layer of another size is compared whole."""
@@ -181,7 +190,7 @@ def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluati
     if not epsilon > 0:
         raise ValueError("epsilon must be above 0: a network with as many outputs as inputs lets nothing change at exactly "
                          "the same output. Choose a fraction of the noise, 1 HU say")
-    enough = 0.995 * epsilon  # a little below, so that float64 on the whole slice agrees
+    enough = ENOUGH * epsilon
     options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
 
     def told(evaluation: int, best: Callable) -> None:
@@ -207,19 +216,19 @@ def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: fl
     low, high = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        good = level_set.measure(torch.lerp(images, proposals, middle.view(-1, 1, 1, 1))) <= epsilon
+        good = level_set.measure(torch.lerp(images, proposals, middle.view(-1, 1, 1, 1))).to(middle.device) <= epsilon
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
     return torch.lerp(images, proposals, low.view(-1, 1, 1, 1))
 
 
 def rms(x: Tensor) -> Tensor:
     """Root mean square of each item, float64 (N,)."""
-    return x.double().square().flatten(1).mean(1).sqrt()
+    return x.cpu().double().square().flatten(1).mean(1).sqrt()
 
 
 def survived(proposals: Tensor, images: Tensor, start: Tensor) -> Tensor:
     """Share of each proposed change that is still there: <x - x0, p - x0> / |p - x0|^2, float64 (N,); NaN for no change."""
-    proposed, found = ((x - start).double().flatten(1) for x in (proposals, images))
+    proposed, found = ((x - start).cpu().double().flatten(1) for x in (proposals, images))
     return (proposed * found).sum(1) / proposed.square().sum(1)
 
 
@@ -227,14 +236,15 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
     """The measure again, independently: in float64, on whole slices (1, 1, J, I), every output counted.
 
     ``before``, ``after``: normalised; they may differ only inside the region, else the figure says so by being larger. The
-    network is converted to float64 for this and back.
+    network is converted to float64 on the CPU for this and back.
     """
     network, part = level_set.network, level_set.part
-    dtype = next(network.parameters()).dtype
+    weights = next(network.parameters())
+    place = weights.device, weights.dtype
     try:
-        network.double()
+        network.to("cpu", torch.float64)
         with torch.no_grad():
-            difference = (part(after.double()) - part(before.double())).square().sum()
+            difference = (part(after.cpu().double()) - part(before.cpu().double())).square().sum()
     finally:
-        network.to(dtype)
+        network.to(*place)
     return float((difference / level_set.norm).sqrt()) * level_set.scale

@@ -86,7 +86,7 @@ def test_moments_are_numpy_s():
     for part in changes.split(7):
         moments.add(part)
     found.add(moments, Window(0, 5, 0, 6), torch.ones(5, 6))
-    np.testing.assert_allclose(found.deviation(), changes.double().numpy().std(0), rtol=1e-9)
+    np.testing.assert_allclose(found.deviation(), changes.double().numpy().std(0, ddof=1), rtol=1e-9)
 
 
 def test_noise_is_measured_in_soft_tissue():
@@ -103,15 +103,47 @@ def test_every_accepted_sample_is_on_the_level_set_when_read_back():
     result = run(volume, network, region=region)
     table = result.tables["proof"].columns
     assert table["accepted (%)"] == [100.0, 100.0] and result.facts["accepted"] == 12 and result.facts["complete"]
-    frozen = denoiser(averaging()).network
+    each = result.tables["proof of samples"].columns
+    assert each["slice"] == 6 * [0] + 6 * [1] and each["sample"] == 2 * list(range(1, 7)) and all(each["accepted"])
     for number in (1, 2):
         after = result.volumes[f"sample {number}"].array
         changed = after != volume.array
         assert changed[:, 10:30, 12:34].any() and not np.delete(changed, slice(10, 30), 1).any()
         for k in range(2):
-            x0, x = (torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after))
-            target = LevelSet(frozen, x0, Window(10, 30, 12, 34), scale=SCALE)
-            assert 0 < verify(target, x0, x) <= 1.0
+            found = measured_again(volume, after, k, Window(10, 30, 12, 34))
+            row = 6 * k + number - 1
+            assert 0 < found <= 1.0 and each["projected, change of the output (HU)"][row] == pytest.approx(found, rel=1e-3)
+            change = (after - volume.array)[k, 10:30, 12:34]
+            assert each["input change after (HU)"][row] == pytest.approx(np.sqrt(np.mean(change**2)), rel=1e-4)
+
+
+def measured_again(volume, after, k, region, network=None):
+    """What a slice of a sample changes, HU, in float64 on the whole slice."""
+    x0, x = (torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after))
+    return verify(LevelSet(denoiser(network or averaging()).network, x0, region, scale=SCALE), x0, x)
+
+
+@pytest.mark.parametrize("epsilon_hu", [0.5, 1.0])
+def test_samples_put_together_from_tiles_are_proven_as_a_whole(epsilon_hu):
+    """Each tile by itself may use all of epsilon; what they change together is more, and is taken back."""
+    torch.manual_seed(0)
+    volume, network, region = body((72, 80), 1), networks.build("cnn10", last_kernel=3), (0, 1, 4, 68, 6, 70)
+    result = run(volume, network, region=region, tile=32, overlap=8, samples=3, projected=3, epsilon_hu=epsilon_hu)
+    each = result.tables["proof of samples"].columns
+    assert each["sample"] == [1, 2] and all(each["accepted"])
+    for number, told in zip(each["sample"], each["projected, change of the output (HU)"]):
+        found = measured_again(volume, result.volumes[f"sample {number}"].array, 0, Window(4, 68, 6, 70), network)
+        assert 0.8 * epsilon_hu < found <= epsilon_hu and told == pytest.approx(found, rel=1e-3)
+
+
+def test_a_cropped_volume_has_the_same_samples():
+    """The seed goes by the place in the patient: what lies around does not matter."""
+    volume = body(slices=3)
+    region = (1, 2, 10, 30, 12, 34)
+    both = ((volume, region), (volumes.crop(volume, (1, 2, 0, 40, 0, 44)), (0, 1, *region[2:])))
+    whole, part = (run(one, averaging(), region=box, samples=4, projected=2) for one, box in both)
+    np.testing.assert_array_equal(whole.volumes["std proven"].array[1], part.volumes["std proven"].array[0])
+    assert part.volumes["std proven"].array.any()
 
 
 def test_what_an_average_loses_survives_and_what_it_keeps_does_not():
@@ -136,6 +168,8 @@ def test_outside_of_the_region_maps_are_zero_and_the_output_is_the_network_s():
         x = torch.from_numpy((volume.array[1] + 542.5) / SCALE)[None, None]
         expected = averaging()(x)[0, 0].numpy() * SCALE - 542.5
     np.testing.assert_allclose(result.volumes["output"].array[1], expected, atol=0.01)
+    assert (result.volumes["output"].array[0] == -1024).all(), "air where nothing was denoised"
+    assert np.array_equal(result.volumes["sample 1"].array[0], volume.array[0])
 
 
 @pytest.mark.parametrize("axes", ["RAS", "SPL"])
@@ -174,6 +208,26 @@ def test_hidden_layers_are_compared_relative_to_themselves():
     result = run(body(), network, region=(0, 1, 14, 26, 16, 28), layer="layers.1", samples=3, projected=3, epsilon_hu=None)
     assert result.facts["epsilon"] == 0.01 and result.facts["epsilon_units"] == "relative"
     assert any("relative" in heading for heading in result.tables["proof"].columns)
+    for heading in ("projected samples, change of the output (HU)", "projected, change of the output (HU)"):
+        table = result.tables["proof" if "samples" in heading else "proof of samples"].columns
+        after, mean = result.volumes["sample 1"].array, np.mean(table[heading])
+        assert mean > 0 and len(table[heading]) == (1 if "samples" in heading else 3)
+    told = result.tables["proof of samples"].columns["projected, change of the output (HU)"][0]
+    assert told == pytest.approx(measured_again(body(), after, 0, Window(14, 26, 16, 28), network), rel=1e-3)
+
+
+def test_a_projection_tells_how_far_it_is_and_can_be_stopped():
+    class Count(Progress):
+        def __init__(self):
+            self.told = []
+
+        def report(self, fraction, message):
+            self.told.append((fraction, message))
+
+    progress = Count()
+    run(body(slices=1), averaging(), progress, region=(0, 1, 10, 30, 12, 34), samples=4, projected=4)
+    fractions = [f for f, _ in progress.told]
+    assert fractions == sorted(fractions) and sum("evaluation" in m for _, m in progress.told) > 5
 
 
 class Stop(Progress):
@@ -213,6 +267,15 @@ def test_networks_of_another_kind_are_refused():
         broken.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match="not numbers"):
         run(body(), broken)
+
+
+def test_a_lesion_outside_is_refused_before_anything_is_computed():
+    class Nothing(Progress):
+        def report(self, fraction, message):
+            raise AssertionError("the run has begun")
+
+    with pytest.raises(ValueError, match="outside"):
+        run(body(), averaging(), Nothing(), lesion=(500.0, 0.0, 0.0))
 
 
 def test_layers_regions_and_tolerances_that_make_no_sense_are_refused():

@@ -95,6 +95,27 @@ def test_a_window_gives_the_whole_slice_s_numbers(name, arguments, place):
         assert float(whole.square().sum() / np.prod(place.size)) ** 0.5 * HU == pytest.approx(float(measured), rel=1e-4)
 
 
+@pytest.mark.parametrize("place", [Window(48, 62, 48, 62), Window(49, 63, 51, 66)])
+def test_a_window_begins_on_the_grid_of_a_network_with_strides(place):
+    """Wherever the region begins: elsewhere the squares that are pooled would be others than the whole slice's."""
+    class Pooled(nn.Module):
+        size_multiple = 4
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.last(nn.functional.interpolate(nn.functional.max_pool2d(self.first(x), 4), scale_factor=4))
+
+    x0 = torch.randn(1, 1, 128, 112)
+    level_set = LevelSet(frozen(Pooled()), x0, place, scale=HU)
+    assert level_set.window.size != (128, 112)
+    after = x0.clone()
+    after[(0, 0, *place.slices)] += 0.3 * torch.randn(place.size)
+    assert verify(level_set, x0, after) == pytest.approx(float(level_set.measure(after[(..., *place.slices)])), rel=1e-4)
+
+
 @pytest.mark.parametrize("layer", [1, 3, "layers.3", "output"])
 def test_hidden_layers_are_measured_relative_to_themselves(layer):
     network = frozen(networks.build("cnn10", last_kernel=3))
