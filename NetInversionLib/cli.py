@@ -533,7 +533,7 @@ def train_flow(options) -> int:
 
 
 def _train_corrector_arguments(parser) -> None:
-    parser.add_argument("folder", help="MR scans of ONE scanner, one for each person: NIfTI, NRRD, MHA or sub-folders of DICOM")
+    parser.add_argument("folder", help="MR scans of ONE scanner, one for each person, as for 'train flow'")
     parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
     parser.add_argument("--model", metavar="FILE", help="file with a flow of the same scanner ('train flow'), to put it into")
     parser.add_argument("--leave-out", default=[], action="append", metavar="PERSON", help="not trained on; repeatable")
@@ -551,15 +551,15 @@ def train_corrector(options) -> int:
     settings = replace(corrector_training.TrainSettings(), seed=options.seed)
     if options.views:
         settings = replace(settings, views=options.views)
-    paths = corrector_training.find_scans(options.folder, options.leave_out)
+    scans = corrector_training.find_scans(options.folder, options.leave_out)
     checkpoint = options.checkpoint or Path(options.output).with_suffix(".aligned")
-    learnt = corrector_training.train(paths, settings, checkpoint, Lines())
-    print(corrector_training.save(learnt, paths, options.output, settings, options.model))
+    learnt = corrector_training.train(list(scans), settings, checkpoint, Lines(), scans)
+    print(corrector_training.save(learnt, list(scans), options.output, settings, options.model))
     return 0
 
 
 def _train_gate_arguments(parser) -> None:
-    parser.add_argument("folder", help="brain-extracted scans of ONE scanner, one for each person")
+    parser.add_argument("folder", help="MR scans of ONE scanner, one for each person, as for 'train flow'")
     parser.add_argument("--model", required=True, metavar="FILE", help="model of the same scanner, made by 'train flow'")
     parser.add_argument("--leave-out", default=[], action="append", metavar="PERSON", help="not learnt from; repeatable")
     parser.add_argument("--output", required=True, metavar="FILE", help="model file to write; may be the same")
@@ -570,10 +570,10 @@ def train_gate(options) -> int:
     """Learn which scans and results are typical of a scanner, and add that to its harmonization model."""
     import torch
 
-    from . import corrector_training, mr, mrflow, typicality, volumes
+    from . import corrector_training, mr, mrflow, typicality
 
-    paths = corrector_training.find_scans(options.folder, options.leave_out)
-    found = typicality.fit((mr.prepare(volumes.load(path)) for path in paths), Lines())
+    scans = corrector_training.find_scans(options.folder, options.leave_out)
+    found = typicality.fit((mr.read(*scan) for scan in scans.items()), Lines())
     print(mrflow.combine(options.model, options.output, statistics={n: torch.from_numpy(v) for n, v in found.items()}))
     return 0
 

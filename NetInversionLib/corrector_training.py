@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import corrector, models, mr, mrflow, volumes
+from . import corrector, models, mr, mrflow
 from .corrector import INSIDE, along_axes, cell_histograms, grid_to_template, local_quantiles, spline_matrix
 from .mr import BRIGHTEST
 from .networks.corrector import CELL, CELLS, CONTROL, GRID, MATCHED, TEMPLATE_STEP, TONE_LEVELS, VOXEL_MM, Corrector
@@ -59,11 +59,11 @@ class TrainSettings:
 
 
 def train(paths: Sequence[Path | str], settings: TrainSettings = TrainSettings(), checkpoint: Path | str | None = None,
-          progress: Progress | None = None) -> Corrector:
+          progress: Progress | None = None, masks: Mapping[Path | str, Path | str | None] | None = None) -> Corrector:
     """A corrector for the scanner that made these scans (one for each person, at least three).
 
-    What has been read and aligned is kept in the folder ``checkpoint``; a run that was stopped goes on from there and ends
-    with the same figures to the last bit.
+    ``masks`` are the mask files of scans that have one, by the scans' paths. What has been read and aligned is kept in the
+    folder ``checkpoint``; a run that was stopped goes on from there and ends with the same figures to the last bit.
 
     Raises:
         ValueError: Fewer than three scans; VolumeError or ScanError if one cannot be used.
@@ -71,7 +71,7 @@ def train(paths: Sequence[Path | str], settings: TrainSettings = TrainSettings()
     progress = progress or Progress()
     if len(paths) < 3:
         raise ValueError(f"{len(paths)} scans are too few to learn how people differ: give one of each of at least three people")
-    store = _Store(checkpoint, paths)
+    store = _Store(checkpoint, paths, masks)
     brains, tones, wholes = [], [], []
     for n, path in enumerate(paths):
         progress.report(0.5 * n / len(paths), f"reading {Path(path).name}")
@@ -87,18 +87,17 @@ def train(paths: Sequence[Path | str], settings: TrainSettings = TrainSettings()
     return _statistics(people, np.array(tones), np.mean(wholes, axis=0), template, settings, progress)
 
 
-def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> list[Path]:
-    """The scans of a folder, one for each person: image files, and sub-folders of DICOM slices; NAME_mask files are none.
+def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> dict[Path, Path | None]:
+    """The scans of a folder as ``mrflow.find_scans`` finds them, each with its mask file, but for people left out.
 
     Raises:
-        ValueError: A person to be left out is not there.
+        ValueError: There is none, or one to be left out (a person's or a scan's name) is not there.
     """
-    found = {volumes.scan_name(p): p for p in sorted(Path(folder).iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES)}
-    found = {person: p for person, p in found.items() if not person.startswith(".") and not person.endswith("_mask")}
-    unknown = set(leave_out) - set(found)
+    found = mrflow.find_scans(folder)
+    unknown = set(leave_out) - found.keys() - {mrflow.person_of(name) for name in found}
     if unknown:
         raise ValueError(f"no scan of {', '.join(sorted(unknown))} in {folder}: it holds {', '.join(found)}")
-    return [path for person, path in found.items() if person not in leave_out]
+    return dict(scan for name, scan in found.items() if not {name, mrflow.person_of(name)} & set(leave_out))
 
 
 def save(learnt: Corrector, paths: Sequence[Path], output: Path | str, settings: TrainSettings,
@@ -123,21 +122,23 @@ def save(learnt: Corrector, paths: Sequence[Path], output: Path | str, settings:
 class _Store:
     """Reduced brains and alignments in a folder, by the files they came from; without a folder, nothing is kept."""
 
-    def __init__(self, folder: Path | str | None, paths: Sequence[Path | str]):
+    def __init__(self, folder: Path | str | None, paths: Sequence[Path | str],
+                 masks: Mapping[Path | str, Path | str | None] | None = None):
         self.folder = None if folder is None else Path(folder)
+        self.masks = {Path(path): Path(mask) for path, mask in (masks or {}).items() if mask is not None}
         self.key = hashlib.sha256("\n".join(self._key(Path(p)) for p in paths).encode()).hexdigest()[:12]
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    @staticmethod
-    def _key(path: Path) -> str:
-        stat = path.stat()
-        return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    def _key(self, path: Path) -> str:
+        states = [(file.resolve(), file.stat()) for file in (path, self.masks.get(path)) if file is not None]
+        text = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in states)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
         """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of its voxels as they are."""
         def read():
-            scan = mr.prepare(volumes.load(path))
+            scan = mr.read(path, self.masks.get(path))
             image, mask = corrector.reduced(scan)
             levels = {"tone": TONE_LEVELS, "whole": np.linspace(0, 1, MATCHED)}
             quantiles = {name: _quantiles(scan.inside, fractions) for name, fractions in levels.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -48,6 +49,15 @@ class Scan:
     def with_image(self, image: np.ndarray) -> Scan:
         """The same scan with another scaled image (a change, a harmonized result)."""
         return replace(self, volume=self.volume.with_array(np.ascontiguousarray(image, np.float32)))
+
+
+def read(path: Path | str, mask: Path | str | None = None) -> Scan:
+    """A scan from its file (or folder of DICOM slices) and that of its mask; see ``prepare``.
+
+    Raises:
+        VolumeError: A file cannot be read; ScanError if it cannot be used.
+    """
+    return prepare(volumes.load(path), None if mask is None else volumes.load(mask))
 
 
 def prepare(volume: Volume, mask: Volume | None = None) -> Scan:

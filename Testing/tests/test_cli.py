@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from test_models import make_card, make_network
+from toy_brains import brain
 
-from NetInversionLib import cli, dixon, models, volumes
+from NetInversionLib import cli, corrector_training, dixon, models, mr, mrflow, typicality, volumes
 from NetInversionLib.volumes import Volume
 
 
@@ -114,3 +115,56 @@ def test_compute_ideal_input_says_what_is_wrong(arguments, says, tmp_path, capsy
     assert cli.main(["compute", "ideal-input", *arguments, "--output", str(tmp_path / "out")]) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["flow", "corrector", "gate"])
+def test_trainings_for_harmonization_read_the_same_scans_within_the_same_masks(name, tmp_path, monkeypatch):
+    """Heads, one of them with a mask file; another scan lies deeper, and one person is left out or held out."""
+    folder = tmp_path / "scans"
+    (folder / "deeper").mkdir(parents=True)
+    masks = {}
+    for person in range(4):
+        one = brain(person, (16, 20, 18), (8.0, 8.0, 8.0))
+        where = folder / "deeper" if person == 2 else folder
+        path = volumes.save(one.with_array(one.array + 300), where / f"sub-{person}_T1w.nii.gz")
+        masks[path.name] = mr.foreground(one.array + 300)
+        if person != 1:
+            masks[path.name] = one.array > 0
+            volumes.save(one.with_array((one.array > 0).astype(np.uint8)), where / f"sub-{person}_T1w_mask.nrrd")
+    seen = {}
+    prepare = mr.prepare
+
+    def noted(volume, mask=None):
+        scan = prepare(volume, mask)
+        seen[f"{volume.name}.nii.gz"] = scan.mask
+        return scan
+
+    def stop(scans=(), *_, **__):
+        list(scans)
+        raise Stop
+
+    monkeypatch.setattr(mr, "prepare", noted)
+    for module, ends_reading in ((mrflow, "train"), (corrector_training, "_template"), (typicality, "fit")):
+        monkeypatch.setattr(module, ends_reading, stop)
+    line = ["train", name, str(folder), "--output", str(tmp_path / "out.safetensors")]
+    line += {"flow": [], "corrector": [], "gate": ["--model", "none"]}[name]
+    with pytest.raises(Stop):
+        cli.main(line)
+    assert seen.keys() == masks.keys()
+    for file, mask in masks.items():
+        np.testing.assert_array_equal(seen[file], mask)
+
+
+@pytest.mark.parametrize("who", ["sub-1", "sub-1_ses-2"])
+def test_people_and_single_scans_can_be_left_out(who, tmp_path):
+    for name in ("sub-1_ses-1", "sub-1_ses-2", "sub-1_ses-2_mask", "sub-2"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    found = corrector_training.find_scans(tmp_path, [who])
+    kept = ["sub-1_ses-1", "sub-2"] if who == "sub-1_ses-2" else ["sub-2"]
+    assert found == {tmp_path / f"{name}.nii.gz": None for name in kept}
+    with pytest.raises(ValueError, match="no scan of sub-7 in .*: it holds sub-1_ses-1, sub-1_ses-2, sub-2"):
+        corrector_training.find_scans(tmp_path, ["sub-7"])

@@ -125,6 +125,22 @@ def test_training_is_the_same_again_and_after_a_stop(folder, target, tmp_path):
         assert torch.equal(figure, again.get_buffer(name)), name
 
 
+def test_a_head_with_a_mask_file_is_learnt_from_as_the_brain_in_it(tmp_path):
+    one = brain(3)
+    inside = mr.prepare(one).mask
+    files = {"brain": one.with_array(np.where(inside, one.array, 0)), "head": one.with_array(np.where(inside, one.array, 700)),
+             "head_mask": one.with_array(inside.astype(np.uint8))}
+    files = {name: volumes.save(volume, tmp_path / f"{name}.nii.gz") for name, volume in files.items()}
+
+    def read(name, masks=None):
+        (image, mask), *figures = corrector_training._Store(tmp_path / "kept", [files[name]], masks).brain(files[name])
+        return image.array, mask.array, *figures
+
+    wanted, found = read("brain"), read("head", {files["head"]: files["head_mask"]})
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+    assert not np.array_equal(read("head")[2], wanted[2]), "what was kept with the mask is not taken without it"
+
+
 def test_too_few_people_are_refused(folder):
     with pytest.raises(ValueError, match="at least three"):
         corrector_training.train(sorted(folder.iterdir())[:2])
@@ -136,6 +152,12 @@ def test_what_is_no_brain_is_refused(target):
     sliver[18:22, 18:22, 10:30] = random.uniform(0.5, 1, (4, 4, 20))
     with pytest.raises(mr.ScanError, match="template"):
         corrector.estimate(mr.prepare(volumes.Volume(sliver, np.diag([2.0, 2, 2, 1]), "sliver")), target)
+
+
+@pytest.mark.parametrize(("thickness", "slices"), [(0.8, 2), (6.0, 3)])
+def test_a_slab_too_thin_to_align_is_refused(target, thickness, slices):
+    with pytest.raises(mr.ScanError, match="covers more of the brain"):
+        corrector.estimate(scan(21, shape=(slices, 56, 50), spacing=(3.0, 3.2, thickness)), target)
 
 
 def test_it_is_built_by_name_and_small_and_refuses_hostile_sizes(target):
