@@ -10,6 +10,7 @@ Source of the density: stochastic Lanczos quadrature, Ubaru, Chen & Saad, SIAM J
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,36 +75,35 @@ def curve(spectra: dict[str, Spectrum]) -> Curve:
 
 
 def _dense(level_set: LevelSet, progress: Progress) -> Spectrum:
-    with _Double(level_set) as jacobian:
-        n = level_set.start.numel()
-        basis = torch.eye(n, dtype=torch.float64)
-        columns = []
-        for first in range(0, n, COLUMNS_AT_ONCE):
-            progress.report(first / n, f"Jacobian, column {first} of {n}")
-            columns.append(jacobian.times(basis[first:first + COLUMNS_AT_ONCE]))
-        # The Gram matrix would square the condition: small gains are what is looked for.
-        values = torch.linalg.svdvals(torch.cat(columns).T)
-    return Spectrum(_gains(values.numpy(), level_set), np.ones(len(values)), True, level_set.units)
+    jacobian, n = _Jacobian(level_set), level_set.start.numel()
+    basis = torch.eye(n, dtype=torch.float64, device=jacobian.device)
+    columns = []
+    for first in range(0, n, COLUMNS_AT_ONCE):
+        progress.report(first / n, f"Jacobian, column {first} of {n}")
+        columns.append(jacobian.times(basis[first:first + COLUMNS_AT_ONCE]))
+    # The Gram matrix would square the condition: small gains are what is looked for.
+    values = torch.linalg.svdvals(torch.cat(columns).T).cpu().numpy()
+    return Spectrum(_gains(values, level_set), np.ones(len(values)), True, level_set.units)
 
 
 def _density(level_set: LevelSet, progress: Progress, seed: int, steps: int, probes: int) -> Spectrum:
     generator = torch.Generator().manual_seed(seed)
-    n = level_set.start.numel()
+    jacobian, n = _Jacobian(level_set), level_set.start.numel()
     squares, weights = [], []
-    with _Double(level_set) as jacobian:
-        for probe in range(probes):
-            progress.report(probe / probes, f"Density of the spectrum, probe {probe + 1} of {probes}")
-            start = torch.randn(n, generator=generator, dtype=torch.float64)
-            diagonal, off = _lanczos(jacobian, start / start.norm(), min(steps, n))
-            values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
-            squares.append(np.maximum(values, 0))
-            weights.append(vectors[0] ** 2 * n / probes)
+    for probe in range(probes):
+        progress.report(probe / probes, f"Density of the spectrum, probe {probe + 1} of {probes}")
+        # Drawn on the CPU: the same numbers on every device.
+        start = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(jacobian.device)
+        diagonal, off = _lanczos(jacobian, start / start.norm(), min(steps, n))
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+        squares.append(np.maximum(values, 0))
+        weights.append(vectors[0] ** 2 * n / probes)
     squares, weights = np.concatenate(squares), np.concatenate(weights)
     order = np.argsort(-squares)
     return Spectrum(_gains(np.sqrt(squares[order]), level_set), weights[order], False, level_set.units)
 
 
-def _lanczos(jacobian: _Double, q: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _lanczos(jacobian: _Jacobian, q: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal and off-diagonal of J'J in the Krylov basis of q, orthogonalised again at every step."""
     basis, diagonal, off = [q], [], []
     for step in range(steps):
@@ -125,30 +125,26 @@ def _gains(singular: np.ndarray, level_set: LevelSet) -> np.ndarray:
     return singular * level_set.scale * np.sqrt(level_set.start.numel() / level_set.norm)
 
 
-class _Double:
-    """The Jacobian of a level set's layer at the patient's content, in float64 while the context lasts."""
+def float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 for a network on this device: there, or on the CPU for an Apple GPU, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+class _Jacobian:
+    """The Jacobian of a level set's layer at the patient's content, by a copy of the network in float64 on ``device``."""
 
     def __init__(self, level_set: LevelSet):
-        self.level_set = level_set
+        self.device = float64_device(level_set.start.device)
+        # First to the device: what comes from an Apple GPU cannot become float64 on the way.
+        self.part = copy.deepcopy(level_set.part).to(self.device).double()
+        self.context, self.content = (x.to(self.device).double() for x in (level_set.context, level_set.start))
+        self.counted, self.inside = level_set.counted.to(self.device), level_set.inside
 
-    def __enter__(self) -> _Double:
-        network = self.level_set.network
-        self.dtype = next(network.parameters()).dtype
-        network.double()
-        inside, context = self.level_set.inside, self.level_set.context.double()
-        self.content = self.level_set.start.double()
-        self.shape = self.content.shape[1:]
-
-        def layer(content: Tensor) -> Tensor:
-            whole = context.expand(len(content), -1, -1, -1).clone()
-            whole[(..., *inside)] = content
-            return (self.level_set.part(whole) * self.level_set.counted).flatten(1)
-
-        self.layer = layer
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.level_set.network.to(self.dtype)
+    def layer(self, content: Tensor) -> Tensor:
+        """What counts of the layer, (N, outputs), for contents of the region (N, 1, h, w)."""
+        whole = self.context.expand(len(content), -1, -1, -1).clone()
+        whole[(..., *self.inside)] = content
+        return (self.part(whole) * self.counted).flatten(1)
 
     def times(self, directions: Tensor) -> Tensor:
         """J d for each row d (rows, n): (rows, outputs)."""

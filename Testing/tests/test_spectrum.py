@@ -7,7 +7,8 @@ from torch import nn
 
 from NetInversionLib import networks
 from NetInversionLib.level_set import LevelSet, Window
-from NetInversionLib.spectrum import curve, spectrum
+from NetInversionLib.results import Progress
+from NetInversionLib.spectrum import curve, float64_device, spectrum
 
 HU = 500.0
 
@@ -94,7 +95,7 @@ def test_the_density_agrees_with_the_whole_spectrum():
     whole = spectrum(level_set)
     import NetInversionLib.spectrum as module
 
-    density = module._density(level_set, module.Progress(), seed=0, steps=40, probes=10)
+    density = module._density(level_set, Progress(), seed=0, steps=40, probes=10)
     assert not density.whole and density.weights.sum() == pytest.approx(256)
     assert density.gains[0] == pytest.approx(whole.gains[0], rel=1e-3)
     for share in (0.1, 0.3, 0.6):
@@ -110,3 +111,25 @@ def test_regions_above_24_x_24_get_a_density_of_a_known_spectrum():
     assert "about" in found.words(1e-3, 1.0, "output")
     lines = curve({"output": found}).lines["output"]
     assert lines[0][-1] == pytest.approx(1) and lines[1][0] == 1 and min(lines[1]) > 0
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_everything_is_where_the_network_is_and_the_network_stays_as_it_is(whole):
+    """What is made without saying where would be on the default device, here one that holds no values."""
+    network = frozen(networks.build("cnn10", last_kernel=3))
+    side = 8 if whole else 25
+    level_set = LevelSet(network, torch.randn(1, 1, 60, 60), Window(20, 20 + side, 20, 20 + side), scale=HU)
+    expected, seen = spectrum(level_set, steps=3, probes=1), []
+
+    class Watching(Progress):
+        def report(self, fraction, message):
+            seen.append({parameter.dtype for parameter in network.parameters()})
+
+    with torch.device("meta"):
+        found = spectrum(level_set, Watching(), steps=3, probes=1)
+    np.testing.assert_array_equal(found.gains, expected.gains)
+    assert found.whole == whole and seen and all(dtypes == {torch.float32} for dtypes in seen)
+
+
+def test_an_apple_gpu_has_no_float64():
+    assert [float64_device(torch.device(name)).type for name in ("mps", "cuda:1", "cpu")] == ["cpu", "cuda", "cpu"]
