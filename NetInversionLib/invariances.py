@@ -257,7 +257,7 @@ class _Run:
         if segments is not None:
             same = volumes.resample(segments, self.original, "nearest", 0)
             self.segments = volumes.reorient(same, "LPS").array
-        self.saved, self.done = time.monotonic(), 0
+        self.next_intermediate, self.done = time.monotonic() + INTERMEDIATE_EVERY_S, 0
         self.epsilon = self._epsilon()
 
     def _region(self) -> tuple[tuple[int, int], Window]:
@@ -533,9 +533,12 @@ class _Run:
         return 0.9 * (self.done + share) / len(self.slices)
 
     def intermediate(self) -> None:
-        if time.monotonic() - self.saved > INTERMEDIATE_EVERY_S:
-            self.saved = time.monotonic()
+        began = time.monotonic()
+        if began > self.next_intermediate:
             self.progress.intermediate(self.result(complete=False))
+            # Of many slices it takes seconds: a twentieth of the time at most.
+            now = time.monotonic()
+            self.next_intermediate = now + max(INTERMEDIATE_EVERY_S, 20 * (now - began))
 
     # Result ---------------------------------------------------------------------------------------------------------
 
