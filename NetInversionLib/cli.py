@@ -440,7 +440,8 @@ def _harmonize_arguments(parser) -> None:
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="more fields of "
                         "NetInversionLib.harmonize_settings.Settings, such as '{\"output_range\": \"target\"}'")
     parser.add_argument("--mask", metavar="PATTERN", help="a volume's mask as seen from its folder, such as "
-                        "'{name}_mask.nii.gz'; {name}, {folder}, {subject} and {session} are filled in")
+                        "'{name}_brain.nii.gz'; {name}, {folder}, {subject} and {session} are filled in; default: NAME_mask "
+                        "beside NAME, where there is one")
     parser.add_argument("--suffix", default="T1w", help="which images of a BIDS data set; default T1w")
     parser.add_argument("--force", action="store_true", help="write the images of refused volumes too")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="volumes at the same time; default 1")
@@ -465,10 +466,14 @@ def harmonize(options) -> int:
     card = models.read_card(model)
     if card.task != models.HARMONIZATION:
         raise ValueError(f"{model} is for {card.task}; name a harmonization model, made by 'netinversion train flow'")
+
+    def log(line: str) -> None:
+        Lines().log(shown(line))
+
     items = cohort.plan(options.folder, options.output, {"model": model}, settings, mask=options.mask,
-                        suffix=options.suffix, force=options.force)
+                        suffix=options.suffix, force=options.force, log=log)
     cohort.prepare(options.folder, options.output)
-    records = cohort.run(items, options.processes, scheduler, lambda line: Lines().log(shown(line)))
+    records = cohort.run(items, options.processes, scheduler, log)
     print(cohort.counts(records))
     print(shown(Path(options.output) / "summary.html"))
     failed = sum(record["status"] == "failed" for record in records)

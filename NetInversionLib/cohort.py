@@ -28,7 +28,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -111,7 +111,7 @@ class Scheduler:
 
 def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[str, str] | None = None,
          settings: dict | None = None, task: str = "harmonize", result: str = "harmonized", mask: str | None = None,
-         suffix: str = "T1w", force: bool = False) -> list[Item]:
+         suffix: str = "T1w", force: bool = False, log: Callable[[str], None] = lambda line: None) -> list[Item]:
     """An item for every volume of ``folder``; nothing is written.
 
     Args:
@@ -119,19 +119,20 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
             not followed; or a BIDS data set, told by its dataset_description.json.
         out: Output folder; it may lie inside ``folder``, not the other way round.
         mask: Path of a volume's mask, from the volume's folder on; {name}, {folder}, {subject} and {session} stand for
-            the volume's file name without its ending, its folder below ``folder``, and its BIDS labels.
+            the volume's file name without its ending, its folder below ``folder``, and its BIDS labels. None: NAME_mask
+            beside NAME is its mask. With or without a pattern, such a file is no volume.
         suffix: Which images of a BIDS data set: "T1w", "T2w", ...
+        log: Is told what is taken for a mask by its name.
 
     Raises:
-        ValueError: No volumes, folders that overlap, or two volumes whose results would have the same name.
+        ValueError: No volumes, folders that overlap, two volumes whose results would have the same name, or a volume with
+            two masks.
     """
     folder, out = Path(folder), Path(_utf8(os.path.abspath(out)))
     _require_apart(folder, out)
     bids = is_bids(folder)
     sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
-    masks = {path: os.path.abspath(path.parent / _filled(mask, path, folder)) for path in sources} if mask else {}
-    taken = set(masks.values())
-    sources = [path for path in sources if os.path.abspath(path) not in taken]
+    masks, sources = _masks(sources, folder, mask, log)
     if not sources:
         what = f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz" if bids else f"{', '.join(READABLE)} or DICOM folders"
         raise ValueError(f"no volumes in {folder} (looked for {what})")
@@ -143,9 +144,11 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
     models = {key: _file_hash(path) for key, path in model_paths.items()}
     items = []
     for path, output in _outputs(sources, folder, suffix if bids else None).items():
-        files = {"source": os.path.abspath(path), **({"mask": masks[path]} if mask else {})}
+        files = {"source": os.path.abspath(path)}
+        if path in masks:
+            files["mask"] = _beside(path, masks[path])
         item = Item(_below(path, folder), str(out), output, task, files, model_paths, settings, result, force=force,
-                    sidecar=_sidecar(path, folder, models, bids))
+                    sidecar=_sidecar(path, folder, models, bids, masks.get(path)))
         identity = [item.source, task, settings, models, {key: _state(file) for key, file in files.items()}]
         items.append(replace(item, fingerprint=_hash(json.dumps(identity, sort_keys=True))))
     return items
@@ -220,6 +223,34 @@ def _bids_name(path: Path, suffix: str) -> str:
     return f"{entities}_desc-harmonized_{suffix}.nii.gz"
 
 
+def _masks(sources: list[Path], folder: Path, pattern: str | None, log: Callable[[str], None]
+           ) -> tuple[dict[Path, str], list[Path]]:
+    """The mask of each source that has one, seen from the source's folder; and the sources that are no masks.
+
+    Masks are what the pattern names; without one, NAME_mask beside NAME, whatever the endings.
+    """
+    named = {}
+    for path in sources:
+        names = [f"{_name(path)}_mask{ending}" for ending in READABLE]
+        named[path] = [name for name in names if path != folder and os.path.lexists(_beside(path, name))]
+        if len(named[path]) > 1 and not pattern:
+            raise ValueError(f"{_below(path, folder)} has more than one mask: {' and '.join(named[path])}; keep one of them, "
+                             "or name them by a pattern")
+    masks = {path: _filled(pattern, path, folder) if pattern else named[path][0] for path in sources if pattern or named[path]}
+    used = {_beside(path, name) for path, name in masks.items()}
+    left = {_beside(path, name) for path, names in named.items() for name in names} - used
+    if masks and not pattern:
+        log(f"{len(used)} files are taken as masks, not as volumes: NAME_mask of NAME beside it")
+    if left:
+        log(f"{len(left)} files are left out: their names say that they are masks (NAME_mask of NAME beside it)")
+    return masks, [path for path in sources if os.path.abspath(path) not in used | left]
+
+
+def _beside(path: Path, name: str) -> str:
+    """The absolute path of what is called ``name``, seen from the folder of ``path``."""
+    return os.path.abspath(path.parent / name)
+
+
 def _filled(mask: str, path: Path, folder: Path) -> str:
     below = _below(path, folder)
     labels = {key: re.search(rf"(?:^|[/_]){key[:3]}-([0-9A-Za-z]+)", below) for key in ("subject", "session")}
@@ -240,10 +271,10 @@ def _below(path: Path, folder: Path) -> str:
     return path.resolve().name if path == folder else path.relative_to(folder).as_posix()
 
 
-def _sidecar(path: Path, folder: Path, models: dict[str, str], bids: bool) -> dict:
+def _sidecar(path: Path, folder: Path, models: dict[str, str], bids: bool, mask: str | None) -> dict:
     source = f"bids:source:{_below(path, folder)}" if bids else _below(path, folder)
     return {"Description": "MR image with the intensities of another scanner. Research use only, never for diagnosis.",
-            "Sources": [source], "Models": models}
+            "Sources": [source], **({"Mask": mask} if mask else {}), "Models": models}
 
 
 def _state(path: str) -> list | None:
@@ -343,7 +374,7 @@ def _new_record(item: Item) -> dict:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"source": item.source, "output": item.output, "fingerprint": item.fingerprint, "status": "failed",
             "forced": item.force, "bytes": 0, "reasons": [], "error": "", "seconds": 0.0, "time": now,
-            "host": platform.node(), "pid": os.getpid()}
+            "version": __version__, "host": platform.node(), "pid": os.getpid()}
 
 
 def _judged(result: Result) -> dict:
@@ -473,7 +504,7 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
         records = {item.source: _without_pictures(record) for item in items if (record := finished(item))}
         rest = [item for item in items if item.source not in records]
         if records:
-            log(f"{len(records)} of {len(items)} done before")
+            log(f"{len(records)} of {len(items)} done before" + _by_others(records.values()))
         start = time.monotonic()
         try:
             ends = _on_cluster(rest, scheduler) if scheduler else _locally(rest, processes, worker or WORKER)
@@ -518,7 +549,18 @@ def _reported(item: Item, records: dict[str, dict]) -> dict:
     known, written = records.get(item.source), read_record(item)
     if written and written.get("fingerprint") == item.fingerprint and (not known or written["status"] == known["status"]):
         return written
-    return known or {**_new_record(item), "status": "not run", "time": ""}
+    return known or {**_new_record(item), "status": "not run", "time": "", "version": ""}
+
+
+def _by_others(records: Iterable[dict]) -> str:
+    """Which of the results that are kept another version of this library made."""
+    others = Counter(record.get("version", cohort_page.UNKNOWN) for record in records)
+    del others[__version__]
+    if not others:
+        return ""
+    made = ", ".join(f"{number} by version {version}" for version, number in sorted(others.items()))
+    return (f", not all by this version of NetInversion ({__version__}): {made}. They are kept; for one version throughout, "
+            "choose another output folder")
 
 
 def _line(record: dict, count: int, total: int, seconds_left: float) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, volumes
+from . import volumes
 from .volumes import Volume
 
 SIDE = 96
@@ -22,7 +22,9 @@ SIDE = 96
 MOST_PICTURES = 1000
 """Accepted volumes with pictures on the page: 20 kB each."""
 
-COLUMNS = ("source", "output", "status", "reasons", "error", "seconds", "time")
+COLUMNS = ("source", "output", "status", "reasons", "error", "seconds", "time", "version")
+UNKNOWN = "unknown"
+"""Version in a record that does not name it."""
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222 }
 table { border-collapse: collapse }
@@ -36,15 +38,17 @@ ul { margin: 0; padding: 0; list-style: none }
 
 def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
     """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read one by one."""
-    rows, found = [], Counter()
+    rows, found, versions = [], Counter(), Counter()
     body, page, table = (temporary / name for name in ("rows.html", "summary.html", "summary.csv"))
     with open(body, "w", encoding="utf-8") as file:
         for record in records:
+            record = {"version": UNKNOWN, **record}
             found[record["status"]] += 1
+            versions[record["version"]] += bool(record["version"])  # none if it was not run
             rows.append({key: value for key, value in record.items() if key in (*COLUMNS, "figures")})
             file.write(_row(record, pictures=found[record["status"]] <= MOST_PICTURES))
     with open(page, "w", encoding="utf-8") as file, open(body, encoding="utf-8") as lines:
-        file.write(_head(found))
+        file.write(_head(found, +versions))
         file.writelines(lines)
         file.write("</table></body></html>\n")
     body.unlink()
@@ -111,13 +115,22 @@ def _cell(value: object) -> object:
     return "'" + text if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _head(found: Counter) -> str:
+def _head(found: Counter, versions: Counter) -> str:
     counts = ", ".join(f"{number} {escape(shown(status))}" for status, number in found.items())
     return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Harmonization</title><style>{STYLE}</style>"
-            f"</head><body><h1>Harmonization</h1><p>{sum(found.values())} volumes: {counts}. NetInversion {__version__}. "
+            f"</head><body><h1>Harmonization</h1><p>{sum(found.values())} volumes: {counts}. {_made_by(versions)} "
             "<strong>Research use only, never for diagnosis.</strong></p><p>Pictures: axial, coronal, sagittal; before (above) "
             "and after (below), each from 0 to its own 99.5th percentile.</p>\n"
             "<table><tr><th>volume</th><th>verdict</th><th>why</th><th>figures</th><th>before and after</th></tr>\n")
+
+
+def _made_by(versions: Counter) -> str:
+    """The version that made the results; of several the numbers of volumes, and that they may differ."""
+    if len(versions) < 2:
+        return escape(shown("".join(f"NetInversion {version}." for version in versions)))
+    made = ", ".join(f"{version} ({number})" for version, number in sorted(versions.items()))
+    return (f"<strong>Made by different versions of NetInversion, whose results may differ: {escape(shown(made))}.</strong> "
+            "For one version throughout, choose another output folder.")
 
 
 def _row(record: dict, pictures: bool) -> str:
@@ -133,6 +146,7 @@ def _row(record: dict, pictures: bool) -> str:
 def _figures(record: dict) -> Iterator[tuple[str, object]]:
     yield from record.get("figures", {}).items()
     yield "seconds", record["seconds"]
+    yield "NetInversion", record["version"]
 
 
 def _figure(value: object) -> str:
