@@ -83,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _fields(text: str) -> dict:
+    """Names and values given as JSON on the command line."""
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not JSON ({error}); write names in double quotes, such as "
+                                         "'{\"name\": 1}'") from error
+    if not isinstance(fields, dict):
+        raise argparse.ArgumentTypeError(f"{text} has no names; write names and values, such as '{{\"name\": 1}}'")
+    return fields
+
+
 class Lines(Progress):
     """Progress on stderr: a line every few per cent."""
 
@@ -235,7 +247,7 @@ def _ideal_input_arguments(parser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
     parser.add_argument("--model", help="model file; default the first shipped one that has these roles")
     parser.add_argument("--second", metavar="FILE", help="another network, on which the gain is tried")
-    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="fields of "
+    parser.add_argument("--settings", type=_fields, default={}, metavar="JSON", help="fields of "
                         "NetInversionLib.ideal_input.Settings, such as '{\"starts\": [\"patient\", \"zeros\"]}'")
     parser.add_argument("--threads", type=int, help="CPU threads")
 
@@ -297,7 +309,7 @@ def _invariances_arguments(parser) -> None:
                         "the image's noise")
     parser.add_argument("--lesion", nargs=3, type=float, metavar=("R", "A", "S"), help="point in mm at which lesions are tried")
     parser.add_argument("--spectrum", nargs="+", default=[], metavar="LAYER", help="layers whose lost directions are counted")
-    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="other fields of "
+    parser.add_argument("--settings", type=_fields, default={}, metavar="JSON", help="other fields of "
                         "NetInversionLib.invariance_settings.Settings, such as '{\"dose\": 0.1}'")
     _machine_arguments(parser)
 
@@ -437,7 +449,7 @@ def _harmonize_arguments(parser) -> None:
     parser.add_argument("--model", metavar="FILE", help="model of the target scanner; default the shipped one")
     parser.add_argument("--mode", help="anatomy-safe (default), seed or no-flow")
     parser.add_argument("--strength", type=float, help="0 to 1, share of free-form refinement; default 0")
-    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="more fields of "
+    parser.add_argument("--settings", type=_fields, default={}, metavar="JSON", help="more fields of "
                         "NetInversionLib.harmonize_settings.Settings, such as '{\"output_range\": \"target\"}'")
     parser.add_argument("--mask", metavar="PATTERN", help="a volume's mask as seen from its folder, such as "
                         "'{name}_brain.nii.gz'; {name}, {folder}, {subject} and {session} are filled in; default: NAME_mask "
@@ -506,7 +518,7 @@ def _train_flow_arguments(parser) -> None:
     parser.add_argument("--spacing", type=float, metavar="MM", help="voxel size of the flow's grid")
     parser.add_argument("--negative", type=float, metavar="SHARE", help="share of slices spoilt by random curves and fields, "
                         "whose likelihood is pushed down (default 0)")
-    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="other fields of "
+    parser.add_argument("--settings", type=_fields, default={}, metavar="JSON", help="other fields of "
                         "NetInversionLib.mrflow.FlowSettings, such as '{\"hidden\": 48, \"features\": [16, 32, 64]}'")
     parser.add_argument("--seed", type=int, default=0)
     _machine_arguments(parser)
@@ -588,7 +600,7 @@ def train_gate(options) -> int:
 def _train_denoiser_arguments(parser) -> None:
     _low_dose_arguments(parser)
     parser.add_argument("--architecture", default="cnn10", choices=["cnn10", "wganvgg", "redcnn"])
-    parser.add_argument("--arguments", type=json.loads, default={}, metavar="JSON", help="of the architecture, such as "
+    parser.add_argument("--arguments", type=_fields, default={}, metavar="JSON", help="of the architecture, such as "
                         "'{\"out_ch\": 32}'")
     parser.add_argument("--loss", default="mse", choices=["mse", "wgan"], help="wgan: adversarial and perceptual")
     parser.add_argument("--features", metavar="FILE", help="for wgan: the denoiser whose features the perceptual term compares")

@@ -59,6 +59,19 @@ def test_wrong_command_lines_show_the_usage(line, capsys):
     assert stop.value.code == 2 and "usage: netinversion" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "option"), [
+    ("compute ideal-input ct=x --output x", "--settings"), ("compute invariances x --output x", "--settings"),
+    ("harmonize x y", "--settings"), ("train flow x --output x", "--settings"), ("train denoiser x --output x", "--arguments"),
+])
+def test_settings_are_names_and_values(command, option, capsys):
+    for text, says in (("[1]", "[1] has no names"), ("3", "3 has no names"), ("null", "null has no names"),
+                       ("{seed: 1}", "{seed: 1} is not JSON")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command.split(), option, text])
+        assert stop.value.code == 2
+        assert f"argument {option}: {says}" in capsys.readouterr().err
+
+
 def test_simulate(tmp_path, capsys):
     hu = np.full((3, 24, 24), -1000, np.int16)
     hu[:, 4:20, 4:20] = 40
