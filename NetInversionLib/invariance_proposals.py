@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from .invariance_settings import SAMPLING, Settings
+from .invariance_settings import PROPOSALS, SAMPLING, Settings
 from .layers import UpTo, same_values
 from .level_set import Window
 from .low_dose import FreshNoise, LowDoseSettings
@@ -23,7 +23,7 @@ DECODER_REACH = 3
 
 
 class Proposer:
-    """Draws changes of a region of one slice, HU; the kinds asked for take turns.
+    """Draws changes of a region of one slice, HU; the kinds asked for take turns, each with random numbers of its own.
 
     Args:
         hu: The slice (J, I), HU. spacing_mm: (i, j).
@@ -39,14 +39,21 @@ class Proposer:
             there, made = image_noise(hu[None].numpy()), image_noise(made[None].numpy(), hu[None].numpy())
             self.factor = there / made if made > 0 and there > 0 else 1.0
         self.kinds = {"noise": self.noise, "texture": self.texture, "cinn": drawn}
+        self.generators: dict[str, torch.Generator] = {}
 
     def draw(self, first: int, count: int, generator: torch.Generator) -> Tensor:
-        """Changes (count, h, w) number ``first`` and following."""
+        """Changes (count, h, w) number ``first`` and following.
+
+        Only the first call takes from ``generator``, a seed for each kind: how much a sampler draws does not change the others.
+        """
+        if not self.generators:
+            seeds = torch.randint(2**62, (len(PROPOSALS),), generator=generator)
+            self.generators = {kind: torch.Generator().manual_seed(int(seed)) for kind, seed in zip(PROPOSALS, seeds)}
         changes, kinds = torch.empty(count, *self.region.size), self.settings.proposals
         for n, kind in enumerate(kinds):
             turns = range((n - first) % len(kinds), count, len(kinds))
             if turns:
-                changes[turns.start::turns.step] = self.kinds[kind](len(turns), generator)
+                changes[turns.start::turns.step] = self.kinds[kind](len(turns), self.generators[kind])
         return changes
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
@@ -110,7 +117,7 @@ def flow_layer(sampler: Model, denoiser: Model, layer: str) -> str:
         ModelError: None does; says which layers have one. LayerError: The denoiser has no such layer.
     """
     flows = sampler.network.layers
-    for name in same_values(denoiser.network, layer, _probe(denoiser.network)):
+    for name in same_values(denoiser.network, layer, _probe(denoiser.network), repr(denoiser.card.name)):
         if name in flows:
             return name
     raise ModelError(f"{sampler.card.name!r} has no flow for layer {layer!r} of {denoiser.card.name!r}, only for "

@@ -59,19 +59,20 @@ class UpTo(nn.Module):
         network: The whole network f, used as it is.
         layer: A layer's name, its number (also as text), or "output" for f itself.
         image: (N, C, *space), to find the layers with.
+        called: The network in words, for errors.
 
     Raises:
         LayerError: There is no such layer.
     """
 
-    def __init__(self, network: nn.Module, layer: str | int, image: Tensor):
+    def __init__(self, network: nn.Module, layer: str | int, image: Tensor, called: str = "the network"):
         super().__init__()
         self.network = network
         available = layers(network, image)
         matching = [found.name for found in available if str(layer) in (found.name, str(found.number))]
         if not matching and layer != "output":
             titles = "; ".join(found.title for found in available)
-            raise LayerError(f"the network has no layer {str(layer)!r}; choose 'output' or one of: {titles}")
+            raise LayerError(f"{called} has no layer {str(layer)!r}; choose 'output' or one of: {titles}")
         self.layer = matching[0] if matching else "output"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,11 +92,12 @@ class UpTo(nn.Module):
         return kept[0]
 
 
-def same_values(network: nn.Module, layer: str | int, image: Tensor | None = None) -> tuple[str, ...]:
+def same_values(network: nn.Module, layer: str | int, image: Tensor | None = None,
+                called: str = "the network") -> tuple[str, ...]:
     """All names of what a layer gives: its own first; a last layer that gives the network's output is "output" too.
 
     Args:
-        layer: As for ``UpTo``. image: As for ``layers``.
+        layer, called: As for ``UpTo``. image: As for ``layers``.
 
     Raises:
         LayerError: There is no such layer.
@@ -105,7 +107,7 @@ def same_values(network: nn.Module, layer: str | int, image: Tensor | None = Non
     with torch.no_grad():
         output = _run(network, image, lambda name, module, values: given.append((name, values)))
     ends = ["output", *(name for name, values in given if values is output)]
-    own = UpTo(network, layer, image).layer
+    own = UpTo(network, layer, image, called).layer
     return (own, *(name for name in ends if name != own)) if own in ends else (own,)
 
 

@@ -217,8 +217,26 @@ def test_all_names_of_a_layer():
     assert same_values(cnn10, "3") == ("layers.2",)
     assert same_values(redcnn, "output") == ("output",)  # a sum comes last
     assert same_values(redcnn, "tconv5") == ("tconv5",)
-    with pytest.raises(ValueError, match="no layer 'conv9'"):
-        same_values(cnn10, "conv9")
+    with pytest.raises(ValueError, match="^'A' has no layer 'conv9'"):
+        same_values(cnn10, "conv9", called="'A'")
+
+
+def test_noise_and_textures_are_the_same_whatever_a_sampler_draws():
+    """Two denoisers are asked about the same ones, though each sampler takes as many random numbers as it likes."""
+    volume, region = body(), Window(10, 30, 12, 34)
+    hu, drawn = torch.from_numpy(volume.array[0]), []
+    for takes in (1, 1000):
+        def sampler(count, generator, takes=takes):
+            torch.randn(takes, generator=generator)
+            return torch.zeros(count, *region.size)
+
+        proposer = Proposer(hu, volume.spacing_mm[:2], region, Settings(proposals=("cinn", "noise", "texture")), sampler)
+        generator = torch.Generator().manual_seed(3)
+        changes = torch.cat([proposer.draw(first, 6, generator) for first in (0, 6)])
+        drawn.append((changes, torch.rand(2, generator=generator)))
+    for one, other in zip(*drawn):
+        assert torch.equal(one, other)
+    assert len({float(image.sum()) for image in drawn[0][0]}) == 9  # 8 that differ, and the sampler's nothing
 
 
 # -- files and bad input -----------------------------------------------------------------------------------------------
