@@ -30,6 +30,7 @@ READ_LAYERS = "?"  # item of the list of layers
 SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
 KINDS = ("samples", "proposals")  # keys of the browsed sequences
+SAMPLE_PROOFS = "proof of samples"  # key of the table with each sample's own figures
 LESION = "lesion"  # in the keys of the images of a nodule
 
 #
@@ -171,6 +172,8 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
         self._layersOf = None  # (denoiser, sampler) that the list of layers shows
         self._withFlow = None  # names of those that the sampler has a flow for, once they are read
+        self._second = (None, "")  # (second denoiser, layer, flow) and what is wrong with them
+        self._watched = ()  # markups whose points decide whether Apply can be pressed
         self.initializeParameterNode()
 
     # What the user chooses and connectGui does not know
@@ -278,12 +281,30 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.epsilonSlider.enabled = not node.automatic and node.layer == "output"
         ui.layerToleranceSpinBox.enabled = node.layer != "output"
         ui.simulateButton.enabled = node.normalDose is not None
+        self._watch(node.lesionNode, node.roiNode)
+
+    def _watch(self, *markups):
+        """Follow points that are placed or moved, which does not change the parameter node."""
+        if self._watched == markups:
+            return
+        events = slicer.vtkMRMLMarkupsNode
+        self._watched, before = markups, self._watched
+        for change, nodes in ((self.removeObserver, before), (self.addObserver, markups)):
+            for node in nodes:
+                if node is not None:
+                    for event in (events.PointPositionDefinedEvent, events.PointRemovedEvent, events.PointEndInteractionEvent):
+                        change(node, event, self.refresh)
 
     def problems(self):
         node, found = self._parameterNode, self.logic.problems(self._parameterNode, self._card)
         if not found and node.flow and self._withFlow is not None and node.layer not in self._withFlow:
             found.append(_("The sampler has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
                            "texture as proposals.").format(name=node.layer, others=", ".join(sorted(self._withFlow))))
+        if not found and node.secondModel and "torch" in sys.modules:  # else the run says it
+            asked = (node.secondModel, node.layer, node.flow)
+            if self._second[0] != asked:
+                self._second = asked, self.logic.layerProblem(*asked)
+            found += filter(None, [self._second[1]])
         return found
 
     def estimate(self):
@@ -410,7 +431,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         :param segmentation: segmentation or label map node: statistics inside its segments.
         :param point: markups fiducial node: its first point is where lesions are tried.
         :param roi: markups ROI node: the region, instead of ``settings["region"]``.
-        :param secondModel: file of another denoiser, asked about the same proposals.
+        :param secondModel: file of another denoiser, asked about the same noise and textures; "cinn" draws for each denoiser
+            with its own sampler.
         :param sampler: file of a sampler made for the denoiser, ``secondSampler`` of one made for the second. Where no
             ``proposals`` are named it draws them; where "cinn" is named and no file, the first installed that fits is taken.
         Only the slices that are needed are sent. The others: see ``run``.
@@ -548,6 +570,25 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         return {name for flow in (models.read_card(sampler).arguments["flows"] if sampler else ())
                 for name in layers.same_values(network, flow)}
 
+    def layerProblem(self, path, layer, flow):
+        """Why a layer of the denoiser at ``path`` cannot be looked at; "" if it can.
+
+        :param flow: whether the first sampler that fits has to have a flow for it.
+        """
+        from NetInversionLib import layers
+
+        try:
+            model = models.load(path)
+            names = layers.same_values(model.network, layer, called=repr(model.card.name))
+            known = self.layersWithFlow(path, next(iter(self.samplers(path)), None)) if flow else set(names)
+        except layers.LayerError as error:
+            return str(error)
+        except (ValueError, RuntimeError):  # the network cannot be used, or not on one image: the run says why
+            return ""
+        return "" if known & set(names) else _(
+            "The sampler of '{model}' has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
+            "texture as proposals.").format(model=model.card.name, name=layer, others=", ".join(sorted(known)))
+
     def problems(self, node, card):
         """All reasons why Apply can not be pressed, in words."""
         if node is None:
@@ -559,14 +600,24 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def _volumeProblems(self, node):
         if node.lowDose is None:
             return [_("Choose a low-dose CT.")]
-        found = []
         try:
             self.region(node)
         except ValueError as error:
-            found.append(str(error))
-        if node.lesionNode is not None and not node.lesionNode.GetNumberOfControlPoints():
-            found.append(_("Place a point in '{name}', or choose no lesion.").format(name=node.lesionNode.GetName()))
-        return found
+            return [str(error)]
+        return self._lesionProblems(node)
+
+    def _lesionProblems(self, node):
+        if node.lesionNode is None:
+            return []
+        name = node.lesionNode.GetName()
+        if not node.lesionNode.GetNumberOfControlPoints():
+            return [_("Place a point in '{name}', or choose no lesion.").format(name=name)]
+        try:
+            volumes.region_from_ras_points(mrml.grid_from_node(node.lowDose), [pointOf(node.lesionNode)])
+        except volumes.VolumeError:
+            return [_("The point in '{name}' lies outside of '{volume}': move it to where the lesion is to be.").format(
+                name=name, volume=node.lowDose.GetName())]
+        return []
 
     def _settingProblems(self, node):
         found = []
@@ -582,11 +633,15 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if node.secondModel:
             problem = self.card(node.secondModel)[1]
             found += [problem] if problem else []
-        for text, what in ((node.diameters, _("lesion sizes")), (node.contrasts, _("lesion contrasts"))):
+        for name, text, problem in (
+                ("lesion_diameters_mm", node.diameters,
+                 _("Write the lesion sizes (Advanced) as numbers with commas between, all above 0.")),
+                ("lesion_contrasts_hu", node.contrasts,
+                 _("Write the lesion contrasts (Advanced) as numbers with commas between, none of them 0."))):
             try:
-                numbers(text)
+                invariance_settings.Settings(**{name: numbers(text)})
             except ValueError:
-                found.append(_("Write the {what} (Advanced) as numbers with commas between.").format(what=what))
+                found.append(problem)
         return found
 
     def _samplerProblems(self, node):
@@ -662,14 +717,18 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         return text if known else text + " " + _("(A first guess; after a run it is measured.)")
 
     def preview(self, result):
-        """A picture of both maps of the slice that is being worked on."""
-        maps, table = {}, result.tables["proof"].columns
-        turned = {kind: volumes.reorient(result.volumes[f"std {kind}"], "LPS").array for kind in ("unproven", "proven")}
+        """A picture of both maps of the slice, and of the denoiser, that is being worked on."""
+        suffix = " second" if "std unproven second" in result.volumes else ""
+        maps, table = {}, result.tables[f"proof{suffix}"].columns
+        turned = {kind: volumes.reorient(result.volumes[f"std {kind}{suffix}"], "LPS").array for kind in ("unproven", "proven")}
         slice_ = table["slice"][-1] if table.get("slice") else 0
         rows, columns = (np.flatnonzero(turned["unproven"][slice_].any(axis)) for axis in (1, 0))
         seen = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else ()  # the region
-        for kind, words in (("unproven", _("Unproven, HU")), ("proven", _("Proven, HU"))):
-            maps[words] = turned[kind][slice_][seen]
+        titles = {"unproven": _("Unproven, HU"), "proven": _("Proven, HU")}
+        if suffix:
+            titles = {"unproven": _("Unproven, HU, second denoiser"), "proven": _("Proven, HU, second denoiser")}
+        for kind, title in titles.items():
+            maps[title] = turned[kind][slice_][seen]
         return qtjobs.mapsPicture(maps, max(float(array.max()) for array in maps.values()))
 
     # Results in words and views
@@ -698,6 +757,14 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def sampleCount(self, nodes, key):
         sequence = nodes.get(f"sequence of {key}")
         return sequence.GetNumberOfDataNodes() if sequence is not None else len(self._single(nodes, key))
+
+    def _sampleNumber(self, nodes, key, value):
+        """The number of a sample or proposal in its name, of the one at place ``value`` (from 1) of those that are kept."""
+        sequence, place = nodes.get(f"sequence of {key}"), round(value) - 1
+        if sequence is not None and place < sequence.GetNumberOfDataNodes():
+            return int(sequence.GetNthIndexValue(place))
+        single = self._single(nodes, key)
+        return int(single[place].split()[1]) if place < len(single) else None
 
     def choose(self, nodes, key, value):
         """Select a sample in the browser by its number, or show the patient's image with ``value`` times a component added."""
@@ -733,15 +800,13 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if facts is None:
             return ""
         part = facts["second"] if key.endswith("second") else facts
-        limit = f"{part['epsilon']:.2g} HU" if part["epsilon_units"] == "HU" else f"{100 * part['epsilon']:.2g} %"
-        if key.startswith("samples"):
-            return _("Proven: the network's change is at most {limit}.").format(limit=limit)
-        if key.startswith("proposals"):
-            return _("Unproven: as proposed. The table of proofs says how much the network notices.")
+        if key.startswith(KINDS):
+            return self._sampleProof(nodes, key, value, part)
         if key.startswith(LESION):
             return _("Unproven: the nodule of which most stays unnoticed, put in whole. See the table of lesions.")
         if LESION in key:
-            return _("Proven: with so much of that nodule the network's change is at most {limit}.").format(limit=limit)
+            return _("Proven: with so much of that nodule {layer} changes by at most {limit}.").format(
+                layer=self._layerWords(part), limit=self._amount(part, part["epsilon"]))
         table = nodes.get("components second" if key.endswith("second") else "components")
         if table is None:
             return ""
@@ -752,6 +817,46 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             n=key.split()[1], share=max(columns["explained variance (%)"][row] for row in rows), heading=heading,
             change=max(columns[heading][row] for row in rows))
 
+    def _layerWords(self, part):
+        """What was looked at, from the facts about one denoiser: where it is hidden, nothing is proven about the output."""
+        layer = part["settings"]["layer"]
+        return _("the network's output") if layer == "output" else _("the network's layer {name}").format(name=layer)
+
+    def _amount(self, part, value):
+        """A change of that, with its unit."""
+        return f"{value:.2g} HU" if part["epsilon_units"] == "HU" else f"{100 * value:.2g} %"
+
+    def _sampleProof(self, nodes, key, value, part):
+        """What is known of a sample or proposal; of several slices and tiles the largest changes."""
+        layer, proven = self._layerWords(part), key.startswith("samples")
+        number, limit = self._sampleNumber(nodes, key, value), self._amount(part, part["epsilon"])
+        table = nodes.get(f"{SAMPLE_PROOFS}{' second' if key.endswith('second') else ''}")
+        columns = mrml.columns_of(table) if table is not None else {"sample": [], "accepted": []}
+        rows = [row for row, its in enumerate(columns["sample"]) if its == number]
+        accepted = [row for row in rows if columns["accepted"][row] == "True"]
+        looked_at = part["settings"]["layer"]
+        heading = "change of the output" if looked_at == "output" else f"change of the layer {looked_at}"
+
+        def largest(start, among):
+            values = next((values for name, values in columns.items() if name.startswith(start)), [])
+            return max((values[row] for row in among), default=float("nan")) if values else float("nan")
+
+        if proven and accepted:
+            words = [_("Sample {n}, proven: {layer} changes by {change}, at most {limit} are allowed.").format(
+                n=number, layer=layer, change=self._amount(part, largest(f"projected, {heading} (", accepted)), limit=limit)]
+            output = largest("projected, change of the output", accepted)
+            if part["epsilon_units"] != "HU" and output == output:
+                words.append(_("Its output changes by {change:.2g} HU.").format(change=output))
+            share = sum(columns["survived (%)"][row] for row in accepted) / len(accepted)
+            words.append(_("{share:.0f} % of the proposed change survived.").format(share=share))
+            return " ".join(words)
+        if proven:
+            return _("Proven: {layer} changes by at most {limit}.").format(layer=layer, limit=limit)
+        if rows:
+            return _("Proposal {n}, unproven: {layer} changes by {change}; {limit} count as unnoticed.").format(
+                n=number, layer=layer, change=self._amount(part, largest(f"unproven, {heading} (", rows)), limit=limit)
+        return _("Unproven: as proposed. The table of proofs says how much the network notices.")
+
     def summary(self, nodes):
         """How many samples were accepted, and what survived."""
         facts = self.facts(nodes)
@@ -760,10 +865,9 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         lines = [] if facts["complete"] else [_("<b>Incomplete</b>: the run was stopped; the maps are partial.")]
         for suffix, name in self.modelsOf(nodes).items():
             part = facts["second"] if suffix else facts
-            unit, factor = ("HU", 1) if part["epsilon_units"] == "HU" else ("%", 100)
-            lines.append(_("<b>{name}</b>: {accepted} of {projected} projected samples are proven to change it by at most "
-                           "{limit:.2g} {unit}.").format(name=name, accepted=part["accepted"], projected=part["projected"],
-                                                         limit=factor * part["epsilon"], unit=unit))
+            lines.append(_("<b>{name}</b>: {accepted} of {projected} projected samples are proven to change {layer} by at most "
+                           "{limit}.").format(name=name, accepted=part["accepted"], projected=part["projected"],
+                                              layer=self._layerWords(part), limit=self._amount(part, part["epsilon"])))
             table = nodes.get(f"proof{suffix}")
             survived = mrml.columns_of(table).get("survived (%)", []) if table is not None else []
             known = [float(value) for value in survived if float(value) == float(value)]

@@ -13,6 +13,7 @@ from test_invariances import body
 from NetInversionLib import jobs, models, networks
 from NetInversionLib.denoising import CHANNEL
 from NetInversionLib.level_set import LevelSet, Window, verify
+from NetInversionLib.results import Result, Table
 
 host.start()
 
@@ -178,7 +179,8 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     x0 = (torch.from_numpy(volume.array[1:2])[None] - CHANNEL.low) / SCALE
     target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE)
     selector, slider = widget.ui.shownImageSelector, widget.ui.shownSlider
-    for key, low, high in (("samples", 0.0, 1.0), ("proposals", 1.0, 200.0)):
+    proofs = mrml.columns_of(found["proof of samples"])
+    for key, low, high, column in (("samples", 0.0, 1.0, "projected"), ("proposals", 1.0, 200.0, "unproven")):
         selector.setCurrentIndex(selector.findData(key))
         widget._onImage(0)
         seen = []
@@ -186,9 +188,16 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
             slider.value = number
             seen.append(array(found[key]).copy())
             x = (torch.from_numpy(seen[-1])[None] - CHANNEL.low) / SCALE
-            assert low < verify(target, x0, x) <= high + 1e-4
+            change = verify(target, x0, x)
+            assert low < change <= high + 1e-4
+            row = proofs["sample"].index(number)
+            assert proofs[f"{column}, change of the output (HU)"][row] == pytest.approx(change, rel=2e-3)
+            said = widget.ui.shownProofLabel.text
+            assert f" {number}, " in said
+            assert f"the network's output changes by {proofs[f'{column}, change of the output (HU)'][row]:.2g} HU" in said
+            assert (f"{proofs['survived (%)'][row]:.0f} % of the proposed change survived" in said) == (key == "samples")
         assert not np.array_equal(seen[0], seen[1]) and slider.maximum == 3
-        assert ("Proven" if key == "samples" else "Unproven") in widget.ui.shownProofLabel.text
+        assert (", unproven:" if key == "proposals" else ", proven:") in widget.ui.shownProofLabel.text
     assert found["browser"].GetNumberOfItems() == 3 and found["sequence of samples"].GetNumberOfDataNodes() == 3
 
     # A component, by the slider
@@ -236,7 +245,11 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     ui = widget.ui
     ui.lesionSelector.setCurrentNode(point)
     assert "Place a point in 'Lesion'" in ui.applyButton.toolTip
+    point.AddControlPoint(-20.0, -20.0, 200.0)
+    assert "The point in 'Lesion' lies outside of 'My CT'" in ui.applyButton.toolTip
+    point.RemoveAllControlPoints()
     point.AddControlPoint(-20.0, -20.0, 2.0)
+    assert ui.applyButton.enabled
     ui.segmentationSelector.setCurrentNode(label)
     ui.spectrumCheckBox.checked = True
     ui.secondModelEdit.currentPath = str(second)
@@ -278,6 +291,65 @@ def test_the_layers_are_read_off_the_network(widget, published):
     press(widget)
     finish(widget)
     assert facts(widget)["epsilon_units"] == "relative" and facts(widget)["epsilon"] == 0.01
+    # Only that layer was bounded; what the output does is a figure of its own
+    assert "to change the network's layer layers.0 by at most 1 %" in widget.ui.summaryLabel.text
+    said = widget.logic.proofOf(results(widget), "samples", 1)
+    proofs = mrml.columns_of(results(widget)["proof of samples"])
+    assert "proven: the network's layer layers.0 changes by" in said and "at most 1 % are allowed" in said
+    assert f"Its output changes by {proofs['projected, change of the output (HU)'][0]:.2g} HU." in said
+
+
+def test_what_is_said_of_a_sample_is_the_worst_of_its_accepted_slices(widget):
+    from types import SimpleNamespace
+
+    def table(**columns):
+        return mrml.table_to_node(Table("Proof of each sample", columns))
+
+    part = {"settings": {"layer": "3"}, "epsilon": 0.01, "epsilon_units": "relative"}
+    nodes = {"sample 2": None, "sample 5": None, "facts": SimpleNamespace(GetText=lambda: json.dumps({**part, "second": part})),
+             "proof of samples": table(**{
+                 "slice": [0, 1, 2, 0], "sample": [5, 5, 5, 2],
+                 "unproven, change of the layer 3 (relative)": [0.5, 0.6, 0.7, 0.9],
+                 "projected, change of the layer 3 (relative)": [0.008, 0.009, 0.4, 0.001],
+                 "accepted": [True, True, False, True], "projected, change of the output (HU)": [2.0, 1.0, 50.0, 9.0],
+                 "survived (%)": [10.0, 20.0, 90.0, 70.0]})}
+    assert widget.logic.proofOf(nodes, "samples", 2) == (
+        "Sample 5, proven: the network's layer 3 changes by 0.9 %, at most 1 % are allowed. Its output changes by 2 HU. "
+        "15 % of the proposed change survived.")
+    nodes.update({"proposal 5": None})
+    assert widget.logic.proofOf(nodes, "proposals", 1) == (
+        "Proposal 5, unproven: the network's layer 3 changes by 70 %; 1 % count as unnoticed.")
+    assert widget.logic.proofOf(nodes, "hidden lesion", 1).endswith("the network's layer 3 changes by at most 1 %.")
+    assert widget.logic.proofOf(nodes, "samples second", 1) == "Proven: the network's layer 3 changes by at most 1 %."
+
+
+def test_the_preview_is_of_the_denoiser_that_is_worked_on(widget, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(qtjobs, "mapsPicture", lambda maps, high: shown.update(maps))
+    result = Result(tables={f"proof{suffix}": Table("", {"slice": [1]}) for suffix in ("", " second")})
+    for value, key in enumerate(("unproven", "proven", "unproven second", "proven second"), 1):
+        result.volumes[f"std {key}"] = body(slices=2).with_array(np.full((2, 40, 44), value, np.float32))
+        if value % 2 == 0:
+            shown.clear()
+            widget.logic.preview(result)
+            assert {float(array.max()) for array in shown.values()} == {value - 1, value}
+            assert all(("second" in title) == ("second" in key) for title in shown)
+
+
+def test_a_layer_that_the_second_denoiser_lacks_is_told_before_apply(widget, tmp_path):
+    choose(widget, add_ct())
+    second = models.save(tmp_path / "second.safetensors", averaging(), card(name="Published"))
+    widget.ui.secondModelEdit.currentPath = str(second)
+    first = [layer for layer in entries(widget.ui.layerSelector) if layer != "output"]
+    assert first == ["layers.0", "layers.1", "layers.2"]
+    widget.setValues(layer="layers.2")  # of both
+    assert widget.ui.applyButton.enabled
+    use_model(widget, second)
+    widget.ui.secondModelEdit.currentPath = str(plain(tmp_path / "plain.safetensors", name="Plain"))
+    widget.setValues(layer="layers.4")
+    assert "'Plain' has no layer 'layers.4'; choose 'output' or one of: 1: layers.0" in widget.ui.applyButton.toolTip
+    widget.ui.secondModelEdit.currentPath = ""
+    assert widget.ui.applyButton.enabled
 
 
 def test_the_panel_starts_with_the_library_s_settings(widget):
@@ -393,6 +465,9 @@ def test_another_denoiser_has_another_sampler_or_none(sampled):
 def test_a_layer_without_flow_is_refused_with_those_that_have_one(sampled):
     choose(sampled, add_ct())
     sampled._parameterNode.layer = "layers.2"
+    denoiser = str(sampled.files[0])
+    assert "no flow for layer 'layers.2', only for layers.0, layers.4" in sampled.logic.layerProblem(denoiser, "layers.2", True)
+    assert sampled.logic.layerProblem(denoiser, "layers.2", False) == sampled.logic.layerProblem(denoiser, "output", True) == ""
     assert "has no flow for layer 'layers.2', only for layers.0, layers.4, output" in sampled.ui.applyButton.toolTip
     sampled._withFlow = None  # the layers were not read yet: the run says it
     sampled._showApply()
@@ -567,9 +642,13 @@ def test_epsilon_of_nothing_and_other_settings(widget):
     ui.projectedSpinBox.value = 500
     refused(widget, "Not more samples can be projected")
     ui.projectedSpinBox.value = 2
-    widget._parameterNode.contrasts = "strong"
-    refused(widget, "numbers with commas between")
+    for text in ("strong", "30, 0", ""):
+        widget._parameterNode.contrasts = text
+        refused(widget, "contrasts (Advanced) as numbers with commas between, none of them 0")
     widget._parameterNode.contrasts = "30"
+    widget._parameterNode.diameters = "3, -1"
+    refused(widget, "sizes (Advanced) as numbers with commas between, all above 0")
+    widget._parameterNode.diameters = "3"
     ui.roiSelector.currentNode().SetCenter(500, 500, 500)
     widget.refresh()
     refused(widget, "outside")
