@@ -47,6 +47,7 @@ FLOOR, TONE_FLOOR = 0.06, 0.02
 TONE_BELIEF = 0.3
 # A scan that cannot be told from the target's own keeps this share of itself.
 MOST_KEPT, KEPT_FLOOR = 0.3, 0.01
+SMOOTHED_VOXELS = 4  # along each axis: with fewer, ITK's recursive Gaussian has nothing to start from
 DARKEST = 0.02  # below it a tone curve is straight, down to 0
 # Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and a smooth rest.
 POWER_DEVIATIONS = (0.25, 0.5)
@@ -93,7 +94,7 @@ class Estimate:
         explanation: The key of ``EXPLANATIONS`` that was chosen.
         evidence: Natural logarithm of each explanation's evidence over that of a tone curve alone.
         unchanged: Probability that the scan is one of the target's own and needs no change; 0 where a field was found.
-        alignment: Correlation of the aligned scan with the template, 0 to 1; below about 0.85 is suspicious.
+        alignment: Correlation of the aligned scan with the template, 0 to 1; the lower, the less the change can be trusted.
         template_to_ras: 4x4, mm to mm.
     """
 
@@ -182,10 +183,13 @@ def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
     """A reduced brain in the template's grid, aligned to its template.
 
     Raises:
-        ScanError: It cannot be aligned, or hardly overlaps the template afterwards.
+        ScanError: It is too thin or cannot be aligned, or hardly overlaps the template afterwards.
     """
     image, mask = brain
     inside = mask.array > INSIDE
+    if min(image.shape) < SMOOTHED_VOXELS or not inside.any():
+        raise ScanError("what the mask covers is too thin to be aligned to the brain template: use a volume, or a mask, that "
+                        "covers more of the brain, or another mode than anatomy-safe")
     matched = np.zeros_like(image.array)
     matched[inside] = np.interp(image.array[inside], *_match(image.array[inside], target.matched))
     matrix, alignment = register(target.template, image.with_array(matched))

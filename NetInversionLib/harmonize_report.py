@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 from html import escape
 from pathlib import Path
@@ -66,10 +67,11 @@ def methods(facts: dict) -> str:
            "no-flow": "the correlation and edge terms of MRFlow without its normalizing flow (an ablation)"}[settings["mode"]]
     also = (f", followed by a free-form refinement of strength {settings['strength']:g}"
             if settings["mode"] == "anatomy-safe" and settings["strength"] else "")
+    masked = f" ({facts['mask']})" if "mask" in facts else ""  # scenes saved by older versions do not say
     return (f"MR images were harmonized with NetInversion {__version__} (mode {settings['mode']}: {how}{also}). The target "
             f"domain was the model \"{model['name']}\", version {model['version']} (SHA-256 {model['sha256'][:16]}), trained on "
             f"{len(model['trained_on'])} volumes. Intensities were scaled by the 99.5th percentile inside the "
-            f"{facts.get('mask', 'brain')} mask. Each result was checked for typicality in the target domain, tissue contrast, "
+            f"mask{masked}. Each result was checked for typicality in the target domain, tissue contrast, "
             f"orientation and artefacts; this one was {facts['verdict']}.")
 
 
@@ -84,14 +86,16 @@ def views(result: Result, source: Volume) -> str:
     images = [(name, volumes.reorient(volume, "LPS"), colours) for name, volume, colours in images if volume is not None]
     figure = _figure(2.2 * len(images), 6.6)
     axes = np.reshape(figure.subplots(len(VIEWS), len(images), squeeze=False), (len(VIEWS), len(images)))
-    window = _window(images[0][1].array, images[0][2], "source")
+    # The same window shows what changed, unless the result's intensities are another scanner's.
+    native = result.facts["settings"]["output_range"] == "native"
+    source_window = _window(images[0][1].array, images[0][2], "source")
     for column, (name, volume, colours) in enumerate(images):
-        low, high = window if name in ("source", "result") else _window(volume.array, colours, name)
+        low, high = source_window if name == "result" and native else _window(volume.array, colours, name)
         for row, (slice_, aspect) in enumerate(_middles(volume)):
             axis = axes[row, column]
             axis.imshow(slice_, cmap=colours, vmin=low, vmax=high, aspect=aspect, origin="upper" if row == 0 else "lower")
             axis.set_axis_off()
-        axes[0, column].set_title(f"{name}\n{low:.3g} to {high:.3g}", fontsize=8)
+        axes[0, column].set_title(f"{name}\n{readable(low)} to {readable(high)}", fontsize=8)
     return _png(figure)
 
 
@@ -152,7 +156,13 @@ def _table(table: Table) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return readable(value, 4) if isinstance(value, float) else str(value)
+
+
+def readable(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits, without an exponent between 0.0001 and a million: 1000, not 1e+03."""
+    large = math.isfinite(value) and 10**digits - 0.5 <= abs(value) < 1e6
+    return f"{value:.0f}" if large else f"{value:.{digits}g}"
 
 
 def _text(words: object) -> str:

@@ -183,6 +183,9 @@ def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
     """The scan on an isotropic grid along its own axes that just holds the mask and ``margin`` voxels around it.
 
     Where the scan is finer, it is first smoothed to the new voxel size (Gaussian, full widths at half maximum in quadrature).
+
+    Raises:
+        mr.ScanError: Nothing of the mask is left on that grid.
     """
     old = np.array(scan.volume.spacing_mm[::-1])
     sigma = np.sqrt(np.maximum(0, spacing_mm**2 - old**2)) / 2.355 / old
@@ -194,6 +197,9 @@ def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
     image = volumes.resample(smooth, reference, fill=0).array.clip(0, mr.BRIGHTEST)
     inside = near.with_array(ndimage.gaussian_filter(scan.mask[box].astype(np.float32), sigma, mode="nearest"))
     mask = volumes.resample(inside, reference, fill=0).array > 0.5
+    if not mask.any():
+        raise mr.ScanError(f"the mask covers less than a voxel of the model's grid ({spacing_mm:g} mm): draw or choose a mask "
+                           "that covers the brain")
     volume = replace(reference, array=np.ascontiguousarray(image, np.float32))
     return mr.Scan(volume, mask, scan.scale, scan.original)
 
@@ -238,11 +244,12 @@ def quantised(image: Tensor, bin_width: float) -> Tensor:
 
 
 def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """All slices along an axis that meet the mask (or every n-th): images, edges, masks (N, 1, H, W).
+    """All slices along an axis that meet the mask (or every n-th, one at least): images, edges, masks (N, 1, H, W).
 
     Zeros at the far sides fill heights and widths up to a multiple.
     """
-    used = np.flatnonzero(case.mask.any(tuple({0, 1, 2} - {axis})))[every // 2 :: every]
+    used = np.flatnonzero(case.mask.any(tuple({0, 1, 2} - {axis})))
+    used = used[min(every // 2, len(used) - 1) :: every]
     found = []
     for array in (case.image, case.edges, case.mask.astype(np.float32)):
         stack = np.moveaxis(np.take(array, used, axis), axis, 0)

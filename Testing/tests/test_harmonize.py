@@ -113,6 +113,42 @@ def test_the_target_s_range_is_that_of_its_people(model):
     assert np.percentile(image[image > 0], 99.5) == pytest.approx(typical, rel=0.15)
 
 
+def test_a_model_without_the_target_s_intensities_is_refused_before_any_work(model, monkeypatch):
+    _, source = shown("none")
+    known = type(model.network).statistic
+    monkeypatch.setattr(type(model.network), "statistic", lambda self, name: None if name == "scale" else known(self, name))
+    monkeypatch.setattr(method.mr, "prepare", lambda *given: pytest.fail("the volume was looked at"))
+    with pytest.raises(models.ModelError, match="train flow"):
+        run(source, model, output_range="target")
+
+
+def test_neighbours_farther_apart_than_the_margin_keep_their_order(model):
+    _, source = shown(FIELD)
+    result = run(source, model)
+    scale, margin = result.facts["scale"], result.facts["order_margin"]
+    assert 0 < margin < 0.2 and "order_margin" not in run(source, model, strength=0.5, iterations=1).facts
+    seen, given = source.array / scale, result.volumes["harmonized"].array
+    for axis in range(3):
+        ends = [np.take(seen, range(n, seen.shape[axis] - 1 + n), axis) for n in (0, 1)]
+        clear = (np.diff(seen, axis=axis) > margin) & (np.minimum(*ends) > 0) & (np.maximum(*ends) < mr.BRIGHTEST)
+        assert clear.sum() > 100 and (np.diff(given, axis=axis)[clear] >= 0).all()
+
+
+def test_what_was_found_is_told_and_a_poor_alignment_is_flagged(model, monkeypatch):
+    _, source = shown(FIELD)
+    told = run(source, model)
+    found = told.facts["estimate"]
+    assert "field" in found["explanation"] and found["evidence"]["tone curve"] == 0 and found["unchanged"] == 0
+    assert found["alignment"] > method.LEAST_ALIGNMENT and told.facts["mask"] == "voxels above 0"
+    verdict = dict(zip(told.tables["verdict"].columns["check"], told.tables["verdict"].columns["passed"]))
+    assert verdict["alignment to the target"] == "yes"
+    known = method.corrector.explain
+    monkeypatch.setattr(method.corrector, "explain", lambda *given, **more: replace(known(*given, **more), alignment=0.8))
+    poor = run(source, model)
+    assert poor.facts["verdict"] == "flagged" and "harmonized" in poor.volumes
+    assert any("could not be aligned" in reason for reason in poor.facts["reasons"])
+
+
 @pytest.mark.parametrize("axes", ["LPS", "SPR"])
 def test_voxel_order_does_not_matter(model, axes):
     _, source = shown(FIELD)
@@ -176,7 +212,8 @@ def test_a_given_mask_on_another_grid_is_used(model):
     truth, source = shown(FIELD)
     coarse = volumes.Volume(np.ones((6, 6, 6), np.uint8), source.ijk_to_ras @ np.diag([8.0, 8.0, 8.0, 1.0]), "mask")
     result = run(source, model, coarse, force=True)
-    assert result.facts["mask_voxels"] > truth.mask.sum()
+    assert result.facts["mask_voxels"] > truth.mask.sum() and result.facts["mask"] == "given: mask"
+    assert "mask (given: mask)" in harmonize_report.methods(result.facts)
 
 
 def test_cancelling_leaves_at_once(model):

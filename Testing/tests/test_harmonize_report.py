@@ -63,6 +63,30 @@ def test_the_methods_paragraph_says_what_was_done(mode, settings, words):
     assert words in text and "abababababababab" in text and "3 volumes" in text and "accepted" in text
 
 
+def test_the_mask_is_told_as_it_was():
+    facts = result().facts
+    assert "brain mask" not in harmonize_report.methods(facts)
+    assert "inside the mask (voxels above 0)." in harmonize_report.methods({**facts, "mask": "voxels above 0"})
+
+
+@pytest.mark.parametrize("output_range", ["native", "target"])
+def test_a_result_in_the_target_s_intensities_has_its_own_window(output_range, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(harmonize_report, "_png", lambda figure: drawn.update(
+        {axis.get_title().split("\n")[0]: axis.images[0].get_clim()[1] for axis in figure.axes if axis.get_title()}) or "")
+    one = result(output_range=output_range)
+    harmonize_report.views(one, volume(smooth((6, 7, 8), 9, 0, 90), "T1"))
+    own = float(np.percentile(one.volumes["harmonized"].array[::2, ::2, ::2], 99.5))
+    wanted = drawn["source"] if output_range == "native" else pytest.approx(own, rel=0.1)
+    assert drawn["source"] < 100 < own and drawn["result"] == wanted
+
+
+@pytest.mark.parametrize("value, words", [(1000.0, "1000"), (1234.56, "1235"), (999.7, "1000"), (123.45, "123"),
+                                          (0.01234, "0.0123"), (-25000.0, "-25000"), (0.0, "0"), (float("nan"), "nan")])
+def test_numbers_are_readable(value, words):
+    assert harmonize_report.readable(value) == words
+
+
 def test_a_refused_volume_has_a_report_without_images():
     refused = result(verdict="refused")
     refused.volumes.clear()

@@ -134,6 +134,28 @@ def test_slices_are_the_volumes_own(cases):
         assert masks.sum() == cases[0].mask.sum()
 
 
+def test_of_a_thin_slab_a_slice_is_left(cases, trained):
+    """Two slices of 0.8 mm make one of the model's: there is no third one, and yet figures."""
+    whole = made_up_volume(0)
+    slab = replace(whole, array=whole.array[19:21], ijk_to_ras=whole.ijk_to_ras @ np.diag([1.0, 1.0, 0.4, 1.0]))
+    case = mrflow.make_case(mr.prepare(slab), 4.0)
+    assert case.mask.any((1, 2)).sum() == 1
+    images, _, masks = mrflow.slices(case, 0, 4, every=3)
+    assert len(images) == 1 and masks.sum() == case.mask.sum()
+    bits, rms = mrflow.figures(models.load(trained).network.flow, case, SMALL.bin_width, every=3)
+    assert np.isfinite(bits).all() and np.isfinite(rms).all()
+    assert len(mrflow.slices(cases[0], 0, 4, every=3)[0]) == len(np.flatnonzero(cases[0].mask.any((1, 2)))[1::3])
+
+
+def test_a_mask_of_nearly_nothing_says_so():
+    image = np.random.default_rng(0).uniform(1, 2, (20, 20, 20)).astype(np.float32)
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[10, 10, 10] = 1
+    matrix = np.eye(4)
+    with pytest.raises(mr.ScanError, match="draw or choose a mask"):
+        mrflow.make_case(mr.prepare(Volume(image, matrix, "a"), Volume(mask, matrix, "mask")), 4.0)
+
+
 def test_batches_follow_from_the_step_and_fill_bins(cases):
     one, again, other = (mrflow.draw_batch(cases, SMALL, step) for step in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, again)) and not torch.equal(one[0], other[0][..., :one[0].shape[2], :1])
