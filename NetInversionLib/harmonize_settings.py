@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 MODES = ("anatomy-safe", "seed", "no-flow")
 RANGES = ("native", "target")
+# Whether a value fits a field's annotation, and what to say if it does not; True and False are no numbers here.
+TYPES = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
+    "float": (lambda value: isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value), "a finite number"),
+    "tuple[str, ...]": (lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value), "a list of words"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,10 @@ class Settings:
     ``orientations``: any of "axial", "coronal", "sagittal"; slices of each are refined and the volumes averaged.
     ``output_range``: "native" (the source's intensities and voxel type) or "target" (the target's, float32).
     ``baselines``: also try the classical methods and list them beside. ``force``: give the result of a refused volume
-    too, flagged. ``seed``: of everything random (there is little). ``device``: "auto", "cpu", "cuda" or "mps".
+    too, flagged. ``device``: "auto", "cpu", "cuda" or "mps". Nothing is random: the same input gives the same bits.
+
+    Raises:
+        ValueError: A value of another type or out of its range; names the setting.
     """
 
     mode: str = "anatomy-safe"
@@ -36,12 +49,16 @@ class Settings:
     output_range: str = "native"
     baselines: bool = False
     force: bool = False
-    seed: int = 0
     device: str = "auto"
 
     def __post_init__(self):
         if isinstance(self.orientations, list):  # from JSON
             object.__setattr__(self, "orientations", tuple(self.orientations))
+        for field in fields(self):
+            fits, words = TYPES[field.type]
+            value = getattr(self, field.name)
+            if not fits(value):
+                raise ValueError(f"{field.name} must be {words}, not {value!r}")
         unknown = set(self.orientations) - {"axial", "coronal", "sagittal"}
         if unknown or not self.orientations:
             raise ValueError("orientations must be among axial, coronal, sagittal, not "
@@ -55,6 +72,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, settings: dict) -> Settings:
+        """From JSON's values. Raises ValueError also for what is no object, or names no setting."""
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings must be a JSON object, such as {{\"mode\": \"seed\"}}, not {settings!r}")
         unknown = set(settings) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")

@@ -260,6 +260,21 @@ def test_thick_slices_and_oblique_axes_are_taken(model):
     assert run(oblique, model, force=True).volumes["harmonized"].shape == source.shape
 
 
+@pytest.mark.parametrize("name, value", [
+    ("alpha", "x"), ("alpha", float("nan")), ("beta_edges", float("inf")), ("strength", True), ("iterations", 2.5),
+    ("iterations", "3"), ("iterations", True), ("baselines", "no"), ("force", 1), ("orientations", "axial"),
+    ("orientations", [1]), ("orientations", ["oblique"]), ("mode", None), ("mode", ["seed"]), ("device", 0), ("seed", 0)])
+def test_settings_of_the_wrong_type_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Settings.from_json({name: value})
+
+
+def test_settings_that_fit_are_taken_as_json_writes_them():
+    assert Settings.from_json({"alpha": 0, "orientations": ["axial"]}) == Settings(alpha=0.0, orientations=("axial",))
+    with pytest.raises(ValueError, match="JSON object"):
+        Settings.from_json([1])
+
+
 def test_a_model_for_something_else_is_refused():
     from toy_models import linear
     from toy_models import model as toy
