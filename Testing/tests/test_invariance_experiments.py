@@ -125,8 +125,10 @@ def test_bands_add_up_and_fine_texture_is_noise():
     assert {"std proven structure", "std proven noise"} <= result.volumes.keys()
 
 
-def test_two_denoisers_see_the_same_proposals():
-    models = {"denoiser": denoiser(averaging()), "second": denoiser(nn.Conv2d(1, 1, 1))}
+def test_two_denoisers_see_the_same_textures():
+    keeping = nn.Conv2d(1, 1, 1)
+    nn.init.ones_(keeping.weight)
+    models = {"denoiser": denoiser(averaging()), "second": denoiser(keeping)}
     settings = Settings(region=REGION, samples=6, projected=3, shown=1, epsilon_hu=1.0, proposals=("texture",), device="cpu")
     both = invariances({"low_dose": body()}, models, settings)
     np.testing.assert_array_equal(both.volumes["proposal 1"].array, both.volumes["proposal 1 second"].array)
@@ -141,8 +143,12 @@ def test_two_denoisers_see_the_same_proposals():
 class Halving(nn.Module):
     """Runs on sizes that are multiples of four only."""
 
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
     def forward(self, x):
-        return x.reshape(*x.shape[:2], x.shape[2] // 4, 4, -1, 4).reshape(x.shape)
+        return self.weight * x.reshape(*x.shape[:2], x.shape[2] // 4, 4, -1, 4).reshape(x.shape)
 
 
 def test_a_size_rule_is_told():
