@@ -144,14 +144,15 @@ class MRFlowHarmonizeParameterNode:
 class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     """The panel. It shows and hands on; what is computed, the logic's request says and a job runs.
 
-    A batch is one run after the other: ``_waiting`` holds the volumes still to come, ``_said`` how the others ended.
+    A batch is one run after the other: ``_ends`` has name and end ("done", "failed", "stopped"; "" before) of each volume,
+    ``_waiting`` place there and node of those still to come, ``_place`` is that of the one whose turn it is.
     """
 
     APPLY_TIP = _("Harmonize the source, and the volumes ticked below it.")
     CURVE_LABELS = (_("iteration"), _("correlation"))
 
     def __init__(self, parent=None):
-        self._waiting, self._said, self._count, self._mask = [], [], 1, None
+        self._waiting, self._ends, self._place = [], [], 0
         self._boxes = {}  # identifier of a volume to its check box
         qtjobs.ModulePanel.__init__(self, parent)
 
@@ -237,21 +238,28 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
 
     def onApplyButton(self):
         if self._going is None:
-            self._waiting = self.logic.sources(self._parameterNode)
-            self._said, self._count, self._mask = [], len(self._waiting), self._parameterNode.maskNode
+            sources = self.logic.sources(self._parameterNode)
+            self._waiting, self._ends = list(enumerate(sources)), [[source.GetName(), ""] for source in sources]
         else:
             self._waiting = []  # Cancel ends the batch
         qtjobs.ModulePanel.onApplyButton(self)
 
     def prepareRun(self):
-        node, source = self._parameterNode, self._waiting.pop(0)
+        node = self._parameterNode
+        self._place, source = self._waiting.pop(0)
         return qtjobs.Run(self.logic.stepsFromParameterNode(node, source), self._card, {"source": source},
-                          [self._mask] if self._mask is not None else [], self.logic.cost(node, source), node.device)
+                          [node.maskNode] if node.maskNode is not None else [], self.logic.cost(node, source), node.device)
+
+    def _cancelTip(self):
+        """There is no intermediate result that could be kept."""
+        if len(self._ends) > 1:
+            return _("Stop the batch. Nothing is kept of this volume, those after it are left out, and earlier results stay.")
+        return _("Stop. Nothing is kept of this run.")
 
     def _onProgress(self, fraction, message):
-        if self._count > 1:
+        if len(self._ends) > 1:
             message = _("{number} of {count}, {name}: {message}").format(
-                number=self._count - len(self._waiting), count=self._count, name=self._going.like.GetName(), message=message)
+                number=self._place + 1, count=len(self._ends), name=self._ends[self._place][0], message=message)
         qtjobs.ModulePanel._onProgress(self, fraction, message)
 
     def _onFinished(self, result, message):
@@ -262,30 +270,32 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         qtjobs.ModulePanel._onFinished(self, result, message)
 
     def _conclude(self, message, details=None):
-        name = self._going.like.GetName()
-        if self._count > 1:
-            self._said.append((name, details is None))
-            message = f"{name}: {message}"
+        batch = len(self._ends) > 1
+        if batch:
+            end = self._ends[self._place]
+            end[1] = "failed" if details is not None else "done" if self._going.written else "stopped"
+            message = f"{end[0]}: {message}"
             if details:
                 logging.error("%s\n%s", message, details)
             details = None  # a dialog would hold the others up
         qtjobs.ModulePanel._conclude(self, message, details)
         if self._waiting:
             qt.QTimer.singleShot(0, self._next)
-        elif self._count > 1:
-            self.say(self.logic.batchText(self._said, self._count))
+        elif batch:
+            self.say(self.logic.batchText(self._ends))
 
     def _next(self):
-        """Start the next volume of the batch that is still there."""
-        if self._mask is not None and self._mask.GetScene() is None:
-            self._waiting = []
-            self.say(_("The mask was removed from the scene: the rest of the batch was left out."))
-        self._waiting = [node for node in self._waiting if node.GetScene() is not None]
-        if self._waiting and self._going is None and self._parameterNode is not None:
+        """Start the next volume of the batch that is still there; without any, the batch is over."""
+        self._waiting = [(place, node) for place, node in self._waiting if node.GetScene() is not None]
+        if self._going is not None or self._parameterNode is None:
+            return
+        if self._waiting:
             self._start(self.prepareRun())
+        elif self._ends:
+            self.say(self.logic.batchText(self._ends))
 
     def _abandon(self, message):
-        self._waiting = []
+        self._waiting, self._ends = [], []
         qtjobs.ModulePanel._abandon(self, message)
 
     # Results
@@ -444,6 +454,8 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         if node.maskNode is node.sourceVolume:
             found.append(_("'{name}' is both source and mask: choose another mask, or none.").format(
                 name=node.sourceVolume.GetName()))
+        if node.maskNode is not None and self.batch(node):
+            found.append(_("A mask belongs to one volume: choose no mask, or take the ticks off the volumes under Batch."))
         try:
             mrml.grid_from_node(node.sourceVolume)
             Settings.from_json(self.settings(node))
@@ -490,10 +502,13 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         words = {"accepted": _("Accepted."), "flagged": _("Flagged:"), "refused": _("Refused:")}
         return " ".join([words.get(facts.get("verdict"), ""), *facts.get("reasons", [])]).strip()
 
-    def batchText(self, said, count):
-        failed = [name for name, good in said if not good]
-        text = _("Batch: {done} of {count} volumes done.").format(done=len(said) - len(failed), count=count)
-        return text + (" " + _("Failed: {names}.").format(names=", ".join(failed)) if failed else "")
+    def batchText(self, ends):
+        """How a batch ended; ``ends``: (name, "done", "failed", "stopped" or "" if it was not begun) of each volume."""
+        names = {end: ", ".join(name for name, how in ends if how == end) for end in ("failed", "stopped", "")}
+        done = [how for _name, how in ends].count("done")
+        lines = [_("Batch: {done} of {count} volumes done.").format(done=done, count=len(ends))]
+        labels = {"failed": _("Failed: {names}."), "stopped": _("Stopped: {names}."), "": _("Left out: {names}.")}
+        return " ".join([*lines, *(label.format(names=names[end]) for end, label in labels.items() if names[end])])
 
     def facts(self, nodes):
         return json.loads(nodes["facts"].GetText()) if "facts" in nodes else {}

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from NetInversionLib import harmonize, jobs, models, mrflow, networks
+from NetInversionLib import corrector, harmonize, jobs, models, mrflow, networks
 from NetInversionLib.mrflow import FlowSettings
 from NetInversionLib.tone_field import ToneField
 from NetInversionLib.typicality import Check
@@ -21,6 +21,7 @@ TASK = {"harmonize": ("harmonize_tasks", "run_task")}
 FLOW = FlowSettings(spacing_mm=4.0, levels=2, flow_steps=1, hidden=4, features=(4, 4))
 TONE = ToneField([[0.0, 0.5, 1.0, 1.3], [0.02, 0.6, 1.0, 1.2]], np.linspace(-0.2, 0.2, 27).reshape(3, 3, 3),
                  np.linspace(0.01, -0.01, 27).reshape(3, 3, 3), np.diag([40.0, 40.0, 40.0, 1.0]))
+ESTIMATE = corrector.Estimate(TONE, "m", {"m": 9.0}, 0.0, 0.95, np.eye(4))
 OTHER = "This looks like another contrast: choose a model of this contrast."
 UNUSUAL = "The image is noisier than the target's people."
 
@@ -33,7 +34,7 @@ def run_task(volumes, model_paths, settings, progress):
         time.sleep(0.01)
     checks = [Check("contrast", 0.5, 1.0, 2.0, "other contrast" not in name, OTHER, "refused"),
               Check("noise", 0.5, 0.0, 0.4, "unusual" not in name, UNUSUAL, "flagged")]
-    with (patch.object(harmonize.corrector, "estimate", lambda *_, **__: TONE),
+    with (patch.object(corrector, "explain", lambda *_, **__: ESTIMATE),
           patch.object(harmonize.typicality, "check_source", lambda *_: checks),
           patch.object(harmonize.typicality, "check_result", lambda *_: []),
           patch.object(harmonize, "bits_per_dim", lambda *_: 2.5)):

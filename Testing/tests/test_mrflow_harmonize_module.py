@@ -358,9 +358,12 @@ def test_cancel_ends_the_whole_batch(widget):
     press(widget)
     host.wait(lambda: "Going on" in widget.ui.statusLabel.text, 60)
     assert not widget.ui.curveLabel.isHidden()  # it has a live curve
+    tip = widget.ui.applyButton.toolTip
+    assert "Nothing is kept of this volume, those after it are left out" in tip and "best result" not in tip
     widget.ui.applyButton.click()
     assert finish(widget, 5).elapsed_s < 1
-    assert "Cancelled" in widget.ui.logText.toPlainText() and "0 of 2" not in widget.ui.statusLabel.text
+    assert widget.ui.logText.toPlainText().splitlines()[-2].endswith("  endless: Cancelled; there was no result yet.")
+    assert widget.ui.statusLabel.text == "Batch: 0 of 2 volumes done. Stopped: endless. Left out: second."
     assert not widget.logic.runs() and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
 
 
@@ -381,6 +384,34 @@ def test_a_volume_removed_before_its_turn_is_left_out(widget):
     finish(widget)
     assert list(widget.logic.runs().values()) == ["third (accepted)"]
     assert "'endless' was removed" in widget.ui.logText.toPlainText()
+    assert widget.ui.statusLabel.text == "Batch: 1 of 3 volumes done. Stopped: endless. Left out: second."
+
+
+def test_a_batch_whose_rest_was_removed_is_over(widget):
+    import qt
+    import slicer
+
+    first, second = add("first"), add("second")
+    choose(widget, first)
+    tick(widget, second)
+    qt.QTimer.singleShot(0, lambda: slicer.mrmlScene.RemoveNode(second))
+    press(widget)
+    finish(widget)
+    assert list(widget.logic.runs().values()) == ["first (accepted)"]
+    assert widget.ui.statusLabel.text == "Batch: 1 of 2 volumes done. Left out: second."
+
+
+def test_a_mask_is_for_one_volume(widget):
+    source, second, mask = add("first"), add("second"), add("Mask", (toy() > 0).astype(np.uint8))
+    choose(widget, source, mask)
+    assert widget.ui.applyButton.enabled
+    tick(widget, second)
+    refused(widget, "A mask belongs to one volume: choose no mask, or take the ticks off")
+    widget.ui.maskSelector.setCurrentNode(None)
+    assert widget.ui.applyButton.enabled
+    press(widget)
+    finish(widget)
+    assert widget.ui.statusLabel.text == "Batch: 2 of 2 volumes done."
 
 
 def test_closing_the_scene_stops_the_batch(widget):
