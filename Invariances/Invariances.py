@@ -463,7 +463,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         axis = volumes.axis_toward(volume, "S")[0]
         low, high = region[2 * axis:2 * axis + 2]
         if settings.get("lesion") is not None:
-            box = volumes.region_from_ras_points(volume, [settings["lesion"]])
+            box = voxelOf(volume, settings["lesion"])
             low, high = min(low, box[2 * axis]), max(high, box[2 * axis + 1])
         kept = [bound for size in volume.shape for bound in (0, size)]
         kept[2 * axis:2 * axis + 2] = low, high
@@ -609,14 +609,12 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def _lesionProblems(self, node):
         if node.lesionNode is None:
             return []
-        name = node.lesionNode.GetName()
         if not node.lesionNode.GetNumberOfControlPoints():
-            return [_("Place a point in '{name}', or choose no lesion.").format(name=name)]
+            return [_("Place a point in '{name}', or choose no lesion.").format(name=node.lesionNode.GetName())]
         try:
-            volumes.region_from_ras_points(mrml.grid_from_node(node.lowDose), [pointOf(node.lesionNode)])
-        except volumes.VolumeError:
-            return [_("The point in '{name}' lies outside of '{volume}': move it to where the lesion is to be.").format(
-                name=name, volume=node.lowDose.GetName())]
+            voxelOf(mrml.grid_from_node(node.lowDose), pointOf(node.lesionNode))
+        except volumes.VolumeError as error:
+            return [str(error)]
         return []
 
     def _settingProblems(self, node):
@@ -942,6 +940,15 @@ def pointOf(node):
     position = [0.0, 0.0, 0.0]
     node.GetNthControlPointPositionWorld(0, position)
     return tuple(position)
+
+
+def voxelOf(volume, point):
+    """The region (k, k + 1, j, j + 1, i, i + 1) of the voxel that holds a RAS position; VolumeError if none does."""
+    try:
+        return volumes.region_from_ras_points(volume, [point])
+    except volumes.VolumeError:
+        raise volumes.VolumeError(_("The lesion's point lies outside of '{volume}': put it where the lesion is to be.").format(
+            volume=volume.name)) from None
 
 
 def displayedPoint(grid):

@@ -246,7 +246,9 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     ui.lesionSelector.setCurrentNode(point)
     assert "Place a point in 'Lesion'" in ui.applyButton.toolTip
     point.AddControlPoint(-20.0, -20.0, 200.0)
-    assert "The point in 'Lesion' lies outside of 'My CT'" in ui.applyButton.toolTip
+    assert "The lesion's point lies outside of 'My CT'" in ui.applyButton.toolTip
+    with pytest.raises(ValueError, match="lesion's point lies outside of 'My CT'"):
+        jobs.finish(widget.logic.requestSteps(widget._parameterNode.lowDose, point=point, region=REGION))
     point.RemoveAllControlPoints()
     point.AddControlPoint(-20.0, -20.0, 2.0)
     assert ui.applyButton.enabled
