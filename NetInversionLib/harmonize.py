@@ -81,7 +81,8 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
         asked for, "baselines"; curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted", "flagged" or
         "refused"), "reasons", and all that is needed to run it again. A refused volume has no images unless ``force``.
 
-        Facts of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``), "estimate" (see ``_estimate_facts``) and
+        Of the facts, "scale" and "result_scale" are what 1 means in the source's and the result's intensities.
+        Those of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``), "estimate" (see ``_estimate_facts``) and
         (at strength 0) "order_margin": two neighbours along an axis keep their order if they differ by more than this,
         scaled, and neither is brighter than 1.3.
 
@@ -91,7 +92,7 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
     model = models["model"]
     device = devices.choose(settings.device, progress.log)
     network = harmonizer(model).to(device)
-    target_scale = _target_scale(network) if settings.output_range == "target" else None
+    target_scale = _target_scale(network) if settings.output_range == "target" else None  # raises before any work is done
     progress.report(0.0, "Reading the volume")
     source = volumes["source"]
     scan = mr.prepare(source, volumes.get("mask"))
@@ -125,7 +126,7 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
         progress.report(0.85, "Trying the classical methods")
         result.tables["baselines"] = baselines(scan, harmonized, network, settings, model)
     if word != "refused":
-        _add_images(result, scan, raw, restyled, target_scale, settings)
+        _add_images(result, scan, raw, restyled, scan.scale if target_scale is None else target_scale, settings)
     progress.report(1.0, f"Done: {word}")
     return result
 
@@ -293,11 +294,10 @@ def _facts(model: Model, settings: Settings, device: torch.device, scan: Scan, s
 
 # The images ---------------------------------------------------------------------------------------------------------
 
-def _add_images(result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, target_scale: float | None,
-                settings: Settings) -> None:
-    """Add the volumes; ``target_scale``: what 1 means in the target's intensities, needed for output range "target"."""
+def _add_images(result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings) -> None:
+    """Add the volumes; ``unit``: what 1 means in the result's intensities."""
     source, name = scan.original, scan.original.name
-    unit = scan.scale if settings.output_range == "native" else target_scale
+    result.facts["result_scale"] = unit
 
     def put(key: str, array: np.ndarray, role: str, label: str, units: str) -> None:
         volume = volumes.reorient_like(replace(scan.volume, array=array, name=f"{name} {label}", units=units), source)

@@ -1,7 +1,7 @@
 """The anatomy-safe change of an MR image: a strictly monotone tone curve after smooth multiplicative and additive fields.
 
-T(x) = curve(m x + a) at every voxel, x in scaled units (see ``mr``). No structure can appear or vanish: at one place
-T never exchanges two intensities, between neighbouring places only where they are closer than ``order_margin``, and
+T(x) = curve(m x + a) at every voxel, x in scaled units (see ``mr``). No structure of clear contrast can appear or vanish: at
+one place T never exchanges two intensities, between neighbouring places only where they are closer than ``order_margin``, and
 ``inverse`` takes the change back. The fields are uniform cubic B-splines whose control points lie at places in the
 patient (RAS mm), so that T means the same on every grid. Nothing here cuts to a range: the caller does, afterwards.
 """
