@@ -293,7 +293,7 @@ def _invariances_arguments(parser) -> None:
     known = Settings()
     parser.add_argument("low_dose", help="CT volume in HU")
     parser.add_argument("--model", metavar="FILE", help="denoiser; default the first shipped one")
-    parser.add_argument("--second", metavar="FILE", help="another denoiser, asked about the same proposals")
+    parser.add_argument("--second", metavar="FILE", help="another denoiser, asked about the same noise and textures")
     parser.add_argument("--sampler", metavar="FILE", help="autoencoder and flows made for the denoiser by 'train cinn'; default "
                         "the first that is found")
     parser.add_argument("--second-sampler", metavar="FILE", help="the same for the second denoiser")

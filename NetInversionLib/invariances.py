@@ -116,9 +116,10 @@ def _checked(model: Model, layers: tuple[str, ...]) -> Model:
         raise model_files.ModelError(f"{card.name!r} does not work in HU: choose a CT denoiser")
     if not all(torch.isfinite(p).all() for p in model.network.parameters()):
         raise model_files.ModelError(f"{card.name!r} holds weights that are not numbers: its training has failed. Choose another")
+    image = torch.zeros(1, 1, 64, 64, device=next((p.device for p in model.network.parameters()), "cpu"))
     for layer in layers:
         try:
-            UpTo(model.network, layer, torch.zeros(1, 1, 64, 64, device=next(model.network.parameters()).device))
+            UpTo(model.network, layer, image, repr(card.name))
         except RuntimeError as error:
             raise model_files.ModelError(f"{card.name!r} does not run on images of one channel ({error}): choose a CT denoiser"
                                          ) from error

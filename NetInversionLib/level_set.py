@@ -242,7 +242,7 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
     weights = next(network.parameters())
     place = weights.device, weights.dtype
     try:
-        network.to("cpu", torch.float64)
+        network.cpu().double()
         with torch.no_grad():
             difference = (part(after.cpu().double()) - part(before.cpu().double())).square().sum()
     finally:
