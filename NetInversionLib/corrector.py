@@ -106,18 +106,13 @@ class Estimate:
     template_to_ras: np.ndarray
 
 
-def estimate(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> ToneField:
+def explain(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> Estimate:
     """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as ``corrector``) knows of the target.
 
     Raises:
-        ScanError: The scan cannot be aligned to the template, or hardly overlaps it.
+        ScanError: The scan is too thin for, or cannot be aligned to, the template, or hardly overlaps it.
         ValueError: The model has no corrector.
     """
-    return explain(scan, network, progress, settings).change
-
-
-def explain(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> Estimate:
-    """As ``estimate``, with all that was found on the way."""
     progress = progress or Progress()
     target = Target(network if isinstance(network, Corrector) else network.corrector)
     progress.report(0.0, "aligning the brain to the template")

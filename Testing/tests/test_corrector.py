@@ -65,9 +65,9 @@ def test_no_field_is_invented_where_there_is_none(target, quantiles, domain):
 def test_the_change_does_not_depend_on_how_the_voxels_are_stored(target):
     """The same scan turned to other axes, by another factor and in another type: the same T."""
     volume = brain(23)
-    plain = corrector.estimate(mr.prepare(volume), target)
+    plain = corrector.explain(mr.prepare(volume), target).change
     turned = volumes.reorient(volume, "PIL")
-    again = corrector.estimate(mr.prepare(replace(turned, array=(turned.array * 17).astype(np.float64))), target)
+    again = corrector.explain(mr.prepare(replace(turned, array=(turned.array * 17).astype(np.float64))), target).change
     points = np.random.default_rng(0).uniform(-40, 40, (3, 100))
     for a, b in zip(plain.fields_at(points), again.fields_at(points)):
         assert np.allclose(a, b, atol=1e-4)
@@ -78,7 +78,7 @@ def test_another_grid_gives_nearly_the_same_change(target):
     truth = scan(24)
     fine = scan(24, shape=(69, 84, 75), spacing=(2.0, 2.13, 2.0))
     assert abs(len(fine.inside) / len(truth.inside) - 3.375) < 0.2
-    changes = [corrector.estimate(simulated_domains.parse(FIELD)[0](s), target) for s in (truth, fine)]
+    changes = [corrector.explain(simulated_domains.parse(FIELD)[0](s), target).change for s in (truth, fine)]
     points = np.random.default_rng(0).uniform(-40, 40, (3, 100))
     (m, _), (m2, _) = (change.fields_at(points) for change in changes)
     # A factor that is the same everywhere belongs to the curve as much as to the field.
@@ -151,13 +151,13 @@ def test_what_is_no_brain_is_refused(target):
     sliver = np.zeros((40, 40, 40), np.float32)
     sliver[18:22, 18:22, 10:30] = random.uniform(0.5, 1, (4, 4, 20))
     with pytest.raises(mr.ScanError, match="template"):
-        corrector.estimate(mr.prepare(volumes.Volume(sliver, np.diag([2.0, 2, 2, 1]), "sliver")), target)
+        corrector.explain(mr.prepare(volumes.Volume(sliver, np.diag([2.0, 2, 2, 1]), "sliver")), target)
 
 
 @pytest.mark.parametrize(("thickness", "slices"), [(0.8, 2), (6.0, 3)])
 def test_a_slab_too_thin_to_align_is_refused(target, thickness, slices):
     with pytest.raises(mr.ScanError, match="covers more of the brain"):
-        corrector.estimate(scan(21, shape=(slices, 56, 50), spacing=(3.0, 3.2, thickness)), target)
+        corrector.explain(scan(21, shape=(slices, 56, 50), spacing=(3.0, 3.2, thickness)), target)
 
 
 def test_it_is_built_by_name_and_small_and_refuses_hostile_sizes(target):
