@@ -186,7 +186,7 @@ def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
         raise ScanError("what the mask covers is too thin to be aligned to the brain template: use a volume, or a mask, that "
                         "covers more of the brain, or another mode than anatomy-safe")
     matched = np.zeros_like(image.array)
-    matched[inside] = np.interp(image.array[inside], *_match(image.array[inside], target.matched))
+    matched[inside] = np.interp(image.array[inside], *matching_curve(image.array[inside], target.matched))
     matrix, alignment = register(target.template, image.with_array(matched))
     return in_template(brain, matrix, alignment)
 
@@ -194,7 +194,7 @@ def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
 def in_template(brain: tuple[Volume, Volume], template_to_ras: np.ndarray, alignment: float = 1.0) -> Tissue:
     """A reduced brain's voxels in the template's grid, by a known alignment."""
     reference = Volume(np.broadcast_to(np.float32(0), GRID), template_to_ras @ grid_to_template(), "")
-    image, mask = (_sampled(v, reference) for v in brain)
+    image, mask = (sampled(v, reference) for v in brain)
     places = np.flatnonzero(mask > INSIDE)
     if len(places) < BRAIN_VOXELS // 10:
         raise ScanError("the scan hardly overlaps the brain template after alignment: is it a brain, with the right axes?")
@@ -202,7 +202,7 @@ def in_template(brain: tuple[Volume, Volume], template_to_ras: np.ndarray, align
     return Tissue(values.astype(np.float64), places, template_to_ras, alignment)
 
 
-def _sampled(volume: Volume, reference: Volume) -> np.ndarray:
+def sampled(volume: Volume, reference: Volume) -> np.ndarray:
     """Linear interpolation on a grid that may be sheared, which ITK's images cannot be; 0 outside."""
     matrix = np.linalg.inv(volume.ijk_to_ras) @ reference.ijk_to_ras
     matrix = matrix[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
@@ -222,8 +222,8 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     Raises:
         ScanError: ITK finds no overlap.
     """
-    fixed_image, moving_image = volumes._to_image(fixed), sitk.SmoothingRecursiveGaussian(volumes._to_image(moving), [2.0] * 3)
-    middle, start = _centre(fixed), _centre(moving)
+    fixed_image, moving_image = volumes.to_image(fixed), sitk.SmoothingRecursiveGaussian(volumes.to_image(moving), [2.0] * 3)
+    middle, start = centre_of(fixed), centre_of(moving)
     transform = sitk.AffineTransform(3)
     transform.SetCenter((middle * (-1, -1, 1)).tolist())
     transform.SetTranslation(((start - middle) * (-1, -1, 1)).tolist())
@@ -249,7 +249,7 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     return flip @ matrix @ flip, -method.GetMetricValue()
 
 
-def _centre(volume: Volume) -> np.ndarray:
+def centre_of(volume: Volume) -> np.ndarray:
     """Centre of the bright voxels, RAS mm."""
     kji = np.argwhere(volume.array > 0.05).mean(axis=0)
     return volume.ijk_to_ras[:3, :3] @ kji[::-1] + volume.ijk_to_ras[:3, 3]
@@ -320,7 +320,7 @@ def on_blocks(control: np.ndarray) -> np.ndarray:
     return along_axes(_TO_BLOCKS, control)
 
 
-def _match(values: np.ndarray, target_quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matching_curve(values: np.ndarray, target_quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Knots of the curve that gives values the target's quantiles; strictly increasing in both rows."""
     own = np.quantile(values, np.linspace(0, 1, MATCHED))
     rise = np.arange(MATCHED) * 1e-6
@@ -384,7 +384,7 @@ def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settin
     for _ in range(settings.looks):
         log_m, a = unknown.controls()
         seen = _corrected(tissue, log_m, a)
-        own, wanted = _match(seen, target.matched)
+        own, wanted = matching_curve(seen, target.matched)
         quantiles, _ = local_quantiles(np.interp(seen, own, wanted), tissue.places, target.prior)
         # Back through the match and the fields: local quantiles of the source itself.
         corrected = np.interp(quantiles[:, target.used], wanted, own)
@@ -509,7 +509,7 @@ def probability_unchanged(scan: Scan, tissue: Tissue, target: Target, tone_alone
     precision = np.linalg.inv(target.tone_deviations + KEPT_FLOOR**2 * np.eye(len(own)))
     curves = [_log_polynomial(own, target.tone, precision, terms, own)[1] for terms in (2, 3, 4, 5)]
     whole = -0.5 * (target.tone - own) @ precision @ (target.tone - own) - np.logaddexp.reduce(curves) + np.log(len(curves))
-    seen, wanted = _match(tissue.values, target.matched)
+    seen, wanted = matching_curve(tissue.values, target.matched)
     quantiles, _ = local_quantiles(np.interp(tissue.values, seen, wanted), tissue.places, target.prior)
     left = (target.expected - np.interp(quantiles[:, target.used], wanted, seen)).ravel()
     places = -0.5 * left @ target.weigh(left[:, None])[:, 0] - tone_alone.evidence
@@ -541,7 +541,7 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     left = expected - np.interp(own, x, y)
     simple = np.clip((MISFITS[1] - left @ precision @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
     landmarks = np.interp(x, *(np.interp(LANDMARKS, TONE_LEVELS, quantiles) for quantiles in (own, expected)))
-    y = simple * (y + landmarks) / 2 + (1 - simple) * np.interp(x, *_match(values, target.whole))
+    y = simple * (y + landmarks) / 2 + (1 - simple) * np.interp(x, *matching_curve(values, target.whole))
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
     # An additive field may leave tissue at or below 0: there is no straight line down to 0 then, and it must not end up as air.

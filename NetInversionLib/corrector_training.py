@@ -165,7 +165,7 @@ def _template(brains, matched, rounds, store: _Store, progress: Progress) -> tup
     """The template image, and each person's 4x4 from its mm to theirs."""
     images = [_matched(brain, matched) for brain in brains]
     start = np.eye(4)
-    start[:3, 3] = corrector._centre(images[0])
+    start[:3, 3] = corrector.centre_of(images[0])
     template = _coarse([images[0]], [start])
     for round_ in range(rounds + 1):
         alignments = []
@@ -182,7 +182,7 @@ def _template(brains, matched, rounds, store: _Store, progress: Progress) -> tup
 def _matched(brain: tuple[Volume, Volume], quantiles: np.ndarray) -> Volume:
     image, mask = brain
     inside, result = mask.array > INSIDE, np.zeros_like(image.array)
-    result[inside] = np.interp(image.array[inside], *corrector._match(image.array[inside], quantiles))
+    result[inside] = np.interp(image.array[inside], *corrector.matching_curve(image.array[inside], quantiles))
     return image.with_array(result)
 
 
@@ -191,7 +191,7 @@ def _coarse(images: list[Volume], alignments: list[np.ndarray]) -> np.ndarray:
     fine = Volume(np.broadcast_to(np.float32(0), GRID), grid_to_template(), "")
     total = np.zeros(GRID)
     for image, alignment in zip(images, alignments):
-        total += corrector._sampled(image, Volume(fine.array, alignment @ fine.ijk_to_ras, ""))
+        total += corrector.sampled(image, Volume(fine.array, alignment @ fine.ijk_to_ras, ""))
     smooth = ndimage.gaussian_filter(total / len(images), TEMPLATE_SMOOTHING_MM / VOXEL_MM)
     shape = [n // TEMPLATE_STEP for n in GRID]
     return smooth.reshape(shape[0], 2, shape[1], 2, shape[2], 2).mean(axis=(1, 3, 5)).astype(np.float32)
@@ -200,7 +200,7 @@ def _coarse(images: list[Volume], alignments: list[np.ndarray]) -> np.ndarray:
 def _on_grid(brain: tuple[Volume, Volume], alignment: np.ndarray) -> np.ndarray:
     """(2, 72, 96, 72): image inside the mask, and share of mask, in the template's grid."""
     reference = Volume(np.broadcast_to(np.float32(0), GRID), alignment @ grid_to_template(), "")
-    return np.stack([corrector._sampled(v, reference) for v in brain]).astype(np.float32)
+    return np.stack([corrector.sampled(v, reference) for v in brain]).astype(np.float32)
 
 
 # Statistics ---------------------------------------------------------------------------------------------------------
@@ -244,7 +244,8 @@ def _quantiles(values: np.ndarray, levels) -> np.ndarray:
 
 def _prior(plain, matched: np.ndarray) -> np.ndarray:
     """What a cell's histogram is before it is looked at: the mean over people, a little of the whole brain's added."""
-    histograms = [cell_histograms(np.interp(values, *corrector._match(values, matched)), places) for values, places in plain]
+    histograms = [cell_histograms(np.interp(values, *corrector.matching_curve(values, matched)), places)
+                  for values, places in plain]
     mean = np.mean(histograms, axis=0)
     for axis in (1, 2, 3):
         mean = ndimage.convolve1d(mean, [0.25, 0.5, 0.25], axis=axis, mode="constant")

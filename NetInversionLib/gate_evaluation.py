@@ -175,7 +175,8 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
     """
     found, paths = {}, [Path(path) for path in paths]
     for path in paths:
-        files = [path] if not path.is_dir() else sorted(f for f in path.rglob("*") if f.name.lower().endswith(volumes.SUFFIXES))
+        files = [path] if not path.is_dir() else sorted(f for f in path.rglob("*") if f.name.lower().endswith(volumes.SUFFIXES)
+                                                        and not mr.is_mask(f))
         for file in files or [path]:
             try:
                 name = str(file.relative_to(path.parent)) if path.is_dir() else file.name
@@ -188,11 +189,13 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
 
 
 def read(path: Path) -> Scan:
-    """A file as the evaluation uses it: masked above 3 % of its brightness, shrunk.
+    """A file as the evaluation uses it: within its NAME_mask, or masked above 3 % of its brightness; shrunk.
 
     Raises:
         ValueError: The file cannot be used.
     """
+    if given := mr.mask_beside(path):
+        return typicality.shrink(mr.read(path, given))
     volume = volumes.load(path)
     image = volume.float32()
     bright = np.percentile(image[image > 0], mr.SCALE_PERCENTILE) if (image > 0).any() else 0

@@ -77,7 +77,7 @@ def run(options, model, output: Path | None, progress: Progress) -> Iterator[tup
 # People and methods -------------------------------------------------------------------------------------------------
 
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
-    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted.
+    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted; NAME_mask of NAME is none.
 
     ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its suffix.
 
@@ -87,7 +87,7 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
-    paths = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES)]
+    paths = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES) and not mr.is_mask(p)]
     found = [p for p in paths if any(fnmatch(volumes.scan_name(p), one.strip()) for one in patterns.split(","))]
     if not found:
         held = ", ".join(map(volumes.scan_name, paths)) or "none"
@@ -101,8 +101,8 @@ def person(path: Path) -> str:
 
 
 def read(path: Path) -> Scan:
-    """A prepared scan. Raises as ``volumes.load`` and ``mr.prepare`` do."""
-    return mr.prepare(volumes.load(path))
+    """A prepared scan, within its NAME_mask if that lies beside it. Raises as ``mr.read``."""
+    return mr.read(path, mr.mask_beside(path))
 
 
 def methods_of(target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*") -> dict[str, Method]:
@@ -351,7 +351,7 @@ def template_mask(volume: Volume, template: Volume, brain: Volume) -> Volume:
     fixed, moving = _float_image(template), _float_image(volume)
     # Air all around: points beyond the image do not count, so that a wrong place would be judged by few, well-fitting ones.
     moving = sitk.ConstantPad(moving, *[[int(60 / length) for length in moving.GetSpacing()]] * 2)
-    inside = volumes._to_image(brain) > 0
+    inside = volumes.to_image(brain) > 0
     # A head's centre of mass is below its brain's, by how much depends on how much neck was taken.
     tries = [_affine(fixed, moving, _start(fixed, moving, up), inside) for up in (-20, 0, 20, 40)]
     found = min(tries, key=lambda one: one[1])[0]
@@ -373,12 +373,12 @@ def align(first: Volume, second: Volume, mask: Volume | None = None) -> sitk.Tra
     Mutual information, inside the mask (of the first, a little widened) if there is one; the same bits every time.
     """
     fixed, moving = _float_image(first), _float_image(second)
-    wide = None if mask is None else sitk.BinaryDilate(volumes._to_image(mask) > 0, [3, 3, 1])
+    wide = None if mask is None else sitk.BinaryDilate(volumes.to_image(mask) > 0, [3, 3, 1])
     return _register(fixed, moving, _start(fixed, moving), wide, levels=3)[0]
 
 
 def _float_image(volume: Volume):
-    return sitk.Cast(volumes._to_image(volume), sitk.sitkFloat32)
+    return sitk.Cast(volumes.to_image(volume), sitk.sitkFloat32)
 
 
 def _start(fixed, moving, up: float = 0.0):
@@ -415,8 +415,8 @@ def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
 
 def move(volume: Volume, transform: sitk.Transform, reference: Volume, order: str, fill: float) -> Volume:
     """A volume on a reference's grid; the transform takes the reference's places (LPS mm) to the volume's."""
-    grid = volumes._to_image(reference.with_array(np.broadcast_to(np.uint8(0), reference.shape)))
-    image = sitk.Resample(volumes._to_image(volume), grid, transform, volumes.INTERPOLATORS[order], fill)
+    grid = volumes.to_image(reference.with_array(np.broadcast_to(np.uint8(0), reference.shape)))
+    image = sitk.Resample(volumes.to_image(volume), grid, transform, volumes.INTERPOLATORS[order], fill)
     return replace(reference, array=sitk.GetArrayFromImage(image), name=volume.name, units=volume.units)
 
 

@@ -73,7 +73,7 @@ def remove_field(scan: Scan) -> np.ndarray:
     """
     inside = scan.mask & (scan.image > 0)
     shrink = [max(1, min(N4_SHRINK, size // 16)) for size in scan.volume.shape[::-1]]
-    image = volumes._to_image(scan.volume)
+    image = volumes.to_image(scan.volume)
     mask = sitk.GetImageFromArray(inside.astype(np.uint8))
     mask.CopyInformation(image)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()

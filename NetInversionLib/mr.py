@@ -51,6 +51,22 @@ class Scan:
         return replace(self, volume=self.volume.with_array(np.ascontiguousarray(image, np.float32)))
 
 
+def mask_beside(path: Path) -> Path | None:
+    """The mask of an image NAME: the file NAME_mask in its folder, if there is one."""
+    return _beside(path, volumes.scan_name(path) + "_mask")
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a file is the mask of an image beside it."""
+    name = volumes.scan_name(path)
+    return name.endswith("_mask") and _beside(path, name.removesuffix("_mask")) is not None
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    places = (path.with_name(name + suffix) for suffix in volumes.SUFFIXES)
+    return next((place for place in places if place.is_file()), None)
+
+
 def read(path: Path | str, mask: Path | str | None = None) -> Scan:
     """A scan from its file (or folder of DICOM slices) and that of its mask; see ``prepare``.
 

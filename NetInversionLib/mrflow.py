@@ -33,7 +33,7 @@ from torch import Tensor
 
 from . import models, mr, networks, volumes
 from .edges import edge_map
-from .networks.flow import ConditionalFlow, _log_prob
+from .networks.flow import ConditionalFlow, log_prob_of
 from .networks.mrflow import MRFlow
 from .results import Progress
 from .training import Group, State, plain, run
@@ -136,7 +136,8 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
-        files = {volumes.scan_name(p): p for p in sorted(place.iterdir()) if p.name.endswith(volumes.SUFFIXES)}
+        files = {volumes.scan_name(p): p for p in sorted(place.iterdir())
+                 if p.name.endswith(volumes.SUFFIXES) and not p.name.startswith(".")}
         images = {s: (p, files.get(s + "_mask")) for s, p in files.items() if not s.endswith("_mask")}
         if not files and any(p.is_file() for p in place.iterdir()) and _holds_dicom(place):
             images = {place.resolve().name: (place, None)}
@@ -286,7 +287,7 @@ def figures(flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1)
 def _bits(z: list[Tensor], log_det: Tensor, bin_width: float) -> Tensor:
     """(N,) bits of the bins that the images fall into."""
     dimension = sum(part[0].numel() for part in z)
-    return -_log_prob(z, log_det) / math.log(2) - dimension * math.log2(bin_width)
+    return -log_prob_of(z, log_det) / math.log(2) - dimension * math.log2(bin_width)
 
 
 def draw_batch(cases: list[Case], settings: FlowSettings, step: int) -> tuple[Tensor, Tensor, Tensor]:

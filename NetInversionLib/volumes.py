@@ -1,7 +1,7 @@
 """Scalar volumes in physical space: checks, regions, reorientation, resampling, files.
 
 Arrays are [k, j, i] (slice, row, column); matrices map voxel indices (i, j, k, 1) to millimetres in RAS. ITK, which
-reads, writes and resamples here, works in LPS: `_to_image` and `_geometry` are the only places that convert.
+reads, writes and resamples here, works in LPS: `to_image` and `_geometry` are the only places that convert.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def resample(volume: Volume, reference: Volume, order: str = "linear", fill: flo
                           "patient and place, or register them first (check their transforms).")
     if fill is None:
         fill = 0 if volume.array.dtype == bool else volume.array.min()
-    image = _to_image(volume)
+    image = to_image(volume)
     kind = image.GetPixelID()
     if order != "nearest":
         kind = sitk.sitkFloat32 if np.can_cast(volume.array.dtype, np.float32) else sitk.sitkFloat64
@@ -288,7 +288,7 @@ def _geometry(volume: Volume) -> tuple[list[float], list[float], list[float]]:
     return lps[:3, 3].tolist(), spacing.tolist(), direction.ravel().tolist()
 
 
-def _to_image(volume: Volume) -> sitk.Image:
+def to_image(volume: Volume) -> sitk.Image:
     """An ITK image; bool becomes uint8 and float16 float32, types that ITK lacks."""
     kind = volume.array.dtype
     kind = {"bool": np.uint8, "float16": np.float32}.get(kind.name, kind.newbyteorder("="))
@@ -419,7 +419,7 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
     check(volume)
     partial = path.with_name(f".{path.name[:-len(suffix)]}.partial{os.getpid()}{suffix}")
     try:
-        sitk.WriteImage(_to_image(volume), str(partial), useCompression=True)
+        sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(partial))
         reader.ReadImageInformation()

@@ -106,7 +106,7 @@ class ConditionalFlow(nn.Module):
 
     def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(N,) natural logarithm of the density of x given the condition, float64."""
-        return _log_prob(*self(x, condition))
+        return log_prob_of(*self(x, condition))
 
     def sample(self, condition: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Images (N, in_channels, H, W) from latents of standard deviation ``temperature``.
@@ -182,7 +182,7 @@ class Prepared:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """As ``ConditionalFlow.log_prob``."""
-        return _log_prob(*self(x))
+        return log_prob_of(*self(x))
 
 
 class _Level(nn.Module):
@@ -551,7 +551,8 @@ def _pixels(x: Tensor) -> int:
     return x.shape[2] * x.shape[3]
 
 
-def _log_prob(z: list[Tensor], log_det: Tensor) -> Tensor:
+def log_prob_of(z: list[Tensor], log_det: Tensor) -> Tensor:
+    """(N,) nats: the normal density of latents and the map's log-determinant."""
     dimension = sum(part[0].numel() for part in z)
     square = sum(_total(part.square()) for part in z)
     return log_det - 0.5 * (square + dimension * math.log(2 * math.pi))

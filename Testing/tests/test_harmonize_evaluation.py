@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import toy_brains
 from scipy import ndimage
 
-from NetInversionLib import cli, harmonize_evaluation, intensity_matching, mr, simulated_domains, volumes
+from NetInversionLib import cli, gate_evaluation, harmonize_evaluation, intensity_matching, mr, simulated_domains, volumes
 from NetInversionLib.volumes import Volume
 
 FAST = "source,histogram*,Ny*,z-score"
@@ -190,6 +191,23 @@ def test_visits_are_as_far_apart_as_their_curve_makes_them():
     assert robust["histogram matching"] < robust["source"] == pytest.approx(robust["z-score"], rel=0.1)
     again = harmonize_evaluation.repeatability(volume, second, fast_methods(target)).columns
     assert again == table
+
+
+def test_a_mask_beside_an_image_is_its_mask_and_no_person(tmp_path):
+    """For both evaluations, as for the trainings."""
+    image = toy_brains.brain(0)
+    mask = np.zeros(image.array.shape, np.uint8)
+    mask[12:-12, 14:-14, 12:-12] = 1
+    for folder in ("masked", "alone"):
+        (tmp_path / folder).mkdir()
+        volumes.save(image, tmp_path / folder / "sub-0.nii.gz")
+    volumes.save(image.with_array(mask), tmp_path / "masked" / "sub-0_mask.nrrd")
+    people = harmonize_evaluation.find_people(tmp_path / "masked")
+    assert people == [tmp_path / "masked" / "sub-0.nii.gz"]
+    assert 0 < harmonize_evaluation.read(people[0]).mask.sum() <= mask.sum() < (image.array > 0).sum()
+    masked, alone = (gate_evaluation.read_all([tmp_path / folder], log=pytest.fail) for folder in ("masked", "alone"))
+    assert list(masked) == ["masked/sub-0.nii.gz"] and list(alone) == ["alone/sub-0.nii.gz"]
+    assert masked.popitem()[1].mask.sum() < alone.popitem()[1].mask.sum()
 
 
 def test_template_mask_finds_a_brain_inside_a_head():
