@@ -26,6 +26,7 @@ from .results import Progress
 
 VOXELS_AT_ONCE = 8 * 128 * 128
 BISECTIONS = 8
+HALF_DONE = 15  # evaluations; for the progress alone
 ENOUGH = 0.995  # of epsilon: a little below, so that float64 on the whole slice agrees
 
 
@@ -100,8 +101,9 @@ class LevelSet:
             self.wanted = self.part(self.context)
             # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the region cannot move them.
             self.counted = self._counted(region.grown(reach, size).within(self.window))
+            self.wanted = self.wanted[self.counted]
         self.scale = 1.0 if self.hidden else scale
-        self.norm = (float((self.wanted * self.counted).to(self.wide).square().sum()) if self.hidden
+        self.norm = (float(self.wanted.square().sum(dtype=self.wide)) if self.hidden
                      else float(region.size[0] * region.size[1]))
         if not self.norm > 0:
             raise ValueError(f"layer {self.part.layer!r} is zero in this region: nothing there can be compared; choose "
@@ -141,16 +143,12 @@ class LevelSet:
 
     def _squares(self, x: Tensor) -> Tensor:
         """Sum of squared mismatches over what counts, over the norm; (N,) ``wide`` sums."""
-        mismatch = (self.part(self.images(x)) - self.wanted) * self.counted
-        return mismatch.to(self.wide).square().flatten(1).sum(1) / self.norm
+        mismatch = self.part(self.images(x))[self.counted] - self.wanted
+        return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
-    def _counted(self, exact: Window) -> Tensor:
-        """1 where the layer's values are those of the whole slice; a layer of another size is compared whole."""
-        if self.wanted.shape[2:] != self.context.shape[2:]:
-            return torch.ones_like(self.wanted[:1, :1])
-        mask = torch.zeros_like(self.wanted[:1, :1])
-        mask[(..., *exact.slices)] = 1
-        return mask
+    def _counted(self, exact: Window) -> tuple:
+        """Where the layer's values are those of the whole slice, as an index; a layer of another size is compared whole."""
+        return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,8 @@ def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluati
     options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
 
     def told(evaluation: int, best: Callable) -> None:
-        progress.report(evaluation / max_evaluations, f"Projecting {len(proposals)} samples, evaluation {evaluation}")
+        # Most are accepted long before the last evaluation.
+        progress.report(1 - 0.5 ** (evaluation / HALF_DONE), f"Projecting {len(proposals)} samples, evaluation {evaluation}")
 
     def run(size: int) -> list[lbfgs.Solution]:
         return [lbfgs.minimize(level_set.value_and_gradient, part, options, callback=told)

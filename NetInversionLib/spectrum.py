@@ -138,13 +138,13 @@ class _Jacobian:
         # First to the device: what comes from an Apple GPU cannot become float64 on the way.
         self.part = copy.deepcopy(level_set.part).to(self.device).double()
         self.context, self.content = (x.to(self.device).double() for x in (level_set.context, level_set.start))
-        self.counted, self.inside = level_set.counted.to(self.device), level_set.inside
+        self.counted, self.inside = level_set.counted, level_set.inside
 
     def layer(self, content: Tensor) -> Tensor:
         """What counts of the layer, (N, outputs), for contents of the region (N, 1, h, w)."""
         whole = self.context.expand(len(content), -1, -1, -1).clone()
         whole[(..., *self.inside)] = content
-        return (self.part(whole) * self.counted).flatten(1)
+        return self.part(whole)[self.counted].flatten(1)
 
     def times(self, directions: Tensor) -> Tensor:
         """J d for each row d (rows, n): (rows, outputs)."""

@@ -41,7 +41,7 @@ CHOSEN = ROOT / "Resources" / "Screenshots"
 DOCS = ROOT / "Resources" / "Docs"
 DATA = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data")) / "ct"
 VIEW = (400, 300)
-TALL = 400  # width of a view beside the panel
+TALL, TITLE = 400, 22  # width of a view beside the panel, height of its title
 EVALUATIONS = 150
 
 
@@ -67,24 +67,26 @@ def run(widget, wanted, progress):
     return nodes
 
 
-def draw_beside(name, nodes, charts, title=0):
+def draw_beside(name, nodes, charts, rows):
     """Panel, views and plots as they stand side by side in Slicer.
 
-    Two plots stand below the views; one takes the last place of five views. ``title``: height of a view's title.
+    ``rows`` of three views; the plots take the last places of the last row, or, if there is one row only, the room below.
     """
     panel = QtGui.QImage(str(OUTPUT / f"{name}-after.png"))
-    host.render_slice_views(OUTPUT / f"{name}-views.png", size=(TALL, panel.height() // 2 - title), columns=3)
+    host.render_slice_views(OUTPUT / f"{name}-views.png", size=(TALL, panel.height() // max(rows, 2) - TITLE), columns=3)
     views = QtGui.QImage(str(OUTPUT / f"{name}-views.png"))
-    height, left = max(panel.height(), views.height()), panel.width() + 6
+    left, row = panel.width() + 6, views.height() // rows
+    height = max(panel.height(), views.height()) if rows > 1 else 2 * row
     sheet = QtGui.QImage(left + views.width(), height, QtGui.QImage.Format.Format_RGB32)
     sheet.fill(QtGui.QColor("#303030"))
     painter = QtGui.QPainter(sheet)
     painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
     painter.drawImage(0, 0, panel)
     painter.drawImage(left, 0, views)
-    row, width = views.height() // 2 + 2, views.width() // 2 - 2
-    cells = [QtCore.QRect(left + n * (width + 4), views.height() + 4, width, height - views.height() - 4) for n in range(2)]
-    for cell, key in zip(cells if len(charts) == 2 else [QtCore.QRect(left + 2 * (TALL + 4), row, TALL, row - 4)], charts):
+    columns = 3 if rows > 1 else len(charts)
+    width = views.width() // columns
+    for place, key in enumerate(charts, columns - len(charts)):
+        cell = QtCore.QRect(left + place * width + 2, max(rows - 1, 1) * row + 4, width - 4, row - 4)
         plots.draw_chart(painter, cell, nodes[key])
     painter.end()
     sheet.save(str(OUTPUT / f"{name}.png"))
@@ -212,7 +214,7 @@ def ideal_input():
     widget.ui.evaluationsSpinBox.value = EVALUATIONS
     nodes = run(widget, "error", 600)
     draw_results(widget, nodes)
-    draw_beside("IdealInput", nodes, ["convergence"], 22)
+    draw_beside("IdealInput", nodes, ["convergence"], 2)
     print_tables(nodes, SHOWN, DOCS / "IdealInput.md" if chosen else None)
     if not chosen:
         return []
@@ -249,7 +251,7 @@ def harmonize():
          "title": "Change over result"}], size=(300, 300))
     for name in ("histograms", "tone curve"):
         host.render_plot(nodes[name], OUTPUT / f"MRFlowHarmonize-{name.replace(' ', '-')}.png", (560, 340))
-    draw_beside("MRFlowHarmonize", nodes, ["histograms", "tone curve"])
+    draw_beside("MRFlowHarmonize", nodes, ["histograms", "tone curve"], 1)
     print_tables(nodes, HARMONIZED, DOCS / "MRFlowHarmonize.md")
     widget.logic.saveReport(nodes, OUTPUT / "MRFlowHarmonize-report.html")
     print(source.GetName(), widget.logic.facts(nodes)["verdict"])
@@ -280,7 +282,7 @@ def invariances():
     draw_maps(nodes)
     for name in ("detectability", "gains"):
         host.render_plot(nodes[name], OUTPUT / f"Invariances-{name}.png", (560, 340))
-    draw_beside("Invariances", nodes, ["detectability", "gains"], 22)
+    draw_beside("Invariances", nodes, ["detectability", "gains"], 3)
     print_tables(nodes, {key: columns for key, columns in PROVEN.items() if key in nodes},
                  DOCS / "Invariances.md" if chosen else None)
     return ["Invariances", "Invariances-before", "Invariances-running", "Invariances-maps", "Invariances-detectability",
