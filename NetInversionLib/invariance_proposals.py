@@ -187,9 +187,7 @@ class Sampling:
         """What is drawn for a region; it may leave the slice at its end, since sides have to fit the network."""
         vae, multiple = self.network.vae, self.network.size_multiple
         if vae.spatial:
-            around = region.grown(DECODER_REACH * multiple, size)
-            return Window(around.j0 - around.j0 % multiple, around.j1 + -around.j1 % multiple,
-                          around.i0 - around.i0 % multiple, around.i1 + -around.i1 % multiple)
+            return region.grown(DECODER_REACH * multiple, size).on_grid(multiple)
         if max(region.size) > vae.size:
             raise ModelError(f"{self.name!r} draws images of {vae.size} x {vae.size} voxels: choose a region that is not larger")
         bounds = ((region.j0, region.j1, size[0]), (region.i0, region.i1, size[1]))

@@ -56,10 +56,10 @@ class Window:
         return Window(max(0, self.j0 - margin), min(size[0], self.j1 + margin),
                       max(0, self.i0 - margin), min(size[1], self.i1 + margin))
 
-    def on_grid(self, multiple: int, size: tuple[int, int]) -> Window:
-        """Grown to where every ``multiple``-th row and column begins, as far as a slice of ``size`` goes."""
-        return Window(self.j0 - self.j0 % multiple, min(size[0], self.j1 + -self.j1 % multiple),
-                      self.i0 - self.i0 % multiple, min(size[1], self.i1 + -self.i1 % multiple))
+    def on_grid(self, multiple: int) -> Window:
+        """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its end."""
+        return Window(self.j0 - self.j0 % multiple, self.j1 + -self.j1 % multiple,
+                      self.i0 - self.i0 % multiple, self.i1 + -self.i1 % multiple)
 
     def within(self, outer: Window) -> Window:
         """The same region in the coordinates of ``outer``."""
@@ -92,7 +92,7 @@ class LevelSet:
         multiple = getattr(network, "size_multiple", 1)
         reach = receptive_halo(network, slice_image, multiple, getattr(network, "smallest_size", 1))
         # A network with strides sees the slice's own grid only if its window begins on it.
-        self.window = region.grown(2 * reach, size).on_grid(multiple, size)
+        self.window = region.grown(2 * reach, size).on_grid(multiple).grown(0, size)
         inner = region.within(self.window)
         self.inside = inner.slices
         self.context = slice_image[(..., *self.window.slices)].clone()
