@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -236,7 +237,13 @@ def test_noise_and_textures_are_the_same_whatever_a_sampler_draws():
         drawn.append((changes, torch.rand(2, generator=generator)))
     for one, other in zip(*drawn):
         assert torch.equal(one, other)
-    assert len({float(image.sum()) for image in drawn[0][0]}) == 9  # 8 that differ, and the sampler's nothing
+    changes = drawn[0][0].flatten(1)
+    # Number 0, 3, 6 and 9 are the sampler's nothing. Independent ones lie as far apart as their own sizes together.
+    asked = [number for number in range(12) if number % 3]
+    assert changes[::3].count_nonzero() == 0
+    for first, second in combinations(asked, 2):
+        apart, sizes = changes[first] - changes[second], changes[[first, second]]
+        assert apart.norm() > 0.5 * sizes.norm() > 0, (first, second)
 
 
 # -- files and bad input -----------------------------------------------------------------------------------------------
