@@ -46,15 +46,29 @@ def knobs(patient: Tensor, roles: list[str]) -> list[Knob]:
     magnitude = [index for index, role in enumerate(roles) if not role.endswith("fraction")]
     found = []
     if {"in_phase", "fat_fraction", "water_fraction"} <= set(roles):
-        found.append(_echo_mix(*(roles.index(r) for r in ("in_phase", "fat_fraction", "water_fraction"))))
+        found.append(
+            _echo_mix(*(roles.index(r) for r in ("in_phase", "fat_fraction", "water_fraction")))
+        )
     if magnitude:
         found.append(_receive_field(magnitude, patient.shape))
-    return found + [_point_spread(patient.dim() - 2), _noise_level(patient), _per_channel("gain", roles, _gain),
-                    _per_channel("offset", roles, _offset), _per_channel("gamma", roles, _gamma)]
+    return found + [
+        _point_spread(patient.dim() - 2),
+        _noise_level(patient),
+        _per_channel("gain", roles, _gain),
+        _per_channel("offset", roles, _offset),
+        _per_channel("gamma", roles, _gamma),
+    ]
 
 
-def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: str, scale: float, free_error: float,
-               progress: Progress) -> Table:
+def acquirable(
+    patient: Tensor,
+    objective: Objective,
+    roles: list[str],
+    units: str,
+    scale: float,
+    free_error: float,
+    progress: Progress,
+) -> Table:
     """Table "acquirable": what each knob alone, and all together, buy of the free-voxel improvement.
 
     Args:
@@ -69,14 +83,14 @@ def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: s
     rows = len(available) + 1  # each alone, then all
     turned = torch.zeros(rows, len(start))
     for row in range(len(available)):
-        turned[row, ends[row]:ends[row + 1]] = 1
+        turned[row, ends[row] : ends[row + 1]] = 1
     turned[-1] = 1
 
     def images(values: Tensor, row: int) -> Tensor:
         x = patient
         for index, knob in enumerate(available):
             if turned[row, ends[index]]:
-                x = knob.apply(x, values[ends[index]:ends[index + 1]])
+                x = knob.apply(x, values[ends[index] : ends[index + 1]])
         return x
 
     def value_and_gradient(values: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,21 +99,30 @@ def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: s
             with torch.enable_grad():
                 value = value.detach().to(patient.device).requires_grad_()
                 x = images(value, row)
-                loss, slope = objective.value_and_gradient(x.detach(), torch.arange(len(x), device=x.device))
+                loss, slope = objective.value_and_gradient(
+                    x.detach(), torch.arange(len(x), device=x.device)
+                )
                 (gradient,) = torch.autograd.grad(x, value, slope / len(x))
             losses.append(loss.mean())
             slopes.append(gradient)
         return torch.stack(losses).cpu(), torch.stack(slopes).cpu() * turned[items]
 
     def report(evaluation: int, best) -> None:
-        progress.report(0.96 + 0.03 * evaluation / EVALUATIONS, f"Turning the scanner's knobs, step {evaluation}")
+        progress.report(
+            0.96 + 0.03 * evaluation / EVALUATIONS,
+            f"Turning the scanner's knobs, step {evaluation}",
+        )
 
     options = lbfgs.Options(max_evaluations=EVALUATIONS, history=8, first_step=0.1)
-    solution = lbfgs.minimize(value_and_gradient, start.repeat(rows, 1), options, lower=-1.0, upper=1.0, callback=report)
+    solution = lbfgs.minimize(
+        value_and_gradient, start.repeat(rows, 1), options, lower=-1.0, upper=1.0, callback=report
+    )
 
     before = objective.mean_error(patient) * scale
-    columns: dict[str, list] = {heading: [] for heading in (
-        "knob", "setting", f"MAE ({units})", "share of the free-voxel gain (%)")}
+    columns: dict[str, list] = {
+        heading: []
+        for heading in ("knob", "setting", f"MAE ({units})", "share of the free-voxel gain (%)")
+    }
 
     def add(*row) -> None:
         for heading, value in zip(columns, row):
@@ -110,7 +133,11 @@ def acquirable(patient: Tensor, objective: Objective, roles: list[str], units: s
     for row, name in enumerate([*(knob.name for knob in available), "all together"]):
         values = solution.x[row]
         error = objective.mean_error(images(values.to(patient.device), row).detach()) * scale
-        parts = [knob.describe(values[ends[i]:ends[i + 1]].tolist()) for i, knob in enumerate(available) if turned[row, ends[i]]]
+        parts = [
+            knob.describe(values[ends[i] : ends[i + 1]].tolist())
+            for i, knob in enumerate(available)
+            if turned[row, ends[i]]
+        ]
         # A knob that only makes things worse is left alone.
         setting, error = ("; ".join(parts), error) if error < before else ("as acquired", before)
         add(name, setting, error, 100 * (before - error) / gain if gain > 0 else float("nan"))
@@ -127,14 +154,21 @@ def _per_channel(name: str, roles: list[str], make: tuple) -> Knob:
     def on_all(x: Tensor, values: Tensor) -> Tensor:
         return apply(x, values.reshape(1, -1, *[1] * (x.dim() - 2)))
 
-    return Knob(f"{name} of each channel", (0.0,) * len(roles), on_all,
-                lambda values: ", ".join(f"{role} {word(v)}" for role, v in zip(roles, values)))
+    return Knob(
+        f"{name} of each channel",
+        (0.0,) * len(roles),
+        on_all,
+        lambda values: ", ".join(f"{role} {word(v)}" for role, v in zip(roles, values)),
+    )
 
 
 _gain = (lambda x, v: x * 2**v, lambda v: f"x {2**v:.2f}")
 _offset = (lambda x, v: x + 0.2 * v, lambda v: f"{0.2 * v:+.3f}")
 # A gamma has infinite slope at 0 when below 1: values under 0.001 are moved along with it.
-_gamma = (lambda x, v: x.clamp(min=1e-3) ** (2**v) + (x - x.clamp(min=1e-3)), lambda v: f"^ {2**v:.2f}")
+_gamma = (
+    lambda x, v: x.clamp(min=1e-3) ** (2**v) + (x - x.clamp(min=1e-3)),
+    lambda v: f"^ {2**v:.2f}",
+)
 
 
 def _echo_mix(in_phase: int, fat: int, water: int) -> Knob:
@@ -145,24 +179,39 @@ def _echo_mix(in_phase: int, fat: int, water: int) -> Knob:
         cosine = torch.cos(math.pi * (values[0] + 1) / 2)
         mixed = (((w - f) ** 2 + 2 * w * f * (1 + cosine) + 1e-6) / ((w + f) ** 2 + 1e-6)).sqrt()
         factor = torch.where(w + f > 0.05, mixed, torch.ones_like(mixed))
-        return torch.cat([x[:, :in_phase], (x[:, in_phase] * factor)[:, None], x[:, in_phase + 1:]], 1)
+        return torch.cat(
+            [x[:, :in_phase], (x[:, in_phase] * factor)[:, None], x[:, in_phase + 1 :]], 1
+        )
 
-    return Knob("echo mix", (-0.8,), apply, lambda v: f"water-fat phase {90 * (v[0] + 1):.0f} degrees")
+    return Knob(
+        "echo mix", (-0.8,), apply, lambda v: f"water-fat phase {90 * (v[0] + 1):.0f} degrees"
+    )
 
 
 def _receive_field(channels: list[int], shape: torch.Size) -> Knob:
     """exp of a second-order polynomial of in-plane position (and first order along k), each term up to 30 %."""
-    ramps = [torch.linspace(-1, 1, n).reshape([-1 if axis == a else 1 for a in range(len(shape) - 2)])
-             for axis, n in enumerate(shape[2:])]
-    terms = [a * torch.ones(shape[2:]) for a in (*ramps, *(r * r - 1 / 3 for r in ramps), ramps[-1] * ramps[-2])]
+    ramps = [
+        torch.linspace(-1, 1, n).reshape([-1 if axis == a else 1 for a in range(len(shape) - 2)])
+        for axis, n in enumerate(shape[2:])
+    ]
+    terms = [
+        a * torch.ones(shape[2:])
+        for a in (*ramps, *(r * r - 1 / 3 for r in ramps), ramps[-1] * ramps[-2])
+    ]
     basis = torch.stack(terms)
 
     def apply(x: Tensor, values: Tensor) -> Tensor:
         field = torch.exp(0.3 * torch.tensordot(values, basis.to(x), 1))
-        return torch.stack([x[:, c] * field if c in channels else x[:, c] for c in range(x.shape[1])], 1)
+        return torch.stack(
+            [x[:, c] * field if c in channels else x[:, c] for c in range(x.shape[1])], 1
+        )
 
-    return Knob("receive field", (0.0,) * len(terms), apply,
-                lambda v: f"{100 * (math.exp(0.3 * max(map(abs, v))) - 1):.0f} % in its strongest term")
+    return Knob(
+        "receive field",
+        (0.0,) * len(terms),
+        apply,
+        lambda v: f"{100 * (math.exp(0.3 * max(map(abs, v))) - 1):.0f} % in its strongest term",
+    )
 
 
 def _point_spread(dimensions: int) -> Knob:
@@ -172,13 +221,20 @@ def _point_spread(dimensions: int) -> Knob:
         pad = 8
         size = x.shape[-2:]
         flat = torch.nn.functional.pad(x.flatten(0, -3)[None], (pad,) * 4, mode="replicate")
-        k2 = (torch.fft.fftfreq(size[0] + 2 * pad)[:, None] ** 2 + torch.fft.rfftfreq(size[1] + 2 * pad)[None] ** 2) / 0.25
+        k2 = (
+            torch.fft.fftfreq(size[0] + 2 * pad)[:, None] ** 2
+            + torch.fft.rfftfreq(size[1] + 2 * pad)[None] ** 2
+        ) / 0.25
         transfer = torch.exp(values[0] * math.log(4) * k2.clamp(max=1).to(x))
         sharp = torch.fft.irfft2(torch.fft.rfft2(flat) * transfer, s=flat.shape[-2:])
         return sharp[..., pad:-pad, pad:-pad].reshape(x.shape)
 
-    return Knob("point spread", (0.0,), apply,
-                lambda v: f"{'sharper' if v[0] > 0 else 'softer'}: {4 ** v[0]:.2f} x contrast at Nyquist")
+    return Knob(
+        "point spread",
+        (0.0,),
+        apply,
+        lambda v: f"{'sharper' if v[0] > 0 else 'softer'}: {4 ** v[0]:.2f} x contrast at Nyquist",
+    )
 
 
 def _noise_level(patient: Tensor) -> Knob:
@@ -188,9 +244,16 @@ def _noise_level(patient: Tensor) -> Knob:
     for n, image in enumerate(images):
         for c, channel in enumerate(image):
             sigma = noise_sigma(channel)
-            smooth[n, c] = denoise_tv_chambolle(channel, weight=1.5 * sigma) if sigma > 0 else channel
+            smooth[n, c] = (
+                denoise_tv_chambolle(channel, weight=1.5 * sigma) if sigma > 0 else channel
+            )
     noise = torch.from_numpy(images - smooth).to(patient)
-    return Knob("noise level", (0.0,), lambda x, values: x + values[0] * noise, lambda v: f"x {1 + v[0]:.2f}")
+    return Knob(
+        "noise level",
+        (0.0,),
+        lambda x, values: x + values[0] * noise,
+        lambda v: f"x {1 + v[0]:.2f}",
+    )
 
 
 def noise_sigma(image: np.ndarray) -> float:

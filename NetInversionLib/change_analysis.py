@@ -41,17 +41,28 @@ def tissues(case: Case) -> dict[str, np.ndarray]:
 # -- error -----------------------------------------------------------------------------------------------------------
 
 
-def add_error_table(result: Result, case: Case, errors: dict[str, Tensor], images: dict[str, Tensor],
-                    evaluations: Tensor) -> None:
+def add_error_table(
+    result: Result,
+    case: Case,
+    errors: dict[str, Tensor],
+    images: dict[str, Tensor],
+    evaluations: Tensor,
+) -> None:
     """Table "error": mean absolute error by input and tissue, relative to the patient's, and range violations."""
     units = _units(case)
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     columns: dict[str, list] = {"input": list(errors)}
     for tissue, mask in masks.items():
-        columns[f"MAE {tissue} ({units})"] = [_mean(error.mean(1), mask) for error in errors.values()]
+        columns[f"MAE {tissue} ({units})"] = [
+            _mean(error.mean(1), mask) for error in errors.values()
+        ]
     overall = columns[f"MAE everything ({units})"]
-    columns["relative to the patient's (%)"] = [100 * value / overall[0] if overall[0] else 0.0 for value in overall]
-    columns["values outside [0, 1] (%)"] = [100 * float(((x < 0) | (x > 1)).float().mean()) for x in images.values()]
+    columns["relative to the patient's (%)"] = [
+        100 * value / overall[0] if overall[0] else 0.0 for value in overall
+    ]
+    columns["values outside [0, 1] (%)"] = [
+        100 * float(((x < 0) | (x > 1)).float().mean()) for x in images.values()
+    ]
     columns["lowest value"] = [float(x.min()) for x in images.values()]
     columns["highest value"] = [float(x.max()) for x in images.values()]
     columns["evaluations per image"] = [0.0, *evaluations.float().mean(1).tolist()]
@@ -67,33 +78,68 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     patient = case.patient.cpu().numpy()
     spacing = case.frame.spacing_mm
-    columns: dict[str, list] = {heading: [] for heading in (
-        "start", "channel", "tissue", "mean change (normalised)", "gradient-energy ratio", "correlation with the patient's",
-        "autocorrelation, patient's", "autocorrelation, ideal", "mean, patient's", "mean, ideal")}
+    columns: dict[str, list] = {
+        heading: []
+        for heading in (
+            "start",
+            "channel",
+            "tissue",
+            "mean change (normalised)",
+            "gradient-energy ratio",
+            "correlation with the patient's",
+            "autocorrelation, patient's",
+            "autocorrelation, ideal",
+            "mean, patient's",
+            "mean, ideal",
+        )
+    }
     for name, ideal in zip(names, images.cpu().numpy()):
         lines = {}
         for index, channel in enumerate(case.model.card.inputs):
             before, after = patient[:, index], ideal[:, index]
-            energy = [gradient_energy(x, case.model.card.dimensions, spacing) for x in (before, after)]
+            energy = [
+                gradient_energy(x, case.model.card.dimensions, spacing) for x in (before, after)
+            ]
             for tissue, mask in masks.items():
-                row = (name, channel.role, tissue, float((after - before)[mask].mean()),
-                       _ratio(energy[1][mask].sum(), energy[0][mask].sum()), correlation(before[mask], after[mask]),
-                       autocorrelation(before, mask), autocorrelation(after, mask), float(before[mask].mean()),
-                       float(after[mask].mean()))
+                row = (
+                    name,
+                    channel.role,
+                    tissue,
+                    float((after - before)[mask].mean()),
+                    _ratio(energy[1][mask].sum(), energy[0][mask].sum()),
+                    correlation(before[mask], after[mask]),
+                    autocorrelation(before, mask),
+                    autocorrelation(after, mask),
+                    float(before[mask].mean()),
+                    float(after[mask].mean()),
+                )
                 for heading, value in zip(columns, row):
                     columns[heading].append(value)
             frequency, ratio = spectrum_ratio(after, before, spacing)
             lines[channel.name] = (frequency.tolist(), ratio.tolist())
-        result.curves[f"spectrum {name}"] = Curve(f"Power spectrum, ideal (from {name}) over patient's", "frequency (cycles/mm)",
-                                                  "ratio of power", lines, log_y=True)
+        result.curves[f"spectrum {name}"] = Curve(
+            f"Power spectrum, ideal (from {name}) over patient's",
+            "frequency (cycles/mm)",
+            "ratio of power",
+            lines,
+            log_y=True,
+        )
     result.tables["change"] = Table("What changed", columns)
 
 
-def gradient_energy(image: np.ndarray, dimensions: int, spacing_mm: tuple[float, ...]) -> np.ndarray:
+def gradient_energy(
+    image: np.ndarray, dimensions: int, spacing_mm: tuple[float, ...]
+) -> np.ndarray:
     """Squared gradient magnitude per voxel, per mm^2, of (images, *space); along j, i for 2-D networks, k, j, i for 3-D."""
     axes = range(1, image.ndim) if dimensions == 3 else (image.ndim - 2, image.ndim - 1)
-    steps = {image.ndim - 1: spacing_mm[0], image.ndim - 2: spacing_mm[1], image.ndim - 3: spacing_mm[2]}
-    return sum(np.gradient(image, steps[axis], axis=axis) ** 2 for axis in axes if image.shape[axis] > 1)
+    steps = {
+        image.ndim - 1: spacing_mm[0],
+        image.ndim - 2: spacing_mm[1],
+        image.ndim - 3: spacing_mm[2],
+    }
+    return sum(
+        np.gradient(image, steps[axis], axis=axis) ** 2 for axis in axes if image.shape[axis] > 1
+    )
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -109,13 +155,22 @@ def autocorrelation(image: np.ndarray, mask: np.ndarray) -> float:
     return correlation(image[..., 1:][both], image[..., :-1][both]) if both.any() else float("nan")
 
 
-def spectrum_ratio(after: np.ndarray, before: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def spectrum_ratio(
+    after: np.ndarray, before: np.ndarray, spacing_mm: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Radially averaged in-plane power of ``after`` over that of ``before``: (cycles/mm, ratio), up to Nyquist."""
     size = after.shape[-2:]
     window = np.hanning(size[0] + 2)[1:-1, None] * np.hanning(size[1] + 2)[None, 1:-1]
-    power = [(np.abs(np.fft.rfft2((x - x.mean((-2, -1), keepdims=True)) * window)) ** 2).reshape(
-        -1, size[0], size[1] // 2 + 1).mean(0) for x in (after, before)]
-    radius = np.hypot(np.fft.fftfreq(size[0], spacing_mm[1])[:, None], np.fft.rfftfreq(size[1], spacing_mm[0])[None])
+    power = [
+        (np.abs(np.fft.rfft2((x - x.mean((-2, -1), keepdims=True)) * window)) ** 2)
+        .reshape(-1, size[0], size[1] // 2 + 1)
+        .mean(0)
+        for x in (after, before)
+    ]
+    radius = np.hypot(
+        np.fft.fftfreq(size[0], spacing_mm[1])[:, None],
+        np.fft.rfftfreq(size[1], spacing_mm[0])[None],
+    )
     nyquist = 0.5 / max(spacing_mm[:2])
     bins = max(4, min(size) // 4)
     index = np.minimum((radius / nyquist * bins).astype(int), bins)
@@ -126,10 +181,19 @@ def spectrum_ratio(after: np.ndarray, before: np.ndarray, spacing_mm: tuple[floa
 # -- whether to believe it -------------------------------------------------------------------------------------------
 
 
-def add_swap_back(result: Result, case: Case, names: list[str], images: Tensor, objective: Objective) -> None:
+def add_swap_back(
+    result: Result, case: Case, names: list[str], images: Tensor, objective: Objective
+) -> None:
     """Table "swap back": the error when one channel of the ideal input returns to the patient's."""
-    columns: dict[str, list] = {heading: [] for heading in (
-        "start", "channel put back", f"MAE ({_units(case)})", "share of the gain lost (%)")}
+    columns: dict[str, list] = {
+        heading: []
+        for heading in (
+            "start",
+            "channel put back",
+            f"MAE ({_units(case)})",
+            "share of the gain lost (%)",
+        )
+    }
     before = output_error(case, objective, case.patient)
     for name, ideal in zip(names, images):
         best = output_error(case, objective, ideal)
@@ -137,39 +201,70 @@ def add_swap_back(result: Result, case: Case, names: list[str], images: Tensor, 
             mixed = ideal.clone()
             mixed[:, index] = case.patient[:, index]
             error = output_error(case, objective, mixed)
-            for heading, value in zip(columns, (name, channel.role, error, 100 * _ratio(error - best, before - best))):
+            for heading, value in zip(
+                columns, (name, channel.role, error, 100 * _ratio(error - best, before - best))
+            ):
                 columns[heading].append(value)
     result.tables["swap back"] = Table("One channel back to the patient's", columns)
 
 
-def add_validity(result: Result, case: Case, names: list[str], images: Tensor, objective: Objective,
-                 second: Model | None, seed: int) -> None:
+def add_validity(
+    result: Result,
+    case: Case,
+    names: list[str],
+    images: Tensor,
+    objective: Objective,
+    second: Model | None,
+    seed: int,
+) -> None:
     """Table "validity": the error of inputs that should not be better, and of the ideal ones under noise and blur.
 
     Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target against the inputs of
     other patients, and against the input of another image of the same patient, which needs at least two images.
     """
-    noise = NOISE * torch.randn(case.patient.shape, generator=torch.Generator().manual_seed(seed)).to(case.patient)
-    rows = [("patient's", case.patient), ("patient's, blurred", _blurred(case.patient)),
-            ("patient's, noisier", case.patient + noise)]
+    noise = NOISE * torch.randn(
+        case.patient.shape, generator=torch.Generator().manual_seed(seed)
+    ).to(case.patient)
+    rows = [
+        ("patient's", case.patient),
+        ("patient's, blurred", _blurred(case.patient)),
+        ("patient's, noisier", case.patient + noise),
+    ]
     for name, ideal in zip(names, images):
-        rows += [(f"ideal {name}", ideal), (f"ideal {name}, blurred", _blurred(ideal)), (f"ideal {name}, noisier", ideal + noise)]
+        rows += [
+            (f"ideal {name}", ideal),
+            (f"ideal {name}, blurred", _blurred(ideal)),
+            (f"ideal {name}, noisier", ideal + noise),
+        ]
     rows += [(f"other patient {number}'s", images) for number, images in enumerate(case.others, 1)]
     labels = [label for label, _ in rows]
     values = [output_error(case, objective, image) for _, image in rows]
     count = len(case.patient)
-    shuffled = [output_error(case, objective, case.patient.roll(step, 0))
-                for step in sorted({max(1, count * part // 8) for part in range(1, 8)})] if count > 1 else []
-    for label, figure in (("lowest", np.min), ("median", np.median), ("highest", np.max)) if shuffled else ():
+    shuffled = (
+        [
+            output_error(case, objective, case.patient.roll(step, 0))
+            for step in sorted({max(1, count * part // 8) for part in range(1, 8)})
+        ]
+        if count > 1
+        else []
+    )
+    for label, figure in (
+        (("lowest", np.min), ("median", np.median), ("highest", np.max)) if shuffled else ()
+    ):
         labels.append(f"patient's, slices shuffled, {label}")
         values.append(float(figure(shuffled)))
     columns: dict[str, list] = {"input": labels, f"MAE ({_units(case)})": values}
     if second is not None:
         errors = [_second_error(case, second, image) for _, image in rows]
-        columns[f"MAE of {second.card.name} ({_units(case)})"] = errors + [float("nan")] * (len(labels) - len(errors))
+        columns[f"MAE of {second.card.name} ({_units(case)})"] = errors + [float("nan")] * (
+            len(labels) - len(errors)
+        )
         gain = [(errors[0] - e) / max(values[0] - v, 1e-9) for e, v in zip(errors, values)]
-        result.facts["gain that transfers"] = {label: g for label, g in zip(labels, gain) if label in
-                                               [f"ideal {name}" for name in names]}
+        result.facts["gain that transfers"] = {
+            label: g
+            for label, g in zip(labels, gain)
+            if label in [f"ideal {name}" for name in names]
+        }
     result.tables["validity"] = Table("Would other inputs do as well?", columns)
 
 
@@ -190,7 +285,9 @@ def _second_error(case: Case, second: Model, images: Tensor) -> float:
 
 def _blurred(images: Tensor) -> Tensor:
     sigma = (0, 0, *[BLUR_VOXELS] * (images.dim() - 2))
-    return torch.from_numpy(ndimage.gaussian_filter(images.cpu().numpy(), sigma, mode="nearest")).to(images)
+    return torch.from_numpy(
+        ndimage.gaussian_filter(images.cpu().numpy(), sigma, mode="nearest")
+    ).to(images)
 
 
 def _mean(values: Tensor, mask: np.ndarray) -> float:

@@ -50,7 +50,9 @@ WORKERS_LOST = (
     "The cluster's workers that had this volume ended one after the other, most probably because memory or their time "
     "ran out. Give the workers more memory, then run the command again: finished volumes are kept."
 )
-CLUSTER_LOST = "The connection to the cluster was lost. Run the command again: finished volumes are kept."
+CLUSTER_LOST = (
+    "The connection to the cluster was lost. Run the command again: finished volumes are kept."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ class Item:
     def request(self) -> jobs.Request:
         """The job with its volumes read. Raises what ``volumes.load`` raises."""
         loaded = {key: volumes.load(_utf8(path)) for key, path in self.volumes.items()}
-        return jobs.Request(self.task, loaded, self.model_paths, self.settings | ({"force": True} if self.force else {}))
+        return jobs.Request(
+            self.task,
+            loaded,
+            self.model_paths,
+            self.settings | ({"force": True} if self.force else {}),
+        )
 
 
 @dataclass(frozen=True)
@@ -109,9 +116,19 @@ class Scheduler:
 
 # What is to be done -------------------------------------------------------------------------------------------------
 
-def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[str, str] | None = None,
-         settings: dict | None = None, task: str = "harmonize", result: str = "harmonized", mask: str | None = None,
-         suffix: str = "T1w", force: bool = False, log: Callable[[str], None] = lambda line: None) -> list[Item]:
+
+def plan(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    model_paths: dict[str, str] | None = None,
+    settings: dict | None = None,
+    task: str = "harmonize",
+    result: str = "harmonized",
+    mask: str | None = None,
+    suffix: str = "T1w",
+    force: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> list[Item]:
     """An item for every volume of ``folder``; nothing is written.
 
     Args:
@@ -134,11 +151,17 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
     sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
     masks, sources = _masks(sources, folder, mask, log)
     if not sources:
-        what = f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz" if bids else f"{', '.join(READABLE)} or DICOM folders"
+        what = (
+            f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz"
+            if bids
+            else f"{', '.join(READABLE)} or DICOM folders"
+        )
         raise ValueError(f"no volumes in {folder} (looked for {what})")
     inside = [path for path in sources if out.resolve() in path.resolve().parents]
     if inside:
-        raise ValueError(f"{inside[0]} lies in the output folder {out}; choose another output folder")
+        raise ValueError(
+            f"{inside[0]} lies in the output folder {out}; choose another output folder"
+        )
     settings = jobs.Request(task, {}, {}, settings or {}).settings
     model_paths = {key: os.path.abspath(path) for key, path in (model_paths or {}).items()}
     models = {key: _file_hash(path) for key, path in model_paths.items()}
@@ -147,9 +170,25 @@ def plan(folder: str | os.PathLike, out: str | os.PathLike, model_paths: dict[st
         files = {"source": os.path.abspath(path)}
         if path in masks:
             files["mask"] = _beside(path, masks[path])
-        item = Item(_below(path, folder), str(out), output, task, files, model_paths, settings, result, force=force,
-                    sidecar=_sidecar(path, folder, models, bids, masks.get(path)))
-        identity = [item.source, task, settings, models, {key: _state(file) for key, file in files.items()}]
+        item = Item(
+            _below(path, folder),
+            str(out),
+            output,
+            task,
+            files,
+            model_paths,
+            settings,
+            result,
+            force=force,
+            sidecar=_sidecar(path, folder, models, bids, masks.get(path)),
+        )
+        identity = [
+            item.source,
+            task,
+            settings,
+            models,
+            {key: _state(file) for key, file in files.items()},
+        ]
         items.append(replace(item, fingerprint=_hash(json.dumps(identity, sort_keys=True))))
     return items
 
@@ -164,16 +203,23 @@ def _require_apart(folder: Path, out: Path) -> None:
         raise ValueError(f"there is no folder {folder}")
     here, there = folder.resolve(), out.resolve()
     if here == there or there in here.parents:
-        raise ValueError(f"results in {out} would mix with the volumes of {folder}; choose another output folder, "
-                         "beside it or inside it")
+        raise ValueError(
+            f"results in {out} would mix with the volumes of {folder}; choose another output folder, "
+            "beside it or inside it"
+        )
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
     """Volume files and DICOM folders at any depth, in order; hidden files and folders of results are left out."""
     for parent, folders, names in os.walk(folder):
         parent = Path(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not (parent / name / OWN).is_dir()
-                            and (parent / name).resolve() != out.resolve())
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (parent / name / OWN).is_dir()
+            and (parent / name).resolve() != out.resolve()
+        )
         names = sorted(name for name in names if not name.startswith("."))
         if any(_is_dicom(parent / name) for name in names):
             yield parent
@@ -194,19 +240,27 @@ def _bids_files(folder: Path, suffix: str) -> list[Path]:
     endings = (f"_{suffix}.nii.gz", f"_{suffix}.nii")
     files = [*folder.glob("sub-*/anat/*"), *folder.glob("sub-*/ses-*/anat/*")]
     ours = re.compile(r"_desc-(harmonized|[0-9A-Za-z]+Harmonized)_")
-    return sorted(path for path in files if path.name.endswith(endings) and not ours.search(path.name))
+    return sorted(
+        path for path in files if path.name.endswith(endings) and not ours.search(path.name)
+    )
 
 
 def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict[Path, str]:
     """Where each source's image goes below the output folder; files that differ in their ending only keep it."""
-    named = {path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized.nii.gz"
-             for path in sources}
+    named = {
+        path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized.nii.gz"
+        for path in sources
+    }
     parent = {path: Path(_below(path, folder)).parent for path in sources}
     outputs = {path: (parent[path] / name).as_posix() for path, name in named.items()}
     if not bids_suffix:
         count = Counter(outputs.values())
-        outputs = {path: output if count[output] == 1 else (parent[path] / f"{path.name}_harmonized.nii.gz").as_posix()
-                   for path, output in outputs.items()}
+        outputs = {
+            path: output
+            if count[output] == 1
+            else (parent[path] / f"{path.name}_harmonized.nii.gz").as_posix()
+            for path, output in outputs.items()
+        }
     for output, number in Counter(outputs.values()).items():
         if number > 1:
             twins = [_below(path, folder) for path in sources if outputs[path] == output]
@@ -223,8 +277,9 @@ def _bids_name(path: Path, suffix: str) -> str:
     return f"{entities}_desc-harmonized_{suffix}.nii.gz"
 
 
-def _masks(sources: list[Path], folder: Path, pattern: str | None, log: Callable[[str], None]
-           ) -> tuple[dict[Path, str], list[Path]]:
+def _masks(
+    sources: list[Path], folder: Path, pattern: str | None, log: Callable[[str], None]
+) -> tuple[dict[Path, str], list[Path]]:
     """The mask of each source that has one, seen from the source's folder; and the sources that are no masks.
 
     Masks are what the pattern names; without one, NAME_mask beside NAME, whatever the endings.
@@ -232,17 +287,27 @@ def _masks(sources: list[Path], folder: Path, pattern: str | None, log: Callable
     named = {}
     for path in sources:
         names = [f"{_name(path)}_mask{ending}" for ending in READABLE]
-        named[path] = [name for name in names if path != folder and os.path.lexists(_beside(path, name))]
+        named[path] = [
+            name for name in names if path != folder and os.path.lexists(_beside(path, name))
+        ]
         if len(named[path]) > 1 and not pattern:
-            raise ValueError(f"{_below(path, folder)} has more than one mask: {' and '.join(named[path])}; keep one of them, "
-                             "or name them by a pattern")
-    masks = {path: _filled(pattern, path, folder) if pattern else named[path][0] for path in sources if pattern or named[path]}
+            raise ValueError(
+                f"{_below(path, folder)} has more than one mask: {' and '.join(named[path])}; keep one of them, "
+                "or name them by a pattern"
+            )
+    masks = {
+        path: _filled(pattern, path, folder) if pattern else named[path][0]
+        for path in sources
+        if pattern or named[path]
+    }
     used = {_beside(path, name) for path, name in masks.items()}
     left = {_beside(path, name) for path, names in named.items() for name in names} - used
     if masks and not pattern:
         log(f"{len(used)} files are taken as masks, not as volumes: NAME_mask of NAME beside it")
     if left:
-        log(f"{len(left)} files are left out: their names say that they are masks (NAME_mask of NAME beside it)")
+        log(
+            f"{len(left)} files are left out: their names say that they are masks (NAME_mask of NAME beside it)"
+        )
     return masks, [path for path in sources if os.path.abspath(path) not in used | left]
 
 
@@ -253,9 +318,15 @@ def _beside(path: Path, name: str) -> str:
 
 def _filled(mask: str, path: Path, folder: Path) -> str:
     below = _below(path, folder)
-    labels = {key: re.search(rf"(?:^|[/_]){key[:3]}-([0-9A-Za-z]+)", below) for key in ("subject", "session")}
-    values = {"name": _name(path), "folder": Path(below).parent.as_posix(),
-              **{key: found[1] if found else "" for key, found in labels.items()}}
+    labels = {
+        key: re.search(rf"(?:^|[/_]){key[:3]}-([0-9A-Za-z]+)", below)
+        for key in ("subject", "session")
+    }
+    values = {
+        "name": _name(path),
+        "folder": Path(below).parent.as_posix(),
+        **{key: found[1] if found else "" for key, found in labels.items()},
+    }
     return re.sub(r"\{(name|folder|subject|session)\}", lambda found: values[found[1]], mask)
 
 
@@ -271,10 +342,16 @@ def _below(path: Path, folder: Path) -> str:
     return path.resolve().name if path == folder else path.relative_to(folder).as_posix()
 
 
-def _sidecar(path: Path, folder: Path, models: dict[str, str], bids: bool, mask: str | None) -> dict:
+def _sidecar(
+    path: Path, folder: Path, models: dict[str, str], bids: bool, mask: str | None
+) -> dict:
     source = f"bids:source:{_below(path, folder)}" if bids else _below(path, folder)
-    return {"Description": "MR image with the intensities of another scanner. Research use only, never for diagnosis.",
-            "Sources": [source], **({"Mask": mask} if mask else {}), "Models": models}
+    return {
+        "Description": "MR image with the intensities of another scanner. Research use only, never for diagnosis.",
+        "Sources": [source],
+        **({"Mask": mask} if mask else {}),
+        "Models": models,
+    }
 
 
 def _state(path: str) -> list | None:
@@ -294,7 +371,9 @@ def _utf8(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"The path {cohort_page.shown(path)} is not valid UTF-8. Rename the file or folder.") from None
+        raise ValueError(
+            f"The path {cohort_page.shown(path)} is not valid UTF-8. Rename the file or folder."
+        ) from None
     return path
 
 
@@ -312,7 +391,9 @@ def _file_hash(path: str) -> str:
 
 # One volume ---------------------------------------------------------------------------------------------------------
 
-_one_at_a_time = threading.Lock()  # whatever the number of threads of a Dask worker: memory is for one volume
+_one_at_a_time = (
+    threading.Lock()
+)  # whatever the number of threads of a Dask worker: memory is for one volume
 
 
 def work(data: dict) -> dict:
@@ -334,7 +415,11 @@ def _without_pictures(record: dict) -> dict:
 def finished(item: Item) -> dict | None:
     """The record of an item that needs not be done again, else None."""
     record = read_record(item)
-    if record is None or record.get("fingerprint") != item.fingerprint or record.get("output") != item.output:
+    if (
+        record is None
+        or record.get("fingerprint") != item.fingerprint
+        or record.get("output") != item.output
+    ):
         return None
     forced, status = record.get("forced", False), record["status"]
     if status == "failed" or (forced and not item.force and status != "accepted"):
@@ -366,30 +451,57 @@ def _do(item: Item) -> dict:
         record |= _judged(result)
         faster = _deliver(item, record, request, result)
     except (Exception, SystemExit) as error:  # SystemExit: what a library raises to end the program
-        return _failed(item, jobs.explain(error), traceback.format_exc(), round(time.monotonic() - start, 2))
+        return _failed(
+            item, jobs.explain(error), traceback.format_exc(), round(time.monotonic() - start, 2)
+        )
     return faster or record
 
 
 def _new_record(item: Item) -> dict:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"source": item.source, "output": item.output, "fingerprint": item.fingerprint, "status": "failed",
-            "forced": item.force, "bytes": 0, "reasons": [], "error": "", "seconds": 0.0, "time": now,
-            "version": __version__, "host": platform.node(), "pid": os.getpid()}
+    return {
+        "source": item.source,
+        "output": item.output,
+        "fingerprint": item.fingerprint,
+        "status": "failed",
+        "forced": item.force,
+        "bytes": 0,
+        "reasons": [],
+        "error": "",
+        "seconds": 0.0,
+        "time": now,
+        "version": __version__,
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
 
 
 def _judged(result: Result) -> dict:
     """Verdict, reasons and figures (table "summary") of a result, as JSON; a task without a verdict is "done"."""
     figures = _figures(result.tables["summary"]) if "summary" in result.tables else {}
-    return _json({"status": result.facts.get("verdict", "done"), "facts": result.facts, "figures": figures,
-                  "reasons": list(result.facts.get("reasons", []))})
+    return _json(
+        {
+            "status": result.facts.get("verdict", "done"),
+            "facts": result.facts,
+            "figures": figures,
+            "reasons": list(result.facts.get("reasons", [])),
+        }
+    )
 
 
 def _figures(table: Table) -> dict:
     """A table as name and value: the first column names the rows; what is not finite is left out."""
     (_, names), *columns = table.columns.items()
-    cells = {(f"{heading}, {name}" if len(columns) > 1 else str(name)): value
-             for heading, values in columns for name, value in zip(names, values)}
-    return {name: value for name, value in cells.items() if not isinstance(value, (float, np.floating)) or np.isfinite(value)}
+    cells = {
+        (f"{heading}, {name}" if len(columns) > 1 else str(name)): value
+        for heading, values in columns
+        for name, value in zip(names, values)
+    }
+    return {
+        name: value
+        for name, value in cells.items()
+        if not isinstance(value, (float, np.floating)) or np.isfinite(value)
+    }
 
 
 def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) -> dict | None:
@@ -420,9 +532,16 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
 
 
 def _provenance(item: Item, record: dict) -> dict:
-    kept = {key: record[key] for key in ("status", "reasons", "facts", "figures", "seconds", "time")}
-    return {**(item.sidecar or {}), "Settings": item.settings, "Verdict": kept.pop("status"),
-            "Reasons": kept.pop("reasons"), "NetInversion": {"version": __version__, "task": item.task, **kept}}
+    kept = {
+        key: record[key] for key in ("status", "reasons", "facts", "figures", "seconds", "time")
+    }
+    return {
+        **(item.sidecar or {}),
+        "Settings": item.settings,
+        "Verdict": kept.pop("status"),
+        "Reasons": kept.pop("reasons"),
+        "NetInversion": {"version": __version__, "task": item.task, **kept},
+    }
 
 
 def _failed(item: Item, error: str, details: str = "", seconds: float = 0.0) -> dict:
@@ -484,8 +603,14 @@ def _json(value):
 
 # All of them --------------------------------------------------------------------------------------------------------
 
-def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = None,
-        log: Callable[[str], None] = lambda line: None, worker: Sequence[str] | None = None) -> list[dict]:
+
+def run(
+    items: list[Item],
+    processes: int = 1,
+    scheduler: Scheduler | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    worker: Sequence[str] | None = None,
+) -> list[dict]:
     """Do what is not done yet, and write the summary; gives the records, without pictures, in the items' order.
 
     Args:
@@ -501,13 +626,19 @@ def run(items: list[Item], processes: int = 1, scheduler: Scheduler | None = Non
     """
     out = Path(items[0].out)
     with _only_run_in(out):
-        records = {item.source: _without_pictures(record) for item in items if (record := finished(item))}
+        records = {
+            item.source: _without_pictures(record) for item in items if (record := finished(item))
+        }
         rest = [item for item in items if item.source not in records]
         if records:
             log(f"{len(records)} of {len(items)} done before" + _by_others(records.values()))
         start = time.monotonic()
         try:
-            ends = _on_cluster(rest, scheduler) if scheduler else _locally(rest, processes, worker or WORKER)
+            ends = (
+                _on_cluster(rest, scheduler)
+                if scheduler
+                else _locally(rest, processes, worker or WORKER)
+            )
             for count, record in enumerate(ends, 1):
                 records[record["source"]] = record
                 left = (time.monotonic() - start) / count * (len(rest) - count)
@@ -529,9 +660,14 @@ def prepare(folder: str | os.PathLike, out: str | os.PathLike) -> None:
         raise ValueError(f"{out} is a data set already; choose an empty output folder")
     (out / OWN).mkdir(parents=True, exist_ok=True)
     if is_bids(folder):
-        made = {"Name": f"{folder.name}, harmonized", "BIDSVersion": "1.9.0", "DatasetType": "derivative",
-                "GeneratedBy": [{"Name": "NetInversion", "Version": __version__, "CodeURL": HOMEPAGE}],
-                "SourceDatasets": [{"URL": folder.as_uri()}], "DatasetLinks": {"source": folder.as_uri()}}
+        made = {
+            "Name": f"{folder.name}, harmonized",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "NetInversion", "Version": __version__, "CodeURL": HOMEPAGE}],
+            "SourceDatasets": [{"URL": folder.as_uri()}],
+            "DatasetLinks": {"source": folder.as_uri()},
+        }
         partial = out / OWN / f"{uuid.uuid4().hex}.json"
         _write_json(partial, made)
         os.replace(partial, description)
@@ -541,13 +677,19 @@ def prepare(folder: str | os.PathLike, out: str | os.PathLike) -> None:
 def counts(records: list[dict]) -> str:
     """In words: "5 volumes: 3 accepted, 1 refused, 1 failed"."""
     found = Counter(record["status"] for record in records)
-    return f"{len(records)} volumes: " + ", ".join(f"{number} {status}" for status, number in found.items())
+    return f"{len(records)} volumes: " + ", ".join(
+        f"{number} {status}" for status, number in found.items()
+    )
 
 
 def _reported(item: Item, records: dict[str, dict]) -> dict:
     """An item's record as the summary takes it: its file, which has the pictures, or what the run knows."""
     known, written = records.get(item.source), read_record(item)
-    if written and written.get("fingerprint") == item.fingerprint and (not known or written["status"] == known["status"]):
+    if (
+        written
+        and written.get("fingerprint") == item.fingerprint
+        and (not known or written["status"] == known["status"])
+    ):
         return written
     return known or {**_new_record(item), "status": "not run", "time": "", "version": ""}
 
@@ -559,13 +701,17 @@ def _by_others(records: Iterable[dict]) -> str:
     if not others:
         return ""
     made = ", ".join(f"{number} by version {version}" for version, number in sorted(others.items()))
-    return (f", not all by this version of NetInversion ({__version__}): {made}. They are kept; for one version throughout, "
-            "choose another output folder")
+    return (
+        f", not all by this version of NetInversion ({__version__}): {made}. They are kept; for one version throughout, "
+        "choose another output folder"
+    )
 
 
 def _line(record: dict, count: int, total: int, seconds_left: float) -> str:
     why = record["error"] or "; ".join(record["reasons"])
-    line = f"{count}/{total} {record['source']}: {record['status']}, {record['seconds']:.0f} s" + (f": {why}" if why else "")
+    line = f"{count}/{total} {record['source']}: {record['status']}, {record['seconds']:.0f} s" + (
+        f": {why}" if why else ""
+    )
     return line + (f" (about {seconds_left / 60:.0f} min left)" if seconds_left >= 60 else "")
 
 
@@ -580,7 +726,9 @@ def _only_run_in(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another run writes into {out}; wait for it, or choose another output folder") from None
+                raise ValueError(
+                    f"another run writes into {out}; wait for it, or choose another output folder"
+                ) from None
             except OSError:  # a file system without locks
                 pass
             else:
@@ -597,6 +745,7 @@ def _clear(folder: Path) -> None:
 
 
 # Workers of this computer -------------------------------------------------------------------------------------------
+
 
 def _locally(items: list[Item], processes: int, command: Sequence[str]) -> Iterator[dict]:
     waiting, ends = queue.SimpleQueue(), queue.SimpleQueue()
@@ -635,7 +784,9 @@ class _Worker:
         paths = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if share > 1:
-            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share)))
+            self._environment.setdefault(
+                "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share))
+            )
 
     def do(self, item: Item) -> dict | None:
         """The item's record, or None after ``stop``."""
@@ -661,8 +812,15 @@ class _Worker:
         self._words = tempfile.TemporaryFile()
         # A session of its own: Ctrl-C reaches the runner alone, which stops the workers.
         self._process = subprocess.Popen(
-            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words,
-            text=True, encoding="ascii", start_new_session=True)
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            text=True,
+            encoding="ascii",
+            start_new_session=True,
+        )
 
     def stop(self) -> None:
         self.stopped = True
@@ -693,6 +851,7 @@ def main() -> int:
 
 # Workers of a cluster -----------------------------------------------------------------------------------------------
 
+
 def _on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
     """A worker's death puts its volume back on Dask's list; one whose record was lost with it is not done again."""
     with _client(scheduler) as client:
@@ -700,7 +859,9 @@ def _on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
         for item in items:
             key = f"{item.task}-{_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
             waiting[key] = item, client.submit(work, asdict(item), key=key, pure=False)
-        for future in _distributed().as_completed([future for _, future in waiting.values()], loop=client.loop):
+        for future in _distributed().as_completed(
+            [future for _, future in waiting.values()], loop=client.loop
+        ):
             item, _ = waiting.pop(future.key)
             record = _outcome(item, future)
             future.release()  # else its record would stay on the worker, and die with it
@@ -710,26 +871,35 @@ def _on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
 def _client(scheduler: Scheduler):
     distributed = _distributed()
     security = None
-    files = {"tls_ca_file": scheduler.tls_ca_file, "tls_client_cert": scheduler.tls_cert,
-             "tls_client_key": scheduler.tls_key}
+    files = {
+        "tls_ca_file": scheduler.tls_ca_file,
+        "tls_client_cert": scheduler.tls_cert,
+        "tls_client_key": scheduler.tls_key,
+    }
     if any(files.values()):
         missing = [path for path in files.values() if path and not os.path.isfile(path)]
         if missing:
             raise ValueError(f"there is no file {missing[0]}")
-        security = distributed.Security(require_encryption=True, **{key: path for key, path in files.items() if path})
+        security = distributed.Security(
+            require_encryption=True, **{key: path for key, path in files.items() if path}
+        )
     try:
         return distributed.Client(scheduler.address, security=security, set_as_default=False)
     except (OSError, TimeoutError, asyncio.TimeoutError) as error:  # two types until Python 3.11
-        raise ConnectionError(f"no Dask scheduler answers at {scheduler.address}: is the address right, the scheduler "
-                              f"running, and do both sides use TLS or neither? ({error})") from error
+        raise ConnectionError(
+            f"no Dask scheduler answers at {scheduler.address}: is the address right, the scheduler "
+            f"running, and do both sides use TLS or neither? ({error})"
+        ) from error
 
 
 def _distributed():
     try:
         import distributed
     except ImportError as error:
-        raise RuntimeError("runs on a cluster need the Python package 'distributed', here and on the workers: "
-                           f"pip install 'netinversion[cluster]' ({error})") from error
+        raise RuntimeError(
+            "runs on a cluster need the Python package 'distributed', here and on the workers: "
+            f"pip install 'netinversion[cluster]' ({error})"
+        ) from error
     return distributed
 
 
@@ -740,9 +910,14 @@ def _outcome(item: Item, future) -> dict:
         return future.result()
     error = future.exception()
     if isinstance(error, ImportError):
-        return _failed(item, f"The cluster's workers lack something ({error}). Install 'netinversion[cluster]' where they run.")
+        return _failed(
+            item,
+            f"The cluster's workers lack something ({error}). Install 'netinversion[cluster]' where they run.",
+        )
     lost = type(error).__name__ == "KilledWorker"
-    return _failed(item, WORKERS_LOST if lost else f"On the cluster: {jobs.explain(error)}", str(error))
+    return _failed(
+        item, WORKERS_LOST if lost else f"On the cluster: {jobs.explain(error)}", str(error)
+    )
 
 
 if __name__ == "__main__":

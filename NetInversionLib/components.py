@@ -13,7 +13,9 @@ from torch import Tensor
 from .results import Table
 
 BANDS = ("structure", "noise")
-HALF_AT_PERIOD = float(np.sqrt(np.log(2) / 2) / np.pi)  # sigma, in periods, of the Gaussian that halves a wave
+HALF_AT_PERIOD = float(
+    np.sqrt(np.log(2) / 2) / np.pi
+)  # sigma, in periods, of the Gaussian that halves a wave
 
 
 def split(changes: Tensor, spacing_mm: tuple[float, float], period_mm: float) -> dict[str, Tensor]:
@@ -49,37 +51,58 @@ def principal_components(changes: Tensor, count: int) -> Components:
     some = min(count, len(rows) - 1, int((lengths > 1e-9 * lengths.max().clamp(min=1e-12)).sum()))
     variance = lengths.square()
     images = directions[:some] * (variance[:some] / max(len(rows) - 1, 1)).sqrt()[:, None]
-    sign = torch.gather(images, 1, images.abs().argmax(1, keepdim=True)).sign() if some else images[:, :1]
+    sign = (
+        torch.gather(images, 1, images.abs().argmax(1, keepdim=True)).sign()
+        if some
+        else images[:, :1]
+    )
     explained = (variance[:some] / variance.sum().clamp(min=1e-300)).numpy()
     return Components((images * sign).reshape(some, *changes.shape[1:]), explained)
 
 
-def segment_table(labels: np.ndarray, names: tuple[str, ...], deviations: dict[str, np.ndarray]) -> Table:
+def segment_table(
+    labels: np.ndarray, names: tuple[str, ...], deviations: dict[str, np.ndarray]
+) -> Table:
     """Mean of maps inside segments.
 
     Args:
         labels: Whole numbers, 0 for none; label n is called ``names[n - 1]``, or "label n" beyond them.
         deviations: Maps of ``labels``' shape by heading, HU, NaN where nothing was sampled.
     """
-    columns: dict[str, list] = {"segment": [], "voxels sampled": [], **{f"{heading} (HU)": [] for heading in deviations}}
+    columns: dict[str, list] = {
+        "segment": [],
+        "voxels sampled": [],
+        **{f"{heading} (HU)": [] for heading in deviations},
+    }
     known = np.all([np.isfinite(a) for a in deviations.values()], axis=0)
     for label in (int(n) for n in np.unique(labels) if n):
         here = known & (labels == label)
         columns["segment"].append(names[label - 1] if 0 < label <= len(names) else f"label {label}")
         columns["voxels sampled"].append(int(here.sum()))
         for heading, array in deviations.items():
-            columns[f"{heading} (HU)"].append(float(array[here].mean()) if here.any() else float("nan"))
+            columns[f"{heading} (HU)"].append(
+                float(array[here].mean()) if here.any() else float("nan")
+            )
     return Table("Mean standard deviation inside segments", columns)
 
 
 def band_table(deviations: dict[str, np.ndarray], period_mm: float) -> Table:
     """Root mean square of the maps "unproven <band>" and "proven <band>" over what was sampled, HU."""
+
     def strength(key: str) -> float:
         array = deviations[key][np.isfinite(deviations[key])]
         return float(np.sqrt(np.mean(array**2))) if array.size else float("nan")
 
-    before, after = ([strength(f"{kind} {band}") for band in BANDS] for kind in ("unproven", "proven"))
-    return Table("Anatomy or noise? The spread by size of structures", {
-        "band": list(BANDS), "structures": [f"coarser than {period_mm:g} mm", f"finer than {period_mm:g} mm"],
-        "unproven (HU)": before, "proven (HU)": after,
-        "survived (%)": [100 * a / b if b > 0 else float("nan") for a, b in zip(after, before)]})
+    before, after = (
+        [strength(f"{kind} {band}") for band in BANDS] for kind in ("unproven", "proven")
+    )
+    return Table(
+        "Anatomy or noise? The spread by size of structures",
+        {
+            "band": list(BANDS),
+            "structures": [f"coarser than {period_mm:g} mm", f"finer than {period_mm:g} mm"],
+            "unproven (HU)": before,
+            "proven (HU)": after,
+            "survived (%)": [100 * a / b if b > 0 else float("nan") for a, b in zip(after, before)],
+        },
+    )

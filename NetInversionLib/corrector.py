@@ -29,12 +29,29 @@ from scipy import ndimage
 
 from . import tone_field, volumes
 from .mr import BRIGHTEST, Scan, ScanError
-from .networks.corrector import BINS, CELL, CELLS, CONTROL, GRID, LEVELS, MATCHED, TEMPLATE_STEP, TONE_LEVELS, VOXEL_MM, Corrector
+from .networks.corrector import (
+    BINS,
+    CELL,
+    CELLS,
+    CONTROL,
+    GRID,
+    LEVELS,
+    MATCHED,
+    TEMPLATE_STEP,
+    TONE_LEVELS,
+    VOXEL_MM,
+    Corrector,
+)
 from .results import Progress
 from .tone_field import ToneField
 from .volumes import Volume
 
-EXPLANATIONS = {"tone curve": "", "multiplicative field": "m", "additive field": "a", "both fields": "ma"}
+EXPLANATIONS = {
+    "tone curve": "",
+    "multiplicative field": "m",
+    "additive field": "a",
+    "both fields": "ma",
+}
 # Below this share of tissue in the mask's resampled copy, a voxel lies on the border and counts as air.
 INSIDE = 0.7
 FINE_MM, ANTI_ALIAS_MM = 1.5, 0.7
@@ -47,7 +64,9 @@ FLOOR, TONE_FLOOR = 0.06, 0.02
 TONE_BELIEF = 0.3
 # A scan that cannot be told from the target's own keeps this share of itself.
 MOST_KEPT, KEPT_FLOOR = 0.3, 0.01
-SMOOTHED_VOXELS = 4  # along each axis: with fewer, ITK's recursive Gaussian has nothing to start from
+SMOOTHED_VOXELS = (
+    4  # along each axis: with fewer, ITK's recursive Gaussian has nothing to start from
+)
 DARKEST = 0.02  # below it a tone curve is straight, down to 0
 # Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and a smooth rest.
 POWER_DEVIATIONS = (0.25, 0.5)
@@ -80,7 +99,9 @@ class Settings:
 
     def __post_init__(self):
         if self.fields != "auto" and self.fields not in EXPLANATIONS:
-            raise ValueError(f"fields must be 'auto' or one of {', '.join(EXPLANATIONS)}, not {self.fields!r}")
+            raise ValueError(
+                f"fields must be 'auto' or one of {', '.join(EXPLANATIONS)}, not {self.fields!r}"
+            )
         if self.looks < 1 or self.steps < 1:
             raise ValueError("looks and steps are at least 1")
 
@@ -106,7 +127,9 @@ class Estimate:
     template_to_ras: np.ndarray
 
 
-def explain(scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()) -> Estimate:
+def explain(
+    scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()
+) -> Estimate:
     """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as ``corrector``) knows of the target.
 
     Raises:
@@ -124,7 +147,11 @@ def explain(scan: Scan, network, progress: Progress | None = None, settings: Set
         fits[name] = fit(tissue, target, EXPLANATIONS[name], settings)
     evidence = {name: float(f.evidence - fits["tone curve"].evidence) for name, f in fits.items()}
     chosen = max(evidence, key=evidence.get) if settings.fields == "auto" else settings.fields
-    progress.log("evidence (log): " + ", ".join(f"{name} {value:.1f}" for name, value in evidence.items()) + f"; taken: {chosen}")
+    progress.log(
+        "evidence (log): "
+        + ", ".join(f"{name} {value:.1f}" for name, value in evidence.items())
+        + f"; taken: {chosen}"
+    )
     alone = settings.fields == "auto" and chosen == "tone curve"
     unchanged = probability_unchanged(scan, tissue, target, fits[chosen]) if alone else 0.0
     change = _change(scan, tissue, target, fits[chosen], unchanged)
@@ -139,6 +166,7 @@ def harmonized(scan: Scan, change: ToneField) -> np.ndarray:
 
 
 # Into the template's space ------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Tissue:
@@ -157,7 +185,10 @@ def reduced(scan: Scan) -> tuple[Volume, Volume]:
         filled = np.flatnonzero(scan.mask.any(axis=tuple(a for a in range(3) if a != axis)))
         region += [max(int(filled[0]) - 2, 0), min(int(filled[-1]) + 3, scan.mask.shape[axis])]
     brain = np.where(scan.mask, scan.image, 0).astype(np.float32)
-    return tuple(_reduced(volumes.crop(scan.volume.with_array(a), tuple(region))) for a in (brain, scan.mask.astype(np.float32)))
+    return tuple(
+        _reduced(volumes.crop(scan.volume.with_array(a), tuple(region)))
+        for a in (brain, scan.mask.astype(np.float32))
+    )
 
 
 def _reduced(volume: Volume) -> Volume:
@@ -183,21 +214,31 @@ def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
     image, mask = brain
     inside = mask.array > INSIDE
     if min(image.shape) < SMOOTHED_VOXELS or not inside.any():
-        raise ScanError("what the mask covers is too thin to be aligned to the brain template: use a volume, or a mask, that "
-                        "covers more of the brain, or another mode than anatomy-safe")
+        raise ScanError(
+            "what the mask covers is too thin to be aligned to the brain template: use a volume, or a mask, that "
+            "covers more of the brain, or another mode than anatomy-safe"
+        )
     matched = np.zeros_like(image.array)
-    matched[inside] = np.interp(image.array[inside], *matching_curve(image.array[inside], target.matched))
+    matched[inside] = np.interp(
+        image.array[inside], *matching_curve(image.array[inside], target.matched)
+    )
     matrix, alignment = register(target.template, image.with_array(matched))
     return in_template(brain, matrix, alignment)
 
 
-def in_template(brain: tuple[Volume, Volume], template_to_ras: np.ndarray, alignment: float = 1.0) -> Tissue:
+def in_template(
+    brain: tuple[Volume, Volume], template_to_ras: np.ndarray, alignment: float = 1.0
+) -> Tissue:
     """A reduced brain's voxels in the template's grid, by a known alignment."""
-    reference = Volume(np.broadcast_to(np.float32(0), GRID), template_to_ras @ grid_to_template(), "")
+    reference = Volume(
+        np.broadcast_to(np.float32(0), GRID), template_to_ras @ grid_to_template(), ""
+    )
     image, mask = (sampled(v, reference) for v in brain)
     places = np.flatnonzero(mask > INSIDE)
     if len(places) < BRAIN_VOXELS // 10:
-        raise ScanError("the scan hardly overlaps the brain template after alignment: is it a brain, with the right axes?")
+        raise ScanError(
+            "the scan hardly overlaps the brain template after alignment: is it a brain, with the right axes?"
+        )
     values = np.clip(image.ravel()[places] / mask.ravel()[places], 0, BRIGHTEST)
     return Tissue(values.astype(np.float64), places, template_to_ras, alignment)
 
@@ -206,7 +247,9 @@ def sampled(volume: Volume, reference: Volume) -> np.ndarray:
     """Linear interpolation on a grid that may be sheared, which ITK's images cannot be; 0 outside."""
     matrix = np.linalg.inv(volume.ijk_to_ras) @ reference.ijk_to_ras
     matrix = matrix[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
-    return ndimage.affine_transform(volume.array, matrix[:3, :3], matrix[:3, 3], reference.shape, order=1, mode="constant")
+    return ndimage.affine_transform(
+        volume.array, matrix[:3, :3], matrix[:3, 3], reference.shape, order=1, mode="constant"
+    )
 
 
 def grid_to_template(voxel_mm: float = VOXEL_MM) -> np.ndarray:
@@ -222,13 +265,18 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     Raises:
         ScanError: ITK finds no overlap.
     """
-    fixed_image, moving_image = volumes.to_image(fixed), sitk.SmoothingRecursiveGaussian(volumes.to_image(moving), [2.0] * 3)
+    fixed_image, moving_image = (
+        volumes.to_image(fixed),
+        sitk.SmoothingRecursiveGaussian(volumes.to_image(moving), [2.0] * 3),
+    )
     middle, start = centre_of(fixed), centre_of(moving)
     transform = sitk.AffineTransform(3)
     transform.SetCenter((middle * (-1, -1, 1)).tolist())
     transform.SetTranslation(((start - middle) * (-1, -1, 1)).tolist())
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums of several threads differ in their last bits from run to run
+    method.SetNumberOfThreads(
+        1
+    )  # sums of several threads differ in their last bits from run to run
     method.SetMetricAsCorrelation()
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.02, 80, relaxationFactor=0.6)
@@ -240,7 +288,9 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     try:
         method.Execute(fixed_image, moving_image)
     except RuntimeError as error:
-        raise ScanError("the scan cannot be aligned to the brain template: is it a brain, with the right axes?") from error
+        raise ScanError(
+            "the scan cannot be aligned to the brain template: is it a brain, with the right axes?"
+        ) from error
     linear, centre = np.reshape(transform.GetMatrix(), (3, 3)), np.array(transform.GetCenter())
     matrix = np.eye(4)
     matrix[:3, :3] = linear
@@ -257,20 +307,27 @@ def centre_of(volume: Volume) -> np.ndarray:
 
 # What is known of the target ----------------------------------------------------------------------------------------
 
+
 class Target:
     """A ``Corrector``'s figures in double precision, and what follows from them."""
 
     def __init__(self, corrector: Corrector | None):
         if corrector is None:
-            raise ValueError("this model has no corrector: add one with 'netinversion train corrector'")
+            raise ValueError(
+                "this model has no corrector: add one with 'netinversion train corrector'"
+            )
         for name, buffer in corrector.named_buffers():
             if name != "template":
                 setattr(self, name, buffer.detach().cpu().numpy().astype(np.float64))
         template = corrector.template.detach().cpu().numpy()
         self.template = Volume(template, grid_to_template(VOXEL_MM * TEMPLATE_STEP), "template")
         self.used = self.used.ravel() > 0.5
-        self.m, self.a = (np.apply_along_axis(lambda c: on_blocks(c.reshape(CONTROL)).ravel(), 0, patterns)[self.used]
-                          for patterns in (self.patterns_m, self.patterns_a))
+        self.m, self.a = (
+            np.apply_along_axis(lambda c: on_blocks(c.reshape(CONTROL)).ravel(), 0, patterns)[
+                self.used
+            ]
+            for patterns in (self.patterns_m, self.patterns_a)
+        )
 
     @cached_property
     def precision(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -285,12 +342,16 @@ class Target:
         return x / d[:, None] - b @ (c @ (b.T @ x))
 
 
-_CELL_OF_VOXEL = np.ravel_multi_index(np.meshgrid(*(np.arange(n) // CELL for n in GRID), indexing="ij"), CELLS).ravel()
+_CELL_OF_VOXEL = np.ravel_multi_index(
+    np.meshgrid(*(np.arange(n) // CELL for n in GRID), indexing="ij"), CELLS
+).ravel()
 
 
 def spline_matrix(controls: int, samples: int) -> np.ndarray:
     """(samples, controls): control values along an axis to the spline's values at evenly spread sample centres."""
-    return tone_field.bspline_matrix(controls, (np.arange(samples) + 0.5) * controls / samples - 0.5)
+    return tone_field.bspline_matrix(
+        controls, (np.arange(samples) + 0.5) * controls / samples - 0.5
+    )
 
 
 def along_axes(matrices: list[np.ndarray], values: np.ndarray) -> np.ndarray:
@@ -320,14 +381,18 @@ def on_blocks(control: np.ndarray) -> np.ndarray:
     return along_axes(_TO_BLOCKS, control)
 
 
-def matching_curve(values: np.ndarray, target_quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matching_curve(
+    values: np.ndarray, target_quantiles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Knots of the curve that gives values the target's quantiles; strictly increasing in both rows."""
     own = np.quantile(values, np.linspace(0, 1, MATCHED))
     rise = np.arange(MATCHED) * 1e-6
     return np.maximum.accumulate(own) + rise, np.maximum.accumulate(target_quantiles) + rise
 
 
-def local_quantiles(matched: np.ndarray, places: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def local_quantiles(
+    matched: np.ndarray, places: np.ndarray, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles (17, 288) at ``LEVELS`` of overlapping cells, averaged in blocks, and the blocks' share of tissue (288,).
 
     ``matched`` values (n,) lie near the target's; a cell that sees little tissue falls back on its prior histogram.
@@ -343,7 +408,11 @@ def local_quantiles(matched: np.ndarray, places: np.ndarray, prior: np.ndarray) 
     for n, level in enumerate(LEVELS):
         upper = np.clip((cumulated < level).sum(axis=0), 1, BINS - 1)
         low, high = cumulated[upper - 1, columns], cumulated[upper, columns]
-        quantiles[n] = (upper - 0.5 + np.clip((level - low) / (high - low + 1e-9), 0, 1)) / (BINS - 1) * BRIGHTEST
+        quantiles[n] = (
+            (upper - 0.5 + np.clip((level - low) / (high - low + 1e-9), 0, 1))
+            / (BINS - 1)
+            * BRIGHTEST
+        )
     weights = _blocks(share) + 1e-6
     means = [_blocks(q.reshape(CELLS) * share) / weights for q in quantiles]
     return np.stack([m.ravel() for m in means]), weights.ravel()
@@ -364,6 +433,7 @@ def _blocks(cells: np.ndarray) -> np.ndarray:
 
 
 # Fitting one explanation --------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -388,7 +458,9 @@ def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settin
         quantiles, _ = local_quantiles(np.interp(seen, own, wanted), tissue.places, target.prior)
         # Back through the match and the fields: local quantiles of the source itself.
         corrected = np.interp(quantiles[:, target.used], wanted, own)
-        source = (corrected - on_blocks(a).ravel()[target.used]) * np.exp(-on_blocks(log_m).ravel()[target.used])
+        source = (corrected - on_blocks(a).ravel()[target.used]) * np.exp(
+            -on_blocks(log_m).ravel()[target.used]
+        )
         unknown.start_curve(corrected, quantiles[:, target.used])
         for _ in range(settings.steps):
             evidence = unknown.step(source)
@@ -398,7 +470,10 @@ def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settin
 def _corrected(tissue: Tissue, log_m: np.ndarray, a: np.ndarray) -> np.ndarray:
     if not (log_m.any() or a.any()):
         return tissue.values
-    return np.exp(on_grid(log_m).ravel()[tissue.places]) * tissue.values + on_grid(a).ravel()[tissue.places]
+    return (
+        np.exp(on_grid(log_m).ravel()[tissue.places]) * tissue.values
+        + on_grid(a).ravel()[tissue.places]
+    )
 
 
 class _Unknown:
@@ -409,20 +484,28 @@ class _Unknown:
         self.of_m, self.of_a = (np.zeros(target.m.shape[1]) for _ in range(2))
         self.power, self.rest = None, np.zeros(len(REST_KNOTS))
         distance = (REST_KNOTS[:, None] - REST_KNOTS) / REST_LENGTH
-        covariance = REST_DEVIATION**2 * (np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS)))
+        covariance = REST_DEVIATION**2 * (
+            np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS))
+        )
         self.curve_precision = np.zeros((2 + len(REST_KNOTS),) * 2)
         self.curve_precision[:2, :2] = np.diag(1 / np.square(POWER_DEVIATIONS))
         self.curve_precision[2:, 2:] = np.linalg.inv(covariance)
 
     def controls(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(np.clip(patterns @ weights, -most, most).reshape(CONTROL)
-                     for patterns, weights, most in ((self.target.patterns_m, self.of_m, MAX_LOG_M),
-                                                     (self.target.patterns_a, self.of_a, MAX_A)))
+        return tuple(
+            np.clip(patterns @ weights, -most, most).reshape(CONTROL)
+            for patterns, weights, most in (
+                (self.target.patterns_m, self.of_m, MAX_LOG_M),
+                (self.target.patterns_a, self.of_a, MAX_A),
+            )
+        )
 
     def start_curve(self, x: np.ndarray, y: np.ndarray) -> None:
         """A power law through the points, the first time."""
         if self.power is None:
-            self.power = np.polyfit(np.log(np.maximum(x, 0.05)).ravel(), np.log(np.maximum(y, 0.05)).ravel(), 1)[::-1]
+            self.power = np.polyfit(
+                np.log(np.maximum(x, 0.05)).ravel(), np.log(np.maximum(y, 0.05)).ravel(), 1
+            )[::-1]
 
     def step(self, source: np.ndarray) -> float:
         """One step from the source's local quantiles (17, blocks); the logarithm of the evidence there."""
@@ -432,7 +515,9 @@ class _Unknown:
         law = np.exp(self.power[0] + self.power[1] * np.log(value))
         hats = _hats(law.ravel())
         # Where the curve's rest would turn it over, it is followed only as far as it still rises.
-        rise = np.interp(law, (REST_KNOTS[1:] + REST_KNOTS[:-1]) / 2, np.diff(self.rest) / np.diff(REST_KNOTS))
+        rise = np.interp(
+            law, (REST_KNOTS[1:] + REST_KNOTS[:-1]) / 2, np.diff(self.rest) / np.diff(REST_KNOTS)
+        )
         steepness = np.maximum(1 + rise, 0.2)
         slope = steepness * self.power[1] * law / value
 
@@ -444,7 +529,10 @@ class _Unknown:
             columns.append(slope[:, :, None] * target.a)
             old.append(self.of_a)
         columns = [c.reshape(law.size, -1) for c in columns]
-        columns += [np.stack([(steepness * law).ravel(), (steepness * law * np.log(value)).ravel()], 1), hats]
+        columns += [
+            np.stack([(steepness * law).ravel(), (steepness * law * np.log(value)).ravel()], 1),
+            hats,
+        ]
         jacobian, old = np.concatenate(columns, 1), np.concatenate([*old, self.power, self.rest])
         precision = np.eye(len(old))
         curve = len(old) - len(self.curve_precision)
@@ -481,9 +569,15 @@ def _hats(x: np.ndarray) -> np.ndarray:
 
 # The tone curve -----------------------------------------------------------------------------------------------------
 
+
 def _change(scan: Scan, tissue: Tissue, target: Target, found: Fit, unchanged: float) -> ToneField:
     matrix = tissue.template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
-    fields = replace(ToneField.identity(), log_m=found.log_m, a=_gentle(found.a, tissue.template_to_ras), control_to_ras=matrix)
+    fields = replace(
+        ToneField.identity(),
+        log_m=found.log_m,
+        a=_gentle(found.a, tissue.template_to_ras),
+        control_to_ras=matrix,
+    )
     values, points = _some_voxels(scan)
     m, a = fields.fields_at(points)
     knots = tone_curve(m * values + a, target)
@@ -508,9 +602,15 @@ def probability_unchanged(scan: Scan, tissue: Tissue, target: Target, tone_alone
     own = np.quantile(_some_voxels(scan)[0], TONE_LEVELS)
     precision = np.linalg.inv(target.tone_deviations + KEPT_FLOOR**2 * np.eye(len(own)))
     curves = [_log_polynomial(own, target.tone, precision, terms, own)[1] for terms in (2, 3, 4, 5)]
-    whole = -0.5 * (target.tone - own) @ precision @ (target.tone - own) - np.logaddexp.reduce(curves) + np.log(len(curves))
+    whole = (
+        -0.5 * (target.tone - own) @ precision @ (target.tone - own)
+        - np.logaddexp.reduce(curves)
+        + np.log(len(curves))
+    )
     seen, wanted = matching_curve(tissue.values, target.matched)
-    quantiles, _ = local_quantiles(np.interp(tissue.values, seen, wanted), tissue.places, target.prior)
+    quantiles, _ = local_quantiles(
+        np.interp(tissue.values, seen, wanted), tissue.places, target.prior
+    )
     left = (target.expected - np.interp(quantiles[:, target.used], wanted, seen)).ravel()
     places = -0.5 * left @ target.weigh(left[:, None])[:, 0] - tone_alone.evidence
     return float(1 / (1 + np.exp(-np.clip(whole + places / 2, -50, 50))))
@@ -532,7 +632,9 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
-    precision = np.linalg.inv(TONE_BELIEF * target.tone_deviations + TONE_FLOOR**2 * np.eye(len(expected)))
+    precision = np.linalg.inv(
+        TONE_BELIEF * target.tone_deviations + TONE_FLOOR**2 * np.eye(len(expected))
+    )
     x = np.linspace(own[0], max(own[-1], own[0] + 0.1), CURVE_KNOTS - 2)
     for terms in (TERMS, 3, 2):
         y = _log_polynomial(own, expected, precision, terms, x)[0]
@@ -540,8 +642,12 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
             break
     left = expected - np.interp(own, x, y)
     simple = np.clip((MISFITS[1] - left @ precision @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
-    landmarks = np.interp(x, *(np.interp(LANDMARKS, TONE_LEVELS, quantiles) for quantiles in (own, expected)))
-    y = simple * (y + landmarks) / 2 + (1 - simple) * np.interp(x, *matching_curve(values, target.whole))
+    landmarks = np.interp(
+        x, *(np.interp(LANDMARKS, TONE_LEVELS, quantiles) for quantiles in (own, expected))
+    )
+    y = simple * (y + landmarks) / 2 + (1 - simple) * np.interp(
+        x, *matching_curve(values, target.whole)
+    )
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
     # An additive field may leave tissue at or below 0: there is no straight line down to 0 then, and it must not end up as air.
@@ -551,6 +657,7 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
     """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its evidence."""
+
     def powers(v):
         return (np.log(np.maximum(v, DARKEST)) - LOG_MIDDLE)[:, None] ** np.arange(terms)
 
@@ -561,7 +668,9 @@ def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray
         y = np.exp(np.clip(design @ found, -10, 3))
         jacobian = design * y[:, None]
         hessian = jacobian.T @ precision @ jacobian + prior
-        step = np.linalg.solve(hessian, jacobian.T @ precision @ (expected - y) + prior @ (mean - found))
+        step = np.linalg.solve(
+            hessian, jacobian.T @ precision @ (expected - y) + prior @ (mean - found)
+        )
         found = found + step / max(1.0, np.abs(step).max())  # Gauss-Newton, never a leap
     left = expected - np.exp(design @ found)
     misfit = left @ precision @ left + (found - mean) @ prior @ (found - mean)

@@ -31,7 +31,9 @@ from .volumes import Volume
 # The published networks' units: (HU + 1024 - 481.454...) / 502.185...
 LOW_HU = 481.45419786099086 - 1024
 CHANNEL = models.Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
-LOW_DOSE_SOURCES = SOURCES.replace("The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs.")
+LOW_DOSE_SOURCES = SOURCES.replace(
+    "The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs."
+)
 INTENDED_USE = (
     "Research and demonstration only, not for diagnosis or treatment. It was trained on a handful of CT scans with SIMULATED low "
     "dose, so that its invariances can be looked at; it was not made to improve images."
@@ -92,7 +94,9 @@ class Pair:
     noise: np.ndarray
 
 
-def read_pairs(folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()) -> list[Pair]:
+def read_pairs(
+    folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()
+) -> list[Pair]:
     """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them, with simulated noise.
 
     Raises:
@@ -105,15 +109,23 @@ def read_pairs(folder: Path | str, settings: DenoiserSettings, every: int = 1, p
     return found
 
 
-def pairs_of(ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0) -> list[Pair]:
+def pairs_of(
+    ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0
+) -> list[Pair]:
     """The slices of one CT; noise follows from the settings' seed and ``number``."""
     axial = volumes.reorient(volumes.check(ct), "LPS")
-    hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2::every])).clamp(-1024, 3071)
+    hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
+        -1024, 3071
+    )
     if float(hu.min()) > -500:
-        raise ValueError(f"{ct.name} holds no air (lowest value {float(hu.min()):g}): is it a CT in HU?")
+        raise ValueError(
+            f"{ct.name} holds no air (lowest value {float(hu.min()):g}): is it a CT in HU?"
+        )
     rng = np.random.default_rng([settings.seed, number])
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    middle = LowDoseSettings(math.sqrt(math.prod(settings.dose)), electronic=settings.electronic, views=settings.views)
+    middle = LowDoseSettings(
+        math.sqrt(math.prod(settings.dose)), electronic=settings.electronic, views=settings.views
+    )
     middle = exposed(hu[len(hu) // 2][None], axial.spacing_mm[:2], middle, settings.noise_hu)
     pairs = []
     for image in hu:
@@ -128,7 +140,9 @@ def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], 
     training = [pair for pair in pairs if pair.person != leave_out]
     if not training or len(training) == len(pairs) and leave_out is not None:
         known = ", ".join(sorted({pair.person for pair in pairs}))
-        raise ValueError(f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}")
+        raise ValueError(
+            f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}"
+        )
     return training, [pair for pair in pairs if pair.person == leave_out]
 
 
@@ -150,12 +164,16 @@ def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tupl
         if image.shape != (size, size) or (image > -500).mean() < 0.1:  # mostly air
             if rng.random() < 0.98:
                 continue
-            image, noise = (np.pad(a, [(0, size - n) for n in a.shape], mode="reflect") for a in (image, noise))
+            image, noise = (
+                np.pad(a, [(0, size - n) for n in a.shape], mode="reflect") for a in (image, noise)
+            )
         turns, mirrored = rng.integers(4), rng.random() < 0.5
         image, noise = (np.rot90(a[:, ::-1] if mirrored else a, turns) for a in (image, noise))
         normal.append(image.copy())
         low.append((image + noise).clip(-1024, 3071).astype(np.float32))
-    return tuple(normalised(torch.from_numpy(np.stack(images)))[:, None] for images in (low, normal))
+    return tuple(
+        normalised(torch.from_numpy(np.stack(images)))[:, None] for images in (low, normal)
+    )
 
 
 def normalised(hu: Tensor) -> Tensor:
@@ -163,6 +181,7 @@ def normalised(hu: Tensor) -> Tensor:
 
 
 # Training -----------------------------------------------------------------------------------------------------------
+
 
 class Critic(nn.Module):
     """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the mean of a last map."""
@@ -172,7 +191,10 @@ class Critic(nn.Module):
         layers, channels = [], 1
         for n in range(6):
             given = width * 2 ** (n // 2)
-            layers += [nn.Conv2d(channels, given, 3, stride=1 + n % 2, padding=1), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(channels, given, 3, stride=1 + n % 2, padding=1),
+                nn.LeakyReLU(0.2),
+            ]
             channels = given
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
 
@@ -189,13 +211,22 @@ def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
 class _State(State):
     """The denoiser in training and, for "wgan", what it is trained against."""
 
-    def __init__(self, settings: DenoiserSettings, names: list[str], features: UpTo | None, device: torch.device):
+    def __init__(
+        self,
+        settings: DenoiserSettings,
+        names: list[str],
+        features: UpTo | None,
+        device: torch.device,
+    ):
         torch.manual_seed(settings.seed)
         network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
         parts = {"optimiser": torch.optim.Adam(network.parameters(), betas=(0.9, 0.999))}
         if settings.loss == "wgan":
             critic = Critic().to(device)
-            parts |= {"critic": critic, "critic_optimiser": torch.optim.Adam(critic.parameters(), betas=(0.5, 0.9))}
+            parts |= {
+                "critic": critic,
+                "critic_optimiser": torch.optim.Adam(critic.parameters(), betas=(0.5, 0.9)),
+            }
         super().__init__(settings, names, network, **parts)
         self.features, self.device = features, device
 
@@ -205,12 +236,17 @@ class _State(State):
         adversarial = critic is not None and self.step >= s.warm_up * s.steps
         if adversarial:
             for n in range(s.critic_steps):
-                self.criticise(critic, *group.share(*draw(s.steps + s.critic_steps * self.step + n)), group)
+                self.criticise(
+                    critic, *group.share(*draw(s.steps + s.critic_steps * self.step + n)), group
+                )
         low, normal = (part.to(self.device) for part in group.share(*draw(self.step)))
         found = self.network.train()(low)
         loss = error = F.mse_loss(found, normal)
         if adversarial:
-            loss = F.mse_loss(self.features(found), self.features(normal)) - s.adversarial * critic(found).mean()
+            loss = (
+                F.mse_loss(self.features(found), self.features(normal))
+                - s.adversarial * critic(found).mean()
+            )
         self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group)
         return math.sqrt(float(error.detach())) * (CHANNEL.high - CHANNEL.low)
 
@@ -230,9 +266,16 @@ class _State(State):
         return network.to(self.device).eval().requires_grad_(False)
 
 
-def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = DenoiserSettings(), leave_out: str | None = None,
-          checkpoint: Path | str | None = None, features: models.Model | None = None, progress: Progress = Progress(),
-          device: torch.device | str = "cpu") -> Path:
+def train(
+    pairs: list[Pair],
+    output: Path | str,
+    settings: DenoiserSettings = DenoiserSettings(),
+    leave_out: str | None = None,
+    checkpoint: Path | str | None = None,
+    features: models.Model | None = None,
+    progress: Progress = Progress(),
+    device: torch.device | str = "cpu",
+) -> Path:
     """Train a denoiser and write its model file; goes on from the checkpoint if that is there.
 
     Under torchrun every process calls this; the first one writes.
@@ -246,13 +289,26 @@ def train(pairs: list[Pair], output: Path | str, settings: DenoiserSettings = De
     """
     training, _ = split_people(pairs, leave_out)
     if settings.loss == "wgan" and features is None:
-        raise ValueError("the perceptual term needs a network to take features of: name a denoiser's model file with --features")
+        raise ValueError(
+            "the perceptual term needs a network to take features of: name a denoiser's model file with --features"
+        )
     device = torch.device(device)
     group = Group.joined(device)
     group.check_batch(settings.batch)
-    state = _State(settings, [pair.person for pair in training], features_of(features).to(device) if features else None, device)
-    run(state, lambda: state.advance(lambda step: draw_batch(training, settings, step), group), ("RMSE (HU)", ""), group,
-        checkpoint, progress)
+    state = _State(
+        settings,
+        [pair.person for pair in training],
+        features_of(features).to(device) if features else None,
+        device,
+    )
+    run(
+        state,
+        lambda: state.advance(lambda step: draw_batch(training, settings, step), group),
+        ("RMSE (HU)", ""),
+        group,
+        checkpoint,
+        progress,
+    )
     if group.rank == 0:
         network = state.averaged().cpu()
         table = evaluate(pairs, network, leave_out)
@@ -272,15 +328,28 @@ def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None
         with torch.no_grad():
             found = network(normalised(torch.from_numpy(low))[None, None])[0, 0].numpy()
         found = found * (CHANNEL.high - CHANNEL.low) + CHANNEL.low
-        rows.setdefault(pair.person, []).append([np.sqrt(np.mean((x - pair.normal)[body] ** 2)) for x in (low, found)])
+        rows.setdefault(pair.person, []).append(
+            [np.sqrt(np.mean((x - pair.normal)[body] ** 2)) for x in (low, found)]
+        )
     means = {person: np.mean(values, 0) for person, values in rows.items()}
-    return Table("RMSE to normal dose inside the body (HU)", {
-        "person": list(means), "held out": [person == leave_out for person in means],
-        "low dose": [float(m[0]) for m in means.values()], "denoised": [float(m[1]) for m in means.values()]})
+    return Table(
+        "RMSE to normal dose inside the body (HU)",
+        {
+            "person": list(means),
+            "held out": [person == leave_out for person in means],
+            "low dose": [float(m[0]) for m in means.values()],
+            "denoised": [float(m[1]) for m in means.values()],
+        },
+    )
 
 
-def make_card(settings: DenoiserSettings, people: list[str], leave_out: str | None, table: Table,
-              features: models.Model | None) -> models.Card:
+def make_card(
+    settings: DenoiserSettings,
+    people: list[str],
+    leave_out: str | None,
+    table: Table,
+    features: models.Model | None,
+) -> models.Card:
     """The card of a trained denoiser."""
     quality = {}
     for person, apart, low, found in zip(*table.columns.values()):
@@ -290,8 +359,21 @@ def make_card(settings: DenoiserSettings, people: list[str], leave_out: str | No
     if features is not None:
         values["features"] = f"{features.card.name}, layer 4, SHA-256 {features.sha256[:16]}"
     return models.Card(
-        name=f"CT denoiser {settings.architecture}, {settings.loss}", version="1", architecture=settings.architecture,
-        arguments=dict(settings.arguments), inputs=(CHANNEL,), outputs=(CHANNEL,), dimensions=2, orientation="LPS",
-        spacing_mm=(0.5, 3.5), size_multiple=1, trained_on=tuple(people), sources=LOW_DOSE_SOURCES,
-        licence="MIT", intended_use=INTENDED_USE, quality=quality,
-        training={**values, "left out": leave_out or "nobody"}, task="denoising")
+        name=f"CT denoiser {settings.architecture}, {settings.loss}",
+        version="1",
+        architecture=settings.architecture,
+        arguments=dict(settings.arguments),
+        inputs=(CHANNEL,),
+        outputs=(CHANNEL,),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.5, 3.5),
+        size_multiple=1,
+        trained_on=tuple(people),
+        sources=LOW_DOSE_SOURCES,
+        licence="MIT",
+        intended_use=INTENDED_USE,
+        quality=quality,
+        training={**values, "left out": leave_out or "nobody"},
+        task="denoising",
+    )

@@ -44,7 +44,11 @@ def available() -> list[str]:
     """Names of the devices of this machine, best first: "cuda:0", "cuda:1", ..., "mps", "cpu"."""
     import torch
 
-    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    names = (
+        [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     if torch.backends.mps.is_available():
         names.append("mps")
     return [*names, "cpu"]
@@ -70,10 +74,14 @@ def choose(name: str = "auto", log: Callable[[str], None] = _ignore) -> torch.de
             log(f"{candidate} is passed over: {problem}")
     wanted = "cuda:0" if name == "cuda" else name
     if wanted not in names:
-        raise DeviceError(f"There is no device '{name}' here. Choose one of: auto, {', '.join(names)}.")
+        raise DeviceError(
+            f"There is no device '{name}' here. Choose one of: auto, {', '.join(names)}."
+        )
     problem = _problem(wanted)
     if problem is not None:
-        raise DeviceError(f"'{name}' does not work here ({problem}). Install a PyTorch that fits it, or choose cpu.")
+        raise DeviceError(
+            f"'{name}' does not work here ({problem}). Install a PyTorch that fits it, or choose cpu."
+        )
     return torch.device(wanted)
 
 
@@ -152,7 +160,9 @@ def leave_a_core_free() -> int:
     """Keep torch off one core where there are more than two, for the application; returns the number of threads."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if cores > 2 and torch.get_num_threads() >= cores:
         torch.set_num_threads(cores - 1)
     return torch.get_num_threads()
@@ -194,7 +204,9 @@ def _linux_memory(root: Path) -> int:
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            free = min(free, _cgroup_memory(root / "sys/fs/cgroup", path, "memory.max", "memory.current"))
+            free = min(
+                free, _cgroup_memory(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+            )
         elif "memory" in controllers.split(","):
             limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
             free = min(free, _cgroup_memory(root / "sys/fs/cgroup/memory", path, limit, usage))
@@ -212,7 +224,11 @@ def _cgroup_memory(mount: Path, path: str, limit_name: str, usage_name: str) -> 
         try:
             limit = (group / limit_name).read_text().strip()
             if limit != "max":
-                cache = re.search(r"^(?:total_)?inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+                cache = re.search(
+                    r"^(?:total_)?inactive_file (\d+)",
+                    (group / "memory.stat").read_text(),
+                    re.MULTILINE,
+                )
                 used = int((group / usage_name).read_text()) - (int(cache[1]) if cache else 0)
                 free = min(free, int(limit) - max(used, 0))
         except OSError:
@@ -224,7 +240,9 @@ def _cgroup_memory(mount: Path, path: str, limit_name: str, usage_name: str) -> 
 def _macos_memory() -> int:
     import subprocess
 
-    return _macos_free(subprocess.run(["vm_stat"], capture_output=True, text=True, check=True).stdout)
+    return _macos_free(
+        subprocess.run(["vm_stat"], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def _macos_free(vm_stat: str) -> int:
@@ -236,7 +254,9 @@ def _macos_free(vm_stat: str) -> int:
 def _windows_free() -> int:
     import ctypes
 
-    status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: its own length, load; total, available physical bytes; ...
+    status = (ctypes.c_uint64 * 8)(
+        64
+    )  # MEMORYSTATUSEX: its own length, load; total, available physical bytes; ...
     ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
     return status[2]
 
@@ -244,9 +264,13 @@ def _windows_free() -> int:
 def _windows_peak() -> int:
     import ctypes
 
-    counters = (ctypes.c_size_t * 9)()  # PROCESS_MEMORY_COUNTERS: length, page faults; peak working set; ...
+    counters = (
+        ctypes.c_size_t * 9
+    )()  # PROCESS_MEMORY_COUNTERS: length, page faults; peak working set; ...
     process = ctypes.c_void_p(ctypes.windll.kernel32.GetCurrentProcess())
-    ctypes.windll.psapi.GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+    ctypes.windll.psapi.GetProcessMemoryInfo(
+        process, ctypes.byref(counters), ctypes.sizeof(counters)
+    )
     return counters[1]
 
 
@@ -275,7 +299,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def halving(run: Callable[[int], T], size: int, smallest: int = 1, log: Callable[[str], None] = _ignore) -> T:
+def halving(
+    run: Callable[[int], T], size: int, smallest: int = 1, log: Callable[[str], None] = _ignore
+) -> T:
     """``run(size)``; whenever that runs out of memory, again with half the size, down to ``smallest``.
 
     Args:

@@ -22,7 +22,9 @@ DISTANCE_MM = 2.0
 NO_EDGE, SURE_EDGE = 0.82, 1.06
 
 
-def edge_map(image: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def edge_map(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
     """Edges of ``image`` [k, j, i], float32 from 0 (none) to 1, all 0 outside ``mask``.
 
     Args:
@@ -53,7 +55,9 @@ def _separation(values: np.ndarray, axis: int, steps: list[int]) -> np.ndarray:
     sides = {-1: [], 1: []}
     for moves in product((-1, 0, 1), repeat=3):
         if moves[axis]:
-            window = (slice(s + m * s, s + m * s + n) for m, s, n in zip(moves, steps, values.shape))
+            window = (
+                slice(s + m * s, s + m * s + n) for m, s, n in zip(moves, steps, values.shape)
+            )
             sides[moves[axis]].append(padded[tuple(window)])
     ahead = np.zeros(values.shape, np.int8)  # of 81 comparisons
     for one, other in product(sides[1], sides[-1]):

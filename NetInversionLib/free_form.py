@@ -32,9 +32,17 @@ SMOOTH_ABS = 0.01  # |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat re
 STACKED_ALONG = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
-def refine(start: Tensor, source: Tensor, edges: Tensor, mask: Tensor, flow: ConditionalFlow | None, settings: Settings,
-           radius: Tensor | None = None, progress: Progress = Progress(),
-           step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None) -> Tensor:
+def refine(
+    start: Tensor,
+    source: Tensor,
+    edges: Tensor,
+    mask: Tensor,
+    flow: ConditionalFlow | None,
+    settings: Settings,
+    radius: Tensor | None = None,
+    progress: Progress = Progress(),
+    step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None,
+) -> Tensor:
     """Iterate from ``start``; the average over the chosen orientations, so that neighbouring slices agree.
 
     Args:
@@ -63,12 +71,22 @@ def refine(start: Tensor, source: Tensor, edges: Tensor, mask: Tensor, flow: Con
 
 
 @torch.no_grad()
-def _iterate(start: Tensor, source: Tensor, edges: Tensor, mask: Tensor, flow: ConditionalFlow | None,
-             settings: Settings, radius: Tensor | None, report: Callable[[int, float], None]) -> Tensor:
+def _iterate(
+    start: Tensor,
+    source: Tensor,
+    edges: Tensor,
+    mask: Tensor,
+    flow: ConditionalFlow | None,
+    settings: Settings,
+    radius: Tensor | None,
+    report: Callable[[int, float], None],
+) -> Tensor:
     """One orientation: (slices, 1, H, W) each."""
     used = mask.flatten(1).any(1)
     x, source, mask, quiet = start[used], source[used], mask[used], (edges[used] == 0) & mask[used]
-    through = _through(flow, edges[used], settings.alpha, radius) if flow is not None else lambda x: x
+    through = (
+        _through(flow, edges[used], settings.alpha, radius) if flow is not None else lambda x: x
+    )
     for iteration in range(1, settings.iterations + 1):
         x = torch.where(mask, through(x), x)
         deviation = x[mask].std(unbiased=False)
@@ -82,7 +100,9 @@ def _iterate(start: Tensor, source: Tensor, edges: Tensor, mask: Tensor, flow: C
     return result
 
 
-def _through(flow: ConditionalFlow, edges: Tensor, alpha: float, radius: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _through(
+    flow: ConditionalFlow, edges: Tensor, alpha: float, radius: Tensor | None
+) -> Callable[[Tensor], Tensor]:
     """x -> f^-1(latents of x, drawn by alpha towards their typical radius), a few slices at a time."""
     pad = [p for n in reversed(edges.shape[2:]) for p in (0, -n % flow.size_multiple)]
     height, width = edges.shape[2:]
@@ -123,7 +143,10 @@ def gradient_of_ncc(x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Te
     """
     a, b = x[mask].double(), source[mask].double()
     a, b = a - a.mean(), b - b.mean()
-    a, b = a / a.square().mean().sqrt().clamp(min=1e-12), b / b.square().mean().sqrt().clamp(min=1e-12)
+    a, b = (
+        a / a.square().mean().sqrt().clamp(min=1e-12),
+        b / b.square().mean().sqrt().clamp(min=1e-12),
+    )
     ncc = (a * b).mean()
     direction = torch.zeros_like(x)
     direction[mask] = (b - ncc * a).to(x)

@@ -28,9 +28,17 @@ UNCHANGED = "unchanged"
 BACKGROUND = 0.03
 
 
-def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, Scan], folds: int = 5, seed: int = 0,
-             bits: Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]] | None = None,
-             progress: Progress | None = None, record: Path | None = None, about: str = "") -> tuple[Table, Table]:
+def evaluate(
+    people: dict[str, Scan],
+    other: dict[str, Scan],
+    wrong: dict[str, Scan],
+    folds: int = 5,
+    seed: int = 0,
+    bits: Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]] | None = None,
+    progress: Progress | None = None,
+    record: Path | None = None,
+    about: str = "",
+) -> tuple[Table, Table]:
     """Check everybody and everything; returns (a row per kind, a row per case).
 
     Args:
@@ -48,15 +56,20 @@ def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, S
     progress = progress or Progress()
     names = sorted(people)
     if folds < 2 or len(names) < folds + 1:
-        raise ValueError(f"{len(names)} people cannot be judged in {folds} folds: at least two folds, and more people than folds")
+        raise ValueError(
+            f"{len(names)} people cannot be judged in {folds} folds: at least two folds, and more people than folds"
+        )
     looks = {name: typicality.look(scan) for name, scan in people.items()}
     judged = Record(record, _fingerprint((people, other, wrong), folds, seed, about))
     rows = []
     for fold in range(folds):
         apart = names[fold::folds]
         learned = [name for name in names if name not in apart]
-        cases = [Case(expected, kind, name, people[name], change)
-                 for number, name in enumerate(apart) for expected, kind, change in _changes(number)]
+        cases = [
+            Case(expected, kind, name, people[name], change)
+            for number, name in enumerate(apart)
+            for expected, kind, change in _changes(number)
+        ]
         if fold == 0:
             cases += [Case(RIGHT, "other scanners", name, scan) for name, scan in other.items()]
             cases += [Case(WRONG, "wrong files", name, scan) for name, scan in wrong.items()]
@@ -65,13 +78,22 @@ def evaluate(people: dict[str, Scan], other: dict[str, Scan], wrong: dict[str, S
             checks = judged.find(fold, case)
             if checks is None:
                 if statistics is None:
-                    progress.log(f"fold {fold + 1} of {folds}: the gate learns from {len(learned)} people")
+                    progress.log(
+                        f"fold {fold + 1} of {folds}: the gate learns from {len(learned)} people"
+                    )
                     statistics = typicality.fit_looks([looks[name] for name in learned])
                     target = intensity_matching.mean_quantiles(people[name] for name in learned)
-                checks = gate(*case.images(target, seed), statistics, None if bits is None else (lambda scan: bits(scan, fold)))
+                checks = gate(
+                    *case.images(target, seed),
+                    statistics,
+                    None if bits is None else (lambda scan: bits(scan, fold)),
+                )
                 judged.keep(fold, case, checks)
             rows.append((case.expected, case.kind, case.name, checks))
-            progress.report((fold + (number + 1) / len(cases)) / folds, f"fold {fold + 1}: {case.kind}, {case.name}")
+            progress.report(
+                (fold + (number + 1) / len(cases)) / folds,
+                f"fold {fold + 1}: {case.kind}, {case.name}",
+            )
     return _summary(rows), _cases(rows)
 
 
@@ -88,7 +110,9 @@ class Case:
     def images(self, target: np.ndarray, seed: int) -> tuple[Scan, Scan]:
         """The source, and the result: matched to the target's quantiles unless it comes from the target unchanged."""
         source = self.change(self.scan, np.random.default_rng(seed)) if self.change else self.scan
-        return source, source if self.kind == UNCHANGED else source.with_image(intensity_matching.match_histogram(source, target))
+        return source, source if self.kind == UNCHANGED else source.with_image(
+            intensity_matching.match_histogram(source, target)
+        )
 
 
 class Record:
@@ -133,7 +157,11 @@ def _fingerprint(groups: Iterable[dict[str, Scan]], folds: int, seed: int, about
     for group in groups:
         for name, scan in sorted(group.items()):
             digest.update(f"{name} {scan.image.shape}".encode("utf-8", "surrogatepass"))
-            digest.update(np.ascontiguousarray(scan.image).tobytes() + scan.mask.tobytes() + scan.volume.ijk_to_ras.tobytes())
+            digest.update(
+                np.ascontiguousarray(scan.image).tobytes()
+                + scan.mask.tobytes()
+                + scan.volume.ijk_to_ras.tobytes()
+            )
         digest.update(b"end")
     return digest.hexdigest()
 
@@ -145,10 +173,14 @@ def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=Non
     if typicality.verdict(checks)[0] == "refused":
         return checks
     value, more = bits(result) if bits else (None, {})
-    return checks + typicality.check_result(seen, seen if result is source else result, {**more, **statistics}, value)
+    return checks + typicality.check_result(
+        seen, seen if result is source else result, {**more, **statistics}, value
+    )
 
 
-def with_flows(paths: list[str], folds: int, device) -> Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]]:
+def with_flows(
+    paths: list[str], folds: int, device
+) -> Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]]:
     """The ``bits`` of ``evaluate``: a harmonization model per fold.
 
     Raises:
@@ -162,7 +194,9 @@ def with_flows(paths: list[str], folds: int, device) -> Callable[[Scan, int], tu
     networks = [harmonize.harmonizer(model) for model in loaded]
 
     def bits(scan: Scan, fold: int) -> tuple[float, dict[str, np.ndarray]]:
-        return harmonize.bits_per_dim(networks[fold], scan, loaded[fold]), harmonize.gate_statistics(networks[fold])
+        return harmonize.bits_per_dim(
+            networks[fold], scan, loaded[fold]
+        ), harmonize.gate_statistics(networks[fold])
 
     return bits
 
@@ -175,8 +209,15 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
     """
     found, paths = {}, [Path(path) for path in paths]
     for path in paths:
-        files = [path] if not path.is_dir() else sorted(f for f in path.rglob("*") if f.name.lower().endswith(volumes.SUFFIXES)
-                                                        and not mr.is_mask(f))
+        files = (
+            [path]
+            if not path.is_dir()
+            else sorted(
+                f
+                for f in path.rglob("*")
+                if f.name.lower().endswith(volumes.SUFFIXES) and not mr.is_mask(f)
+            )
+        )
         for file in files or [path]:
             try:
                 name = str(file.relative_to(path.parent)) if path.is_dir() else file.name
@@ -201,22 +242,37 @@ def read(path: Path) -> Scan:
     bright = np.percentile(image[image > 0], mr.SCALE_PERCENTILE) if (image > 0).any() else 0
     if bright > 0:  # the air around it takes most of the time
         there = np.nonzero(image > BACKGROUND * bright)
-        volume = volumes.crop(volume, tuple(edge for axis, n in zip(there, image.shape) for edge in (
-            max(int(axis.min()) - 2, 0), min(int(axis.max()) + 3, n))))
+        volume = volumes.crop(
+            volume,
+            tuple(
+                edge
+                for axis, n in zip(there, image.shape)
+                for edge in (max(int(axis.min()) - 2, 0), min(int(axis.max()) + 3, n))
+            ),
+        )
         image = volume.float32()
     mask = mr.foreground(image * (image > BACKGROUND * bright))
-    return typicality.shrink(mr.prepare(volume, volume.with_array(mask.astype(np.uint8)) if mask.any() else None))
+    return typicality.shrink(
+        mr.prepare(volume, volume.with_array(mask.astype(np.uint8)) if mask.any() else None)
+    )
 
 
-def _changes(number: int) -> Iterator[tuple[str, str, Callable[[Scan, np.random.Generator], Scan] | None]]:
+def _changes(
+    number: int,
+) -> Iterator[tuple[str, str, Callable[[Scan, np.random.Generator], Scan] | None]]:
     """What is made of the fold's person of that number: (what is expected, kind, change)."""
+
     def fixed(change: Callable[[Scan], Scan]) -> Callable[[Scan, np.random.Generator], Scan]:
         return lambda scan, rng: change(scan)
 
     yield RIGHT, UNCHANGED, None
-    yield from ((RIGHT, f"simulated: {domain.name}", fixed(domain)) for domain in simulated_domains.parse())
+    yield from (
+        (RIGHT, f"simulated: {domain.name}", fixed(domain)) for domain in simulated_domains.parse()
+    )
     yield WRONG, "flipped left to right", fixed(lambda scan: flipped(scan, (2,)))
-    if number < 2:  # the rest takes long: the first two people of each fold, and the first one, have to do
+    if (
+        number < 2
+    ):  # the rest takes long: the first two people of each fold, and the first one, have to do
         yield from ((WRONG, kind, fixed(change)) for kind, change in PLACEMENTS.items())
         yield from ((WRONG, kind, change) for kind, change in CONTRASTS.items())
     if number < 1:
@@ -224,6 +280,7 @@ def _changes(number: int) -> Iterator[tuple[str, str, Callable[[Scan, np.random.
 
 
 # Wrong placements: the header stays ---------------------------------------------------------------------------------
+
 
 def flipped(scan: Scan, axes: tuple[int, ...]) -> Scan:
     """The voxels reversed along array axes (0 k, 1 j, 2 i), the header as it was."""
@@ -253,8 +310,10 @@ PLACEMENTS: dict[str, Callable[[Scan], Scan]] = {
 
 # Wrong contents and artefacts ---------------------------------------------------------------------------------------
 
+
 def _changed(change: Callable) -> Callable[[Scan, np.random.Generator], Scan]:
     """A change of the image inside its mask, scaled anew."""
+
     def apply(scan: Scan, rng: np.random.Generator) -> Scan:
         image = np.abs(change(scan.image * scan.mask, rng)).astype(np.float32) * scan.mask
         return _with(scan, mr.rescaled(image, scan.mask), scan.mask)
@@ -295,12 +354,15 @@ def _copied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _motion(mm: float) -> Callable:
     """Sixteen blocks of phase-encoding lines, each acquired at another place; the middle one, most of the signal, at rest."""
+
     def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         lines, along = np.fft.fftfreq(image.shape[1]), np.fft.fftfreq(image.shape[2])
         block = np.minimum((np.abs(lines) * 32).astype(int), 15)
         shifts = rng.normal(0, mm / typicality.LOOK_MM, (16, 2)) * (np.arange(16) > 0)[:, None]
         phase = lines * shifts[block, 0]
-        waves = np.fft.fftn(image) * np.exp(-2j * np.pi * (phase[:, None] + shifts[block, 1][:, None] * along))
+        waves = np.fft.fftn(image) * np.exp(
+            -2j * np.pi * (phase[:, None] + shifts[block, 1][:, None] * along)
+        )
         return np.fft.ifftn(waves)
 
     return _changed(change)
@@ -308,10 +370,11 @@ def _motion(mm: float) -> Callable:
 
 def _cut(axis: int, share: float) -> Callable[[Scan, np.random.Generator], Scan]:
     """The far end of an axis missing, as if the field of view had been too small."""
+
     def apply(scan: Scan, rng: np.random.Generator) -> Scan:
         there = np.flatnonzero(scan.mask.any(axis=tuple(a for a in range(3) if a != axis)))
         keep = np.moveaxis(np.zeros(scan.mask.shape, bool), axis, 0)
-        keep[:int(there[-1] - share * len(there)) + 1] = True
+        keep[: int(there[-1] - share * len(there)) + 1] = True
         mask = scan.mask & np.moveaxis(keep, 0, axis)
         return _with(scan, scan.image * mask, mask)
 
@@ -320,7 +383,7 @@ def _cut(axis: int, share: float) -> Callable[[Scan, np.random.Generator], Scan]
 
 def _empty_slices(scan: Scan, rng: np.random.Generator) -> Scan:
     image = scan.image.copy()
-    image[image.shape[0] // 2:][:2] = 0
+    image[image.shape[0] // 2 :][:2] = 0
     return _with(scan, image, mr.foreground(image * scan.mask))
 
 
@@ -358,16 +421,26 @@ ARTEFACTS: dict[str, Callable[[Scan, np.random.Generator], Scan]] = {
 
 # Tables -------------------------------------------------------------------------------------------------------------
 
+
 def _summary(rows: list) -> Table:
     kinds = dict.fromkeys((expected, kind) for expected, kind, _, _ in rows)
-    columns = {name: [] for name in ("kind", "expected", "cases", "accepted", "flagged", "refused", "what fails")}
+    columns = {
+        name: []
+        for name in ("kind", "expected", "cases", "accepted", "flagged", "refused", "what fails")
+    }
     for expected, kind in sorted(kinds, key=lambda k: (RIGHT, WRONG, ARTEFACT).index(k[0])):
         found = [checks for e, k, _, checks in rows if (e, k) == (expected, kind)]
         words = [typicality.verdict(checks)[0] for checks in found]
         failed = [check.name for checks in found for check in checks if not check.passed]
         most = sorted(dict.fromkeys(failed), key=lambda name: -failed.count(name))[:3]
         often = ", ".join(f"{name} ({failed.count(name)})" for name in most)
-        row = (kind, expected, len(found), *(words.count(word) for word in ("accepted", "flagged", "refused")), often)
+        row = (
+            kind,
+            expected,
+            len(found),
+            *(words.count(word) for word in ("accepted", "flagged", "refused")),
+            often,
+        )
         for name, value in zip(columns, row):
             columns[name].append(value)
     return Table("The gate's verdicts", columns)
@@ -375,25 +448,44 @@ def _summary(rows: list) -> Table:
 
 def _cases(rows: list) -> Table:
     verdicts = [typicality.verdict(checks) for _, _, _, checks in rows]
-    return Table("The gate's verdicts, case by case", {
-        "kind": [kind for _, kind, _, _ in rows], "expected": [expected for expected, _, _, _ in rows],
-        "name": [name for _, _, name, _ in rows], "verdict": [word for word, _ in verdicts],
-        "failed": ["; ".join(f"{c.name} {c.value:.3g} not in [{c.low:.3g}, {c.high:.3g}]" for c in checks if not c.passed)
-                   for _, _, _, checks in rows],
-        "reasons": [" ".join(reasons) for _, reasons in verdicts]})
+    return Table(
+        "The gate's verdicts, case by case",
+        {
+            "kind": [kind for _, kind, _, _ in rows],
+            "expected": [expected for expected, _, _, _ in rows],
+            "name": [name for _, _, name, _ in rows],
+            "verdict": [word for word, _ in verdicts],
+            "failed": [
+                "; ".join(
+                    f"{c.name} {c.value:.3g} not in [{c.low:.3g}, {c.high:.3g}]"
+                    for c in checks
+                    if not c.passed
+                )
+                for _, _, _, checks in rows
+            ],
+            "reasons": [" ".join(reasons) for _, reasons in verdicts],
+        },
+    )
 
 
 def totals(summary: Table) -> list[str]:
     """The sentences that matter: false alarms on people and on simulated scanners, and wrong images let through."""
+
     def share(chosen: Callable[[str, str], bool]) -> tuple[int, int]:
-        picked = [n for n, (k, e) in enumerate(zip(summary.columns["kind"], summary.columns["expected"])) if chosen(k, e)]
+        picked = [
+            n
+            for n, (k, e) in enumerate(zip(summary.columns["kind"], summary.columns["expected"]))
+            if chosen(k, e)
+        ]
         return tuple(sum(summary.columns[c][n] for n in picked) for c in ("accepted", "cases"))
 
     good, all_people = share(lambda k, e: k == UNCHANGED)
     fine, simulated = share(lambda k, e: k.startswith("simulated"))
     missed, wrong = share(lambda k, e: e == WRONG)
     unseen, artefacts = share(lambda k, e: e == ARTEFACT)
-    return [f"false alarms among the target's people, left out in folds: {all_people - good} of {all_people}",
-            f"false alarms on simulated scanners: {simulated - fine} of {simulated}",
-            f"wrong images let through: {missed} of {wrong}",
-            f"artefacts, down to faint ones, let through: {unseen} of {artefacts}"]
+    return [
+        f"false alarms among the target's people, left out in folds: {all_people - good} of {all_people}",
+        f"false alarms on simulated scanners: {simulated - fine} of {simulated}",
+        f"wrong images let through: {missed} of {wrong}",
+        f"artefacts, down to faint ones, let through: {unseen} of {artefacts}",
+    ]

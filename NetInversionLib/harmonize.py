@@ -14,7 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import corrector, devices, free_form, intensity_matching, mr, mrflow, similarity, typicality, volumes
+from . import (
+    corrector,
+    devices,
+    free_form,
+    intensity_matching,
+    mr,
+    mrflow,
+    similarity,
+    typicality,
+    volumes,
+)
 from . import models as model_files
 from .edges import edge_map
 from .harmonize_settings import Settings
@@ -48,9 +58,16 @@ class Restyled:
         return None if self.estimate is None else self.estimate.change
 
 
-def run_task(volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress) -> Result:
+def run_task(
+    volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
+) -> Result:
     """``harmonize`` as a job: settings as JSON values, the model as a file."""
-    return harmonize(volumes, {"model": model_files.load(model_paths["model"])}, Settings.from_json(settings), progress)
+    return harmonize(
+        volumes,
+        {"model": model_files.load(model_paths["model"])},
+        Settings.from_json(settings),
+        progress,
+    )
 
 
 def method(model: Model, mode: str, **changes) -> Callable[[Scan], np.ndarray]:
@@ -64,8 +81,12 @@ def method(model: Model, mode: str, **changes) -> Callable[[Scan], np.ndarray]:
     return run
 
 
-def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Settings = Settings(),
-              progress: Progress = Progress()) -> Result:
+def harmonize(
+    volumes: dict[str, Volume],
+    models: dict[str, Model],
+    settings: Settings = Settings(),
+    progress: Progress = Progress(),
+) -> Result:
     """Bring ``volumes["source"]`` to the target scanner of ``models["model"]``.
 
     Args:
@@ -92,7 +113,9 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
     model = models["model"]
     device = devices.choose(settings.device, progress.log)
     network = harmonizer(model).to(device)
-    target_scale = _target_scale(network) if settings.output_range == "target" else None  # raises before any work is done
+    target_scale = (
+        _target_scale(network) if settings.output_range == "target" else None
+    )  # raises before any work is done
     progress.report(0.0, "Reading the volume")
     source = volumes["source"]
     scan = mr.prepare(source, volumes.get("mask"))
@@ -118,7 +141,13 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
         checks.append(alignment_check(restyled.estimate.alignment))
     word, reasons = typicality.verdict(checks)
     if word == "refused" and settings.force:
-        word, reasons = "flagged", ["The volume would have been refused; the result was asked for all the same.", *reasons]
+        word, reasons = (
+            "flagged",
+            [
+                "The volume would have been refused; the result was asked for all the same.",
+                *reasons,
+            ],
+        )
     result.tables["verdict"] = typicality.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
     describe(result, scan, harmonized, restyled, network, bits, settings)
@@ -126,7 +155,14 @@ def harmonize(volumes: dict[str, Volume], models: dict[str, Model], settings: Se
         progress.report(0.85, "Trying the classical methods")
         result.tables["baselines"] = baselines(scan, harmonized, network, settings, model)
     if word != "refused":
-        _add_images(result, scan, raw, restyled, scan.scale if target_scale is None else target_scale, settings)
+        _add_images(
+            result,
+            scan,
+            raw,
+            restyled,
+            scan.scale if target_scale is None else target_scale,
+            settings,
+        )
     progress.report(1.0, f"Done: {word}")
     return result
 
@@ -138,8 +174,10 @@ def harmonizer(model: Model) -> MRFlow:
         models.ModelError: The model is for something else.
     """
     if not isinstance(model.network, MRFlow):
-        raise model_files.ModelError(f"{model.card.name!r} is no model for harmonization but for "
-                                     f"{model.card.task}: choose one made by 'netinversion train flow'")
+        raise model_files.ModelError(
+            f"{model.card.name!r} is no model for harmonization but for "
+            f"{model.card.task}: choose one made by 'netinversion train flow'"
+        )
     return model.network
 
 
@@ -160,8 +198,15 @@ def changeable(scan: Scan, raw: np.ndarray) -> np.ndarray:
 
 # The change ---------------------------------------------------------------------------------------------------------
 
-def restyle(scan: Scan, raw: np.ndarray, network: MRFlow, settings: Settings, model: Model,
-            progress: Progress = Progress()) -> Restyled:
+
+def restyle(
+    scan: Scan,
+    raw: np.ndarray,
+    network: MRFlow,
+    settings: Settings,
+    model: Model,
+    progress: Progress = Progress(),
+) -> Restyled:
     """Estimate on the model's grid, apply to ``raw`` (scaled, on the scan's own grid) in the mask and wherever it shines."""
     shines = changeable(scan, raw)
     if settings.mode != "anatomy-safe":
@@ -170,24 +215,40 @@ def restyle(scan: Scan, raw: np.ndarray, network: MRFlow, settings: Settings, mo
         return Restyled(np.where(shines, np.maximum(raw + change, 0), raw), None, trace)
     progress.report(0.05, "Estimating tone curve and fields")
     found = corrector.explain(scan, network, progress=Part(progress, 0.05, 0.7))
-    image = np.where(shines, np.maximum(found.change.apply(raw, scan.volume.ijk_to_ras, shines), 0), raw)
+    image = np.where(
+        shines, np.maximum(found.change.apply(raw, scan.volume.ijk_to_ras, shines), 0), raw
+    )
     if settings.strength == 0:
         return Restyled(image, found, {})
     start = scan.with_image(np.clip(image, 0, mr.BRIGHTEST))
     radius = network.statistic("typical_radius")[:, 0]
     change, trace = _free_form(start, scan, network.flow, settings, model, radius, progress)
-    return Restyled(np.where(shines, np.maximum(image + np.float32(settings.strength) * change, 0), image), found, trace)
+    return Restyled(
+        np.where(shines, np.maximum(image + np.float32(settings.strength) * change, 0), image),
+        found,
+        trace,
+    )
 
 
-def _free_form(start: Scan, source: Scan, flow, settings: Settings, model: Model, radius: Tensor | None,
-               progress: Progress) -> tuple[np.ndarray, dict[str, list[float]]]:
+def _free_form(
+    start: Scan,
+    source: Scan,
+    flow,
+    settings: Settings,
+    model: Model,
+    radius: Tensor | None,
+    progress: Progress,
+) -> tuple[np.ndarray, dict[str, list[float]]]:
     """What the refinement adds to ``start``, on the scan's own grid, and the correlation's course by orientation."""
     spacing = model.card.spacing_mm[0]
     grids = [mrflow.on_grid(scan, spacing) for scan in (start, source)]
     # The edge map is the source's: the refinement must not draw its own.
     edges = edge_map(grids[1].image, grids[1].mask, grids[1].volume.spacing_mm)
     device = next(flow.parameters()).device if flow is not None else torch.device("cpu")
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (*(g.image for g in grids), edges, grids[1].mask)]
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(a)).to(device)
+        for a in (*(g.image for g in grids), edges, grids[1].mask)
+    ]
     trace: dict[str, list[float]] = {}
 
     def step(orientation: str, iteration: int, ncc: float) -> None:
@@ -201,56 +262,103 @@ def _free_form(start: Scan, source: Scan, flow, settings: Settings, model: Model
 
 # The figures --------------------------------------------------------------------------------------------------------
 
+
 def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
     """Bits/dim of a scan inside its mask under the target's flow, the mean of three orientations."""
     case = mrflow.make_case(scan, model.card.spacing_mm[0])
-    return float(mrflow.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[0][3])
+    return float(
+        mrflow.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[
+            0
+        ][3]
+    )
 
 
 def alignment_check(alignment: float) -> typicality.Check:
     """The gate's word on the corrector's alignment: what it compares lies elsewhere in a brain that is poorly aligned."""
     good = alignment >= LEAST_ALIGNMENT
-    words = "as in the target's people" if good else (
-        "The image could not be aligned well to the target's people, so tone curve and fields may be wrong: another contrast, a "
-        "part of the brain missing, or remains of the skull." + typicality.LOOK)
-    return typicality.Check("alignment to the target", float(alignment), LEAST_ALIGNMENT, np.inf, bool(good), words)
+    words = (
+        "as in the target's people"
+        if good
+        else (
+            "The image could not be aligned well to the target's people, so tone curve and fields "
+            "may be wrong: another contrast, a part of the brain missing, or remains of the skull."
+            + typicality.LOOK
+        )
+    )
+    return typicality.Check(
+        "alignment to the target", float(alignment), LEAST_ALIGNMENT, np.inf, bool(good), words
+    )
 
 
 def _estimate_facts(found: corrector.Estimate) -> dict:
     """What the corrector found besides the change, see ``corrector.Estimate``."""
-    return {"explanation": found.explanation, "evidence": found.evidence, "unchanged": float(found.unchanged),
-            "alignment": float(found.alignment)}
+    return {
+        "explanation": found.explanation,
+        "evidence": found.evidence,
+        "unchanged": float(found.unchanged),
+        "alignment": float(found.alignment),
+    }
 
 
-def describe(result: Result, scan: Scan, harmonized: Scan, restyled: Restyled, network: MRFlow, bits: list[float],
-             settings: Settings) -> None:
+def describe(
+    result: Result,
+    scan: Scan,
+    harmonized: Scan,
+    restyled: Restyled,
+    network: MRFlow,
+    bits: list[float],
+    settings: Settings,
+) -> None:
     """Add the tables "summary" and "curve" and the curves."""
     target = network.statistic("quantiles").cpu().numpy()
-    rows = {"source": figures_of(scan, scan, target, bits[0]), "harmonized": figures_of(harmonized, scan, target, bits[1])}
+    rows = {
+        "source": figures_of(scan, scan, target, bits[0]),
+        "harmonized": figures_of(harmonized, scan, target, bits[1]),
+    }
     people = network.statistic("person_quantiles").cpu().numpy()
     typical = similarity.leave_one_out_distances(people) if len(people) > 1 else np.array([np.nan])
-    rows["target, median person"] = {**dict.fromkeys(rows["source"], float("nan")),
-                                     "Wasserstein distance to the target": float(np.median(typical)),
-                                     "bits/dim": _held_out_median(network)}
+    rows["target, median person"] = {
+        **dict.fromkeys(rows["source"], float("nan")),
+        "Wasserstein distance to the target": float(np.median(typical)),
+        "bits/dim": _held_out_median(network),
+    }
     headings = list(rows["source"])
     columns = {heading: [row[heading] for row in rows.values()] for heading in headings}
     result.tables["summary"] = Table("What changed", {"image": list(rows), **columns})
     fractions = intensity_matching.FRACTIONS
-    result.curves["histograms"] = Curve("Intensities inside the mask", "scaled intensity", "share of voxels below",
-                                        {name: (q.tolist(), fractions.tolist()) for name, q in (
-                                            ("source", intensity_matching.quantiles(scan)),
-                                            ("harmonized", intensity_matching.quantiles(harmonized)), ("target", target))})
+    result.curves["histograms"] = Curve(
+        "Intensities inside the mask",
+        "scaled intensity",
+        "share of voxels below",
+        {
+            name: (q.tolist(), fractions.tolist())
+            for name, q in (
+                ("source", intensity_matching.quantiles(scan)),
+                ("harmonized", intensity_matching.quantiles(harmonized)),
+                ("target", target),
+            )
+        },
+    )
     if restyled.tone is not None:
         x, y = (knots.tolist() for knots in restyled.tone.knots)
-        result.curves["tone curve"] = Curve("Tone curve", "scaled intensity after the fields", "harmonized",
-                                            {"tone curve": (x, y)})
+        result.curves["tone curve"] = Curve(
+            "Tone curve", "scaled intensity after the fields", "harmonized", {"tone curve": (x, y)}
+        )
         result.tables["curve"] = Table("Tone curve", {"input (scaled)": x, "output (scaled)": y})
-        result.facts.update(tone_field=restyled.tone.to_dict(), estimate=_estimate_facts(restyled.estimate))
+        result.facts.update(
+            tone_field=restyled.tone.to_dict(), estimate=_estimate_facts(restyled.estimate)
+        )
         if settings.strength == 0:
-            result.facts["order_margin"] = float(restyled.tone.order_margin(max(scan.volume.spacing_mm)))
+            result.facts["order_margin"] = float(
+                restyled.tone.order_margin(max(scan.volume.spacing_mm))
+            )
     if restyled.trace:
-        result.curves["similarity"] = Curve("Correlation with the source", "iteration", "normalized cross-correlation", {
-            name: (list(range(1, len(line) + 1)), line) for name, line in restyled.trace.items()})
+        result.curves["similarity"] = Curve(
+            "Correlation with the source",
+            "iteration",
+            "normalized cross-correlation",
+            {name: (list(range(1, len(line) + 1)), line) for name, line in restyled.trace.items()},
+        )
 
 
 def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dict[str, float]:
@@ -259,59 +367,118 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
         contrasts = similarity.fit_tissues(scan.inside).contrasts
     except ValueError:  # nearly constant inside: there are no classes to tell apart
         contrasts = (float("nan"),) * 2
-    return {"Wasserstein distance to the target": similarity.wasserstein(intensity_matching.quantiles(scan), target),
-            "bits/dim": bits,
-            "contrast white/grey": contrasts[0], "contrast grey/CSF": contrasts[1],
-            "edge agreement with the source": similarity.edge_agreement(scan.image, source.image, source.mask),
-            "slice-to-slice score": similarity.slice_score(scan.image, source.image, source.mask),
-            "mean change": similarity.mae(scan.image, source.image, source.mask)}
+    return {
+        "Wasserstein distance to the target": similarity.wasserstein(
+            intensity_matching.quantiles(scan), target
+        ),
+        "bits/dim": bits,
+        "contrast white/grey": contrasts[0],
+        "contrast grey/CSF": contrasts[1],
+        "edge agreement with the source": similarity.edge_agreement(
+            scan.image, source.image, source.mask
+        ),
+        "slice-to-slice score": similarity.slice_score(scan.image, source.image, source.mask),
+        "mean change": similarity.mae(scan.image, source.image, source.mask),
+    }
 
 
-def baselines(scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model) -> Table:
+def baselines(
+    scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model
+) -> Table:
     """The classical methods and the no-flow ablation beside the result, by the figures that need no truth."""
     target = network.statistic("quantiles").cpu().numpy()
     images = {name: peer(scan) for name, peer in intensity_matching.peers(target).items()}
     ablation = restyle(scan, scan.image, network, replace(settings, mode="no-flow"), model).image
-    images |= {"no-flow": np.clip(ablation, 0, mr.BRIGHTEST), f"this run ({settings.mode})": harmonized.image}
-    rows = {name: figures_of(scan.with_image(image), scan, target, bits_per_dim(network, scan.with_image(image), model))
-            for name, image in images.items()}
+    images |= {
+        "no-flow": np.clip(ablation, 0, mr.BRIGHTEST),
+        f"this run ({settings.mode})": harmonized.image,
+    }
+    rows = {
+        name: figures_of(
+            scan.with_image(image),
+            scan,
+            target,
+            bits_per_dim(network, scan.with_image(image), model),
+        )
+        for name, image in images.items()
+    }
     headings = list(next(iter(rows.values())))
-    return Table("Beside the classical methods", {"method": list(rows), **{h: [r[h] for r in rows.values()] for h in headings}})
+    return Table(
+        "Beside the classical methods",
+        {"method": list(rows), **{h: [r[h] for r in rows.values()] for h in headings}},
+    )
 
 
 def _held_out_median(network: MRFlow) -> float:
-    bits, held_out = (network.statistic(name).cpu().numpy() for name in ("bits_per_dim", "held_out"))
+    bits, held_out = (
+        network.statistic(name).cpu().numpy() for name in ("bits_per_dim", "held_out")
+    )
     chosen = held_out > 0 if (held_out > 0).any() else held_out == 0
     return float(np.median(bits[chosen, 3]))
 
 
-def _facts(model: Model, settings: Settings, device: torch.device, scan: Scan, source: Volume, mask: Volume | None) -> dict:
-    return {"settings": asdict(settings), "model": model.facts(), "device": devices.describe(device),
-            "versions": devices.versions(device), "source": source.name, "scale": scan.scale,
-            "mask": "voxels above 0" if mask is None else f"given: {mask.name}", "mask_voxels": int(scan.mask.sum()),
-            "grid": " x ".join(map(str, scan.original.shape[::-1]))}
+def _facts(
+    model: Model,
+    settings: Settings,
+    device: torch.device,
+    scan: Scan,
+    source: Volume,
+    mask: Volume | None,
+) -> dict:
+    return {
+        "settings": asdict(settings),
+        "model": model.facts(),
+        "device": devices.describe(device),
+        "versions": devices.versions(device),
+        "source": source.name,
+        "scale": scan.scale,
+        "mask": "voxels above 0" if mask is None else f"given: {mask.name}",
+        "mask_voxels": int(scan.mask.sum()),
+        "grid": " x ".join(map(str, scan.original.shape[::-1])),
+    }
 
 
 # The images ---------------------------------------------------------------------------------------------------------
 
-def _add_images(result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings) -> None:
+
+def _add_images(
+    result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings
+) -> None:
     """Add the volumes; ``unit``: what 1 means in the result's intensities."""
     source, name = scan.original, scan.original.name
     result.facts["result_scale"] = unit
 
     def put(key: str, array: np.ndarray, role: str, label: str, units: str) -> None:
-        volume = volumes.reorient_like(replace(scan.volume, array=array, name=f"{name} {label}", units=units), source)
+        volume = volumes.reorient_like(
+            replace(scan.volume, array=array, name=f"{name} {label}", units=units), source
+        )
         result.volumes[key], result.roles[key] = volume, role
 
     image = restyled.image * np.float32(unit)
     if settings.output_range == "native":
-        image = np.where(changeable(scan, raw), _as_type(image, source.array.dtype), volumes.reorient(source, "RAS").array)
+        image = np.where(
+            changeable(scan, raw),
+            _as_type(image, source.array.dtype),
+            volumes.reorient(source, "RAS").array,
+        )
     put("harmonized", image, "input", f"harmonized ({settings.mode})", source.units)
-    put("change", (restyled.image - raw) * np.float32(scan.scale), "difference", "change by harmonization", source.units)
+    put(
+        "change",
+        (restyled.image - raw) * np.float32(scan.scale),
+        "difference",
+        "change by harmonization",
+        source.units,
+    )
     if restyled.tone is not None:
         m, a = restyled.tone.fields(scan.volume)
         put("multiplicative field", m.array, "factor", "multiplicative field", "")
-        put("additive field", a.array * np.float32(scan.scale), "difference", "additive field", source.units)
+        put(
+            "additive field",
+            a.array * np.float32(scan.scale),
+            "difference",
+            "additive field",
+            source.units,
+        )
 
 
 def _target_scale(network: MRFlow) -> float:
@@ -322,8 +489,10 @@ def _target_scale(network: MRFlow) -> float:
     """
     scales = network.statistic("scale")
     if scales is None:
-        raise model_files.ModelError("the model does not say what intensities its scanner has: choose the native range, or a "
-                                     "model made by 'netinversion train flow' of this version, which stores them")
+        raise model_files.ModelError(
+            "the model does not say what intensities its scanner has: choose the native range, or a "
+            "model made by 'netinversion train flow' of this version, which stores them"
+        )
     return float(scales.median())
 
 

@@ -46,24 +46,34 @@ def run(options, model, output: Path | None, progress: Progress) -> Iterator[tup
         output.mkdir(parents=True, exist_ok=True)
     modes = options.mode or ["anatomy-safe"]
     if options.visits:
-        first, second, *given = (volumes.load(p) for p in (*options.visits, *(options.template or ())))
+        first, second, *given = (
+            volumes.load(p) for p in (*options.visits, *(options.template or ()))
+        )
         mask = volumes.load(options.mask) if options.mask else None
-        methods = methods_of(_target(options, None, [], model, progress), model, modes, options.methods)
+        methods = methods_of(
+            _target(options, None, [], model, progress), model, modes, options.methods
+        )
         yield repeatability(first, second, methods, mask, given or None), "visits"
         return
     source, target = options.prospective or (options.folder, options.folder)
     people = find_people(source, options.people)
     if options.prospective:
         targets = find_people(target, options.target_people)
-        methods = methods_of(_target(options, target, [], model, progress), model, modes, options.methods)
-        table, means, histograms = prospective(people, targets, methods, options.labels and Path(options.labels), progress)
+        methods = methods_of(
+            _target(options, target, [], model, progress), model, modes, options.methods
+        )
+        table, means, histograms = prospective(
+            people, targets, methods, options.labels and Path(options.labels), progress
+        )
         if output:
             draw_histograms(histograms, output / "histograms.png")
         yield means, "prospective"
         yield table, "prospective_people"
         return
     domains = simulated_domains.parse(options.simulate) if options.simulate else None
-    methods = methods_of(_target(options, target, people, model, progress), model, modes, options.methods)
+    methods = methods_of(
+        _target(options, target, people, model, progress), model, modes, options.methods
+    )
     table = simulate(people, methods, domains, progress)
     for measure in MEASURES:
         name = measure.split()[0]
@@ -76,6 +86,7 @@ def run(options, model, output: Path | None, progress: Progress) -> Iterator[tup
 
 # People and methods -------------------------------------------------------------------------------------------------
 
+
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
     """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted; NAME_mask of NAME is none.
 
@@ -87,8 +98,16 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
-    paths = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.name.endswith(volumes.SUFFIXES) and not mr.is_mask(p)]
-    found = [p for p in paths if any(fnmatch(volumes.scan_name(p), one.strip()) for one in patterns.split(","))]
+    paths = [
+        p
+        for p in sorted(folder.iterdir())
+        if p.is_dir() or p.name.endswith(volumes.SUFFIXES) and not mr.is_mask(p)
+    ]
+    found = [
+        p
+        for p in paths
+        if any(fnmatch(volumes.scan_name(p), one.strip()) for one in patterns.split(","))
+    ]
     if not found:
         held = ", ".join(map(volumes.scan_name, paths)) or "none"
         raise ValueError(f"no volume in {folder} fits '{patterns}': it holds {held}")
@@ -105,7 +124,9 @@ def read(path: Path) -> Scan:
     return mr.read(path, mr.mask_beside(path))
 
 
-def methods_of(target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*") -> dict[str, Method]:
+def methods_of(
+    target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*"
+) -> dict[str, Method]:
     """The classical peers, and with a model its modes.
 
     Args:
@@ -118,11 +139,16 @@ def methods_of(target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-
         from . import harmonize
 
         methods |= {mode: harmonize.method(model, mode) for mode in modes}
-    return {name: method for name, method in methods.items()
-            if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))}
+    return {
+        name: method
+        for name, method in methods.items()
+        if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))
+    }
 
 
-def _target(options, folder: str | None, evaluated: list[Path], model, progress: Progress) -> np.ndarray:
+def _target(
+    options, folder: str | None, evaluated: list[Path], model, progress: Progress
+) -> np.ndarray:
     """The target's quantiles: those in the model, else of the people who are not evaluated."""
     if model is not None:
         from . import harmonize
@@ -130,22 +156,33 @@ def _target(options, folder: str | None, evaluated: list[Path], model, progress:
         return harmonize.harmonizer(model).statistic("quantiles").double().cpu().numpy()
     if folder is None:
         if options.folder is None:
-            progress.log("no target: the methods go by a straight line of quantiles; name a folder of target people or a model")
+            progress.log(
+                "no target: the methods go by a straight line of quantiles; name a folder of target people or a model"
+            )
             return np.linspace(0, 1, len(intensity_matching.FRACTIONS))
         folder = options.folder
     apart = set(map(person, evaluated))
-    others = [path for path in find_people(folder, options.target_people) if person(path) not in apart]
+    others = [
+        path for path in find_people(folder, options.target_people) if person(path) not in apart
+    ]
     if not others:
-        raise ValueError(f"everybody in {folder} is evaluated, so nobody is left to learn the target from: evaluate fewer people "
-                         "(--people), or name a model")
+        raise ValueError(
+            f"everybody in {folder} is evaluated, so nobody is left to learn the target from: evaluate fewer people "
+            "(--people), or name a model"
+        )
     progress.log(f"target: {len(set(map(person, others)))} people of {folder}")
     return intensity_matching.mean_quantiles(map(read, others))
 
 
 # Simulated scanners -------------------------------------------------------------------------------------------------
 
-def simulate(people: Sequence[Path], methods: Mapping[str, Method], domains: Sequence[Domain] | None = None,
-             progress: Progress | None = None) -> Table:
+
+def simulate(
+    people: Sequence[Path],
+    methods: Mapping[str, Method],
+    domains: Sequence[Domain] | None = None,
+    progress: Progress | None = None,
+) -> Table:
     """Show people as simulated scanners would, harmonize, and compare with the truth inside the mask.
 
     Args:
@@ -162,13 +199,21 @@ def simulate(people: Sequence[Path], methods: Mapping[str, Method], domains: Seq
     for n, path in enumerate(people):
         truth = read(path)
         for m, domain in enumerate(domains):
-            progress.report((n + m / len(domains)) / len(people), f"{volumes.scan_name(path)}: {domain.name}")
+            progress.report(
+                (n + m / len(domains)) / len(people), f"{volumes.scan_name(path)}: {domain.name}"
+            )
             seen = domain(truth)
             for name, method in methods.items():
                 image, seconds = _timed(method, seen)
-                measured = [measure(image, truth.image, truth.mask) for measure in MEASURES.values()]
-                rows.append((person(path), volumes.scan_name(path), domain.name, name, *measured, seconds))
-    return _table("Simulated scanners", ["person", "scan", "domain", "method", *MEASURES, "time (s)"], rows)
+                measured = [
+                    measure(image, truth.image, truth.mask) for measure in MEASURES.values()
+                ]
+                rows.append(
+                    (person(path), volumes.scan_name(path), domain.name, name, *measured, seconds)
+                )
+    return _table(
+        "Simulated scanners", ["person", "scan", "domain", "method", *MEASURES, "time (s)"], rows
+    )
 
 
 def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
@@ -183,14 +228,23 @@ def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
         cell = {d: _over_people(table, measure, domain=d, method=method) for d in domains}
         changed = [d for d in domains if d != UNCHANGED.name]
         spatial = [d for d in changed if simulated_domains.parse(d)[0].spatial]
-        cell |= {name: float(np.mean([cell[d] for d in some]))
-                 for name, some in (("mean", changed), ("mean of those with a field", spatial)) if some}
+        cell |= {
+            name: float(np.mean([cell[d] for d in some]))
+            for name, some in (("mean", changed), ("mean of those with a field", spatial))
+            if some
+        }
         means[method] = cell
-    rows = [(row, *(means[method][row] for method in methods)) for row in next(iter(means.values()), {})]
-    return _table(f"{measure}, mean over {len(set(columns['person']))} people", ["domain", *methods], rows)
+    rows = [
+        (row, *(means[method][row] for method in methods)) for row in next(iter(means.values()), {})
+    ]
+    return _table(
+        f"{measure}, mean over {len(set(columns['person']))} people", ["domain", *methods], rows
+    )
 
 
-def _over_people(table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str) -> float:
+def _over_people(
+    table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str
+) -> float:
     """The average over people of the mean over each one's scans, in the rows whose columns hold what ``where`` says."""
     columns, values = table.columns, {}
     for n, value in enumerate(columns[measure]):
@@ -201,8 +255,14 @@ def _over_people(table: Table, measure: str, average: Callable[[list[float]], fl
 
 # Two real scanners --------------------------------------------------------------------------------------------------
 
-def prospective(sources: Sequence[Path], targets: Sequence[Path], methods: Mapping[str, Method], labels: Path | None = None,
-                progress: Progress | None = None) -> tuple[Table, Table, dict[str, np.ndarray]]:
+
+def prospective(
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    methods: Mapping[str, Method],
+    labels: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Table, Table, dict[str, np.ndarray]]:
     """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and after.
 
     Args:
@@ -220,7 +280,17 @@ def prospective(sources: Sequence[Path], targets: Sequence[Path], methods: Mappi
         seen["target"].append(_look(read(path)))
     own = np.array([look["quantiles"] for look in seen["target"]])
     for path, look, distance in zip(targets, seen["target"], _distances_to_others(own, targets)):
-        rows.append((person(path), volumes.scan_name(path), "target", distance, *look["contrasts"], *[np.nan] * 7, 0.0))
+        rows.append(
+            (
+                person(path),
+                volumes.scan_name(path),
+                "target",
+                distance,
+                *look["contrasts"],
+                *[np.nan] * 7,
+                0.0,
+            )
+        )
     for n, path in enumerate(sources):
         progress.report(0.3 + 0.7 * n / len(sources), f"source: {volumes.scan_name(path)}")
         scan = read(path)
@@ -230,28 +300,61 @@ def prospective(sources: Sequence[Path], targets: Sequence[Path], methods: Mappi
             look = _look(scan.with_image(image))
             seen.setdefault(name, []).append(look)
             distance = similarity.wasserstein(look["quantiles"], own.mean(axis=0))
-            rows.append((person(path), volumes.scan_name(path), name, distance, *look["contrasts"],
-                         *_in_labels(scan.with_image(image), classes),
-                         similarity.edge_agreement(image, scan.image, scan.mask),
-                         similarity.slice_score(image, scan.image, scan.mask), seconds))
-    headings = ["person", "scan", "method", "Wasserstein", "white/grey contrast", "grey/CSF contrast", "white/grey in labels",
-                "grey/CSF in labels", "CSF overlap", "grey overlap", "white overlap", "edge agreement", "slice score", "time (s)"]
+            rows.append(
+                (
+                    person(path),
+                    volumes.scan_name(path),
+                    name,
+                    distance,
+                    *look["contrasts"],
+                    *_in_labels(scan.with_image(image), classes),
+                    similarity.edge_agreement(image, scan.image, scan.mask),
+                    similarity.slice_score(image, scan.image, scan.mask),
+                    seconds,
+                )
+            )
+    headings = [
+        "person",
+        "scan",
+        "method",
+        "Wasserstein",
+        "white/grey contrast",
+        "grey/CSF contrast",
+        "white/grey in labels",
+        "grey/CSF in labels",
+        "CSF overlap",
+        "grey overlap",
+        "white overlap",
+        "edge agreement",
+        "slice score",
+        "time (s)",
+    ]
     table = _table("Two scanners, by person", headings, rows)
-    histograms = {name: np.mean([look["histogram"] for look in looks], axis=0) for name, looks in seen.items()}
+    histograms = {
+        name: np.mean([look["histogram"] for look in looks], axis=0) for name, looks in seen.items()
+    }
     return table, _two_scanners(table, seen, [person(p) for p in [*targets, *sources]]), histograms
 
 
 def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
     """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN where there are none."""
     people = np.array([person(path) for path in paths])
-    return [similarity.wasserstein(own, quantiles[people != whose].mean(axis=0)) if (people != whose).any() else np.nan
-            for own, whose in zip(quantiles, people)]
+    return [
+        similarity.wasserstein(own, quantiles[people != whose].mean(axis=0))
+        if (people != whose).any()
+        else np.nan
+        for own, whose in zip(quantiles, people)
+    ]
 
 
 def _look(scan: Scan) -> dict:
     histogram = np.histogram(scan.inside, HISTOGRAM_BINS, (0, mr.BRIGHTEST))[0] / scan.mask.sum()
-    return {"quantiles": intensity_matching.quantiles(scan), "contrasts": similarity.fit_tissues(scan.inside).contrasts,
-            "histogram": histogram, **{"probe " + key: value for key, value in similarity.probe_features(scan).items()}}
+    return {
+        "quantiles": intensity_matching.quantiles(scan),
+        "contrasts": similarity.fit_tissues(scan.inside).contrasts,
+        "histogram": histogram,
+        **{"probe " + key: value for key, value in similarity.probe_features(scan).items()},
+    }
 
 
 def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
@@ -264,11 +367,26 @@ def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
         probes = [float("nan")] * 2
         if name != "target":
             kinds = ("probe histogram",), ("probe histogram", "probe texture")
-            features = [np.array([np.concatenate([look[k] for k in kind]) for look in seen["target"] + looks]) for kind in kinds]
+            features = [
+                np.array(
+                    [np.concatenate([look[k] for k in kind]) for look in seen["target"] + looks]
+                )
+                for kind in kinds
+            ]
             probes = [similarity.site_probe(f, sites, people) for f in features]
-        rows.append((name, _over_people(table, "Wasserstein", np.median, method=name),
-                     *(_over_people(table, key, method=name) for key in picked), *probes))
-    return _table("Two scanners", ["method", "median Wasserstein", *picked, "site probe (histogram)", "site probe (all)"], rows)
+        rows.append(
+            (
+                name,
+                _over_people(table, "Wasserstein", np.median, method=name),
+                *(_over_people(table, key, method=name) for key in picked),
+                *probes,
+            )
+        )
+    return _table(
+        "Two scanners",
+        ["method", "median Wasserstein", *picked, "site probe (histogram)", "site probe (all)"],
+        rows,
+    )
 
 
 def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
@@ -278,7 +396,9 @@ def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
 
 def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
     """0, 1, 2 for CSF, grey, white matter on the scan's grid; -1 elsewhere."""
-    labels = volumes.resample(volumes.reorient(volumes.check(labels), "RAS"), scan.volume, "nearest", fill=0).array
+    labels = volumes.resample(
+        volumes.reorient(volumes.check(labels), "RAS"), scan.volume, "nearest", fill=0
+    ).array
     few = labels.max() <= 3
     classes = np.where(labels > 0, 1, -1)
     classes[np.isin(labels, (1,) if few else MUSE_CSF)] = 0
@@ -294,14 +414,23 @@ def _in_labels(scan: Scan, classes: np.ndarray | None) -> tuple[float, ...]:
     labelled = classes >= 0
     fitted = similarity.fit_tissues(scan.inside).classify(scan.image[labelled])
     truth = classes[labelled]
-    overlaps = [2 * np.sum((fitted == t) & (truth == t)) / max(np.sum(fitted == t) + np.sum(truth == t), 1) for t in range(3)]
+    overlaps = [
+        2 * np.sum((fitted == t) & (truth == t)) / max(np.sum(fitted == t) + np.sum(truth == t), 1)
+        for t in range(3)
+    ]
     return (*similarity.Tissues(means, np.ones(3), 1.0).contrasts, *map(float, overlaps))
 
 
 # Two visits ---------------------------------------------------------------------------------------------------------
 
-def repeatability(first: Volume, second: Volume, methods: Mapping[str, Method], mask: Volume | None = None,
-                  template: tuple[Volume, Volume] | None = None) -> Table:
+
+def repeatability(
+    first: Volume,
+    second: Volume,
+    methods: Mapping[str, Method],
+    mask: Volume | None = None,
+    template: tuple[Volume, Volume] | None = None,
+) -> Table:
     """How much two visits of a person differ, harmonized in different ways.
 
     The second visit is aligned rigidly to the first; each is harmonized on its own grid, then the second is resampled to the
@@ -319,9 +448,17 @@ def repeatability(first: Volume, second: Volume, methods: Mapping[str, Method], 
     if mask is None:
         mask = template_mask(first, *template) if template else _own_mask(first)
     between = align(first, second, mask)
-    brains = [mr.prepare(first, mask), mr.prepare(second, move(mask, between.GetInverse(), second, "nearest", 0))]
+    brains = [
+        mr.prepare(first, mask),
+        mr.prepare(second, move(mask, between.GetInverse(), second, "nearest", 0)),
+    ]
     target = brains[0].volume
-    covered = move(second.with_array(np.ones(second.shape, np.float32)), between, target, "nearest", 0).array > 0
+    covered = (
+        move(
+            second.with_array(np.ones(second.shape, np.float32)), between, target, "nearest", 0
+        ).array
+        > 0
+    )
     inside = brains[0].mask & covered
     rows = []
     for name, method in methods.items():
@@ -330,9 +467,19 @@ def repeatability(first: Volume, second: Volume, methods: Mapping[str, Method], 
         scaled = [mr.rescaled(image, inside) for image in pair]
         quartiles = [np.percentile(image[inside], (25, 50, 75)) for image in pair]
         robust = [(image - q[1]) / max(q[2] - q[0], 1e-6) for image, q in zip(pair, quartiles)]
-        rows.append((name, similarity.mae(*scaled, inside), similarity.mae(*robust, inside),
-                     float(np.corrcoef(pair[0][inside], pair[1][inside])[0, 1])))
-    return _table("Two visits", ["method", "mean absolute difference", "in interquartile ranges", "correlation"], rows)
+        rows.append(
+            (
+                name,
+                similarity.mae(*scaled, inside),
+                similarity.mae(*robust, inside),
+                float(np.corrcoef(pair[0][inside], pair[1][inside])[0, 1]),
+            )
+        )
+    return _table(
+        "Two visits",
+        ["method", "mean absolute difference", "in interquartile ranges", "correlation"],
+        rows,
+    )
 
 
 def _own_mask(volume: Volume) -> Volume:
@@ -347,7 +494,9 @@ def template_mask(volume: Volume, template: Volume, brain: Volume) -> Volume:
     """
     # The MNI brain is a tenth larger than most; from its own size the registration may end on the skull.
     smaller = np.diag([0.92, 0.92, 0.92, 1.0])
-    template, brain = (replace(one, ijk_to_ras=smaller @ one.ijk_to_ras) for one in (template, brain))
+    template, brain = (
+        replace(one, ijk_to_ras=smaller @ one.ijk_to_ras) for one in (template, brain)
+    )
     fixed, moving = _float_image(template), _float_image(volume)
     # Air all around: points beyond the image do not count, so that a wrong place would be judged by few, well-fitting ones.
     moving = sitk.ConstantPad(moving, *[[int(60 / length) for length in moving.GetSpacing()]] * 2)
@@ -355,7 +504,13 @@ def template_mask(volume: Volume, template: Volume, brain: Volume) -> Volume:
     # A head's centre of mass is below its brain's, by how much depends on how much neck was taken.
     tries = [_affine(fixed, moving, _start(fixed, moving, up), inside) for up in (-20, 0, 20, 40)]
     found = min(tries, key=lambda one: one[1])[0]
-    return move(replace(brain, array=(brain.array > 0).astype(np.uint8)), found.GetInverse(), volume, "nearest", 0)
+    return move(
+        replace(brain, array=(brain.array > 0).astype(np.uint8)),
+        found.GetInverse(),
+        volume,
+        "nearest",
+        0,
+    )
 
 
 def _affine(fixed, moving, start, mask):
@@ -383,8 +538,11 @@ def _float_image(volume: Volume):
 
 def _start(fixed, moving, up: float = 0.0):
     """Centre of mass on centre of mass, or that many mm above it in the moving image."""
-    start = sitk.Euler3DTransform(sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS))
+    start = sitk.Euler3DTransform(
+        sitk.CenteredTransformInitializer(
+            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+        )
+    )
     start.SetTranslation([*start.GetTranslation()[:2], start.GetTranslation()[2] + up])
     return start
 
@@ -403,7 +561,9 @@ def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
     registration.SetInterpolator(sitk.sitkLinear)
     registration.SetOptimizerAsRegularStepGradientDescent(step, 1e-3, 150, 0.5, 1e-8)
     registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel([max(1, round(mm / max(fixed.GetSpacing()))) for mm in (8, 4, 2)][:levels])
+    registration.SetShrinkFactorsPerLevel(
+        [max(1, round(mm / max(fixed.GetSpacing()))) for mm in (8, 4, 2)][:levels]
+    )
     registration.SetSmoothingSigmasPerLevel([3, 1.5, 0][:levels])
     registration.SetNumberOfThreads(1)
     registration.SetInitialTransform(start, inPlace=False)
@@ -413,14 +573,21 @@ def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
     return found.Downcast(), registration.GetMetricValue()
 
 
-def move(volume: Volume, transform: sitk.Transform, reference: Volume, order: str, fill: float) -> Volume:
+def move(
+    volume: Volume, transform: sitk.Transform, reference: Volume, order: str, fill: float
+) -> Volume:
     """A volume on a reference's grid; the transform takes the reference's places (LPS mm) to the volume's."""
     grid = volumes.to_image(reference.with_array(np.broadcast_to(np.uint8(0), reference.shape)))
-    image = sitk.Resample(volumes.to_image(volume), grid, transform, volumes.INTERPOLATORS[order], fill)
-    return replace(reference, array=sitk.GetArrayFromImage(image), name=volume.name, units=volume.units)
+    image = sitk.Resample(
+        volumes.to_image(volume), grid, transform, volumes.INTERPOLATORS[order], fill
+    )
+    return replace(
+        reference, array=sitk.GetArrayFromImage(image), name=volume.name, units=volume.units
+    )
 
 
 # Pictures and pieces ------------------------------------------------------------------------------------------------
+
 
 def draw_families(table: Table, path: Path, measure: str = "PSNR (dB)") -> None:
     """Box plots over people: an axis per domain, a box per method; written to ``path`` (PNG)."""
@@ -432,14 +599,20 @@ def draw_families(table: Table, path: Path, measure: str = "PSNR (dB)") -> None:
     down = -(-len(domains) // across)
     figure = Figure(figsize=(3.4 * across, 1.2 + 2.6 * down), layout="constrained")
     for axes, domain in zip(figure.subplots(down, across, squeeze=False).flat, domains):
-        boxes = [[value for value, *where in zip(columns[measure], columns["domain"], columns["method"])
-                  if where == [domain, method] and np.isfinite(value)] for method in methods]
+        boxes = [
+            [
+                value
+                for value, *where in zip(columns[measure], columns["domain"], columns["method"])
+                if where == [domain, method] and np.isfinite(value)
+            ]
+            for method in methods
+        ]
         axes.boxplot(boxes)
         axes.set_xticks(range(1, len(methods) + 1), methods, rotation=30, ha="right", fontsize=8)
         axes.set_title(domain, fontsize=10)
         axes.set_ylabel(measure)
         axes.grid(axis="y", alpha=0.3)
-    for axes in figure.axes[len(domains):]:
+    for axes in figure.axes[len(domains) :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=120)
 
@@ -453,7 +626,13 @@ def draw_histograms(histograms: Mapping[str, np.ndarray], path: Path) -> None:
     x = (np.arange(HISTOGRAM_BINS) + 0.5) * mr.BRIGHTEST / HISTOGRAM_BINS
     for name, shares in histograms.items():
         strong = name in ("target", "source")
-        axes.plot(x, shares, label=name, linewidth=2.2 if strong else 1.1, color={"target": "black", "source": "grey"}.get(name))
+        axes.plot(
+            x,
+            shares,
+            label=name,
+            linewidth=2.2 if strong else 1.1,
+            color={"target": "black", "source": "grey"}.get(name),
+        )
     axes.set_xlabel("scaled intensity")
     axes.set_ylabel("share of the voxels in the mask")
     axes.legend()

@@ -12,9 +12,20 @@ RANGES = ("native", "target")
 TYPES = {
     "str": (lambda value: isinstance(value, str), "text"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "int": (lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
-    "float": (lambda value: isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value), "a finite number"),
-    "tuple[str, ...]": (lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value), "a list of words"),
+    "int": (
+        lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+        "a whole number",
+    ),
+    "float": (
+        lambda value: (
+            isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        ),
+        "a finite number",
+    ),
+    "tuple[str, ...]": (
+        lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value),
+        "a list of words",
+    ),
 }
 
 
@@ -61,10 +72,14 @@ class Settings:
                 raise ValueError(f"{field.name} must be {words}, not {value!r}")
         unknown = set(self.orientations) - {"axial", "coronal", "sagittal"}
         if unknown or not self.orientations:
-            raise ValueError("orientations must be among axial, coronal, sagittal, not "
-                             f"{', '.join(map(str, sorted(unknown))) or 'empty'}")
+            raise ValueError(
+                "orientations must be among axial, coronal, sagittal, not "
+                f"{', '.join(map(str, sorted(unknown))) or 'empty'}"
+            )
         if self.mode not in MODES or self.output_range not in RANGES:
-            raise ValueError(f"mode is one of {', '.join(MODES)}; output_range is one of {', '.join(RANGES)}")
+            raise ValueError(
+                f"mode is one of {', '.join(MODES)}; output_range is one of {', '.join(RANGES)}"
+            )
         if not 0 <= self.strength <= 1 or not 0 <= self.alpha < 1:
             raise ValueError("strength lies between 0 and 1, alpha between 0 and 1 (1 excluded)")
         if self.iterations < 1 or min(self.beta_edges, self.beta_similarity) < 0:
@@ -74,7 +89,9 @@ class Settings:
     def from_json(cls, settings: dict) -> Settings:
         """From JSON's values. Raises ValueError also for what is no object, or names no setting."""
         if not isinstance(settings, dict):
-            raise ValueError(f"settings must be a JSON object, such as {{\"mode\": \"seed\"}}, not {settings!r}")
+            raise ValueError(
+                f'settings must be a JSON object, such as {{"mode": "seed"}}, not {settings!r}'
+            )
         unknown = set(settings) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")

@@ -56,18 +56,40 @@ class Settings:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         unknown = set(self.starts) - set(STARTS)
         if unknown or not self.starts:
-            raise ValueError(f"starts must be among {', '.join(STARTS)}, not {', '.join(map(str, unknown)) or 'empty'}")
-        if self.direction not in ("best", "worst") or self.optimiser not in ("batched", "fixed-step"):
-            raise ValueError("direction is 'best' or 'worst', optimiser is 'batched' or 'fixed-step'")
+            raise ValueError(
+                f"starts must be among {', '.join(STARTS)}, not {', '.join(map(str, unknown)) or 'empty'}"
+            )
+        if self.direction not in ("best", "worst") or self.optimiser not in (
+            "batched",
+            "fixed-step",
+        ):
+            raise ValueError(
+                "direction is 'best' or 'worst', optimiser is 'batched' or 'fixed-step'"
+            )
         if self.direction == "worst" and self.ball is None:
-            raise ValueError("the worst input needs a ball (greatest distance from the patient's images): "
-                             "without one the error has no upper limit")
-        if self.ball is not None and not (self.ball > 0 and set(self.starts) == {"patient"} and not self.box):
-            raise ValueError("a ball must be greater than 0, starts only at the patient, and excludes box bounds")
+            raise ValueError(
+                "the worst input needs a ball (greatest distance from the patient's images): "
+                "without one the error has no upper limit"
+            )
+        if self.ball is not None and not (
+            self.ball > 0 and set(self.starts) == {"patient"} and not self.box
+        ):
+            raise ValueError(
+                "a ball must be greater than 0, starts only at the patient, and excludes box bounds"
+            )
         if self.optimiser == "fixed-step" and (self.box or self.ball is not None):
-            raise ValueError("the fixed-step optimiser has neither box bounds nor a ball: choose the batched one")
-        if self.max_evaluations < 1 or self.noise_seeds < 1 or self.context < 0 or min(self.above, self.below) < 0:
-            raise ValueError("max_evaluations and noise_seeds are at least 1, context and the lambdas at least 0")
+            raise ValueError(
+                "the fixed-step optimiser has neither box bounds nor a ball: choose the batched one"
+            )
+        if (
+            self.max_evaluations < 1
+            or self.noise_seeds < 1
+            or self.context < 0
+            or min(self.above, self.below) < 0
+        ):
+            raise ValueError(
+                "max_evaluations and noise_seeds are at least 1, context and the lambdas at least 0"
+            )
 
     @classmethod
     def from_json(cls, settings: dict) -> Settings:
@@ -77,5 +99,14 @@ class Settings:
         return cls(**settings)
 
 
-PRESETS = {"default": {}, "seed": {"optimiser": "fixed-step", "mean": False, "above": 1.0, "below": 1.0, "starts": STARTS}}
+PRESETS = {
+    "default": {},
+    "seed": {
+        "optimiser": "fixed-step",
+        "mean": False,
+        "above": 1.0,
+        "below": 1.0,
+        "starts": STARTS,
+    },
+}
 """Settings by name; "seed" is the setting of the source: sums as printed, fixed-step L-BFGS."""

@@ -34,7 +34,9 @@ def mean_quantiles(scans: Iterable[Scan]) -> np.ndarray:
     """
     rows = [quantiles(scan) for scan in scans]
     if not rows:
-        raise ValueError("no scans to take the target's quantiles from: name a folder with volumes of the target scanner")
+        raise ValueError(
+            "no scans to take the target's quantiles from: name a folder with volumes of the target scanner"
+        )
     return np.mean(rows, axis=0)
 
 
@@ -78,7 +80,9 @@ def remove_field(scan: Scan) -> np.ndarray:
     mask.CopyInformation(image)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    n4.SetNumberOfThreads(1)  # sums in another order round otherwise: the same scan must give the same bits
+    n4.SetNumberOfThreads(
+        1
+    )  # sums in another order round otherwise: the same scan must give the same bits
     n4.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))
     return mr.rescaled(scan.image / np.exp(field), scan.mask)
@@ -88,7 +92,9 @@ def peers(target: np.ndarray) -> dict[str, Method]:
     """The classical methods by name, and "source", which changes nothing; ``target`` as from ``mean_quantiles``."""
     last = {}
 
-    def without_field(scan: Scan) -> np.ndarray:  # N4 takes seconds and two methods ask for it in turn
+    def without_field(
+        scan: Scan,
+    ) -> np.ndarray:  # N4 takes seconds and two methods ask for it in turn
         if last.get("scan") is not scan:
             last.update(scan=scan, image=remove_field(scan))
         return last["image"]
@@ -112,10 +118,17 @@ def moments(target: np.ndarray) -> tuple[float, float]:
 
 # Pieces -------------------------------------------------------------------------------------------------------------
 
+
 def _checked(target: np.ndarray) -> np.ndarray:
     target = np.asarray(target, np.float64)
-    if target.shape != FRACTIONS.shape or not np.isfinite(target).all() or (np.diff(target) < 0).any():
-        raise ValueError(f"a target is known by {len(FRACTIONS)} quantiles that never fall; these are not (shape {target.shape})")
+    if (
+        target.shape != FRACTIONS.shape
+        or not np.isfinite(target).all()
+        or (np.diff(target) < 0).any()
+    ):
+        raise ValueError(
+            f"a target is known by {len(FRACTIONS)} quantiles that never fall; these are not (shape {target.shape})"
+        )
     return target
 
 

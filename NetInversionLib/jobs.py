@@ -35,8 +35,11 @@ from . import devices
 from .results import Curve, Progress, Result, Table
 from .volumes import Volume
 
-TASKS = {"harmonize": ("NetInversionLib.harmonize", "run_task"), "ideal_input": ("NetInversionLib.ideal_input", "run_task"),
-         "invariances": ("NetInversionLib.invariances", "run_task")}
+TASKS = {
+    "harmonize": ("NetInversionLib.harmonize", "run_task"),
+    "ideal_input": ("NetInversionLib.ideal_input", "run_task"),
+    "invariances": ("NetInversionLib.invariances", "run_task"),
+}
 """Task name to (module, function); the function is ``f(volumes, model_paths, settings, progress) -> Result``."""
 
 MESSAGE_INTERVAL = 0.05
@@ -193,7 +196,9 @@ def _save(folder: Path, facts: dict, volumes: dict[str, Volume]) -> Steps:
             yield from _save_array(partial / f"{index}.npy", volume.array)
             geometry = np.asarray(volume.ijk_to_ras, np.float64).tolist()
             described[key] = {"ijk_to_ras": geometry, "name": volume.name, "units": volume.units}
-        (partial / "facts.json").write_text(json.dumps({**facts, "volumes": described}, default=_plain))
+        (partial / "facts.json").write_text(
+            json.dumps({**facts, "volumes": described}, default=_plain)
+        )
         partial.rename(folder)
     except Exception:
         shutil.rmtree(partial, ignore_errors=True)
@@ -205,7 +210,9 @@ def _load(folder: Path) -> Steps:
     volumes = {}
     for index, (key, described) in enumerate(facts["volumes"].items()):
         array = yield from _load_array(folder / f"{index}.npy")
-        volumes[key] = Volume(array, np.array(described["ijk_to_ras"]), described["name"], described["units"])
+        volumes[key] = Volume(
+            array, np.array(described["ijk_to_ras"]), described["name"], described["units"]
+        )
     return facts, volumes
 
 
@@ -213,7 +220,11 @@ def _save_array(path: Path, array: np.ndarray) -> Steps:
     """A .npy file like np.save's, C order, in pieces."""
     if array.dtype.hasobject:
         raise TypeError(f"an array of {array.dtype} cannot be saved without pickle")
-    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(array.dtype),
+        "fortran_order": False,
+        "shape": array.shape,
+    }
     flags = ["external_loop", "buffered", "zerosize_ok"]
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -226,7 +237,9 @@ def _load_array(path: Path) -> Steps:
     with open(path, "rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        missing = int(np.prod(shape)) * dtype.itemsize - (os.fstat(file.fileno()).st_size - file.tell())
+        missing = int(np.prod(shape)) * dtype.itemsize - (
+            os.fstat(file.fileno()).st_size - file.tell()
+        )
         if dtype.hasobject or missing:
             raise JobError(f"A file of the computation is damaged ({path.name}); run it again.")
         array = np.empty(shape, dtype)
@@ -252,7 +265,11 @@ def _plain(value: Any) -> Any:
 def explain(error: BaseException) -> str:
     """What an exception means for the user and what to do about it."""
     if devices.is_out_of_memory(error):
-        return GRAPHICS_MEMORY if re.search(r"cuda|cudnn|cublas|mps", str(error), re.IGNORECASE) else MEMORY
+        return (
+            GRAPHICS_MEMORY
+            if re.search(r"cuda|cudnn|cublas|mps", str(error), re.IGNORECASE)
+            else MEMORY
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
     if isinstance(error, ImportError):
@@ -391,7 +408,9 @@ def _own_output() -> int:
     """A file for messages alone: what libraries print goes to standard error from here on."""
     output = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout.reconfigure(line_buffering=True)  # words of a worker that then crashes would else be lost
+    sys.stdout.reconfigure(
+        line_buffering=True
+    )  # words of a worker that then crashes would else be lost
     return output
 
 
@@ -413,7 +432,9 @@ def kill_tree(pid: int) -> None:
     """End an attached worker and the processes it started, at once; nothing happens if it has ended before."""
     if os.name == "nt":
         command = ["taskkill", "/F", "/T", "/PID", str(pid)]
-        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            command, creationflags=subprocess.CREATE_NO_WINDOW, stderr=subprocess.DEVNULL
+        )
         return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
@@ -423,4 +444,6 @@ if __name__ == "__main__":
     # Under its own name, so that there is one copy of this module and its classes.
     code = importlib.import_module("NetInversionLib.jobs").main()
     sys.stderr.flush()
-    os._exit(code)  # the result is safe: taking torch down in good order would only keep the user waiting
+    os._exit(
+        code
+    )  # the result is safe: taking torch down in good order would only keep the user waiting

@@ -65,14 +65,20 @@ class UpTo(nn.Module):
         LayerError: There is no such layer.
     """
 
-    def __init__(self, network: nn.Module, layer: str | int, image: Tensor, called: str = "the network"):
+    def __init__(
+        self, network: nn.Module, layer: str | int, image: Tensor, called: str = "the network"
+    ):
         super().__init__()
         self.network = network
         available = layers(network, image)
-        matching = [found.name for found in available if str(layer) in (found.name, str(found.number))]
+        matching = [
+            found.name for found in available if str(layer) in (found.name, str(found.number))
+        ]
         if not matching and layer != "output":
             titles = "; ".join(found.title for found in available)
-            raise LayerError(f"{called} has no layer {str(layer)!r}; choose 'output' or one of: {titles}")
+            raise LayerError(
+                f"{called} has no layer {str(layer)!r}; choose 'output' or one of: {titles}"
+            )
         self.layer = matching[0] if matching else "output"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,12 +94,15 @@ class UpTo(nn.Module):
 
         _run(self.network, x, stop)
         if not kept:
-            raise LayerError(f"layer {self.layer!r} was not reached for an image of shape {tuple(x.shape)}")
+            raise LayerError(
+                f"layer {self.layer!r} was not reached for an image of shape {tuple(x.shape)}"
+            )
         return kept[0]
 
 
-def same_values(network: nn.Module, layer: str | int, image: Tensor | None = None,
-                called: str = "the network") -> tuple[str, ...]:
+def same_values(
+    network: nn.Module, layer: str | int, image: Tensor | None = None, called: str = "the network"
+) -> tuple[str, ...]:
     """All names of what a layer gives: its own first; a last layer that gives the network's output is "output" too.
 
     Args:
@@ -121,7 +130,9 @@ def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
     handles = []
     for path, module in network.named_modules():
         if next(module.children(), None) is None:
-            handles.append(module.register_forward_hook(_hook(path or type(module).__name__, calls, seen)))
+            handles.append(
+                module.register_forward_hook(_hook(path or type(module).__name__, calls, seen))
+            )
     try:
         return network(image)
     except _Reached:
@@ -139,4 +150,5 @@ def _hook(path: str, calls: dict[str, int], seen):
         name = path if calls[path] == 1 else f"{path} ({calls[path]})"
         if seen(name, module, output):
             raise _Reached
+
     return hook

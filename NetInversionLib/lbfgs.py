@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 
 RUNNING, SMALL_GRADIENT, STALLED, NO_DESCENT, LOW_ENOUGH = range(5)
-STATUS = ("evaluation limit", "gradient small", "loss stalled", "no descent found", "loss low enough")
+STATUS = (
+    "evaluation limit",
+    "gradient small",
+    "loss stalled",
+    "no descent found",
+    "loss low enough",
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,15 @@ class Options:
     enough: float = -math.inf
 
     def __post_init__(self):
-        if self.max_evaluations < 1 or self.history < 1 or self.max_trials < 1 or self.stall_window < 1:
-            raise ValueError("max_evaluations, history, max_trials and stall_window must be at least 1")
+        if (
+            self.max_evaluations < 1
+            or self.history < 1
+            or self.max_trials < 1
+            or self.stall_window < 1
+        ):
+            raise ValueError(
+                "max_evaluations, history, max_trials and stall_window must be at least 1"
+            )
         if not 0 < self.armijo < self.wolfe < 1 or self.first_step <= 0:
             raise ValueError("need 0 < armijo < wolfe < 1 and first_step > 0")
 
@@ -71,7 +84,9 @@ class Solution:
     trace: Tensor
 
 
-def by_autograd(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def by_autograd(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Turn ``loss(x, items) -> (rows,)``, rows independent of each other, into ``value_and_gradient``."""
 
     def value_and_gradient(x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,24 +149,26 @@ def minimize(
 class _Rows:
     """The state of the rows still running; every field has rows as its first axis."""
 
-    items: Tensor       # which problem this row is
-    x: Tensor           # accepted point (rows, n)
-    f: Tensor           # its loss, float64
-    g: Tensor           # its gradient
-    d: Tensor           # search direction
-    t: Tensor           # step length to try next, float64
-    low: Tensor         # longest step known to be too short
-    high: Tensor        # shortest step known to be too long, inf while unknown
-    trials: Tensor      # evaluations spent in this line search
-    pair: Tensor        # steps s, then gradient changes y, (rows, 2 * history, n): two rings with one head
-    sy: Tensor          # s_i . y_j for s_i not newer than y_j, float64 (rows, history, history)
-    yy: Tensor          # y_i . y_j
-    pairs: Tensor       # pairs stored since the last reset; the rings' head is pairs % history
-    gamma: Tensor       # s.y / y.y of the newest pair: the size of the first inverse Hessian
+    items: Tensor  # which problem this row is
+    x: Tensor  # accepted point (rows, n)
+    f: Tensor  # its loss, float64
+    g: Tensor  # its gradient
+    d: Tensor  # search direction
+    t: Tensor  # step length to try next, float64
+    low: Tensor  # longest step known to be too short
+    high: Tensor  # shortest step known to be too long, inf while unknown
+    trials: Tensor  # evaluations spent in this line search
+    pair: (
+        Tensor  # steps s, then gradient changes y, (rows, 2 * history, n): two rings with one head
+    )
+    sy: Tensor  # s_i . y_j for s_i not newer than y_j, float64 (rows, history, history)
+    yy: Tensor  # y_i . y_j
+    pairs: Tensor  # pairs stored since the last reset; the rings' head is pairs % history
+    gamma: Tensor  # s.y / y.y of the newest pair: the size of the first inverse Hessian
     best_x: Tensor
     best_f: Tensor
     first_norm: Tensor  # gradient norm at the start
-    mark: Tensor        # best loss at the last stall check
+    mark: Tensor  # best loss at the last stall check
     status: Tensor
 
     def select(self, index: Tensor) -> None:
@@ -202,16 +219,33 @@ class _Run:
         items = torch.arange(rows, device=x.device)
         f, g = self.evaluate(x, items)
         if not bool(torch.isfinite(f).all() & torch.isfinite(g).all()):
-            raise FloatingPointError("the loss or its gradient is not finite at the start: check the images for NaN "
-                                     "and infinite values, and the network for overflow")
+            raise FloatingPointError(
+                "the loss or its gradient is not finite at the start: check the images for NaN "
+                "and infinite values, and the network for overflow"
+            )
         free_g = g * self.free(x, g)
         norm, zeros = self.dot(free_g, free_g).sqrt(), torch.zeros_like(f)
         r = _Rows(
-            items=items, x=x.clone(), f=f, g=g, d=torch.zeros_like(x), t=zeros, low=zeros.clone(),
-            high=torch.full_like(f, math.inf), trials=torch.zeros_like(items), pair=x.new_zeros(rows, 2 * m, n),
-            sy=f.new_zeros(rows, m, m), yy=f.new_zeros(rows, m, m), pairs=torch.zeros_like(items),
-            gamma=torch.ones_like(f), best_x=x.clone(), best_f=f.clone(), first_norm=norm, mark=f.clone(),
-            status=self.satisfied(f, torch.where(norm > 0, RUNNING, SMALL_GRADIENT)))
+            items=items,
+            x=x.clone(),
+            f=f,
+            g=g,
+            d=torch.zeros_like(x),
+            t=zeros,
+            low=zeros.clone(),
+            high=torch.full_like(f, math.inf),
+            trials=torch.zeros_like(items),
+            pair=x.new_zeros(rows, 2 * m, n),
+            sy=f.new_zeros(rows, m, m),
+            yy=f.new_zeros(rows, m, m),
+            pairs=torch.zeros_like(items),
+            gamma=torch.ones_like(f),
+            best_x=x.clone(),
+            best_f=f.clone(),
+            first_norm=norm,
+            mark=f.clone(),
+            status=self.satisfied(f, torch.where(norm > 0, RUNNING, SMALL_GRADIENT)),
+        )
         self.aim(r, torch.ones_like(items, dtype=torch.bool), f.new_zeros(rows, 2 * m))
         return r
 
@@ -254,7 +288,9 @@ class _Run:
         t = r.t
         # The parabola through f(0), f'(0) and f(t) has its minimum here; kept within the middle of [0, t].
         parabola = -0.5 * before * t / (f - r.f - before)
-        parabola = torch.where(torch.isfinite(parabola), parabola, 0.5 * t).clamp(min=0.1 * t, max=0.5 * t)
+        parabola = torch.where(torch.isfinite(parabola), parabola, 0.5 * t).clamp(
+            min=0.1 * t, max=0.5 * t
+        )
         r.low = torch.where(lower_enough, t, r.low)
         r.high = torch.where(lower_enough, r.high, t)
         shorter = torch.where(r.low > 0, 0.5 * (r.low + r.high), parabola)
@@ -290,7 +326,11 @@ class _Run:
         plain = bad | (r.pairs == 0)
         r.pairs = torch.where(which & bad, 0, r.pairs)
         d = torch.where(plain[:, None], -g, d)
-        first = self.options.first_step * math.sqrt(g.shape[1]) / norm.clamp(min=torch.finfo(self.wide).tiny)
+        first = (
+            self.options.first_step
+            * math.sqrt(g.shape[1])
+            / norm.clamp(min=torch.finfo(self.wide).tiny)
+        )
         r.d = torch.where(which[:, None], d, r.d)
         r.t = torch.where(which, torch.where(plain, first, torch.ones_like(first)), r.t)
         r.low = torch.where(which, 0, r.low)
@@ -305,16 +345,23 @@ class _Run:
         u = R^-T ((D + gamma Y'Y) v - gamma Y'g).
         """
         m, ages = self.options.history, torch.arange(self.options.history, device=g.device)
-        age = (r.pairs[:, None] - 1 - ages) % m                     # of each slot; 0 is the newest
-        order = age.argsort(1, descending=True)                     # old to new, empty slots first
+        age = (r.pairs[:, None] - 1 - ages) % m  # of each slot; 0 is the newest
+        order = age.argsort(1, descending=True)  # old to new, empty slots first
         filled = age.gather(1, order) < r.pairs[:, None]
         both = filled[:, :, None] & filled[:, None, :]
         square = (order[:, :, None].expand_as(both), order[:, None, :].expand_as(both))
-        sy, yy = (torch.where(both, x.gather(1, square[0]).gather(2, square[1]), 0) for x in (r.sy, r.yy))
-        sg, yg = (torch.where(filled, x.gather(1, order), 0)[..., None] for x in (with_g[:, :m], with_g[:, m:]))
+        sy, yy = (
+            torch.where(both, x.gather(1, square[0]).gather(2, square[1]), 0) for x in (r.sy, r.yy)
+        )
+        sg, yg = (
+            torch.where(filled, x.gather(1, order), 0)[..., None]
+            for x in (with_g[:, :m], with_g[:, m:])
+        )
 
         diagonal = sy.diagonal(dim1=1, dim2=2)
-        upper = sy.triu() + torch.diag_embed((~filled).to(sy.dtype))  # an empty slot must not make R singular
+        upper = sy.triu() + torch.diag_embed(
+            (~filled).to(sy.dtype)
+        )  # an empty slot must not make R singular
         gamma = r.gamma[:, None, None]
         v = _solve(upper, sg, upper=True)
         u = _solve(upper.mT, diagonal[..., None] * v + gamma * (yy @ v - yg), upper=False)
@@ -327,8 +374,10 @@ class _Run:
     def products(self, r: _Rows, *vectors: Tensor) -> tuple[Tensor, ...]:
         """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums of float32 blocks."""
         columns = torch.stack(vectors, 2)
-        return sum(torch.bmm(r.pair[:, :, i:j], columns[:, i:j]).to(self.wide)
-                   for i, j in _blocks(columns.shape[1])).unbind(2)
+        return sum(
+            torch.bmm(r.pair[:, :, i:j], columns[:, i:j]).to(self.wide)
+            for i, j in _blocks(columns.shape[1])
+        ).unbind(2)
 
     def judge(self, r: _Rows, evaluation: int, hopeless: Tensor) -> None:
         """Set the status of rows that are done."""
@@ -353,7 +402,9 @@ class _Run:
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Row-wise dot product, float64 sums of float32 blocks."""
-        return sum(torch.linalg.vecdot(a[:, i:j], b[:, i:j]).to(self.wide) for i, j in _blocks(a.shape[1]))
+        return sum(
+            torch.linalg.vecdot(a[:, i:j], b[:, i:j]).to(self.wide) for i, j in _blocks(a.shape[1])
+        )
 
     def project(self, x: Tensor) -> Tensor:
         return x.clamp(self.lower, self.upper) if self.bounded else x
@@ -378,12 +429,20 @@ class _Run:
         return self.x.reshape(self.shape), self.f
 
     def solution(self) -> Solution:
-        return Solution(self.x.reshape(self.shape), self.f, self.evaluations, self.status, torch.stack(self.trace))
+        return Solution(
+            self.x.reshape(self.shape),
+            self.f,
+            self.evaluations,
+            self.status,
+            torch.stack(self.trace),
+        )
 
 
 def _solve(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
     if triangle.device.type == "mps":  # small matrices; the CPU has float64
-        return torch.linalg.solve_triangular(triangle.cpu(), right.cpu(), upper=upper).to(right.device)
+        return torch.linalg.solve_triangular(triangle.cpu(), right.cpu(), upper=upper).to(
+            right.device
+        )
     return torch.linalg.solve_triangular(triangle, right, upper=upper)
 
 

@@ -37,15 +37,24 @@ def draw(nodule: Nodule, region: Window, spacing_mm: tuple[float, float]) -> Ten
     Raises:
         ValueError: It does not touch the region.
     """
-    fine = [(np.arange(first * SAMPLES_PER_VOXEL, last * SAMPLES_PER_VOXEL) + 0.5) / SAMPLES_PER_VOXEL - 0.5
-            for first, last in ((region.j0, region.j1), (region.i0, region.i1))]
+    fine = [
+        (np.arange(first * SAMPLES_PER_VOXEL, last * SAMPLES_PER_VOXEL) + 0.5) / SAMPLES_PER_VOXEL
+        - 0.5
+        for first, last in ((region.j0, region.j1), (region.i0, region.i1))
+    ]
     j, i = fine[0][:, None] * spacing_mm[1], fine[1][None] * spacing_mm[0]
     inside = np.hypot(i - nodule.centre_mm[0], j - nodule.centre_mm[1]) < nodule.diameter_mm / 2
     if not inside.any():
-        raise ValueError(f"the nodule of {nodule.diameter_mm:g} mm does not touch the slice: move it onto the image, or make it "
-                         "larger")
-    share = inside.reshape(region.size[0], SAMPLES_PER_VOXEL, region.size[1], SAMPLES_PER_VOXEL).mean((1, 3))
-    return torch.from_numpy((nodule.contrast_hu * ndimage.gaussian_filter(share, BLUR_VOXELS)).astype(np.float32))
+        raise ValueError(
+            f"the nodule of {nodule.diameter_mm:g} mm does not touch the slice: move it onto the image, or make it "
+            "larger"
+        )
+    share = inside.reshape(
+        region.size[0], SAMPLES_PER_VOXEL, region.size[1], SAMPLES_PER_VOXEL
+    ).mean((1, 3))
+    return torch.from_numpy(
+        (nodule.contrast_hu * ndimage.gaussian_filter(share, BLUR_VOXELS)).astype(np.float32)
+    )
 
 
 @dataclass(frozen=True)
@@ -68,14 +77,23 @@ class Hidden:
     shown: Tensor
 
 
-def hide(level_set: LevelSet, nodules: list[Nodule], spacing_mm: tuple[float, float], hu_per_unit: float, epsilon: float,
-         max_evaluations: int = 150, progress: Progress = Progress()) -> Hidden:
+def hide(
+    level_set: LevelSet,
+    nodules: list[Nodule],
+    spacing_mm: tuple[float, float],
+    hu_per_unit: float,
+    epsilon: float,
+    max_evaluations: int = 150,
+    progress: Progress = Progress(),
+) -> Hidden:
     """Put each nodule alone into the region and project.
 
     Args:
         hu_per_unit: HU per normalised unit of the network's input.
     """
-    changes = torch.stack([draw(nodule, level_set.region, spacing_mm) for nodule in nodules])[:, None]
+    changes = torch.stack([draw(nodule, level_set.region, spacing_mm) for nodule in nodules])[
+        :, None
+    ]
     proposals = level_set.start + (changes / hu_per_unit).to(level_set.start)
     found = project(level_set, proposals, epsilon, max_evaluations, progress)
     accepted = found.accepted.cpu()
@@ -84,9 +102,16 @@ def hide(level_set: LevelSet, nodules: list[Nodule], spacing_mm: tuple[float, fl
     return Hidden(found.images, accepted, survived, contrast * survived, found.proposed.cpu())
 
 
-def detectability(level_sets: dict[float, LevelSet], centre_mm: tuple[float, float], contrasts_hu: list[float],
-                  spacing_mm: tuple[float, float], hu_per_unit: float, epsilon: float, max_evaluations: int = 150,
-                  progress: Progress = Progress()) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
+def detectability(
+    level_sets: dict[float, LevelSet],
+    centre_mm: tuple[float, float],
+    contrasts_hu: list[float],
+    spacing_mm: tuple[float, float],
+    hu_per_unit: float,
+    epsilon: float,
+    max_evaluations: int = 150,
+    progress: Progress = Progress(),
+) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
     """Every size with every contrast at one place: how much of the contrast an unchanged output leaves room for.
 
     Args:
@@ -100,27 +125,60 @@ def detectability(level_sets: dict[float, LevelSet], centre_mm: tuple[float, flo
         survives is NaN in table and curve.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
-    rows: dict[str, list] = {heading: [] for heading in (
-        "diameter (mm)", "contrast (HU)", "region (voxels)", f"output change with the whole nodule ({units})",
-        "contrast that survives (HU)", "survives (%)", "output unchanged")}
+    rows: dict[str, list] = {
+        heading: []
+        for heading in (
+            "diameter (mm)",
+            "contrast (HU)",
+            "region (voxels)",
+            f"output change with the whole nodule ({units})",
+            "contrast that survives (HU)",
+            "survives (%)",
+            "output unchanged",
+        )
+    }
     most, images = 0.0, {}
     for number, (diameter, level_set) in enumerate(sorted(level_sets.items())):
         nodules = [Nodule(centre_mm, diameter, contrast) for contrast in contrasts]
         part = Part(progress, number / len(level_sets), (number + 1) / len(level_sets))
         found = hide(level_set, nodules, spacing_mm, hu_per_unit, epsilon, max_evaluations, part)
-        for row in zip([diameter] * len(nodules), contrasts, ["{} x {}".format(*level_set.region.size)] * len(nodules),
-                       found.shown.tolist(), found.survived_hu.tolist(), (100 * found.survived).tolist(),
-                       found.accepted.tolist()):
+        for row in zip(
+            [diameter] * len(nodules),
+            contrasts,
+            ["{} x {}".format(*level_set.region.size)] * len(nodules),
+            found.shown.tolist(),
+            found.survived_hu.tolist(),
+            (100 * found.survived).tolist(),
+            found.accepted.tolist(),
+        ):
             for column, value in zip(rows.values(), row):
                 column.append(value)
         strengths = found.survived_hu.abs().nan_to_num(-1.0)
         best = int(strengths.argmax())
         if strengths[best] > most:
             most = float(strengths[best])
-            images = {"lesion": (level_set.region, draw(nodules[best], level_set.region, spacing_mm)),
-                      "hidden lesion": (level_set.region, (found.images[best] - level_set.start[0])[0].cpu() * hu_per_unit)}
-    lines = {f"{contrast:g} HU": (sorted(level_sets), [left for left, its in zip(rows["contrast that survives (HU)"],
-                                                                                 rows["contrast (HU)"]) if its == contrast])
-             for contrast in contrasts}
-    curve = Curve("Contrast that an unchanged output leaves room for", "diameter (mm)", "surviving contrast (HU)", lines)
+            images = {
+                "lesion": (level_set.region, draw(nodules[best], level_set.region, spacing_mm)),
+                "hidden lesion": (
+                    level_set.region,
+                    (found.images[best] - level_set.start[0])[0].cpu() * hu_per_unit,
+                ),
+            }
+    lines = {
+        f"{contrast:g} HU": (
+            sorted(level_sets),
+            [
+                left
+                for left, its in zip(rows["contrast that survives (HU)"], rows["contrast (HU)"])
+                if its == contrast
+            ],
+        )
+        for contrast in contrasts
+    }
+    curve = Curve(
+        "Contrast that an unchanged output leaves room for",
+        "diameter (mm)",
+        "surviving contrast (HU)",
+        lines,
+    )
     return Table("Could this lesion vanish?", rows), curve, images

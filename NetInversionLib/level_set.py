@@ -53,17 +53,27 @@ class Window:
 
     def grown(self, margin: int, size: tuple[int, int]) -> Window:
         """With ``margin`` more voxels on each side, as far as a slice of ``size`` goes."""
-        return Window(max(0, self.j0 - margin), min(size[0], self.j1 + margin),
-                      max(0, self.i0 - margin), min(size[1], self.i1 + margin))
+        return Window(
+            max(0, self.j0 - margin),
+            min(size[0], self.j1 + margin),
+            max(0, self.i0 - margin),
+            min(size[1], self.i1 + margin),
+        )
 
     def on_grid(self, multiple: int) -> Window:
         """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its end."""
-        return Window(self.j0 - self.j0 % multiple, self.j1 + -self.j1 % multiple,
-                      self.i0 - self.i0 % multiple, self.i1 + -self.i1 % multiple)
+        return Window(
+            self.j0 - self.j0 % multiple,
+            self.j1 + -self.j1 % multiple,
+            self.i0 - self.i0 % multiple,
+            self.i1 + -self.i1 % multiple,
+        )
 
     def within(self, outer: Window) -> Window:
         """The same region in the coordinates of ``outer``."""
-        return Window(self.j0 - outer.j0, self.j1 - outer.j0, self.i0 - outer.i0, self.i1 - outer.i0)
+        return Window(
+            self.j0 - outer.j0, self.j1 - outer.j0, self.i0 - outer.i0, self.i1 - outer.i0
+        )
 
 
 class LevelSet:
@@ -80,11 +90,19 @@ class LevelSet:
         LayerError: No such layer. ValueError: The region leaves the slice, or the network sees all of any image.
     """
 
-    def __init__(self, network: nn.Module, slice_image: Tensor, region: Window, layer: str | int = "output",
-                 scale: float = 1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        slice_image: Tensor,
+        region: Window,
+        layer: str | int = "output",
+        scale: float = 1.0,
+    ):
         size = tuple(slice_image.shape[2:])
         if region.j1 > size[0] or region.i1 > size[1]:
-            raise ValueError(f"the region {region} does not lie within the slice of {size[0]} x {size[1]} voxels")
+            raise ValueError(
+                f"the region {region} does not lie within the slice of {size[0]} x {size[1]} voxels"
+            )
         self.part, self.network, self.region = UpTo(network, layer, slice_image), network, region
         self.hidden = self.part.layer != "output"
         # MPS has no float64; its sums are then float32.
@@ -103,11 +121,16 @@ class LevelSet:
             self.counted = self._counted(region.grown(reach, size).within(self.window))
             self.wanted = self.wanted[self.counted]
         self.scale = 1.0 if self.hidden else scale
-        self.norm = (float(self.wanted.square().sum(dtype=self.wide)) if self.hidden
-                     else float(region.size[0] * region.size[1]))
+        self.norm = (
+            float(self.wanted.square().sum(dtype=self.wide))
+            if self.hidden
+            else float(region.size[0] * region.size[1])
+        )
         if not self.norm > 0:
-            raise ValueError(f"layer {self.part.layer!r} is zero in this region: nothing there can be compared; choose "
-                             "another layer or region")
+            raise ValueError(
+                f"layer {self.part.layer!r} is zero in this region: nothing there can be compared; choose "
+                "another layer or region"
+            )
 
     @property
     def at_once(self) -> int:
@@ -128,7 +151,13 @@ class LevelSet:
     def measure(self, x: Tensor) -> Tensor:
         """RMS output change in HU, or relative change of the layer, of region contents (N, 1, h, w); float64 (N,)."""
         with torch.no_grad():
-            return torch.cat([self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)]).cpu().double()
+            return (
+                torch.cat(
+                    [self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)]
+                )
+                .cpu()
+                .double()
+            )
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Squared measure (N,) and its gradient, for ``lbfgs.minimize``."""
@@ -174,8 +203,13 @@ class Projected:
     evaluations: Tensor
 
 
-def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluations: int = 150,
-            progress: Progress = Progress()) -> Projected:
+def project(
+    level_set: LevelSet,
+    proposals: Tensor,
+    epsilon: float,
+    max_evaluations: int = 150,
+    progress: Progress = Progress(),
+) -> Projected:
     """Move region contents (N, 1, h, w) onto the level set.
 
     Args:
@@ -186,25 +220,40 @@ def project(level_set: LevelSet, proposals: Tensor, epsilon: float, max_evaluati
         ValueError: ``epsilon`` is not above 0: with as many outputs as inputs, exactly equal outputs mean equal inputs.
     """
     if not epsilon > 0:
-        raise ValueError("epsilon must be above 0: a network with as many outputs as inputs lets nothing change at exactly "
-                         "the same output. Choose a fraction of the noise, 1 HU say")
+        raise ValueError(
+            "epsilon must be above 0: a network with as many outputs as inputs lets nothing change at exactly "
+            "the same output. Choose a fraction of the noise, 1 HU say"
+        )
     enough = ENOUGH * epsilon
     options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
 
     def told(evaluation: int, best: Callable) -> None:
         # Most are accepted long before the last evaluation.
-        progress.report(1 - 0.5 ** (evaluation / HALF_DONE), f"Projecting {len(proposals)} samples, evaluation {evaluation}")
+        progress.report(
+            1 - 0.5 ** (evaluation / HALF_DONE),
+            f"Projecting {len(proposals)} samples, evaluation {evaluation}",
+        )
 
     def run(size: int) -> list[lbfgs.Solution]:
-        return [lbfgs.minimize(level_set.value_and_gradient, part, options, callback=told)
-                for part in proposals.split(size)]
+        return [
+            lbfgs.minimize(level_set.value_and_gradient, part, options, callback=told)
+            for part in proposals.split(size)
+        ]
 
     solutions = halving(run, len(proposals), log=progress.log)
     images = returned(level_set, torch.cat([s.x for s in solutions]), proposals, enough)
     measure, proposed = level_set.measure(images), level_set.measure(proposals)
     before, after = (rms(x - level_set.start) for x in (proposals, images))
-    return Projected(images, measure, measure <= epsilon, proposed, before, after,
-                     survived(proposals, images, level_set.start), torch.cat([s.evaluations for s in solutions]))
+    return Projected(
+        images,
+        measure,
+        measure <= epsilon,
+        proposed,
+        before,
+        after,
+        survived(proposals, images, level_set.start),
+        torch.cat([s.evaluations for s in solutions]),
+    )
 
 
 def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:
@@ -215,7 +264,12 @@ def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: fl
     low, high = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        good = level_set.measure(torch.lerp(images, proposals, middle.view(-1, 1, 1, 1))).to(middle.device) <= epsilon
+        good = (
+            level_set.measure(torch.lerp(images, proposals, middle.view(-1, 1, 1, 1))).to(
+                middle.device
+            )
+            <= epsilon
+        )
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
     return torch.lerp(images, proposals, low.view(-1, 1, 1, 1))
 

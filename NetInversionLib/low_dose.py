@@ -29,7 +29,10 @@ from .results import Progress
 from .volumes import Volume
 
 WATER_PER_MM = 0.02  # linear attenuation of water at CT energies
-HU_LOW, HU_HIGH = -1024.0, 3071.0  # what scanners write; lower values are padding beyond the field of view
+HU_LOW, HU_HIGH = (
+    -1024.0,
+    3071.0,
+)  # what scanners write; lower values are padding beyond the field of view
 FEWEST_PHOTONS = 0.1
 SLICES_AT_ONCE = 4
 COARSER = 4
@@ -56,12 +59,16 @@ class LowDoseSettings:
 
     def __post_init__(self):
         if not 0 < self.dose <= 1 or not self.photons > 0 or self.electronic < 0:
-            raise ValueError("dose lies above 0 and is at most 1, photons is positive, electronic is not negative")
+            raise ValueError(
+                "dose lies above 0 and is at most 1, photons is positive, electronic is not negative"
+            )
         if self.views < 2 or not 0 <= self.cutoff <= 1:
             raise ValueError("views is at least 2 and cutoff lies between 0 and 1")
 
 
-def simulate_low_dose(ct: Volume, settings: LowDoseSettings = LowDoseSettings(), progress: Progress = Progress()) -> Volume:
+def simulate_low_dose(
+    ct: Volume, settings: LowDoseSettings = LowDoseSettings(), progress: Progress = Progress()
+) -> Volume:
     """A CT volume (HU, any orientation) as a scan at a fraction of its dose would show it; same grid, float32, HU.
 
     Values below -1024 (padding beyond the field of view) come back as they were.
@@ -72,8 +79,10 @@ def simulate_low_dose(ct: Volume, settings: LowDoseSettings = LowDoseSettings(),
     axial = volumes.reorient(volumes.check(ct), "LPS")
     hu = axial.float32()
     if hu.min() > -500:
-        raise ValueError(f"{ct.name} holds no air (lowest value {hu.min():g}): is it a CT in HU? Apply the rescale "
-                         "slope and intercept first")
+        raise ValueError(
+            f"{ct.name} holds no air (lowest value {hu.min():g}): is it a CT in HU? Apply the rescale "
+            "slope and intercept first"
+        )
     padding = hu < HU_LOW
     generator = torch.Generator().manual_seed(settings.seed)
     result = np.empty_like(hu)
@@ -89,16 +98,26 @@ def simulate_low_dose(ct: Volume, settings: LowDoseSettings = LowDoseSettings(),
     return volumes.reorient_like(volume, ct)
 
 
-def noise_image(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings,
-                generator: torch.Generator) -> Tensor:
+def noise_image(
+    hu: Tensor,
+    spacing_mm: tuple[float, float],
+    settings: LowDoseSettings,
+    generator: torch.Generator,
+) -> Tensor:
     """The noise that a scan at ``settings.dose`` has and one at normal dose has not, in HU; (slices, J, I) like ``hu``."""
     angles = math.pi * torch.arange(settings.views) / settings.views
     attenuation = WATER_PER_MM * (1 + hu / 1000).clamp(min=0)
-    noise = projection_noise(line_integrals(attenuation, spacing_mm, settings.views), settings, generator)
-    return back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff) * (1000 / WATER_PER_MM)
+    noise = projection_noise(
+        line_integrals(attenuation, spacing_mm, settings.views), settings, generator
+    )
+    return back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff) * (
+        1000 / WATER_PER_MM
+    )
 
 
-def exposed(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings, noise_hu: float) -> LowDoseSettings:
+def exposed(
+    hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings, noise_hu: float
+) -> LowDoseSettings:
     """The settings with so many photons that the noise added inside the body is ``noise_hu`` strong, as exposure control does.
 
     Thick bodies take more photons than thin ones: one I0 for all would leave some without noise and starve others.
@@ -113,9 +132,16 @@ def exposed(hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettin
     if not body.any():
         raise ValueError("these slices hold no body (nothing above -500 HU): choose others")
     found = replace(settings, photons=MANY_PHOTONS)
-    for power in (2, 1, 1, 1):  # noise falls with the root of the photons; faster, once too few of them arrive
+    for power in (
+        2,
+        1,
+        1,
+        1,
+    ):  # noise falls with the root of the photons; faster, once too few of them arrive
         noise = noise_image(hu, spacing_mm, found, torch.Generator().manual_seed(settings.seed))
-        found = replace(found, photons=found.photons * (float(noise[body].std()) / noise_hu) ** power)
+        found = replace(
+            found, photons=found.photons * (float(noise[body].std()) / noise_hu) ** power
+        )
     return found
 
 
@@ -132,10 +158,19 @@ class FreshNoise:
         self.lines = line_integrals(attenuation, spacing_mm, settings.views)
         self.angles = math.pi * torch.arange(settings.views) / settings.views
 
-    def draw(self, count: int, generator: torch.Generator, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+    def draw(
+        self,
+        count: int,
+        generator: torch.Generator,
+        window: tuple[slice, slice] = (slice(None), slice(None)),
+    ) -> Tensor:
         """Independent noise images (count, h, w) in HU, of the whole slice or a window (rows, columns) of it."""
-        noise = projection_noise(self.lines.expand(count, -1, -1), self.settings, generator, all_of_it=True)
-        images = back_project(noise, self.size, self.spacing_mm, self.angles, self.settings.cutoff, window)
+        noise = projection_noise(
+            self.lines.expand(count, -1, -1), self.settings, generator, all_of_it=True
+        )
+        images = back_project(
+            noise, self.size, self.spacing_mm, self.angles, self.settings.cutoff, window
+        )
         return images * (1000 / WATER_PER_MM)
 
 
@@ -149,33 +184,54 @@ def line_integrals(attenuation: Tensor, spacing_mm: tuple[float, float], views: 
     coarse = F.avg_pool2d(F.pad(attenuation, pad), COARSER)
     # Padding moved the centre by half of it.
     shift = [0.5 * s * p for s, p in zip(spacing_mm, pad[1::2])]
-    found = project(coarse, tuple(COARSER * s for s in spacing_mm), math.pi * torch.arange(coarse_views) / coarse_views, shift)
+    found = project(
+        coarse,
+        tuple(COARSER * s for s in spacing_mm),
+        math.pi * torch.arange(coarse_views) / coarse_views,
+        shift,
+    )
     count, width = detectors(tuple(size), spacing_mm)
     coarse_width = COARSER * min(spacing_mm)
     # Views lie on a half circle: beyond the last comes the first, mirrored.
     found = torch.cat([found, found[:, :1].flip(2)], 1)
     view = torch.arange(views) * coarse_views / views
-    offset = width * (torch.arange(count) - (count - 1) / 2) / coarse_width + (found.shape[2] - 1) / 2
+    offset = (
+        width * (torch.arange(count) - (count - 1) / 2) / coarse_width + (found.shape[2] - 1) / 2
+    )
     return _between(_between(found, view, 1), offset, 2)
 
 
 def _between(values: Tensor, place: Tensor, axis: int) -> Tensor:
     """Linear interpolation along an axis at fractional indices, the ends going on."""
     low = place.floor().clamp(0, max(0, values.shape[axis] - 2)).long()
-    share = (place - low).clamp(0, 1).to(values).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-    return torch.lerp(values.index_select(axis, low), values.index_select(axis, (low + 1).clamp(max=values.shape[axis] - 1)),
-                      share)
+    share = (
+        (place - low)
+        .clamp(0, 1)
+        .to(values)
+        .reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    )
+    return torch.lerp(
+        values.index_select(axis, low),
+        values.index_select(axis, (low + 1).clamp(max=values.shape[axis] - 1)),
+        share,
+    )
 
 
-def projection_noise(line_integrals: Tensor, settings: LowDoseSettings, generator: torch.Generator,
-                     all_of_it: bool = False) -> Tensor:
+def projection_noise(
+    line_integrals: Tensor,
+    settings: LowDoseSettings,
+    generator: torch.Generator,
+    all_of_it: bool = False,
+) -> Tensor:
     """Noise of line integrals of any shape; zero on average.
 
     Its variance is v(a) - v(1), what is to be added to an image at normal dose, or ``all_of_it``, v(a).
     """
     expected = settings.photons * settings.dose * torch.exp(-line_integrals.double())
     counts = torch.poisson(expected, generator=generator)
-    counts += settings.electronic * torch.randn(counts.shape, generator=generator, dtype=counts.dtype)
+    counts += settings.electronic * torch.randn(
+        counts.shape, generator=generator, dtype=counts.dtype
+    )
     noise = -torch.log(counts.clamp(min=FEWEST_PHOTONS) / expected)
     if all_of_it:
         return noise.float()
@@ -189,6 +245,7 @@ def projection_noise(line_integrals: Tensor, settings: LowDoseSettings, generato
 
 # Projections --------------------------------------------------------------------------------------------------------
 
+
 def detectors(size: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[int, float]:
     """(number of detector elements, their width in mm): the image's diagonal fits, one element per (smaller) voxel."""
     width = min(spacing_mm)
@@ -196,7 +253,9 @@ def detectors(size: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[i
     return 2 * math.ceil(diagonal / width / 2) + 1, width
 
 
-def project(images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, centre_mm=(0.0, 0.0)) -> Tensor:
+def project(
+    images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, centre_mm=(0.0, 0.0)
+) -> Tensor:
     """Line integrals (slices, views, detectors) of images (slices, J, I); linear between voxels, steps of one element.
 
     The ray of angle theta and offset t runs along (-sin theta, cos theta) through t (cos theta, sin theta), in mm along (i, j)
@@ -204,7 +263,9 @@ def project(images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, cen
     """
     count, width = detectors(tuple(images.shape[1:]), spacing_mm)
     offsets = width * (torch.arange(count) - (count - 1) / 2)
-    half = [n * s / 2 for n, s in zip(reversed(images.shape[1:]), spacing_mm)]  # half extents along i, j
+    half = [
+        n * s / 2 for n, s in zip(reversed(images.shape[1:]), spacing_mm)
+    ]  # half extents along i, j
     t, s = torch.meshgrid(offsets, offsets, indexing="ij")
     sums = []
     for theta in angles.tolist():
@@ -215,8 +276,14 @@ def project(images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, cen
     return torch.stack(sums, 1) * width
 
 
-def back_project(projections: Tensor, size: tuple[int, int], spacing_mm: tuple[float, float], angles: Tensor,
-                 cutoff: float, window: tuple[slice, slice] = (slice(None), slice(None))) -> Tensor:
+def back_project(
+    projections: Tensor,
+    size: tuple[int, int],
+    spacing_mm: tuple[float, float],
+    angles: Tensor,
+    cutoff: float,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+) -> Tensor:
     """Filtered back-projection of (slices, views, detectors) to images (slices, J, I), or a window (rows, columns) of them.
 
     Views lie evenly over 180 degrees.
@@ -227,7 +294,9 @@ def back_project(projections: Tensor, size: tuple[int, int], spacing_mm: tuple[f
     y = spacing_mm[1] * (torch.arange(size[0]) - (size[0] - 1) / 2)[window[0]]
     images = projections.new_zeros(len(projections), len(y) * len(x))
     for view, theta in enumerate(angles.tolist()):
-        place = ((x * math.cos(theta))[None] + (y * math.sin(theta))[:, None]).flatten() / width + (count - 1) / 2
+        place = ((x * math.cos(theta))[None] + (y * math.sin(theta))[:, None]).flatten() / width + (
+            count - 1
+        ) / 2
         low = place.floor().clamp(0, count - 2)
         share = (place - low).to(images)
         low = low.long()
@@ -252,4 +321,3 @@ def ramp_filtered(projections: Tensor, width: float, cutoff: float) -> Tensor:
         response = response * torch.where(share <= 1, 0.5 + 0.5 * torch.cos(math.pi * share), 0.0)
     spectrum = torch.fft.rfft(projections, n=length) * response.to(projections)
     return torch.fft.irfft(spectrum, n=length)[..., :count]
-

@@ -79,7 +79,9 @@ def percentile_high(array: np.ndarray, percentile: float) -> float:
     inside = array[array > array.mean(dtype=np.float64)]
     high = float(np.percentile(inside, percentile)) / PERCENTILE_LANDS_AT if inside.size else 0.0
     if not high > 0:
-        raise ModelError("the image has no positive signal to scale by; choose another volume for this channel")
+        raise ModelError(
+            "the image has no positive signal to scale by; choose another volume for this channel"
+        )
     return high
 
 
@@ -218,7 +220,9 @@ class Model:
 
         shapes = {tuple(a.shape) for a in arrays}
         if len(shapes) != 1 or len(arrays[0].shape) != 3:
-            raise ModelError(f"the volumes must be 3-D and of one size, not {sorted(shapes)}: resample them")
+            raise ModelError(
+                f"the volumes must be 3-D and of one size, not {sorted(shapes)}: resample them"
+            )
         # ascontiguousarray: torch takes neither negative strides nor unsigned 16-bit integers.
         stack = torch.stack([torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays])
         return stack.transpose(0, 1).contiguous() if self.card.dimensions == 2 else stack[None]
@@ -226,8 +230,15 @@ class Model:
     def facts(self) -> dict:
         """What a result records of its model: name, version, file, SHA-256 and what it was trained on."""
         card = self.card
-        return {"name": card.name, "version": card.version, "file": self.path.name, "sha256": self.sha256,
-                "trained_on": list(card.trained_on), "licence": card.licence, "intended_use": card.intended_use}
+        return {
+            "name": card.name,
+            "version": card.version,
+            "file": self.path.name,
+            "sha256": self.sha256,
+            "trained_on": list(card.trained_on),
+            "licence": card.licence,
+            "intended_use": card.intended_use,
+        }
 
     def _normalised_output(self, images: Tensor) -> Tensor:
         ranges = [asdict(c) for c in self.card.outputs]
@@ -237,7 +248,9 @@ class Model:
 def _require_count(volumes: list[Volume], channels: tuple[Channel, ...], name: str) -> None:
     if len(volumes) != len(channels):
         wanted = ", ".join(c.name for c in channels)
-        raise ModelError(f"{name} needs {len(channels)} volumes ({wanted}) and got {len(volumes)}; choose one for each")
+        raise ModelError(
+            f"{name} needs {len(channels)} volumes ({wanted}) and got {len(volumes)}; choose one for each"
+        )
 
 
 def _column(scaling: list[dict], key: str, images: Tensor) -> Tensor:
@@ -246,10 +259,13 @@ def _column(scaling: list[dict], key: str, images: Tensor) -> Tensor:
 
 
 def _span(scaling: list[dict], images: Tensor) -> Tensor:
-    return images.new_tensor([s["high"] - s["low"] for s in scaling]).reshape(-1, *[1] * (images.dim() - 2))
+    return images.new_tensor([s["high"] - s["low"] for s in scaling]).reshape(
+        -1, *[1] * (images.dim() - 2)
+    )
 
 
 # Files --------------------------------------------------------------------------------------------------------------
+
 
 def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
     """Write a model file, whole or not at all.
@@ -263,7 +279,10 @@ def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
     text = json.dumps({"format": FORMAT, **asdict(card)}, allow_nan=False)
     card = _card(text, path)
     # contiguous: safetensors refuses strided tensors (channels_last weights).
-    state = {name: weight.detach().cpu().contiguous().clone() for name, weight in network.state_dict().items()}
+    state = {
+        name: weight.detach().cpu().contiguous().clone()
+        for name, weight in network.state_dict().items()
+    }
     _skeleton(card, {name: tuple(weight.shape) for name, weight in state.items()}, path)
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,12 +308,17 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     network = _skeleton(card, shapes, path)
     data = path.read_bytes()
     try:
-        state = {name: weight if weight.dtype == torch.bool else weight.float() for name, weight in from_bytes(data).items()}
+        state = {
+            name: weight if weight.dtype == torch.bool else weight.float()
+            for name, weight in from_bytes(data).items()
+        }
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
     for name, weight in state.items():
         if not torch.isfinite(weight).all():
-            raise ModelError(f"{path.name} has weights that are not finite numbers ({name}); get the file again")
+            raise ModelError(
+                f"{path.name} has weights that are not finite numbers ({name}); get the file again"
+            )
     network.load_state_dict(state, assign=True)
     network.to(device).eval().requires_grad_(False)
     return Model(network, card, path, hashlib.sha256(data).hexdigest())
@@ -326,12 +350,18 @@ def verify(path: Path | str) -> Model:
         output = model(image)
         output.sum().backward()
     except RuntimeError as error:
-        raise ModelError(f"{model.path.name}: the network does not run ({error}); get the file again") from error
+        raise ModelError(
+            f"{model.path.name}: the network does not run ({error}); get the file again"
+        ) from error
     expected = (1, len(model.card.outputs), *size)
     if tuple(output.shape) != expected:
-        raise ModelError(f"{model.path.name}: the network gives {tuple(output.shape)} instead of {expected}")
+        raise ModelError(
+            f"{model.path.name}: the network gives {tuple(output.shape)} instead of {expected}"
+        )
     if not (torch.isfinite(output).all() and torch.isfinite(image.grad).all() and image.grad.any()):
-        raise ModelError(f"{model.path.name}: output or gradient is not finite, or the gradient is zero")
+        raise ModelError(
+            f"{model.path.name}: output or gradient is not finite, or the gradient is zero"
+        )
     return model
 
 
@@ -362,6 +392,7 @@ def record_quality(path: Path | str, quality: dict) -> None:
 
 
 # Reading, with nothing taken on trust -------------------------------------------------------------------------------
+
 
 def _read(path: Path) -> tuple[Card, dict[str, tuple[int, ...]]]:
     """Card and tensor shapes from a file's header."""
@@ -397,7 +428,9 @@ def _header_bytes(path: Path) -> bytes:
                 )
             header = file.read(length)
     except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror}; check the path") from error
+        raise ModelError(
+            f"cannot read the model {path}: {error.strerror}; check the path"
+        ) from error
     if len(header) < length:
         raise ModelError(f"{path.name} is incomplete; get the file again")
     return header
@@ -410,9 +443,13 @@ def _json(text: bytes | str, path: Path) -> dict:
     try:
         value = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} has an unreadable header ({error}); get the file again") from error
+        raise ModelError(
+            f"{path.name} has an unreadable header ({error}); get the file again"
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path.name} has an unreadable header (not an object); get the file again")
+        raise ModelError(
+            f"{path.name} has an unreadable header (not an object); get the file again"
+        )
     return value
 
 
@@ -426,10 +463,17 @@ def _offsets(entry, path: Path) -> list[int]:
 def _tensor(entry: dict, start: int, path: Path) -> tuple[tuple[int, ...], int]:
     """Shape and end of one tensor, which must begin where the last one ended."""
     shape, kind, (begin, end) = entry.get("shape"), entry.get("dtype"), entry["data_offsets"]
-    if not _whole_numbers(shape) or not isinstance(kind, str) or kind not in BYTES_OF_TYPE or begin != start:
+    if (
+        not _whole_numbers(shape)
+        or not isinstance(kind, str)
+        or kind not in BYTES_OF_TYPE
+        or begin != start
+    ):
         raise ModelError(f"{path.name} has a damaged list of weights; get the file again")
     if end - begin != math.prod(shape) * BYTES_OF_TYPE[kind]:
-        raise ModelError(f"{path.name} has weights whose size does not match their shape; get the file again")
+        raise ModelError(
+            f"{path.name} has weights whose size does not match their shape; get the file again"
+        )
     return tuple(shape), end
 
 
@@ -450,9 +494,13 @@ def _skeleton(card: Card, shapes: dict[str, tuple[int, ...]], path: Path) -> tor
         raise ModelError(f"{path.name}: {error}; a newer NetInversion may read it") from error
     for name, channels in (("in_channels", card.inputs), ("out_channels", card.outputs)):
         if getattr(network, name, len(channels)) != len(channels):
-            raise ModelError(f"{path.name}: {name} does not match the {len(channels)} channels of its card")
+            raise ModelError(
+                f"{path.name}: {name} does not match the {len(channels)} channels of its card"
+            )
     if getattr(network, "dimensions", card.dimensions) != card.dimensions:
-        raise ModelError(f"{path.name}: the network's dimensions are not the card's {card.dimensions}")
+        raise ModelError(
+            f"{path.name}: the network's dimensions are not the card's {card.dimensions}"
+        )
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     wrong = sorted(n for n in expected.keys() | shapes.keys() if expected.get(n) != shapes.get(n))
     if wrong:
@@ -474,10 +522,15 @@ def _card(text: str, path: Path) -> Card:
         _fields(Card, values, _CARD_RULES)
         if values["task"] == IMAGE_TO_IMAGE and values["orientation"] != "LPS":
             raise ValueError("an image-to-image network takes volumes in LPS axes")
-        values["spacing_mm"], values["trained_on"] = tuple(values["spacing_mm"]), tuple(values["trained_on"])
+        values["spacing_mm"], values["trained_on"] = (
+            tuple(values["spacing_mm"]),
+            tuple(values["trained_on"]),
+        )
         return Card(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path.name} has a card that is not valid ({error}); get the file again") from error
+        raise ModelError(
+            f"{path.name} has a card that is not valid ({error}); get the file again"
+        ) from error
 
 
 def _channel(values) -> Channel:
@@ -505,11 +558,18 @@ def _number(value) -> bool:
 
 
 def _facts(value) -> bool:
-    return isinstance(value, dict) and all(_text(k) and (_text(v) or _number(v)) for k, v in value.items())
+    return isinstance(value, dict) and all(
+        _text(k) and (_text(v) or _number(v)) for k, v in value.items()
+    )
 
 
 def _spacing(value) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and 0 < value[0] <= value[1]
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_number, value))
+        and 0 < value[0] <= value[1]
+    )
 
 
 _CHANNEL_RULES = {
@@ -521,10 +581,14 @@ _CHANNEL_RULES = {
     "percentile": lambda v: v is None or (_number(v) and 0 < v <= 100),
 }
 _CARD_RULES = {
-    **dict.fromkeys(("name", "version", "architecture", "sources", "licence", "intended_use"), _text),
+    **dict.fromkeys(
+        ("name", "version", "architecture", "sources", "licence", "intended_use"), _text
+    ),
     "arguments": lambda v: isinstance(v, dict),
     "inputs": lambda v: 0 < len(v) == len({c.role for c in v}),
-    "outputs": lambda v: 0 < len(v) == len({c.role for c in v}) and all(c.high is not None for c in v),
+    "outputs": lambda v: (
+        0 < len(v) == len({c.role for c in v}) and all(c.high is not None for c in v)
+    ),
     "dimensions": lambda v: type(v) is int and v in (2, 3),
     "orientation": lambda v: v in ("LPS", "RAS"),
     "spacing_mm": _spacing,

@@ -89,13 +89,19 @@ def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
     original = volumes.check(volume)
     ras = volumes.reorient(original, "RAS")
     if min(ras.shape) < 2:
-        raise ScanError(f"{volume.name} has a single slice: harmonization needs a volume of at least two")
+        raise ScanError(
+            f"{volume.name} has a single slice: harmonization needs a volume of at least two"
+        )
     image = ras.float32()
     if image.max() == image.min():
-        raise ScanError(f"{volume.name} is constant (every voxel is {image.flat[0]:g}): choose another volume")
+        raise ScanError(
+            f"{volume.name} is constant (every voxel is {image.flat[0]:g}): choose another volume"
+        )
     inside = foreground(image) if mask is None else _given_mask(mask, ras)
     if not inside.any():
-        raise ScanError(f"the mask of {volume.name} is empty: draw or choose one that covers the brain, or leave the mask out")
+        raise ScanError(
+            f"the mask of {volume.name} is empty: draw or choose one that covers the brain, or leave the mask out"
+        )
     scale = scale_of(image, inside, volume.name)
     scaled = np.clip(image / np.float32(scale), 0, BRIGHTEST)
     return Scan(replace(ras, array=np.ascontiguousarray(scaled)), inside, scale, original)
@@ -119,7 +125,9 @@ def scale_of(image: np.ndarray, mask: np.ndarray, name: str = "the volume") -> f
     """
     scale = float(np.percentile(image[mask], SCALE_PERCENTILE))
     if not scale > 0:
-        raise ScanError(f"{name} has no positive signal inside its mask: choose another volume or mask")
+        raise ScanError(
+            f"{name} has no positive signal inside its mask: choose another volume or mask"
+        )
     return scale
 
 

@@ -92,7 +92,15 @@ class FlowSettings:
     checkpoint_every: int = 100
 
     def __post_init__(self):
-        for name in ("steps", "batch", "learning_rate", "clip", "spacing_mm", "bin_width", "checkpoint_every"):
+        for name in (
+            "steps",
+            "batch",
+            "learning_rate",
+            "clip",
+            "spacing_mm",
+            "bin_width",
+            "checkpoint_every",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("average", "negative"):
@@ -101,8 +109,13 @@ class FlowSettings:
 
     def flow(self) -> dict:
         """Arguments of ``ConditionalFlow``."""
-        return {"levels": self.levels, "steps": self.flow_steps, "hidden": self.hidden, "features": list(self.features),
-                "conditional": self.conditional}
+        return {
+            "levels": self.levels,
+            "steps": self.flow_steps,
+            "hidden": self.hidden,
+            "features": list(self.features),
+            "conditional": self.conditional,
+        }
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class Case:
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
+
 def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     """Images of a folder and its sub-folders by name, each with its mask file where there is one.
 
@@ -136,9 +150,14 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
-        files = {volumes.scan_name(p): p for p in sorted(place.iterdir())
-                 if p.name.endswith(volumes.SUFFIXES) and not p.name.startswith(".")}
-        images = {s: (p, files.get(s + "_mask")) for s, p in files.items() if not s.endswith("_mask")}
+        files = {
+            volumes.scan_name(p): p
+            for p in sorted(place.iterdir())
+            if p.name.endswith(volumes.SUFFIXES) and not p.name.startswith(".")
+        }
+        images = {
+            s: (p, files.get(s + "_mask")) for s, p in files.items() if not s.endswith("_mask")
+        }
         if not files and any(p.is_file() for p in place.iterdir()) and _holds_dicom(place):
             images = {place.resolve().name: (place, None)}
         twice = sorted(images.keys() & found.keys())
@@ -146,11 +165,17 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
             raise ValueError(f"two scans in {folder} are called {twice[0]}: rename one")
         found.update(images)
     if not found:
-        raise ValueError(f"no MR volume (.nii, .nii.gz, .nrrd, .mha, or folders of DICOM slices) in {folder}")
+        raise ValueError(
+            f"no MR volume (.nii, .nii.gz, .nrrd, .mha, or folders of DICOM slices) in {folder}"
+        )
     return dict(sorted(found.items()))
 
 
-def read_cases(folder: Path | str, spacing_mm: float = FlowSettings.spacing_mm, progress: Progress | None = None) -> list[Case]:
+def read_cases(
+    folder: Path | str,
+    spacing_mm: float = FlowSettings.spacing_mm,
+    progress: Progress | None = None,
+) -> list[Case]:
     """Every scan of a folder, masked, scaled and on the grid, in the order of their names.
 
     Raises:
@@ -175,9 +200,15 @@ def make_case(scan: mr.Scan, spacing_mm: float, name: str | None = None) -> Case
     grid = on_grid(scan, spacing_mm)
     inside = scan.inside
     counts = np.histogram(inside, HISTOGRAM_BINS, (0, HISTOGRAM_BINS / 64))[0]
-    return Case(name or scan.volume.name, grid.image, edge_map(grid.image, grid.mask, grid.volume.spacing_mm), grid.mask,
-                np.quantile(inside, np.linspace(0, 1, QUANTILES)).astype(np.float32), (counts / inside.size).astype(np.float32),
-                scan.scale)
+    return Case(
+        name or scan.volume.name,
+        grid.image,
+        edge_map(grid.image, grid.mask, grid.volume.spacing_mm),
+        grid.mask,
+        np.quantile(inside, np.linspace(0, 1, QUANTILES)).astype(np.float32),
+        (counts / inside.size).astype(np.float32),
+        scan.scale,
+    )
 
 
 def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
@@ -190,17 +221,24 @@ def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
     """
     old = np.array(scan.volume.spacing_mm[::-1])
     sigma = np.sqrt(np.maximum(0, spacing_mm**2 - old**2)) / 2.355 / old
-    box = tuple(slice(*ends) for ends in _grown(scan.mask, np.ceil((margin + 1) * spacing_mm / old).astype(int)))
+    box = tuple(
+        slice(*ends)
+        for ends in _grown(scan.mask, np.ceil((margin + 1) * spacing_mm / old).astype(int))
+    )
     offset = np.array([side.start for side in box][::-1])
     near = Volume(scan.image[box], _moved(scan.volume.ijk_to_ras, offset), scan.volume.name)
     smooth = near.with_array(ndimage.gaussian_filter(near.array, sigma, mode="nearest"))
     reference = _grid_over(near, spacing_mm)
     image = volumes.resample(smooth, reference, fill=0).array.clip(0, mr.BRIGHTEST)
-    inside = near.with_array(ndimage.gaussian_filter(scan.mask[box].astype(np.float32), sigma, mode="nearest"))
+    inside = near.with_array(
+        ndimage.gaussian_filter(scan.mask[box].astype(np.float32), sigma, mode="nearest")
+    )
     mask = volumes.resample(inside, reference, fill=0).array > 0.5
     if not mask.any():
-        raise mr.ScanError(f"the mask covers less than a voxel of the model's grid ({spacing_mm:g} mm): draw or choose a mask "
-                           "that covers the brain")
+        raise mr.ScanError(
+            f"the mask covers less than a voxel of the model's grid ({spacing_mm:g} mm): draw or choose a mask "
+            "that covers the brain"
+        )
     volume = replace(reference, array=np.ascontiguousarray(image, np.float32))
     return mr.Scan(volume, mask, scan.scale, scan.original)
 
@@ -212,7 +250,9 @@ def _grid_over(near: Volume, spacing_mm: float) -> Volume:
     size = np.ceil(extent * old / spacing_mm - 1e-6).astype(int)
     matrix = near.ijk_to_ras.copy()
     matrix[:3, :3] *= spacing_mm / old
-    matrix[:3, 3] = (near.ijk_to_ras @ [*(extent - 1) / 2, 1])[:3] - matrix[:3, :3] @ ((size - 1) / 2)
+    matrix[:3, 3] = (near.ijk_to_ras @ [*(extent - 1) / 2, 1])[:3] - matrix[:3, :3] @ (
+        (size - 1) / 2
+    )
     return Volume(np.zeros(size[::-1], np.float32), matrix, near.name)
 
 
@@ -239,6 +279,7 @@ def _holds_dicom(folder: Path) -> bool:
 
 # Slices -------------------------------------------------------------------------------------------------------------
 
+
 def quantised(image: Tensor, bin_width: float) -> Tensor:
     """Scaled values moved to the centres of their bins: what a flow is asked about outside of training."""
     return (torch.floor(image / bin_width) + 0.5) * bin_width
@@ -260,7 +301,9 @@ def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor
 
 
 @torch.no_grad()
-def figures(flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def figures(
+    flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Bits/dim (4,) of axial, coronal and sagittal slices and their mean, and the root mean square of latents, (levels,).
 
     Bits/dim are -log2 of the probability of the slices' bins, summed over slices, per voxel inside the mask.
@@ -273,7 +316,9 @@ def figures(flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1)
     for axis in range(3):
         total, voxels = 0.0, 0
         images, edges, masks = slices(case, axis, flow.size_multiple, every)
-        for x, edge, mask in zip(*(stack.split(SLICES_AT_ONCE) for stack in (images, edges, masks))):
+        for x, edge, mask in zip(
+            *(stack.split(SLICES_AT_ONCE) for stack in (images, edges, masks))
+        ):
             x = quantised(x, bin_width).to(device)
             z, log_det = flow(x, edge.to(device))
             total += float(_bits(z, log_det, bin_width).sum())
@@ -290,7 +335,9 @@ def _bits(z: list[Tensor], log_det: Tensor, bin_width: float) -> Tensor:
     return -log_prob_of(z, log_det) / math.log(2) - dimension * math.log2(bin_width)
 
 
-def draw_batch(cases: list[Case], settings: FlowSettings, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_batch(
+    cases: list[Case], settings: FlowSettings, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy slices (batch, 1, H, W), their edges, and labels (batch,): 1, or -1 for a spoilt slice.
 
     All of one orientation and size; people are drawn with equal chance, then a slice; it may be mirrored left to right and
@@ -324,17 +371,27 @@ def spoilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     knots *= rng.uniform(0.85, 1.15) / knots[-1]
     beyond = knots[-1] + (mr.BRIGHTEST - 1) * (knots[-1] - knots[-2]) * 6
     changed = np.interp(image, [*np.linspace(0, 1, 7), mr.BRIGHTEST], [*knots, beyond])
-    times, plus = (amplitude * _smooth(image.shape, rng) for amplitude in (rng.uniform(0, 0.4), rng.uniform(0, 0.15)))
-    return np.where(image > 0, changed * (1 + times) + plus, 0).clip(0, mr.BRIGHTEST).astype(np.float32)
+    times, plus = (
+        amplitude * _smooth(image.shape, rng)
+        for amplitude in (rng.uniform(0, 0.4), rng.uniform(0, 0.15))
+    )
+    return (
+        np.where(image > 0, changed * (1 + times) + plus, 0)
+        .clip(0, mr.BRIGHTEST)
+        .astype(np.float32)
+    )
 
 
 def _smooth(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """A smooth random field, at most 1 in magnitude."""
-    field = ndimage.zoom(rng.uniform(-1, 1, (4, 4)), [n / 4 for n in shape], order=3, mode="nearest", grid_mode=True)
+    field = ndimage.zoom(
+        rng.uniform(-1, 1, (4, 4)), [n / 4 for n in shape], order=3, mode="nearest", grid_mode=True
+    )
     return field / np.abs(field).max()
 
 
 # Training -----------------------------------------------------------------------------------------------------------
+
 
 def train(
     cases: list[Case],
@@ -365,9 +422,17 @@ def train(
     group = Group.joined(device)
     group.check_batch(settings.batch)
     state = _State(settings, [c.name for c in training], device)
-    run(state, lambda: state.advance(draw_batch(training, settings, state.step), group), ("bits/dim", "held-out bits/dim"),
-        group, checkpoint, progress, lambda: held_out_bits(state.averaged(), held_out, settings.bin_width),
-        epoch_steps(training, settings), lambda: state.initialise(draw_batch(training, settings, 0)))
+    run(
+        state,
+        lambda: state.advance(draw_batch(training, settings, state.step), group),
+        ("bits/dim", "held-out bits/dim"),
+        group,
+        checkpoint,
+        progress,
+        lambda: held_out_bits(state.averaged(), held_out, settings.bin_width),
+        epoch_steps(training, settings),
+        lambda: state.initialise(draw_batch(training, settings, 0)),
+    )
     if group.rank == 0:
         draw_curve(state.history, Path(output).with_suffix(".png"))
         write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
@@ -379,11 +444,13 @@ def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Ca
     """(training, held out), by person or by scan name; None holds out the last fifth of people by name, one at least."""
     people = sorted({person_of(c.name) for c in cases})
     if hold_out is None:
-        hold_out = people[-max(1, len(people) // 5):] if len(people) > 1 else []
+        hold_out = people[-max(1, len(people) // 5) :] if len(people) > 1 else []
     known = set(people) | {c.name for c in cases}
     unknown = sorted(set(hold_out) - known)
     if unknown:
-        raise ValueError(f"nobody to hold out is called {', '.join(unknown)}; there are {', '.join(people)}")
+        raise ValueError(
+            f"nobody to hold out is called {', '.join(unknown)}; there are {', '.join(people)}"
+        )
     held_out = [c for c in cases if {c.name, person_of(c.name)} & set(hold_out)]
     training = [c for c in cases if not {c.name, person_of(c.name)} & set(hold_out)]
     if not training:
@@ -393,13 +460,19 @@ def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Ca
 
 def epoch_steps(training: list[Case], settings: FlowSettings) -> int:
     """Steps in an epoch: one pass over the slices, at most a tenth of the training."""
-    count = sum(int(c.mask.any(tuple({0, 1, 2} - {axis})).sum()) for c in training for axis in range(3))
+    count = sum(
+        int(c.mask.any(tuple({0, 1, 2} - {axis})).sum()) for c in training for axis in range(3)
+    )
     return max(1, min(math.ceil(count / settings.batch), math.ceil(settings.steps / 10)))
 
 
 def held_out_bits(flow: ConditionalFlow, held_out: list[Case], bin_width: float) -> float:
     """Mean bits/dim inside the mask over people, from every fifth slice; NaN without people."""
-    return float(np.mean([figures(flow, c, bin_width, every=5)[0][3] for c in held_out])) if held_out else math.nan
+    return (
+        float(np.mean([figures(flow, c, bin_width, every=5)[0][3] for c in held_out]))
+        if held_out
+        else math.nan
+    )
 
 
 class _State(State):
@@ -407,11 +480,20 @@ class _State(State):
 
     def __init__(self, settings: FlowSettings, names: list[str], device: torch.device):
         torch.manual_seed(settings.seed)
-        self.device, self.flow = device, networks.build("conditional_flow", **settings.flow()).to(device)
+        self.device, self.flow = (
+            device,
+            networks.build("conditional_flow", **settings.flow()).to(device),
+        )
         # On a CPU memory is not what is short.
         self.flow.memory_saving = device.type != "cpu"
-        super().__init__(settings, names, self.flow, optimiser=torch.optim.AdamW(
-            self.flow.parameters(), lr=settings.learning_rate, weight_decay=1e-5))
+        super().__init__(
+            settings,
+            names,
+            self.flow,
+            optimiser=torch.optim.AdamW(
+                self.flow.parameters(), lr=settings.learning_rate, weight_decay=1e-5
+            ),
+        )
 
     def initialise(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         """Set every ActNorm from the whole first batch, the same in every process."""
@@ -454,26 +536,43 @@ def draw_curve(history: list[list[float]], path: Path | str) -> None:
     lines = axes.plot(steps, known, "o-", label="training")
     right = axes.twinx()
     right.set_ylabel("bits/dim inside the mask, held-out people")
-    lines += right.plot(steps, new, "s-", color="tab:orange", label="held-out people (running mean of the weights)")
+    lines += right.plot(
+        steps, new, "s-", color="tab:orange", label="held-out people (running mean of the weights)"
+    )
     axes.legend(handles=lines)
     figure.savefig(path, dpi=120)
 
 
 # The model file -----------------------------------------------------------------------------------------------------
 
-def write_model(output: Path | str, flow: ConditionalFlow, training: list[Case], held_out: list[Case], settings: FlowSettings,
-                card: dict, progress: Progress | None = None) -> Path:
+
+def write_model(
+    output: Path | str,
+    flow: ConditionalFlow,
+    training: list[Case],
+    held_out: list[Case],
+    settings: FlowSettings,
+    card: dict,
+    progress: Progress | None = None,
+) -> Path:
     """Measure everybody and write flow and statistics as one model file."""
     statistics = measure(flow, training, held_out, settings.bin_width, progress)
     shapes = {name: list(values.shape) for name, values in statistics.items()}
     network = networks.build("mrflow", flow=settings.flow(), corrector=None, statistics=shapes)
     network.flow.load_state_dict(flow.state_dict())
     _fill(network, statistics)
-    return models.save(output, network, replace(make_card(training, held_out, settings, network, shapes), **card))
+    return models.save(
+        output, network, replace(make_card(training, held_out, settings, network, shapes), **card)
+    )
 
 
-def measure(flow: ConditionalFlow, training: list[Case], held_out: list[Case], bin_width: float,
-            progress: Progress | None = None) -> dict[str, Tensor]:
+def measure(
+    flow: ConditionalFlow,
+    training: list[Case],
+    held_out: list[Case],
+    bin_width: float,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
     """The statistics that the module's docstring lists."""
     progress = progress or Progress()
     everybody = sorted([*training, *held_out], key=lambda c: c.name)
@@ -497,10 +596,18 @@ def measure(flow: ConditionalFlow, training: list[Case], held_out: list[Case], b
         "held_out": new,
         "typical_radius": np.stack([judged.mean(0), judged.std(0)], 1),
     }
-    return {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in found.items()}
+    return {
+        name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in found.items()
+    }
 
 
-def make_card(training: list[Case], held_out: list[Case], settings: FlowSettings, network: MRFlow, shapes: dict) -> models.Card:
+def make_card(
+    training: list[Case],
+    held_out: list[Case],
+    settings: FlowSettings,
+    network: MRFlow,
+    shapes: dict,
+) -> models.Card:
     """The card of a flow; ``train``'s caller may replace fields."""
     bits = network.statistic("bits_per_dim")[:, 3]
     new = network.statistic("held_out") > 0
@@ -513,8 +620,16 @@ def make_card(training: list[Case], held_out: list[Case], settings: FlowSettings
         version="1",
         architecture="mrflow",
         arguments={"flow": settings.flow(), "corrector": None, "statistics": shapes},
-        inputs=(models.Channel("MR image, divided by its 99.5th percentile inside the mask", "source", "", 0.0, 1.0),),
-        outputs=(models.Channel("MR image as the target scanner shows it, scaled", "harmonized", "", 0.0, 1.0),),
+        inputs=(
+            models.Channel(
+                "MR image, divided by its 99.5th percentile inside the mask", "source", "", 0.0, 1.0
+            ),
+        ),
+        outputs=(
+            models.Channel(
+                "MR image as the target scanner shows it, scaled", "harmonized", "", 0.0, 1.0
+            ),
+        ),
         dimensions=2,
         orientation="RAS",
         spacing_mm=(settings.spacing_mm, settings.spacing_mm),
@@ -529,8 +644,15 @@ def make_card(training: list[Case], held_out: list[Case], settings: FlowSettings
     )
 
 
-def combine(flow_file: Path | str, output: Path | str, corrector: torch.nn.Module | None = None, arguments: dict | None = None,
-            statistics: dict[str, Tensor] | None = None, quality: dict | None = None, training: dict | None = None) -> Path:
+def combine(
+    flow_file: Path | str,
+    output: Path | str,
+    corrector: torch.nn.Module | None = None,
+    arguments: dict | None = None,
+    statistics: dict[str, Tensor] | None = None,
+    quality: dict | None = None,
+    training: dict | None = None,
+) -> Path:
     """Write a model file with the flow and statistics of ``flow_file`` and another corrector, statistics or figures besides.
 
     Args:
@@ -545,14 +667,22 @@ def combine(flow_file: Path | str, output: Path | str, corrector: torch.nn.Modul
     everything = {**dict(old.network.statistics.named_buffers()), **(statistics or {})}
     if corrector is None:
         corrector, arguments = old.network.corrector, old.card.arguments["corrector"]
-    built = {**old.card.arguments, "corrector": arguments, "statistics": {n: list(v.shape) for n, v in everything.items()}}
+    built = {
+        **old.card.arguments,
+        "corrector": arguments,
+        "statistics": {n: list(v.shape) for n, v in everything.items()},
+    }
     network = networks.build("mrflow", **built)
     network.flow.load_state_dict(old.network.flow.state_dict())
     if corrector is not None:
         network.corrector.load_state_dict(corrector.state_dict())
     _fill(network, everything)
-    card = replace(old.card, arguments=built, quality={**old.card.quality, **(quality or {})},
-                   training={**old.card.training, **(training or {})})
+    card = replace(
+        old.card,
+        arguments=built,
+        quality={**old.card.quality, **(quality or {})},
+        training={**old.card.training, **(training or {})},
+    )
     return models.save(output, network, card)
 
 

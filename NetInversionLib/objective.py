@@ -49,9 +49,17 @@ class Objective:
         4866, as a minimisation.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], target: Tensor, weight: Tensor | None = None,
-                 terms: Terms = Terms(), *, budget: float = 1e9, multiple: int = 1,
-                 log: Callable[[str], None] = lambda message: None):
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        target: Tensor,
+        weight: Tensor | None = None,
+        terms: Terms = Terms(),
+        *,
+        budget: float = 1e9,
+        multiple: int = 1,
+        log: Callable[[str], None] = lambda message: None,
+    ):
         self.network, self.target, self.terms = network, target, terms
         self.weight = torch.ones_like(target[:, :1]) if weight is None else weight.to(target)
         self.space = target.shape[2:]
@@ -70,13 +78,19 @@ class Objective:
         penalty, slope = self._penalty(x)
         scale = self._scale(image)
         self.evaluations += 1
-        return self.terms.sign * error * scale + penalty, gradient.mul_(self.terms.sign).mul_(_column(scale, x)) + slope
+        return self.terms.sign * error * scale + penalty, gradient.mul_(self.terms.sign).mul_(
+            _column(scale, x)
+        ) + slope
 
     def error(self, x: Tensor, items: Tensor) -> Tensor:
         """Mean absolute error where it counts, per row (rows,), in the network's normalised units."""
         image = items % len(self.target)
-        total = [((self.forward(x[i:i + 1]) - self.target[j:j + 1]).abs() * self.weight[j:j + 1]).sum()
-                 for i, j in enumerate(image.tolist())]
+        total = [
+            (
+                (self.forward(x[i : i + 1]) - self.target[j : j + 1]).abs() * self.weight[j : j + 1]
+            ).sum()
+            for i, j in enumerate(image.tolist())
+        ]
         return torch.stack(total) / self.voxels[image]
 
     def mean_error(self, x: Tensor) -> float:
@@ -102,8 +116,10 @@ class Objective:
                     raise
             # Out of the except block: the exception's traceback kept the tensors of the failed pass alive.
             if not self._shrink(x):
-                raise MemoryError("Memory ran out even with the smallest tiles. Close other programs, choose a smaller "
-                                  "region or a coarser image, or run on a device with more memory.")
+                raise MemoryError(
+                    "Memory ran out even with the smallest tiles. Close other programs, choose a smaller "
+                    "region or a coarser image, or run on a device with more memory."
+                )
 
     def _forward(self, x: Tensor) -> Tensor:
         output = x.new_empty(len(x), self.target.shape[1], *self.space)
@@ -133,8 +149,10 @@ class Objective:
     def _penalty(self, x: Tensor) -> tuple[Tensor, Tensor]:
         above, below = (x - 1).clamp(min=0), x.clamp(max=0)
         scale = 1 / x[0].numel() if self.terms.mean else 1.0
-        value = scale * (self.terms.above * above.square().flatten(1).sum(1)
-                         + self.terms.below * below.square().flatten(1).sum(1))
+        value = scale * (
+            self.terms.above * above.square().flatten(1).sum(1)
+            + self.terms.below * below.square().flatten(1).sum(1)
+        )
         return value, 2 * scale * (self.terms.above * above + self.terms.below * below)
 
     def _scale(self, image: Tensor) -> Tensor:
@@ -148,7 +166,9 @@ class Objective:
             for start in range(0, size, tile):
                 stop = min(start + tile, size)
                 first, last = max(0, start - self.halo), min(size, stop + self.halo)
-                axis.append((slice(first, last), slice(start, stop), slice(start - first, stop - first)))
+                axis.append(
+                    (slice(first, last), slice(start, stop), slice(start - first, stop - first))
+                )
             axes.append(axis)
         for parts in itertools.product(*axes):
             yield tuple(zip(*parts))
@@ -189,12 +209,16 @@ class Objective:
         if half + 2 * self.halo >= self.space[longest]:
             return False
         self.tile = tuple(half if axis == longest else n for axis, n in enumerate(self.tile))
-        self.log(f"The image goes through the network in tiles of {' x '.join(map(str, self.tile))} voxels "
-                 f"with {self.halo} voxels around them.")
+        self.log(
+            f"The image goes through the network in tiles of {' x '.join(map(str, self.tile))} voxels "
+            f"with {self.halo} voxels around them."
+        )
         return True
 
 
-def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1) -> int:
+def receptive_halo(
+    network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1
+) -> int:
     """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up to ``multiple``.
 
     Measured on thin rods, one along each axis, so that it takes less memory than the image ``like`` (N, C, *space)
@@ -209,15 +233,23 @@ def receptive_halo(network: Callable[[Tensor], Tensor], like: Tensor, multiple: 
     for axis in axes:
         while (radius := _reach_along(axis, reach, network, like, multiple, smallest)) >= reach:
             if reach >= longest:
-                raise ValueError("every output voxel of this network depends on the whole image, so the image cannot "
-                                 "be cut into tiles: choose a smaller region, or a machine with more memory")
+                raise ValueError(
+                    "every output voxel of this network depends on the whole image, so the image cannot "
+                    "be cut into tiles: choose a smaller region, or a machine with more memory"
+                )
             reach *= 2
         halo = max(halo, radius)
     return halo + -halo % multiple + multiple
 
 
-def _reach_along(axis: int, reach: int, network: Callable[[Tensor], Tensor], like: Tensor, multiple: int,
-                 smallest: int) -> int:
+def _reach_along(
+    axis: int,
+    reach: int,
+    network: Callable[[Tensor], Tensor],
+    like: Tensor,
+    multiple: int,
+    smallest: int,
+) -> int:
     """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most ``reach``."""
     width = 2 * multiple
     thin = max(2 * width, smallest + -smallest % multiple)
@@ -233,8 +265,10 @@ def _reach_along(axis: int, reach: int, network: Callable[[Tensor], Tensor], lik
         if len(touched):
             radii.append(max(reach - int(touched.min()), int(touched.max()) - reach - width + 1))
     if not radii:
-        raise ValueError("the network's output does not depend on its input, so there is nothing to optimise: "
-                         "choose another network")
+        raise ValueError(
+            "the network's output does not depend on its input, so there is nothing to optimise: "
+            "choose another network"
+        )
     return max(radii)
 
 
@@ -244,8 +278,14 @@ def bytes_per_voxel(network: Callable[[Tensor], Tensor], x: Tensor, multiple: in
     probe = x.new_zeros(1, x.shape[1], *(min(side, n + -n % multiple) for n in x.shape[2:]))
     sizes: list[int] = []
     module = network if isinstance(network, nn.Module) else getattr(network, "network", None)
-    hooks = [layer.register_forward_hook(lambda layer, inputs, output: sizes.append(
-        output.numel() if isinstance(output, Tensor) else 0)) for layer in (module.modules() if module else ())]
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, inputs, output: sizes.append(
+                output.numel() if isinstance(output, Tensor) else 0
+            )
+        )
+        for layer in (module.modules() if module else ())
+    ]
     try:
         output = network(probe)
     finally:

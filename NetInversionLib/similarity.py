@@ -23,6 +23,7 @@ PROBE_EROSION = 2  # voxels of the probe's grid
 
 # Against the truth --------------------------------------------------------------------------------------------------
 
+
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
     """Peak signal-to-noise ratio inside the mask, dB, for a peak of 1.0; infinite for equal images."""
     difference = np.subtract(image[mask], truth[mask], dtype=np.float64)
@@ -43,7 +44,9 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
     """
     window = min(SSIM_WINDOW, *((size - 1) // 2 * 2 + 1 for size in image.shape))
     if window < 3:
-        raise ValueError(f"SSIM needs three slices along each axis, the volume has shape {image.shape}")
+        raise ValueError(
+            f"SSIM needs three slices along each axis, the volume has shape {image.shape}"
+        )
     near = box(mask, window // 2)
     return _ssim(image[near], truth[near], mask[near], window)
 
@@ -59,10 +62,14 @@ def _ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, window: int) -
 def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
     """The slices that hold all of a mask and ``margin`` voxels more, as far as the volume goes."""
     slices = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, size)) for s, size in zip(slices, mask.shape))
+    return tuple(
+        slice(max(s.start - margin, 0), min(s.stop + margin, size))
+        for s, size in zip(slices, mask.shape)
+    )
 
 
 # Distributions ------------------------------------------------------------------------------------------------------
+
 
 def wasserstein(quantiles: np.ndarray, other: np.ndarray) -> float:
     """Wasserstein-1 distance of two distributions known by their 513 quantiles, scaled units.
@@ -85,6 +92,7 @@ def leave_one_out_distances(quantiles: np.ndarray) -> np.ndarray:
 
 # Structure ----------------------------------------------------------------------------------------------------------
 
+
 def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
     """Whether edges are where they were and rise as they did: sum(g . h) / sum(|g| |h|) over the gradients g, h of the two.
 
@@ -93,7 +101,10 @@ def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> f
     """
     near = box(mask, 1)
     inside = ndimage.binary_erosion(mask[near])
-    one, other = (np.stack([g[inside] for g in np.gradient(x[near].astype(np.float32))]) for x in (image, source))
+    one, other = (
+        np.stack([g[inside] for g in np.gradient(x[near].astype(np.float32))])
+        for x in (image, source)
+    )
     lengths = np.sqrt(np.sum(one**2, axis=0) * np.sum(other**2, axis=0)).sum(dtype=np.float64)
     return float(np.sum(one * other, dtype=np.float64) / lengths) if lengths else 1.0
 
@@ -118,7 +129,9 @@ def slice_score(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> floa
 def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
     size = [1 if a == axis else 9 for a in range(3)]
     weight = ndimage.uniform_filter(mask.astype(np.float32), size, mode="constant")
-    mean = ndimage.uniform_filter(np.where(mask, image, 0).astype(np.float32), size, mode="constant") / np.maximum(weight, 0.01)
+    mean = ndimage.uniform_filter(
+        np.where(mask, image, 0).astype(np.float32), size, mode="constant"
+    ) / np.maximum(weight, 0.01)
     mean, inside = np.moveaxis(mean, axis, 0), np.moveaxis(mask, axis, 0)
     second = mean[:-2] - 2 * mean[1:-1] + mean[2:]
     second = second[inside[:-2] & inside[1:-1] & inside[2:]].astype(np.float64)
@@ -127,6 +140,7 @@ def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
 
 
 # Tissues ------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Tissues:
@@ -145,13 +159,17 @@ class Tissues:
     def contrasts(self) -> tuple[float, float]:
         """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and grey/CSF in T1."""
         dark, middle, bright = self.means
-        return float((bright - middle) / (bright + middle)), float((middle - dark) / (middle + dark))
+        return float((bright - middle) / (bright + middle)), float(
+            (middle - dark) / (middle + dark)
+        )
 
     def classify(self, values: np.ndarray) -> np.ndarray:
         """The likeliest class, 0 to 2, of each value."""
         # Equal widths: the densities of two classes cross once, halfway but for their shares.
         gap = np.maximum(np.diff(self.means), 1e-9)
-        borders = (self.means[1:] + self.means[:-1]) / 2 - self.deviation**2 * np.diff(np.log(self.shares)) / gap
+        borders = (self.means[1:] + self.means[:-1]) / 2 - self.deviation**2 * np.diff(
+            np.log(self.shares)
+        ) / gap
         return np.digitize(values, np.maximum.accumulate(borders))
 
 
@@ -166,12 +184,21 @@ def fit_tissues(values: np.ndarray, bins: int = 512, rounds: int = 5000) -> Tiss
     """
     count, border = np.histogram(values[values > 0], bins)
     if np.count_nonzero(count) < 3:
-        raise ValueError("three tissue classes need at least three different values inside the mask")
+        raise ValueError(
+            "three tissue classes need at least three different values inside the mask"
+        )
     x, weight = (border[1:] + border[:-1]) / 2, count / count.sum()
     means, shares = _three_means(x, weight), np.full(3, 1 / 3)
-    deviation = np.sqrt(np.sum(weight * np.min((x - means[:, None]) ** 2, axis=0))) + border[1] - border[0]
+    deviation = (
+        np.sqrt(np.sum(weight * np.min((x - means[:, None]) ** 2, axis=0))) + border[1] - border[0]
+    )
     for _ in range(rounds):
-        belongs = special.softmax(np.log(shares)[:, None] - ((x - means[:, None]) / deviation) ** 2 / 2, axis=0) * weight
+        belongs = (
+            special.softmax(
+                np.log(shares)[:, None] - ((x - means[:, None]) / deviation) ** 2 / 2, axis=0
+            )
+            * weight
+        )
         shares, before = belongs.sum(axis=1) + 1e-12, means
         means = belongs @ x / shares
         deviation = max(np.sqrt(np.sum(belongs * (x - means[:, None]) ** 2)), border[1] - border[0])
@@ -187,11 +214,14 @@ def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     for _ in range(200):
         nearest = np.abs(x - means[:, None]).argmin(axis=0)
         mass = np.bincount(nearest, weight, 3)
-        means = np.where(mass > 0, np.bincount(nearest, weight * x, 3) / np.maximum(mass, 1e-12), means)
+        means = np.where(
+            mass > 0, np.bincount(nearest, weight * x, 3) / np.maximum(mass, 1e-12), means
+        )
     return means
 
 
 # Site probe ---------------------------------------------------------------------------------------------------------
+
 
 def probe_features(scan: mr.Scan) -> dict[str, np.ndarray]:
     """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an eroded mask.
@@ -202,10 +232,19 @@ def probe_features(scan: mr.Scan) -> dict[str, np.ndarray]:
     image, mask = _on_probe_grid(scan)
     values = image[mask]
     shares = np.histogram(values, 26, (0, mr.BRIGHTEST))[0] / len(values)
-    maps = (ndimage.gaussian_gradient_magnitude(image, 0.5), np.abs(ndimage.laplace(image)),
-            np.sqrt(np.maximum(ndimage.uniform_filter(image**2, 3) - ndimage.uniform_filter(image, 3) ** 2, 0)))
+    maps = (
+        ndimage.gaussian_gradient_magnitude(image, 0.5),
+        np.abs(ndimage.laplace(image)),
+        np.sqrt(
+            np.maximum(
+                ndimage.uniform_filter(image**2, 3) - ndimage.uniform_filter(image, 3) ** 2, 0
+            )
+        ),
+    )
     band = np.digitize(values, np.quantile(values, (0.25, 0.5, 0.75)))
-    texture = [m[mask][band == b].mean() if (band == b).any() else 0.0 for m in maps for b in range(4)]
+    texture = [
+        m[mask][band == b].mean() if (band == b).any() else 0.0 for m in maps for b in range(4)
+    ]
     return {"histogram": shares, "texture": np.array(texture)}
 
 
@@ -215,17 +254,28 @@ def _on_probe_grid(scan: mr.Scan) -> tuple[np.ndarray, np.ndarray]:
     spacing = np.array(scan.volume.spacing_mm[::-1])
     image, mask = scan.image[near].astype(np.float32), scan.mask[near]
     # A Gaussian as wide as the new voxel, less the old voxel's own width.
-    image = ndimage.gaussian_filter(image, np.sqrt(np.maximum(PROBE_SPACING_MM**2 - spacing**2, 0)) / 2.355 / spacing)
+    image = ndimage.gaussian_filter(
+        image, np.sqrt(np.maximum(PROBE_SPACING_MM**2 - spacing**2, 0)) / 2.355 / spacing
+    )
     steps = PROBE_SPACING_MM / spacing
     shape = np.maximum(((np.array(image.shape) - 1) / steps).astype(int) + 1, 1)
-    image = ndimage.affine_transform(image, steps, output_shape=tuple(shape), order=1, mode="nearest")
-    mask = ndimage.affine_transform(mask.astype(np.float32), steps, output_shape=tuple(shape), order=1, mode="nearest") > 0.5
+    image = ndimage.affine_transform(
+        image, steps, output_shape=tuple(shape), order=1, mode="nearest"
+    )
+    mask = (
+        ndimage.affine_transform(
+            mask.astype(np.float32), steps, output_shape=tuple(shape), order=1, mode="nearest"
+        )
+        > 0.5
+    )
     eroded = ndimage.binary_erosion(mask, iterations=PROBE_EROSION)
     inside = eroded if eroded.any() else mask
     return image, inside if inside.any() else np.ones_like(mask)
 
 
-def site_probe(features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0) -> float:
+def site_probe(
+    features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
+) -> float:
     """How well a classifier, retrained to convergence, tells the site of people it has not seen: balanced accuracy, 0 to 1.
 
     Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one training for every person left
@@ -263,5 +313,10 @@ def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
         value = np.sum(weight * np.logaddexp(0, -margin)) + np.sum(penalised * w**2) / 2
         return value, -(weight * sign * special.expit(-margin)) @ x + penalised * w
 
-    return optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B",
-                             options={"maxiter": 10_000, "gtol": 1e-7, "ftol": 1e-14}).x
+    return optimize.minimize(
+        loss,
+        np.zeros(x.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 10_000, "gtol": 1e-7, "ftol": 1e-14},
+    ).x

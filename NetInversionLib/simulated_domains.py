@@ -15,13 +15,17 @@ from scipy import ndimage
 from . import mr, volumes
 from .volumes import Volume
 
-STANDARD = ("gamma 0.7, gamma 1.5, log 3, exp 1.5, field 0.3 seed 1, offset 0.15 seed 2, "
-            "gamma 0.75 + field 0.25 seed 3")
+STANDARD = (
+    "gamma 0.7, gamma 1.5, log 3, exp 1.5, field 0.3 seed 1, offset 0.15 seed 2, "
+    "gamma 0.75 + field 0.25 seed 3"
+)
 SAMPLE = "gamma 0.75 + field 0.25 seed 3"
 FIELD_POINTS = (3, 4, 4)  # along k, j, i
 DEFAULT_SEEDS = {"field": 1, "offset": 2}
-WHAT_TO_WRITE = ("write steps such as 'gamma 0.7', 'log 3', 'exp 1.5', 'field 0.3 seed 1', 'offset 0.15 seed 2' or 'none', "
-                 "joined by + within a domain and by commas between domains")
+WHAT_TO_WRITE = (
+    "write steps such as 'gamma 0.7', 'log 3', 'exp 1.5', 'field 0.3 seed 1', 'offset 0.15 seed 2' or 'none', "
+    "joined by + within a domain and by commas between domains"
+)
 
 
 class DomainError(ValueError):
@@ -47,7 +51,7 @@ class Step:
         """The change of a scaled image, [k, j, i], float32; not scaled again, air (0) stays air."""
         amount = np.float32(self.amount)
         if self.kind == "gamma":
-            return image ** amount
+            return image**amount
         if self.kind == "log":
             return np.log1p(amount * image)
         if self.kind == "exp":
@@ -65,7 +69,13 @@ class Domain:
     @property
     def name(self) -> str:
         """The text that ``parse`` reads it from."""
-        return " + ".join(f"{s.kind} {s.amount:g}" + f" seed {s.seed}" * (s.kind in DEFAULT_SEEDS) for s in self.steps) or "none"
+        return (
+            " + ".join(
+                f"{s.kind} {s.amount:g}" + f" seed {s.seed}" * (s.kind in DEFAULT_SEEDS)
+                for s in self.steps
+            )
+            or "none"
+        )
 
     @property
     def spatial(self) -> bool:
@@ -98,8 +108,12 @@ def parse(text: str = STANDARD) -> list[Domain]:
     Raises:
         DomainError: Something in it is no step.
     """
-    return [Domain(tuple(_step(one.split(), chain) for one in chain.split("+") if one.strip() != "none"))
-            for chain in text.split(",")]
+    return [
+        Domain(
+            tuple(_step(one.split(), chain) for one in chain.split("+") if one.strip() != "none")
+        )
+        for chain in text.split(",")
+    ]
 
 
 def _step(words: list[str], chain: str) -> Step:
@@ -114,11 +128,15 @@ def _step(words: list[str], chain: str) -> Step:
     except (ValueError, IndexError):
         good = False
     if not good:
-        raise DomainError(f"'{chain.strip()}' is no simulated domain: {WHAT_TO_WRITE}; a field's or offset's amount is below 1")
+        raise DomainError(
+            f"'{chain.strip()}' is no simulated domain: {WHAT_TO_WRITE}; a field's or offset's amount is below 1"
+        )
     return step
 
 
-def smooth_field(shape: tuple[int, int, int], seed: int, points: tuple[int, int, int] = FIELD_POINTS) -> np.ndarray:
+def smooth_field(
+    shape: tuple[int, int, int], seed: int, points: tuple[int, int, int] = FIELD_POINTS
+) -> np.ndarray:
     """A random smooth field, float32 [k, j, i], whose largest magnitude is 1.
 
     ``points`` values uniform in [-1, 1] (NumPy's default_rng(seed)), enlarged to ``shape`` by cubic splines, the outer values
@@ -133,7 +151,9 @@ def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for axis, size in enumerate(shape):
         # A spline is linear in its values: what it makes of unit vectors is the matrix of the axis.
         matrix = ndimage.zoom(np.eye(values.shape[axis]), (size / values.shape[axis], 1), order=3)
-        values = np.moveaxis(np.tensordot(matrix.astype(np.float32), values.astype(np.float32), (1, axis)), 0, axis)
+        values = np.moveaxis(
+            np.tensordot(matrix.astype(np.float32), values.astype(np.float32), (1, axis)), 0, axis
+        )
     return np.ascontiguousarray(values)
 
 

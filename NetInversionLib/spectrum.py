@@ -46,15 +46,26 @@ class Spectrum:
 
     def words(self, epsilon: float, change: float, layer: str) -> str:
         """What that means, for a clinician; ``layer`` as it is called."""
-        lost, limit = self.lost(epsilon, change), f"{epsilon:.3g} HU" if self.units == "HU" else f"{100 * epsilon:.3g} %"
+        lost, limit = (
+            self.lost(epsilon, change),
+            f"{epsilon:.3g} HU" if self.units == "HU" else f"{100 * epsilon:.3g} %",
+        )
         if lost * self.weights.sum() < 0.5:
-            return (f"{layer} is injective here: no direction of the region can change unnoticed (tolerance {limit}). "
-                    "Invariances shown for it would be the drawing network's error.")
+            return (
+                f"{layer} is injective here: no direction of the region can change unnoticed (tolerance {limit}). "
+                "Invariances shown for it would be the drawing network's error."
+            )
         about = "" if self.whole else "about "
         return f"{layer} loses {about}{100 * lost:.2g} % of the region's directions (tolerance {limit})."
 
 
-def spectrum(level_set: LevelSet, progress: Progress = Progress(), seed: int = 0, steps: int = 60, probes: int = 8) -> Spectrum:
+def spectrum(
+    level_set: LevelSet,
+    progress: Progress = Progress(),
+    seed: int = 0,
+    steps: int = 60,
+    probes: int = 8,
+) -> Spectrum:
     """All gains of regions up to 24 x 24 voxels, their density above.
 
     Args:
@@ -70,8 +81,17 @@ def curve(spectra: dict[str, Spectrum]) -> Curve:
     lines = {}
     for name, found in spectra.items():
         share = np.cumsum(found.weights) / found.weights.sum()
-        lines[name] = (share.tolist(), (np.maximum(found.gains, 1e-12 * found.gains[0]) / found.gains[0]).tolist())
-    return Curve("Gain of the input's directions", "share of directions", "gain / largest gain", lines, log_y=True)
+        lines[name] = (
+            share.tolist(),
+            (np.maximum(found.gains, 1e-12 * found.gains[0]) / found.gains[0]).tolist(),
+        )
+    return Curve(
+        "Gain of the input's directions",
+        "share of directions",
+        "gain / largest gain",
+        lines,
+        log_y=True,
+    )
 
 
 def _dense(level_set: LevelSet, progress: Progress) -> Spectrum:
@@ -80,27 +100,33 @@ def _dense(level_set: LevelSet, progress: Progress) -> Spectrum:
     columns = []
     for first in range(0, n, COLUMNS_AT_ONCE):
         progress.report(first / n, f"Jacobian, column {first} of {n}")
-        columns.append(jacobian.times(basis[first:first + COLUMNS_AT_ONCE]))
+        columns.append(jacobian.times(basis[first : first + COLUMNS_AT_ONCE]))
     # The Gram matrix would square the condition: small gains are what is looked for.
     values = torch.linalg.svdvals(torch.cat(columns).T).cpu().numpy()
     return Spectrum(_gains(values, level_set), np.ones(len(values)), True, level_set.units)
 
 
-def _density(level_set: LevelSet, progress: Progress, seed: int, steps: int, probes: int) -> Spectrum:
+def _density(
+    level_set: LevelSet, progress: Progress, seed: int, steps: int, probes: int
+) -> Spectrum:
     generator = torch.Generator().manual_seed(seed)
     jacobian, n = _Jacobian(level_set), level_set.start.numel()
     squares, weights = [], []
     for probe in range(probes):
         progress.report(probe / probes, f"Density of the spectrum, probe {probe + 1} of {probes}")
         # Drawn on the CPU: the same numbers on every device.
-        start = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(jacobian.device)
+        start = torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(
+            jacobian.device
+        )
         diagonal, off = _lanczos(jacobian, start / start.norm(), min(steps, n))
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
         squares.append(np.maximum(values, 0))
         weights.append(vectors[0] ** 2 * n / probes)
     squares, weights = np.concatenate(squares), np.concatenate(weights)
     order = np.argsort(-squares)
-    return Spectrum(_gains(np.sqrt(squares[order]), level_set), weights[order], False, level_set.units)
+    return Spectrum(
+        _gains(np.sqrt(squares[order]), level_set), weights[order], False, level_set.units
+    )
 
 
 def _lanczos(jacobian: _Jacobian, q: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +163,9 @@ class _Jacobian:
         self.device = float64_device(level_set.start.device)
         # First to the device: what comes from an Apple GPU cannot become float64 on the way.
         self.part = copy.deepcopy(level_set.part).to(self.device).double()
-        self.context, self.content = (x.to(self.device).double() for x in (level_set.context, level_set.start))
+        self.context, self.content = (
+            x.to(self.device).double() for x in (level_set.context, level_set.start)
+        )
         self.counted, self.inside = level_set.counted, level_set.inside
 
     def layer(self, content: Tensor) -> Tensor:

@@ -118,13 +118,18 @@ def read_people(folder: Path | str) -> dict[Path, str]:
             people = {_stem(Path(row["file"])): row["person"] for row in csv.DictReader(lines)}
         missing = sorted(set(people) - set(files))
         if missing:
-            raise ValueError(f"{table} names files that are not in the folder: {', '.join(missing)}")
+            raise ValueError(
+                f"{table} names files that are not in the folder: {', '.join(missing)}"
+            )
     return {files[stem]: person for stem, person in people.items()}
 
 
 def read_scans(folder: Path | str) -> list[Scan]:
     """Every CT of ``folder``, as ``prepare`` makes it."""
-    return [prepare(volumes.load(path), _stem(path), person) for path, person in read_people(folder).items()]
+    return [
+        prepare(volumes.load(path), _stem(path), person)
+        for path, person in read_people(folder).items()
+    ]
 
 
 def prepare(ct: Volume, name: str, person: str) -> Scan:
@@ -137,7 +142,9 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
     _, j, i = np.nonzero(body)
     box = (slice(None), slice(j.min(), j.max() + 1), slice(i.min(), i.max() + 1))
     hu = np.where(body, hu, np.float32(HU_LOW)).clip(HU_LOW, HU_HIGH)
-    return Scan(name, person, np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), ct.spacing_mm)
+    return Scan(
+        name, person, np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), ct.spacing_mm
+    )
 
 
 def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = True) -> Scan:
@@ -145,13 +152,19 @@ def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = 
     hu = torch.from_numpy(scan.hu[slices])[:, None]
     body = torch.from_numpy(scan.body[slices])[:, None].float()
     size = [max(1, round(n * s / spacing_mm)) for n, s in zip(hu.shape[2:], scan.spacing_mm[1::-1])]
-    hu, body = (F.interpolate(x, size=size, mode="bilinear", antialias=smooth)[:, 0].numpy() for x in (hu, body))
+    hu, body = (
+        F.interpolate(x, size=size, mode="bilinear", antialias=smooth)[:, 0].numpy()
+        for x in (hu, body)
+    )
     # Rounding in the weights of the average may leave the range by a hair.
     hu = hu.clip(HU_LOW, HU_HIGH)
-    return replace(scan, hu=hu, body=body > 0.5, spacing_mm=(spacing_mm, spacing_mm, scan.spacing_mm[2]))
+    return replace(
+        scan, hu=hu, body=body > 0.5, spacing_mm=(spacing_mm, spacing_mm, scan.spacing_mm[2])
+    )
 
 
 # Training -----------------------------------------------------------------------------------------------------------
+
 
 def train(
     scans: list[Scan],
@@ -173,8 +186,13 @@ def train(
     if not scans:
         raise ValueError("no CT volumes to train on")
     state = _State(settings, [s.name for s in scans], device)
-    run(state, lambda: state.advance(*draw_batch(scans, settings, state.step)), ("loss", ""), checkpoint=checkpoint,
-        progress=progress)
+    run(
+        state,
+        lambda: state.advance(*draw_batch(scans, settings, state.step)),
+        ("loss", ""),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return models.save(output, state.averaged(), make_card(scans, settings))
 
 
@@ -194,7 +212,9 @@ def draw_batch(scans: list[Scan], settings: TrainSettings, step: int) -> tuple[T
     return inputs, targets
 
 
-def _draw_patch(scan: Scan, settings: TrainSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_patch(
+    scan: Scan, settings: TrainSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     finest, coarsest = settings.spacing_mm
     finest = min(max(finest, 0.85 * max(scan.spacing_mm[:2])), coarsest)
     spacing = float(np.exp(rng.uniform(np.log(finest), np.log(coarsest))))
@@ -228,17 +248,26 @@ def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Gener
         place = places[rng.integers(len(places))] - rng.integers(size, size=2)
         corner = [int(np.clip(p, 0, n - size)) for p, n in zip(place, images.shape[1:])]
     j, i = corner
-    return images[:, j:j + size, i:i + size]
+    return images[:, j : j + size, i : i + size]
 
 
 class _State(State):
     """The network in training."""
 
-    def __init__(self, settings: TrainSettings, names: list[str], device: torch.device | str = "cpu"):
+    def __init__(
+        self, settings: TrainSettings, names: list[str], device: torch.device | str = "cpu"
+    ):
         torch.manual_seed(settings.seed)
         self.device = torch.device(device)
-        network = networks.build("unet", **_architecture(settings)).to(self.device, memory_format=torch.channels_last)
-        super().__init__(settings, names, network, optimiser=torch.optim.Adam(network.parameters(), lr=settings.learning_rate))
+        network = networks.build("unet", **_architecture(settings)).to(
+            self.device, memory_format=torch.channels_last
+        )
+        super().__init__(
+            settings,
+            names,
+            network,
+            optimiser=torch.optim.Adam(network.parameters(), lr=settings.learning_rate),
+        )
 
     def advance(self, inputs: Tensor, targets: Tensor) -> float:
         """One optimiser step; returns the loss in normalised units."""
@@ -246,10 +275,14 @@ class _State(State):
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         hu = targets * (HU_HIGH - HU_LOW) + HU_LOW
         weight = 1 + (s.bone_weight - 1) * ((hu - BONE_HU) / (1000 - BONE_HU)).clamp(min=0)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps):
+        with torch.autocast(
+            inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps
+        ):
             outputs = self.network(inputs.contiguous(memory_format=torch.channels_last))
         loss = ((outputs.float() - targets).abs() * weight).mean()
-        self.update(self.parts["optimiser"], list(self.network.parameters()), loss, Group(), clip=1.0)
+        self.update(
+            self.parts["optimiser"], list(self.network.parameters()), loss, Group(), clip=1.0
+        )
         return loss.item()
 
     def averaged(self) -> torch.nn.Module:
@@ -260,7 +293,12 @@ class _State(State):
 
 
 def _architecture(settings: TrainSettings) -> dict:
-    return {"dimensions": 2, "in_channels": 3, "out_channels": 1, "features": list(settings.features)}
+    return {
+        "dimensions": 2,
+        "in_channels": 3,
+        "out_channels": 1,
+        "features": list(settings.features),
+    }
 
 
 def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
@@ -288,6 +326,7 @@ def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
 
 # Evaluation ---------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Case:
     """One person's scan at the working spacing, its simulated Dixon images, and where the body is.
@@ -307,11 +346,17 @@ def make_case(scan: Scan, settings: DixonSettings = DixonSettings(), seed: int =
     """``scan`` at the working spacing, with air around it, as a Dixon scan sees it."""
     scan = resampled(scan, WORKING_SPACING_MM)
     around = ((0, 0), (12, 12), (12, 12))
-    scan = replace(scan, hu=np.pad(scan.hu, around, constant_values=HU_LOW), body=np.pad(scan.body, around))
-    return Case(scan, simulate_arrays(scan.hu, scan.spacing_mm, settings, np.random.default_rng(seed)))
+    scan = replace(
+        scan, hu=np.pad(scan.hu, around, constant_values=HU_LOW), body=np.pad(scan.body, around)
+    )
+    return Case(
+        scan, simulate_arrays(scan.hu, scan.spacing_mm, settings, np.random.default_rng(seed))
+    )
 
 
-def evaluate(scans: list[Scan], trained: list[models.Model], seed: int = 0, progress: Progress | None = None) -> Table:
+def evaluate(
+    scans: list[Scan], trained: list[models.Model], seed: int = 0, progress: Progress | None = None
+) -> Table:
     """Mean absolute error in HU on people that a model was not trained on, beside two trivial predictors.
 
     Every model is measured on every person of whom it saw no scan, as a Dixon scan of default settings sees them; the
@@ -343,23 +388,38 @@ def evaluate(scans: list[Scan], trained: list[models.Model], seed: int = 0, prog
         for scan in tests:
             progress.report(number / len(trained), f"{model.path.name} on {scan.name}")
             case = make_case(scan, seed=seed)
-            rows += [(model.path.stem, scan.person, scan.name, name, *_errors(case, predict(case)))
-                     for name, predict in predictors.items()]
+            rows += [
+                (model.path.stem, scan.person, scan.name, name, *_errors(case, predict(case)))
+                for name, predict in predictors.items()
+            ]
     if not rows:
-        raise ValueError("every model was trained on every person of the folder: train with --leave-out first")
-    return Table("Synthetic CT of people left out", dict(zip(COLUMNS, map(list, zip(*rows, *_means(rows))))))
+        raise ValueError(
+            "every model was trained on every person of the folder: train with --leave-out first"
+        )
+    return Table(
+        "Synthetic CT of people left out", dict(zip(COLUMNS, map(list, zip(*rows, *_means(rows)))))
+    )
 
 
-COLUMNS = ("model", "person", "scan", "predictor",
-           "MAE in the body (HU)", "MAE in bone (HU)", "mean error in bone (HU)")
+COLUMNS = (
+    "model",
+    "person",
+    "scan",
+    "predictor",
+    "MAE in the body (HU)",
+    "MAE in bone (HU)",
+    "mean error in bone (HU)",
+)
 
 
 def quality(table: Table) -> dict:
     """The closing means of ``evaluate`` as facts for a model's card."""
     columns = table.columns
-    facts = {"how": "mean absolute error in HU, leave one person out, mean over people, "
-                    f"simulated Dixon, {WORKING_SPACING_MM:g} mm in plane",
-             "people left out": ", ".join(sorted(set(columns["person"]) - {"all"}))}
+    facts = {
+        "how": "mean absolute error in HU, leave one person out, mean over people, "
+        f"simulated Dixon, {WORKING_SPACING_MM:g} mm in plane",
+        "people left out": ", ".join(sorted(set(columns["person"]) - {"all"})),
+    }
     for n, person in enumerate(columns["person"]):
         if person == "all":
             for where in COLUMNS[4:]:
@@ -413,7 +473,9 @@ def _voxelwise(fit: list[Case], model: models.Model):
 
 def _cells(case: Case, model: models.Model) -> np.ndarray:
     images = model.as_images(list(case.images))
-    values = model.normalise_tensor(images, model.scalings_of(images)).transpose(0, 1).flatten(1).numpy()
+    values = (
+        model.normalise_tensor(images, model.scalings_of(images)).transpose(0, 1).flatten(1).numpy()
+    )
     a, b, c = (np.clip((v * n).astype(int), 0, n - 1) for v, n in zip(values, (24, 16, 16)))
     return (a * 16 + b) * 16 + c
 
@@ -423,15 +485,24 @@ def _errors(case: Case, predicted: np.ndarray) -> tuple[float, float, float]:
     bone = body & (case.hu > BONE_HU)
     if not bone.any():
         return float(np.abs(error[body]).mean()), math.nan, math.nan
-    return float(np.abs(error[body]).mean()), float(np.abs(error[bone]).mean()), float(error[bone].mean())
+    return (
+        float(np.abs(error[body]).mean()),
+        float(np.abs(error[bone]).mean()),
+        float(error[bone].mean()),
+    )
 
 
 def _means(rows: list[tuple]) -> list[tuple]:
     """Per predictor: the mean over people of the mean over each person's scans."""
     means = []
     for name in dict.fromkeys(r[3] for r in rows):
-        people = {p: np.mean([r[4:] for r in rows if r[3] == name and r[1] == p], 0) for p in {r[1] for r in rows}}
-        means.append(("all", "all", "mean over people", name, *map(float, np.mean(list(people.values()), 0))))
+        people = {
+            p: np.mean([r[4:] for r in rows if r[3] == name and r[1] == p], 0)
+            for p in {r[1] for r in rows}
+        }
+        means.append(
+            ("all", "all", "mean over people", name, *map(float, np.mean(list(people.values()), 0)))
+        )
     return means
 
 
@@ -440,4 +511,6 @@ def _stem(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")) and not _stem(path).endswith("_labels")
+    return path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")) and not _stem(path).endswith(
+        "_labels"
+    )

@@ -55,20 +55,28 @@ class ToneField:
     @staticmethod
     def identity() -> ToneField:
         """The T that changes nothing."""
-        return ToneField(np.array([[0.0, 1.0], [0.0, 1.0]]), np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), np.eye(4))
+        return ToneField(
+            np.array([[0.0, 1.0], [0.0, 1.0]]), np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), np.eye(4)
+        )
 
     # The change -----------------------------------------------------------------------------------------------------
 
-    def apply(self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    def apply(
+        self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None
+    ) -> np.ndarray:
         """T of a scaled image [k, j, i] on any grid, float32, not cut to a range.
 
         ``where`` limits it to tissue (boolean, the image's shape); elsewhere the image stays as it is.
         """
         return self._per_voxel(image, ijk_to_ras, where, lambda x, m, a: self.curve(m * x + a))
 
-    def inverse(self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    def inverse(
+        self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None
+    ) -> np.ndarray:
         """The image that ``apply`` made this one of, float32."""
-        return self._per_voxel(image, ijk_to_ras, where, lambda y, m, a: (self.curve_inverse(y) - a) / m)
+        return self._per_voxel(
+            image, ijk_to_ras, where, lambda y, m, a: (self.curve_inverse(y) - a) / m
+        )
 
     def curve(self, values: np.ndarray) -> np.ndarray:
         """The tone curve of values of any shape, float64."""
@@ -83,7 +91,10 @@ class ToneField:
         m, a = (np.empty(volume.shape, np.float32) for _ in range(2))
         for slab, points in _slabs(volume.shape, volume.ijk_to_ras, None):
             m[slab], a[slab] = (f.reshape(m[slab].shape) for f in self.fields_at(points))
-        return (volume.with_array(m, "multiplicative field", ""), volume.with_array(a, "additive field", ""))
+        return (
+            volume.with_array(m, "multiplicative field", ""),
+            volume.with_array(a, "additive field", ""),
+        )
 
     def fields_at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """m and a, each (N,) float64, at ``points`` (3, N) in RAS mm."""
@@ -110,8 +121,15 @@ class ToneField:
         points; the matrix turns steps into millimetres.
         """
         per_mm = np.linalg.norm(np.linalg.inv(self.control_to_ras[:3, :3]), 2)
-        return tuple(float(per_mm * np.linalg.norm([np.abs(np.diff(c, axis=axis)).max(initial=0) for axis in range(3)]))
-                     for c in (self.log_m, self.a))
+        return tuple(
+            float(
+                per_mm
+                * np.linalg.norm(
+                    [np.abs(np.diff(c, axis=axis)).max(initial=0) for axis in range(3)]
+                )
+            )
+            for c in (self.log_m, self.a)
+        )
 
     def order_margin(self, distance_mm: float, brightest: float = 1.3) -> float:
         """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they differ by more than this.
@@ -119,14 +137,21 @@ class ToneField:
         For x_p > x_q, m_p x_p + a_p > m_q x_q + a_q follows from x_p - x_q > x_q (m_q / m_p - 1) + (a_q - a_p) / m_p.
         """
         slope_m, slope_a = self.steepest()
-        return brightest * np.expm1(slope_m * distance_mm) + slope_a * distance_mm / np.exp(self.log_m.min())
+        return brightest * np.expm1(slope_m * distance_mm) + slope_a * distance_mm / np.exp(
+            self.log_m.min()
+        )
 
     # As numbers -----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
         """Plain lists, for JSON: a T read back is the same to the last bit."""
-        return {"formula": "T(x) = curve(m * x + a)", "curve": dict(zip(("input", "output"), self.knots.tolist())),
-                "log_m": self.log_m.tolist(), "a": self.a.tolist(), "control_to_ras": self.control_to_ras.tolist()}
+        return {
+            "formula": "T(x) = curve(m * x + a)",
+            "curve": dict(zip(("input", "output"), self.knots.tolist())),
+            "log_m": self.log_m.tolist(),
+            "a": self.a.tolist(),
+            "control_to_ras": self.control_to_ras.tolist(),
+        }
 
     @staticmethod
     def from_dict(numbers: dict) -> ToneField:
@@ -135,7 +160,11 @@ class ToneField:
             curve = [numbers["curve"]["input"], numbers["curve"]["output"]]
             return ToneField(curve, *(numbers[name] for name in ("log_m", "a", "control_to_ras")))
         except (KeyError, TypeError, ValueError) as error:
-            raise error if isinstance(error, ToneFieldError) else ToneFieldError(f"not a tone field: {error!r}") from error
+            raise (
+                error
+                if isinstance(error, ToneFieldError)
+                else ToneFieldError(f"not a tone field: {error!r}")
+            ) from error
 
 
 def bspline(control: np.ndarray, kji: np.ndarray) -> np.ndarray:
@@ -147,7 +176,9 @@ def bspline(control: np.ndarray, kji: np.ndarray) -> np.ndarray:
         return np.full(kji.shape[1], control.item())
     # Ends repeated twice: SciPy's own way with ends would put a kink there. Farther out nothing changes any more.
     inside = np.clip(kji, -2.0, np.array(control.shape)[:, None] + 1.0) + 2.0
-    return ndimage.map_coordinates(np.pad(control, 2, mode="edge"), inside, order=3, prefilter=False, mode="nearest")
+    return ndimage.map_coordinates(
+        np.pad(control, 2, mode="edge"), inside, order=3, prefilter=False, mode="nearest"
+    )
 
 
 def bspline_matrix(count: int, positions: np.ndarray) -> np.ndarray:
@@ -157,8 +188,13 @@ def bspline_matrix(count: int, positions: np.ndarray) -> np.ndarray:
     return np.stack([bspline(unit[None, None], where) for unit in np.eye(count)], axis=1)
 
 
-def strictly_increasing(x: np.ndarray, y: np.ndarray, least_step: float = 1e-6, least_slope: float = 0.02,
-                        greatest_slope: float = 50.0) -> np.ndarray:
+def strictly_increasing(
+    x: np.ndarray,
+    y: np.ndarray,
+    least_step: float = 1e-6,
+    least_slope: float = 0.02,
+    greatest_slope: float = 50.0,
+) -> np.ndarray:
     """Knots (2, K) of a tone curve from points that rise, but perhaps not strictly or not gently (matched quantiles).
 
     Points closer than ``least_step`` in x to the one before are left out; slopes are cut to the given range, and y is
@@ -191,22 +227,38 @@ def _slabs(shape, ijk_to_ras, where) -> Iterator[tuple[slice, np.ndarray]]:
         slab = slice(start, min(start + thickness, shape[0]))
         chosen = np.ones((slab.stop - start, *shape[1:]), bool) if where is None else where[slab]
         k, j, i = np.nonzero(chosen)
-        yield slab, ijk_to_ras[:3, :3] @ np.stack([i, j, k + start]).astype(np.float64) + ijk_to_ras[:3, 3:]
+        yield (
+            slab,
+            ijk_to_ras[:3, :3] @ np.stack([i, j, k + start]).astype(np.float64)
+            + ijk_to_ras[:3, 3:],
+        )
 
 
 def _check_curve(knots: np.ndarray) -> None:
     if knots.ndim != 2 or knots.shape[0] != 2 or not 2 <= knots.shape[1] <= MAX_KNOTS:
-        raise ToneFieldError(f"a tone curve needs 2 to {MAX_KNOTS} points (2, K), not an array of shape {knots.shape}")
+        raise ToneFieldError(
+            f"a tone curve needs 2 to {MAX_KNOTS} points (2, K), not an array of shape {knots.shape}"
+        )
     if not np.isfinite(knots).all() or not (np.diff(knots) > 0).all():
-        raise ToneFieldError("the tone curve is not strictly increasing: both rows of its points must rise")
+        raise ToneFieldError(
+            "the tone curve is not strictly increasing: both rows of its points must rise"
+        )
 
 
 def _check_fields(log_m: np.ndarray, a: np.ndarray, matrix: np.ndarray) -> None:
     if log_m.ndim != 3 or log_m.shape != a.shape or not 1 <= log_m.size <= MAX_CONTROL_POINTS:
-        raise ToneFieldError(f"log m {log_m.shape} and a {a.shape} must be control grids [k, j, i] of one shape, "
-                             f"at most {MAX_CONTROL_POINTS} points")
+        raise ToneFieldError(
+            f"log m {log_m.shape} and a {a.shape} must be control grids [k, j, i] of one shape, "
+            f"at most {MAX_CONTROL_POINTS} points"
+        )
     if not (np.isfinite(log_m).all() and np.isfinite(a).all() and np.abs(log_m).max() <= MAX_LOG_M):
-        raise ToneFieldError(f"the fields must be finite, and log m between -{MAX_LOG_M} and {MAX_LOG_M}")
-    good = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1))
+        raise ToneFieldError(
+            f"the fields must be finite, and log m between -{MAX_LOG_M} and {MAX_LOG_M}"
+        )
+    good = (
+        matrix.shape == (4, 4)
+        and np.isfinite(matrix).all()
+        and np.allclose(matrix[3], (0, 0, 0, 1))
+    )
     if not good or np.linalg.cond(matrix[:3, :3]) > 1e6:
         raise ToneFieldError("control_to_ras must be a 4x4 matrix that can be inverted")

@@ -44,7 +44,9 @@ class Group:
     def check_batch(self, size: int) -> None:
         """Raises ValueError where the processes cannot share a batch of this size evenly."""
         if size % self.size:
-            raise ValueError(f"a batch of {size} cannot be shared by {self.size} processes: choose a multiple")
+            raise ValueError(
+                f"a batch of {size} cannot be shared by {self.size} processes: choose a multiple"
+            )
 
     def share(self, *batch: Tensor) -> list[Tensor]:
         """This process' part of a batch."""
@@ -78,23 +80,35 @@ class State:
 
     def begin_mean(self) -> None:
         """Let the running mean be the weights as they are, before the first step."""
-        self.mean = {name: weight.detach().clone() for name, weight in self.network.named_parameters()}
+        self.mean = {
+            name: weight.detach().clone() for name, weight in self.network.named_parameters()
+        }
 
     @property
     def rate(self) -> float:
         """The learning rate now: it rises over the first twentieth of the steps and falls as half a cosine."""
         s = self.settings
-        return s.learning_rate * min((self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps))
+        return s.learning_rate * min(
+            (self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps)
+        )
 
-    def update(self, optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], loss: Tensor, group: Group,
-               clip: float | None = None) -> None:
+    def update(
+        self,
+        optimiser: torch.optim.Optimizer,
+        weights: list[nn.Parameter],
+        loss: Tensor,
+        group: Group,
+        clip: float | None = None,
+    ) -> None:
         """One step of an optimiser with the gradients' mean over the processes.
 
         Raises:
             ValueError: The loss is not finite; the weights stay as they were.
         """
         if not torch.isfinite(loss):
-            raise ValueError(f"training went astray at step {self.step}: start afresh with a lower learning rate")
+            raise ValueError(
+                f"training went astray at step {self.step}: start afresh with a lower learning rate"
+            )
         for setting in optimiser.param_groups:
             setting["lr"] = self.rate
         optimiser.zero_grad()
@@ -125,8 +139,14 @@ class State:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        own = {"settings": plain(self.settings), "names": self.names, "step": self.step, "history": self.history,
-               "recent": self.recent, "mean": self.mean}
+        own = {
+            "settings": plain(self.settings),
+            "names": self.names,
+            "step": self.step,
+            "history": self.history,
+            "recent": self.recent,
+            "mean": self.mean,
+        }
         torch.save({**own, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
         part.replace(path)
 
@@ -137,22 +157,36 @@ class State:
             ValueError: It belongs to another training.
         """
         try:
-            kept = torch.load(path, map_location=next(self.network.parameters()).device, weights_only=True)
+            kept = torch.load(
+                path, map_location=next(self.network.parameters()).device, weights_only=True
+            )
             same = kept["settings"] == plain(self.settings) and kept["names"] == self.names
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no checkpoint of a training; choose another name") from error
+            raise ValueError(
+                f"{path} is no checkpoint of a training; choose another name"
+            ) from error
         if not same:
-            raise ValueError(f"{path} belongs to a training with other settings, or of other people, scans or networks; "
-                             "delete it to start afresh")
+            raise ValueError(
+                f"{path} belongs to a training with other settings, or of other people, scans or networks; "
+                "delete it to start afresh"
+            )
         self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
         self.recent = kept.get("recent", [])
         for name, part in self.parts.items():
             part.load_state_dict(kept[name])
 
 
-def run(state: State, advance: Callable[[], float], titles: tuple[str, str], group: Group = Group(),
-        checkpoint: Path | str | None = None, progress: Progress = Progress(), judge: Callable[[], float] | None = None,
-        every: int | None = None, begin: Callable[[], None] | None = None) -> None:
+def run(
+    state: State,
+    advance: Callable[[], float],
+    titles: tuple[str, str],
+    group: Group = Group(),
+    checkpoint: Path | str | None = None,
+    progress: Progress = Progress(),
+    judge: Callable[[], float] | None = None,
+    every: int | None = None,
+    begin: Callable[[], None] | None = None,
+) -> None:
     """Train to the last step, with checkpoints, learning curve and time left; goes on from the checkpoint if it is there.
 
     Args:
@@ -180,11 +214,20 @@ def run(state: State, advance: Callable[[], float], titles: tuple[str, str], gro
             _enter(state, titles, group, progress, judge)
         if checkpoint and group.rank == 0 and (last or state.step % s.checkpoint_every == 0):
             state.save(checkpoint)
-        progress.report(state.step / s.steps, f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
-                        f"{clock.left(state.step)} left")
+        progress.report(
+            state.step / s.steps,
+            f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
+            f"{clock.left(state.step)} left",
+        )
 
 
-def _enter(state: State, titles: tuple[str, str], group: Group, progress: Progress, judge: Callable[[], float] | None) -> None:
+def _enter(
+    state: State,
+    titles: tuple[str, str],
+    group: Group,
+    progress: Progress,
+    judge: Callable[[], float] | None,
+) -> None:
     """One more entry of the history."""
     known = torch.tensor(float(np.mean(state.recent)))
     group.average([known])

@@ -47,15 +47,37 @@ RIDGE, UNDECIDED, SURE = 0.1, 0.1, 0.5
 GHOST_MM, OVERLAP = 20.0, 0.02
 FRACTIONS = np.linspace(0, 1, 65)
 CONFIDENCE = 0.999
-OTHER_SCANNERS = {"cut face": 3.0, "slice jump": 3.0, "noise": 3.0, "sharpness": 3.0, "stripes": 3.0, "unevenness": 1.25,
-                  "repetition": 1.0}
+OTHER_SCANNERS = {
+    "cut face": 3.0,
+    "slice jump": 3.0,
+    "noise": 3.0,
+    "sharpness": 3.0,
+    "stripes": 3.0,
+    "unevenness": 1.25,
+    "repetition": 1.0,
+}
 LOSS, GAIN = 1.05, 1.25
 ROUNDS, FIRST_STEPS, STEPS, SEARCH_STEPS = 3, 12, 8, 8
 
 # What is measured of a person, in the order of the columns of "gate_figures".
-FIGURES = ("volume ml", "extent right-left mm", "extent front-back mm", "extent up-down mm", "likeness", "grey over fluid",
-           "white over grey", "asymmetry", "cut face", "slice jump", "noise", "sharpness", "stripes", "histogram distance",
-           "unevenness", "repetition")
+FIGURES = (
+    "volume ml",
+    "extent right-left mm",
+    "extent front-back mm",
+    "extent up-down mm",
+    "likeness",
+    "grey over fluid",
+    "white over grey",
+    "asymmetry",
+    "cut face",
+    "slice jump",
+    "noise",
+    "sharpness",
+    "stripes",
+    "histogram distance",
+    "unevenness",
+    "repetition",
+)
 LOGARITHMIC = FIGURES[10:]
 
 
@@ -78,7 +100,9 @@ class Check:
 def verdict(checks: Iterable[Check]) -> tuple[str, list[str]]:
     """("accepted", "flagged" or "refused"; what is wrong and what to do, the gravest first)."""
     failed = sorted((c for c in checks if not c.passed), key=lambda c: c.severity != "refused")
-    return (failed[0].severity if failed else "accepted"), list(dict.fromkeys(c.words for c in failed))
+    return (failed[0].severity if failed else "accepted"), list(
+        dict.fromkeys(c.words for c in failed)
+    )
 
 
 def table(checks: Iterable[Check]) -> Table:
@@ -88,13 +112,21 @@ def table(checks: Iterable[Check]) -> Table:
     def limit(value: float) -> str:
         return f"{value:.3g}" if np.isfinite(value) else ""
 
-    return Table("Checks", {"check": [c.name for c in checks], "value": [float(c.value) for c in checks],
-                            "from": [limit(c.low) for c in checks], "to": [limit(c.high) for c in checks],
-                            "passed": ["yes" if c.passed else f"no, {c.severity}" for c in checks],
-                            "in words": [c.words for c in checks]})
+    return Table(
+        "Checks",
+        {
+            "check": [c.name for c in checks],
+            "value": [float(c.value) for c in checks],
+            "from": [limit(c.low) for c in checks],
+            "to": [limit(c.high) for c in checks],
+            "passed": ["yes" if c.passed else f"no, {c.severity}" for c in checks],
+            "in words": [c.words for c in checks],
+        },
+    )
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
+
 
 def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list[Check]:
     """Is this the body part that the model knows, placed as its header says, of the right contrast, whole and clean?"""
@@ -105,11 +137,17 @@ def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list
     sizes = _size_checks(seen, limits)
     if not all(check.passed for check in sizes):
         return sizes
-    return sizes + _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
+    return (
+        sizes + _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
+    )
 
 
-def check_result(source: Scan | Look, result: Scan | Look, statistics: dict[str, np.ndarray],
-                 bits_per_dim: float | None = None) -> list[Check]:
+def check_result(
+    source: Scan | Look,
+    result: Scan | Look,
+    statistics: dict[str, np.ndarray],
+    bits_per_dim: float | None = None,
+) -> list[Check]:
     """Is the result typical of the target's people, neither too unlikely nor too likely, and as sharp as it may be?
 
     Args:
@@ -125,18 +163,37 @@ def check_result(source: Scan | Look, result: Scan | Look, statistics: dict[str,
     checks = _anatomy_checks(seen, statistics, limits, "result")
     before, after = look(source).quality, seen.quality
     for name, low_words, high_words in (
-            ("noise", "The result is smoother than images of the target scanner: detail may be lost.",
-             "The result is noisier than images of the target scanner."),
-            ("sharpness", "The result is blurred compared with images of the target scanner: detail may be lost.",
-             "The result is sharper than images of the target scanner: edges may be exaggerated.")):
+        (
+            "noise",
+            "The result is smoother than images of the target scanner: detail may be lost.",
+            "The result is noisier than images of the target scanner.",
+        ),
+        (
+            "sharpness",
+            "The result is blurred compared with images of the target scanner: detail may be lost.",
+            "The result is sharper than images of the target scanner: edges may be exaggerated.",
+        ),
+    ):
         low, high = limits.normal(name)
         # What the source was like is no fault of the result; a curve that gives grey and white their due contrast raises noise.
         low, high = min(low, before[name] / LOSS), max(high, before[name] * GAIN)
-        checks.append(_two_sided(f"{name} of the result", after[name], low, high, low_words + LOOK, high_words + LOOK))
+        checks.append(
+            _two_sided(
+                f"{name} of the result", after[name], low, high, low_words + LOOK, high_words + LOOK
+            )
+        )
     distance = histogram_distance(seen, statistics["gate_quantiles"])
-    checks.append(_two_sided("histogram distance of the result", distance, -np.inf, limits.normal("histogram distance")[1], "",
-                             "The intensities are not distributed as the target scanner's: it may not have been possible to "
-                             "harmonize this image." + LOOK))
+    checks.append(
+        _two_sided(
+            "histogram distance of the result",
+            distance,
+            -np.inf,
+            limits.normal("histogram distance")[1],
+            "",
+            "The intensities are not distributed as the target scanner's: it may not have been possible to "
+            "harmonize this image." + LOOK,
+        )
+    )
     if bits_per_dim is not None and "bits_per_dim" in statistics:
         checks.append(_bits_check(float(bits_per_dim), statistics))
     return checks
@@ -151,45 +208,96 @@ def _learned(statistics: dict[str, np.ndarray]) -> bool:
 
 
 def _unlearned() -> Check:
-    return Check("gate", np.nan, -np.inf, np.inf, False, "This model file knows nothing of the target's people, so nothing was "
-                 "checked: train it with a newer version, or judge the images yourself.")
+    return Check(
+        "gate",
+        np.nan,
+        -np.inf,
+        np.inf,
+        False,
+        "This model file knows nothing of the target's people, so nothing was "
+        "checked: train it with a newer version, or judge the images yourself.",
+    )
 
 
-def _two_sided(name: str, value: float, low: float, high: float, low_words: str, high_words: str,
-               severity: str = "flagged") -> Check:
+def _two_sided(
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    low_words: str,
+    high_words: str,
+    severity: str = "flagged",
+) -> Check:
     good = bool(low <= value <= high)
     words = "as in the target's people" if good else low_words if value < low else high_words
     return Check(name, float(value), float(low), float(high), good, words, severity)
 
 
 def _size_checks(seen: Look, limits: Limits) -> list[Check]:
-    advice = (" The model was trained on another body part or another kind of mask. If the image shows the whole head, give a "
-              "brain mask; else choose another model.")
+    advice = (
+        " The model was trained on another body part or another kind of mask. If the image shows the whole head, give a "
+        "brain mask; else choose another model."
+    )
     checks = []
     for name, value in size(seen).items():
         low, high = limits.size(name)
-        checks.append(_two_sided(name, value, low, high, *(f"What the mask covers is too {word} ({name}: {value:.0f}; "
-                                                           f"{low:.0f} to {high:.0f} are possible)." + advice
-                                                           for word in ("small", "large")), "refused"))
+        checks.append(
+            _two_sided(
+                name,
+                value,
+                low,
+                high,
+                *(
+                    f"What the mask covers is too {word} ({name}: {value:.0f}; "
+                    f"{low:.0f} to {high:.0f} are possible)." + advice
+                    for word in ("small", "large")
+                ),
+                "refused",
+            )
+        )
     return checks
 
 
-def _anatomy_checks(seen: Look, statistics: dict[str, np.ndarray], limits: Limits, which: str) -> list[Check]:
+def _anatomy_checks(
+    seen: Look, statistics: dict[str, np.ndarray], limits: Limits, which: str
+) -> list[Check]:
     moving, template = Moving(seen), Template.of(statistics)
     affine = place(moving, template)
     found = anatomy(moving.on_template(affine), template)
     low, unrecognised = limits.likeness()
     poor = found["likeness"] < low
-    checks = [_two_sided(f"anatomy of the {which}", found["likeness"], low, np.inf,
-                         _turned_words(moving, template, low) if poor else "", "", "refused")]
+    checks = [
+        _two_sided(
+            f"anatomy of the {which}",
+            found["likeness"],
+            low,
+            np.inf,
+            _turned_words(moving, template, low) if poor else "",
+            "",
+            "refused",
+        )
+    ]
     if found["likeness"] > unrecognised:
-        for name, tissues in (("grey over fluid", "Grey matter is not brighter than fluid"),
-                              ("white over grey", "White matter is not brighter than grey matter")):
-            checks.append(_two_sided(f"{name} in the {which}", found[name], limits.tissue(name), np.inf,
-                                     f"{tissues} where the target's people show it so: this looks like another contrast, such as "
-                                     "T2 given to a T1 model. Choose a model of this contrast.", "", "refused"))
+        for name, tissues in (
+            ("grey over fluid", "Grey matter is not brighter than fluid"),
+            ("white over grey", "White matter is not brighter than grey matter"),
+        ):
+            checks.append(
+                _two_sided(
+                    f"{name} in the {which}",
+                    found[name],
+                    limits.tissue(name),
+                    np.inf,
+                    f"{tissues} where the target's people show it so: this looks like another contrast, such as "
+                    "T2 given to a T1 model. Choose a model of this contrast.",
+                    "",
+                    "refused",
+                )
+            )
     if not poor:
-        checks.append(_side_check(found["asymmetry"], float(np.median(limits.column("asymmetry"))), which))
+        checks.append(
+            _side_check(found["asymmetry"], float(np.median(limits.column("asymmetry"))), which)
+        )
     # Of a poor likeness to which the contrast is all that is wrong, the contrast is what to speak of.
     wrong_contrast = poor and len(checks) > 1 and not all(c.passed for c in checks[1:])
     return checks[1:] + checks[:1] if wrong_contrast else checks
@@ -197,12 +305,20 @@ def _anatomy_checks(seen: Look, statistics: dict[str, np.ndarray], limits: Limit
 
 def _side_check(value: float, usual: float, which: str) -> Check:
     sure = value < -SURE * usual
-    check = _two_sided(f"left and right of the {which}", value, -UNDECIDED * usual, np.inf,
-                       f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the mirror "
-                       "image of the target's people's. Check the header's axes and how the file was converted.", "",
-                       "refused" if sure else "flagged")
+    check = _two_sided(
+        f"left and right of the {which}",
+        value,
+        -UNDECIDED * usual,
+        np.inf,
+        f"Left and right {'look' if sure else 'may be'} exchanged: the asymmetry of this brain is the mirror "
+        "image of the target's people's. Check the header's axes and how the file was converted.",
+        "",
+        "refused" if sure else "flagged",
+    )
     if check.passed and value < UNDECIDED * usual:
-        return replace(check, words="not decided: this brain is too symmetric to tell left from right")
+        return replace(
+            check, words="not decided: this brain is too symmetric to tell left from right"
+        )
     return check
 
 
@@ -212,11 +328,15 @@ def _turned_words(moving: Moving, template: Template, low: float) -> str:
     turn = int(np.argmin([cost for _, cost in tried]))
     best = likeness(moving.on_template(tried[turn][0])[0], template)
     if best < low * 0.8 or turn == 0:
-        return ("The anatomy of the target's people is not recognised in it: another body part or contrast, no brain mask, a "
-                "large part missing, or too poor an image. Check that the right file was chosen; give a brain mask if the image "
-                "shows the whole head.")
-    return (f"The voxels contradict the header: the image fits when it is {_turn_words(TURNS[turn])}. Correct the axis "
-            "directions of the file (convert it again from DICOM), so that it is shown upright.")
+        return (
+            "The anatomy of the target's people is not recognised in it: another body part or contrast, no brain mask, a "
+            "large part missing, or too poor an image. Check that the right file was chosen; give a brain mask if the image "
+            "shows the whole head."
+        )
+    return (
+        f"The voxels contradict the header: the image fits when it is {_turn_words(TURNS[turn])}. Correct the axis "
+        "directions of the file (convert it again from DICOM), so that it is shown upright."
+    )
 
 
 def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> float:
@@ -233,28 +353,51 @@ def _turn_words(turn: np.ndarray) -> str:
 
 def _quality_checks(seen: Look, limits: Limits) -> list[Check]:
     words = {
-        "cut face": ("", "The image or its mask ends in a flat face: part of the anatomy is cut off. Use a volume or mask that "
-                         "covers all of it."),
-        "slice jump": ("", "Some slices are much darker or brighter than their neighbours, or empty. Look through the slices; "
-                           "repeat the conversion, or leave this image out."),
-        "noise": ("The image is much smoother than those of the target's people: it was blurred or denoised, or its slices are "
-                  "thick. Use the original image.", "The image is much noisier than those of the target's people. Expect a noisy "
-                  "result; measurements on it are less reliable."),
-        "sharpness": ("The image is blurred compared with those of the target's people: motion, thick slices or smoothing. Use "
-                      "the original image.", ""),
-        "stripes": ("", "Regular stripes run through the image (a spike in the raw data, or interference). Have the raw data "
-                        "reconstructed again, or leave this image out."),
-        "unevenness": ("", "Fine detail lies everywhere instead of at edges: noise, or ripples from motion. Look for ripples "
-                           "along the outline; expect a poorer result."),
-        "repetition": ("", "The image repeats itself at a distance: a ghost from motion or flow lies over the anatomy. Look for "
-                           "a second outline; measurements where it lies are wrong."),
+        "cut face": (
+            "",
+            "The image or its mask ends in a flat face: part of the anatomy is cut off. Use a volume or mask that "
+            "covers all of it.",
+        ),
+        "slice jump": (
+            "",
+            "Some slices are much darker or brighter than their neighbours, or empty. Look through the slices; "
+            "repeat the conversion, or leave this image out.",
+        ),
+        "noise": (
+            "The image is much smoother than those of the target's people: it was blurred or denoised, or its slices are "
+            "thick. Use the original image.",
+            "The image is much noisier than those of the target's people. Expect a noisy "
+            "result; measurements on it are less reliable.",
+        ),
+        "sharpness": (
+            "The image is blurred compared with those of the target's people: motion, thick slices or smoothing. Use "
+            "the original image.",
+            "",
+        ),
+        "stripes": (
+            "",
+            "Regular stripes run through the image (a spike in the raw data, or interference). Have the raw data "
+            "reconstructed again, or leave this image out.",
+        ),
+        "unevenness": (
+            "",
+            "Fine detail lies everywhere instead of at edges: noise, or ripples from motion. Look for ripples "
+            "along the outline; expect a poorer result.",
+        ),
+        "repetition": (
+            "",
+            "The image repeats itself at a distance: a ghost from motion or flow lies over the anatomy. Look for "
+            "a second outline; measurements where it lies are wrong.",
+        ),
     }
     found = seen.quality
     checks = []
     for name, (low_words, high_words) in words.items():
         low, high = limits.normal(name, OTHER_SCANNERS[name])
         low, high = low if low_words else -np.inf, high if high_words else np.inf
-        checks.append(_two_sided(f"{name} of the source", found[name], low, high, low_words, high_words))
+        checks.append(
+            _two_sided(f"{name} of the source", found[name], low, high, low_words, high_words)
+        )
     return checks
 
 
@@ -263,12 +406,19 @@ def _bits_check(value: float, statistics: dict[str, np.ndarray]) -> Check:
     people = people[:, -1] if people.ndim == 2 else people
     apart = np.asarray(statistics.get("held_out", np.zeros(len(people)))) > 0
     low, high = prediction(people[apart] if apart.sum() > 1 else people)
-    return _two_sided("bits/dim of the result", value, low, high,
-                      "The flow finds the result too likely for the target's people: it may be too smooth, or empty." + LOOK,
-                      "The flow finds the result too unlikely for an image of the target scanner." + LOOK)
+    return _two_sided(
+        "bits/dim of the result",
+        value,
+        low,
+        high,
+        "The flow finds the result too likely for the target's people: it may be too smooth, or empty."
+        + LOOK,
+        "The flow finds the result too unlikely for an image of the target scanner." + LOOK,
+    )
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
+
 
 class Limits:
     """What the target's people allow; the module's docstring has the rules."""
@@ -301,11 +451,14 @@ class Limits:
 def prediction(people: np.ndarray, factor: float = 1.0) -> tuple[float, float]:
     """Where ``CONFIDENCE`` of further people lie if figures are normal, widened by ``factor``."""
     n = len(people)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * people.std(ddof=1) * np.sqrt(1 + 1 / n) * factor
+    half = (
+        stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * people.std(ddof=1) * np.sqrt(1 + 1 / n) * factor
+    )
     return float(people.mean() - half), float(people.mean() + half)
 
 
 # Learning the target ------------------------------------------------------------------------------------------------
+
 
 def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np.ndarray]:
     """What the gate needs to know of a target domain, float32 arrays; takes one scan at a time.
@@ -325,7 +478,9 @@ def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np
 def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, np.ndarray]:
     """See ``fit``."""
     if len(looks) < 2:
-        raise ValueError("the gate's limits need at least two people of the target scanner; twenty or more make them useful")
+        raise ValueError(
+            "the gate's limits need at least two people of the target scanner; twenty or more make them useful"
+        )
     progress = progress or Progress()
     moving = [Moving(seen) for seen in looks]
     affines = [one.start() for one in moving]
@@ -334,25 +489,44 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
         placed = [one.on_template(affine) for one, affine in zip(moving, affines)]
         total = np.sum(placed, 0)
         template = Template(*total / len(looks))
-        affines = [align(one, template, affine, 2, FIRST_STEPS)[0] for one, affine in zip(moving, affines)]
+        affines = [
+            align(one, template, affine, 2, FIRST_STEPS)[0] for one, affine in zip(moving, affines)
+        ]
         progress.report((turn + 1) / (ROUNDS + 2), "The gate learns the target's mean")
-    placed = [one.on_template(align(one, template, affine)[0]) for one, affine in zip(moving, affines)]
+    placed = [
+        one.on_template(align(one, template, affine)[0]) for one, affine in zip(moving, affines)
+    ]
     total = np.sum(placed, 0)
     asymmetries = np.stack([asymmetry(one[0]) for one in placed])
     quantiles = [np.quantile(seen.inside, FRACTIONS) for seen in looks]
     figures, turned = [], []
     for number, (seen, one) in enumerate(zip(looks, moving)):
-        others = Template(*(total - placed[number]) / (len(looks) - 1), _handed(np.delete(asymmetries, number, 0)))
+        others = Template(
+            *(total - placed[number]) / (len(looks) - 1), _handed(np.delete(asymmetries, number, 0))
+        )
         mean = (np.sum(quantiles, 0) - quantiles[number]) / (len(looks) - 1)
         affine = place(one, others)
-        found = {**size(seen), **anatomy(one.on_template(affine), others), **seen.quality,
-                 "histogram distance": histogram_distance(seen, mean)}
+        found = {
+            **size(seen),
+            **anatomy(one.on_template(affine), others),
+            **seen.quality,
+            "histogram distance": histogram_distance(seen, mean),
+        }
         figures.append([found[name] for name in FIGURES])
         turned.append(max(_turned_likeness(one, others, turn) for turn in TURNS[1:3]))
-        progress.report((ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2), "The gate learns the target's limits")
+        progress.report(
+            (ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2),
+            "The gate learns the target's limits",
+        )
     template = total / len(looks)
-    found = {"gate_template": template[0], "gate_mask": template[1], "gate_asymmetry": _handed(asymmetries),
-             "gate_figures": figures, "gate_turned": turned, "gate_quantiles": np.mean(quantiles, 0)}
+    found = {
+        "gate_template": template[0],
+        "gate_mask": template[1],
+        "gate_asymmetry": _handed(asymmetries),
+        "gate_figures": figures,
+        "gate_turned": turned,
+        "gate_quantiles": np.mean(quantiles, 0),
+    }
     return {name: np.asarray(values, np.float32) for name, values in found.items()}
 
 
@@ -373,6 +547,7 @@ def _handed(asymmetries: np.ndarray) -> np.ndarray:
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Look:
@@ -416,7 +591,7 @@ def shrink(scan: Scan) -> Scan:
     """
     region = [bound for axis in range(3) for bound in _extent(scan.mask, axis, 3)]
     image = volumes.crop(scan.volume, tuple(region))
-    mask = scan.mask[region[0]:region[1], region[2]:region[3], region[4]:region[5]]
+    mask = scan.mask[region[0] : region[1], region[2] : region[3], region[4] : region[5]]
     step = LOOK_MM / np.array(image.spacing_mm[::-1])
     if np.allclose(step, 1, atol=0.01):
         return Scan(image, mask, scan.scale, image)
@@ -441,8 +616,11 @@ def _extent(mask: np.ndarray, axis: int, margin: int = 0) -> tuple[int, int]:
 
 def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Inside the mask: minus the mean and over the deviation of the neighbourhood (Gaussian of 14 mm); 0 outside."""
+
     def blur(array):
-        return ndimage.gaussian_filter(array.astype(np.float32), FIELD_MM / LOOK_MM, mode="constant", truncate=3)
+        return ndimage.gaussian_filter(
+            array.astype(np.float32), FIELD_MM / LOOK_MM, mode="constant", truncate=3
+        )
 
     weight = np.maximum(blur(mask), 1e-3)
     centred = (image - blur(image * mask) / weight) * mask
@@ -453,21 +631,30 @@ def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 # Figures ------------------------------------------------------------------------------------------------------------
 
+
 def size(seen: Look) -> dict[str, float]:
     """Volume of the mask in ml; its extents in mm, each along the voxel axis nearest to it."""
     spacing = np.linalg.norm(seen.matrix[:3, :3], axis=0)
-    extents = [float(np.subtract(*_extent(seen.mask, axis)[::-1]) * spacing[2 - axis]) for axis in (2, 1, 0)]
-    return {"volume ml": float(seen.mask.sum() * spacing.prod() / 1000), **dict(zip(FIGURES[1:4], extents))}
+    extents = [
+        float(np.subtract(*_extent(seen.mask, axis)[::-1]) * spacing[2 - axis])
+        for axis in (2, 1, 0)
+    ]
+    return {
+        "volume ml": float(seen.mask.sum() * spacing.prod() / 1000),
+        **dict(zip(FIGURES[1:4], extents)),
+    }
 
 
 def anatomy(placed: np.ndarray, template: Template) -> dict[str, float]:
     """Likeness to the template, order of tissues and asymmetry, of a scan's (flat image, mask) on the template's grid."""
     flat = placed[0]
     dark, grey, white = template.tissues
-    return {"likeness": likeness(flat, template),
-            "grey over fluid": float(flat[grey].mean() - flat[dark].mean()),
-            "white over grey": float(flat[white].mean() - flat[grey].mean()),
-            "asymmetry": _handedness(asymmetry(flat), template)}
+    return {
+        "likeness": likeness(flat, template),
+        "grey over fluid": float(flat[grey].mean() - flat[dark].mean()),
+        "white over grey": float(flat[white].mean() - flat[grey].mean()),
+        "asymmetry": _handedness(asymmetry(flat), template),
+    }
 
 
 def likeness(flat: np.ndarray, template: Template) -> float:
@@ -483,7 +670,9 @@ def asymmetry(flat: np.ndarray) -> np.ndarray:
     Finer folds differ between people; coarser shades are where remains of a field would be taken for anatomy.
     """
     difference = flat - flat[:, :, ::-1]
-    fine, coarse = (ndimage.gaussian_filter(difference, mm / TEMPLATE_MM) for mm in (FOLDS_MM, SHADES_MM))
+    fine, coarse = (
+        ndimage.gaussian_filter(difference, mm / TEMPLATE_MM) for mm in (FOLDS_MM, SHADES_MM)
+    )
     return (fine - coarse).astype(np.float32)
 
 
@@ -513,15 +702,27 @@ def quality(seen: Look) -> dict[str, float]:
         area = seen.mask.sum(axis=others)[low:high]
         cuts.append(max(area[:2].max(), area[-2:].max()) / area.max())
         total = np.pad(seen.image.sum(axis=others)[low:high], 1)
-        jumps.append(np.abs(total[1:-1] - (total[2:] + total[:-2]) / 2)[1:-1].max(initial=0) / max(total.max(), 1e-6))
-    return {"cut face": float(max(cuts)), "slice jump": float(max(jumps)), "noise": float(noise), "sharpness": float(sharpness),
-            "stripes": stripes(seen.flat), "unevenness": float(noise / sharpness), "repetition": repetition(detail * core, core)}
+        jumps.append(
+            np.abs(total[1:-1] - (total[2:] + total[:-2]) / 2)[1:-1].max(initial=0)
+            / max(total.max(), 1e-6)
+        )
+    return {
+        "cut face": float(max(cuts)),
+        "slice jump": float(max(jumps)),
+        "noise": float(noise),
+        "sharpness": float(sharpness),
+        "stripes": stripes(seen.flat),
+        "unevenness": float(noise / sharpness),
+        "repetition": repetition(detail * core, core),
+    }
 
 
 def stripes(flat: np.ndarray) -> float:
     """The strongest single frequency beyond 0.1 per voxel, over the median amplitude of frequencies as high."""
     amplitude = np.abs(np.fft.rfftn(flat))
-    frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in flat.shape[:2]), np.fft.rfftfreq(flat.shape[2]), indexing="ij")
+    frequencies = np.meshgrid(
+        *(np.fft.fftfreq(n) for n in flat.shape[:2]), np.fft.rfftfreq(flat.shape[2]), indexing="ij"
+    )
     shell = np.digitize(np.sqrt(sum(f**2 for f in frequencies)), np.linspace(0.1, 0.5, 17))
     shells = [amplitude[shell == number] for number in range(1, 17) if (shell == number).any()]
     return float(max((one.max() / max(np.median(one), 1e-9) for one in shells), default=1.0))
@@ -543,13 +744,21 @@ def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
         length, padded = lines.shape[2], fft.next_fast_len(2 * lines.shape[2], real=True)
         image, square, inside = (fft.rfft(a, padded) for a in (lines, lines**2, inside))
 
-        def at_shifts(one, other, length=length, padded=padded):  # sums over the overlap, for every shift
+        def at_shifts(
+            one, other, length=length, padded=padded
+        ):  # sums over the overlap, for every shift
             return fft.irfft(np.einsum("kjf,kjf->f", one.conj(), other), padded)[:length]
 
-        together, first, second = at_shifts(image, image), at_shifts(square, inside), at_shifts(inside, square)
+        together, first, second = (
+            at_shifts(image, image),
+            at_shifts(square, inside),
+            at_shifts(inside, square),
+        )
         share = at_shifts(inside, inside) / mask.sum()
         far = (share > OVERLAP) & (np.arange(length) * LOOK_MM >= GHOST_MM)
-        found += list(together[far] / np.sqrt(np.maximum(first * second, 1e-9))[far] * np.sqrt(share[far]))
+        found += list(
+            together[far] / np.sqrt(np.maximum(first * second, 1e-9))[far] * np.sqrt(share[far])
+        )
     usual = np.sqrt(np.mean(np.square(found))) if found else 0.0
     return float(max(max(found) / usual, 0.1)) if usual > 0 else 1.0
 
@@ -563,9 +772,15 @@ def histogram_distance(seen: Look, quantiles: np.ndarray) -> float:
 
 # Rotations by multiples of 90 degrees, the first three being none, front to back and upside down (with left and right
 # exchanged, which hardly matters to the fit of a brain, as a mirror image would have it).
-_SIGNED = [np.eye(3)[:, list(axes)] * signs for axes in permutations(range(3)) for signs in product((1.0, -1.0), repeat=3)]
+_SIGNED = [
+    np.eye(3)[:, list(axes)] * signs
+    for axes in permutations(range(3))
+    for signs in product((1.0, -1.0), repeat=3)
+]
 _FIRST = [np.eye(3), np.diag([-1.0, -1.0, 1.0]), np.diag([-1.0, 1.0, -1.0])]
-TURNS = _FIRST + [m for m in _SIGNED if np.linalg.det(m) > 0 and not any(np.array_equal(m, f) for f in _FIRST)]
+TURNS = _FIRST + [
+    m for m in _SIGNED if np.linalg.det(m) > 0 and not any(np.array_equal(m, f) for f in _FIRST)
+]
 
 
 class Template:
@@ -584,14 +799,23 @@ class Template:
         if not self.inside.any():  # people that hardly overlap; no limit will be met
             self.inside = self.even_mask >= self.even_mask.max()
         parts = np.linspace(0, 1, BINS + 1)[1:-1]
-        self.bins, self.even_bins = (np.searchsorted(np.quantile(a[self.inside], parts), a) for a in (self.flat, self.even_flat))
+        self.bins, self.even_bins = (
+            np.searchsorted(np.quantile(a[self.inside], parts), a)
+            for a in (self.flat, self.even_flat)
+        )
         core = self.mask > 0.9 if (self.mask > 0.9).any() else self.inside
         dark, low, high, bright = np.quantile(self.flat[core], [0.08, 0.3, 0.55, 0.75])
-        self.tissues = (core & (self.flat <= dark), core & (self.flat >= low) & (self.flat <= high), core & (self.flat >= bright))
+        self.tissues = (
+            core & (self.flat <= dark),
+            core & (self.flat >= low) & (self.flat <= high),
+            core & (self.flat >= bright),
+        )
 
     @staticmethod
     def of(statistics: dict[str, np.ndarray]) -> Template:
-        return Template(statistics["gate_template"], statistics["gate_mask"], statistics["gate_asymmetry"])
+        return Template(
+            statistics["gate_template"], statistics["gate_mask"], statistics["gate_asymmetry"]
+        )
 
 
 class Moving:
@@ -599,9 +823,14 @@ class Moving:
 
     def __init__(self, seen: Look):
         self.inverse = np.linalg.inv(seen.matrix)
-        self.channels = [ndimage.gaussian_filter(np.asarray(c, np.float32), 1.0, mode="constant") for c in (seen.flat, seen.mask)]
+        self.channels = [
+            ndimage.gaussian_filter(np.asarray(c, np.float32), 1.0, mode="constant")
+            for c in (seen.flat, seen.mask)
+        ]
         # Padded, so that masks which touch the border have slopes there too, and a volume of one slice has any.
-        self.slopes = [[s[1:-1, 1:-1, 1:-1] for s in np.gradient(np.pad(c, 1))] for c in self.channels]
+        self.slopes = [
+            [s[1:-1, 1:-1, 1:-1] for s in np.gradient(np.pad(c, 1))] for c in self.channels
+        ]
         k, j, i = (axis.mean() for axis in np.nonzero(seen.mask))
         self.centre = (seen.matrix @ [i, j, k, 1])[:3]
 
@@ -615,12 +844,19 @@ class Moving:
     def values(self, places: np.ndarray) -> np.ndarray:
         """(2, N): flat image and mask at RAS places (3, N); 0 outside."""
         kji = self._indices(places)
-        return np.stack([ndimage.map_coordinates(c, kji, order=1) for c in self.channels]).astype(np.float64)
+        return np.stack([ndimage.map_coordinates(c, kji, order=1) for c in self.channels]).astype(
+            np.float64
+        )
 
     def gradients(self, places: np.ndarray) -> np.ndarray:
         """(2, 3, N), per RAS mm."""
         kji = self._indices(places)
-        along = np.stack([[ndimage.map_coordinates(s, kji, order=1) for s in slopes[::-1]] for slopes in self.slopes])
+        along = np.stack(
+            [
+                [ndimage.map_coordinates(s, kji, order=1) for s in slopes[::-1]]
+                for slopes in self.slopes
+            ]
+        )
         return np.einsum("cin,ij->cjn", along.astype(np.float64), self.inverse[:3, :3])
 
     def on_template(self, affine: np.ndarray) -> np.ndarray:
@@ -641,8 +877,14 @@ def place(moving: Moving, template: Template) -> np.ndarray:
     return align(moving, template, align(moving, template, moving.start(), 2, FIRST_STEPS)[0])[0]
 
 
-def align(moving: Moving, template: Template, start: np.ndarray, every: int = 1, steps: int = STEPS,
-          image_weight: float = 0.3) -> tuple[np.ndarray, float]:
+def align(
+    moving: Moving,
+    template: Template,
+    start: np.ndarray,
+    every: int = 1,
+    steps: int = STEPS,
+    image_weight: float = 0.3,
+) -> tuple[np.ndarray, float]:
     """The affine map (3, 4) from template points to the scan's RAS mm that fits best, and its cost.
 
     Gauss-Newton on two residuals: mask minus mask near the template, and, inside it, the image minus its mean over the places
@@ -654,7 +896,9 @@ def align(moving: Moving, template: Template, start: np.ndarray, every: int = 1,
     thin = (slice(None, None, every),) * 3
     near = ndimage.binary_dilation(template.even_mask[thin] > 0.05, iterations=2).ravel()
     points = _points(every)[:, near]
-    inside, expected_mask, bins = (a[thin].ravel()[near] for a in (template.inside, template.even_mask, template.even_bins))
+    inside, expected_mask, bins = (
+        a[thin].ravel()[near] for a in (template.inside, template.even_mask, template.even_bins)
+    )
     affine, best = start, (start, np.inf)
     for _ in range(steps):
         image, mask = moving.values(affine @ points)
@@ -666,8 +910,16 @@ def align(moving: Moving, template: Template, start: np.ndarray, every: int = 1,
         if before - cost < 1e-3 * cost and before < np.inf and cost <= before:
             break
         of_image, of_mask = moving.gradients(affine @ points)
-        jacobian = np.concatenate([(slope[:, None] * at[None]).reshape(12, -1) for slope, at in (
-            (of_mask, points), (image_weight * of_image[:, inside], points[:, inside]))], axis=1)
+        jacobian = np.concatenate(
+            [
+                (slope[:, None] * at[None]).reshape(12, -1)
+                for slope, at in (
+                    (of_mask, points),
+                    (image_weight * of_image[:, inside], points[:, inside]),
+                )
+            ],
+            axis=1,
+        )
         normal = jacobian @ jacobian.T
         normal += np.diag(1e-3 * np.diag(normal) + 1e-9)
         affine = affine + np.linalg.solve(normal, jacobian @ residual).reshape(3, 4)

@@ -57,27 +57,42 @@ class Volume:
         _require_finite(array, self.name)
         return array
 
-    def with_array(self, array: np.ndarray, name: str | None = None, units: str | None = None) -> Volume:
+    def with_array(
+        self, array: np.ndarray, name: str | None = None, units: str | None = None
+    ) -> Volume:
         """The same grid with other values. Raises VolumeError if the shape differs."""
         if array.shape != self.shape:
-            raise VolumeError(f"An array of shape {array.shape} does not fit '{self.name}', {self.shape}.")
-        return replace(self, array=array, name=self.name if name is None else name,
-                       units=self.units if units is None else units)
+            raise VolumeError(
+                f"An array of shape {array.shape} does not fit '{self.name}', {self.shape}."
+            )
+        return replace(
+            self,
+            array=array,
+            name=self.name if name is None else name,
+            units=self.units if units is None else units,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
+
 
 def check(volume: Volume, finite: bool = True) -> Volume:
     """Return ``volume`` if it can be used, else raise VolumeError: 3-D, not empty, real, placed in space, finite."""
     array, name = volume.array, volume.name
     if array.ndim != 3:
-        raise VolumeError(f"'{name}' has {array.ndim} dimensions, {array.shape}; one scalar 3-D image is needed. "
-                          "Choose one time point or one component and save it as a volume of its own.")
+        raise VolumeError(
+            f"'{name}' has {array.ndim} dimensions, {array.shape}; one scalar 3-D image is needed. "
+            "Choose one time point or one component and save it as a volume of its own."
+        )
     if array.size == 0:
-        raise VolumeError(f"'{name}' is empty, shape {array.shape}. Choose a volume that has voxels.")
+        raise VolumeError(
+            f"'{name}' is empty, shape {array.shape}. Choose a volume that has voxels."
+        )
     if array.dtype.kind not in "biuf":
-        raise VolumeError(f"'{name}' holds values of type {array.dtype}; real numbers are needed. "
-                          "Convert it to a real type first (the magnitude of a complex image).")
+        raise VolumeError(
+            f"'{name}' holds values of type {array.dtype}; real numbers are needed. "
+            "Convert it to a real type first (the magnitude of a complex image)."
+        )
     if finite and array.dtype.kind == "f":
         _require_finite(array, name)
     _require_geometry(volume)
@@ -87,19 +102,27 @@ def check(volume: Volume, finite: bool = True) -> Volume:
 def _require_finite(array: np.ndarray, name: str) -> None:
     bad = int(array.size - np.count_nonzero(np.isfinite(array)))
     if bad:
-        raise VolumeError(f"'{name}': {bad} of {array.size} voxels are NaN, infinite or beyond single precision. "
-                          "Replace them with a real background value (numpy.nan_to_num) or crop them away.")
+        raise VolumeError(
+            f"'{name}': {bad} of {array.size} voxels are NaN, infinite or beyond single precision. "
+            "Replace them with a real background value (numpy.nan_to_num) or crop them away."
+        )
 
 
 def _require_geometry(volume: Volume) -> None:
     matrix = np.asarray(volume.ijk_to_ras)
-    good = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-9)
+    good = (
+        matrix.shape == (4, 4)
+        and np.isfinite(matrix).all()
+        and np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-9)
+    )
     if good:
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
         good = lengths.min() > 0 and abs(np.linalg.det(matrix[:3, :3] / lengths)) > 1e-6
     if not good:
-        raise VolumeError(f"'{volume.name}' has no usable position in space: its IJK-to-RAS matrix cannot be inverted "
-                          f"({np.array2string(matrix, precision=3)}). Correct its spacing and axis directions.")
+        raise VolumeError(
+            f"'{volume.name}' has no usable position in space: its IJK-to-RAS matrix cannot be inverted "
+            f"({np.array2string(matrix, precision=3)}). Correct its spacing and axis directions."
+        )
 
 
 def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
@@ -113,11 +136,14 @@ def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
 
 # ------------------------------------------------------------------------------------------------ axes and regions
 
+
 def orientation(volume: Volume) -> str:
     """Where i, j and k rise to, nearest patient axes: "LPS" means i to the left, j posterior, k superior."""
     axes = _patient_axes(volume.ijk_to_ras)
-    return "".join("RAS"[axis] if volume.ijk_to_ras[axis, column] > 0 else "LPI"[axis]
-                   for column, axis in enumerate(axes))
+    return "".join(
+        "RAS"[axis] if volume.ijk_to_ras[axis, column] > 0 else "LPI"[axis]
+        for column, axis in enumerate(axes)
+    )
 
 
 def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
@@ -134,7 +160,10 @@ def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
 def _patient_axes(matrix: np.ndarray) -> tuple[int, int, int]:
     """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together: none is taken twice."""
     cosines = np.abs(matrix[:3, :3]) / np.linalg.norm(matrix[:3, :3], axis=0)
-    return max(permutations(range(3)), key=lambda axes: round(sum(cosines[axes[c], c] for c in range(3)), 9))
+    return max(
+        permutations(range(3)),
+        key=lambda axes: round(sum(cosines[axes[c], c] for c in range(3)), 9),
+    )
 
 
 def _whole(volume: Volume) -> Region:
@@ -153,9 +182,13 @@ def crop(volume: Volume, region: Region) -> Volume:
     Raises VolumeError if the region is empty or not inside the volume.
     """
     k0, k1, j0, j1, i0, i1 = region
-    if not all(0 <= low < high <= size for low, high, size in zip(region[::2], region[1::2], volume.shape)):
-        raise VolumeError(f"Region {tuple(region)} is empty or reaches outside '{volume.name}', shape {volume.shape}. "
-                          "Place the region inside the volume.")
+    if not all(
+        0 <= low < high <= size for low, high, size in zip(region[::2], region[1::2], volume.shape)
+    ):
+        raise VolumeError(
+            f"Region {tuple(region)} is empty or reaches outside '{volume.name}', shape {volume.shape}. "
+            "Place the region inside the volume."
+        )
     matrix = volume.ijk_to_ras.copy()
     matrix[:, 3] = volume.ijk_to_ras @ (i0, j0, k0, 1.0)
     array = np.ascontiguousarray(volume.array[k0:k1, j0:j1, i0:i1])
@@ -179,12 +212,15 @@ def region_from_ras_points(volume: Volume, points: np.ndarray) -> Region:
     return tuple(int(bound) for axis in (2, 1, 0) for bound in (low[axis], high[axis]))
 
 
-def region_from_ras_box(volume: Volume, low: tuple[float, float, float], high: tuple[float, float, float]) -> Region:
+def region_from_ras_box(
+    volume: Volume, low: tuple[float, float, float], high: tuple[float, float, float]
+) -> Region:
     """The region that holds the box between RAS corners ``low`` and ``high``, mm (see region_from_ras_points)."""
     return region_from_ras_points(volume, np.array(list(product(*zip(low, high)))))
 
 
 # ---------------------------------------------------------------------------------------------------- reorientation
+
 
 def reorient(volume: Volume, axes: str = "LPS") -> Volume:
     """Permute and flip the array axes so that i, j, k rise nearest to ``axes``; no value and no place changes."""
@@ -192,7 +228,10 @@ def reorient(volume: Volume, axes: str = "LPS") -> Volume:
     wanted = [letters[letter] for letter in axes]
     present = _patient_axes(volume.ijk_to_ras)
     columns = [present.index(axis) for axis, _ in wanted]
-    flips = [(volume.ijk_to_ras[axis, column] > 0) != (sign > 0) for (axis, sign), column in zip(wanted, columns)]
+    flips = [
+        (volume.ijk_to_ras[axis, column] > 0) != (sign > 0)
+        for (axis, sign), column in zip(wanted, columns)
+    ]
     return _permuted(volume, columns, flips)
 
 
@@ -201,14 +240,20 @@ def reorient_like(volume: Volume, original: Volume) -> Volume:
 
     Raises VolumeError if the two grids are not the same voxels in another order.
     """
-    relation = np.linalg.inv(volume.ijk_to_ras) @ original.ijk_to_ras  # original indices -> volume indices
+    relation = (
+        np.linalg.inv(volume.ijk_to_ras) @ original.ijk_to_ras
+    )  # original indices -> volume indices
     signs = np.rint(relation[:3, :3]).astype(int)
     columns = np.abs(signs).argmax(axis=0)
     back = volume
     if sorted(columns) == [0, 1, 2]:
-        back = _permuted(volume, list(columns), [signs[column, new] < 0 for new, column in enumerate(columns)])
+        back = _permuted(
+            volume, list(columns), [signs[column, new] < 0 for new, column in enumerate(columns)]
+        )
     if not same_grid(back, original):
-        raise VolumeError(f"'{volume.name}' and '{original.name}' do not cover the same voxels; resample one first.")
+        raise VolumeError(
+            f"'{volume.name}' and '{original.name}' do not cover the same voxels; resample one first."
+        )
     return replace(back, ijk_to_ras=original.ijk_to_ras)
 
 
@@ -226,6 +271,7 @@ def _permuted(volume: Volume, columns: list[int], flips: list[bool]) -> Volume:
 
 # ------------------------------------------------------------------------------------------------------- resampling
 
+
 def overlap_fraction(volume: Volume, reference: Volume) -> float:
     """Share (0 to 1) of the reference's voxels whose centres lie inside ``volume``.
 
@@ -233,11 +279,16 @@ def overlap_fraction(volume: Volume, reference: Volume) -> float:
     """
     to_volume = np.linalg.inv(volume.ijk_to_ras) @ reference.ijk_to_ras
     try:
-        region = region_from_ras_points(reference, (volume.ijk_to_ras @ _corners(_whole(volume)))[:3].T)
+        region = region_from_ras_points(
+            reference, (volume.ijk_to_ras @ _corners(_whole(volume)))[:3].T
+        )
     except VolumeError:
         return 0.0
     # Sampling inside the box only: a small volume in a large reference is not missed.
-    k, j, i = (np.linspace(low, high - 1, min(high - low, 64)) for low, high in zip(region[::2], region[1::2]))
+    k, j, i = (
+        np.linspace(low, high - 1, min(high - low, 64))
+        for low, high in zip(region[::2], region[1::2])
+    )
     inside = np.ones((len(k), len(j), len(i)), dtype=bool)
     for row, size in zip(to_volume[:3], volume.shape[::-1]):
         index = row[0] * i + row[1] * j[:, None] + row[2] * k[:, None, None] + row[3]
@@ -246,7 +297,9 @@ def overlap_fraction(volume: Volume, reference: Volume) -> float:
     return float(inside.mean() * box / np.prod(reference.shape))
 
 
-def resample(volume: Volume, reference: Volume, order: str = "linear", fill: float | None = None) -> Volume:
+def resample(
+    volume: Volume, reference: Volume, order: str = "linear", fill: float | None = None
+) -> Volume:
     """``volume`` on the grid of ``reference``; the same grid gives the same values back, untouched.
 
     Args:
@@ -261,8 +314,10 @@ def resample(volume: Volume, reference: Volume, order: str = "linear", fill: flo
     if same_grid(volume, reference, tolerance=1e-6):
         return replace(volume, ijk_to_ras=reference.ijk_to_ras)
     if overlap_fraction(volume, reference) == 0:
-        raise VolumeError(f"'{volume.name}' and '{reference.name}' do not overlap in space. Choose images of the same "
-                          "patient and place, or register them first (check their transforms).")
+        raise VolumeError(
+            f"'{volume.name}' and '{reference.name}' do not overlap in space. Choose images of the same "
+            "patient and place, or register them first (check their transforms)."
+        )
     if fill is None:
         fill = 0 if volume.array.dtype == bool else volume.array.min()
     image = to_image(volume)
@@ -271,8 +326,17 @@ def resample(volume: Volume, reference: Volume, order: str = "linear", fill: flo
         kind = sitk.sitkFloat32 if np.can_cast(volume.array.dtype, np.float32) else sitk.sitkFloat64
     origin, spacing, direction = _geometry(reference)
     size = [int(length) for length in reference.shape[::-1]]
-    image = sitk.Resample(image, size, sitk.Transform(), INTERPOLATORS[order], origin, spacing, direction,
-                          float(fill), kind)
+    image = sitk.Resample(
+        image,
+        size,
+        sitk.Transform(),
+        INTERPOLATORS[order],
+        origin,
+        spacing,
+        direction,
+        float(fill),
+        kind,
+    )
     array = sitk.GetArrayFromImage(image)
     if volume.array.dtype == bool and order == "nearest":
         array = array.astype(bool)
@@ -284,7 +348,9 @@ def _geometry(volume: Volume) -> tuple[list[float], list[float], list[float]]:
     lps = RAS_FROM_LPS @ volume.ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     direction = lps[:3, :3] / spacing
-    direction[np.abs(direction) < 1e-15] = 0  # ITK inverts by SVD, which underflows on denormal numbers
+    direction[np.abs(direction) < 1e-15] = (
+        0  # ITK inverts by SVD, which underflows on denormal numbers
+    )
     return lps[:3, 3].tolist(), spacing.tolist(), direction.ravel().tolist()
 
 
@@ -310,6 +376,7 @@ def _ijk_to_ras(image) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------ files
 
+
 def load(path: str | os.PathLike) -> Volume:
     """Read a scalar 3-D image: NIfTI, NRRD, MHA (whatever ITK reads), or a folder that holds one DICOM series.
 
@@ -325,9 +392,14 @@ def load(path: str | os.PathLike) -> Volume:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        hint = ("Its axes are not at right angles; resample it in the program that wrote it, or save it as NRRD."
-                if "orthonormal" in str(error) else "Is it a complete NIfTI, NRRD or MHA file?")
-        raise VolumeError(f"'{path}' cannot be read as an image. {hint} (ITK: {_reason(error)})") from error
+        hint = (
+            "Its axes are not at right angles; resample it in the program that wrote it, or save it as NRRD."
+            if "orthonormal" in str(error)
+            else "Is it a complete NIfTI, NRRD or MHA file?"
+        )
+        raise VolumeError(
+            f"'{path}' cannot be read as an image. {hint} (ITK: {_reason(error)})"
+        ) from error
     if image.HasMetaDataKey("vox_offset"):
         _require_whole_nifti(image, path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
@@ -353,11 +425,15 @@ def _require_whole_nifti(image: sitk.Image, path: Path) -> None:
 def _pixels(image: sitk.Image, path: Path) -> np.ndarray:
     size = image.GetSize()
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise VolumeError(f"'{path}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour, vectors or "
-                          "a series); a scalar image is needed. Save one component as a volume of its own.")
+        raise VolumeError(
+            f"'{path}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour, vectors or "
+            "a series); a scalar image is needed. Save one component as a volume of its own."
+        )
     if image.GetDimension() != 3:
-        raise VolumeError(f"'{path}' has {image.GetDimension()} dimensions, {size}; a 3-D image is needed. "
-                          "Save one time point as a volume of its own.")
+        raise VolumeError(
+            f"'{path}' has {image.GetDimension()} dimensions, {size}; a 3-D image is needed. "
+            "Save one time point as a volume of its own."
+        )
     return sitk.GetArrayFromImage(image)
 
 
@@ -365,17 +441,23 @@ def _load_dicom(folder: Path) -> Volume:
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         found = f"{len(series)} DICOM series ({', '.join(series)})" if series else "no DICOM images"
-        raise VolumeError(f"The folder '{folder}' holds {found}; one series is needed. Give the folder of one series.")
+        raise VolumeError(
+            f"The folder '{folder}' holds {found}; one series is needed. Give the folder of one series."
+        )
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
         if len(set(map(tuple, _slice_tags(reader, *RESCALE_TAGS)))) > 1:
-            reader.SetOutputPixelType(sitk.sitkFloat64)  # ITK took the type that fits the first slice
+            reader.SetOutputPixelType(
+                sitk.sitkFloat64
+            )  # ITK took the type that fits the first slice
             image = reader.Execute()
     except RuntimeError as error:
-        raise VolumeError(f"The DICOM series in '{folder}' cannot be read. ({_reason(error)})") from error
+        raise VolumeError(
+            f"The DICOM series in '{folder}' cannot be read. ({_reason(error)})"
+        ) from error
     array, matrix = _pixels(image, folder), _ijk_to_ras(image)
     if len(array) > 1:
         matrix[:3, 2] = _slice_step(_slice_tags(reader, "0020|0032"), folder)
@@ -383,13 +465,23 @@ def _load_dicom(folder: Path) -> Volume:
     return Volume(array, matrix, folder.resolve().name, units)
 
 
-RESCALE_TAGS = ("0028|1053", "0028|1052", "0028|0101", "0028|0103")  # slope, intercept, bits stored, signed
+RESCALE_TAGS = (
+    "0028|1053",
+    "0028|1052",
+    "0028|0101",
+    "0028|0103",
+)  # slope, intercept, bits stored, signed
 
 
 def _slice_tags(reader: sitk.ImageSeriesReader, *tags: str) -> list[list[str]]:
     """The values of some DICOM tags, slice by slice; "" where absent."""
-    return [[reader.GetMetaData(k, tag).strip() if reader.HasMetaDataKey(k, tag) else "" for tag in tags]
-            for k in range(len(reader.GetFileNames()))]
+    return [
+        [
+            reader.GetMetaData(k, tag).strip() if reader.HasMetaDataKey(k, tag) else ""
+            for tag in tags
+        ]
+        for k in range(len(reader.GetFileNames()))
+    ]
 
 
 def _slice_step(positions: list[list[str]], folder: Path) -> np.ndarray:
@@ -397,12 +489,14 @@ def _slice_step(positions: list[list[str]], folder: Path) -> np.ndarray:
 
     Raises VolumeError if the slices are not evenly spaced: a gap would put everything behind it in the wrong place.
     """
-    lps = np.array([[float(number) for number in text.split("\\")] for text, in positions])
+    lps = np.array([[float(number) for number in text.split("\\")] for (text,) in positions])
     step = (lps[-1] - lps[0]) / (len(lps) - 1)
     off = np.linalg.norm(lps - lps[0] - np.arange(len(lps))[:, None] * step, axis=1).max()
     if off > 0.02 * np.linalg.norm(step):
-        raise VolumeError(f"The slices in '{folder}' are not evenly spaced (off by up to {off:.2f} mm). "
-                          "Look for missing or repeated slices, or resample the series evenly in Slicer first.")
+        raise VolumeError(
+            f"The slices in '{folder}' are not evenly spaced (off by up to {off:.2f} mm). "
+            "Look for missing or repeated slices, or resample the series evenly in Slicer first."
+        )
     return RAS_FROM_LPS[:3, :3] @ step
 
 
@@ -415,21 +509,27 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
     path = Path(path)
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise VolumeError(f"'{path.name}' has no ending that can be written; use one of {', '.join(SUFFIXES)}.")
+        raise VolumeError(
+            f"'{path.name}' has no ending that can be written; use one of {', '.join(SUFFIXES)}."
+        )
     check(volume)
-    partial = path.with_name(f".{path.name[:-len(suffix)]}.partial{os.getpid()}{suffix}")
+    partial = path.with_name(f".{path.name[: -len(suffix)]}.partial{os.getpid()}{suffix}")
     try:
         sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(partial))
         reader.ReadImageInformation()
         if not same_grid(volume, replace(volume, ijk_to_ras=_ijk_to_ras(reader))):
-            raise VolumeError(f"{suffix} cannot hold the position of '{volume.name}': its axes are not at right angles."
-                              " Save it as .nrrd, or resample it first.")
+            raise VolumeError(
+                f"{suffix} cannot hold the position of '{volume.name}': its axes are not at right angles."
+                " Save it as .nrrd, or resample it first."
+            )
         os.replace(partial, path)
     except (RuntimeError, OSError) as error:
-        raise VolumeError(f"'{path}' cannot be written. Is the folder there, writable, and the disk not full? "
-                          f"({_reason(error)})") from error
+        raise VolumeError(
+            f"'{path}' cannot be written. Is the folder there, writable, and the disk not full? "
+            f"({_reason(error)})"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -437,11 +537,16 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
 
 def scan_name(path: Path) -> str:
     """What a scan is called in tables and lists: its file's name without the suffix, a folder's whole name."""
-    return next((path.name[:-len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.name)
+    return next(
+        (path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.name
+    )
 
 
 def _stem(path: Path) -> str:
-    return next((path.name[:-len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
+    return next(
+        (path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)),
+        path.stem,
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,9 @@ def build(name: str, /, **arguments) -> nn.Module:
         ValueError: Unknown name, or arguments that the architecture refuses; the message says which.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; this version knows {', '.join(sorted(ARCHITECTURES))}")
+        raise ValueError(
+            f"unknown architecture {name!r}; this version knows {', '.join(sorted(ARCHITECTURES))}"
+        )
     try:
         return ARCHITECTURES[name](**arguments)
     except TypeError as error:

@@ -26,9 +26,18 @@ from . import processes, register
 from .flow import CONSTANT, SMALLEST_DEVIATION
 
 # (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory there is.
-RANGES = {"channels": (2, 1024), "condition_channels": (1, 4096), "condition_size": (1, 4096), "blocks": (1, 64),
-          "hidden": (1, 4096), "depth": (0, 8), "features": (1, 2048), "downs": (0, 8), "embedder_width": (1, 256),
-          "latent_size": (1, 256)}
+RANGES = {
+    "channels": (2, 1024),
+    "condition_channels": (1, 4096),
+    "condition_size": (1, 4096),
+    "blocks": (1, 64),
+    "hidden": (1, 4096),
+    "depth": (0, 8),
+    "features": (1, 2048),
+    "downs": (0, 8),
+    "embedder_width": (1, 256),
+    "latent_size": (1, 256),
+}
 MAX_PARAMETERS = 1_000_000_000
 MAX_WIDTH = 1024
 MAX_FINAL_KERNEL = 64
@@ -58,17 +67,39 @@ class CINN(nn.Module):
         ValueError: For arguments out of range.
     """
 
-    def __init__(self, channels: int = 256, condition_channels: int = 1, condition_size: int = 128, blocks: int = 4,
-                 hidden: int = 1024, depth: int = 2, features: int = 128, downs: int = 4, embedder_width: int = 64,
-                 embedder_norm: str = "actnorm", spatial: bool = False, latent_size: int = 8, negative_slope: float = 1.0,
-                 max_log_scale: float = 1.0):
+    def __init__(
+        self,
+        channels: int = 256,
+        condition_channels: int = 1,
+        condition_size: int = 128,
+        blocks: int = 4,
+        hidden: int = 1024,
+        depth: int = 2,
+        features: int = 128,
+        downs: int = 4,
+        embedder_width: int = 64,
+        embedder_norm: str = "actnorm",
+        spatial: bool = False,
+        latent_size: int = 8,
+        negative_slope: float = 1.0,
+        max_log_scale: float = 1.0,
+    ):
         super().__init__()
         _check_arguments(locals())
         self.channels, self.features, self.spatial = channels, features, spatial
-        self.embedder = _Embedder(condition_channels, condition_size, downs, embedder_width, features, embedder_norm,
-                                  latent_size if spatial else None)
-        self.blocks = nn.ModuleList(_Block(channels, features, hidden, depth, spatial, negative_slope, max_log_scale)
-                                    for _ in range(blocks))
+        self.embedder = _Embedder(
+            condition_channels,
+            condition_size,
+            downs,
+            embedder_width,
+            features,
+            embedder_norm,
+            latent_size if spatial else None,
+        )
+        self.blocks = nn.ModuleList(
+            _Block(channels, features, hidden, depth, spatial, negative_slope, max_log_scale)
+            for _ in range(blocks)
+        )
         self.register_buffer("initialised", torch.tensor(False))
 
     def embed(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -105,7 +136,13 @@ class CINN(nn.Module):
         """(N,) natural logarithm of the density of x given the condition, float64."""
         return _log_prob(*self(x, h))
 
-    def sample(self, h: Tensor, count: int = 1, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        h: Tensor,
+        count: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """``count`` latents for each condition, those of the first condition first; see ``Prepared.sample``."""
         return self.prepared(h).sample(count, temperature, generator)
 
@@ -134,7 +171,9 @@ class CINN(nn.Module):
         if not self.spatial:
             h = h.flatten(1)
         if h.ndim != (4 if self.spatial else 2) or h.shape[1] != self.features:
-            raise ValueError(f"a condition comes from embed, with {self.features} features; this one's shape is {tuple(h.shape)}")
+            raise ValueError(
+                f"a condition comes from embed, with {self.features} features; this one's shape is {tuple(h.shape)}"
+            )
         return [block.prepare(h) for block in self.blocks]
 
     def _as_inside(self, x: Tensor) -> tuple[Tensor, torch.Size]:
@@ -143,7 +182,11 @@ class CINN(nn.Module):
         if not self.spatial and x.ndim == 4 and shape[2:] == (1, 1):
             x = x.flatten(1)
         if x.ndim != (4 if self.spatial else 2) or x.shape[1] != self.channels:
-            wanted = f"(N, {self.channels}, h, w)" if self.spatial else f"(N, {self.channels}) or (N, {self.channels}, 1, 1)"
+            wanted = (
+                f"(N, {self.channels}, h, w)"
+                if self.spatial
+                else f"(N, {self.channels}) or (N, {self.channels}, 1, 1)"
+            )
             raise ValueError(f"latents must have the shape {wanted}, not {tuple(shape)}")
         return x, shape
 
@@ -175,13 +218,17 @@ class Prepared:
         """As ``CINN.log_prob``."""
         return _log_prob(*self(x))
 
-    def sample(self, count: int = 1, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, count: int = 1, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Latents (conditions * count, channels, ...) from noise of standard deviation ``temperature``.
 
         The generator lives on the CPU, whatever the device, so that one seed gives the same noise everywhere.
         """
         size = self._condition_shape[2:] if self._flow.spatial else ()
-        v = torch.randn(self._condition_shape[0] * count, self._flow.channels, *size, generator=generator)
+        v = torch.randn(
+            self._condition_shape[0] * count, self._flow.channels, *size, generator=generator
+        )
         return self.inverse(temperature * v.to(self.given[0].first[0]))
 
     def take(self, x: Tensor) -> tuple[Tensor, torch.Size]:
@@ -195,8 +242,10 @@ class Prepared:
         if len(x) % conditions:
             raise ValueError(f"{len(x)} latents do not divide among {conditions} conditions")
         if self._flow.spatial and x.shape[2:] != self._condition_shape[2:]:
-            raise ValueError(f"latents of {tuple(x.shape[2:])} need a condition of that size, not {self._condition_shape[2:]}: "
-                             "embed(z, size)")
+            raise ValueError(
+                f"latents of {tuple(x.shape[2:])} need a condition of that size, not {self._condition_shape[2:]}: "
+                "embed(z, size)"
+            )
         return x, shape
 
 
@@ -210,11 +259,22 @@ class _Given(NamedTuple):
 class _Block(nn.Module):
     """ActNorm, perhaps a leaky activation, two couplings, shuffle."""
 
-    def __init__(self, channels: int, features: int, hidden: int, depth: int, spatial: bool, slope: float, bound: float):
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        hidden: int,
+        depth: int,
+        spatial: bool,
+        slope: float,
+        bound: float,
+    ):
         super().__init__()
         self.slope = slope
         self.norm = ActNorm(channels)
-        self.couplings = nn.ModuleList(_Coupling(channels // 2, features, hidden, depth, spatial, bound) for _ in range(2))
+        self.couplings = nn.ModuleList(
+            _Coupling(channels // 2, features, hidden, depth, spatial, bound) for _ in range(2)
+        )
         # Sorting these gives the order: whatever a model file holds, it is a permutation.
         self.register_buffer("shuffle_keys", torch.rand(channels))
 
@@ -242,7 +302,9 @@ class _Block(nn.Module):
 class _Coupling(nn.Module):
     """One half of the channels times exp(s) plus t, both functions of the other half and the condition."""
 
-    def __init__(self, half: int, features: int, hidden: int, depth: int, spatial: bool, bound: float):
+    def __init__(
+        self, half: int, features: int, hidden: int, depth: int, spatial: bool, bound: float
+    ):
         super().__init__()
         self.bound = bound
         self.log_scale = _Subnet(half, features, hidden, depth, spatial)
@@ -251,9 +313,13 @@ class _Coupling(nn.Module):
     def prepare(self, h: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_scale.condition(h), self.shift.condition(h)
 
-    def encode(self, changed: Tensor, kept: Tensor, given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, changed: Tensor, kept: Tensor, given: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         log_scale = self._log_scale(kept, given)
-        return torch.addcmul(self.shift(kept, given[1]), changed, log_scale.exp()), _total(log_scale)
+        return torch.addcmul(self.shift(kept, given[1]), changed, log_scale.exp()), _total(
+            log_scale
+        )
 
     def decode(self, changed: Tensor, kept: Tensor, given: tuple[Tensor, Tensor]) -> Tensor:
         return (changed - self.shift(kept, given[1])) * (-self._log_scale(kept, given)).exp()
@@ -272,7 +338,9 @@ class _Subnet(nn.Module):
         super().__init__()
         self.first = _layer(half, hidden, 3 if spatial else 0, bias=False)
         self.condition = _layer(features, hidden, 3 if spatial else 0)
-        self.middle = nn.ModuleList(_layer(hidden, hidden, 1 if spatial else 0) for _ in range(depth))
+        self.middle = nn.ModuleList(
+            _layer(hidden, hidden, 1 if spatial else 0) for _ in range(depth)
+        )
         self.last = _layer(hidden, half, 3 if spatial else 0)
         seen = (half + features) * (9 if spatial else 1)
         for layer in (self.first, self.condition):
@@ -319,14 +387,18 @@ class ActNorm(nn.Module):
         return torch.addcmul(_column(scale * self.bias, x), x, _column(scale, x)), log_det
 
     def decode(self, y: Tensor) -> Tensor:
-        return torch.addcmul(_column(-self.bias, y), y, _column(self.sign * (-self.log_scale).exp(), y))
+        return torch.addcmul(
+            _column(-self.bias, y), y, _column(self.sign * (-self.log_scale).exp(), y)
+        )
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies keeps its scale."""
         values = x.transpose(0, 1).flatten(1).to(_sum_type(x))
         mean = processes.total(values.mean(1)) / processes.count()
-        deviation = (processes.total((values - mean[:, None]).square().mean(1)) / processes.count()).sqrt()
+        deviation = (
+            processes.total((values - mean[:, None]).square().mean(1)) / processes.count()
+        ).sqrt()
         scale = torch.where(deviation < CONSTANT, 1.0, deviation.clamp_min(SMALLEST_DEVIATION))
         self.bias.copy_(-mean)
         self.log_scale.copy_(-scale.log())
@@ -336,11 +408,27 @@ class ActNorm(nn.Module):
 class _Embedder(nn.Module):
     """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU; to a vector by one as large as the map, or to a map."""
 
-    def __init__(self, channels: int, size: int, downs: int, width: int, features: int, norm: str, latent_size: int | None):
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        downs: int,
+        width: int,
+        features: int,
+        norm: str,
+        latent_size: int | None,
+    ):
         super().__init__()
-        self.channels, self.latent_size, self.final_size, self.smallest = channels, latent_size, size >> downs, 2 ** downs
+        self.channels, self.latent_size, self.final_size, self.smallest = (
+            channels,
+            latent_size,
+            size >> downs,
+            2**downs,
+        )
         widths = [channels, *(min(width << n, MAX_WIDTH) for n in range(downs))]
-        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 4, 2, 1, bias=norm == "none") for i, o in zip(widths, widths[1:]))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, 4, 2, 1, bias=norm == "none") for i, o in zip(widths, widths[1:])
+        )
         self.norms = nn.ModuleList(ActNorm(o) for o in widths[1:]) if norm == "actnorm" else None
         kernel, padding = (self.final_size, 0) if latent_size is None else (3, 1)
         self.last = nn.Conv2d(widths[-1], features, kernel, padding=padding)
@@ -349,8 +437,10 @@ class _Embedder(nn.Module):
     def forward(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         z = z[:, :, None, None] if z.ndim == 2 else z
         if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape[2:]) < self.smallest:
-            raise ValueError(f"the condition must have {self.channels} channels and at least {self.smallest} x {self.smallest} "
-                             f"voxels; its shape is {tuple(z.shape)}")
+            raise ValueError(
+                f"the condition must have {self.channels} channels and at least {self.smallest} x {self.smallest} "
+                f"voxels; its shape is {tuple(z.shape)}"
+            )
         first_time = self.norms is not None and self.training and not self.initialised
         for n, convolution in enumerate(self.convolutions):
             z = convolution(z)
@@ -365,6 +455,7 @@ class _Embedder(nn.Module):
 
 
 # Published checkpoints ----------------------------------------------------------------------------------------------
+
 
 def from_published(state: Mapping[str, Tensor]) -> CINN:
     """The network of a published checkpoint (class ConditionalTransformer of ldct-invariances), in eval mode.
@@ -383,7 +474,9 @@ def from_published(state: Mapping[str, Tensor]) -> CINN:
             flow = CINN(**arguments)
         flow.load_state_dict(_converted(state, arguments), assign=True)
     except (KeyError, RuntimeError, IndexError) as error:
-        raise ValueError(f"these are not the weights of a published ConditionalTransformer: {error}") from error
+        raise ValueError(
+            f"these are not the weights of a published ConditionalTransformer: {error}"
+        ) from error
     return flow.eval()
 
 
@@ -392,12 +485,21 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
     first = state["flow.sub_layers.0.coupling.s.0.main.0.weight"]
     downs = _count(state, "embedder.feature_layers.{}.sub_layers.0.weight")
     last = state["embedder.dense_encode.sub_layers.0.weight"]
-    entry = state["embedder.feature_layers.0.sub_layers.0.weight"] if downs else last.transpose(0, 1)
-    return {"channels": state["flow.sub_layers.0.norm_layer.loc"].shape[1], "condition_channels": entry.shape[1],
-            "condition_size": last.shape[-1] << downs, "blocks": _count(state, "flow.sub_layers.{}.norm_layer.loc"),
-            "hidden": first.shape[0], "depth": _count(state, "flow.sub_layers.0.coupling.s.0.main.{}.weight", step=2) - 2,
-            "features": last.shape[0], "downs": downs, "embedder_width": entry.shape[0] if downs else 64,
-            "negative_slope": 0.9}
+    entry = (
+        state["embedder.feature_layers.0.sub_layers.0.weight"] if downs else last.transpose(0, 1)
+    )
+    return {
+        "channels": state["flow.sub_layers.0.norm_layer.loc"].shape[1],
+        "condition_channels": entry.shape[1],
+        "condition_size": last.shape[-1] << downs,
+        "blocks": _count(state, "flow.sub_layers.{}.norm_layer.loc"),
+        "hidden": first.shape[0],
+        "depth": _count(state, "flow.sub_layers.0.coupling.s.0.main.{}.weight", step=2) - 2,
+        "features": last.shape[0],
+        "downs": downs,
+        "embedder_width": entry.shape[0] if downs else 64,
+        "negative_slope": 0.9,
+    }
 
 
 def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor]:
@@ -412,16 +514,25 @@ def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor
             for name, letter in (("log_scale", "s"), ("shift", "t")):
                 a, b = f"{ours}couplings.{i}.{name}.", f"{theirs}coupling.{letter}.{i}.main."
                 weight = state[b + "0.weight"]
-                new |= {a + "first.weight": weight[:, :half].clone(), a + "condition.weight": weight[:, half:].clone(),
-                        a + "condition.bias": state[b + "0.bias"]}
+                new |= {
+                    a + "first.weight": weight[:, :half].clone(),
+                    a + "condition.weight": weight[:, half:].clone(),
+                    a + "condition.bias": state[b + "0.bias"],
+                }
                 names = [f"middle.{k}" for k in range(arguments["depth"])] + ["last"]
                 for k, layer in enumerate(names, 1):
-                    new |= {f"{a}{layer}.{part}": state[f"{b}{2 * k}.{part}"] for part in ("weight", "bias")}
+                    new |= {
+                        f"{a}{layer}.{part}": state[f"{b}{2 * k}.{part}"]
+                        for part in ("weight", "bias")
+                    }
     for n in range(arguments["downs"]):
         theirs = f"embedder.feature_layers.{n}.sub_layers."
         new[f"embedder.convolutions.{n}.weight"] = state[theirs + "0.weight"]
         new |= converted_actnorm(state, theirs + "1.", f"embedder.norms.{n}.")
-    return new | {f"embedder.last.{part}": state[f"embedder.dense_encode.sub_layers.0.{part}"] for part in ("weight", "bias")}
+    return new | {
+        f"embedder.last.{part}": state[f"embedder.dense_encode.sub_layers.0.{part}"]
+        for part in ("weight", "bias")
+    }
 
 
 def converted_actnorm(state: Mapping[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
@@ -433,7 +544,11 @@ def converted_actnorm(state: Mapping[str, Tensor], theirs: str, ours: str) -> di
     if not state[theirs + "initialized"].item():
         raise ValueError(f"{theirs}initialized is 0: this network was never trained")
     scale = state[theirs + "scale"].flatten()
-    return {ours + "bias": state[theirs + "loc"].flatten(), ours + "log_scale": scale.abs().log(), ours + "sign": scale.sign()}
+    return {
+        ours + "bias": state[theirs + "loc"].flatten(),
+        ours + "log_scale": scale.abs().log(),
+        ours + "sign": scale.sign(),
+    }
 
 
 def _count(state: Mapping[str, Tensor], pattern: str, step: int = 1) -> int:
@@ -445,9 +560,14 @@ def _count(state: Mapping[str, Tensor], pattern: str, step: int = 1) -> int:
 
 # Small things -------------------------------------------------------------------------------------------------------
 
+
 def _layer(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Module:
     """A linear layer (kernel 0) or a convolution that keeps the size."""
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias) if kernel else nn.Linear(inputs, outputs, bias)
+    return (
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        if kernel
+        else nn.Linear(inputs, outputs, bias)
+    )
 
 
 def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -475,15 +595,23 @@ def _log_prob(v: Tensor, log_det: Tensor) -> Tensor:
 def _check_arguments(given: dict) -> None:
     for name, (least, most) in RANGES.items():
         if type(given[name]) is not int or not least <= given[name] <= most:
-            raise ValueError(f"{name} must be a whole number from {least} to {most}, not {given[name]!r}")
+            raise ValueError(
+                f"{name} must be a whole number from {least} to {most}, not {given[name]!r}"
+            )
     if given["channels"] % 2:
-        raise ValueError(f"channels must be even, not {given['channels']}: each half scales and shifts the other")
+        raise ValueError(
+            f"channels must be even, not {given['channels']}: each half scales and shifts the other"
+        )
     final = given["condition_size"] >> given["downs"]
     if not 1 <= final or (final > MAX_FINAL_KERNEL and not given["spatial"]):
-        raise ValueError(f"condition_size must be 1 to {MAX_FINAL_KERNEL} times 2 ** downs ({2 ** given['downs']}), not "
-                         f"{given['condition_size']}")
+        raise ValueError(
+            f"condition_size must be 1 to {MAX_FINAL_KERNEL} times 2 ** downs ({2 ** given['downs']}), not "
+            f"{given['condition_size']}"
+        )
     if given["embedder_norm"] not in ("actnorm", "none"):
-        raise ValueError(f"embedder_norm must be 'actnorm' or 'none', not {given['embedder_norm']!r}")
+        raise ValueError(
+            f"embedder_norm must be 'actnorm' or 'none', not {given['embedder_norm']!r}"
+        )
     if type(given["spatial"]) is not bool:
         raise ValueError(f"spatial must be true or false, not {given['spatial']!r}")
     for name, most in (("negative_slope", 1), ("max_log_scale", 10)):
@@ -496,8 +624,14 @@ def _check_total(given: dict, final: int) -> None:
     """Numbers that are all in range can still ask for too much together."""
     hidden, area = given["hidden"], 9 if given["spatial"] else 1
     subnet = hidden * (area * (given["channels"] + given["features"]) + given["depth"] * hidden)
-    last = min(given["embedder_width"] << given["downs"] - 1, MAX_WIDTH) if given["downs"] else given["condition_channels"]
-    kernel = 9 if given["spatial"] else final ** 2
+    last = (
+        min(given["embedder_width"] << given["downs"] - 1, MAX_WIDTH)
+        if given["downs"]
+        else given["condition_channels"]
+    )
+    kernel = 9 if given["spatial"] else final**2
     total = 4 * given["blocks"] * subnet + last * given["features"] * kernel
     if total > MAX_PARAMETERS:
-        raise ValueError(f"this network would have {total / 1e9:.1f} thousand million weights; at most 1 is allowed")
+        raise ValueError(
+            f"this network would have {total / 1e9:.1f} thousand million weights; at most 1 is allowed"
+        )

@@ -18,11 +18,23 @@ GRID = (72, 96, 72)  # voxels along k, j, i
 TEMPLATE_STEP = 2  # the template image, by which scans are aligned, has every second voxel
 CELL = 6  # voxels along a side of a cell: 12 mm
 CELLS = tuple(n // CELL for n in GRID)
-CONTROL = tuple(n // 2 for n in CELLS)  # blocks of 2 x 2 x 2 cells, and control points of the fields in their middles
+CONTROL = tuple(
+    n // 2 for n in CELLS
+)  # blocks of 2 x 2 x 2 cells, and control points of the fields in their middles
 BINS = 40  # of a cell's histogram, 0 to 1.3
 LEVELS = tuple(np.linspace(0.03, 0.97, 17).tolist())  # fractions at which local quantiles are taken
 MATCHED = 257  # quantiles of the first, global match
-TONE_LEVELS = (0.002, 0.005, 0.01, 0.02, *np.linspace(0.04, 0.96, 47).tolist(), 0.98, 0.99, 0.995, 0.998)
+TONE_LEVELS = (
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    *np.linspace(0.04, 0.96, 47).tolist(),
+    0.98,
+    0.99,
+    0.995,
+    0.998,
+)
 
 # Refused beyond these, so that a hostile model file cannot ask for all the memory there is.
 MAX_BLOCKS = CONTROL[0] * CONTROL[1] * CONTROL[2]
@@ -59,16 +71,29 @@ class Corrector(nn.Module):
 
     def __init__(self, blocks: int = MAX_BLOCKS, rank: int = 60, components: int = 40):
         super().__init__()
-        limits = (("blocks", blocks, MAX_BLOCKS), ("rank", rank, MAX_RANK), ("components", components, MAX_BLOCKS))
+        limits = (
+            ("blocks", blocks, MAX_BLOCKS),
+            ("rank", rank, MAX_RANK),
+            ("components", components, MAX_BLOCKS),
+        )
         for name, value, most in limits:
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
         local = len(LEVELS) * blocks
-        shapes = {"template": tuple(n // TEMPLATE_STEP for n in GRID), "matched": (MATCHED,), "prior": (BINS, *CELLS),
-                  "used": CONTROL, "expected": (len(LEVELS), blocks), "deviations": (rank, local), "variance": (local,),
-                  "patterns_m": (MAX_BLOCKS, components), "patterns_a": (MAX_BLOCKS, components),
-                  "tone": (len(TONE_LEVELS),), "tone_deviations": (len(TONE_LEVELS),) * 2,
-                  "whole": (MATCHED,)}
+        shapes = {
+            "template": tuple(n // TEMPLATE_STEP for n in GRID),
+            "matched": (MATCHED,),
+            "prior": (BINS, *CELLS),
+            "used": CONTROL,
+            "expected": (len(LEVELS), blocks),
+            "deviations": (rank, local),
+            "variance": (local,),
+            "patterns_m": (MAX_BLOCKS, components),
+            "patterns_a": (MAX_BLOCKS, components),
+            "tone": (len(TONE_LEVELS),),
+            "tone_deviations": (len(TONE_LEVELS),) * 2,
+            "whole": (MATCHED,),
+        }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         self.arguments = {"blocks": blocks, "rank": rank, "components": components}

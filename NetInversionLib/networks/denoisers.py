@@ -37,8 +37,12 @@ class CNN10(nn.Module):
         if last_kernel not in (3, 5):
             raise ValueError(f"last_kernel is 3 or 5, not {last_kernel!r}")
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 64, 9, padding=4), nn.ReLU(), nn.Conv2d(64, 32, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 1, last_kernel, padding=last_kernel // 2))
+            nn.Conv2d(1, 64, 9, padding=4),
+            nn.ReLU(),
+            nn.Conv2d(64, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 1, last_kernel, padding=last_kernel // 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -81,7 +85,9 @@ class REDCNN(nn.Module):
     def __init__(self, out_ch: int = 96):
         super().__init__()
         if type(out_ch) is not int or not 1 <= out_ch <= MAX_CHANNELS:
-            raise ValueError(f"out_ch must be a whole number from 1 to {MAX_CHANNELS}, not {out_ch!r}")
+            raise ValueError(
+                f"out_ch must be a whole number from 1 to {MAX_CHANNELS}, not {out_ch!r}"
+            )
         for n in range(1, 6):
             setattr(self, f"conv{n}", nn.Conv2d(1 if n == 1 else out_ch, out_ch, 5))
             setattr(self, f"tconv{n}", nn.ConvTranspose2d(out_ch, 1 if n == 5 else out_ch, 5))
@@ -89,7 +95,9 @@ class REDCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < self.smallest_size:
-            raise ValueError(f"RED-CNN needs images of at least 21 x 21 voxels, not {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"RED-CNN needs images of at least 21 x 21 voxels, not {tuple(x.shape[2:])}"
+            )
         kept = [x]
         for n in range(1, 6):
             x = self.relu(getattr(self, f"conv{n}")(x))

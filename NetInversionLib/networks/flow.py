@@ -33,7 +33,14 @@ from . import register
 from .unet import _Block
 
 # Refused beyond these, so that a hostile model file cannot ask for all the memory there is.
-MOST = {"in_channels": 16, "condition_channels": 16, "levels": 6, "steps": 128, "transition_steps": 8, "hidden": 512}
+MOST = {
+    "in_channels": 16,
+    "condition_channels": 16,
+    "levels": 6,
+    "steps": 128,
+    "transition_steps": 8,
+    "hidden": 512,
+}
 MAX_FEATURES = 512
 # A channel that varies less than this in the first batch says nothing about its scale and keeps it.
 CONSTANT = 1e-5
@@ -63,20 +70,42 @@ class ConditionalFlow(nn.Module):
 
     dimensions = 2
 
-    def __init__(self, in_channels: int = 1, condition_channels: int = 1, levels: int = 3, steps: int = 8,
-                 transition_steps: int = 2, hidden: int = 32, features=(16, 32, 64), conditional: bool = True,
-                 max_log_scale: float = 1.0, memory_saving: bool = True):
+    def __init__(
+        self,
+        in_channels: int = 1,
+        condition_channels: int = 1,
+        levels: int = 3,
+        steps: int = 8,
+        transition_steps: int = 2,
+        hidden: int = 32,
+        features=(16, 32, 64),
+        conditional: bool = True,
+        max_log_scale: float = 1.0,
+        memory_saving: bool = True,
+    ):
         super().__init__()
         _check_arguments(locals())
         self.in_channels, self.condition_channels = in_channels, condition_channels
         self.conditional, self.memory_saving = bool(conditional), bool(memory_saving)
-        self.size_multiple = 2 ** levels
-        self.condition_network = _FeaturePyramid(condition_channels, features) if conditional else None
+        self.size_multiple = 2**levels
+        self.condition_network = (
+            _FeaturePyramid(condition_channels, features) if conditional else None
+        )
         self.levels = nn.ModuleList()
         channels = in_channels
         for n in range(levels):
             width = features[n] if conditional else 0
-            self.levels.append(_Level(4 * channels, width, steps, transition_steps, hidden, max_log_scale, n < levels - 1))
+            self.levels.append(
+                _Level(
+                    4 * channels,
+                    width,
+                    steps,
+                    transition_steps,
+                    hidden,
+                    max_log_scale,
+                    n < levels - 1,
+                )
+            )
             channels *= 2
         self.register_buffer("initialised", torch.tensor(False))
 
@@ -108,13 +137,17 @@ class ConditionalFlow(nn.Module):
         """(N,) natural logarithm of the density of x given the condition, float64."""
         return log_prob_of(*self(x, condition))
 
-    def sample(self, condition: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, condition: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Images (N, in_channels, H, W) from latents of standard deviation ``temperature``.
 
         Without ``conditional`` only the size of the condition counts. The generator lives on the CPU, whatever the
         device, so that one seed gives the same latents everywhere.
         """
-        z = [torch.randn(shape, generator=generator) for shape in self.latent_shapes(condition.shape)]
+        z = [
+            torch.randn(shape, generator=generator) for shape in self.latent_shapes(condition.shape)
+        ]
         return self.inverse([temperature * part.to(condition) for part in z], condition)
 
     def prepared(self, condition: Tensor | None = None) -> Prepared:
@@ -146,16 +179,25 @@ class ConditionalFlow(nn.Module):
     def latent_shapes(self, image_shape) -> list[tuple[int, ...]]:
         """Shapes of the latents for images of this shape (N, C, H, W)."""
         n, _, *size = image_shape
-        shapes = [(n, level.channels // (2 if level.split else 1), *(s >> depth for s in size))
-                  for depth, level in enumerate(self.levels, 1)]
+        shapes = [
+            (n, level.channels // (2 if level.split else 1), *(s >> depth for s in size))
+            for depth, level in enumerate(self.levels, 1)
+        ]
         return shapes
 
     def _prepared(self, condition: Tensor | None) -> Prepared:
-        return Prepared([level.prepare(features) for level, features in zip(self.levels, self.features(condition))])
+        return Prepared(
+            [
+                level.prepare(features)
+                for level, features in zip(self.levels, self.features(condition))
+            ]
+        )
 
     def _check_size(self, x: Tensor) -> None:
         if x.ndim != 4 or any(n == 0 or n % self.size_multiple for n in x.shape[2:]):
-            raise ValueError(f"height and width must be multiples of {self.size_multiple}; these images are {tuple(x.shape)}")
+            raise ValueError(
+                f"height and width must be multiples of {self.size_multiple}; these images are {tuple(x.shape)}"
+            )
 
 
 class Prepared:
@@ -188,8 +230,16 @@ class Prepared:
 class _Level(nn.Module):
     """Squeeze, transition steps, flow steps and, except in the last level, split."""
 
-    def __init__(self, channels: int, features: int, steps: int, transition_steps: int, hidden: int, bound: float,
-                 split: bool):
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        steps: int,
+        transition_steps: int,
+        hidden: int,
+        bound: float,
+        split: bool,
+    ):
         super().__init__()
         self.channels = channels
         self.mixing = _Mixing(transition_steps + steps, channels)
@@ -197,7 +247,9 @@ class _Level(nn.Module):
         self.steps = nn.ModuleList(_Step(channels, features, hidden, bound) for _ in range(steps))
         self.split = _Split(channels, features, bound) if split else None
 
-    def forward(self, x: Tensor, features: Tensor | None, memory_saving: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    def forward(
+        self, x: Tensor, features: Tensor | None, memory_saving: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """(rest of the image, latents or None, log-determinant)."""
         if not (memory_saving and torch.is_grad_enabled()):
             return self.prepare(features).encode(x)
@@ -217,14 +269,16 @@ class _Level(nn.Module):
         weight, offset = weights[0], offsets[0]
         for n in range(1, self.transition_steps + 1):
             weight, offset = weights[n] @ weight, offsets[n] + weights[n] @ offset
-        weights = torch.cat([weight[None], weights[self.transition_steps + 1:]])
-        offsets = torch.cat([offset[None], offsets[self.transition_steps + 1:]])
+        weights = torch.cat([weight[None], weights[self.transition_steps + 1 :]])
+        offsets = torch.cat([offset[None], offsets[self.transition_steps + 1 :]])
         return weights.to(dtype), offsets.to(dtype), log_det
 
     def prepare(self, features: Tensor | None) -> _PreparedLevel:
         dtype = self.mixing.bias.dtype
         split = self.split.prepare(features) if self.split is not None else None
-        return _PreparedLevel(self, *self.affine_maps(dtype), [step.prepare(features) for step in self.steps], split)
+        return _PreparedLevel(
+            self, *self.affine_maps(dtype), [step.prepare(features) for step in self.steps], split
+        )
 
     def initialise(self, x: Tensor, features: Tensor | None) -> Tensor:
         x = F.pixel_unshuffle(x, 2)
@@ -258,7 +312,11 @@ class _PreparedLevel:
         return rest, latent, log_det + more
 
     def decode(self, rest: Tensor | None, latent: Tensor) -> Tensor:
-        x = latent if self.level.split is None else self.level.split.decode(rest, latent, self.split)
+        x = (
+            latent
+            if self.level.split is None
+            else self.level.split.decode(rest, latent, self.split)
+        )
         for n in reversed(range(len(self.level.steps))):
             x = self.level.steps[n].decode(x, self.steps[n])
             x = _mix(x, self.inverses[n], self.inverse_offsets[n])
@@ -296,8 +354,17 @@ class _Mixing(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Matrices (count, C, C) and offsets (count, C) of x -> Wx + b, their summed log-determinant per pixel; float64."""
         permutation, sign, lower, upper, log_diagonal, log_scale, bias = (
-            _double(t) for t in (self.permutation, self.sign, self.lower, self.upper, self.log_diagonal, self.log_scale,
-                                 self.bias))
+            _double(t)
+            for t in (
+                self.permutation,
+                self.sign,
+                self.lower,
+                self.upper,
+                self.log_diagonal,
+                self.log_scale,
+                self.bias,
+            )
+        )
         lower = lower.tril(-1) + torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
         upper = upper.triu(1) + torch.diag_embed(sign * log_diagonal.exp())
         weights = permutation @ lower @ upper * log_scale.exp()[:, None]
@@ -356,18 +423,25 @@ class _Step(nn.Module):
     def encode(self, x: Tensor, given: _StepGiven) -> tuple[Tensor, Tensor]:
         if given.scale is not None:
             x = torch.addcmul(given.shift, x, given.scale)
-        kept, changed = x[:, :self.half], x[:, self.half:]
+        kept, changed = x[:, : self.half], x[:, self.half :]
         log_scale, shift = self.coupling(kept, given.hidden)
         y = torch.cat([kept, torch.addcmul(shift, changed, log_scale.exp())], 1)
         return y, _total(log_scale) + given.log_det
 
     def decode(self, y: Tensor, given: _StepGiven) -> Tensor:
-        kept, changed = y[:, :self.half], y[:, self.half:]
+        kept, changed = y[:, : self.half], y[:, self.half :]
         log_scale, shift = self.coupling(kept, given.hidden)
         x = torch.cat([kept, (changed - shift).div_(log_scale.exp())], 1)
         return x if given.scale is None else (x - given.shift).div_(given.scale)
 
-    def backward(self, y: Tensor, features: Tensor | None, grad_y: Tensor, grad_log_det: Tensor, sums: _Gradients):
+    def backward(
+        self,
+        y: Tensor,
+        features: Tensor | None,
+        grad_y: Tensor,
+        grad_log_det: Tensor,
+        sums: _Gradients,
+    ):
         """Gradients through ``encode`` and ``prepare`` from the output y alone: (the input, its gradient).
 
         Those of the features and the parameters are added to ``sums``.
@@ -375,17 +449,21 @@ class _Step(nn.Module):
         with torch.enable_grad():
             given = self.prepare(features)
             hidden = given.hidden.detach().requires_grad_()
-            kept = y[:, :self.half].detach().requires_grad_()
+            kept = y[:, : self.half].detach().requires_grad_()
             log_scale, shift = self.coupling(kept, hidden)
         scale = log_scale.detach().exp()
-        changed = (y[:, self.half:] - shift.detach()) / scale
+        changed = (y[:, self.half :] - shift.detach()) / scale
 
         # the coupling
-        grad_kept, grad_changed = grad_y[:, :self.half], grad_y[:, self.half:]
+        grad_kept, grad_changed = grad_y[:, : self.half], grad_y[:, self.half :]
         grad_scaled = grad_changed * scale
         parameters = [self.first.weight, *self.middle.parameters(), *self.last.parameters()]
         grad_through, grad_hidden = sums.add(
-            (log_scale, shift), (grad_scaled * changed + grad_log_det, grad_changed), parameters, (kept, hidden))
+            (log_scale, shift),
+            (grad_scaled * changed + grad_log_det, grad_changed),
+            parameters,
+            (kept, hidden),
+        )
         x = torch.cat([kept.detach(), changed], 1)
         grad_x = torch.cat([grad_kept + grad_through, grad_scaled], 1)
         if given.scale is None:
@@ -396,7 +474,11 @@ class _Step(nn.Module):
         scale = given.scale.detach()
         x, grad_shift, grad_x = (x - given.shift.detach()) / scale, grad_x, grad_x * scale
         parameters = [features, *self.from_features.parameters(), *self.injector.parameters()]
-        sums.add((given.hidden, given.log_scale, given.shift), (grad_hidden, grad_x * x + grad_log_det, grad_shift), parameters)
+        sums.add(
+            (given.hidden, given.log_scale, given.shift),
+            (grad_hidden, grad_x * x + grad_log_det, grad_shift),
+            parameters,
+        )
         return x, grad_x
 
 
@@ -407,7 +489,11 @@ class _Split(nn.Module):
         super().__init__()
         self.half, self.bound = channels // 2, bound
         self.prior = _zero(nn.Conv2d(self.half, 2 * self.half, 3, padding=1))
-        self.from_features = _zero(nn.Conv2d(features, 2 * self.half, 3, padding=1, bias=False)) if features else None
+        self.from_features = (
+            _zero(nn.Conv2d(features, 2 * self.half, 3, padding=1, bias=False))
+            if features
+            else None
+        )
 
     def prepare(self, features: Tensor | None) -> Tensor | None:
         return self.from_features(features) if self.from_features is not None else None
@@ -434,7 +520,9 @@ class _FeaturePyramid(nn.Module):
         super().__init__()
         inputs = [4 * in_channels, *features[:-1]]
         self.down = nn.ModuleList(_Block(nn.Conv2d, i, o) for i, o in zip(inputs, features))
-        self.up = nn.ModuleList(_Block(nn.Conv2d, a + b, a) for a, b in zip(features[:-1], features[1:]))
+        self.up = nn.ModuleList(
+            _Block(nn.Conv2d, a + b, a) for a, b in zip(features[:-1], features[1:])
+        )
 
     def forward(self, condition: Tensor) -> list[Tensor]:
         x = F.pixel_unshuffle(condition, 2)
@@ -443,7 +531,9 @@ class _FeaturePyramid(nn.Module):
             x = block(F.avg_pool2d(x, 2) if n else x)
             levels.append(x)
         for n in reversed(range(len(self.up))):
-            coarse = F.interpolate(levels[n + 1], scale_factor=2, mode="bilinear", align_corners=False)
+            coarse = F.interpolate(
+                levels[n + 1], scale_factor=2, mode="bilinear", align_corners=False
+            )
             levels[n] = self.up[n](torch.cat([levels[n], coarse], 1))
         return levels
 
@@ -452,8 +542,18 @@ class _Chain(torch.autograd.Function):
     """The flow steps of a level, keeping only their last output for backward."""
 
     @staticmethod
-    def forward(ctx, level: _Level, x: Tensor, features: Tensor | None, weights: Tensor, offsets: Tensor, *parameters):
-        y, log_det = _run(level.steps, x, weights, offsets, (step.prepare(features) for step in level.steps))
+    def forward(
+        ctx,
+        level: _Level,
+        x: Tensor,
+        features: Tensor | None,
+        weights: Tensor,
+        offsets: Tensor,
+        *parameters,
+    ):
+        y, log_det = _run(
+            level.steps, x, weights, offsets, (step.prepare(features) for step in level.steps)
+        )
         ctx.steps = level.steps
         ctx.save_for_backward(y, features, weights, offsets, *parameters)
         return y, log_det
@@ -482,8 +582,12 @@ class _Gradients:
     """Sums of gradients, allocated beforehand: small blocks kept between large ones that go would fragment the memory."""
 
     def __init__(self, tensors: list[Tensor | None]):
-        self.found = [torch.zeros_like(t) if t is not None and t.requires_grad else None for t in tensors]
-        self._by_tensor = {id(t): found for t, found in zip(tensors, self.found) if found is not None}
+        self.found = [
+            torch.zeros_like(t) if t is not None and t.requires_grad else None for t in tensors
+        ]
+        self._by_tensor = {
+            id(t): found for t, found in zip(tensors, self.found) if found is not None
+        }
 
     def add(self, outputs, grads, tensors, others=()) -> tuple[Tensor, ...]:
         """Back-propagate and add up for those of the tensors that are summed; gives the gradients of the others."""
@@ -491,13 +595,17 @@ class _Gradients:
         pairs = [pair for pair in zip(outputs, grads) if pair[0].requires_grad]
         if not tensors and not others:
             return ()
-        found = torch.autograd.grad([o for o, _ in pairs], (*others, *tensors), [g for _, g in pairs])
-        for tensor, more in zip(tensors, found[len(others):]):
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], (*others, *tensors), [g for _, g in pairs]
+        )
+        for tensor, more in zip(tensors, found[len(others) :]):
             self._by_tensor[id(tensor)].add_(more)
-        return found[:len(others)]
+        return found[: len(others)]
 
 
-def _run(steps: Iterable[_Step], x: Tensor, weights: Tensor, offsets: Tensor, given: Iterable[_StepGiven]):
+def _run(
+    steps: Iterable[_Step], x: Tensor, weights: Tensor, offsets: Tensor, given: Iterable[_StepGiven]
+):
     """Affine map and flow step, one after the other: (output, log-determinant without the affine maps)."""
     log_det = 0
     for step, weight, offset, part in zip(steps, weights, offsets, given):
@@ -540,7 +648,9 @@ def _bounded(log_scale: Tensor, bound: float) -> Tensor:
 
 def _total(log_scale: Tensor) -> Tensor:
     """(N,) sum over channels and pixels, in float64 where the device has it."""
-    return log_scale.sum((1, 2, 3), dtype=torch.float32 if log_scale.device.type == "mps" else torch.float64)
+    return log_scale.sum(
+        (1, 2, 3), dtype=torch.float32 if log_scale.device.type == "mps" else torch.float64
+    )
 
 
 def _double(x: Tensor) -> Tensor:
@@ -568,11 +678,19 @@ def _check_arguments(given: dict) -> None:
     for name, most in MOST.items():
         least = 0 if name == "transition_steps" else 1
         if type(given[name]) is not int or not least <= given[name] <= most:
-            raise ValueError(f"{name} must be a whole number from {least} to {most}, not {given[name]!r}")
+            raise ValueError(
+                f"{name} must be a whole number from {least} to {most}, not {given[name]!r}"
+            )
     features, bound = given["features"], given["max_log_scale"]
-    if not isinstance(features, (list, tuple)) or (given["conditional"] and len(features) != given["levels"]):
-        raise ValueError(f"features must list one number for each of the {given['levels']} levels, not {features!r}")
+    if not isinstance(features, (list, tuple)) or (
+        given["conditional"] and len(features) != given["levels"]
+    ):
+        raise ValueError(
+            f"features must list one number for each of the {given['levels']} levels, not {features!r}"
+        )
     if any(type(n) is not int or not 1 <= n <= MAX_FEATURES for n in features):
-        raise ValueError(f"features must be whole numbers from 1 to {MAX_FEATURES}, not {features!r}")
+        raise ValueError(
+            f"features must be whole numbers from 1 to {MAX_FEATURES}, not {features!r}"
+        )
     if type(bound) not in (int, float) or not 0 < bound <= 10:
         raise ValueError(f"max_log_scale must be a number above 0, up to 10, not {bound!r}")

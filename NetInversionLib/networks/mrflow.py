@@ -41,7 +41,11 @@ class MRFlow(nn.Module):
 
     def statistic(self, name: str) -> Tensor | None:
         """A stored figure, float32; None where the file has none of this name."""
-        return getattr(self.statistics, name, None) if name in dict(self.statistics.named_buffers()) else None
+        return (
+            getattr(self.statistics, name, None)
+            if name in dict(self.statistics.named_buffers())
+            else None
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) scaled slices to latents and back, under an empty condition: the same slices, by the whole flow."""

@@ -8,7 +8,11 @@ from torch import Tensor, distributed
 
 def count() -> int:
     """How many processes train together, 1 if this one is alone."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return (
+        distributed.get_world_size()
+        if distributed.is_available() and distributed.is_initialized()
+        else 1
+    )
 
 
 def total(x: Tensor) -> Tensor:

@@ -37,20 +37,31 @@ class Sampler(nn.Module):
         super().__init__()
         flows = flows or {}
         if not isinstance(vae, dict) or not isinstance(flows, dict) or len(flows) > MAX_FLOWS:
-            raise ValueError(f"vae and flows must be tables of arguments, at most {MAX_FLOWS} flows")
+            raise ValueError(
+                f"vae and flows must be tables of arguments, at most {MAX_FLOWS} flows"
+            )
         self.vae = VAE(**vae)
         self.layers = list(flows)
         self.flows = nn.ModuleList(CINN(**arguments) for arguments in flows.values())
         for layer, flow in zip(self.layers, self.flows):
             if (flow.channels, flow.spatial) != (self.vae.latents, self.vae.spatial):
-                raise ValueError(f"the flow of layer {layer!r} does not take the autoencoder's latents")
+                raise ValueError(
+                    f"the flow of layer {layer!r} does not take the autoencoder's latents"
+                )
         self.size_multiple = self.vae.size_multiple
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """The autoencoder: D(E(x)), with the posterior's mean; any size where latents are maps."""
         height, width = x.shape[2:]
-        margin = (0, -width % self.size_multiple, 0, -height % self.size_multiple) if self.vae.spatial else (0, 0, 0, 0)
-        x, condition = (t if t is None or not any(margin) else F.pad(t, margin, mode="replicate") for t in (x, condition))
+        margin = (
+            (0, -width % self.size_multiple, 0, -height % self.size_multiple)
+            if self.vae.spatial
+            else (0, 0, 0, 0)
+        )
+        x, condition = (
+            t if t is None or not any(margin) else F.pad(t, margin, mode="replicate")
+            for t in (x, condition)
+        )
         return self.vae(x, condition)[0][..., :height, :width]
 
     def flow(self, layer: str) -> CINN:
@@ -60,11 +71,18 @@ class Sampler(nn.Module):
             ValueError: It has none; says which have one.
         """
         if layer not in self.layers:
-            raise ValueError(f"no flow was trained for layer {layer!r}; there are flows for {', '.join(self.layers) or 'none'}")
+            raise ValueError(
+                f"no flow was trained for layer {layer!r}; there are flows for {', '.join(self.layers) or 'none'}"
+            )
         return self.flows[self.layers.index(layer)]
 
-    def given(self, layer: str, z: Tensor, condition: Tensor | None = None,
-              size: tuple[int, int] | None = None) -> Callable[[int, torch.Generator | None], Tensor]:
+    def given(
+        self,
+        layer: str,
+        z: Tensor,
+        condition: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Callable[[int, torch.Generator | None], Tensor]:
         """A function of (count, generator) that draws images (count, image_channels, H, W) which the layer sees as z.
 
         What depends on z alone is computed here, once.
@@ -80,8 +98,10 @@ class Sampler(nn.Module):
         """
         flow, size = self.flow(layer), tuple(size or z.shape[2:])
         if len(z) != 1 or (self.vae.spatial and any(n % self.size_multiple for n in size)):
-            raise ValueError(f"one image's activations, and images whose sides are multiples of {self.size_multiple}, are "
-                             f"needed; the activations' shape is {tuple(z.shape)}, the images' {size}")
+            raise ValueError(
+                f"one image's activations, and images whose sides are multiples of {self.size_multiple}, are "
+                f"needed; the activations' shape is {tuple(z.shape)}, the images' {size}"
+            )
         latent_size = tuple(n // self.size_multiple for n in size) if self.vae.spatial else None
         with torch.no_grad():
             prepared = flow.prepared(flow.embed(z, latent_size))

@@ -31,7 +31,13 @@ class UNet(nn.Module):
         Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597.
     """
 
-    def __init__(self, dimensions: int = 2, in_channels: int = 1, out_channels: int = 1, features=(16, 32, 64, 128)):
+    def __init__(
+        self,
+        dimensions: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        features=(16, 32, 64, 128),
+    ):
         super().__init__()
         features = _checked(dimensions, in_channels, out_channels, features)
         conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
@@ -69,19 +75,26 @@ class _Block(nn.Sequential):
         for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, a=0.1)
             nn.init.zeros_(layer.bias)
-        super().__init__(first, nn.LeakyReLU(0.1, inplace=True), second, nn.LeakyReLU(0.1, inplace=True))
+        super().__init__(
+            first, nn.LeakyReLU(0.1, inplace=True), second, nn.LeakyReLU(0.1, inplace=True)
+        )
 
 
 def _checked(dimensions, in_channels, out_channels, features) -> tuple[int, ...]:
     if dimensions not in (2, 3):
         raise ValueError(f"dimensions must be 2 or 3, not {dimensions!r}")
-    for name, value, most in (("in_channels", in_channels, MAX_CHANNELS), ("out_channels", out_channels, MAX_CHANNELS)):
+    for name, value, most in (
+        ("in_channels", in_channels, MAX_CHANNELS),
+        ("out_channels", out_channels, MAX_CHANNELS),
+    ):
         if type(value) is not int or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
     if not isinstance(features, (list, tuple)) or not 1 <= len(features) <= MAX_LEVELS:
         raise ValueError(f"features must list 1 to {MAX_LEVELS} levels, not {features!r}")
     if any(type(n) is not int or not 1 <= n <= MAX_FEATURES for n in features):
-        raise ValueError(f"features must be whole numbers from 1 to {MAX_FEATURES}, not {features!r}")
+        raise ValueError(
+            f"features must be whole numbers from 1 to {MAX_FEATURES}, not {features!r}"
+        )
     return tuple(features)
 
 

@@ -28,9 +28,18 @@ from .cinn import ActNorm, converted_actnorm
 # Bottleneck blocks in each stage of the encoder.
 ENCODERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "small": (1, 1, 1, 1)}
 # (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory there is.
-RANGES = {"latents": (1, 1024), "image_channels": (1, 16), "condition_channels": (0, 16), "encoder_width": (1, 128),
-          "decoder_width": (1, 192), "size": (8, 1024), "blocks": (1, 7), "code": (0, 128), "classes": (0, 2000),
-          "class_hidden": (1, 4096)}
+RANGES = {
+    "latents": (1, 1024),
+    "image_channels": (1, 16),
+    "condition_channels": (0, 16),
+    "encoder_width": (1, 128),
+    "decoder_width": (1, 192),
+    "size": (8, 1024),
+    "blocks": (1, 7),
+    "code": (0, 128),
+    "classes": (0, 2000),
+    "class_hidden": (1, 4096),
+}
 MAX_PARAMETERS = 1_000_000_000
 # Spectral norms and conditional batch norms of the published networks divide by a little more than the norm.
 EPSILON = 1e-4
@@ -66,18 +75,57 @@ class VAE(nn.Module):
         ValueError: For arguments out of range.
     """
 
-    def __init__(self, latents: int = 256, image_channels: int = 1, condition_channels: int = 1, encoder: str = "resnet50",
-                 encoder_width: int = 64, size: int = 128, blocks: int = 5, decoder_width: int = 96, code: int = 20,
-                 classes: int = 1000, class_hidden: int = 2000, attention: bool = True, spatial: bool = False):
+    def __init__(
+        self,
+        latents: int = 256,
+        image_channels: int = 1,
+        condition_channels: int = 1,
+        encoder: str = "resnet50",
+        encoder_width: int = 64,
+        size: int = 128,
+        blocks: int = 5,
+        decoder_width: int = 96,
+        code: int = 20,
+        classes: int = 1000,
+        class_hidden: int = 2000,
+        attention: bool = True,
+        spatial: bool = False,
+    ):
         super().__init__()
         _check_arguments(locals())
-        self.latents, self.image_channels, self.condition_channels = latents, image_channels, condition_channels
-        self.spatial, self.size, self.size_multiple = spatial, size, 2 ** blocks
-        self.encoder = _Encoder(image_channels + condition_channels, 2 * latents, ENCODERS[encoder], encoder_width,
-                                blocks if spatial else None)
+        self.latents, self.image_channels, self.condition_channels = (
+            latents,
+            image_channels,
+            condition_channels,
+        )
+        self.spatial, self.size, self.size_multiple = spatial, size, 2**blocks
+        self.encoder = _Encoder(
+            image_channels + condition_channels,
+            2 * latents,
+            ENCODERS[encoder],
+            encoder_width,
+            blocks if spatial else None,
+        )
         decoder = _MapDecoder if spatial else _VectorDecoder
-        arguments = {} if spatial else {"start_size": size >> blocks, "code": code, "classes": classes, "hidden": class_hidden}
-        self.decoder = decoder(latents, image_channels, condition_channels, blocks, decoder_width, attention, **arguments)
+        arguments = (
+            {}
+            if spatial
+            else {
+                "start_size": size >> blocks,
+                "code": code,
+                "classes": classes,
+                "hidden": class_hidden,
+            }
+        )
+        self.decoder = decoder(
+            latents,
+            image_channels,
+            condition_channels,
+            blocks,
+            decoder_width,
+            attention,
+            **arguments,
+        )
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of the posterior, (N, latents) each; for maps (N, latents, h, w).
@@ -85,10 +133,20 @@ class VAE(nn.Module):
         Arguments as in ``forward``.
         """
         size = tuple(x.shape[2:])
-        fits = all(n and n % self.size_multiple == 0 for n in size) if self.spatial else size == (self.size, self.size)
+        fits = (
+            all(n and n % self.size_multiple == 0 for n in size)
+            if self.spatial
+            else size == (self.size, self.size)
+        )
         if x.ndim != 4 or x.shape[1] != self.image_channels or not fits:
-            wanted = f"sides that are multiples of {self.size_multiple}" if self.spatial else f"{self.size} x {self.size} voxels"
-            raise ValueError(f"images must have {self.image_channels} channels and {wanted}; their shape is {tuple(x.shape)}")
+            wanted = (
+                f"sides that are multiples of {self.size_multiple}"
+                if self.spatial
+                else f"{self.size} x {self.size} voxels"
+            )
+            raise ValueError(
+                f"images must have {self.image_channels} channels and {wanted}; their shape is {tuple(x.shape)}"
+            )
         self._check_condition(condition, size)
         mean, log_variance = self.encoder(_beside(x, condition)).chunk(2, 1)
         log_variance = log_variance.clamp(*LOG_VARIANCE)
@@ -104,12 +162,20 @@ class VAE(nn.Module):
         if not self.spatial:
             z = z.flatten(1)
         if z.ndim != (4 if self.spatial else 2) or z.shape[1] != self.latents:
-            raise ValueError(f"latents must have {self.latents} channels; their shape is {tuple(z.shape)}")
-        size = tuple(n * self.size_multiple for n in z.shape[2:]) if self.spatial else (self.size, self.size)
+            raise ValueError(
+                f"latents must have {self.latents} channels; their shape is {tuple(z.shape)}"
+            )
+        size = (
+            tuple(n * self.size_multiple for n in z.shape[2:])
+            if self.spatial
+            else (self.size, self.size)
+        )
         self._check_condition(condition, size)
         return self.decoder(z, condition)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, condition: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """D(E(x)), and the posterior's mean and log-variance.
 
         Args:
@@ -137,7 +203,9 @@ class VAE(nn.Module):
         wanted = (self.condition_channels, *size) if self.condition_channels else None
         found = None if condition is None else tuple(condition.shape[1:])
         if found != wanted:
-            raise ValueError(f"this autoencoder wants a condition of (channels, height, width) {wanted}, not {found}")
+            raise ValueError(
+                f"this autoencoder wants a condition of (channels, height, width) {wanted}, not {found}"
+            )
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -147,10 +215,13 @@ def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 # Encoder ------------------------------------------------------------------------------------------------------------
 
+
 class _Encoder(nn.Module):
     """ResNet of bottlenecks. ``downs`` halvings and maps come out; None is all five, and their mean."""
 
-    def __init__(self, inputs: int, outputs: int, depths: tuple[int, ...], width: int, downs: int | None):
+    def __init__(
+        self, inputs: int, outputs: int, depths: tuple[int, ...], width: int, downs: int | None
+    ):
         super().__init__()
         strides = [2 if downs is None or n < downs else 1 for n in range(5)]
         self.pooled = downs is None
@@ -161,7 +232,9 @@ class _Encoder(nn.Module):
         for n, depth in enumerate(depths):
             stages = []
             for k in range(depth):
-                stages.append(_Bottleneck(channels, width << n, strides[n + 1] if n and k == 0 else 1))
+                stages.append(
+                    _Bottleneck(channels, width << n, strides[n + 1] if n and k == 0 else 1)
+                )
                 channels = 4 * (width << n)
             setattr(self, f"layer{n + 1}", nn.Sequential(*stages))
         self.fc = nn.Conv2d(channels, outputs, 1)
@@ -179,7 +252,11 @@ class _Bottleneck(nn.Module):
         self.conv2, self.bn2 = _conv(width, width, 3, stride), _BatchNorm(width)
         self.conv3, self.bn3 = _conv(width, 4 * width, 1), _BatchNorm(4 * width)
         same = stride == 1 and inputs == 4 * width
-        self.downsample = None if same else nn.Sequential(_conv(inputs, 4 * width, 1, stride), _BatchNorm(4 * width))
+        self.downsample = (
+            None
+            if same
+            else nn.Sequential(_conv(inputs, 4 * width, 1, stride), _BatchNorm(4 * width))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn1(self.conv1(x)).relu_()
@@ -209,7 +286,16 @@ class _BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and processes.count() > 1:
             return self._together(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.epsilon)
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            0.1,
+            self.epsilon,
+        )
 
     def _together(self, x: Tensor) -> Tensor:
         """By mean and variance over the batches of all processes, so that they learn what one would from the whole.
@@ -224,19 +310,34 @@ class _BatchNorm(nn.Module):
             self.running_mean.lerp_(mean, 0.1)
             self.running_var.lerp_(variance * count / max(count - 1, 1), 0.1)
         found = centred * (variance + self.epsilon).rsqrt()[:, None, None]
-        return found if self.weight is None else found * self.weight[:, None, None] + self.bias[:, None, None]
+        return (
+            found
+            if self.weight is None
+            else found * self.weight[:, None, None] + self.bias[:, None, None]
+        )
 
 
 # Decoder ------------------------------------------------------------------------------------------------------------
 
+
 class _Decoder(nn.Module):
     """Blocks, attention and last convolution. What comes first, and what the blocks are told, depends on the latents."""
 
-    def __init__(self, told: list[int], image_channels: int, condition_channels: int, width: int, attention: bool, block: type):
+    def __init__(
+        self,
+        told: list[int],
+        image_channels: int,
+        condition_channels: int,
+        width: int,
+        attention: bool,
+        block: type,
+    ):
         super().__init__()
         blocks = len(told)
         widths = [width * min(16, 2 ** (blocks - n)) for n in range(blocks + 1)]
-        self.blocks = nn.ModuleList(block(i + condition_channels, o, t) for i, o, t in zip(widths, widths[1:], told))
+        self.blocks = nn.ModuleList(
+            block(i + condition_channels, o, t) for i, o, t in zip(widths, widths[1:], told)
+        )
         self.attention = _Attention(widths[-2]) if attention else None
         self.norm = ActNorm(width)
         self.image = nn.Conv2d(width + condition_channels, image_channels, 3, padding=1)
@@ -256,29 +357,73 @@ class _Decoder(nn.Module):
 class _VectorDecoder(_Decoder):
     """From vectors: the first layer takes the first of them, each block a code of its own; and all of them the embedding."""
 
-    def __init__(self, latents: int, image_channels: int, condition_channels: int, blocks: int, width: int, attention: bool,
-                 start_size: int, code: int, classes: int, hidden: int):
-        super().__init__([code + EMBEDDING] * blocks, image_channels, condition_channels, width, attention, _VectorBlock)
+    def __init__(
+        self,
+        latents: int,
+        image_channels: int,
+        condition_channels: int,
+        blocks: int,
+        width: int,
+        attention: bool,
+        start_size: int,
+        code: int,
+        classes: int,
+        hidden: int,
+    ):
+        super().__init__(
+            [code + EMBEDDING] * blocks,
+            image_channels,
+            condition_channels,
+            width,
+            attention,
+            _VectorBlock,
+        )
         self.start_size, self.parts = start_size, [latents - blocks * code, *[code] * blocks]
-        self.start = _SpectralLinear(self.parts[0], start_size ** 2 * width * min(16, 2 ** blocks))
-        self.classes = nn.Sequential(
-            nn.Linear(latents, hidden), nn.LeakyReLU(), nn.Linear(hidden, hidden), nn.LeakyReLU(),
-            nn.Linear(hidden, hidden), nn.LeakyReLU(), nn.Linear(hidden, classes), nn.Softmax(1)) if classes else None
+        self.start = _SpectralLinear(self.parts[0], start_size**2 * width * min(16, 2**blocks))
+        self.classes = (
+            nn.Sequential(
+                nn.Linear(latents, hidden),
+                nn.LeakyReLU(),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(),
+                nn.Linear(hidden, classes),
+                nn.Softmax(1),
+            )
+            if classes
+            else None
+        )
         self.embedding = nn.Linear(classes or latents, EMBEDDING, bias=False)
 
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
         first, *codes = z.split(self.parts, 1)
         embedded = self.embedding(z if self.classes is None else self.classes(z))
-        x = self.start(first).view(len(z), self.start_size, self.start_size, -1).permute(0, 3, 1, 2).contiguous()
+        x = (
+            self.start(first)
+            .view(len(z), self.start_size, self.start_size, -1)
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
         return self.run(x, [torch.cat([code, embedded], 1) for code in codes], condition)
 
 
 class _MapDecoder(_Decoder):
     """From maps: every block is told the latents where they are."""
 
-    def __init__(self, latents: int, image_channels: int, condition_channels: int, blocks: int, width: int, attention: bool):
-        super().__init__([latents] * blocks, image_channels, condition_channels, width, attention, _MapBlock)
-        self.start = _SpectralConv(latents, width * min(16, 2 ** blocks), 3)
+    def __init__(
+        self,
+        latents: int,
+        image_channels: int,
+        condition_channels: int,
+        blocks: int,
+        width: int,
+        attention: bool,
+    ):
+        super().__init__(
+            [latents] * blocks, image_channels, condition_channels, width, attention, _MapBlock
+        )
+        self.start = _SpectralConv(latents, width * min(16, 2**blocks), 3)
 
     def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
         return self.run(self.start(z), [z] * len(self.blocks), condition)
@@ -289,12 +434,19 @@ class _VectorBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, told: int):
         super().__init__()
-        self.norm0, self.norm1 = (self.conditional_norm(channels, told) for channels in (inputs, outputs))
-        self.conv0, self.conv1 = _UpsamplingConv(inputs, outputs), _SpectralConv(outputs, outputs, 3)
+        self.norm0, self.norm1 = (
+            self.conditional_norm(channels, told) for channels in (inputs, outputs)
+        )
+        self.conv0, self.conv1 = (
+            _UpsamplingConv(inputs, outputs),
+            _SpectralConv(outputs, outputs, 3),
+        )
         self.shortcut = _SpectralConv(inputs, outputs, 1)
 
     def conditional_norm(self, channels: int, told: int) -> nn.Module:
-        return _ConditionalNorm(channels, *(_SpectralLinear(told, channels, bias=False) for _ in range(2)))
+        return _ConditionalNorm(
+            channels, *(_SpectralLinear(told, channels, bias=False) for _ in range(2))
+        )
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         y = self.conv0(self.norm0(x, told).relu_())
@@ -304,7 +456,9 @@ class _VectorBlock(nn.Module):
 
 class _MapBlock(_VectorBlock):
     def conditional_norm(self, channels: int, told: int) -> nn.Module:
-        return _ConditionalNorm(channels, *(_SpectralConv(told, channels, 1, bias=False) for _ in range(2)))
+        return _ConditionalNorm(
+            channels, *(_SpectralConv(told, channels, 1, bias=False) for _ in range(2))
+        )
 
 
 class _ConditionalNorm(_BatchNorm):
@@ -320,7 +474,10 @@ class _ConditionalNorm(_BatchNorm):
         scale, shift = 1 + self.gamma(told), self.beta(told)
         if self.training:
             return _modulated(super().forward(x), scale, shift)
-        mean, deviation = (t.view(-1, *[1] * (scale.ndim - 2)) for t in (self.running_mean, (self.running_var + EPSILON).sqrt()))
+        mean, deviation = (
+            t.view(-1, *[1] * (scale.ndim - 2))
+            for t in (self.running_mean, (self.running_var + EPSILON).sqrt())
+        )
         scale = scale / deviation
         return _modulated(x, scale, shift - mean * scale)
 
@@ -331,7 +488,9 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
     height, width = scale.shape[2:]
     squares = x.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-    return torch.addcmul(shift[:, :, :, None, :, None], squares, scale[:, :, :, None, :, None]).reshape(x.shape)
+    return torch.addcmul(
+        shift[:, :, :, None, :, None], squares, scale[:, :, :, None, :, None]
+    ).reshape(x.shape)
 
 
 class _Attention(nn.Module):
@@ -341,7 +500,10 @@ class _Attention(nn.Module):
         super().__init__()
         few, half = max(channels // 8, 1), max(channels // 2, 1)
         self.theta, self.phi = (_SpectralConv(channels, few, 1, bias=False) for _ in range(2))
-        self.g, self.o_conv = _SpectralConv(channels, half, 1, bias=False), _SpectralConv(half, channels, 1, bias=False)
+        self.g, self.o_conv = (
+            _SpectralConv(channels, half, 1, bias=False),
+            _SpectralConv(half, channels, 1, bias=False),
+        )
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -356,10 +518,13 @@ def _beside(x: Tensor, condition: Tensor | None) -> Tensor:
     if condition is None:
         return x
     step = condition.shape[2] // x.shape[2]
-    return torch.cat([x, condition[:, :, ::step, ::step].repeat_interleave(len(x) // len(condition), 0)], 1)
+    return torch.cat(
+        [x, condition[:, :, ::step, ::step].repeat_interleave(len(x) // len(condition), 0)], 1
+    )
 
 
 # Layers with spectral norm ------------------------------------------------------------------------------------------
+
 
 class _Spectral(nn.Module):
     """A weight divided by an estimate of its largest singular value: one power iteration from the vector u.
@@ -416,7 +581,12 @@ class _UpsamplingConv(_Spectral):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] * x.shape[3] < FEW:
-            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), self.effective(), self.bias, padding=1)
+            return F.conv2d(
+                F.interpolate(x, scale_factor=2, mode="nearest"),
+                self.effective(),
+                self.bias,
+                padding=1,
+            )
         return F.conv_transpose2d(x, self._upsampling_kernel(), self.bias, stride=2, padding=1)
 
     def _upsampling_kernel(self) -> Tensor:
@@ -436,6 +606,7 @@ def _unit(vector: Tensor) -> Tensor:
 
 # Critic -------------------------------------------------------------------------------------------------------------
 
+
 @register("ct_critic")
 class Critic(nn.Module):
     """How real images look, one number each: strided 4 x 4 convolutions, a 3 x 3, a 1 x 1 and a linear layer.
@@ -449,32 +620,57 @@ class Critic(nn.Module):
         ValueError: For arguments out of range.
     """
 
-    def __init__(self, image_channels: int = 1, condition_channels: int = 1, width: int = 64, downs: int = 5):
+    def __init__(
+        self, image_channels: int = 1, condition_channels: int = 1, width: int = 64, downs: int = 5
+    ):
         super().__init__()
-        for name, value, least, most in (("image_channels", image_channels, 1, 16), ("width", width, 1, 256),
-                                         ("condition_channels", condition_channels, 0, 16), ("downs", downs, 1, 8)):
+        for name, value, least, most in (
+            ("image_channels", image_channels, 1, 16),
+            ("width", width, 1, 256),
+            ("condition_channels", condition_channels, 0, 16),
+            ("downs", downs, 1, 8),
+        ):
             _require_whole(name, value, least, most)
         self.smallest = 2 ** (downs + 1)
-        widths = [image_channels + condition_channels, *(width * min(8, 2 ** n) for n in range(downs))]
+        widths = [
+            image_channels + condition_channels,
+            *(width * min(8, 2**n) for n in range(downs)),
+        ]
         layers: list[nn.Module] = []
         for n, (i, o) in enumerate(zip(widths, widths[1:])):
-            layers += [nn.Conv2d(i, o, 4, 2, 1), *[nn.InstanceNorm2d(o, affine=True)] * (n > 0), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(i, o, 4, 2, 1),
+                *[nn.InstanceNorm2d(o, affine=True)] * (n > 0),
+                nn.LeakyReLU(0.2),
+            ]
         last = widths[-1]
-        layers += [nn.Conv2d(last, last, 3, padding=1), nn.InstanceNorm2d(last, affine=True), nn.LeakyReLU(0.2),
-                   nn.Conv2d(last, last, 1), nn.LeakyReLU(0.2)]
+        layers += [
+            nn.Conv2d(last, last, 3, padding=1),
+            nn.InstanceNorm2d(last, affine=True),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(last, last, 1),
+            nn.LeakyReLU(0.2),
+        ]
         self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(last, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(N,) scores of images (N, image_channels, H, W) beside the condition (N, condition_channels, H, W)."""
         if min(x.shape[2:]) < self.smallest:
-            raise ValueError(f"the critic needs at least {self.smallest} x {self.smallest} voxels, not {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"the critic needs at least {self.smallest} x {self.smallest} voxels, not {tuple(x.shape[2:])}"
+            )
         x = x if condition is None else torch.cat([x, condition], 1)
         return self.linear(self.layers(x).mean((2, 3)))[:, 0]
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor, condition: Tensor | None = None,
-                     place: Tensor | None = None) -> Tensor:
+def gradient_penalty(
+    critic: nn.Module,
+    real: Tensor,
+    made: Tensor,
+    condition: Tensor | None = None,
+    place: Tensor | None = None,
+) -> Tensor:
     """Mean square by which the critic's gradient misses length 1 between made (place 0) and real images (place 1).
 
     WGAN-GP adds ten times this to the critic's loss.
@@ -484,18 +680,31 @@ def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor, condition: T
     """
     place = torch.rand(len(real), 1, 1, 1) if place is None else place
     between = torch.lerp(made.detach(), real.detach(), place.to(real)).requires_grad_()
-    gradient, = torch.autograd.grad(critic(between, condition).sum(), between, create_graph=True)
+    (gradient,) = torch.autograd.grad(critic(between, condition).sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
 # Published checkpoints ----------------------------------------------------------------------------------------------
 
 # Published names and ours; what is not listed has the same name after "encoder.model." or "decoder.decoder.".
-_RENAMED = (("encoder.model.fc.sub_layers.0.", "encoder.fc."), ("encoder.model.", "encoder."),
-            ("decoder.map_to_class_embedding.main.", "decoder.classes."), ("decoder.decoder.", "decoder."),
-            (".module.", "."), (".weight_bar", ".weight"), (".weight_u", ".u"), (".GBlock.", ".blocks."),
-            (".HyperBN.", ".norm0."), (".HyperBN_1.", ".norm1."), (".bn.", "."), ("_embed.", "."), (".conv_sc.", ".shortcut."),
-            ("decoder.linear.", "decoder.embedding."), (".G_linear.", ".start."), (".colorize.", ".image."))
+_RENAMED = (
+    ("encoder.model.fc.sub_layers.0.", "encoder.fc."),
+    ("encoder.model.", "encoder."),
+    ("decoder.map_to_class_embedding.main.", "decoder.classes."),
+    ("decoder.decoder.", "decoder."),
+    (".module.", "."),
+    (".weight_bar", ".weight"),
+    (".weight_u", ".u"),
+    (".GBlock.", ".blocks."),
+    (".HyperBN.", ".norm0."),
+    (".HyperBN_1.", ".norm1."),
+    (".bn.", "."),
+    ("_embed.", "."),
+    (".conv_sc.", ".shortcut."),
+    ("decoder.linear.", "decoder.embedding."),
+    (".G_linear.", ".start."),
+    (".colorize.", ".image."),
+)
 
 
 def from_published(state: Mapping[str, Tensor]) -> VAE:
@@ -521,23 +730,39 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
     blocks = 0
     while f"decoder.decoder.GBlock.{blocks}.conv0.module.bias" in state:
         blocks += 1
-    entry, last = (state[f"decoder.decoder.GBlock.{n}.conv_sc.module.weight_bar"] for n in (0, blocks - 1))
-    start, image = state["decoder.decoder.G_linear.module.weight_bar"], state["decoder.decoder.colorize.weight"]
+    entry, last = (
+        state[f"decoder.decoder.GBlock.{n}.conv_sc.module.weight_bar"] for n in (0, blocks - 1)
+    )
+    start, image = (
+        state["decoder.decoder.G_linear.module.weight_bar"],
+        state["decoder.decoder.colorize.weight"],
+    )
     latents, width = state["encoder.model.fc.sub_layers.0.weight"].shape[0] // 2, last.shape[0]
     condition = image.shape[1] - width
     start_size = round((start.shape[0] / (entry.shape[1] - condition)) ** 0.5)
     classes = state["decoder.decoder.linear.weight"].shape[1]
-    return {"latents": latents, "image_channels": image.shape[0], "condition_channels": condition,
-            "encoder": "resnet101" if "encoder.model.layer3.22.conv1.weight" in state else "resnet50",
-            "encoder_width": state["encoder.model.conv1.weight"].shape[0], "size": start_size << blocks, "blocks": blocks,
-            "decoder_width": width, "code": (latents - start.shape[1]) // blocks, "classes": classes,
-            "class_hidden": state["decoder.map_to_class_embedding.main.0.weight"].shape[0]}
+    return {
+        "latents": latents,
+        "image_channels": image.shape[0],
+        "condition_channels": condition,
+        "encoder": "resnet101" if "encoder.model.layer3.22.conv1.weight" in state else "resnet50",
+        "encoder_width": state["encoder.model.conv1.weight"].shape[0],
+        "size": start_size << blocks,
+        "blocks": blocks,
+        "decoder_width": width,
+        "code": (latents - start.shape[1]) // blocks,
+        "classes": classes,
+        "class_hidden": state["decoder.map_to_class_embedding.main.0.weight"].shape[0],
+    }
 
 
 def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names. The second vectors of the spectral norms are never read, nor are counts of batches."""
     last_norm = "decoder.decoder.ScaledCrossReplicaBN."
-    new = {"decoder.initialised": torch.tensor(True), **converted_actnorm(state, last_norm, "decoder.norm.")}
+    new = {
+        "decoder.initialised": torch.tensor(True),
+        **converted_actnorm(state, last_norm, "decoder.norm."),
+    }
     for name, value in state.items():
         if name.endswith((".weight_v", ".num_batches_tracked")) or name.startswith(last_norm):
             continue
@@ -548,6 +773,7 @@ def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
+
 
 def _require_whole(name: str, value, least: int, most: int) -> None:
     if type(value) is not int or not least <= value <= most:
@@ -564,12 +790,18 @@ def _check_arguments(given: dict) -> None:
             raise ValueError(f"{name} must be true or false, not {given[name]!r}")
     blocks = given["blocks"]
     if given["spatial"] and blocks > 5:
-        raise ValueError(f"blocks must be at most 5 where latents are maps, not {blocks}: the encoder halves the size five times")
-    if not given["spatial"] and given["size"] % 2 ** blocks:
-        raise ValueError(f"size must be a multiple of {2 ** blocks} (2 ** blocks), not {given['size']}")
+        raise ValueError(
+            f"blocks must be at most 5 where latents are maps, not {blocks}: the encoder halves the size five times"
+        )
+    if not given["spatial"] and given["size"] % 2**blocks:
+        raise ValueError(
+            f"size must be a multiple of {2**blocks} (2 ** blocks), not {given['size']}"
+        )
     if not given["spatial"] and given["latents"] <= blocks * given["code"]:
-        raise ValueError(f"latents must be more than {blocks * given['code']} (a code of {given['code']} for each of {blocks} "
-                         f"blocks), not {given['latents']}")
+        raise ValueError(
+            f"latents must be more than {blocks * given['code']} (a code of {given['code']} for each of {blocks} "
+            f"blocks), not {given['latents']}"
+        )
     _check_total(given, blocks)
 
 
@@ -579,6 +811,8 @@ def _check_total(given: dict, blocks: int) -> None:
     convolutions = sum(9 * (i + o) * o + i * o for i, o in zip(widths, widths[1:]))
     start = 9 if given["spatial"] else (given["size"] >> blocks) ** 2
     hidden = given["class_hidden"] if given["classes"] and not given["spatial"] else 0
-    total = convolutions + widths[0] * given["latents"] * start + 2 * hidden ** 2
+    total = convolutions + widths[0] * given["latents"] * start + 2 * hidden**2
     if total > MAX_PARAMETERS:
-        raise ValueError(f"this decoder would have {total / 1e9:.1f} thousand million weights; at most 1 is allowed")
+        raise ValueError(
+            f"this decoder would have {total / 1e9:.1f} thousand million weights; at most 1 is allowed"
+        )
