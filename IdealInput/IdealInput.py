@@ -199,7 +199,7 @@ class IdealInputWidget(qtjobs.ModulePanel):
 
     def modelChanged(self):
         """One selector for each image that the network takes and gives, one lock for each that it takes."""
-        locks = self.ui.locksLayout
+        locks = self.ui.locksWidget.layout()
         for selector in self._selectors.values():
             selector.setMRMLScene(None)  # a selector that waits for its deletion must not answer any more
             self.ui.inputsLayout.removeRow(selector)

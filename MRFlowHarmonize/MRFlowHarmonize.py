@@ -213,15 +213,16 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     def _showBatch(self):
         """A check box for each of the scene's volumes that can be ticked; they are made anew only for other volumes."""
         offered = {volume.GetID(): volume.GetName() for volume in self.logic.batchVolumes(self._parameterNode)}
+        layout = self.ui.batchWidget.layout()
         if {identifier: box.text for identifier, box in self._boxes.items()} != offered:
             for box in self._boxes.values():
-                self.ui.batchLayout.removeWidget(box)
+                layout.removeWidget(box)
                 box.hide()  # at once; it is deleted when the event loop runs
                 box.deleteLater()
             self._boxes = {identifier: qt.QCheckBox(name) for identifier, name in offered.items()}
             for box in self._boxes.values():
                 box.connect("toggled(bool)", self._onTicked)
-                self.ui.batchLayout.addWidget(box)
+                layout.addWidget(box)
         for widget in (self.ui.batchLabel, self.ui.batchGroupBox):
             widget.setVisible(bool(offered))
         chosen = {volume.GetID() for volume in self.logic.batch(self._parameterNode)}

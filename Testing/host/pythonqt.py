@@ -16,7 +16,7 @@ import sys
 import types
 from pathlib import Path
 
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from shiboken6 import Shiboken
 
 from . import dialogs
@@ -31,6 +31,8 @@ FACTS_FILE = Path(__file__).with_name("pythonqt_facts.json")
 KEYWORDS = {"del", "exec", "print", "raise"}
 # Shiboken looks these up on the Python class when C++ calls them: they must stay reachable.
 VIRTUALS = {"metaObject", "qt_metacall", "qt_metacast", "connectNotify", "disconnectNotify"}
+# PythonQt gives these a truth value (``__nonzero__``): an empty one is false. All other objects are true.
+FALSE_IF_EMPTY = (QtWidgets.QLayout, QtWidgets.QMenu, QtGui.QTextDocument, QtCore.QTranslator)
 
 
 def expand(table: dict) -> dict:
@@ -61,6 +63,8 @@ def wrap(base: type, name: str) -> type:
         if not isinstance(_static(base, attribute), QtCore.Property) and (not facts or attribute in facts["values"]):
             namespace[attribute] = _value(base, attribute)
     namespace["_signals"] = frozenset(signals & facts["signals"] if facts else signals)
+    if issubclass(base, FALSE_IF_EMPTY):
+        namespace["__bool__"] = lambda self: not base.isEmpty(self)
     if issubclass(base, QtWidgets.QDialog):
         namespace["exec"] = namespace["exec_"] = dialogs.execute
     namespace.update({function: dialogs.static(name, function) for function in dialogs.STATIC.get(name, ())})

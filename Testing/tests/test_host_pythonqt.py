@@ -130,6 +130,42 @@ def test_dynamic_properties_and_children_are_attributes(button):
         button.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize("kind", ["QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout", "QStackedLayout"])
+def test_an_empty_layout_is_false_and_so_is_one_whose_widgets_are_hidden(kind):
+    import qt
+    widget = qt.QWidget()
+    layout, inside = getattr(qt, kind)(widget), qt.QLabel("inside")
+    assert not layout and widget
+    layout.addWidget(inside)
+    assert layout
+    inside.hide()
+    assert bool(layout) is (not layout.isEmpty())
+    layout.removeWidget(inside)
+    assert not layout
+
+
+def test_an_empty_menu_is_false():
+    import qt
+    menu = qt.QMenu()
+    assert not menu
+    menu.addAction("Reload")
+    assert menu
+
+
+def test_what_is_false_is_not_found_in_a_ui_file(tmp_path):
+    import slicer
+    file = tmp_path / "Panel.ui"
+    file.write_text("""<?xml version="1.0" encoding="UTF-8"?>
+        <ui version="4.0"><class>Panel</class><widget class="QWidget" name="Panel"><layout class="QVBoxLayout" name="outer">
+        <item><widget class="QWidget" name="box"><layout class="QVBoxLayout" name="empty"/></widget></item>
+        <item><widget class="QWidget" name="row"><layout class="QHBoxLayout" name="full">
+        <item><widget class="QLabel" name="text"/></item></layout></widget></item></layout></widget></ui>""")
+    panel = slicer.util.loadUI(str(file))
+    ui = slicer.util.childWidgetVariables(panel)
+    assert set(vars(ui)) - {"qt_spinbox_lineedit"} == {"Panel", "outer", "box", "row", "full", "text"}
+    assert ui.box.layout() is not None and not ui.box.layout()
+
+
 def test_a_slot_gets_as_many_arguments_as_it_declares(button):
     got = []
 
