@@ -158,14 +158,14 @@ def receive_field(shape, bias: float, rng: np.random.Generator) -> np.ndarray:
 def simulate_dixon(ct: Volume, settings: DixonSettings | None = None, seed: int = 0) -> dict[str, Volume]:
     """Simulated Dixon images of a CT volume, on its grid: "in_phase", "fat_fraction", "water_fraction".
 
-    What is not the body (the table) is taken for air. The same ``seed`` gives the same images.
+    What is not the body (the couch) is taken for air. The same ``seed`` gives the same images.
 
     Raises:
         volumes.VolumeError: Empty, not finite, or without a usable geometry.
     """
     volumes.check(ct)
     axial = volumes.reorient(ct, "LPS")
-    hu = without_table(axial.float32(), axial.spacing_mm)
+    hu = without_couch(axial.float32(), axial.spacing_mm)
     images = simulate_arrays(hu, axial.spacing_mm, settings or DixonSettings(), np.random.default_rng(seed))
     found = {}
     for role, image, units in zip(CHANNELS, images, ("a.u.", "", "")):
@@ -183,7 +183,8 @@ def sample(ct: Volume, spacing_mm: float = 3.0, slices: int = 4, seed: int = 0) 
         slices: How many axial slices.
 
     Returns:
-        "in_phase", "fat_fraction", "water_fraction" and "ct" (the table is taken for air), on one LPS grid.
+        "in_phase", "fat_fraction", "water_fraction" and "ct", on one LPS grid. The couch is air in all of them: what
+        the MR images do not show the network is not asked for.
 
     Raises:
         volumes.VolumeError: As ``simulate_dixon``, or there is no body in the middle of the CT.
@@ -221,35 +222,75 @@ def _coarser(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), size[::-1]), volume.ijk_to_ras @ change, volume.name)
 
 
-def without_table(hu: np.ndarray, spacing_mm) -> np.ndarray:
+def without_couch(hu: np.ndarray, spacing_mm) -> np.ndarray:
     """``hu`` with everything outside ``body_mask`` set to air (-1000)."""
     return np.where(body_mask(hu, spacing_mm), hu, np.float32(-1000))
 
 
 def body_mask(hu: np.ndarray, spacing_mm) -> np.ndarray:
-    """Where the body is: bool [k, j, i]. Empty if nothing is denser than -300 HU.
+    """Where the body is, without the couch: bool [k, j, i]. Empty if nothing is denser than -300 HU.
 
-    Denser than -300 HU, opened in the slice so that a thin table shell falls off, pieces of at least 1 % of the
-    largest kept (arms beside the trunk), holes filled slice by slice (lung, bowel gas).
+    Denser than -300 HU, with what it surrounds in a slice (lung, bowel gas), then opened in the slice, so that shells
+    thinner than 12 mm fall off. Of the pieces in three dimensions the largest is the
+    trunk. Others stay if they have 1 % of its size and do not lie beneath it: an arm stays, a thick part of the couch goes.
+
+    Of a shell that touches the skin a strip may stay where they touch, as thick as the shell. A patient who lies prone
+    has the couch in front: its thin shells fall off, thick and hollow parts stay.
+
+    Args:
+        hu: [k, j, i], Hounsfield units, j running to the patient's back (as in LPS).
+        spacing_mm: Voxel size along i, j, k.
     """
-    dense = hu > -300
-    radius = 6.0  # mm, half the thickness of a table shell and more
+    radius = 6.0
     disk = _disk(radius / spacing_mm[0], radius / spacing_mm[1])
-    mask = np.stack([_opened(s, disk) for s in dense])
-    labels, count = ndimage.label(mask)
+    dense = hu > -300
+    labels, count = ndimage.label(_opened(dense, disk))
     if not count:
-        return mask
-    sizes = np.bincount(labels.ravel())
+        return np.zeros(dense.shape, bool)
+    beneath = _beneath(labels == np.bincount(labels[labels > 0]).argmax())
+    # Filled before it is opened, else a chest wall thinner than 12 mm falls off. The hollow of a couch stays empty.
+    in_slice = ndimage.generate_binary_structure(3, 1)
+    in_slice[[0, 2]] = False
+    holes = np.stack([ndimage.binary_fill_holes(slice_) for slice_ in dense]) & ~dense
+    solid = dense | _pieces_above(holes, beneath, 0.0, in_slice)
+    return np.stack([_closed(body) for body in _pieces_above(_opened(solid, disk), beneath, 0.01)])
+
+
+def _beneath(trunk: np.ndarray) -> np.ndarray:
+    """Where j is beyond the trunk's last row in the same slice; in slices without trunk, beyond its last row of all."""
+    rows = trunk.any(2)
+    last = rows.shape[1] - 1 - rows[:, ::-1].argmax(1)
+    last[~rows.any(1)] = last[rows.any(1)].max()
+    beneath = np.arange(rows.shape[1]) > last[:, None]
+    return np.broadcast_to(beneath[..., None], trunk.shape)
+
+
+def _pieces_above(mask: np.ndarray, beneath: np.ndarray, smallest: float, connected: np.ndarray | None = None) -> np.ndarray:
+    """Pieces of ``mask`` that lie less than half beneath and have at least this share of the largest one's size."""
+    labels, count = ndimage.label(mask, connected)
+    sizes = np.bincount(labels.ravel(), minlength=2)
     sizes[0] = 0
-    mask = (sizes >= 0.01 * sizes.max())[labels]
-    return np.stack([ndimage.binary_fill_holes(s) for s in mask])
+    under = np.bincount(labels[beneath], minlength=count + 1)[:len(sizes)]
+    above = under < 0.5 * sizes
+    return (above & (sizes >= smallest * sizes.max()))[labels]
+
+
+def _closed(body: np.ndarray) -> np.ndarray:
+    """A slice's body without holes; where the image's border cuts it, all between its ends there counts as its skin."""
+    closed = np.pad(body, 1)
+    for outside, inside in ((closed[0], closed[1]), (closed[-1], closed[-2]), (closed[:, 0], closed[:, 1]),
+                            (closed[:, -1], closed[:, -2])):
+        found = np.flatnonzero(inside)
+        if len(found):
+            outside[found[0]:found[-1] + 1] = True
+    return ndimage.binary_fill_holes(closed)[1:-1, 1:-1]
 
 
 def _opened(mask: np.ndarray, disk: np.ndarray) -> np.ndarray:
-    # Edges repeat outwards: a body cut off by the field of view is not worn away there.
+    """``mask`` opened in each slice. Edges repeat outwards: a body that the field of view cuts is not worn away there."""
     pad = [(n // 2 + 1,) * 2 for n in disk.shape]
-    opened = ndimage.binary_opening(np.pad(mask, pad, mode="edge"), disk)
-    return opened[pad[0][0]:-pad[0][1], pad[1][0]:-pad[1][1]]
+    inside = tuple(slice(before, -after) for before, after in pad)
+    return np.stack([ndimage.binary_opening(np.pad(slice_, pad, mode="edge"), disk)[inside] for slice_ in mask])
 
 
 def _disk(radius_i: float, radius_j: float) -> np.ndarray:

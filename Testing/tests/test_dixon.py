@@ -145,7 +145,75 @@ def test_body_mask_keeps_arm_and_lung_and_drops_the_table():
     # The opening may round corners by a voxel.
     assert not (mask & ~ndimage.binary_dilation(body)).any()
     assert mask[:, ndimage.binary_erosion(body, iterations=2)].all()
-    assert np.all(dixon.without_table(hu, (3.0, 3.0, 3.0))[:, 66:68] == -1000)
+    assert np.all(dixon.without_couch(hu, (3.0, 3.0, 3.0))[:, 66:68] == -1000)
+
+
+def couch(kind, first):
+    """bool [j, i] of a couch's cross-section on the grid of ``body_on_a_table``, from row ``first``."""
+    there = np.zeros((80, 100), bool)
+    if kind == "block":  # a rail or the head of a couch: as thick as an arm
+        there[first:first + 10, 30:70] = True
+    if kind in ("shell", "hollow"):
+        there[first:first + 2, 5:95] = True
+    if kind == "hollow":  # two shells and their ends, foam between them
+        there[first + 8:first + 10, 5:95] = True
+        there[first:first + 10, 5:7] = there[first:first + 10, 93:95] = True
+    return there
+
+
+@pytest.mark.parametrize("kind, first", [("block", 66), ("shell", 61), ("shell", 66), ("hollow", 61), ("hollow", 66)])
+def test_no_kind_of_couch_is_body(kind, first):
+    """Also where the patient lies on it: then a strip as thick as its shell may stay, as wide as the skin is flat."""
+    hu, body, _ = body_on_a_table()
+    hu[:, 61:] = -1000
+    hu[:, couch(kind, first)] = 185
+    mask = dixon.body_mask(hu, (3.0, 3.0, 3.0))
+    wrong = (mask & ~ndimage.binary_dilation(body)).any(0)
+    assert wrong.any(1).sum() <= (2 if first == 61 else 0) and wrong.sum() <= 40, "3 mm voxels"
+    assert mask[:, ndimage.binary_erosion(body, iterations=2)].all(), "trunk, arm and lung"
+
+
+def test_a_chest_wall_thinner_than_the_opening_keeps_its_lung():
+    y, x = np.mgrid[:80, :100]
+    radius = np.hypot((y - 40) / 30, (x - 50) / 40)
+    hu = np.full((3, 80, 100), -1000.0, np.float32)
+    hu[:, radius < 1] = 40
+    hu[:, radius < 0.92] = -800  # a wall of 2 or 3 voxels
+    hu[:, 30:50, 45:55] = 40  # heart and spine, or there would be no trunk
+    assert dixon.body_mask(hu, (3.0, 3.0, 3.0))[:, radius < 0.95].all()
+
+
+def test_a_lung_at_the_border_of_the_image_is_body():
+    hu, _, lung = body_on_a_table()
+    cut = hu[..., 30:]  # through the middle of the lung
+    assert dixon.body_mask(cut, (3.0, 3.0, 3.0))[:, lung[:, 30:]].all()
+
+
+def test_the_sample_shows_no_couch_in_any_image():
+    """A block beneath the patient is air in the CT, noise in the in-phase image."""
+    hu, body, _ = body_on_a_table(k=12)
+    hu[:, 61:] = -1000
+    hu[:, couch("block", 66)] = 185
+    found = dixon.sample(Volume(hu, np.diag([-3.0, -3.0, 3.0, 1.0]), "CT", "HU"))
+    rows = np.flatnonzero(body.any(1))
+    assert found["ct"].shape[1] <= len(rows) + 2 * 8 + 2, "cut to the body, with 8 voxels around it"
+    below = found["ct"].array[:, -5:]
+    assert (below == -1000).all()
+    assert found["in_phase"].array[:, -5:].max() < 250 < 0.5 * np.percentile(found["in_phase"].array, 90)
+
+
+@pytest.mark.parametrize("name", ["chest_b40f", "chest_b70f", "pelvis", "abdomen_slab", "upper_abdomen"])
+def test_the_samples_of_real_ct_show_no_couch(data, name):
+    """Beneath the trunk's last row nothing is denser than air; arms beside it stay."""
+    ct = dixon.sample(volumes.load(data / "ct" / f"{name}.nii.gz"))["ct"].array
+    labels, count = ndimage.label(ct > -300)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    trunk = labels == sizes.argmax()
+    last = np.flatnonzero(trunk.any((0, 2)))[-1]
+    assert (ct[:, last + 1:] == -1000).all()
+    if name == "upper_abdomen":
+        assert np.ptp(np.flatnonzero((ct > -300).any((0, 1)))) * 3 > 480, "both arms, which lie 490 mm apart"
 
 
 def test_body_at_the_edge_of_the_image_stays():
