@@ -1,4 +1,5 @@
-"""The summary of a cohort: one CSV table and one HTML page that needs no other file; whatever a file name holds is text."""
+"""The summary of a cohort: one CSV table and one HTML page that needs no other file; whatever a
+file name holds is text."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from . import volumes
+from .core import page
+from .core.text import shown as shown  # also known by this name
 from .volumes import Volume
 
 SIDE = 96
@@ -26,44 +29,38 @@ COLUMNS = ("source", "output", "status", "reasons", "error", "seconds", "time", 
 UNKNOWN = "unknown"
 """Version in a record that does not name it."""
 STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222 }
-table { border-collapse: collapse }
-th, td { text-align: left; vertical-align: top; padding: .4em .8em; border-top: 1px solid #ccc }
-td.path { max-width: 22em; overflow-wrap: anywhere } img { display: block; background: #000; margin-bottom: 2px }
-.status { padding: 0 .5em; border-radius: .5em; background: #eee } .accepted, .done { background: #d5efd5 }
-.flagged { background: #fdeebb } .refused, .failed { background: #f8d0cc }
-ul { margin: 0; padding: 0; list-style: none }
+body { max-width: none } .rows img { display: block; background: #000; margin-bottom: 2px }
+.rows ul { margin: 0; padding: 0; list-style: none }
 """
 
 
 def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
-    """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read one by one."""
+    """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read
+    one by one."""
     rows, found, versions = [], Counter(), Counter()
-    body, page, table = (temporary / name for name in ("rows.html", "summary.html", "summary.csv"))
+    body, whole, table = (temporary / name for name in ("rows.html", "summary.html", "summary.csv"))
     with open(body, "w", encoding="utf-8") as file:
         for record in records:
             record = {"version": UNKNOWN, **record}
             found[record["status"]] += 1
             versions[record["version"]] += bool(record["version"])  # none if it was not run
-            rows.append({key: value for key, value in record.items() if key in (*COLUMNS, "figures")})
+            rows.append(
+                {key: value for key, value in record.items() if key in (*COLUMNS, "figures")}
+            )
             file.write(_row(record, pictures=found[record["status"]] <= MOST_PICTURES))
-    with open(page, "w", encoding="utf-8") as file, open(body, encoding="utf-8") as lines:
+    with open(whole, "w", encoding="utf-8") as file, open(body, encoding="utf-8") as lines:
         file.write(_head(found, +versions))
         file.writelines(lines)
-        file.write("</table></body></html>\n")
+        file.write("</table>" + page.CLOSING)
     body.unlink()
     _write_csv(table, rows)
-    for path in (page, table):
+    for path in (whole, table):
         os.replace(path, out / path.name)
 
 
-def shown(text: object) -> str:
-    """Text for a terminal, table or page: line breaks, control characters and undecodable bytes as their codes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def thumbnails(before: Volume, after: Volume) -> list[str]:
-    """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th percentile; JPEG, base64."""
+    """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th
+    percentile; JPEG, base64."""
     before, after = volumes.reorient(before, "LPS"), volumes.reorient(after, "LPS")
     boxes = _box(before.array), _box(before.array if before.shape == after.shape else after.array)
     return [_jpeg(volumes.crop(volume, box)) for volume, box in zip((before, after), boxes)]
@@ -82,9 +79,16 @@ def _jpeg(volume: Volume) -> str:
     array, (k, j, i) = volume.array, (size // 2 for size in volume.shape)
     lengths = np.array(volume.shape) * volume.spacing_mm[::-1]
     pixels = np.maximum(1, np.round(SIDE * lengths / lengths.max())).astype(int)
-    kept = [np.minimum((np.arange(n) + 0.5) * size / n, size - 1).astype(int) for n, size in zip(pixels, volume.shape)]
+    kept = [
+        np.minimum((np.arange(n) + 0.5) * size / n, size - 1).astype(int)
+        for n, size in zip(pixels, volume.shape)
+    ]
     up = kept[0][::-1]
-    views = [array[k][np.ix_(kept[1], kept[2])], array[:, j][np.ix_(up, kept[2])], array[:, :, i][np.ix_(up, kept[1])]]
+    views = [
+        array[k][np.ix_(kept[1], kept[2])],
+        array[:, j][np.ix_(up, kept[2])],
+        array[:, :, i][np.ix_(up, kept[1])],
+    ]
     sample = np.asarray(array[::2, ::2, ::2], np.float32)
     brightest = float(np.percentile(sample[sample > 0], 99.5)) if (sample > 0).any() else 1.0
     canvas = np.zeros((SIDE, 3 * SIDE), np.uint8)
@@ -104,11 +108,20 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
         for row in rows:
             row["reasons"] = "; ".join(row["reasons"])
             figures = row.get("figures", {})
-            writer.writerow([_cell(value) for value in (*(row[key] for key in COLUMNS), *(figures.get(h, "") for h in headings))])
+            writer.writerow(
+                [
+                    _cell(value)
+                    for value in (
+                        *(row[key] for key in COLUMNS),
+                        *(figures.get(h, "") for h in headings),
+                    )
+                ]
+            )
 
 
 def _cell(value: object) -> object:
-    """Numbers as they are; text that a spreadsheet would compute is kept from it by an apostrophe."""
+    """Numbers as they are; text that a spreadsheet would compute is kept from it by an
+    apostrophe."""
     if value is None or isinstance(value, (int, float)):
         return value
     text = shown(value)
@@ -116,31 +129,54 @@ def _cell(value: object) -> object:
 
 
 def _head(found: Counter, versions: Counter) -> str:
-    counts = ", ".join(f"{number} {escape(shown(status))}" for status, number in found.items())
-    return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Harmonization</title><style>{STYLE}</style>"
-            f"</head><body><h1>Harmonization</h1><p>{sum(found.values())} volumes: {counts}. {_made_by(versions)} "
-            "<strong>Research use only, never for diagnosis.</strong></p><p>Pictures: axial, coronal, sagittal; before (above) "
-            "and after (below), each from 0 to its own 99.5th percentile.</p>\n"
-            "<table><tr><th>volume</th><th>verdict</th><th>why</th><th>figures</th><th>before and after</th></tr>\n")
+    counts = ", ".join(f"{number} {page.text(status)}" for status, number in found.items())
+    return (
+        f"{page.opening('Harmonization', STYLE)}<h1>Harmonization</h1>"
+        f"{page.paragraph(page.NOTICE, 'notice')}"
+        f"<p>{sum(found.values())} volumes: {counts}. {_made_by(versions)}</p><p>Pictures: axial, "
+        f"coronal, sagittal; "
+        "before (above) and after (below), each from 0 to its own 99.5th percentile.</p>\n"
+        "<table "
+        "class='rows'><tr><th>volume</th><th>verdict</th><th>why</th><th>figures</th><th>before "
+        "and after</th></tr>\n"
+    )
 
 
 def _made_by(versions: Counter) -> str:
-    """The version that made the results; of several the numbers of volumes, and that they may differ."""
+    """The version that made the results; of several the numbers of volumes, and that they may
+    differ."""
     if len(versions) < 2:
-        return escape(shown("".join(f"NetInversion {version}." for version in versions)))
+        return page.text("".join(f"NetInversion {version}." for version in versions))
     made = ", ".join(f"{version} ({number})" for version, number in sorted(versions.items()))
-    return (f"<strong>Made by different versions of NetInversion, whose results may differ: {escape(shown(made))}.</strong> "
-            "For one version throughout, choose another output folder.")
+    return (
+        f"<strong>Made by different versions of NetInversion, whose results may differ: "
+        f"{page.text(made)}.</strong> "
+        "For one version throughout, choose another output folder."
+    )
 
 
 def _row(record: dict, pictures: bool) -> str:
-    status = escape(shown(record["status"]), quote=True)
-    why = "".join(f"<li>{escape(shown(reason))}</li>" for reason in (*record["reasons"], record["error"]) if reason)
-    figures = "".join(f"<li>{escape(shown(name))}: {escape(shown(_figure(value)))}</li>" for name, value in _figures(record))
-    images = "".join(f"<img alt='{label}' width='{3 * SIDE}' src='data:image/jpeg;base64,{escape(data, quote=True)}'>"
-                     for label, data in zip(("before", "after"), record.get("thumbnails", [])) if pictures)
-    return (f"<tr><td class='path'>{escape(shown(record['source']))}</td><td><span class='status {status}'>{status}</span></td>"
-            f"<td><ul>{why}</ul></td><td><ul>{figures}</ul></td><td>{images}</td></tr>\n")
+    status = page.text(record["status"])
+    why = "".join(
+        f"<li>{page.text(reason)}</li>"
+        for reason in (*record["reasons"], record["error"])
+        if reason
+    )
+    figures = "".join(
+        f"<li>{page.text(name)}: {page.text(_figure(value))}</li>"
+        for name, value in _figures(record)
+    )
+    images = "".join(
+        f"<img alt='{label}' width='{3 * SIDE}' "
+        f"src='data:image/jpeg;base64,{escape(data, quote=True)}'>"
+        for label, data in zip(("before", "after"), record.get("thumbnails", []))
+        if pictures
+    )
+    return (
+        f"<tr><td class='path'>{page.text(record['source'])}</td><td><span class='status "
+        f"{status}'>{status}</span></td>"
+        f"<td><ul>{why}</ul></td><td><ul>{figures}</ul></td><td>{images}</td></tr>\n"
+    )
 
 
 def _figures(record: dict) -> Iterator[tuple[str, object]]:

@@ -1,0 +1,2 @@
+"""What every part of the library speaks: text, figures and pages; it knows no question and no
+network."""
