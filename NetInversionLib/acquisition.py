@@ -1,7 +1,8 @@
 """Acquirable ideal input: the same objective over knobs that a scanner has, instead of free voxels.
 
-Each knob is one or a few numbers in [-1, 1] that act on the patient's images in the network's normalised units; 0
-leaves them as they are (for the echo mix, -1). The batched L-BFGS turns each knob alone, and all together.
+Each knob is one or a few numbers in [-1, 1] that act on the patient's images in the network's
+normalised units; 0 leaves them as they are (for the echo mix, -1). The batched L-BFGS turns each
+knob alone, and all together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MOST_IMAGES = 8
 
 @dataclass(frozen=True)
 class Knob:
-    """``apply(images, values) -> images``: images (N, C, *space), values one number per entry of ``start``.
+    """``apply(images, values) -> images``: images (N, C, *space), values one number per entry of
+    ``start``.
 
     ``describe(values)``: what the setting means to someone at a scanner.
     """
@@ -40,8 +42,12 @@ class Knob:
 def knobs(patient: Tensor, roles: list[str]) -> list[Knob]:
     """The knobs that make sense for these channels, in the order in which they act.
 
-    The echo mix needs the roles "in_phase", "fat_fraction" and "water_fraction"; the receive field acts on every
-    channel that is not a fraction (a ratio cancels it).
+    The echo mix needs the roles "in_phase", "fat_fraction" and "water_fraction"; the receive field
+    acts on every channel that is not a fraction (a ratio cancels it).
+
+    Args:
+        patient: The patient's images, normalised, shape (images, C, *space).
+        roles: Of the C channels.
     """
     magnitude = [index for index, role in enumerate(roles) if not role.endswith("fraction")]
     found = []
@@ -69,10 +75,12 @@ def acquirable(
     free_error: float,
     progress: Progress,
 ) -> Table:
-    """Table "acquirable": what each knob alone, and all together, buy of the free-voxel improvement.
+    """Table "acquirable": what each knob alone, and all together, buy of the free-voxel
+    improvement.
 
     Args:
-        patient: (images, C, *space), normalised; ``objective``: for the same images, a mean over voxels.
+        patient: (images, C, *space), normalised; ``objective``: for the same images, a mean over
+            voxels.
         roles: of the channels. ``units``, ``scale``: of the error, per normalised unit.
         free_error: error of the free-voxel ideal input on the same images, in ``units``.
     """
@@ -145,7 +153,7 @@ def acquirable(
     return Table("What a scanner's knobs buy", columns)
 
 
-# -- the knobs -------------------------------------------------------------------------------------------------------
+# -- the knobs -------------------------------------------------------------------------------------
 
 
 def _per_channel(name: str, roles: list[str], make: tuple) -> Knob:
@@ -172,7 +180,9 @@ _gamma = (
 
 
 def _echo_mix(in_phase: int, fat: int, water: int) -> Knob:
-    """|W + F exp(i phi)|: phi 0 is in phase, pi opposed. -1..1 is 0..pi; flat at in phase, so it starts beside it."""
+    """|W + F exp(i phi)|: phi 0 is in phase, pi opposed. -1..1 is 0..pi; flat at in phase, so it
+    starts beside it.
+    """
 
     def apply(x: Tensor, values: Tensor) -> Tensor:
         f, w = x[:, fat].clamp(min=0), x[:, water].clamp(min=0)
@@ -189,7 +199,9 @@ def _echo_mix(in_phase: int, fat: int, water: int) -> Knob:
 
 
 def _receive_field(channels: list[int], shape: torch.Size) -> Knob:
-    """exp of a second-order polynomial of in-plane position (and first order along k), each term up to 30 %."""
+    """exp of a second-order polynomial of in-plane position (and first order along k), each term up
+    to 30 %.
+    """
     ramps = [
         torch.linspace(-1, 1, n).reshape([-1 if axis == a else 1 for a in range(len(shape) - 2)])
         for axis, n in enumerate(shape[2:])
@@ -215,7 +227,9 @@ def _receive_field(channels: list[int], shape: torch.Size) -> Knob:
 
 
 def _point_spread(dimensions: int) -> Knob:
-    """In-plane transfer function exp(v ln 4 (k / Nyquist)^2): -1 blurs to a quarter at Nyquist, 1 sharpens fourfold."""
+    """In-plane transfer function exp(v ln 4 (k / Nyquist)^2): -1 blurs to a quarter at Nyquist, 1
+    sharpens fourfold.
+    """
 
     def apply(x: Tensor, values: Tensor) -> Tensor:
         pad = 8
@@ -238,7 +252,9 @@ def _point_spread(dimensions: int) -> Knob:
 
 
 def _noise_level(patient: Tensor) -> Knob:
-    """The image's noise, as total-variation denoising sees it, times 0 (perfect averaging) to 2 (half the averages)."""
+    """The image's noise, as total-variation denoising sees it, times 0 (perfect averaging) to 2
+    (half the averages).
+    """
     images = patient.cpu().numpy()
     smooth = np.empty_like(images)
     for n, image in enumerate(images):
@@ -257,9 +273,18 @@ def _noise_level(patient: Tensor) -> Knob:
 
 
 def noise_sigma(image: np.ndarray) -> float:
-    """Standard deviation of white noise in a 2-D or 3-D image, blind to linear structure; in-plane differences only.
+    """Standard deviation of white noise in an image, blind to linear structure.
 
-    Immerkaer, Comput. Vis. Image Underst. 64, 1996, with the median in place of the mean.
+    Only differences within a slice count.
+
+    Args:
+        image: [j, i] or [k, j, i], any unit.
+
+    Returns:
+        The deviation, in the image's unit.
+
+    Source:
+        Immerkaer, Comput. Vis. Image Underst. 64, 1996, with the median in place of the mean.
     """
     second = ndimage.convolve1d(ndimage.convolve1d(image, [1, -2, 1], axis=-1), [1, -2, 1], axis=-2)
     return float(np.median(np.abs(second)) / 0.6745 / 6)

@@ -1,4 +1,6 @@
-"""What an ideal input changed, and whether to believe it: tables and curves for reading an ``ideal_input`` result."""
+"""What an ideal input changed, and whether to believe it: tables and curves for reading an
+``ideal_input`` result.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,17 @@ if TYPE_CHECKING:
     from .ideal_input import Case
     from .models import Model
 
-# HU limits: fat -150 to -30, soft tissue -30 to 150, bone from 200 (below it mixes with contrast-filled vessels).
+# HU limits: fat -150 to -30, soft tissue -30 to 150, bone from 200 (below it mixes with
+# contrast-filled vessels).
 TISSUES = {"bone": (200.0, np.inf), "soft tissue": (-30.0, 150.0), "fat": (-150.0, -30.0)}
 NOISE = 0.02  # standard deviation of the noisier input, normalised units
 BLUR_VOXELS = 1.0
 
 
 def tissues(case: Case) -> dict[str, np.ndarray]:
-    """Boolean masks (images, *space) inside the region: "everything", "body" and, for CT targets, each of ``TISSUES``."""
+    """Boolean masks (images, *space) inside the region: "everything", "body" and, for CT targets,
+    each of ``TISSUES``.
+    """
     inside = case.weight[:, 0].cpu().numpy() > 0
     masks = {"everything": inside}
     if case.model.card.outputs[0].units != "HU":
@@ -38,7 +43,7 @@ def tissues(case: Case) -> dict[str, np.ndarray]:
     return masks
 
 
-# -- error -----------------------------------------------------------------------------------------------------------
+# -- error -----------------------------------------------------------------------------------------
 
 
 def add_error_table(
@@ -48,7 +53,9 @@ def add_error_table(
     images: dict[str, Tensor],
     evaluations: Tensor,
 ) -> None:
-    """Table "error": mean absolute error by input and tissue, relative to the patient's, and range violations."""
+    """Table "error": mean absolute error by input and tissue, relative to the patient's, and range
+    violations.
+    """
     units = _units(case)
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     columns: dict[str, list] = {"input": list(errors)}
@@ -70,11 +77,13 @@ def add_error_table(
     result.facts["error"] = dict(zip(errors, overall))
 
 
-# -- what changed ----------------------------------------------------------------------------------------------------
+# -- what changed ----------------------------------------------------------------------------------
 
 
 def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> None:
-    """Table "change" and curves "spectrum <start>": per start, channel and tissue, how the ideal input differs."""
+    """Table "change" and curves "spectrum <start>": per start, channel and tissue, how the ideal
+    input differs.
+    """
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     patient = case.patient.cpu().numpy()
     spacing = case.frame.spacing_mm
@@ -130,7 +139,16 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
 def gradient_energy(
     image: np.ndarray, dimensions: int, spacing_mm: tuple[float, ...]
 ) -> np.ndarray:
-    """Squared gradient magnitude per voxel, per mm^2, of (images, *space); along j, i for 2-D networks, k, j, i for 3-D."""
+    """Squared gradient magnitude of each voxel, per mm^2.
+
+    Args:
+        image: Shape (images, *space), any unit.
+        dimensions: 2 for derivatives along j and i, 3 for k, j and i.
+        spacing_mm: Voxel size along i, j and k, mm.
+
+    Returns:
+        Of the shape of ``image``, in its unit squared per mm^2.
+    """
     axes = range(1, image.ndim) if dimensions == 3 else (image.ndim - 2, image.ndim - 1)
     steps = {
         image.ndim - 1: spacing_mm[0],
@@ -143,14 +161,19 @@ def gradient_energy(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; NaN where one of the two is constant."""
+    """Pearson's correlation of two arrays of one shape; NaN where one of the two is constant."""
     a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm > 0 else float("nan")
 
 
 def autocorrelation(image: np.ndarray, mask: np.ndarray) -> float:
-    """Correlation of each voxel with its neighbour along i, both in the mask: near 0 for noise, near 1 for anatomy."""
+    """Correlation of each voxel with its neighbour along i: near 0 for noise, near 1 for anatomy.
+
+    Args:
+        image: [k, j, i], any unit.
+        mask: Boolean, of the same shape; both neighbours must lie in it.
+    """
     both = mask[..., 1:] & mask[..., :-1]
     return correlation(image[..., 1:][both], image[..., :-1][both]) if both.any() else float("nan")
 
@@ -158,7 +181,16 @@ def autocorrelation(image: np.ndarray, mask: np.ndarray) -> float:
 def spectrum_ratio(
     after: np.ndarray, before: np.ndarray, spacing_mm: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Radially averaged in-plane power of ``after`` over that of ``before``: (cycles/mm, ratio), up to Nyquist."""
+    """Radially averaged in-plane power of one image over that of another.
+
+    Args:
+        after: [k, j, i], any unit.
+        before: Of the same shape and unit.
+        spacing_mm: Voxel size along i, j and k, mm.
+
+    Returns:
+        Frequencies up to Nyquist's (cycles/mm), and the ratio at each.
+    """
     size = after.shape[-2:]
     window = np.hanning(size[0] + 2)[1:-1, None] * np.hanning(size[1] + 2)[None, 1:-1]
     power = [
@@ -178,7 +210,7 @@ def spectrum_ratio(
     return (np.arange(bins) + 0.5) * nyquist / bins, sums[0] / np.maximum(sums[1], 1e-30)
 
 
-# -- whether to believe it -------------------------------------------------------------------------------------------
+# -- whether to believe it -------------------------------------------------------------------------
 
 
 def add_swap_back(
@@ -217,10 +249,12 @@ def add_validity(
     second: Model | None,
     seed: int,
 ) -> None:
-    """Table "validity": the error of inputs that should not be better, and of the ideal ones under noise and blur.
+    """Table "validity": the error of inputs that should not be better, and of the ideal ones under
+    noise and blur.
 
-    Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target against the inputs of
-    other patients, and against the input of another image of the same patient, which needs at least two images.
+    Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target
+    against the inputs of other patients, and against the input of another image of the same
+    patient, which needs at least two images.
     """
     noise = NOISE * torch.randn(
         case.patient.shape, generator=torch.Generator().manual_seed(seed)
@@ -269,7 +303,13 @@ def add_validity(
 
 
 def output_error(case: Case, objective: Objective, images: Tensor) -> float:
-    """Mean absolute error inside the region over all images, in ``Model.error_scale``."""
+    """Mean absolute error inside the region over all images, in ``Model.error_scale``.
+
+    Args:
+        case: Region and scaling.
+        objective: For these images.
+        images: Normalised inputs, shape (images, C, *space).
+    """
     return objective.mean_error(images) * case.model.error_scale[0]
 
 

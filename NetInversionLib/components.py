@@ -1,5 +1,6 @@
-"""Is what may change anatomy or noise? Samples split by the size of their structures, their principal components, and their
-spread inside segments."""
+"""Is what may change anatomy or noise? Samples split by the size of their structures, their
+principal components, and their spread inside segments.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +20,15 @@ HALF_AT_PERIOD = float(
 
 
 def split(changes: Tensor, spacing_mm: tuple[float, float], period_mm: float) -> dict[str, Tensor]:
-    """Images (N, h, w) as a sum of "structure", what a Gaussian leaves, and "noise", what is finer.
+    """Images as a sum of "structure", what a Gaussian leaves, and "noise", what is finer.
 
     Args:
-        spacing_mm: (i, j). period_mm: A wave of this period is shared equally by the two.
+        changes: (N, H, W), any unit.
+        spacing_mm: Voxel size along i and j, mm.
+        period_mm: A wave of this period is shared equally by the two.
+
+    Returns:
+        "structure" and "noise", each of the shape of ``changes``.
     """
     sigma = [HALF_AT_PERIOD * period_mm / mm for mm in spacing_mm[::-1]]
     smooth = ndimage.gaussian_filter(changes.double().cpu().numpy(), (0, *sigma), mode="reflect")
@@ -35,7 +41,8 @@ class Components:
     """Directions along which samples differ most.
 
     Attributes:
-        images: (C, h, w), each one standard deviation long, in the samples' units; the largest value of each is positive.
+        images: (C, h, w), each one standard deviation long, in the samples' units; the largest
+            value of each is positive.
         explained: Share of the samples' variance, 0 to 1, (C,), descending.
     """
 
@@ -44,7 +51,12 @@ class Components:
 
 
 def principal_components(changes: Tensor, count: int) -> Components:
-    """Of samples (N, h, w) about their mean; at most N - 1 and only those that are not zero."""
+    """Principal components of samples about their mean.
+
+    Args:
+        changes: Samples, (N, H, W), any unit.
+        count: How many; there are at most N - 1, and only those that are not zero.
+    """
     rows = changes.double().cpu().flatten(1)
     rows = rows - rows.mean(0)
     _, lengths, directions = torch.linalg.svd(rows, full_matrices=False)
@@ -66,7 +78,8 @@ def segment_table(
     """Mean of maps inside segments.
 
     Args:
-        labels: Whole numbers, 0 for none; label n is called ``names[n - 1]``, or "label n" beyond them.
+        labels: Whole numbers, 0 for none; label n is called ``names[n - 1]``, or "label n" beyond
+            them.
         deviations: Maps of ``labels``' shape by heading, HU, NaN where nothing was sampled.
     """
     columns: dict[str, list] = {
@@ -87,7 +100,13 @@ def segment_table(
 
 
 def band_table(deviations: dict[str, np.ndarray], period_mm: float) -> Table:
-    """Root mean square of the maps "unproven <band>" and "proven <band>" over what was sampled, HU."""
+    """Root mean square of maps over what was sampled, HU.
+
+    Args:
+        deviations: Maps "unproven <band>" and "proven <band>", [k, j, i] in HU; NaN where nothing
+            was sampled.
+        period_mm: The wave that the two bands share equally, mm.
+    """
 
     def strength(key: str) -> float:
         array = deviations[key][np.isfinite(deviations[key])]

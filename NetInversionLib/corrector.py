@@ -1,19 +1,24 @@
-"""Blind, anatomy-safe harmonization: which tone curve and smooth fields turn a scan into what the target would have shown.
+"""Blind, anatomy-safe harmonization: which tone curve and smooth fields turn a scan into what the
+target would have shown.
 
-What is known of the target (``networks.corrector``): aligned to a template, every place in the head has its expected
-distribution of intensities, and people differ from it in known ways. A scan is compared with that, place by place:
+What is known of the target (``networks.corrector``): aligned to a template, every place in the head
+has its expected distribution of intensities, and people differ from it in known ways. A scan is
+compared with that, place by place:
 
-1. It is aligned to the template (affine), its histogram matched for the time being, and the quantiles of overlapping cells taken.
-2. Four explanations compete: a tone curve alone; with a multiplicative field; with an additive one; with both. Each is fitted
-   as the most probable T given the people's deviations (a Gaussian of low rank plus variances), smooth fields and curves
-   (Gauss-Newton, a few hundred unknowns), and weighed by its evidence (Laplace): a field is there only if people do not
-   differ that way by themselves.
-3. The curve is fitted anew to the quantiles of the whole brain without the field, voxels as they are (smoothing and a curve do
-   not commute): halfway between matched landmarks and a log-polynomial, which, too simple to follow every fold of the
-   histogram, takes a person's own share of each tissue less for the scanner's doing. Where it does not fit, all quantiles are
+1. It is aligned to the template (affine), its histogram matched for the time being, and the
+quantiles of overlapping cells taken. 2. Four explanations compete: a tone curve alone; with a
+multiplicative field; with an additive one; with both. Each is fitted
+   as the most probable T given the people's deviations (a Gaussian of low rank plus variances),
+   smooth fields and curves (Gauss-Newton, a few hundred unknowns), and weighed by its evidence
+   (Laplace): a field is there only if people do not differ that way by themselves.
+3. The curve is fitted anew to the quantiles of the whole brain without the field, voxels as they
+   are (smoothing and a curve do not commute): halfway between matched landmarks and a
+   log-polynomial, which, too simple to follow every fold of the histogram, takes a person's own
+   share of each tissue less for the scanner's doing. Where it does not fit, all quantiles are
    matched.
-4. A scan without a field is also weighed as "unchanged", by its quantiles in the whole brain and in all places. As far as it
-   cannot be told from the target's own scans, T goes a third of the way back to the identity.
+4. A scan without a field is also weighed as "unchanged", by its quantiles in the whole brain and in
+   all places. As far as it cannot be told from the target's own scans, T goes a third of the way
+   back to the identity.
 
 Everything is deterministic and needs no GPU.
 """
@@ -52,15 +57,19 @@ EXPLANATIONS = {
     "additive field": "a",
     "both fields": "ma",
 }
-# Below this share of tissue in the mask's resampled copy, a voxel lies on the border and counts as air.
+# Below this share of tissue in the mask's resampled copy, a voxel lies on the border and counts as
+# air.
 INSIDE = 0.7
 FINE_MM, ANTI_ALIAS_MM = 1.5, 0.7
-# A brain at VOXEL_MM has about so many voxels: histograms of cells are scaled to it, whatever part of it is seen.
+# A brain at VOXEL_MM has about so many voxels: histograms of cells are scaled to it, whatever part
+# of it is seen.
 BRAIN_VOXELS = 185_000
-# Deviations that too few people have shown, as standard deviations of local quantiles and of the whole brain's.
+# Deviations that too few people have shown, as standard deviations of local quantiles and of the
+# whole brain's.
 FLOOR, TONE_FLOOR = 0.06, 0.02
-# Share of the people's covariance of the whole brain's quantiles that is believed. With all of it, the curve of a person unlike
-# the others came out up to 5 dB worse than by matched histograms; with this share, in nobody of 24 by more than 0.5 dB.
+# Share of the people's covariance of the whole brain's quantiles that is believed. With all of it,
+# the curve of a person unlike the others came out up to 5 dB worse than by matched histograms; with
+# this share, in nobody of 24 by more than 0.5 dB.
 TONE_BELIEF = 0.3
 # A scan that cannot be told from the target's own keeps this share of itself.
 MOST_KEPT, KEPT_FLOOR = 0.3, 0.01
@@ -68,14 +77,16 @@ SMOOTHED_VOXELS = (
     4  # along each axis: with fewer, ITK's recursive Gaussian has nothing to start from
 )
 DARKEST = 0.02  # below it a tone curve is straight, down to 0
-# Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and a smooth rest.
+# Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and
+# a smooth rest.
 POWER_DEVIATIONS = (0.25, 0.5)
 REST_KNOTS, REST_DEVIATION, REST_LENGTH = np.linspace(0, 1.2, 13), 0.1, 0.5
 # Of log-polynomials, around mid-grey.
 LOG_MIDDLE, TERM_DEVIATIONS = -0.5, (0.6, 1.0, 0.6, 0.3, 0.2)
 TERMS = 4
-# Squared misfit of the polynomial (2 for half of the people under a simulated curve, 5 for nine of ten; above 20 on a scanner
-# with another sequence): up to the first it is taken, from the second on it is not.
+# Squared misfit of the polynomial (2 for half of the people under a simulated curve, 5 for nine of
+# ten; above 20 on a scanner with another sequence): up to the first it is taken, from the second on
+# it is not.
 MISFITS = (8.0, 16.0)
 LANDMARKS = (0.002, 0.01, *np.linspace(0.1, 0.9, 9).tolist(), 0.99, 0.998)
 MAX_LOG_M, MAX_A, MAX_SLOPE_A = 1.2, 0.5, 0.01  # the last per mm
@@ -114,8 +125,10 @@ class Estimate:
         change: T.
         explanation: The key of ``EXPLANATIONS`` that was chosen.
         evidence: Natural logarithm of each explanation's evidence over that of a tone curve alone.
-        unchanged: Probability that the scan is one of the target's own and needs no change; 0 where a field was found.
-        alignment: Correlation of the aligned scan with the template, 0 to 1; the lower, the less the change can be trusted.
+        unchanged: Probability that the scan is one of the target's own and needs no change; 0 where
+            a field was found.
+        alignment: Correlation of the aligned scan with the template, 0 to 1; the lower, the less
+            the change can be trusted.
         template_to_ras: 4x4, mm to mm.
     """
 
@@ -130,10 +143,12 @@ class Estimate:
 def explain(
     scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()
 ) -> Estimate:
-    """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as ``corrector``) knows of the target.
+    """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as
+    ``corrector``) knows of the target.
 
     Raises:
-        ScanError: The scan is too thin for, or cannot be aligned to, the template, or hardly overlaps it.
+        ScanError: The scan is too thin for, or cannot be aligned to, the template, or hardly
+            overlaps it.
         ValueError: The model has no corrector.
     """
     progress = progress or Progress()
@@ -160,17 +175,23 @@ def explain(
 
 
 def harmonized(scan: Scan, change: ToneField) -> np.ndarray:
-    """T of a scaled scan on its own grid, float32 cut to [0, 1.3]; air stays air."""
+    """T of a scaled scan on its own grid; air stays air.
+
+    Returns:
+        [k, j, i] float32, cut to [0, 1.3].
+    """
     where = scan.mask | (scan.image > 0)
     return np.clip(change.apply(scan.image, scan.volume.ijk_to_ras, where), 0, BRIGHTEST)
 
 
-# Into the template's space ------------------------------------------------------------------------------------------
+# Into the template's space ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """A brain's voxels in the template's grid: scaled ``values`` (n,) float64 at flat indices ``places`` (n,)."""
+    """A brain's voxels in the template's grid: scaled ``values`` (n,) float64 at flat indices
+    ``places`` (n,).
+    """
 
     values: np.ndarray
     places: np.ndarray
@@ -179,7 +200,13 @@ class Tissue:
 
 
 def reduced(scan: Scan) -> tuple[Volume, Volume]:
-    """Image inside the mask (air 0), and share of mask, cut to the mask and at ``VOXEL_MM`` where the scan is finer."""
+    """Image inside the mask (air 0), and share of mask, cut to the mask.
+
+    Where the scan is finer they have voxels of ``VOXEL_MM``.
+
+    Returns:
+        Two volumes [k, j, i] of one grid, float32.
+    """
     region = []
     for axis in range(3):
         filled = np.flatnonzero(scan.mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -208,6 +235,10 @@ def _reduced(volume: Volume) -> Volume:
 def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
     """A reduced brain in the template's grid, aligned to its template.
 
+    Args:
+        brain: Image and share of mask, [k, j, i] of one grid, from ``reduced``.
+        target: The people it is aligned to.
+
     Raises:
         ScanError: It is too thin or cannot be aligned, or hardly overlaps the template afterwards.
     """
@@ -229,7 +260,13 @@ def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
 def in_template(
     brain: tuple[Volume, Volume], template_to_ras: np.ndarray, alignment: float = 1.0
 ) -> Tissue:
-    """A reduced brain's voxels in the template's grid, by a known alignment."""
+    """A reduced brain's voxels in the template's grid, by a known alignment.
+
+    Args:
+        brain: Image and share of mask, [k, j, i] of one grid, from ``reduced``.
+        template_to_ras: 4x4, mm to mm.
+        alignment: The correlation that was reached.
+    """
     reference = Volume(
         np.broadcast_to(np.float32(0), GRID), template_to_ras @ grid_to_template(), ""
     )
@@ -244,7 +281,11 @@ def in_template(
 
 
 def sampled(volume: Volume, reference: Volume) -> np.ndarray:
-    """Linear interpolation on a grid that may be sheared, which ITK's images cannot be; 0 outside."""
+    """Linear interpolation on a grid that may be sheared, which ITK's images cannot be.
+
+    Returns:
+        [k, j, i] of the reference's grid, float32; 0 outside.
+    """
     matrix = np.linalg.inv(volume.ijk_to_ras) @ reference.ijk_to_ras
     matrix = matrix[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
     return ndimage.affine_transform(
@@ -253,14 +294,25 @@ def sampled(volume: Volume, reference: Volume) -> np.ndarray:
 
 
 def grid_to_template(voxel_mm: float = VOXEL_MM) -> np.ndarray:
-    """4x4, voxel indices (i, j, k, 1) of the template's grid (or of a coarser one over the same box) to its mm."""
+    """Indices of the template's grid, or of a coarser one over the same box, to its mm.
+
+    Returns:
+        Matrix of shape (4, 4), for (i, j, k, 1).
+    """
     matrix = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     matrix[:3, 3] = [(voxel_mm - n * VOXEL_MM) / 2 for n in GRID[::-1]]
     return matrix
 
 
 def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
-    """Affine alignment by correlation: 4x4 that takes mm in ``fixed`` to mm in ``moving``, and the correlation reached.
+    """Affine alignment by correlation.
+
+    Args:
+        fixed: [k, j, i], any unit.
+        moving: Likewise, on its own grid.
+
+    Returns:
+        4x4 that takes mm in ``fixed`` to mm in ``moving``, and the correlation reached, -1 to 1.
 
     Raises:
         ScanError: ITK finds no overlap.
@@ -300,12 +352,12 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
 
 
 def centre_of(volume: Volume) -> np.ndarray:
-    """Centre of the bright voxels, RAS mm."""
+    """Centre of the bright voxels of a [k, j, i] volume, RAS mm."""
     kji = np.argwhere(volume.array > 0.05).mean(axis=0)
     return volume.ijk_to_ras[:3, :3] @ kji[::-1] + volume.ijk_to_ras[:3, 3]
 
 
-# What is known of the target ----------------------------------------------------------------------------------------
+# What is known of the target ----------------------------------------------------------------------
 
 
 class Target:
@@ -348,14 +400,23 @@ _CELL_OF_VOXEL = np.ravel_multi_index(
 
 
 def spline_matrix(controls: int, samples: int) -> np.ndarray:
-    """(samples, controls): control values along an axis to the spline's values at evenly spread sample centres."""
+    """Control values along an axis to the spline's values at evenly spread sample centres.
+
+    Returns:
+        Matrix of shape (samples, controls).
+    """
     return tone_field.bspline_matrix(
         controls, (np.arange(samples) + 0.5) * controls / samples - 0.5
     )
 
 
 def along_axes(matrices: list[np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Apply one matrix to each axis of a 3-D array."""
+    """Apply one matrix to each axis of a 3-D array.
+
+    Args:
+        matrices: For each axis (new size, old size).
+        values: [k, j, i].
+    """
     for axis, matrix in enumerate(matrices):
         values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
     return values
@@ -372,19 +433,38 @@ _TO_BLOCKS = [_window(c) @ spline_matrix(n, c) for n, c in zip(CONTROL, CELLS)]
 
 
 def on_grid(control: np.ndarray) -> np.ndarray:
-    """Control values (6, 8, 6) as a field on the template's grid (72, 96, 72)."""
+    """Control values as a field on the template's grid.
+
+    Args:
+        control: Shape (6, 8, 6).
+
+    Returns:
+        Shape (72, 96, 72).
+    """
     return along_axes(_TO_GRID, control)
 
 
 def on_blocks(control: np.ndarray) -> np.ndarray:
-    """Control values (6, 8, 6) as the field that each block of local quantiles sees, on average."""
+    """Control values as the field that each block of local quantiles sees, on average.
+
+    Args:
+        control: Shape (6, 8, 6).
+    """
     return along_axes(_TO_BLOCKS, control)
 
 
 def matching_curve(
     values: np.ndarray, target_quantiles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Knots of the curve that gives values the target's quantiles; strictly increasing in both rows."""
+    """Knots of the curve that gives values the target's quantiles.
+
+    Args:
+        values: Scaled, of shape (n,).
+        target_quantiles: At even fractions.
+
+    Returns:
+        x and y, of one shape, both strictly increasing.
+    """
     own = np.quantile(values, np.linspace(0, 1, MATCHED))
     rise = np.arange(MATCHED) * 1e-6
     return np.maximum.accumulate(own) + rise, np.maximum.accumulate(target_quantiles) + rise
@@ -393,9 +473,17 @@ def matching_curve(
 def local_quantiles(
     matched: np.ndarray, places: np.ndarray, prior: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles (17, 288) at ``LEVELS`` of overlapping cells, averaged in blocks, and the blocks' share of tissue (288,).
+    """Quantiles at ``LEVELS`` of overlapping cells, averaged in blocks.
 
-    ``matched`` values (n,) lie near the target's; a cell that sees little tissue falls back on its prior histogram.
+    A cell that sees little tissue falls back on its prior histogram.
+
+    Args:
+        matched: Values near the target's, (n,).
+        places: Index of each in the template's grid, (n,).
+        prior: Histograms of the cells, shape (40, 12, 16, 12).
+
+    Returns:
+        Quantiles, shape (17, 288), and the blocks' share of tissue, (288,).
     """
     histogram = cell_histograms(matched, places)
     for axis in (1, 2, 3):
@@ -419,7 +507,15 @@ def local_quantiles(
 
 
 def cell_histograms(matched: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Soft histograms (40, 12, 16, 12) of the cells, as many counts as if the whole brain had ``BRAIN_VOXELS``."""
+    """Soft histograms of the cells, as many counts as if the whole brain had ``BRAIN_VOXELS``.
+
+    Args:
+        matched: Values near the target's, (n,).
+        places: Index of each in the template's grid, (n,).
+
+    Returns:
+        Counts, shape (40, 12, 16, 12).
+    """
     position = np.clip(matched, 0, BRIGHTEST - 1e-4) / BRIGHTEST * (BINS - 1)
     lower = position.astype(np.int64)
     part = position - lower
@@ -432,7 +528,7 @@ def _blocks(cells: np.ndarray) -> np.ndarray:
     return cells.reshape(CONTROL[0], 2, CONTROL[1], 2, CONTROL[2], 2).mean(axis=(1, 3, 5))
 
 
-# Fitting one explanation --------------------------------------------------------------------------------------------
+# Fitting one explanation --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -445,10 +541,12 @@ class Fit:
 
 
 def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settings()) -> Fit:
-    """The most probable change with the given fields ("", "m", "a" or "ma") under the people's deviations.
+    """The most probable change with the given fields ("", "m", "a" or "ma") under the people's
+    deviations.
 
-    Unknown are the weights of the fields' patterns (standard normal before anything is seen), a power law and a smooth rest
-    of the curve. The data: expected minus transformed local quantiles, Gaussian with the people's covariance.
+    Unknown are the weights of the fields' patterns (standard normal before anything is seen), a
+    power law and a smooth rest of the curve. The data: expected minus transformed local quantiles,
+    Gaussian with the people's covariance.
     """
     unknown = _Unknown(target, fields)
     for _ in range(settings.looks):
@@ -508,7 +606,9 @@ class _Unknown:
             )[::-1]
 
     def step(self, source: np.ndarray) -> float:
-        """One step from the source's local quantiles (17, blocks); the logarithm of the evidence there."""
+        """One step from the source's local quantiles (17, blocks); the logarithm of the evidence
+        there.
+        """
         target = self.target
         gain = np.exp(target.m @ self.of_m)
         value = np.maximum(source * gain + target.a @ self.of_a, DARKEST)
@@ -567,7 +667,7 @@ def _hats(x: np.ndarray) -> np.ndarray:
     return hats
 
 
-# The tone curve -----------------------------------------------------------------------------------------------------
+# The tone curve -----------------------------------------------------------------------------------
 
 
 def _change(scan: Scan, tissue: Tissue, target: Target, found: Fit, unchanged: float) -> ToneField:
@@ -586,7 +686,9 @@ def _change(scan: Scan, tissue: Tissue, target: Target, found: Fit, unchanged: f
 
 
 def _some_voxels(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled values (n,) float64 of voxels spread evenly over the mask, and their places (3, n) in RAS mm."""
+    """Scaled values (n,) float64 of voxels spread evenly over the mask, and their places (3, n) in
+    RAS mm.
+    """
     places = np.flatnonzero(scan.mask)
     places = places[:: max(1, len(places) // SOME_VOXELS)]
     ijk = np.stack(np.unravel_index(places, scan.mask.shape)[::-1])
@@ -597,7 +699,8 @@ def _some_voxels(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 def probability_unchanged(scan: Scan, tissue: Tissue, target: Target, tone_alone: Fit) -> float:
     """How probable the identity is beside a tone curve, 0 to 1, even odds before anything is seen.
 
-    By the whole brain's quantiles, and by the local ones, whose logarithm counts half: neighbouring places tell nearly the same.
+    By the whole brain's quantiles, and by the local ones, whose logarithm counts half: neighbouring
+    places tell nearly the same.
     """
     own = np.quantile(_some_voxels(scan)[0], TONE_LEVELS)
     precision = np.linalg.inv(target.tone_deviations + KEPT_FLOOR**2 * np.eye(len(own)))
@@ -617,7 +720,9 @@ def probability_unchanged(scan: Scan, tissue: Tissue, target: Target, tone_alone
 
 
 def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
-    """An additive field whose gradient is at most ``MAX_SLOPE_A``: flattened around its mean as far as that needs."""
+    """An additive field whose gradient is at most ``MAX_SLOPE_A``: flattened around its mean as far
+    as that needs.
+    """
     matrix = template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
     steepest = ToneField([[0, 1], [0, 1]], np.zeros_like(a), a, matrix).steepest()[1]
     return a if steepest <= MAX_SLOPE_A else a.mean() + (a - a.mean()) * (MAX_SLOPE_A / steepest)
@@ -626,9 +731,10 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
 def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """Knots (2, K) of a strictly increasing curve that makes ``values`` (n,) the target's.
 
-    The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the people's deviations, of fewer
-    terms if it does not rise. Where the polynomial misses the target's quantiles by more than people differ (another sequence,
-    whose tissues lie differently), all quantiles are matched instead. Straight below the darkest and beyond the brightest.
+    The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
+    people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
+    target's quantiles by more than people differ (another sequence, whose tissues lie differently),
+    all quantiles are matched instead. Straight below the darkest and beyond the brightest.
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
@@ -650,13 +756,16 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     )
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
-    # An additive field may leave tissue at or below 0: there is no straight line down to 0 then, and it must not end up as air.
+    # An additive field may leave tissue at or below 0: there is no straight line down to 0 then,
+    # and it must not end up as air.
     below, start = (0.0, 0.0) if own[0] > DARKEST else (min(values.min(), own[0]) - 0.1, y[0] / 2)
     return tone_field.strictly_increasing(np.r_[below, x, beyond], np.r_[start, y, end])
 
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
-    """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its evidence."""
+    """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its
+    evidence.
+    """
 
     def powers(v):
         return (np.log(np.maximum(v, DARKEST)) - LOG_MIDDLE)[:, None] ** np.arange(terms)

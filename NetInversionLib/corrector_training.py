@@ -1,9 +1,11 @@
-"""Learns what ``corrector`` needs to know of a target scanner, from scans of its people: minutes on one core.
+"""Learns what ``corrector`` needs to know of a target scanner, from scans of its people: minutes on
+one core.
 
-The scans are aligned to each other (affine, a template that is their mean), and three things are kept: how intensities are
-distributed at each place; how people deviate from that, the same people also mirrored and gently warped, since two dozen do
-not show all shapes that heads have; and what smooth fields look like (random cubic splines). No scan of another scanner is
-needed, and no domain is simulated.
+The scans are aligned to each other (affine, a template that is their mean), and three things are
+kept: how intensities are distributed at each place; how people deviate from that, the same people
+also mirrored and gently warped, since two dozen do not show all shapes that heads have; and what
+smooth fields look like (random cubic splines). No scan of another scanner is needed, and no domain
+is simulated.
 """
 
 from __future__ import annotations
@@ -45,11 +47,13 @@ from .volumes import Volume
 PRIOR_VOXELS = 10.0
 LEAST_SHARE = 0.25  # of tissue, in a block that is used
 TEMPLATE_SMOOTHING_MM = 1.5
-# Random fields: control points along k, j, i of a box about as large as a scan, and largest magnitudes.
+# Random fields: control points along k, j, i of a box about as large as a scan, and largest
+# magnitudes.
 USUAL_POINTS, FEWEST_POINTS, MOST_POINTS = (3, 4, 4), (2, 2, 2), (4, 5, 5)
 BOX_MM, BOX_SHIFT_MM = (181.0, 250.0, 250.0), (8.0, 12.0, 6.0)
 LARGEST_M, LARGEST_A = (0.08, 0.38), (0.03, 0.19)
-# Random warps: standard deviations of the affine part's matrix and of its shift, sizes of the rest in half boxes.
+# Random warps: standard deviations of the affine part's matrix and of its shift, sizes of the rest
+# in half boxes.
 WARP_MATRIX, WARP_SHIFT, WARP_SIZES, WARP_POINTS = 0.025, 0.02, (0.0, 0.015, 0.03), (5, 6, 5)
 
 
@@ -84,8 +88,9 @@ def train(
 ) -> Corrector:
     """A corrector for the scanner that made these scans (one for each person, at least three).
 
-    ``masks`` are the mask files of scans that have one, by the scans' paths. What has been read and aligned is kept in the
-    folder ``checkpoint``; a run that was stopped goes on from there and ends with the same figures to the last bit.
+    ``masks`` are the mask files of scans that have one, by the scans' paths. What has been read and
+    aligned is kept in the folder ``checkpoint``; a run that was stopped goes on from there and ends
+    with the same figures to the last bit.
 
     Raises:
         ValueError: Fewer than three scans; VolumeError or ScanError if one cannot be used.
@@ -116,7 +121,8 @@ def train(
 
 
 def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> dict[Path, Path | None]:
-    """The scans of a folder as ``mrflow.find_scans`` finds them, each with its mask file, but for people left out.
+    """The scans of a folder as ``mrflow.find_scans`` finds them, each with its mask file, but for
+    people left out.
 
     Raises:
         ValueError: There is none, or one to be left out (a person's or a scan's name) is not there.
@@ -139,7 +145,9 @@ def save(
     settings: TrainSettings,
     model: Path | str | None = None,
 ) -> Path:
-    """Write a model file: ``model`` (a flow of the same scanner) with the corrector put in, or the corrector alone."""
+    """Write a model file: ``model`` (a flow of the same scanner) with the corrector put in, or the
+    corrector alone.
+    """
     training = {f"corrector: {name}": value for name, value in asdict(settings).items()}
     training["corrector: trained on"] = ", ".join(path.name for path in paths)
     if model is not None:
@@ -173,11 +181,13 @@ def save(
     return models.save(output, learnt, card)
 
 
-# Reading and aligning -----------------------------------------------------------------------------------------------
+# Reading and aligning -----------------------------------------------------------------------------
 
 
 class _Store:
-    """Reduced brains and alignments in a folder, by the files they came from; without a folder, nothing is kept."""
+    """Reduced brains and alignments in a folder, by the files they came from; without a folder,
+    nothing is kept.
+    """
 
     def __init__(
         self,
@@ -205,7 +215,9 @@ class _Store:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
-        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of its voxels as they are."""
+        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of
+        its voxels as they are.
+        """
 
         def read():
             scan = mr.read(path, self.masks.get(path))
@@ -301,7 +313,7 @@ def _on_grid(brain: tuple[Volume, Volume], alignment: np.ndarray) -> np.ndarray:
     return np.stack([corrector.sampled(v, reference) for v in brain]).astype(np.float32)
 
 
-# Statistics ---------------------------------------------------------------------------------------------------------
+# Statistics ---------------------------------------------------------------------------------------
 
 
 def _statistics(
@@ -373,7 +385,9 @@ def _quantiles(values: np.ndarray, levels) -> np.ndarray:
 
 
 def _prior(plain, matched: np.ndarray) -> np.ndarray:
-    """What a cell's histogram is before it is looked at: the mean over people, a little of the whole brain's added."""
+    """What a cell's histogram is before it is looked at: the mean over people, a little of the
+    whole brain's added.
+    """
     histograms = [
         cell_histograms(np.interp(values, *corrector.matching_curve(values, matched)), places)
         for values, places in plain
@@ -389,7 +403,9 @@ def _prior(plain, matched: np.ndarray) -> np.ndarray:
 def _warped(
     person: np.ndarray, voxels: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and places of random voxels of a brain that is gently deformed, and mirrored half of the time."""
+    """Values and places of random voxels of a brain that is gently deformed, and mirrored half of
+    the time.
+    """
     places = np.sort(random.choice(np.flatnonzero(person[1] > 0.02), voxels))
     size = np.array(GRID)[:, None]
     where = (np.stack(np.unravel_index(places, GRID)) + 0.5) / size * 2 - 1  # -1 to 1 over the grid
@@ -409,7 +425,9 @@ def _warped(
 
 
 def _low_rank(deviations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The strongest directions (rank, d), as long as their standard deviations, and the variance (d,) of the rest."""
+    """The strongest directions (rank, d), as long as their standard deviations, and the variance
+    (d,) of the rest.
+    """
     _, sizes, directions = np.linalg.svd(deviations / np.sqrt(len(deviations)), full_matrices=False)
     scaled = directions * sizes[:, None]
     return scaled[:rank], (scaled[rank:] ** 2).sum(axis=0)
@@ -418,7 +436,9 @@ def _low_rank(deviations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
 def _patterns(
     settings: TrainSettings, random: np.random.Generator, inverse, largest: tuple[float, float]
 ) -> np.ndarray:
-    """(288, components): control values whose standard normal mixtures resemble the inverse of random fields."""
+    """(288, components): control values whose standard normal mixtures resemble the inverse of
+    random fields.
+    """
     to_control = [np.linalg.pinv(spline_matrix(n, c)) for n, c in zip(CONTROL, CELLS)]
     fields = [
         along_axes(to_control, inverse(random_field(random) * random.uniform(*largest))).ravel()
@@ -431,7 +451,11 @@ def _patterns(
 
 
 def random_field(random: np.random.Generator) -> np.ndarray:
-    """A smooth field (12, 16, 12) at the cells' centres: a cubic spline over a box about the head, largest magnitude there 1."""
+    """A smooth field at the cells' centres: a cubic spline over a box about the head.
+
+    Returns:
+        Shape (12, 16, 12); the largest magnitude is 1.
+    """
     usual = random.random() < 0.6
     points = (
         USUAL_POINTS
@@ -449,7 +473,9 @@ def random_field(random: np.random.Generator) -> np.ndarray:
 
 
 def _cubic_matrix(count: int, positions: np.ndarray) -> np.ndarray:
-    """(len(positions), count): cubic spline interpolation of ``count`` values spread evenly from 0 to 1."""
+    """(len(positions), count): cubic spline interpolation of ``count`` values spread evenly from 0
+    to 1.
+    """
     at = [positions * (count - 1)]
     return np.stack(
         [ndimage.map_coordinates(unit, at, order=3, mode="mirror") for unit in np.eye(count)],

@@ -1,10 +1,13 @@
-"""Training CT denoisers on low-dose images that are simulated from normal CT (``low_dose``), and what they reach on others.
+"""Training CT denoisers on low-dose images that are simulated from normal CT (``low_dose``), and
+what they reach on others.
 
-Two ways to train: "mse", the mean square error to the normal-dose image; "wgan", a Wasserstein GAN with gradient penalty beside
-a perceptual loss, the distance in the features of another network of ours. Yang et al. use VGG-19's features, which are not
-ours to ship: give them as a model file if you have them, else the features of an "mse" denoiser serve.
+Two ways to train: "mse", the mean square error to the normal-dose image; "wgan", a Wasserstein GAN
+with gradient penalty beside a perceptual loss, the distance in the features of another network of
+ours. Yang et al. use VGG-19's features, which are not ours to ship: give them as a model file if
+you have them, else the features of an "mse" denoiser serve.
 
-Sources: Chen et al., ISBI 2017, 143; Yang et al., IEEE TMI 2018;37:1348, arXiv:1708.00961; Gulrajani et al., arXiv:1704.00028.
+Sources: Chen et al., ISBI 2017, 143; Yang et al., IEEE TMI 2018;37:1348, arXiv:1708.00961;
+Gulrajani et al., arXiv:1704.00028.
 """
 
 from __future__ import annotations
@@ -50,14 +53,16 @@ class DenoiserSettings:
         steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        adversarial: Weight of the critic's score beside the perceptual term ("wgan"). critic_steps: Of the critic for each of the
-            generator. warm_up: Share of the steps before them, in which the mean square error is learnt alone: a critic of
-            something like an image teaches more.
+        adversarial: Weight of the critic's score beside the perceptual term ("wgan"). critic_steps:
+            Of the critic for each of the generator. warm_up: Share of the steps before them, in
+            which the mean square error is learnt alone: a critic of something like an image teaches
+            more.
         dose: Range of dose fractions drawn from, one per slice.
-        noise_hu: Standard deviation of the noise added inside the body, at the middle of these doses; ``low_dose.exposed``
-            finds the photons for each volume's middle slice.
+        noise_hu: Standard deviation of the noise added inside the body, at the middle of these
+            doses; ``low_dose.exposed`` finds the photons for each volume's middle slice.
         electronic, views: As in ``low_dose.LowDoseSettings``.
-        seed: Everything random follows from it and the step's number. checkpoint_every: Steps between checkpoints.
+        seed: Everything random follows from it and the step's number. checkpoint_every: Steps
+            between checkpoints.
     """
 
     architecture: str = "cnn10"
@@ -87,7 +92,8 @@ class DenoiserSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """One slice: normal dose and the noise that makes it low dose, (J, I) float32, HU; whose it is."""
+    """One slice: normal dose and the noise that makes it low dose, (J, I) float32, HU; whose it is.
+    """
 
     person: str
     normal: np.ndarray
@@ -97,7 +103,8 @@ class Pair:
 def read_pairs(
     folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()
 ) -> list[Pair]:
-    """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them, with simulated noise.
+    """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them,
+    with simulated noise.
 
     Raises:
         ValueError: No CT there, or one without air (not in HU).
@@ -147,9 +154,17 @@ def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], 
 
 
 def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tuple[Tensor, Tensor]:
-    """Patches (batch, 1, patch, patch) of low and of normal dose, normalised; people are drawn with equal chance.
+    """Patches of low and of normal dose; people are drawn with equal chance.
 
     Noise may change its sign, and both are turned and mirrored: the same statistics, more examples.
+
+    Args:
+        pairs: Slices of everybody trained on.
+        settings: Sizes, and the seed.
+        step: Number of the step, from which the random numbers follow.
+
+    Returns:
+        Low and normal dose, normalised, of shape (batch, 1, patch, patch) each.
     """
     rng = np.random.default_rng([settings.seed, 1, step])
     people = sorted({pair.person for pair in pairs})
@@ -180,11 +195,13 @@ def normalised(hu: Tensor) -> Tensor:
     return (hu - CHANNEL.low) / (CHANNEL.high - CHANNEL.low)
 
 
-# Training -----------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
 
 
 class Critic(nn.Module):
-    """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the mean of a last map."""
+    """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the
+    mean of a last map.
+    """
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -199,12 +216,14 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
 
     def forward(self, x: Tensor, condition: None = None) -> Tensor:
-        """(N,) scores; nothing is judged beside the image."""
+        """Scores of images (N, 1, H, W), (N,); nothing is judged beside the image."""
         return self.layers(x).mean((1, 2, 3))
 
 
 def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
-    """The perceptual loss's features: a layer of another denoiser, the fourth by default (behind its second convolution)."""
+    """The perceptual loss's features: a layer of another denoiser, the fourth by default (behind
+    its second convolution).
+    """
     return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
 
 
@@ -231,7 +250,9 @@ class _State(State):
         self.features, self.device = features, device
 
     def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
-        """One step of the generator (and the critic's before it); the batch's root mean square error, HU."""
+        """One step of the generator (and the critic's before it); the batch's root mean square
+        error, HU.
+        """
         s, critic = self.settings, self.parts.get("critic")
         adversarial = critic is not None and self.step >= s.warm_up * s.steps
         if adversarial:
@@ -251,7 +272,9 @@ class _State(State):
         return math.sqrt(float(error.detach())) * (CHANNEL.high - CHANNEL.low)
 
     def criticise(self, critic: Critic, low: Tensor, normal: Tensor, group: Group) -> None:
-        """One step of the critic: real against denoised, the gradient's length drawn to 1 between them."""
+        """One step of the critic: real against denoised, the gradient's length drawn to 1 between
+        them.
+        """
         low, normal = low.to(self.device), normal.to(self.device)
         with torch.no_grad():
             made = self.network(low)
@@ -285,7 +308,8 @@ def train(
         features: For "wgan": the denoiser whose features the perceptual term compares.
 
     Raises:
-        ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another training.
+        ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another
+            training.
     """
     training, _ = split_people(pairs, leave_out)
     if settings.loss == "wgan" and features is None:
@@ -318,7 +342,9 @@ def train(
 
 
 def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None) -> Table:
-    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person; held-out people are marked."""
+    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person; held-out
+    people are marked.
+    """
     rows: dict[str, list[list[float]]] = {}
     for pair in pairs:
         body = pair.normal > -500

@@ -1,16 +1,19 @@
-"""Free-form harmonization: eq. 3 of the MRFlow abstract, on every slice of a volume, in one or three orientations.
+"""Free-form harmonization: eq. 3 of the MRFlow abstract, on every slice of a volume, in one or
+three orientations.
 
-Each iteration encodes the image with a flow trained on the target scanner, draws the latents towards the middle of the
-target's distribution, decodes, and takes one step in image space towards the source's correlation and away from
-gradients where the source has no edge:
+Each iteration encodes the image with a flow trained on the target scanner, draws the latents
+towards the middle of the target's distribution, decodes, and takes one step in image space towards
+the source's correlation and away from gradients where the source has no edge:
 
     z = f(x_n),  z <- z towards |z| = r,  y = f^-1(z),
     x_{n+1} = y - beta_1 grad( M |G y| ) + beta_2 grad( NCC(y, x_s) )
 
-The abstract prints the iteration with + NCC minimised and with f in place of f^-1; the signs here are those that raise
-NCC and lower the gradients that M selects (M is 1 where the source has no edge).
+The abstract prints the iteration with + NCC minimised and with f in place of f^-1; the signs here
+are those that raise NCC and lower the gradients that M selects (M is 1 where the source has no
+edge).
 
-Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract; the same group's BlindHarmony, arXiv:2305.10732.
+Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract; the same group's BlindHarmony,
+arXiv:2305.10732.
 """
 
 from __future__ import annotations
@@ -43,14 +46,18 @@ def refine(
     progress: Progress = Progress(),
     step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None,
 ) -> Tensor:
-    """Iterate from ``start``; the average over the chosen orientations, so that neighbouring slices agree.
+    """Iterate from ``start``; the average over the chosen orientations, so that neighbouring slices
+    agree.
 
     Args:
-        start, source: (K, J, I) scaled images on the model's grid: where to begin, what to stay similar to.
-        edges: (K, J, I) edge map of the source, 0 to 1. mask: (K, J, I) boolean; what lies outside is not changed.
+        start, source: (K, J, I) scaled images on the model's grid: where to begin, what to stay
+            similar to.
+        edges: (K, J, I) edge map of the source, 0 to 1. mask: (K, J, I) boolean; what lies outside
+            is not changed.
         flow: Of the target domain; None leaves it out (the no-flow ablation).
         settings: ``alpha``, ``beta_edges``, ``beta_similarity``, ``iterations``, ``orientations``.
-        radius: Per level, the root mean square of a typical latent, towards which latents are drawn; None: towards 0.
+        radius: Per level, the root mean square of a typical latent, towards which latents are
+            drawn; None: towards 0.
         step: Called with the orientation, the iteration and NCC after it.
 
     Returns:
@@ -103,14 +110,17 @@ def _iterate(
 def _through(
     flow: ConditionalFlow, edges: Tensor, alpha: float, radius: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), a few slices at a time."""
+    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), a few slices at a time.
+    """
     pad = [p for n in reversed(edges.shape[2:]) for p in (0, -n % flow.size_multiple)]
     height, width = edges.shape[2:]
     edges = F.pad(edges, pad)
     prepared: dict[int, list] = {}
 
     def pieces(size: int) -> list:
-        """The flow, prepared for every piece of the stack; kept, since every iteration needs the same."""
+        """The flow, prepared for every piece of the stack; kept, since every iteration needs the
+        same.
+        """
         if size not in prepared:
             prepared.clear()
             prepared[size] = [flow.prepared(part) for part in edges.split(size)]
@@ -126,7 +136,16 @@ def _through(
 
 
 def drawn(latents: list[Tensor], alpha: float, radius: Tensor | None) -> list[Tensor]:
-    """Latents multiplied by 1 - alpha; with ``radius``, moved by alpha of the way to that root mean square per level."""
+    """Latents drawn towards zero, or towards a given size.
+
+    Args:
+        latents: For each level (N, c, H, W).
+        alpha: Share of the way, 0 to 1.
+        radius: Root mean square of each level that latents move to; None multiplies by 1 - alpha.
+
+    Returns:
+        Latents of the same shapes.
+    """
     if radius is None:
         return [(1 - alpha) * z for z in latents]
     moved = []
@@ -137,9 +156,18 @@ def drawn(latents: list[Tensor], alpha: float, radius: Tensor | None) -> list[Te
 
 
 def gradient_of_ncc(x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred normalized cross-correlation inside the mask, over the whole stack, and the direction that raises it.
+    """Centred normalized cross-correlation inside the mask, and the direction that raises it.
 
-    The direction is the gradient times (voxels x standard deviation of x): it does not depend on size or scale.
+    It is taken over the whole stack. The direction is the gradient times (voxels x standard
+    deviation of x): it does not depend on size or scale.
+
+    Args:
+        x: Slices, (N, 1, H, W).
+        source: What they are compared with, of the same shape.
+        mask: Boolean, of the same shape.
+
+    Returns:
+        The correlation, -1 to 1, and the direction, of the shape of x.
     """
     a, b = x[mask].double(), source[mask].double()
     a, b = a - a.mean(), b - b.mean()
@@ -154,7 +182,15 @@ def gradient_of_ncc(x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def gradient_of_edges(x: Tensor, quiet: Tensor) -> Tensor:
-    """Gradient with respect to x of the sum of |G x| over in-plane neighbours that are both ``quiet``; (slices, 1, H, W)."""
+    """Gradient of the sum of |G x| over in-plane neighbours that are both ``quiet``.
+
+    Args:
+        x: Slices, (N, 1, H, W).
+        quiet: Boolean, of the same shape: where the source has no edge.
+
+    Returns:
+        Of the shape of x.
+    """
     gradient = torch.zeros_like(x)
     for axis in (2, 3):
         difference = x.diff(dim=axis)

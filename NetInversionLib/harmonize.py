@@ -1,8 +1,10 @@
-"""Harmonization: an MR volume of any scanner, as the scanner that a model knows would have shown it.
+"""Harmonization: an MR volume of any scanner, as the scanner that a model knows would have shown
+it.
 
     result = harmonize({"source": volume}, {"model": model}, Settings())
 
-Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "seed"; the anatomy-safe mode is this project's own.
+Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "seed"; the anatomy-safe mode is
+this project's own.
 """
 
 from __future__ import annotations
@@ -36,16 +38,18 @@ from .tone_field import ToneField
 from .volumes import Volume
 
 FIGURES_EVERY = 3  # bits/dim of a source or result: from every third slice
-# Correlation with the corrector's template: at least 0.94 in T1 of three data sets and of simulated scanners, 0.82 in a T2.
+# Correlation with the corrector's template: at least 0.94 in T1 of three data sets and of simulated
+# scanners, 0.82 in a T2.
 LEAST_ALIGNMENT = 0.85
 
 
 @dataclass(frozen=True)
 class Restyled:
-    """A scaled image on the source's own grid [k, j, i] in RAS axes, not cut to a range, and how it came about.
+    """A scaled image on the source's own grid [k, j, i] in RAS axes, not cut to a range, and how it
+    came about.
 
-    ``estimate``: the anatomy-safe change and how it was found; None in the free-form modes. ``trace``: per orientation, the
-    correlation with the source after each iteration.
+    ``estimate``: the anatomy-safe change and how it was found; None in the free-form modes.
+    ``trace``: per orientation, the correlation with the source after each iteration.
     """
 
     image: np.ndarray
@@ -71,7 +75,9 @@ def run_task(
 
 
 def method(model: Model, mode: str, **changes) -> Callable[[Scan], np.ndarray]:
-    """A mode as the evaluations take it: scaled scan to scaled image on the same grid, float32, 0 to 1.3."""
+    """A mode as the evaluations take it: scaled scan to scaled image on the same grid, float32, 0
+    to 1.3.
+    """
     settings = Settings(mode=mode, **changes)
     network = harmonizer(model)
 
@@ -90,22 +96,25 @@ def harmonize(
     """Bring ``volumes["source"]`` to the target scanner of ``models["model"]``.
 
     Args:
-        volumes: "source", an MR volume of any orientation, spacing and type; optional "mask", nonzero inside the brain (or
-            head, if the model was trained so), on any grid.
+        volumes: "source", an MR volume of any orientation, spacing and type; optional "mask",
+            nonzero inside the brain (or head, if the model was trained so), on any grid.
         models: "model", with task "harmonization".
         settings: See ``Settings``.
         progress: Receives progress, log, the correlation's curve; may raise ``Cancelled``.
 
     Returns:
-        Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type or the target's), "change",
-        and in the anatomy-safe mode "multiplicative field" and "additive field"; tables "verdict", "summary", "curve" and, if
-        asked for, "baselines"; curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted", "flagged" or
-        "refused"), "reasons", and all that is needed to run it again. A refused volume has no images unless ``force``.
+        Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type
+        or the target's), "change", and in the anatomy-safe mode "multiplicative field" and
+        "additive field"; tables "verdict", "summary", "curve" and, if asked for, "baselines";
+        curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted",
+        "flagged" or "refused"), "reasons", and all that is needed to run it again. A refused volume
+        has no images unless ``force``.
 
-        Of the facts, "scale" and "result_scale" are what 1 means in the source's and the result's intensities.
-        Those of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``), "estimate" (see ``_estimate_facts``) and
-        (at strength 0) "order_margin": two neighbours along an axis keep their order if they differ by more than this,
-        scaled, and neither is brighter than 1.3.
+        Of the facts, "scale" and "result_scale" are what 1 means in the source's and the result's
+        intensities. Those of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``),
+        "estimate" (see ``_estimate_facts``) and (at strength 0) "order_margin": two neighbours
+        along an axis keep their order if they differ by more than this, scaled, and neither is
+        brighter than 1.3.
 
     Raises:
         ValueError: An unusable volume, mask or model; says what to do.
@@ -187,16 +196,28 @@ def gate_statistics(network: MRFlow) -> dict[str, np.ndarray]:
 
 
 def scaled_uncut(scan: Scan) -> np.ndarray:
-    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0; float32."""
+    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0; [k, j, i]
+    float32.
+    """
     return volumes.reorient(scan.original, "RAS").float32() / np.float32(scan.scale)
 
 
 def changeable(scan: Scan, raw: np.ndarray) -> np.ndarray:
-    """Where the image may change: the mask (which has zeros of its own) and what shines around it; air stays as it is."""
+    """Where the image may change: the mask (which has zeros of its own) and what shines around it.
+
+    Air stays as it is.
+
+    Args:
+        scan: With its mask.
+        raw: The scaled image on the scan's own grid, [k, j, i].
+
+    Returns:
+        Boolean, of the shape of ``raw``.
+    """
     return scan.mask | (raw > 0)
 
 
-# The change ---------------------------------------------------------------------------------------------------------
+# The change ---------------------------------------------------------------------------------------
 
 
 def restyle(
@@ -207,7 +228,16 @@ def restyle(
     model: Model,
     progress: Progress = Progress(),
 ) -> Restyled:
-    """Estimate on the model's grid, apply to ``raw`` (scaled, on the scan's own grid) in the mask and wherever it shines."""
+    """Estimate on the model's grid, apply in the mask and wherever the image shines.
+
+    Args:
+        scan: Scaled, with its mask.
+        raw: Its image on the scan's own grid, scaled and not cut, [k, j, i].
+        network: What is known of the target scanner.
+        settings: See ``Settings``.
+        model: Whose network it is.
+        progress: Receives progress; may raise ``Cancelled``.
+    """
     shines = changeable(scan, raw)
     if settings.mode != "anatomy-safe":
         flow = network.flow if settings.mode == "seed" else None
@@ -239,7 +269,9 @@ def _free_form(
     radius: Tensor | None,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """What the refinement adds to ``start``, on the scan's own grid, and the correlation's course by orientation."""
+    """What the refinement adds to ``start``, on the scan's own grid, and the correlation's course
+    by orientation.
+    """
     spacing = model.card.spacing_mm[0]
     grids = [mrflow.on_grid(scan, spacing) for scan in (start, source)]
     # The edge map is the source's: the refinement must not draw its own.
@@ -260,11 +292,12 @@ def _free_form(
     return volumes.resample(change, start.volume, fill=0).array, trace
 
 
-# The figures --------------------------------------------------------------------------------------------------------
+# The figures --------------------------------------------------------------------------------------
 
 
 def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
-    """Bits/dim of a scan inside its mask under the target's flow, the mean of three orientations."""
+    """Bits/dim of a scan inside its mask under the target's flow, the mean of three orientations.
+    """
     case = mrflow.make_case(scan, model.card.spacing_mm[0])
     return float(
         mrflow.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[
@@ -274,7 +307,9 @@ def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
 
 
 def alignment_check(alignment: float) -> typicality.Check:
-    """The gate's word on the corrector's alignment: what it compares lies elsewhere in a brain that is poorly aligned."""
+    """The gate's word on the corrector's alignment: what it compares lies elsewhere in a brain that
+    is poorly aligned.
+    """
     good = alignment >= LEAST_ALIGNMENT
     words = (
         "as in the target's people"
@@ -362,7 +397,14 @@ def describe(
 
 
 def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dict[str, float]:
-    """One row of table "summary"."""
+    """One row of table "summary".
+
+    Args:
+        scan: What is judged, scaled.
+        source: What it was made of.
+        target: The target's quantiles, of shape (513,).
+        bits: bits/dim under the flow, NaN without one.
+    """
     try:
         contrasts = similarity.fit_tissues(scan.inside).contrasts
     except ValueError:  # nearly constant inside: there are no classes to tell apart
@@ -385,7 +427,9 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
 def baselines(
     scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model
 ) -> Table:
-    """The classical methods and the no-flow ablation beside the result, by the figures that need no truth."""
+    """The classical methods and the no-flow ablation beside the result, by the figures that need no
+    truth.
+    """
     target = network.statistic("quantiles").cpu().numpy()
     images = {name: peer(scan) for name, peer in intensity_matching.peers(target).items()}
     ablation = restyle(scan, scan.image, network, replace(settings, mode="no-flow"), model).image
@@ -438,7 +482,7 @@ def _facts(
     }
 
 
-# The images ---------------------------------------------------------------------------------------------------------
+# The images ---------------------------------------------------------------------------------------
 
 
 def _add_images(

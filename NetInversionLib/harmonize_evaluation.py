@@ -1,9 +1,10 @@
-"""Measure harmonization: on simulated scanners, where the truth is known; between two real ones; between two visits.
+"""Measure harmonization: on simulated scanners, where the truth is known; between two real ones;
+between two visits.
 
-A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations take named methods, so that
-ours and the classical peers (``intensity_matching.peers``) stand in the same table; scans are read one at a time. People may
-have several scans (``person``): these stay together wherever some people are judged by others, and a mean over people counts
-each person once.
+A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations
+take named methods, so that ours and the classical peers (``intensity_matching.peers``) stand in the
+same table; scans are read one at a time. People may have several scans (``person``): these stay
+together wherever some people are judged by others, and a mean over people counts each person once.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ MUSE_WHITE = (35, 40, 41, *range(81, 96))
 
 
 def run(options, model, output: Path | None, progress: Progress) -> Iterator[tuple[Table, str]]:
-    """What ``netinversion evaluate harmonize`` asks for: tables, each with a file name; figures go to ``output``.
+    """What ``netinversion evaluate harmonize`` asks for: tables, each with a file name; figures go
+    to ``output``.
 
     Args:
-        options: With the attributes of the command's arguments (``netinversion evaluate harmonize --help``).
+        options: With the attributes of the command's arguments (``netinversion evaluate harmonize
+            --help``).
         model: ``models.Model`` of the target scanner, or None.
 
     Raises:
@@ -84,13 +87,15 @@ def run(options, model, output: Path | None, progress: Progress) -> Iterator[tup
         yield table, "simulated_people"
 
 
-# People and methods -------------------------------------------------------------------------------------------------
+# People and methods -------------------------------------------------------------------------------
 
 
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
-    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted; NAME_mask of NAME is none.
+    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted;
+    NAME_mask of NAME is none.
 
-    ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its suffix.
+    ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its
+    suffix.
 
     Raises:
         ValueError: No such folder, or nothing in it fits.
@@ -115,7 +120,8 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
 
 
 def person(path: Path) -> str:
-    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
+    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``.
+    """
     return mrflow.person_of(volumes.scan_name(path))
 
 
@@ -132,7 +138,8 @@ def methods_of(
     Args:
         target: Quantiles, (513,).
         model: ``models.Model`` of the target domain; None runs the peers alone.
-        wanted: Patterns of names with commas between; "source" always stays, since everything is compared to it.
+        wanted: Patterns of names with commas between; "source" always stays, since everything is
+            compared to it.
     """
     methods = intensity_matching.peers(target)
     if model is not None:
@@ -174,7 +181,7 @@ def _target(
     return intensity_matching.mean_quantiles(map(read, others))
 
 
-# Simulated scanners -------------------------------------------------------------------------------------------------
+# Simulated scanners -------------------------------------------------------------------------------
 
 
 def simulate(
@@ -183,15 +190,16 @@ def simulate(
     domains: Sequence[Domain] | None = None,
     progress: Progress | None = None,
 ) -> Table:
-    """Show people as simulated scanners would, harmonize, and compare with the truth inside the mask.
+    """Show people as simulated scanners would, harmonize, and compare with the truth inside the
+    mask.
 
     Args:
         people: Files of the target domain that no method has learnt from.
         domains: Default: the seven families, and the unchanged scan.
 
     Returns:
-        A row for every scan, domain and method: PSNR in dB (peak 1.0), SSIM (range 1.0, 3-D, 7 voxels), MAE (scaled units),
-        and seconds.
+        A row for every scan, domain and method: PSNR in dB (peak 1.0), SSIM (range 1.0, 3-D, 7
+        voxels), MAE (scaled units), and seconds.
     """
     domains = [*simulated_domains.parse(), UNCHANGED] if domains is None else list(domains)
     progress = progress or Progress()
@@ -217,7 +225,8 @@ def simulate(
 
 
 def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
-    """A simulated evaluation's means over people: a row per domain, a column per method, and rows of means over domains.
+    """A simulated evaluation's means over people: a row per domain, a column per method, and rows
+    of means over domains.
 
     The mean of all domains, and the mean of those with a field, leave the unchanged scan out.
     """
@@ -245,7 +254,9 @@ def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
 def _over_people(
     table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str
 ) -> float:
-    """The average over people of the mean over each one's scans, in the rows whose columns hold what ``where`` says."""
+    """The average over people of the mean over each one's scans, in the rows whose columns hold
+    what ``where`` says.
+    """
     columns, values = table.columns, {}
     for n, value in enumerate(columns[measure]):
         if all(columns[key][n] == wanted for key, wanted in where.items()):
@@ -253,7 +264,7 @@ def _over_people(
     return float(average([np.mean(own) for own in values.values()]))
 
 
-# Two real scanners --------------------------------------------------------------------------------------------------
+# Two real scanners --------------------------------------------------------------------------------
 
 
 def prospective(
@@ -263,15 +274,17 @@ def prospective(
     labels: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Table, Table, dict[str, np.ndarray]]:
-    """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and after.
+    """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and
+    after.
 
     Args:
-        labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files named as the sources.
+        labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files
+            named as the sources.
 
     Returns:
-        A table with a row per scan and method, targets' own scans included as method "target" (their Wasserstein distance
-        is to the mean of the other people's); a table with a row per method, the first being the target; and mean histograms (130
-        shares, 0 to 1.3) by method.
+        A table with a row per scan and method, targets' own scans included as method "target"
+        (their Wasserstein distance is to the mean of the other people's); a table with a row per
+        method, the first being the target; and mean histograms (130 shares, 0 to 1.3) by method.
     """
     progress = progress or Progress()
     rows, seen = [], {"target": []}
@@ -337,7 +350,9 @@ def prospective(
 
 
 def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
-    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN where there are none."""
+    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN
+    where there are none.
+    """
     people = np.array([person(path) for path in paths])
     return [
         similarity.wasserstein(own, quantiles[people != whose].mean(axis=0))
@@ -358,7 +373,9 @@ def _look(scan: Scan) -> dict:
 
 
 def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
-    """A row per method: means over people, and what the site probe still tells. ``people``: of targets, then of sources."""
+    """A row per method: means over people, and what the site probe still tells. ``people``: of
+    targets, then of sources.
+    """
     picked = [key for key in table.columns if key not in ("person", "scan", "method")]
     # Somebody who was on both scanners is left out of both at once.
     sites = [0] * len(seen["target"]) + [1] * (len(people) - len(seen["target"]))
@@ -390,7 +407,12 @@ def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
 
 
 def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
-    """Dice overlap of the unsupervised classes with labelled CSF, grey and white matter; labels as for ``prospective``."""
+    """Dice overlap of the unsupervised classes with labelled CSF, grey and white matter.
+
+    Args:
+        scan: Scaled, with its mask.
+        labels: [k, j, i]; see ``prospective``.
+    """
     return _in_labels(scan, _label_classes(scan, labels))[2:]
 
 
@@ -407,7 +429,9 @@ def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
 
 
 def _in_labels(scan: Scan, classes: np.ndarray | None) -> tuple[float, ...]:
-    """Two contrasts of the labelled tissues' means, as ``Tissues.contrasts``, and the Dice overlap of three fitted classes."""
+    """Two contrasts of the labelled tissues' means, as ``Tissues.contrasts``, and the Dice overlap
+    of three fitted classes.
+    """
     if classes is None:
         return (float("nan"),) * 5
     means = np.array([scan.image[classes == tissue].mean() for tissue in range(3)])
@@ -421,7 +445,7 @@ def _in_labels(scan: Scan, classes: np.ndarray | None) -> tuple[float, ...]:
     return (*similarity.Tissues(means, np.ones(3), 1.0).contrasts, *map(float, overlaps))
 
 
-# Two visits ---------------------------------------------------------------------------------------------------------
+# Two visits ---------------------------------------------------------------------------------------
 
 
 def repeatability(
@@ -433,17 +457,20 @@ def repeatability(
 ) -> Table:
     """How much two visits of a person differ, harmonized in different ways.
 
-    The second visit is aligned rigidly to the first; each is harmonized on its own grid, then the second is resampled to the
-    first's, and they are compared inside the common mask.
+    The second visit is aligned rigidly to the first; each is harmonized on its own grid, then the
+    second is resampled to the first's, and they are compared inside the common mask.
 
     Args:
-        mask: The first visit's brain, nonzero inside. Without it (and without a template) both must be brain-extracted.
-        template: A brain template (the MNI152 template) and its brain mask; registered affinely to find the first's brain.
+        mask: The first visit's brain, nonzero inside. Without it (and without a template) both must
+            be brain-extracted.
+        template: A brain template (the MNI152 template) and its brain mask; registered affinely to
+            find the first's brain.
 
     Returns:
-        A row per method: the mean absolute difference after division by each one's 99.5th percentile; the same after taking
-        off the median and dividing by the interquartile range, so that a target of stronger contrast does not count as a
-        larger difference; and the correlation.
+        A row per method: the mean absolute difference after division by each one's 99.5th
+        percentile; the same after taking off the median and dividing by the interquartile range, so
+        that a target of stronger contrast does not count as a larger difference; and the
+        correlation.
     """
     if mask is None:
         mask = template_mask(first, *template) if template else _own_mask(first)
@@ -487,18 +514,21 @@ def _own_mask(volume: Volume) -> Volume:
 
 
 def template_mask(volume: Volume, template: Volume, brain: Volume) -> Volume:
-    """The brain in a whole-head volume: a template's brain mask, moved by an affine registration; uint8 on its grid.
+    """The brain in a whole-head volume: a template's brain mask, moved by an affine registration;
+    uint8 on its grid.
 
-    Mutual information inside the template's brain, since a template without a head says nothing outside; rigid, then affine,
-    from several starts; the same bits every time.
+    Mutual information inside the template's brain, since a template without a head says nothing
+    outside; rigid, then affine, from several starts; the same bits every time.
     """
-    # The MNI brain is a tenth larger than most; from its own size the registration may end on the skull.
+    # The MNI brain is a tenth larger than most; from its own size the registration may end on the
+    # skull.
     smaller = np.diag([0.92, 0.92, 0.92, 1.0])
     template, brain = (
         replace(one, ijk_to_ras=smaller @ one.ijk_to_ras) for one in (template, brain)
     )
     fixed, moving = _float_image(template), _float_image(volume)
-    # Air all around: points beyond the image do not count, so that a wrong place would be judged by few, well-fitting ones.
+    # Air all around: points beyond the image do not count, so that a wrong place would be judged by
+    # few, well-fitting ones.
     moving = sitk.ConstantPad(moving, *[[int(60 / length) for length in moving.GetSpacing()]] * 2)
     inside = volumes.to_image(brain) > 0
     # A head's centre of mass is below its brain's, by how much depends on how much neck was taken.
@@ -523,9 +553,17 @@ def _affine(fixed, moving, start, mask):
 
 
 def align(first: Volume, second: Volume, mask: Volume | None = None) -> sitk.Transform:
-    """The rigid transform from places in the first volume to the same anatomy in the second, LPS mm as in ITK.
+    """The rigid transform from places in the first volume to the same anatomy in the second.
 
-    Mutual information, inside the mask (of the first, a little widened) if there is one; the same bits every time.
+    Mutual information; the same bits every time.
+
+    Args:
+        first: [k, j, i], any unit.
+        second: Likewise, on its own grid.
+        mask: Of the first; it counts a little widened.
+
+    Returns:
+        In LPS mm, as ITK has it.
     """
     fixed, moving = _float_image(first), _float_image(second)
     wide = None if mask is None else sitk.BinaryDilate(volumes.to_image(mask) > 0, [3, 3, 1])
@@ -548,9 +586,11 @@ def _start(fixed, moving, up: float = 0.0):
 
 
 def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
-    """(transform, metric); ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than the fixed image's slices.
+    """(transform, metric); ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than
+    the fixed image's slices.
 
-    ``step``: mm, the optimiser's first; it halves whenever the direction turns. An affine transform runs away at 2 mm.
+    ``step``: mm, the optimiser's first; it halves whenever the direction turns. An affine transform
+    runs away at 2 mm.
     """
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(48)
@@ -576,7 +616,15 @@ def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
 def move(
     volume: Volume, transform: sitk.Transform, reference: Volume, order: str, fill: float
 ) -> Volume:
-    """A volume on a reference's grid; the transform takes the reference's places (LPS mm) to the volume's."""
+    """A volume on a reference's grid.
+
+    Args:
+        volume: [k, j, i], any unit.
+        transform: Takes the reference's places (LPS mm) to the volume's.
+        reference: Its grid is taken.
+        order: "nearest" or "linear".
+        fill: Value outside the volume.
+    """
     grid = volumes.to_image(reference.with_array(np.broadcast_to(np.uint8(0), reference.shape)))
     image = sitk.Resample(
         volumes.to_image(volume), grid, transform, volumes.INTERPOLATORS[order], fill
@@ -586,7 +634,7 @@ def move(
     )
 
 
-# Pictures and pieces ------------------------------------------------------------------------------------------------
+# Pictures and pieces ------------------------------------------------------------------------------
 
 
 def draw_families(table: Table, path: Path, measure: str = "PSNR (dB)") -> None:

@@ -1,8 +1,10 @@
-"""Ideal input: the input image that a trained image-to-image network errs least on, found by L-BFGS on the input.
+"""Ideal input: the input image that a trained image-to-image network errs least on, found by L-BFGS
+on the input.
 
     result = ideal_input(volumes, {"network": model}, Settings(starts=("patient", "zeros")))
 
-Source: "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN", ISMRM 2019, 4866.
+Source: "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN",
+ISMRM 2019, 4866.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ WORDS = {"best": "ideal", "worst": "worst"}  # what an input found in this direc
 class Case:
     """The images of one run, as tensors in the network's units and axes.
 
-    ``patient`` (images, C, *space), ``target`` (images, D, *space), ``weight`` and ``free`` (images, 1, *space) and
-    (images, C, *space): where the error counts, where the input may change. A 2-D network has one image per slice, a
-    3-D network one image. ``frame``: the window as a volume on the network's axes; ``original``: the same, cut out of
-    the first input; ``whole``: the inputs before anything was cut out, on the first one's grid. ``others``: other
-    patients' inputs, shaped like ``patient``.
+    ``patient`` (images, C, *space), ``target`` (images, D, *space), ``weight`` and ``free``
+    (images, 1, *space) and (images, C, *space): where the error counts, where the input may change.
+    A 2-D network has one image per slice, a 3-D network one image. ``frame``: the window as a
+    volume on the network's axes; ``original``: the same, cut out of the first input; ``whole``: the
+    inputs before anything was cut out, on the first one's grid. ``others``: other patients' inputs,
+    shaped like ``patient``.
     """
 
     model: Model
@@ -54,7 +57,14 @@ class Case:
     others: list[Tensor] = field(default_factory=list)
 
     def volume(self, images: Tensor, channel: int, name: str, units: str) -> Volume:
-        """Channel of (images, C, *space), already in ``units``, as a volume with the first input's voxel order."""
+        """A channel as a volume with the first input's voxel order.
+
+        Args:
+            images: Shape (images, C, *space), already in ``units``.
+            channel: Which of the C.
+            name: Of the volume.
+            units: Of its values.
+        """
         array = (
             images[:, channel].cpu().numpy()
             if images.dim() == 4
@@ -80,21 +90,24 @@ def ideal_input(
     """Optimise the input of ``models["network"]`` so that its output comes closest to the target.
 
     Args:
-        volumes: One per input channel and per output channel (the targets), by the roles that the model's card names
-            ("in_phase", ..., "ct"), in scanner units; optional "mask": the input changes only where it is not 0. All
-            are brought onto the grid of the first input channel. Optional "other <n> in_phase" and so on: input
-            channels of other patients (n = 1, 2, ...), who give table "validity" its null distribution.
+        volumes: One per input channel and per output channel (the targets), by the roles that the
+            model's card names ("in_phase", ..., "ct"), in scanner units; optional "mask": the input
+            changes only where it is not 0. All are brought onto the grid of the first input
+            channel. Optional "other <n> in_phase" and so on: input channels of other patients (n =
+            1, 2, ...), who give table "validity" its null distribution.
         models: "network", and optionally "second", a network on which the gain is tried.
         settings: See ``Settings``.
-        progress: Receives progress, log, the loss curve, intermediate results; may raise ``Cancelled``.
+        progress: Receives progress, log, the loss curve, intermediate results; may raise
+            ``Cancelled``.
 
     Returns:
-        Result with, per start, the ideal inputs, their change, the network's output and its error; tables "error",
-        "change", "swap back", "validity"; curves "convergence" and "spectrum <start>". Values in scanner units.
+        Result with, per start, the ideal inputs, their change, the network's output and its error;
+        tables "error", "change", "swap back", "validity"; curves "convergence" and "spectrum
+        <start>". Values in scanner units.
 
     Raises:
-        ValueError: Missing or unusable volumes, settings that contradict each other; says what to do.
-        devices.DeviceError: The asked-for device is not there.
+        ValueError: Missing or unusable volumes, settings that contradict each other; says what to
+        do. devices.DeviceError: The asked-for device is not there.
     """
     device = devices.choose(settings.device, progress.log)
     try:
@@ -138,7 +151,7 @@ def _run(
     return result
 
 
-# -- images --------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 
 
 def prepare(
@@ -148,7 +161,9 @@ def prepare(
     progress: Progress,
     device: torch.device,
 ) -> Case:
-    """Check the volumes, bring them onto one grid, the network's axes and units, and cut out the region."""
+    """Check the volumes, bring them onto one grid, the network's axes and units, and cut out the
+    region.
+    """
     card = model.card
     roles = [channel.role for channel in (*card.inputs, *card.outputs)]
     missing = [role for role in roles if role not in volumes]
@@ -178,7 +193,8 @@ def prepare(
     }
     inside = vol.reorient(vol.crop(original.with_array(inside), window), card.orientation).array
 
-    # Scalings come from the whole patient volume, not from the region, so that a region does not change the problem.
+    # Scalings come from the whole patient volume, not from the region, so that a region does not
+    # change the problem.
     whole = [gridded[channel.role] for channel in card.inputs]
     scaling = model.scalings(whole)
     patient = model.normalise([turned[channel.role] for channel in card.inputs], scaling)
@@ -265,7 +281,9 @@ def _on_grid(volume: Volume, reference: Volume, role: str, progress: Progress) -
 def _other_patients(
     volumes: dict[str, Volume], original: Volume, window: tuple[int, ...], model: Model
 ) -> list[Tensor]:
-    """Normalised inputs of each other patient, seen through the same window of a grid moved onto that patient."""
+    """Normalised inputs of each other patient, seen through the same window of a grid moved onto
+    that patient.
+    """
     found, card = [], model.card
     for number in sorted({int(role.split()[1]) for role in volumes if role.startswith("other ")}):
         roles = [f"other {number} {channel.role}" for channel in card.inputs]
@@ -284,7 +302,8 @@ def _other_patients(
 def _recentred(volume: Volume, grid: Volume, card: model_files.Card) -> Volume:
     """``volume`` sampled on ``grid`` moved so that both have the same centre.
 
-    A 2-D network gets no empty slices: where the volume shows less of the body than the grid, its slices are repeated.
+    A 2-D network gets no empty slices: where the volume shows less of the body than the grid, its
+    slices are repeated.
     """
 
     def centre(v: Volume) -> np.ndarray:
@@ -316,7 +335,9 @@ def _check_spacing(volume: Volume, card: model_files.Card) -> list[str]:
 
 
 def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str]:
-    """Signs that a volume was chosen for the wrong channel: values far off what the card says, another channel's name."""
+    """Signs that a volume was chosen for the wrong channel: values far off what the card says,
+    another channel's name.
+    """
     found = []
     roles = {channel.role: channel.name for channel in (*card.inputs, *card.outputs)}
     for channel in (*card.inputs, *card.outputs):
@@ -350,7 +371,9 @@ def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str
 
 
 def _says(name: str, role: str) -> bool:
-    """Whether a volume's name holds all words of a role: "Subject 3 fat-fraction" is a "fat_fraction"."""
+    """Whether a volume's name holds all words of a role: "Subject 3 fat-fraction" is a
+    "fat_fraction".
+    """
     words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
     return all(word in words for word in role.lower().split("_"))
 
@@ -358,7 +381,8 @@ def _says(name: str, role: str) -> bool:
 def _window(
     volume: Volume, settings: Settings, card: model_files.Card
 ) -> tuple[tuple[int, ...], np.ndarray]:
-    """(region plus context as k0, k1, j0, j1, i0, i1; array of uint8, 1 inside the region itself)."""
+    """(region plus context as k0, k1, j0, j1, i0, i1; array of uint8, 1 inside the region itself).
+    """
     shape = volume.array.shape
     inside = np.zeros(shape, np.uint8)
     region = settings.region or tuple(x for n in shape for x in (0, n))
@@ -377,7 +401,11 @@ def _window(
 
 
 def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:
-    """Names of the starts and their images (starts, images, C, *space); what may not change is the patient's."""
+    """The starts; what may not change is the patient's in each.
+
+    Returns:
+        Names of the starts, and their normalised images, shape (starts, images, C, *space).
+    """
     names, images = [], []
     for start in settings.starts:
         for number in range(settings.noise_seeds if start == "noise" else 1):
@@ -393,13 +421,15 @@ def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:
     return names, torch.stack(images)
 
 
-# -- optimisation --------------------------------------------------------------------------------------------------
+# -- optimisation ----------------------------------------------------------------------------------
 
 
 @dataclass
 class Found:
-    """``images`` (starts, images, C, *space); ``trace`` best objective by evaluation, mean over images, per start;
-    ``evaluations`` and ``status`` per start and image; ``finished``: how many images are done."""
+    """``images`` (starts, images, C, *space); ``trace`` best objective by evaluation, mean over
+    images, per start; ``evaluations`` and ``status`` per start and image; ``finished``: how many
+    images are done.
+    """
 
     images: Tensor
     trace: list[list[float]]
@@ -411,7 +441,17 @@ class Found:
 def optimise(
     case: Case, names: list[str], starts: Tensor, settings: Settings, progress: Progress
 ) -> Found:
-    """Run the optimiser on all starts of a group of images at a time; groups are as large as the memory allows."""
+    """Run the optimiser on all starts of a group of images at a time.
+
+    Groups are as large as the memory allows.
+
+    Args:
+        case: Images, region and target.
+        names: Of the starts.
+        starts: Normalised, shape (starts, images, C, *space).
+        settings: See ``Settings``.
+        progress: Receives progress and intermediate results; may raise ``Cancelled``.
+    """
     count, total = starts.shape[:2]
     memory = budget(settings, starts.device)
     row = starts[0, 0].numel() * starts.element_size() * (2 * settings.history + 12)
@@ -496,7 +536,8 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
     if settings.ball is None and not settings.box:
         return lbfgs.minimize(value_and_gradient, x, options, callback=watch)
     if settings.box:
-        # The bounds act on every voxel; those that may not change stay the patient's, in range or not.
+        # The bounds act on every voxel; those that may not change stay the patient's, in range or
+        # not.
         watch.unfold = held
         solution = lbfgs.minimize(
             lambda x, items: value_and_gradient(held(x, items), items),
@@ -517,7 +558,9 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
 
 
 class _Ball:
-    """x = patient + v, with v drawn back to the sphere where it is longer than the radius: no bound is needed."""
+    """x = patient + v, with v drawn back to the sphere where it is longer than the radius: no bound
+    is needed.
+    """
 
     def __init__(self, patient: Tensor, free: Tensor, rms: float):
         self.patient, self.free = patient, free
@@ -583,7 +626,9 @@ def _fixed_step(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
 
 
 class _Watch:
-    """Called after every evaluation: progress, the live loss curve and, every few seconds, an intermediate result."""
+    """Called after every evaluation: progress, the live loss curve and, every few seconds, an
+    intermediate result.
+    """
 
     def __init__(self, case, names, found, part, total, settings, progress, before):
         self.case, self.names, self.found, self.part, self.total = case, names, found, part, total
@@ -656,13 +701,21 @@ def _add_trace(trace: list[list[float]], more: np.ndarray) -> None:
         line[:] = [a + b for a, b in zip(old, new + [new[-1]] * (length - len(new)))]
 
 
-# -- result --------------------------------------------------------------------------------------------------------
+# -- result ----------------------------------------------------------------------------------------
 
 
 def ideal_volumes(
     case: Case, names: list[str], images: Tensor, result: Result, direction: str = "best"
 ) -> Result:
-    """Add the ideal inputs and their change to ``result``, in scanner units, keys "ideal <role> <start>" and so on."""
+    """Add the ideal inputs and their change to ``result``, keys "ideal <role> <start>" and so on.
+
+    Args:
+        case: Scaling and geometry.
+        names: Of the starts.
+        images: Normalised, shape (starts, images, C, *space).
+        result: What they are added to, in scanner units.
+        direction: "best" or "worst".
+    """
     patient = case.model.denormalise(case.patient, case.scaling)
     kind = WORDS[direction]
     for name, image in zip(names, images):
@@ -699,7 +752,9 @@ def describe(
     second: Model | None,
     progress: Progress,
 ) -> Result:
-    """Everything worth knowing of what was found. Every figure is taken on f of the assembled image."""
+    """Everything worth knowing of what was found. Every figure is taken on f of the assembled
+    image.
+    """
     result = ideal_volumes(
         case, names, found.images, Result(facts={"complete": True}), settings.direction
     )
@@ -756,7 +811,9 @@ def describe(
 def _output_volumes(
     result: Result, case: Case, name: str, words: str, normalised: Tensor
 ) -> Tensor:
-    """Add the network's output and its error to ``result``; gives the absolute error in ``Model.error_scale``."""
+    """Add the network's output and its error to ``result``; gives the absolute error in
+    ``Model.error_scale``.
+    """
     output, target = (
         case.model.denormalise_output(normalised),
         case.model.denormalise_output(case.target),
@@ -804,7 +861,9 @@ def _put(
 def _add_knobs(
     result: Result, case: Case, found: Found, settings: Settings, memory: float, progress: Progress
 ) -> None:
-    """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs there."""
+    """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs
+    there.
+    """
     count = len(case.patient)
     chosen = torch.linspace(0, count - 1, min(count, acquisition.MOST_IMAGES)).round().long()
     objective = Objective(

@@ -1,7 +1,9 @@
-"""The classical ways to make one scanner's intensities look like another's: what harmonization has to beat.
+"""The classical ways to make one scanner's intensities look like another's: what harmonization has
+to beat.
 
-Every method takes a scaled scan and knows the target by its quantiles alone (513, mean over its people), and gives the scaled
-image back, float32 [k, j, i], 0 to 1.3, air left 0. ``peers`` has them all by name.
+Every method takes a scaled scan and knows the target by its quantiles alone (513, mean over its
+people), and gives the scaled image back, float32 [k, j, i], 0 to 1.3, air left 0. ``peers`` has
+them all by name.
 """
 
 from __future__ import annotations
@@ -44,15 +46,33 @@ def match_histogram(scan: Scan, target: np.ndarray) -> np.ndarray:
     """Histogram matching: the source's 513 quantiles become the target's, straight lines between.
 
     Whatever outside the mask is darker or brighter than all inside takes the outermost value.
+
+    Args:
+        scan: Scaled, with its mask.
+        target: The target's quantiles, (513,).
+
+    Returns:
+        The scaled image, [k, j, i] float32.
     """
     own, target = _knots(quantiles(scan), _checked(target))
     return _on_tissue(scan, lambda x: np.interp(x, own, target))
 
 
 def match_landmarks(scan: Scan, target: np.ndarray) -> np.ndarray:
-    """Nyúl's matching: percentiles 1, 10, 20, ..., 90, 99 become the target's; straight lines between and beyond.
+    """Nyúl's matching: percentiles 1, 10, 20, ..., 90, 99 become the target's.
 
-    Source: Nyúl, Udupa, Zhang, IEEE Trans Med Imaging 2000;19:143, with the target's mean percentiles as standard scale.
+    Straight lines lie between and beyond.
+
+    Args:
+        scan: Scaled, with its mask.
+        target: The target's quantiles, (513,).
+
+    Returns:
+        The scaled image, [k, j, i] float32.
+
+    Source:
+        Nyúl, Udupa, Zhang, IEEE Trans Med Imaging 2000;19:143, with the target's mean percentiles
+        as standard scale.
     """
     own = np.quantile(scan.inside.astype(np.float64), LANDMARKS)
     own, target = _knots(own, np.interp(LANDMARKS, FRACTIONS, _checked(target)))
@@ -60,7 +80,15 @@ def match_landmarks(scan: Scan, target: np.ndarray) -> np.ndarray:
 
 
 def match_moments(scan: Scan, target: np.ndarray) -> np.ndarray:
-    """Z-score: the mean and standard deviation inside the mask become the target's."""
+    """Z-score: the mean and standard deviation inside the mask become the target's.
+
+    Args:
+        scan: Scaled, with its mask.
+        target: The target's quantiles, (513,).
+
+    Returns:
+        The scaled image, [k, j, i] float32.
+    """
     inside = scan.inside.astype(np.float64)
     mean, deviation = moments(_checked(target))
     factor = deviation / max(inside.std(), 1e-12)
@@ -68,10 +96,17 @@ def match_moments(scan: Scan, target: np.ndarray) -> np.ndarray:
 
 
 def remove_field(scan: Scan) -> np.ndarray:
-    """N4: estimate and remove a smooth multiplicative field inside the mask; scaled anew by the 99.5th percentile.
+    """N4: estimate and remove a smooth multiplicative field inside the mask.
 
-    The field is fitted on every fourth voxel along each axis (all of them where that would leave less than 16), 30 iterations
-    on each of three levels. Source: Tustison et al., IEEE Trans Med Imaging 2010;29:1310, in SimpleITK.
+    The image is scaled anew by the 99.5th percentile. The field is fitted on every fourth voxel
+    along each axis (all of them where that would leave less than 16), 30 iterations on each of
+    three levels.
+
+    Returns:
+        The scaled image, [k, j, i] float32.
+
+    Source:
+        Tustison et al., IEEE Trans Med Imaging 2010;29:1310, in SimpleITK.
     """
     inside = scan.mask & (scan.image > 0)
     shrink = [max(1, min(N4_SHRINK, size // 16)) for size in scan.volume.shape[::-1]]
@@ -89,7 +124,9 @@ def remove_field(scan: Scan) -> np.ndarray:
 
 
 def peers(target: np.ndarray) -> dict[str, Method]:
-    """The classical methods by name, and "source", which changes nothing; ``target`` as from ``mean_quantiles``."""
+    """The classical methods by name, and "source", which changes nothing; ``target`` as from
+    ``mean_quantiles``.
+    """
     last = {}
 
     def without_field(
@@ -110,13 +147,17 @@ def peers(target: np.ndarray) -> dict[str, Method]:
 
 
 def moments(target: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the distribution whose quantiles these are, straight lines between them."""
+    """Mean and standard deviation of a distribution known by its quantiles, straight lines between.
+
+    Args:
+        target: Quantiles at even fractions from 0 to 1, of shape (513,).
+    """
     low, high = target[:-1], target[1:]
     mean = np.mean(low + high) / 2
     return float(mean), float(np.sqrt(max(np.mean(low**2 + low * high + high**2) / 3 - mean**2, 0)))
 
 
-# Pieces -------------------------------------------------------------------------------------------------------------
+# Pieces -------------------------------------------------------------------------------------------
 
 
 def _checked(target: np.ndarray) -> np.ndarray:
@@ -133,7 +174,9 @@ def _checked(target: np.ndarray) -> np.ndarray:
 
 
 def _knots(own: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (own value, target value) with each own value once: equal values go to the mean of where they would."""
+    """Pairs (own value, target value) with each own value once: equal values go to the mean of
+    where they would.
+    """
     values, place, count = np.unique(own, return_inverse=True, return_counts=True)
     return values, np.bincount(place, target) / count
 

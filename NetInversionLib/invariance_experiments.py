@@ -1,4 +1,6 @@
-"""Two questions to a denoiser at one place of a CT: could this lesion vanish, and how many directions does a layer lose?"""
+"""Two questions to a denoiser at one place of a CT: could this lesion vanish, and how many
+directions does a layer lose?
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ class Place:
 
 
 def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, float, float]:
-    """(i, j, k) of a point, not rounded. Raises ValueError if it lies outside."""
+    """(i, j, k) of a point in a volume's [k, j, i] array, not rounded.
+
+    Raises:
+        ValueError: It lies outside.
+    """
     ijk = np.linalg.solve(ct.ijk_to_ras, np.append(ras_mm, 1.0))[:3]
     if (ijk < -0.5).any() or (ijk >= np.array(ct.shape[::-1]) - 0.5).any():
         raise ValueError(
@@ -48,7 +54,9 @@ def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, flo
 
 
 def check_lesion(ct: Volume, settings: Settings) -> None:
-    """Raises ValueError if ``settings.lesion`` lies outside of the CT (axes LPS), or a nodule is too small for its voxels."""
+    """Raises ValueError if ``settings.lesion`` lies outside of the CT (axes LPS), or a nodule is
+    too small for its voxels.
+    """
     if settings.lesion is not None:
         i, j, _ = voxel_of(ct, settings.lesion)
         for diameter in settings.lesion_diameters_mm:
@@ -83,10 +91,12 @@ def lesion(
     device: torch.device,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve, dict[str, np.ndarray]]:
-    """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an unchanged layer leaves room for.
+    """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an
+    unchanged layer leaves room for.
 
-    Each is put alone, by its middle, into the slice nearest to the point; the input may change in the square ``around`` it. The
-    images are the whole CT with the changes that ``lesions.detectability`` gives.
+    Each is put alone, by its middle, into the slice nearest to the point; the input may change in
+    the square ``around`` it. The images are the whole CT with the changes that
+    ``lesions.detectability`` gives.
     """
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device)
@@ -122,7 +132,8 @@ def spectra(
     device: torch.device,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve]:
-    """Of each of ``settings.spectrum``: the share of directions that it loses in a square at the middle of the region.
+    """Of each of ``settings.spectrum``: the share of directions that it loses in a square at the
+    middle of the region.
 
     Args:
         change_hu: Size of the changes looked at, root mean square.

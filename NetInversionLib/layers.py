@@ -17,8 +17,10 @@ class Layer:
     """One call of an innermost module.
 
     Attributes:
-        number: Counted from 1 in the order of execution, activations included, as the invariances paper counts.
-        name: The module's path; where a module runs several times, its later calls have " (2)", " (3)" and so on.
+        number: Counted from 1 in the order of execution, activations included, as the invariances
+            paper counts.
+        name: The module's path; where a module runs several times, its later calls have " (2)", "
+            (3)" and so on.
         kind: The module's class, "Conv2d" say.
         shape: Of its output for the image looked at, (N, C, ...).
     """
@@ -36,7 +38,8 @@ class Layer:
 
 
 def layers(network: nn.Module, image: Tensor | None = None) -> list[Layer]:
-    """Every layer that gives one tensor while the network runs on ``image`` (N, C, *space), in order of execution.
+    """Every layer that gives one tensor while the network runs on ``image`` (N, C, *space), in
+    order of execution.
 
     Without an image, on an empty one of one channel and 64 x 64 voxels.
     """
@@ -82,7 +85,11 @@ class UpTo(nn.Module):
         self.layer = matching[0] if matching else "output"
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for x (N, C, *space); what comes after the layer is not computed."""
+        """The layer's output; what comes after the layer is not computed.
+
+        Args:
+            x: Images, (N, C, J, I).
+        """
         if self.layer == "output":
             return self.network(x)
         kept: list[Tensor] = []
@@ -103,7 +110,8 @@ class UpTo(nn.Module):
 def same_values(
     network: nn.Module, layer: str | int, image: Tensor | None = None, called: str = "the network"
 ) -> tuple[str, ...]:
-    """All names of what a layer gives: its own first; a last layer that gives the network's output is "output" too.
+    """All names of what a layer gives: its own first; a last layer that gives the network's output
+    is "output" too.
 
     Args:
         layer, called: As for ``UpTo``. image: As for ``layers``.
@@ -125,7 +133,9 @@ class _Reached(Exception):
 
 
 def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
-    """The output, ``seen(name, module, output)`` called at every innermost module; ends, with None, when that gives True."""
+    """The output, ``seen(name, module, output)`` called at every innermost module; ends, with None,
+    when that gives True.
+    """
     calls: dict[str, int] = {}
     handles = []
     for path, module in network.named_modules():

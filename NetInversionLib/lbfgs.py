@@ -1,11 +1,13 @@
-"""Batched L-BFGS: many independent minimisations advance together, one network evaluation at a time.
+"""Batched L-BFGS: many independent minimisations advance together, one network evaluation at a
+time.
 
-Each item (row) of the batch has its own history, step length, line search and stopping test. Rows are small state
-machines: while one row brackets its step, another extends its step and a third takes a new direction, all in the same
-evaluation. Rows that are done leave the batch. The host waits for the device once per evaluation.
+Each item (row) of the batch has its own history, step length, line search and stopping test. Rows
+are small state machines: while one row brackets its step, another extends its step and a third
+takes a new direction, all in the same evaluation. Rows that are done leave the batch. The host
+waits for the device once per evaluation.
 
-    def value_and_gradient(x, items):            # x: (rows, *shape), items: which problems these rows are
-        return loss_per_row, gradient_like_x
+    def value_and_gradient(x, items):            # x: (rows, *shape), items: which problems these
+        rows are return loss_per_row, gradient_like_x
 
     solution = minimize(by_autograd(loss), start, Options(max_evaluations=300))
 """
@@ -33,15 +35,14 @@ STATUS = (
 class Options:
     """How far and how carefully to minimise.
 
-    ``max_evaluations``: function evaluations per item, at least 1.
-    ``history``: pairs (s, y) kept per item; memory is 2 * history * size of x.
-    ``first_step``: root-mean-square change of x in the first trial along the gradient, in the units of x.
-    ``armijo``, ``wolfe``: 0 < armijo < wolfe < 1, the two constants of the weak Wolfe conditions.
-    ``max_trials``: evaluations per line search before the history is dropped (and, without history, the item ends).
-    ``gradient_tolerance``: an item ends when its (projected) gradient norm falls below this fraction of its first.
-    ``stall_tolerance``, ``stall_window``: an item ends when its best loss falls by less than this fraction over this
-    many evaluations.
-    ``enough``: an item ends when its loss is at most this.
+    ``max_evaluations``: function evaluations per item, at least 1. ``history``: pairs (s, y) kept
+    per item; memory is 2 * history * size of x. ``first_step``: root-mean-square change of x in the
+    first trial along the gradient, in the units of x. ``armijo``, ``wolfe``: 0 < armijo < wolfe <
+    1, the two constants of the weak Wolfe conditions. ``max_trials``: evaluations per line search
+    before the history is dropped (and, without history, the item ends). ``gradient_tolerance``: an
+    item ends when its (projected) gradient norm falls below this fraction of its first.
+    ``stall_tolerance``, ``stall_window``: an item ends when its best loss falls by less than this
+    fraction over this many evaluations. ``enough``: an item ends when its loss is at most this.
     """
 
     max_evaluations: int = 500
@@ -73,8 +74,9 @@ class Options:
 class Solution:
     """``x``: best point of each item, (items, *shape). ``loss``: its value, float64 (items,).
 
-    ``evaluations``: how many each item used, (items,). ``status``: why each ended, indices into ``STATUS``.
-    ``trace``: best loss after each evaluation, float64 (evaluations, items); constant once an item has ended.
+    ``evaluations``: how many each item used, (items,). ``status``: why each ended, indices into
+    ``STATUS``. ``trace``: best loss after each evaluation, float64 (evaluations, items); constant
+    once an item has ended.
     """
 
     x: Tensor
@@ -87,7 +89,15 @@ class Solution:
 def by_autograd(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Turn ``loss(x, items) -> (rows,)``, rows independent of each other, into ``value_and_gradient``."""
+    """Turn a loss into the ``value_and_gradient`` that ``minimize`` takes.
+
+    Args:
+        loss: ``loss(x, items)`` with x of shape (rows, *shape) gives (rows,); the rows must not
+            depend on each other.
+
+    Returns:
+        ``f(x, items)`` that gives the values, (rows,), and their gradient, of the shape of x.
+    """
 
     def value_and_gradient(x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
@@ -111,19 +121,21 @@ def minimize(
 ) -> Solution:
     """Minimise every item of a batch by its own L-BFGS with a weak-Wolfe line search.
 
-    The weak conditions suit losses with kinks such as L1 (Lewis & Overton, Math. Program. 141, 2013); the direction is
-    L-BFGS in its compact form (Byrd, Nocedal & Schnabel, Math. Program. 63, 1994). With bounds the search is
-    projected: variables held at a bound are left out of the direction (Bertsekas, SIAM J. Control Optim. 20, 1982)
-    and only sufficient decrease is asked of a step.
+    The weak conditions suit losses with kinks such as L1 (Lewis & Overton, Math. Program. 141,
+    2013); the direction is L-BFGS in its compact form (Byrd, Nocedal & Schnabel, Math. Program. 63,
+    1994). With bounds the search is projected: variables held at a bound are left out of the
+    direction (Bertsekas, SIAM J. Control Optim. 20, 1982) and only sufficient decrease is asked of
+    a step.
 
     Args:
-        value_and_gradient: ``(x (rows, *shape), items (rows,) int64) -> (loss (rows,), gradient like x)``. Called with
-            the rows still running; ``items`` are their positions in ``start``. Non-finite values shorten the step.
+        value_and_gradient: ``(x (rows, *shape), items (rows,) int64) -> (loss (rows,), gradient
+            like x)``. Called with the rows still running; ``items`` are their positions in
+            ``start``. Non-finite values shorten the step.
         start: First points, (items, *shape), float32 or float64, on the device to work on.
         options: See ``Options``.
         lower, upper: Bounds for every variable, or None.
-        callback: ``callback(evaluation, best)`` after every evaluation; ``best()`` gives the best points and losses of
-            all items so far. What it raises ends the run.
+        callback: ``callback(evaluation, best)`` after every evaluation; ``best()`` gives the best
+            points and losses of all items so far. What it raises ends the run.
 
     Returns:
         ``Solution``, the best points seen, detached.
@@ -172,7 +184,8 @@ class _Rows:
     status: Tensor
 
     def select(self, index: Tensor) -> None:
-        """Keep only these rows; one field at a time, so that no second copy of the history is held."""
+        """Keep only these rows; one field at a time, so that no second copy of the history is held.
+        """
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name).index_select(0, index))
 
@@ -194,10 +207,12 @@ class _Run:
         self.rows: _Rows | None = None
         self.running = len(x)
 
-    # -- one evaluation ------------------------------------------------------------------------------------------
+    # -- one evaluation ----------------------------------------------------------------------------
 
     def advance(self, evaluation: int) -> bool:
-        """Evaluate the network once for every running row and move each row on. False when none is left."""
+        """Evaluate the network once for every running row and move each row on. False when none is
+        left.
+        """
         if self.running == 0:
             return False
         if self.rows is None:
@@ -250,7 +265,9 @@ class _Run:
         return r
 
     def step(self, r: _Rows, evaluation: int) -> None:
-        """Judge the trial point of every row by the weak Wolfe conditions; accept, bracket, extend or reset."""
+        """Judge the trial point of every row by the weak Wolfe conditions; accept, bracket, extend
+        or reset.
+        """
         o = self.options
         x = self.project(torch.addcmul(r.x, r.d, r.t.to(r.x.dtype)[:, None]))
         f, g = self.evaluate(x, r.items)
@@ -284,9 +301,12 @@ class _Run:
         self.judge(r, evaluation, hopeless)
 
     def next_step(self, r: _Rows, f: Tensor, before: Tensor, lower_enough: Tensor) -> None:
-        """The step to try next if this one is not taken: bisect the bracket, or double while it is open."""
+        """The step to try next if this one is not taken: bisect the bracket, or double while it is
+        open.
+        """
         t = r.t
-        # The parabola through f(0), f'(0) and f(t) has its minimum here; kept within the middle of [0, t].
+        # The parabola through f(0), f'(0) and f(t) has its minimum here; kept within the middle of
+        # [0, t].
         parabola = -0.5 * before * t / (f - r.f - before)
         parabola = torch.where(torch.isfinite(parabola), parabola, 0.5 * t).clamp(
             min=0.1 * t, max=0.5 * t
@@ -297,7 +317,8 @@ class _Run:
         r.t = torch.where(torch.isinf(r.high), 2 * t, shorter)
 
     def remember(self, r: _Rows, accept: Tensor, s: Tensor, y: Tensor, usable: Tensor) -> Tensor:
-        """Store the pair of every accepted row whose curvature is clearly positive, for whatever scale of loss.
+        """Store the pair of every accepted row whose curvature is clearly positive, for whatever
+        scale of loss.
 
         Gives the products of the history with the gradient: one sweep over the history serves both.
         """
@@ -305,7 +326,8 @@ class _Run:
         store = accept & usable & (sy > 1e-8 * (ss * yy).sqrt())
         m = self.options.history
         slot, row = r.pairs % m, torch.arange(len(store), device=store.device)
-        # Rows that do not store write back what is there: no row is singled out, so the host need not wait.
+        # Rows that do not store write back what is there: no row is singled out, so the host need
+        # not wait.
         for index, new in ((slot, s), (slot + m, y)):
             r.pair[row, index] = torch.where(store[:, None], new, r.pair[row, index])
         with_y, with_g = self.products(r, y, r.g * self.free(r.x, r.g))
@@ -317,7 +339,9 @@ class _Run:
         return with_g
 
     def aim(self, r: _Rows, which: Tensor, with_g: Tensor) -> None:
-        """New directions for the rows in ``which``: quasi-Newton, or the gradient where that does not descend."""
+        """New directions for the rows in ``which``: quasi-Newton, or the gradient where that does
+        not descend.
+        """
         free = self.free(r.x, r.g)
         g = r.g * free
         d = self.inverse_hessian(r, g, with_g).neg_() * free
@@ -338,11 +362,12 @@ class _Run:
         r.trials = torch.where(which, 0, r.trials)
 
     def inverse_hessian(self, r: _Rows, g: Tensor, with_g: Tensor) -> Tensor:
-        """Inverse-Hessian estimate times ``g`` by the compact form; ``with_g``: products of the history with ``g``.
+        """Inverse-Hessian estimate times ``g`` by the compact form; ``with_g``: products of the
+        history with ``g``.
 
-        Byrd, Nocedal & Schnabel, Math. Program. 63, 1994, eq. 3.1: with S, Y the pairs from old to new, R the upper
-        triangle of S'Y and D its diagonal, H g = gamma g + S u - gamma Y v, where v = R^-1 S'g and
-        u = R^-T ((D + gamma Y'Y) v - gamma Y'g).
+        Byrd, Nocedal & Schnabel, Math. Program. 63, 1994, eq. 3.1: with S, Y the pairs from old to
+        new, R the upper triangle of S'Y and D its diagonal, H g = gamma g + S u - gamma Y v, where
+        v = R^-1 S'g and u = R^-T ((D + gamma Y'Y) v - gamma Y'g).
         """
         m, ages = self.options.history, torch.arange(self.options.history, device=g.device)
         age = (r.pairs[:, None] - 1 - ages) % m  # of each slot; 0 is the newest
@@ -372,7 +397,9 @@ class _Run:
         return h.addcmul_(g, r.gamma.to(g.dtype)[:, None])
 
     def products(self, r: _Rows, *vectors: Tensor) -> tuple[Tensor, ...]:
-        """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums of float32 blocks."""
+        """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums
+        of float32 blocks.
+        """
         columns = torch.stack(vectors, 2)
         return sum(
             torch.bmm(r.pair[:, :, i:j], columns[:, i:j]).to(self.wide)
@@ -391,7 +418,7 @@ class _Run:
         small = self.dot(g, g).sqrt() <= o.gradient_tolerance * r.first_norm
         r.status = self.satisfied(r.best_f, torch.where(small, SMALL_GRADIENT, r.status))
 
-    # -- pieces --------------------------------------------------------------------------------------------------
+    # -- pieces ------------------------------------------------------------------------------------
 
     def satisfied(self, f: Tensor, status: Tensor) -> Tensor:
         return torch.where(f <= self.options.enough, LOW_ENOUGH, status)
@@ -415,7 +442,7 @@ class _Run:
             return 1.0
         return (~(((x <= self.lower) & (g > 0)) | ((x >= self.upper) & (g < 0)))).to(x.dtype)
 
-    # -- results -------------------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     def record(self, r: _Rows) -> None:
         self.f = self.f.index_copy(0, r.items, r.best_f)
@@ -447,6 +474,8 @@ def _solve(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
 
 
 def _blocks(n: int) -> list[tuple[int, int]]:
-    """Pieces of an axis, 8192 long or 32 in number: short enough that float32 sums over them lose little."""
+    """Pieces of an axis, 8192 long or 32 in number: short enough that float32 sums over them lose
+    little.
+    """
     size = max(8192, -(-n // 32))
     return [(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,5 +1,6 @@
-"""Could this lesion vanish? A nodule is put into a CT slice and moved onto the denoiser's level set: what is left of its contrast
-is what an image may hold without the output showing it."""
+"""Could this lesion vanish? A nodule is put into a CT slice and moved onto the denoiser's level
+set: what is left of its contrast is what an image may hold without the output showing it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ BLUR_VOXELS = 0.6  # the reconstruction's own: an edge takes about a voxel and a
 
 @dataclass(frozen=True)
 class Nodule:
-    """A ball, cut through its middle. ``centre_mm``: (i, j) from the middle of the slice's first voxel; ``diameter_mm``;
-    ``contrast_hu``: difference from what surrounds it."""
+    """A ball, cut through its middle. ``centre_mm``: (i, j) from the middle of the slice's first
+    voxel; ``diameter_mm``; ``contrast_hu``: difference from what surrounds it.
+    """
 
     centre_mm: tuple[float, float]
     diameter_mm: float
@@ -32,7 +34,17 @@ class Nodule:
 
 
 def draw(nodule: Nodule, region: Window, spacing_mm: tuple[float, float]) -> Tensor:
-    """The nodule's change of a region (h, w) in HU: the share of each voxel inside the ball, blurred like a reconstruction.
+    """The nodule's change of a region in HU.
+
+    It is the share of each voxel inside the ball, blurred like a reconstruction.
+
+    Args:
+        nodule: Where, how large and of what contrast.
+        region: The part of the slice that is drawn.
+        spacing_mm: Voxel size along i and j, mm.
+
+    Returns:
+        HU, of shape (H, W), that of the region.
 
     Raises:
         ValueError: It does not touch the region.
@@ -64,8 +76,9 @@ class Hidden:
     Attributes:
         images: Region contents (N, 1, h, w), normalised.
         accepted: On the level set, (N,).
-        survived: The share of the nodule's own change that is left, (N,); NaN where not accepted: the image found changes the
-            output, so it says nothing about what an unchanged one hides.
+        survived: The share of the nodule's own change that is left, (N,); NaN where not accepted:
+            the image found changes the output, so it says nothing about what an unchanged one
+            hides.
         survived_hu: The same as contrast: the nodule's times that share, (N,).
         shown: How much the output changed (HU RMS) when the whole nodule was put in, (N,).
     """
@@ -112,17 +125,20 @@ def detectability(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
-    """Every size with every contrast at one place: how much of the contrast an unchanged output leaves room for.
+    """Every size with every contrast at one place: how much of the contrast an unchanged output
+    leaves room for.
 
     Args:
-        level_sets: By diameter (mm). Each has a region that follows from this diameter alone: the measure is a mean over the
-            region, so a nodule's answer would else depend on which others are asked about.
+        level_sets: By diameter (mm). Each has a region that follows from this diameter alone: the
+            measure is a mean over the region, so a nodule's answer would else depend on which
+            others are asked about.
 
     Returns:
-        Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast; and changes in HU by key, each
-        with its region and its values there (h, w), for the nodule of which most HU survive: "lesion", all of it, and "hidden
-        lesion", what the output leaves room for. Empty if none was accepted. Where a projection was not accepted, what
-        survives is NaN in table and curve.
+        Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
+        and changes in HU by key, each with its region and its values there (h, w), for the nodule
+        of which most HU survive: "lesion", all of it, and "hidden lesion", what the output leaves
+        room for. Empty if none was accepted. Where a projection was not accepted, what survives is
+        NaN in table and curve.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
     rows: dict[str, list] = {

@@ -1,13 +1,17 @@
-"""Inputs that a network cannot tell apart: projection onto its level set, and the proof that a point lies on it.
+"""Inputs that a network cannot tell apart: projection onto its level set, and the proof that a
+point lies on it.
 
-The level set of a CT slice x0 is {x : RMS of f(x) - f(x0) <= epsilon HU}, or, for a hidden layer, {x : |Phi(x) - Phi(x0)| /
-|Phi(x0)| <= epsilon}. A proposal (fresh noise, a texture, a lesion, a decoder's sample) that differs from x0 inside a region is
-moved there by the batched L-BFGS on the mismatch, starting at the proposal and stopping as soon as it is accepted, and then back
-towards the proposal as far as it stays accepted, so that as much of the change survives as the network lets pass.
+The level set of a CT slice x0 is {x : RMS of f(x) - f(x0) <= epsilon HU}, or, for a hidden layer,
+{x : |Phi(x) - Phi(x0)| / |Phi(x0)| <= epsilon}. A proposal (fresh noise, a texture, a lesion, a
+decoder's sample) that differs from x0 inside a region is moved there by the batched L-BFGS on the
+mismatch, starting at the proposal and stopping as soon as it is accepted, and then back towards the
+proposal as far as it stays accepted, so that as much of the change survives as the network lets
+pass.
 
-Everything is computed on a window of the slice that holds the region and twice the network's reach around it, with the patient's
-values outside the region: the same numbers as on the whole slice. The mismatch counts every output that the region can move, also
-those around it, and is divided by the voxels of the region: no change of the output is left out.
+Everything is computed on a window of the slice that holds the region and twice the network's reach
+around it, with the patient's values outside the region: the same numbers as on the whole slice. The
+mismatch counts every output that the region can move, also those around it, and is divided by the
+voxels of the region: no change of the output is left out.
 """
 
 from __future__ import annotations
@@ -61,7 +65,9 @@ class Window:
         )
 
     def on_grid(self, multiple: int) -> Window:
-        """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its end."""
+        """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its
+        end.
+        """
         return Window(
             self.j0 - self.j0 % multiple,
             self.j1 + -self.j1 % multiple,
@@ -84,10 +90,12 @@ class LevelSet:
         slice_image: x0, the whole slice (1, 1, J, I), normalised.
         region: Where the input may change.
         layer: "output", or a layer's name or number (``layers.UpTo``).
-        scale: HU per normalised unit of the output; for a hidden layer the measure has no unit and ``scale`` is not used.
+        scale: HU per normalised unit of the output; for a hidden layer the measure has no unit and
+            ``scale`` is not used.
 
     Raises:
-        LayerError: No such layer. ValueError: The region leaves the slice, or the network sees all of any image.
+        LayerError: No such layer. ValueError: The region leaves the slice, or the network sees all
+            of any image.
     """
 
     def __init__(
@@ -117,7 +125,8 @@ class LevelSet:
         self.start = slice_image[(..., *region.slices)].clone()
         with torch.no_grad():
             self.wanted = self.part(self.context)
-            # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the region cannot move them.
+            # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the
+            # region cannot move them.
             self.counted = self._counted(region.grown(reach, size).within(self.window))
             self.wanted = self.wanted[self.counted]
         self.scale = 1.0 if self.hidden else scale
@@ -143,13 +152,27 @@ class LevelSet:
         return "relative" if self.hidden else "HU"
 
     def images(self, x: Tensor) -> Tensor:
-        """Region contents (N, 1, h, w) in their window, the patient's values around."""
+        """Region contents in their window, with the patient's values around.
+
+        Args:
+            x: Normalised contents of the region, (N, 1, H, W).
+
+        Returns:
+            The whole windows, (N, 1, J, I).
+        """
         whole = self.context.expand(len(x), -1, -1, -1).clone()
         whole[(..., *self.inside)] = x
         return whole
 
     def measure(self, x: Tensor) -> Tensor:
-        """RMS output change in HU, or relative change of the layer, of region contents (N, 1, h, w); float64 (N,)."""
+        """How much the network notices of region contents.
+
+        Args:
+            x: Normalised contents of the region, (N, 1, H, W).
+
+        Returns:
+            RMS output change in HU, or relative change of the layer; (N,) float64.
+        """
         with torch.no_grad():
             return (
                 torch.cat(
@@ -160,7 +183,15 @@ class LevelSet:
             )
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared measure (N,) and its gradient, for ``lbfgs.minimize``."""
+        """Squared measure and its gradient, for ``minimize``.
+
+        Args:
+            x: Normalised contents of the region, (N, 1, H, W).
+            items: Not needed: all rows belong to the one slice.
+
+        Returns:
+            Values (N,), and gradients of the shape of x.
+        """
         values, gradients = [], []
         for part in x.split(self.at_once):
             part = part.detach().requires_grad_()
@@ -176,7 +207,9 @@ class LevelSet:
         return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
     def _counted(self, exact: Window) -> tuple:
-        """Where the layer's values are those of the whole slice, as an index; a layer of another size is compared whole."""
+        """Where the layer's values are those of the whole slice, as an index; a layer of another
+        size is compared whole.
+        """
         return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
 
 
@@ -188,9 +221,11 @@ class Projected:
         images: (N, 1, h, w) region contents, the best found.
         measure: What is left of the mismatch, HU or relative (``LevelSet.units``), float64 (N,).
         accepted: measure <= epsilon, bool (N,).
-        proposed: The proposals' own measure, (N,). change_before, change_after: root-mean-square difference from x0 inside the
-            region, normalised units, (N,). survived: change_after over change_before, along the proposal (see ``survived``).
-        evaluations: Network evaluations that each one's search took, (N,); the way back takes ``BISECTIONS`` more.
+        proposed: The proposals' own measure, (N,). change_before, change_after: root-mean-square
+            difference from x0 inside the region, normalised units, (N,). survived: change_after
+            over change_before, along the proposal (see ``survived``).
+        evaluations: Network evaluations that each one's search took, (N,); the way back takes
+            ``BISECTIONS`` more.
     """
 
     images: Tensor
@@ -210,14 +245,18 @@ def project(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
 ) -> Projected:
-    """Move region contents (N, 1, h, w) onto the level set.
+    """Move region contents onto the level set.
 
     Args:
+        level_set: Of one slice and region.
+        proposals: Normalised contents of the region, (N, 1, H, W).
         epsilon: Largest accepted measure: HU for the output, relative for a hidden layer; above 0.
         max_evaluations: Of the network, per proposal.
+        progress: Receives progress; may raise ``Cancelled``.
 
     Raises:
-        ValueError: ``epsilon`` is not above 0: with as many outputs as inputs, exactly equal outputs mean equal inputs.
+        ValueError: ``epsilon`` is not above 0: with as many outputs as inputs, exactly equal
+            outputs mean equal inputs.
     """
     if not epsilon > 0:
         raise ValueError(
@@ -257,9 +296,20 @@ def project(
 
 
 def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:
-    """Images on the way to their proposals, as far along as their measure is at most ``epsilon``; found by bisection.
+    """Images on the way to their proposals, as far along as their measure stays at most
+    ``epsilon``.
 
-    A step of the search may land far inside the level set, where less of the change is left than could be.
+    Found by bisection: a step of the search may land far inside the level set, where less of the
+    change is left than could be.
+
+    Args:
+        level_set: Of one slice and region.
+        images: Accepted contents of the region, (N, 1, H, W).
+        proposals: What they were moved from, of the same shape.
+        epsilon: Largest accepted measure.
+
+    Returns:
+        Contents of the region, of the same shape.
     """
     low, high = torch.zeros(len(images)).to(images), torch.ones(len(images)).to(images)
     for _ in range(BISECTIONS):
@@ -275,21 +325,38 @@ def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: fl
 
 
 def rms(x: Tensor) -> Tensor:
-    """Root mean square of each item, float64 (N,)."""
+    """Root mean square of each item of x (N, C, H, W), float64 (N,)."""
     return x.cpu().double().square().flatten(1).mean(1).sqrt()
 
 
 def survived(proposals: Tensor, images: Tensor, start: Tensor) -> Tensor:
-    """Share of each proposed change that is still there: <x - x0, p - x0> / |p - x0|^2, float64 (N,); NaN for no change."""
+    """Share of each proposed change that is still there: <x - x0, p - x0> / |p - x0|^2.
+
+    Args:
+        proposals: p, (N, 1, H, W).
+        images: x, what became of them, of the same shape.
+        start: x0, the patient's, (1, 1, H, W).
+
+    Returns:
+        (N,) float64; NaN where nothing was proposed.
+    """
     proposed, found = ((x - start).cpu().double().flatten(1) for x in (proposals, images))
     return (proposed * found).sum(1) / proposed.square().sum(1)
 
 
 def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
-    """The measure again, independently: in float64, on whole slices (1, 1, J, I), every output counted.
+    """The measure again, independently: in float64, on whole slices, every output counted.
 
-    ``before``, ``after``: normalised; they may differ only inside the region, else the figure says so by being larger. The
-    network is converted to float64 on the CPU for this and back.
+    The network is converted to float64 on the CPU for this and back.
+
+    Args:
+        level_set: Of one slice and region.
+        before: The patient's slice, normalised, (1, 1, J, I).
+        after: The changed slice. It may differ only inside the region, else the figure says so by
+            being larger.
+
+    Returns:
+        HU for the output, relative for a hidden layer.
     """
     network, part = level_set.network, level_set.part
     weights = next(network.parameters())

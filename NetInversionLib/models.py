@@ -1,7 +1,9 @@
-"""Model files: one ``.safetensors`` with the weights and, in its header, a card that says what the model is.
+"""Model files: one ``.safetensors`` with the weights and, in its header, a card that says what the
+model is.
 
-Nothing in a model file is code: the card names an architecture of ``networks`` and its arguments, and every name,
-shape and type is checked before a weight is read. Reading a card needs neither torch nor the weights.
+Nothing in a model file is code: the card names an architecture of ``networks`` and its arguments,
+and every name, shape and type is checked before a weight is read. Reading a card needs neither
+torch nor the weights.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Channel:
-    """One image that a network takes or gives; in the network's units it is ``(value - low) / (high - low)``.
+    """One image that a network takes or gives; in the network's units it is ``(value - low) / (high
+    - low)``.
 
     Attributes:
         name: For a person choosing the image: "Dixon in-phase".
@@ -50,8 +53,8 @@ class Channel:
         units: Of the image's values, such as "HU".
         low: Value that becomes 0.
         high: Value that becomes 1; None where ``percentile`` is given.
-        percentile: For images without a scale of their own (MR): ``high`` is ``percentile_high`` of the patient's
-            volume. 0 < percentile <= 100, and None where ``high`` is given.
+        percentile: For images without a scale of their own (MR): ``high`` is ``percentile_high`` of
+            the patient's volume. 0 < percentile <= 100, and None where ``high`` is given.
     """
 
     name: str
@@ -73,7 +76,8 @@ def percentile_high(array: np.ndarray, percentile: float) -> float:
     The percentile of all values above the volume's mean (the body, by and large), divided by 0.9.
 
     Raises:
-        ModelError: No value lies above the mean (a constant image), or the percentile is not above 0.
+        ModelError: No value lies above the mean (a constant image), or the percentile is not above
+            0.
     """
     array = np.asarray(array, np.float32)
     inside = array[array > array.mean(dtype=np.float64)]
@@ -91,11 +95,12 @@ class Card:
 
     Attributes:
         name, version: Of the model.
-        architecture, arguments: Name in ``networks.ARCHITECTURES`` and what it is built with (JSON values).
+        architecture, arguments: Name in ``networks.ARCHITECTURES`` and what it is built with (JSON
+            values).
         inputs, outputs: The channels, in the network's order.
         dimensions: 2 (one slice at a time) or 3.
-        orientation: Axes that arrays [k, j, i] must have: "LPS" means i toward left, j posterior, k superior. "RAS" for other
-            tasks than image-to-image.
+        orientation: Axes that arrays [k, j, i] must have: "LPS" means i toward left, j posterior, k
+            superior. "RAS" for other tasks than image-to-image.
         spacing_mm: Smallest and largest in-plane voxel size trained on, mm.
         size_multiple: Sizes that need no padding inside the network are multiples of it.
         trained_on: Names of the scans trained on.
@@ -104,8 +109,9 @@ class Card:
         intended_use: In words that a clinician reads.
         quality: Measured figures, each a number or a sentence.
         training: Settings of the training, numbers and strings.
-        task: What the model is for: "image-to-image" (inputs to outputs, as Ideal Input needs it), "harmonization", or
-            another word that this version may not know. Files without it are "image-to-image".
+        task: What the model is for: "image-to-image" (inputs to outputs, as Ideal Input needs it),
+            "harmonization", or another word that this version may not know. Files without it are
+            "image-to-image".
     """
 
     name: str
@@ -131,9 +137,10 @@ class Card:
 class Model:
     """A network ready for use (eval, weights frozen), its card, and the file it came from.
 
-    Images are float32 tensors (images, C, *space): of a 2-D network one image per slice, (K, C, J, I); of a 3-D network
-    the one volume, (1, C, K, J, I). Volumes must have the card's orientation. A scaling is a list of one
-    ``Channel.scaling_for`` per input channel, plain JSON, found once from the patient's whole volumes.
+    Images are float32 tensors (images, C, *space): of a 2-D network one image per slice, (K, C, J,
+    I); of a 3-D network the one volume, (1, C, K, J, I). Volumes must have the card's orientation.
+    A scaling is a list of one ``Channel.scaling_for`` per input channel, plain JSON, found once
+    from the patient's whole volumes.
     """
 
     network: torch.nn.Module
@@ -142,11 +149,14 @@ class Model:
     sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised input images to normalised outputs of the same spatial size; gradients pass to the input."""
+        """Normalised input images to normalised outputs of the same spatial size; gradients pass to
+        the input.
+        """
         return self.network(images)
 
     def scalings(self, volumes: list[Volume]) -> list[dict]:
-        """The scaling of a patient's input volumes (whole, any orientation), in the card's channel order.
+        """The scaling of a patient's input volumes (whole, any orientation), in the card's channel
+        order.
 
         Raises:
             ModelError: Another number of volumes than inputs, or an image without signal.
@@ -159,7 +169,8 @@ class Model:
         return [c.scaling_for(images[:, n].cpu().numpy()) for n, c in enumerate(self.card.inputs)]
 
     def normalise(self, volumes: list[Volume], scaling: list[dict]) -> Tensor:
-        """Input volumes, in the card's channel order and of one size, as normalised images on the CPU.
+        """Input volumes, in the card's channel order and of one size, as normalised images on the
+        CPU.
 
         Raises:
             ModelError: Another number of volumes than inputs, or volumes of different sizes.
@@ -168,21 +179,29 @@ class Model:
         return self.normalise_tensor(self.as_images([v.array for v in volumes]), scaling)
 
     def normalise_tensor(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Input images in the patient's units, normalised."""
+        """Input images (images, C, J, I) in the patient's units, normalised."""
         return (images - _column(scaling, "low", images)) / _span(scaling, images)
 
     def denormalise(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Normalised input images in the patient's units."""
+        """Normalised input images (images, C, J, I) in the patient's units."""
         return self.denormalise_change(images, scaling) + _column(scaling, "low", images)
 
     def denormalise_change(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """A difference or spread of normalised input images in the patient's units."""
+        """A difference or spread of normalised input images (images, C, J, I) in the patient's
+        units.
+        """
         return images * _span(scaling, images)
 
     def normalise_target(self, volumes: list[Volume]) -> tuple[Tensor, int]:
-        """Target volumes, in the card's output order, as normalised images on the CPU; how many voxels were clipped.
+        """Target volumes as normalised images on the CPU, and how many voxels were clipped.
 
         Values beyond the range that the network was trained to give (0 to 1) are clipped to it.
+
+        Args:
+            volumes: In the card's output order, [k, j, i] of one size.
+
+        Returns:
+            Images of shape (images, D, *space), and the count.
 
         Raises:
             ModelError: Another number of volumes than outputs, or volumes of different sizes.
@@ -192,19 +211,23 @@ class Model:
         return images.clamp(0, 1), int(((images < 0) | (images > 1)).sum())
 
     def normalise_target_tensor(self, images: Tensor) -> Tensor:
-        """Target images (images, D, *space) in the card's units, normalised and clipped to 0 to 1."""
+        """Target images of shape (images, D, *space) in the card's units, normalised and clipped to
+        0 to 1.
+        """
         return self._normalised_output(images).clamp(0, 1)
 
     def denormalise_output(self, images: Tensor) -> Tensor:
-        """Normalised outputs in the card's units."""
+        """Normalised outputs of shape (images, D, *space) in the card's units."""
         ranges = [asdict(c) for c in self.card.outputs]
         return images * _span(ranges, images) + _column(ranges, "low", images)
 
     @property
     def error_scale(self) -> tuple[float, str]:
-        """What a normalised error is multiplied by to be told to a person, and its unit: (3000, "HU"), say.
+        """What a normalised error is multiplied by to be told to a person, and its unit: (3000,
+        "HU"), say.
 
-        Outputs that differ in unit or range have no unit in common: their error is told in per cent of the range.
+        Outputs that differ in unit or range have no unit in common: their error is told in per cent
+        of the range.
         """
         kinds = {(c.high - c.low, c.units) for c in self.card.outputs}
         span, units = kinds.pop() if len(kinds) == 1 else (100.0, "% of range")
@@ -228,7 +251,9 @@ class Model:
         return stack.transpose(0, 1).contiguous() if self.card.dimensions == 2 else stack[None]
 
     def facts(self) -> dict:
-        """What a result records of its model: name, version, file, SHA-256 and what it was trained on."""
+        """What a result records of its model: name, version, file, SHA-256 and what it was trained
+        on.
+        """
         card = self.card
         return {
             "name": card.name,
@@ -264,7 +289,7 @@ def _span(scaling: list[dict], images: Tensor) -> Tensor:
     )
 
 
-# Files --------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
@@ -296,8 +321,8 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Read a model file.
 
     Raises:
-        ModelError: Missing, truncated, foreign or hostile file; a network that this version does not know; weights
-            that do not fit it or are not finite.
+        ModelError: Missing, truncated, foreign or hostile file; a network that this version does
+            not know; weights that do not fit it or are not finite.
     """
     import torch
     from safetensors import SafetensorError
@@ -337,8 +362,8 @@ def verify(path: Path | str) -> Model:
     """Load a model, and run it once with gradients to see that it works.
 
     Raises:
-        ModelError: As ``load``; or the network fails, gives another number of channels or size, or no finite output
-            and gradient.
+        ModelError: As ``load``; or the network fails, gives another number of channels or size, or
+            no finite output and gradient.
     """
     import torch
 
@@ -366,15 +391,20 @@ def verify(path: Path | str) -> Model:
 
 
 def model_folders() -> list[Path]:
-    """Where models are looked for: the folders of ``NETINVERSION_MODELS``, then those that came with the extension."""
+    """Where models are looked for: the folders of ``NETINVERSION_MODELS``, then those that came
+    with the extension.
+    """
     named = [Path(p) for p in os.environ.get("NETINVERSION_MODELS", "").split(os.pathsep) if p]
     library = Path(__file__).resolve().parent
-    # In a source checkout and in Slicer the models lie beside the library; pip can put them only inside it.
+    # In a source checkout and in Slicer the models lie beside the library; pip can put them only
+    # inside it.
     return [*named, library.parent / "Resources" / "Models", library / "reference_models"]
 
 
 def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:
-    """Model files of ``folders`` (``model_folders()`` unless given), each with its card, or why it cannot be used."""
+    """Model files of ``folders`` (``model_folders()`` unless given), each with its card, or why it
+    cannot be used.
+    """
     found: dict[Path, Card | ModelError] = {}
     for folder in model_folders() if folders is None else folders:
         for path in sorted(Path(folder).glob("*" + SUFFIX)):
@@ -391,7 +421,7 @@ def record_quality(path: Path | str, quality: dict) -> None:
     save(path, model.network, replace(model.card, quality=quality))
 
 
-# Reading, with nothing taken on trust -------------------------------------------------------------------------------
+# Reading, with nothing taken on trust -------------------------------------------------------------
 
 
 def _read(path: Path) -> tuple[Card, dict[str, tuple[int, ...]]]:

@@ -1,4 +1,6 @@
-"""MR volumes as the harmonization methods take them: a brain or head mask, one robust scale per volume, RAS axes."""
+"""MR volumes as the harmonization methods take them: a brain or head mask, one robust scale per
+volume, RAS axes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from scipy import ndimage
 from . import volumes
 from .volumes import Volume
 
-# MR intensities have no unit: the 99.5th percentile inside the mask becomes 1, and what is brighter is cut at 1.3.
+# MR intensities have no unit: the 99.5th percentile inside the mask becomes 1, and what is brighter
+# is cut at 1.3.
 SCALE_PERCENTILE = 99.5
 BRIGHTEST = 1.3
 
@@ -47,7 +50,7 @@ class Scan:
         return self.volume.array[self.mask]
 
     def with_image(self, image: np.ndarray) -> Scan:
-        """The same scan with another scaled image (a change, a harmonized result)."""
+        """The same scan with another scaled image [k, j, i] (a change, a harmonized result)."""
         return replace(self, volume=self.volume.with_array(np.ascontiguousarray(image, np.float32)))
 
 
@@ -80,11 +83,13 @@ def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
     """Reorient to RAS, find the mask unless one is given, and scale.
 
     Args:
-        volume: MR image, any orientation and type; negative values count as background.
-        mask: Nonzero inside; resampled to the volume's grid by nearest neighbour where grids differ.
+        volume: MR image [k, j, i], any orientation and type; negative values count as background.
+        mask: Nonzero inside; resampled to the volume's grid by nearest neighbour where grids
+            differ.
 
     Raises:
-        ScanError: Empty mask, constant image, no positive signal, or fewer than two slices along an axis.
+        ScanError: Empty mask, constant image, no positive signal, or fewer than two slices along an
+            axis.
     """
     original = volumes.check(volume)
     ras = volumes.reorient(original, "RAS")
@@ -108,7 +113,8 @@ def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
 
 
 def foreground(image: np.ndarray) -> np.ndarray:
-    """Mask of a brain-extracted volume: voxels above 0, opened (6-neighbourhood), holes filled; boolean [k, j, i].
+    """Mask of a brain-extracted volume: voxels above 0, opened (6-neighbourhood), holes filled;
+    boolean [k, j, i].
 
     Opening removes loose voxels; a slab too thin to survive it is kept as it is.
     """
@@ -118,7 +124,12 @@ def foreground(image: np.ndarray) -> np.ndarray:
 
 
 def scale_of(image: np.ndarray, mask: np.ndarray, name: str = "the volume") -> float:
-    """The 99.5th percentile inside the mask.
+    """The 99.5th percentile inside the mask, in the image's unit.
+
+    Args:
+        image: [k, j, i].
+        mask: Boolean, of the same shape.
+        name: Of the volume, for the message.
 
     Raises:
         ScanError: It is not positive.
@@ -132,7 +143,15 @@ def scale_of(image: np.ndarray, mask: np.ndarray, name: str = "the volume") -> f
 
 
 def rescaled(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """An image divided by its 99.5th percentile inside the mask and cut to [0, 1.3], float32."""
+    """An image divided by its 99.5th percentile inside the mask.
+
+    Args:
+        image: [k, j, i].
+        mask: Boolean, of the same shape.
+
+    Returns:
+        float32 of the same shape, cut to [0, 1.3].
+    """
     return np.clip(image / np.float32(scale_of(image, mask)), 0, BRIGHTEST).astype(np.float32)
 
 

@@ -1,23 +1,27 @@
-"""Learns what one scanner's MR images look like: a flow over slices given their edges, and the figures of its people.
+"""Learns what one scanner's MR images look like: a flow over slices given their edges, and the
+figures of its people.
 
-``train`` reads scans of ONE scanner (the target domain) and writes a model file with task "harmonization" that holds an
-``MRFlow``. Its statistics, P people in the order of their names, the held-out ones among them:
+``train`` reads scans of ONE scanner (the target domain) and writes a model file with task
+"harmonization" that holds an ``MRFlow``. Its statistics, P people in the order of their names, the
+held-out ones among them:
 
-    quantiles           (513,)      mean over training people of the quantiles, at linspace(0, 1, 513), of the scaled values in
-                                    the mask, on the scan's own grid
-    person_quantiles    (T, 513)    the same of each of the T training people
-    scale               (T,)        what the intensities of each of them were divided by
-    histogram           (84,)       share of values in bins 1/64 wide from 0, mean over training people
-    bits_per_dim        (P, 4)      of axial, coronal, sagittal slices and their mean, see ``figures``
-    latent_rms          (P, levels) root mean square of the latents of each level
-    held_out            (P,)        1 for people that the flow was not trained on: theirs are the figures to judge others by
-    typical_radius      (levels, 2) mean and deviation of latent_rms over held-out people (all people if nobody was held out)
+    quantiles           (513,)      mean over training people of the quantiles, at linspace(0, 1,
+                                    513), of the scaled values in the mask, on the scan's own grid
+    person_quantiles    (T, 513)    the same of each of the T training people scale
+    (T,)        what the intensities of each of them were divided by histogram           (84,)
+    share of values in bins 1/64 wide from 0, mean over training people bits_per_dim        (P, 4)
+    of axial, coronal, sagittal slices and their mean, see ``figures`` latent_rms          (P,
+    levels) root mean square of the latents of each level held_out            (P,)        1 for
+    people that the flow was not trained on: theirs are the figures to judge others by
+    typical_radius      (levels, 2) mean and deviation of latent_rms over held-out people (all
+    people if nobody was held out)
 
-Bits/dim are those of the image quantised in bins of ``bin_width``, divided by the voxels inside the mask: air, which is
-certain, takes nearly none.
+Bits/dim are those of the image quantised in bins of ``bin_width``, divided by the voxels inside the
+mask: air, which is certain, takes nearly none.
 
-Sources: Lugmayr et al., arXiv:2006.14200 (conditional flow); Beizaee et al., arXiv:2301.11551 (negative examples, here up
-to a margin above the good ones); Theis, van den Oord & Bethge, arXiv:1511.01844 (uniform dequantisation).
+Sources: Lugmayr et al., arXiv:2006.14200 (conditional flow); Beizaee et al., arXiv:2301.11551
+(negative examples, here up to a margin above the good ones); Theis, van den Oord & Bethge,
+arXiv:1511.01844 (uniform dequantisation).
 """
 
 from __future__ import annotations
@@ -57,16 +61,21 @@ class FlowSettings:
     """How the flow is built and trained.
 
     Attributes:
-        steps: Optimiser steps. An epoch is one pass over the training slices, or a tenth of the steps if that is less.
+        steps: Optimiser steps. An epoch is one pass over the training slices, or a tenth of the
+            steps if that is less.
         batch: Slices in each step, shared among the processes.
-        learning_rate: AdamW's, at its highest; warms up over 5 % of the steps and falls as a cosine.
+        learning_rate: AdamW's, at its highest; warms up over 5 % of the steps and falls as a
+            cosine.
         clip: Largest norm of the gradient.
         average: Decay per step of the running mean of the weights, which is what is kept.
         spacing_mm: Voxel size of the isotropic grid that the flow works on.
-        bin_width: Of the quantisation, in scaled units; noise fills the bins in training, their centres stand for them later.
-        negative: Share of slices whose contrast is spoilt (a random curve and field) and whose likelihood is pushed DOWN.
-        negative_margin: Bits/dim (of the whole slice) above the other slices of the batch up to which they are pushed.
-        levels, flow_steps, hidden, features, conditional: Of ``ConditionalFlow``.
+        bin_width: Of the quantisation, in scaled units; noise fills the bins in training, their
+            centres stand for them later.
+        negative: Share of slices whose contrast is spoilt (a random curve and field) and whose
+            likelihood is pushed DOWN.
+        negative_margin: Bits/dim (of the whole slice) above the other slices of the batch up to
+        which they are pushed. levels, flow_steps, hidden, features, conditional: Of
+        ``ConditionalFlow``.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
 
@@ -122,8 +131,9 @@ class FlowSettings:
 class Case:
     """One person's scan on the flow's grid.
 
-    ``image`` (scaled, float32), ``edges`` (float32, 0 to 1) and ``mask`` (bool) are [k, j, i] in RAS axes; ``quantiles`` (513,),
-    ``histogram`` (84,) and ``scale``, what intensities were divided by, are of the scan's own grid.
+    ``image`` (scaled, float32), ``edges`` (float32, 0 to 1) and ``mask`` (bool) are [k, j, i] in
+    RAS axes; ``quantiles`` (513,), ``histogram`` (84,) and ``scale``, what intensities were divided
+    by, are of the scan's own grid.
     """
 
     name: str
@@ -135,13 +145,14 @@ class Case:
     scale: float
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     """Images of a folder and its sub-folders by name, each with its mask file where there is one.
 
-    NIfTI, NRRD and MetaImage files (``NAME_mask`` beside ``NAME`` is its mask); a sub-folder without any is one DICOM series.
+    NIfTI, NRRD and MetaImage files (``NAME_mask`` beside ``NAME`` is its mask); a sub-folder
+    without any is one DICOM series.
 
     Raises:
         ValueError: There is none, or a name comes twice.
@@ -179,7 +190,8 @@ def read_cases(
     """Every scan of a folder, masked, scaled and on the grid, in the order of their names.
 
     Raises:
-        ValueError: As ``find_scans``, ``volumes.load`` and ``mr.prepare``; which scan it is stands in the message.
+        ValueError: As ``find_scans``, ``volumes.load`` and ``mr.prepare``; which scan it is stands
+            in the message.
     """
     cases, progress = [], progress or Progress()
     scans = find_scans(folder)
@@ -191,7 +203,9 @@ def read_cases(
 
 
 def person_of(name: str) -> str:
-    """The person that a scan shows: ``sub-01`` of ``sub-01_ses-2_T1w`` (BIDS), otherwise the scan's name."""
+    """The person that a scan shows: ``sub-01`` of ``sub-01_ses-2_T1w`` (BIDS), otherwise the scan's
+    name.
+    """
     return name.split("_")[0] if name.startswith("sub-") else name
 
 
@@ -212,9 +226,11 @@ def make_case(scan: mr.Scan, spacing_mm: float, name: str | None = None) -> Case
 
 
 def on_grid(scan: mr.Scan, spacing_mm: float, margin: int = 2) -> mr.Scan:
-    """The scan on an isotropic grid along its own axes that just holds the mask and ``margin`` voxels around it.
+    """The scan on an isotropic grid along its own axes that just holds the mask and ``margin``
+    voxels around it.
 
-    Where the scan is finer, it is first smoothed to the new voxel size (Gaussian, full widths at half maximum in quadrature).
+    Where the scan is finer, it is first smoothed to the new voxel size (Gaussian, full widths at
+    half maximum in quadrature).
 
     Raises:
         mr.ScanError: Nothing of the mask is left on that grid.
@@ -277,16 +293,26 @@ def _holds_dicom(folder: Path) -> bool:
     return False
 
 
-# Slices -------------------------------------------------------------------------------------------------------------
+# Slices -------------------------------------------------------------------------------------------
 
 
 def quantised(image: Tensor, bin_width: float) -> Tensor:
-    """Scaled values moved to the centres of their bins: what a flow is asked about outside of training."""
+    """Scaled values moved to the centres of their bins: what a flow is asked about outside of
+    training.
+
+    Args:
+        image: (N, 1, H, W), scaled.
+        bin_width: In scaled units.
+
+    Returns:
+        Of the shape of ``image``.
+    """
     return (torch.floor(image / bin_width) + 0.5) * bin_width
 
 
 def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """All slices along an axis that meet the mask (or every n-th, one at least): images, edges, masks (N, 1, H, W).
+    """All slices along an axis that meet the mask (or every n-th, one at least): images, edges,
+    masks (N, 1, H, W).
 
     Zeros at the far sides fill heights and widths up to a multiple.
     """
@@ -304,9 +330,11 @@ def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor
 def figures(
     flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits/dim (4,) of axial, coronal and sagittal slices and their mean, and the root mean square of latents, (levels,).
+    """Bits/dim (4,) of axial, coronal and sagittal slices and their mean, and the root mean square
+    of latents, (levels,).
 
-    Bits/dim are -log2 of the probability of the slices' bins, summed over slices, per voxel inside the mask.
+    Bits/dim are -log2 of the probability of the slices' bins, summed over slices, per voxel inside
+    the mask.
 
     Args:
         every: Take every n-th slice only.
@@ -338,10 +366,18 @@ def _bits(z: list[Tensor], log_det: Tensor, bin_width: float) -> Tensor:
 def draw_batch(
     cases: list[Case], settings: FlowSettings, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy slices (batch, 1, H, W), their edges, and labels (batch,): 1, or -1 for a spoilt slice.
+    """Noisy slices, their edges, and labels.
 
-    All of one orientation and size; people are drawn with equal chance, then a slice; it may be mirrored left to right and
-    lies anywhere in the frame.
+    All of one orientation and size; people are drawn with equal chance, then a slice; it may be
+    mirrored left to right and lies anywhere in the frame.
+
+    Args:
+        cases: Everybody trained on.
+        settings: Sizes, noise, and the seed.
+        step: Number of the step, from which the random numbers follow.
+
+    Returns:
+        Slices (N, 1, H, W), edges of the same shape, and labels (N,): 1, or -1 for a spoilt slice.
     """
     rng = np.random.default_rng([settings.seed, step])
     axis, multiple = int(rng.integers(3)), 2**settings.levels
@@ -366,7 +402,9 @@ def draw_batch(
 
 
 def spoilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slice [H, W] as another scanner might show it: a random rising curve through 0 and 1, then smooth fields; air stays."""
+    """A slice [H, W] as another scanner might show it: a random rising curve through 0 and 1, then
+    smooth fields; air stays.
+    """
     knots = np.concatenate([[0], np.cumsum(np.exp(rng.normal(0, 0.6, 6)))])
     knots *= rng.uniform(0.85, 1.15) / knots[-1]
     beyond = knots[-1] + (mr.BRIGHTEST - 1) * (knots[-1] - knots[-2]) * 6
@@ -390,7 +428,7 @@ def _smooth(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return field / np.abs(field).max()
 
 
-# Training -----------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
 
 
 def train(
@@ -403,19 +441,22 @@ def train(
     device: torch.device | str = "cpu",
     card: dict | None = None,
 ) -> Path:
-    """Train a flow on ``cases`` and write the model file, and its learning curve as a picture beside it.
+    """Train a flow on ``cases`` and write the model file, and its learning curve as a picture
+    beside it.
 
     Under torchrun every process calls this; the first one writes.
 
     Args:
         hold_out: People not trained on, by name; the last fifth if None.
-        checkpoint: Where the state is kept; if it is there already, training goes on from it, to the very weights that an
-            uninterrupted run gives (same machine, same numbers of threads and processes).
-        card: Fields of the model's card to write instead of the usual ones (name, sources, licence, ...).
+        checkpoint: Where the state is kept; if it is there already, training goes on from it, to
+            the very weights that an uninterrupted run gives (same machine, same numbers of threads
+            and processes).
+        card: Fields of the model's card to write instead of the usual ones (name, sources, licence,
+            ...).
 
     Raises:
-        ValueError: Nobody to train on, unknown people to hold out, a batch that the processes cannot share evenly, or a
-            checkpoint of other settings or scans.
+        ValueError: Nobody to train on, unknown people to hold out, a batch that the processes
+            cannot share evenly, or a checkpoint of other settings or scans.
     """
     training, held_out = split_people(cases, hold_out)
     device = torch.device(device)
@@ -441,7 +482,9 @@ def train(
 
 
 def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Case], list[Case]]:
-    """(training, held out), by person or by scan name; None holds out the last fifth of people by name, one at least."""
+    """(training, held out), by person or by scan name; None holds out the last fifth of people by
+    name, one at least.
+    """
     people = sorted({person_of(c.name) for c in cases})
     if hold_out is None:
         hold_out = people[-max(1, len(people) // 5) :] if len(people) > 1 else []
@@ -502,7 +545,8 @@ class _State(State):
         self.begin_mean()
 
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], group: Group) -> float:
-        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left out).
+        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left
+        out).
 
         Raises:
             ValueError: The loss is not finite; the weights are those of the step before.
@@ -527,7 +571,9 @@ class _State(State):
 
 
 def draw_curve(history: list[list[float]], path: Path | str) -> None:
-    """Write the learning curve as a picture: bits/dim over steps, in training and on held-out people."""
+    """Write the learning curve as a picture: bits/dim over steps, in training and on held-out
+    people.
+    """
     from matplotlib.figure import Figure
 
     steps, known, new = zip(*history)
@@ -543,7 +589,7 @@ def draw_curve(history: list[list[float]], path: Path | str) -> None:
     figure.savefig(path, dpi=120)
 
 
-# The model file -----------------------------------------------------------------------------------------------------
+# The model file -----------------------------------------------------------------------------------
 
 
 def write_model(
@@ -653,10 +699,12 @@ def combine(
     quality: dict | None = None,
     training: dict | None = None,
 ) -> Path:
-    """Write a model file with the flow and statistics of ``flow_file`` and another corrector, statistics or figures besides.
+    """Write a model file with the flow and statistics of ``flow_file`` and another corrector,
+    statistics or figures besides.
 
     Args:
-        corrector, arguments: The corrector and the JSON arguments that build it; None keeps the one in ``flow_file``.
+        corrector, arguments: The corrector and the JSON arguments that build it; None keeps the one
+            in ``flow_file``.
         statistics: Added to those of ``flow_file``, in the place of any that has the same name.
         quality, training: Added to the card's facts.
 

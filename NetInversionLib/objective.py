@@ -1,8 +1,10 @@
-"""The error of a network's output as a function of its input, whole or in tiles, within a memory budget.
+"""The error of a network's output as a function of its input, whole or in tiles, within a memory
+budget.
 
-``Objective`` evaluates eq. 2 of the ideal-input method and its gradient for many images at once. Images go through the
-network a few at a time; an image too large for the budget goes through in tiles whose surroundings are read from the
-same image, so that the tiled gradient equals the whole one (no seams, nothing to blend).
+``Objective`` evaluates eq. 2 of the ideal-input method and its gradient for many images at once.
+Images go through the network a few at a time; an image too large for the budget goes through in
+tiles whose surroundings are read from the same image, so that the tiled gradient equals the whole
+one (no seams, nothing to blend).
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from .devices import is_out_of_memory
 class Terms:
     """Weights of the objective.
 
-    ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0. ``mean``: every term is a mean over
-    voxels, else a sum as the source prints it. ``sign``: 1 to look for the least error, -1 for the greatest.
+    ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0. ``mean``: every
+    term is a mean over voxels, else a sum as the source prints it. ``sign``: 1 to look for the
+    least error, -1 for the greatest.
     """
 
     above: float = 1.0
@@ -33,10 +36,12 @@ class Terms:
 
 
 class Objective:
-    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2 for each image of a batch.
+    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2 for each image of a
+    batch.
 
     Args:
-        network: Differentiable, (N, C, *space) to (N, D, *space), no gradients of its parameters needed.
+        network: Differentiable, (N, C, *space) to (N, D, *space), no gradients of its parameters
+            needed.
         target: y, (images, D, *space), in the network's normalised units.
         weight: (images, 1, *space), where the error counts (0 or 1), or None for everywhere.
         terms: See ``Terms``.
@@ -45,8 +50,8 @@ class Objective:
         log: Receives what is worth telling (tiles, halved batches).
 
     Source:
-        Eq. 2 of "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN", ISMRM 2019,
-        4866, as a minimisation.
+        Eq. 2 of "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep
+        CNN", ISMRM 2019, 4866, as a minimisation.
     """
 
     def __init__(
@@ -69,10 +74,18 @@ class Objective:
         self.bytes_per_voxel: float | None = None
         self.images, self.tile, self.halo = 0, tuple(self.space), 0
 
-    # -- what is minimised ---------------------------------------------------------------------------------------
+    # -- what is minimised -------------------------------------------------------------------------
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (rows,) and gradient (rows, C, *space) at x; row r belongs to image ``items[r]`` modulo images."""
+        """The objective and its gradient.
+
+        Args:
+            x: Input images, shape (rows, C, *space).
+            items: Row r belongs to image ``items[r]`` modulo images, (rows,).
+
+        Returns:
+            The objective (rows,), and the gradient, of the shape of x.
+        """
         image = items % len(self.target)
         error, gradient = self._error(x, image)
         penalty, slope = self._penalty(x)
@@ -83,7 +96,15 @@ class Objective:
         ) + slope
 
     def error(self, x: Tensor, items: Tensor) -> Tensor:
-        """Mean absolute error where it counts, per row (rows,), in the network's normalised units."""
+        """Mean absolute error where it counts, in the network's normalised units.
+
+        Args:
+            x: Input images, shape (rows, C, *space).
+            items: Row r belongs to image ``items[r]`` modulo images, (rows,).
+
+        Returns:
+            (rows,).
+        """
         image = items % len(self.target)
         total = [
             (
@@ -94,16 +115,27 @@ class Objective:
         return torch.stack(total) / self.voxels[image]
 
     def mean_error(self, x: Tensor) -> float:
-        """Mean absolute error over all images (one row each) where it counts, in the network's normalised units."""
+        """Mean absolute error over all images where it counts, in the network's normalised units.
+
+        Args:
+            x: One row an image, shape (images, C, *space).
+        """
         items = torch.arange(len(x), device=x.device)
         return float((self.error(x, items).double() * self.voxels).sum() / self.voxels.sum())
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """f(x), (rows, D, *space), without gradients; a few images at a time, tiled if that is needed."""
+        """f(x) without gradients; a few images at a time, tiled if that is needed.
+
+        Args:
+            x: Input images, shape (rows, C, *space).
+
+        Returns:
+            Outputs, shape (rows, D, *space).
+        """
         return self._in_pieces(x, self._forward)
 
-    # -- pieces --------------------------------------------------------------------------------------------------
+    # -- pieces ------------------------------------------------------------------------------------
 
     def _in_pieces(self, x: Tensor, run: Callable):
         """``run(x)`` in pieces that fit; on out-of-memory, again in smaller ones."""
@@ -114,7 +146,8 @@ class Objective:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Out of the except block: the exception's traceback kept the tensors of the failed pass alive.
+            # Out of the except block: the exception's traceback kept the tensors of the failed pass
+            # alive.
             if not self._shrink(x):
                 raise MemoryError(
                     "Memory ran out even with the smallest tiles. Close other programs, choose a smaller "
@@ -159,7 +192,9 @@ class Objective:
         return 1 / self.voxels[image] if self.terms.mean else torch.ones_like(self.voxels[image])
 
     def _tiles(self) -> Iterator[tuple[tuple, tuple, tuple]]:
-        """(window to feed, core to keep in image coordinates, the same core inside the window) for every tile."""
+        """(window to feed, core to keep in image coordinates, the same core inside the window) for
+        every tile.
+        """
         axes = []
         for size, tile in zip(self.space, self.tile):
             axis = []
@@ -173,7 +208,7 @@ class Objective:
         for parts in itertools.product(*axes):
             yield tuple(zip(*parts))
 
-    # -- memory --------------------------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------------------
 
     def _plan(self, x: Tensor) -> None:
         """Choose, once, how many images and how large a tile go through the network in one pass."""
@@ -181,7 +216,8 @@ class Objective:
             return
         self.bytes_per_voxel = bytes_per_voxel(self.network, x, self.multiple)
         voxels = self.budget / self.bytes_per_voxel
-        # On a CPU a pass is fastest while its feature maps stay in the cache: two slices of 96 x 96, say.
+        # On a CPU a pass is fastest while its feature maps stay in the cache: two slices of 96 x
+        # 96, say.
         most = max(1, round(20_000 / math.prod(self.space))) if x.device.type == "cpu" else len(x)
         self.images = max(1, min(most, int(voxels // math.prod(self.space))))
         while math.prod(min(n, t + 2 * self.halo) for n, t in zip(self.space, self.tile)) > voxels:
@@ -189,7 +225,9 @@ class Objective:
                 break
 
     def _shrink(self, x: Tensor) -> bool:
-        """After out-of-memory: half the images, then half the tile. False when nothing smaller is possible."""
+        """After out-of-memory: half the images, then half the tile. False when nothing smaller is
+        possible.
+        """
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.images > 1:
@@ -219,14 +257,16 @@ class Objective:
 def receptive_halo(
     network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1
 ) -> int:
-    """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up to ``multiple``.
+    """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up
+    to ``multiple``.
 
-    Measured on thin rods, one along each axis, so that it takes less memory than the image ``like`` (N, C, *space)
-    that is to be cut. ``smallest``: the shortest side of an image that the network takes.
+    Measured on thin rods, one along each axis, so that it takes less memory than the image ``like``
+    (N, C, *space) that is to be cut. ``smallest``: the shortest side of an image that the network
+    takes.
 
     Raises:
-        ValueError: An output voxel sees the whole image (attention, global normalisation): tiles would not be exact.
-            Or the network does not react to its input at all.
+        ValueError: An output voxel sees the whole image (attention, global normalisation): tiles
+            would not be exact. Or the network does not react to its input at all.
     """
     longest, axes = max(like.shape[2:]), range(like.dim() - 2)
     reach, halo = 16 * multiple, 0
@@ -250,7 +290,9 @@ def _reach_along(
     multiple: int,
     smallest: int,
 ) -> int:
-    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most ``reach``."""
+    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most
+    ``reach``.
+    """
     width = 2 * multiple
     thin = max(2 * width, smallest + -smallest % multiple)
     size = [2 * reach + width if a == axis else thin for a in range(like.dim() - 2)]
@@ -273,7 +315,16 @@ def _reach_along(
 
 
 def bytes_per_voxel(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> float:
-    """Memory of one forward and backward pass per input voxel, from the sizes of all layer outputs on a small image."""
+    """Memory of one forward and backward pass per input voxel, from the sizes of all layer outputs.
+
+    Args:
+        network: Takes and gives (N, C, *space).
+        x: An image like those to come, shape (1, C, *space); a small part of it is tried.
+        multiple: Sizes that need no padding inside the network are multiples of it.
+
+    Returns:
+        Bytes for each voxel of the input.
+    """
     side = max(8 * multiple, 16)
     probe = x.new_zeros(1, x.shape[1], *(min(side, n + -n % multiple) for n in x.shape[2:]))
     sizes: list[int] = []
@@ -292,7 +343,8 @@ def bytes_per_voxel(network: Callable[[Tensor], Tensor], x: Tensor, multiple: in
         for hook in hooks:
             hook.remove()
     elements = max(sum(sizes), 64 * output.numel())
-    # Kept activations, their gradients, and the library's scratch space: three copies, four bytes each.
+    # Kept activations, their gradients, and the library's scratch space: three copies, four bytes
+    # each.
     return 12 * elements / math.prod(probe.shape[2:])
 
 

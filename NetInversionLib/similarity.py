@@ -1,4 +1,5 @@
-"""How alike are two MR images, or two scanners: errors against a truth, distributions, edges, slices, tissues, a site probe.
+"""How alike are two MR images, or two scanners: errors against a truth, distributions, edges,
+slices, tissues, a site probe.
 
 Images are scaled (0 to 1.3) and [k, j, i]; every figure is of the voxels inside a mask.
 """
@@ -21,26 +22,46 @@ PROBE_SPACING_MM = 2.0
 PROBE_EROSION = 2  # voxels of the probe's grid
 
 
-# Against the truth --------------------------------------------------------------------------------------------------
+# Against the truth --------------------------------------------------------------------------------
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Peak signal-to-noise ratio inside the mask, dB, for a peak of 1.0; infinite for equal images."""
+    """Peak signal-to-noise ratio inside the mask, dB, for a peak of 1.0; infinite for equal images.
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+    """
     difference = np.subtract(image[mask], truth[mask], dtype=np.float64)
     squared = np.mean(difference**2)
     return float(10 * np.log10(PEAK**2 / squared)) if squared else float("inf")
 
 
 def mae(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Mean absolute difference inside the mask, scaled units."""
+    """Mean absolute difference inside the mask, scaled units.
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+    """
     return float(np.mean(np.abs(np.subtract(image[mask], truth[mask], dtype=np.float64))))
 
 
 def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
     """Structural similarity for a range of 1.0, its map averaged inside the mask.
 
-    3-D, scikit-image's uniform window of 7 voxels a side (the largest odd one that fits a thin volume). Raises ValueError if
-    the volume has fewer than three slices along an axis.
+    3-D, scikit-image's uniform window of 7 voxels a side (the largest odd one that fits a thin
+    volume).
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+
+    Raises:
+        ValueError: The volume has fewer than three slices along an axis.
     """
     window = min(SSIM_WINDOW, *((size - 1) // 2 * 2 + 1 for size in image.shape))
     if window < 3:
@@ -60,7 +81,12 @@ def _ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, window: int) -
 
 
 def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
-    """The slices that hold all of a mask and ``margin`` voxels more, as far as the volume goes."""
+    """The slices that hold all of a mask and a margin, as far as the volume goes.
+
+    Args:
+        mask: Boolean, [k, j, i].
+        margin: Voxels on each side.
+    """
     slices = ndimage.find_objects(mask.astype(np.uint8))[0]
     return tuple(
         slice(max(s.start - margin, 0), min(s.stop + margin, size))
@@ -68,13 +94,18 @@ def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
     )
 
 
-# Distributions ------------------------------------------------------------------------------------------------------
+# Distributions ------------------------------------------------------------------------------------
 
 
 def wasserstein(quantiles: np.ndarray, other: np.ndarray) -> float:
-    """Wasserstein-1 distance of two distributions known by their 513 quantiles, scaled units.
+    """Wasserstein-1 distance of two distributions, scaled units.
 
-    The integral of |difference| over the fractions, straight lines between, so exact also where the two cross.
+    The integral of |difference| over the fractions, straight lines between, so exact also where the
+    two cross.
+
+    Args:
+        quantiles: Of the one, shape (513,).
+        other: Of the other, of the same shape.
     """
     difference = np.asarray(quantiles, np.float64) - np.asarray(other, np.float64)
     left, right = np.abs(difference[:-1]), np.abs(difference[1:])
@@ -85,19 +116,33 @@ def wasserstein(quantiles: np.ndarray, other: np.ndarray) -> float:
 
 
 def leave_one_out_distances(quantiles: np.ndarray) -> np.ndarray:
-    """For each person of a cohort, (people, 513), the Wasserstein distance to the mean of the others'; (people,)."""
+    """For each person of a cohort, the Wasserstein distance to the mean of the others'.
+
+    Args:
+        quantiles: Shape (people, 513).
+
+    Returns:
+        (people,), scaled units.
+    """
     others = (quantiles.sum(axis=0) - quantiles) / (len(quantiles) - 1)
     return np.array([wasserstein(own, rest) for own, rest in zip(quantiles, others)])
 
 
-# Structure ----------------------------------------------------------------------------------------------------------
+# Structure ----------------------------------------------------------------------------------------
 
 
 def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
-    """Whether edges are where they were and rise as they did: sum(g . h) / sum(|g| |h|) over the gradients g, h of the two.
+    """Whether edges are where they were and rise as they did: sum(g . h) / sum(|g| |h|).
 
-    1 for any image whose edges point as the source's do, however strong they are; 0 for unrelated ones; -1 for the negative.
-    Gradients are central differences, in voxels; the mask is eroded by one voxel, so its border does not count.
+    g and h are the gradients of the two images: central differences, in voxels. 1 for any image
+    whose edges point as the source's do, however strong they are; 0 for unrelated ones; -1 for the
+    negative.
+
+    Args:
+        image: [k, j, i], any unit.
+        source: Of the same shape.
+        mask: Boolean, of the same shape; it is eroded by one voxel, so that its border does not
+            count.
     """
     near = box(mask, 1)
     inside = ndimage.binary_erosion(mask[near])
@@ -110,11 +155,13 @@ def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> f
 
 
 def slice_score(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
-    """How much more an image jumps from slice to slice than the source does; 0: as the source, positive: more.
+    """How much more an image jumps from slice to slice than the source does; 0: as the source,
+    positive: more.
 
-    J(x) along an axis is the root mean square of a[k-1] - 2 a[k] + a[k+1], divided by the standard deviation of x in the mask,
-    where a is x averaged over 9x9 voxels of each slice (those of the mask). The score is the largest ln(J(image) / J(source))
-    of the three axes. A change of contrast or a smooth field hardly moves it; flicker of whole slices or patches does.
+    J(x) along an axis is the root mean square of a[k-1] - 2 a[k] + a[k+1], divided by the standard
+    deviation of x in the mask, where a is x averaged over 9x9 voxels of each slice (those of the
+    mask). The score is the largest ln(J(image) / J(source)) of the three axes. A change of contrast
+    or a smooth field hardly moves it; flicker of whole slices or patches does.
     """
     near = box(mask)
     image, source, mask = image[near], source[near], mask[near]
@@ -139,16 +186,18 @@ def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
     return float(np.sqrt(np.mean(second**2)) / deviation) if second.size and deviation > 0 else 0.0
 
 
-# Tissues ------------------------------------------------------------------------------------------------------------
+# Tissues ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tissues:
-    """Three Gaussians of one width that make up the histogram inside a mask, dark to bright (CSF, grey, white matter in T1).
+    """Three Gaussians of one width that make up the histogram inside a mask, dark to bright (CSF,
+    grey, white matter in T1).
 
     Attributes:
         means, shares: (3,) each; scaled units; the shares add up to 1.
-        deviation: Of each of the three. One for all: a class of its own width is free to swallow its neighbour's tail, and does.
+        deviation: Of each of the three. One for all: a class of its own width is free to swallow
+            its neighbour's tail, and does.
     """
 
     means: np.ndarray
@@ -157,14 +206,16 @@ class Tissues:
 
     @property
     def contrasts(self) -> tuple[float, float]:
-        """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and grey/CSF in T1."""
+        """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and
+        grey/CSF in T1.
+        """
         dark, middle, bright = self.means
         return float((bright - middle) / (bright + middle)), float(
             (middle - dark) / (middle + dark)
         )
 
     def classify(self, values: np.ndarray) -> np.ndarray:
-        """The likeliest class, 0 to 2, of each value."""
+        """The likeliest class, 0 to 2, of each value; of the shape of ``values``."""
         # Equal widths: the densities of two classes cross once, halfway but for their shares.
         gap = np.maximum(np.diff(self.means), 1e-9)
         borders = (self.means[1:] + self.means[:-1]) / 2 - self.deviation**2 * np.diff(
@@ -174,10 +225,11 @@ class Tissues:
 
 
 def fit_tissues(values: np.ndarray, bins: int = 512, rounds: int = 5000) -> Tissues:
-    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves; no labels, no chance.
+    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves; no
+    labels, no chance.
 
-    ``values``: inside the mask, scaled; zeros are left out. Starts from the three groups of least variance (k-means on the
-    histogram, from its 10, 50 and 90 % points).
+    ``values``: inside the mask, scaled; zeros are left out. Starts from the three groups of least
+    variance (k-means on the histogram, from its 10, 50 and 90 % points).
 
     Raises:
         ValueError: Fewer than three different values.
@@ -220,14 +272,15 @@ def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return means
 
 
-# Site probe ---------------------------------------------------------------------------------------------------------
+# Site probe ---------------------------------------------------------------------------------------
 
 
 def probe_features(scan: mr.Scan) -> dict[str, np.ndarray]:
-    """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an eroded mask.
+    """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an
+    eroded mask.
 
-    "histogram": shares of 26 bins, 0 to 1.3, (26,). "texture": mean gradient magnitude, mean absolute Laplacian and standard
-    deviation over 3x3x3 voxels, in four bands of brightness, (12,).
+    "histogram": shares of 26 bins, 0 to 1.3, (26,). "texture": mean gradient magnitude, mean
+    absolute Laplacian and standard deviation over 3x3x3 voxels, in four bands of brightness, (12,).
     """
     image, mask = _on_probe_grid(scan)
     values = image[mask]
@@ -249,7 +302,9 @@ def probe_features(scan: mr.Scan) -> dict[str, np.ndarray]:
 
 
 def _on_probe_grid(scan: mr.Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer. The whole mask if all erodes."""
+    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer. The
+    whole mask if all erodes.
+    """
     near = box(scan.mask, 2)
     spacing = np.array(scan.volume.spacing_mm[::-1])
     image, mask = scan.image[near].astype(np.float32), scan.mask[near]
@@ -276,10 +331,12 @@ def _on_probe_grid(scan: mr.Scan) -> tuple[np.ndarray, np.ndarray]:
 def site_probe(
     features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
 ) -> float:
-    """How well a classifier, retrained to convergence, tells the site of people it has not seen: balanced accuracy, 0 to 1.
+    """How well a classifier, retrained to convergence, tells the site of people it has not seen:
+    balanced accuracy, 0 to 1.
 
-    Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one training for every person left
-    out, features standardised by the people trained on. 0.5 is chance for two sites.
+    Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one
+    training for every person left out, features standardised by the people trained on. 0.5 is
+    chance for two sites.
 
     Args:
         features: (scans, features).
@@ -303,7 +360,9 @@ def site_probe(
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Weights (intercept first) of least weighted cross-entropy and penalty; the problem is convex, so the end is the end."""
+    """Weights (intercept first) of least weighted cross-entropy and penalty; the problem is convex,
+    so the end is the end.
+    """
     x, sign = np.c_[np.ones(len(x)), x], 2.0 * y - 1
     weight = np.where(y, 1 / y.sum(), 1 / (1 - y).sum()) * len(y) / 2
     penalised = np.r_[0.0, np.ones(x.shape[1] - 1)] * strength

@@ -1,7 +1,8 @@
-"""The reference network: Dixon MR to synthetic CT, trained on Dixon images simulated from real CT (``dixon.py``).
+"""The reference network: Dixon MR to synthetic CT, trained on Dixon images simulated from real CT
+(``dixon.py``).
 
-A 2-D U-Net over axial slices. ``train`` makes one model, ``evaluate`` measures models on people they were not trained
-on, beside two predictors that look at no neighbourhood.
+A 2-D U-Net over axial slices. ``train`` makes one model, ``evaluate`` measures models on people
+they were not trained on, beside two predictors that look at no neighbourhood.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from .results import Progress, Table
 from .training import Group, State, plain, run
 from .volumes import Volume
 
-# Hounsfield range of the output, 0 to 1 in the network's units; what lies outside is clipped. Wide enough for cortical
-# bone; 1 HU is 1/3000, so an error of 45 HU weighs as 0.015 against the input's range of 0 to 1.
+# Hounsfield range of the output, 0 to 1 in the network's units; what lies outside is clipped. Wide
+# enough for cortical bone; 1 HU is 1/3000, so an error of 45 HU weighs as 0.015 against the input's
+# range of 0 to 1.
 HU_LOW, HU_HIGH = -1000.0, 2000.0
 BONE_HU = 200.0
 WORKING_SPACING_MM = 3.0
@@ -35,8 +37,9 @@ INPUTS = (
 )
 OUTPUTS = (models.Channel("CT", "ct", "HU", HU_LOW, HU_HIGH),)
 
-# Several scans of one person must be left out together. These are the development data's names; a folder with a
-# people.csv (columns file,person) is read by that, and any other file is a person of its own.
+# Several scans of one person must be left out together. These are the development data's names; a
+# folder with a people.csv (columns file,person) is read by that, and any other file is a person of
+# its own.
 KNOWN_PEOPLE = {
     "pelvis": "pelvis",
     "abdomen_slab": "pelvis",
@@ -68,11 +71,14 @@ class TrainSettings:
         patch: Voxels along each side of a training patch.
         features: Channels of the U-Net's levels.
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
-        bone_weight: How much more an error counts at 1000 HU than in soft tissue; grows linearly from 1 at 200 HU, so that
-            dense bone, which is rare and as dark as air, is learnt without a bias where bone begins.
+        bone_weight: How much more an error counts at 1000 HU than in soft tissue; grows linearly
+            from 1 at 200 HU, so that dense bone, which is rare and as dark as air, is learnt
+            without a bias where bone begins.
         average: Decay per step of the running mean of the weights, which is what is kept.
-        bf16_share: Share of the steps, the first ones, computed in bfloat16: half the time on a CPU that has it.
-        spacing_mm: Range of in-plane voxel sizes drawn from, never finer than 0.85 times the scan's own.
+        bf16_share: Share of the steps, the first ones, computed in bfloat16: half the time on a CPU
+            that has it.
+        spacing_mm: Range of in-plane voxel sizes drawn from, never finer than 0.85 times the scan's
+            own.
         seed: Everything random follows from it and the step's number.
         checkpoint_every: Steps between checkpoints.
     """
@@ -92,7 +98,9 @@ class TrainSettings:
 
 @dataclass
 class Scan:
-    """One CT ready for use: axial slices [k, j, i], LPS, cut to the body, table removed, HU clipped to the range."""
+    """One CT ready for use: axial slices [k, j, i], LPS, cut to the body, table removed, HU clipped
+    to the range.
+    """
 
     name: str
     person: str
@@ -133,7 +141,7 @@ def read_scans(folder: Path | str) -> list[Scan]:
 
 
 def prepare(ct: Volume, name: str, person: str) -> Scan:
-    """A CT volume in any orientation (HU) as axial LPS slices of the body alone."""
+    """A CT volume [k, j, i] in any orientation (HU) as axial LPS slices of the body alone."""
     ct = volumes.reorient(volumes.check(ct), "LPS")
     hu = ct.float32()
     body = body_mask(hu, ct.spacing_mm)
@@ -148,7 +156,9 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
 
 
 def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = True) -> Scan:
-    """``scan`` (or some of its slices) at another in-plane voxel size, first smoothed to it where that is coarser."""
+    """``scan`` (or some of its slices) at another in-plane voxel size, first smoothed to it where
+    that is coarser.
+    """
     hu = torch.from_numpy(scan.hu[slices])[:, None]
     body = torch.from_numpy(scan.body[slices])[:, None].float()
     size = [max(1, round(n * s / spacing_mm)) for n, s in zip(hu.shape[2:], scan.spacing_mm[1::-1])]
@@ -163,7 +173,7 @@ def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = 
     )
 
 
-# Training -----------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
 
 
 def train(
@@ -177,8 +187,8 @@ def train(
     """Train on ``scans`` and write the model file.
 
     Args:
-        checkpoint: Where the state is kept; if it is there already, training goes on from it, to the very weights
-            that an uninterrupted run gives (same machine, same number of threads).
+        checkpoint: Where the state is kept; if it is there already, training goes on from it, to
+            the very weights that an uninterrupted run gives (same machine, same number of threads).
 
     Raises:
         ValueError: No scans, or the checkpoint is of other settings or other scans.
@@ -197,9 +207,18 @@ def train(
 
 
 def draw_batch(scans: list[Scan], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
-    """Inputs (batch, 3, patch, patch) and HU targets (batch, 1, patch, patch) of one step, in normalised units.
+    """Inputs and targets of one step, in normalised units.
 
-    People are drawn with equal chance, then one of their scans, a slice, a voxel size, a scan's settings, a patch.
+    People are drawn with equal chance, then one of their scans, a slice, a voxel size, a scan's
+    settings, a patch.
+
+    Args:
+        scans: Of everybody trained on.
+        settings: Sizes, and the seed.
+        step: Number of the step, from which the random numbers follow.
+
+    Returns:
+        Inputs of shape (batch, 3, patch, patch), HU targets of shape (batch, 1, patch, patch).
     """
     rng = np.random.default_rng([settings.seed, step])
     people = sorted({s.person for s in scans})
@@ -219,7 +238,8 @@ def _draw_patch(
     finest = min(max(finest, 0.85 * max(scan.spacing_mm[:2])), coarsest)
     spacing = float(np.exp(rng.uniform(np.log(finest), np.log(coarsest))))
     k = int(rng.choice(np.flatnonzero(scan.body.any((1, 2)))))
-    # Scans differ in how sharp and how noisy they are at a given voxel size: smoothed before sampling or not.
+    # Scans differ in how sharp and how noisy they are at a given voxel size: smoothed before
+    # sampling or not.
     slice_ = resampled(scan, spacing, slice(k, k + 1), smooth=bool(rng.random() < 0.5))
 
     # The body may lie anywhere in the image, with air around it.
@@ -236,7 +256,8 @@ def _draw_patch(
 
 
 def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square of [channel, j, i]: one in two holds a voxel of ``wanted`` [j, i], the others lie anywhere.
+    """A square of [channel, j, i]: one in two holds a voxel of ``wanted`` [j, i], the others lie
+    anywhere.
 
     What is smaller than the square gets air at the far side.
     """
@@ -302,7 +323,9 @@ def _architecture(settings: TrainSettings) -> dict:
 
 
 def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
-    """The card of a model trained on ``scans``; figures are added by ``evaluate`` (``models.record_quality``)."""
+    """The card of a model trained on ``scans``; figures are added by ``evaluate``
+    (``models.record_quality``).
+    """
     names = tuple(sorted(s.name for s in scans))
     size_multiple = 2 ** (len(settings.features) - 1)
     return models.Card(
@@ -324,14 +347,15 @@ def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
     )
 
 
-# Evaluation ---------------------------------------------------------------------------------------------------------
+# Evaluation ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
     """One person's scan at the working spacing, its simulated Dixon images, and where the body is.
 
-    ``images`` float32 [3, k, j, i] in the order of ``INPUTS``, scanner units; ``hu`` clipped to the network's range.
+    ``images`` float32 [3, k, j, i] in the order of ``INPUTS``, scanner units; ``hu`` clipped to the
+    network's range.
     """
 
     scan: Scan
@@ -357,20 +381,22 @@ def make_case(scan: Scan, settings: DixonSettings = DixonSettings(), seed: int =
 def evaluate(
     scans: list[Scan], trained: list[models.Model], seed: int = 0, progress: Progress | None = None
 ) -> Table:
-    """Mean absolute error in HU on people that a model was not trained on, beside two trivial predictors.
+    """Mean absolute error in HU on people that a model was not trained on, beside two trivial
+    predictors.
 
-    Every model is measured on every person of whom it saw no scan, as a Dixon scan of default settings sees them; the
-    predictors are fitted on the scans that it did see:
+    Every model is measured on every person of whom it saw no scan, as a Dixon scan of default
+    settings sees them; the predictors are fitted on the scans that it did see:
 
     - "constant": the median HU of the body wherever the body is (which it is told), air elsewhere;
-    - "voxel by voxel": the median HU of the training voxels with like in-phase, fat and water values; the scans'
-      settings are drawn as in training;
-    - "voxel by voxel, settings known": the same, fitted on scans of exactly the settings it is tested on, which no
-      network is given.
+    - "voxel by voxel": the median HU of the training voxels with like in-phase, fat and water
+      values; the scans' settings are drawn as in training;
+    - "voxel by voxel, settings known": the same, fitted on scans of exactly the settings it is
+      tested on, which no network is given.
 
     Returns:
-        A row per model and scan, and at the end the mean over people: columns "model", "person", "scan",
-        "predictor", "MAE in the body (HU)", "MAE in bone (HU)" (above 200 HU), "mean error in bone (HU)".
+        A row per model and scan, and at the end the mean over people: columns "model", "person",
+        "scan", "predictor", "MAE in the body (HU)", "MAE in bone (HU)" (above 200 HU), "mean error
+        in bone (HU)".
 
     Raises:
         ValueError: No model leaves any of these people out.
@@ -460,7 +486,9 @@ def _constant(fit: list[Case]):
 
 
 def _voxelwise(fit: list[Case], model: models.Model):
-    """Median HU of the training voxels in the same cell of a 24 x 16 x 16 grid over the normalised channels."""
+    """Median HU of the training voxels in the same cell of a 24 x 16 x 16 grid over the normalised
+    channels.
+    """
     cells = np.concatenate([_cells(c, model) for c in fit])
     hu = np.concatenate([c.hu.ravel() for c in fit])
     order = np.lexsort((hu, cells))

@@ -1,9 +1,11 @@
-"""The anatomy-safe change of an MR image: a strictly monotone tone curve after smooth multiplicative and additive fields.
+"""The anatomy-safe change of an MR image: a strictly monotone tone curve after smooth
+multiplicative and additive fields.
 
-T(x) = curve(m x + a) at every voxel, x in scaled units (see ``mr``). No structure of clear contrast can appear or vanish: at
-one place T never exchanges two intensities, between neighbouring places only where they are closer than ``order_margin``, and
-``inverse`` takes the change back. The fields are uniform cubic B-splines whose control points lie at places in the
-patient (RAS mm), so that T means the same on every grid. Nothing here cuts to a range: the caller does, afterwards.
+T(x) = curve(m x + a) at every voxel, x in scaled units (see ``mr``). No structure of clear contrast
+can appear or vanish: at one place T never exchanges two intensities, between neighbouring places
+only where they are closer than ``order_margin``, and ``inverse`` takes the change back. The fields
+are uniform cubic B-splines whose control points lie at places in the patient (RAS mm), so that T
+means the same on every grid. Nothing here cuts to a range: the caller does, afterwards.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class ToneField:
     """T(x) = curve(m x + a).
 
     Attributes:
-        knots: (2, K) float64, K >= 2: where the curve is given and its values, both strictly increasing; straight between
-            knots, and beyond the outermost as steep as the outermost piece.
+        knots: (2, K) float64, K >= 2: where the curve is given and its values, both strictly
+            increasing; straight between knots, and beyond the outermost as steep as the outermost
+            piece.
         log_m: (k, j, i) control values of log m; m = exp of the B-spline.
         a: (k, j, i) control values of the additive field, scaled units; the shape of ``log_m``.
-        control_to_ras: 4x4: indices (i, j, k, 1) of control points to millimetres. Beyond the outer control points their
-            values go on.
+        control_to_ras: 4x4: indices (i, j, k, 1) of control points to millimetres. Beyond the outer
+            control points their values go on.
     """
 
     knots: np.ndarray
@@ -59,21 +62,31 @@ class ToneField:
             np.array([[0.0, 1.0], [0.0, 1.0]]), np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), np.eye(4)
         )
 
-    # The change -----------------------------------------------------------------------------------------------------
+    # The change -----------------------------------------------------------------------------------
 
     def apply(
         self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None
     ) -> np.ndarray:
         """T of a scaled image [k, j, i] on any grid, float32, not cut to a range.
 
-        ``where`` limits it to tissue (boolean, the image's shape); elsewhere the image stays as it is.
+        ``where`` limits it to tissue (boolean, the image's shape); elsewhere the image stays as it
+        is.
         """
         return self._per_voxel(image, ijk_to_ras, where, lambda x, m, a: self.curve(m * x + a))
 
     def inverse(
         self, image: np.ndarray, ijk_to_ras: np.ndarray, where: np.ndarray | None = None
     ) -> np.ndarray:
-        """The image that ``apply`` made this one of, float32."""
+        """The image that ``apply`` made this one of.
+
+        Args:
+            image: [k, j, i], scaled.
+            ijk_to_ras: 4x4, voxel indices to RAS mm.
+            where: Boolean, of the same shape: only there.
+
+        Returns:
+            float32, of the same shape.
+        """
         return self._per_voxel(
             image, ijk_to_ras, where, lambda y, m, a: (self.curve_inverse(y) - a) / m
         )
@@ -83,7 +96,7 @@ class ToneField:
         return _straight_pieces(values, *self.knots)
 
     def curve_inverse(self, values: np.ndarray) -> np.ndarray:
-        """What the curve takes to these values, float64."""
+        """What the curve takes to these values, float64 of the same shape."""
         return _straight_pieces(values, *self.knots[::-1])
 
     def fields(self, volume: Volume) -> tuple[Volume, Volume]:
@@ -112,13 +125,13 @@ class ToneField:
             values[inside] = change(values[inside].astype(np.float64), *self.fields_at(points))
         return result
 
-    # How far it can go ----------------------------------------------------------------------------------------------
+    # How far it can go ----------------------------------------------------------------------------
 
     def steepest(self) -> tuple[float, float]:
         """Bounds on |grad log m| and |grad a|, per mm, that hold everywhere.
 
-        A uniform cubic B-spline is nowhere steeper along an axis than the largest step between neighbouring control
-        points; the matrix turns steps into millimetres.
+        A uniform cubic B-spline is nowhere steeper along an axis than the largest step between
+        neighbouring control points; the matrix turns steps into millimetres.
         """
         per_mm = np.linalg.norm(np.linalg.inv(self.control_to_ras[:3, :3]), 2)
         return tuple(
@@ -132,16 +145,18 @@ class ToneField:
         )
 
     def order_margin(self, distance_mm: float, brightest: float = 1.3) -> float:
-        """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they differ by more than this.
+        """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they
+        differ by more than this.
 
-        For x_p > x_q, m_p x_p + a_p > m_q x_q + a_q follows from x_p - x_q > x_q (m_q / m_p - 1) + (a_q - a_p) / m_p.
+        For x_p > x_q, m_p x_p + a_p > m_q x_q + a_q follows from x_p - x_q > x_q (m_q / m_p - 1) +
+        (a_q - a_p) / m_p.
         """
         slope_m, slope_a = self.steepest()
         return brightest * np.expm1(slope_m * distance_mm) + slope_a * distance_mm / np.exp(
             self.log_m.min()
         )
 
-    # As numbers -----------------------------------------------------------------------------------------------------
+    # As numbers -----------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
         """Plain lists, for JSON: a T read back is the same to the last bit."""
@@ -155,7 +170,9 @@ class ToneField:
 
     @staticmethod
     def from_dict(numbers: dict) -> ToneField:
-        """Read what ``to_dict`` gave. Raises ToneFieldError if anything is missing or is no tone curve or field."""
+        """Read what ``to_dict`` gave. Raises ToneFieldError if anything is missing or is no tone
+        curve or field.
+        """
         try:
             curve = [numbers["curve"]["input"], numbers["curve"]["output"]]
             return ToneField(curve, *(numbers[name] for name in ("log_m", "a", "control_to_ras")))
@@ -168,13 +185,22 @@ class ToneField:
 
 
 def bspline(control: np.ndarray, kji: np.ndarray) -> np.ndarray:
-    """The uniform cubic B-spline of control values (k, j, i) at index positions (3, N), float64; ends go on.
+    """The uniform cubic B-spline of control values; beyond its ends it goes on.
 
-    A weighted mean of control values, weights positive: it never leaves their range. Twice continuously differentiable.
+    A weighted mean of control values, weights positive: it never leaves their range. It can be
+    differentiated twice.
+
+    Args:
+        control: [k, j, i].
+        kji: Positions among the control values, in their indices, shape (3, N).
+
+    Returns:
+        (N,) float64.
     """
     if control.size == 1:
         return np.full(kji.shape[1], control.item())
-    # Ends repeated twice: SciPy's own way with ends would put a kink there. Farther out nothing changes any more.
+    # Ends repeated twice: SciPy's own way with ends would put a kink there. Farther out nothing
+    # changes any more.
     inside = np.clip(kji, -2.0, np.array(control.shape)[:, None] + 1.0) + 2.0
     return ndimage.map_coordinates(
         np.pad(control, 2, mode="edge"), inside, order=3, prefilter=False, mode="nearest"
@@ -182,7 +208,15 @@ def bspline(control: np.ndarray, kji: np.ndarray) -> np.ndarray:
 
 
 def bspline_matrix(count: int, positions: np.ndarray) -> np.ndarray:
-    """(len(positions), count): what ``bspline`` makes, along one axis, of each of ``count`` control values alone."""
+    """What ``bspline`` makes, along one axis, of each control value alone.
+
+    Args:
+        count: Control values along the axis.
+        positions: In their indices, (N,).
+
+    Returns:
+        Matrix of shape (N, count).
+    """
     where = np.zeros((3, len(positions)))
     where[2] = positions
     return np.stack([bspline(unit[None, None], where) for unit in np.eye(count)], axis=1)
@@ -195,10 +229,11 @@ def strictly_increasing(
     least_slope: float = 0.02,
     greatest_slope: float = 50.0,
 ) -> np.ndarray:
-    """Knots (2, K) of a tone curve from points that rise, but perhaps not strictly or not gently (matched quantiles).
+    """Knots (2, K) of a tone curve from points that rise, but perhaps not strictly or not gently
+    (matched quantiles).
 
-    Points closer than ``least_step`` in x to the one before are left out; slopes are cut to the given range, and y is
-    summed up again from the middle, so that the middle stays where it was.
+    Points closer than ``least_step`` in x to the one before are left out; slopes are cut to the
+    given range, and y is summed up again from the middle, so that the middle stays where it was.
     """
     keep = [0]
     for k in range(1, len(x)):
@@ -221,7 +256,9 @@ def _straight_pieces(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nda
 
 
 def _slabs(shape, ijk_to_ras, where) -> Iterator[tuple[slice, np.ndarray]]:
-    """Slices of the first axis, about a million voxels each, and the RAS points (3, N) of their (chosen) voxels."""
+    """Slices of the first axis, about a million voxels each, and the RAS points (3, N) of their
+    (chosen) voxels.
+    """
     thickness = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], thickness):
         slab = slice(start, min(start + thickness, shape[0]))

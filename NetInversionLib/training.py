@@ -1,4 +1,6 @@
-"""What every training has in common: processes side by side, steps, checkpoints, learning rates, running means of the weights."""
+"""What every training has in common: processes side by side, steps, checkpoints, learning rates,
+running means of the weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from .results import Progress
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together (``torchrun`` starts them and tells each its place), or just this one."""
+    """The processes that train together (``torchrun`` starts them and tells each its place), or
+    just this one.
+    """
 
     rank: int = 0
     size: int = 1
@@ -49,11 +53,15 @@ class Group:
             )
 
     def share(self, *batch: Tensor) -> list[Tensor]:
-        """This process' part of a batch."""
+        """This process' part of a batch: of each tensor (N, ...) every ``size``-th part of its
+        first axis.
+        """
         return [part[self.rank :: self.size] for part in batch]
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each by its mean over the processes; the same bits everywhere."""
+        """Replace each tensor, of any shape, by its mean over the processes; the same bits
+        everywhere.
+        """
         if self.size > 1 and tensors:
             flat = torch.cat([t.flatten() for t in tensors])
             distributed.all_reduce(flat)
@@ -63,11 +71,14 @@ class Group:
 
 
 class State:
-    """Networks and optimisers in training, step, history and the values since its last entry: all that a checkpoint holds.
+    """Networks and optimisers in training, step, history and the values since its last entry: all
+    that a checkpoint holds.
 
     Args:
-        settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step of the running mean.
-        names: Of people and networks trained on; a checkpoint of other names or settings is refused.
+        settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step
+            of the running mean.
+        names: Of people and networks trained on; a checkpoint of other names or settings is
+            refused.
         network: The network whose weights are averaged.
         parts: Other networks, and the optimisers, by name.
     """
@@ -86,7 +97,9 @@ class State:
 
     @property
     def rate(self) -> float:
-        """The learning rate now: it rises over the first twentieth of the steps and falls as half a cosine."""
+        """The learning rate now: it rises over the first twentieth of the steps and falls as half a
+        cosine.
+        """
         s = self.settings
         return s.learning_rate * min(
             (self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps)
@@ -119,7 +132,9 @@ class State:
         optimiser.step()
 
     def places(self, group: Group) -> Tensor:
-        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process' part of the batch."""
+        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process'
+        part of the batch.
+        """
         generator = torch.Generator().manual_seed(self.settings.seed + self.step)
         return group.share(torch.rand(self.settings.batch, 1, 1, 1, generator=generator))[0]
 
@@ -187,13 +202,17 @@ def run(
     every: int | None = None,
     begin: Callable[[], None] | None = None,
 ) -> None:
-    """Train to the last step, with checkpoints, learning curve and time left; goes on from the checkpoint if it is there.
+    """Train to the last step, with checkpoints, learning curve and time left; goes on from the
+    checkpoint if it is there.
 
     Args:
-        advance: Makes step ``state.step`` and returns the figure that it reached on this process' part of the batch.
-        titles: Of that figure, and of what ``judge`` says of held-out people, which the first process asks at every entry.
-        every: Steps between entries of ``state.history`` [step, mean figure since the last entry, the judge's or NaN]; as
-            between checkpoints if None. ``state.settings`` has ``checkpoint_every`` too.
+        advance: Makes step ``state.step`` and returns the figure that it reached on this process'
+            part of the batch.
+        titles: Of that figure, and of what ``judge`` says of held-out people, which the first
+            process asks at every entry.
+        every: Steps between entries of ``state.history`` [step, mean figure since the last entry,
+            the judge's or NaN]; as between checkpoints if None. ``state.settings`` has
+            ``checkpoint_every`` too.
         begin: Called before a training that does not go on from a checkpoint.
 
     Raises:

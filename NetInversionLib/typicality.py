@@ -1,26 +1,30 @@
 """The gate: may this scan be harmonized, and may the result be trusted?
 
-What the target scanner's people look like is learned from their scans alone (``fit``), as a few named arrays that a model file
-carries. A scan is compared with them on a grid of about 2 mm, after an affine alignment to the people's mean on a grid of 4 mm
-that starts from the header's axes. Neither trusts brightness: images are first freed of smooth fields, and alignment and
-likeness allow any function from the mean's intensities to the scan's. The order of tissues is judged apart, and shows what
-matched histograms hide: a T2 is dark in white matter whatever curve it went through.
+What the target scanner's people look like is learned from their scans alone (``fit``), as a few
+named arrays that a model file carries. A scan is compared with them on a grid of about 2 mm, after
+an affine alignment to the people's mean on a grid of 4 mm that starts from the header's axes.
+Neither trusts brightness: images are first freed of smooth fields, and alignment and likeness allow
+any function from the mean's intensities to the scan's. The order of tissues is judged apart, and
+shows what matched histograms hide: a T2 is dark in white matter whatever curve it went through.
 
     statistics = fit(scans of the target)
     checks = check_source(source, statistics)  # seconds, before any harmonization
     checks += check_result(source, result, statistics, bits_per_dim)
     word, reasons = verdict(checks)  # "accepted", "flagged" or "refused"
 
-All limits come from the target's people, each one's figures taken with that person left out of the mean:
+All limits come from the target's people, each one's figures taken with that person left out of the
+mean:
 
-    size        half the smallest to twice the largest volume, two thirds to one and a half times their extents
-    likeness    halfway between the least likely person and the likeliest one turned upside down or back to front
-    tissues     a quarter of the least contrast that a person shows
-    left, right the mirror image of a tenth of the median person's asymmetry (refused: of half); within a tenth on either side
+    size        half the smallest to twice the largest volume, two thirds to one and a half times
+    their extents likeness    halfway between the least likely person and the likeliest one turned
+    upside down or back to front tissues     a quarter of the least contrast that a person shows
+    left, right the mirror image of a tenth of the median person's asymmetry (refused: of half);
+    within a tenth on either side
                 nothing is decided, and a symmetric brain passes
-    all others  where 99.9 % of further people would lie if figures (or their logarithms) were normal; three times as far out for
-                the source, which comes from other scanners, but a quarter farther out for its unevenness, which a tone curve
-                changes by a tenth, and no farther for repetition, which no scanner shows
+    all others  where 99.9 % of further people would lie if figures (or their logarithms) were
+                normal; three times as far out for the source, which comes from other scanners, but
+                a quarter farther out for its unevenness, which a tone curve changes by a tenth, and
+                no farther for repetition, which no scanner shows
 """
 
 from __future__ import annotations
@@ -85,7 +89,8 @@ LOGARITHMIC = FIGURES[10:]
 class Check:
     """One figure and its limits. ``words`` say what was found, and what to do if it did not pass.
 
-    ``severity`` is what a failure means: "refused" or "flagged". A figure without limits is reported only.
+    ``severity`` is what a failure means: "refused" or "flagged". A figure without limits is
+    reported only.
     """
 
     name: str
@@ -125,11 +130,13 @@ def table(checks: Iterable[Check]) -> Table:
     )
 
 
-# Checks -------------------------------------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
 def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list[Check]:
-    """Is this the body part that the model knows, placed as its header says, of the right contrast, whole and clean?"""
+    """Is this the body part that the model knows, placed as its header says, of the right contrast,
+    whole and clean?
+    """
     if not _learned(statistics):
         return [_unlearned()]
     limits = Limits(statistics)
@@ -148,13 +155,16 @@ def check_result(
     statistics: dict[str, np.ndarray],
     bits_per_dim: float | None = None,
 ) -> list[Check]:
-    """Is the result typical of the target's people, neither too unlikely nor too likely, and as sharp as it may be?
+    """Is the result typical of the target's people, neither too unlikely nor too likely, and as
+    sharp as it may be?
 
     Args:
         source: What was harmonized; its ``look``, where it was checked before, saves looking again.
         result: The same scan with the harmonized image.
-        statistics: From ``fit``; "bits_per_dim" and "held_out" of ``mrflow`` too, where a flow was trained.
-        bits_per_dim: Of the result under that flow, the mean over the orientations; None leaves this check out.
+        statistics: From ``fit``; "bits_per_dim" and "held_out" of ``mrflow`` too, where a flow was
+            trained.
+        bits_per_dim: Of the result under that flow, the mean over the orientations; None leaves
+            this check out.
     """
     if not _learned(statistics):
         return [_unlearned()]
@@ -175,7 +185,8 @@ def check_result(
         ),
     ):
         low, high = limits.normal(name)
-        # What the source was like is no fault of the result; a curve that gives grey and white their due contrast raises noise.
+        # What the source was like is no fault of the result; a curve that gives grey and white
+        # their due contrast raises noise.
         low, high = min(low, before[name] / LOSS), max(high, before[name] * GAIN)
         checks.append(
             _two_sided(
@@ -298,7 +309,8 @@ def _anatomy_checks(
         checks.append(
             _side_check(found["asymmetry"], float(np.median(limits.column("asymmetry"))), which)
         )
-    # Of a poor likeness to which the contrast is all that is wrong, the contrast is what to speak of.
+    # Of a poor likeness to which the contrast is all that is wrong, the contrast is what to speak
+    # of.
     wrong_contrast = poor and len(checks) > 1 and not all(c.passed for c in checks[1:])
     return checks[1:] + checks[:1] if wrong_contrast else checks
 
@@ -417,7 +429,7 @@ def _bits_check(value: float, statistics: dict[str, np.ndarray]) -> Check:
     )
 
 
-# Limits -------------------------------------------------------------------------------------------------------------
+# Limits -------------------------------------------------------------------------------------------
 
 
 class Limits:
@@ -449,7 +461,15 @@ class Limits:
 
 
 def prediction(people: np.ndarray, factor: float = 1.0) -> tuple[float, float]:
-    """Where ``CONFIDENCE`` of further people lie if figures are normal, widened by ``factor``."""
+    """Where ``CONFIDENCE`` of further people lie if figures are normal.
+
+    Args:
+        people: A figure of each person, of shape (people,).
+        factor: Widens the range.
+
+    Returns:
+        The lowest and the highest value.
+    """
     n = len(people)
     half = (
         stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * people.std(ddof=1) * np.sqrt(1 + 1 / n) * factor
@@ -457,17 +477,18 @@ def prediction(people: np.ndarray, factor: float = 1.0) -> tuple[float, float]:
     return float(people.mean() - half), float(people.mean() + half)
 
 
-# Learning the target ------------------------------------------------------------------------------------------------
+# Learning the target ------------------------------------------------------------------------------
 
 
 def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np.ndarray]:
     """What the gate needs to know of a target domain, float32 arrays; takes one scan at a time.
 
     Returns:
-        "gate_template" and "gate_mask" (42, 52, 42): mean over people of the image freed of fields, and of the mask;
-        "gate_asymmetry" (42, 52, 42): weights by which an asymmetry (see ``asymmetry``) tells an image from its mirror image;
-        "gate_figures" (people, len(FIGURES)); "gate_turned" (people,): each one's greatest likeness when turned;
-        "gate_quantiles" (65,): mean over people of the quantiles of scaled values inside the mask.
+        "gate_template" and "gate_mask" (42, 52, 42): mean over people of the image freed of fields,
+        and of the mask; "gate_asymmetry" (42, 52, 42): weights by which an asymmetry (see
+        ``asymmetry``) tells an image from its mirror image; "gate_figures" (people, len(FIGURES));
+        "gate_turned" (people,): each one's greatest likeness when turned; "gate_quantiles" (65,):
+        mean over people of the quantiles of scaled values inside the mask.
 
     Raises:
         ValueError: Fewer than two scans.
@@ -531,9 +552,11 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
 
 
 def _handed(asymmetries: np.ndarray) -> np.ndarray:
-    """The weights that tell people best from their mirror images, by Fisher's linear discriminant; the mean person gets 1.
+    """The weights that tell people best from their mirror images, by Fisher's linear discriminant;
+    the mean person gets 1.
 
-    The covariance of so few people is made invertible by a share of its mean variance (Woodbury's identity spares the matrix).
+    The covariance of so few people is made invertible by a share of its mean variance (Woodbury's
+    identity spares the matrix).
     """
     count = len(asymmetries)
     flat = asymmetries.reshape(count, -1).astype(np.float64)
@@ -546,16 +569,18 @@ def _handed(asymmetries: np.ndarray) -> np.ndarray:
     return (weights / max(weights @ (mean * scale), 1e-12)).reshape(asymmetries.shape[1:])
 
 
-# Looking ------------------------------------------------------------------------------------------------------------
+# Looking ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Look:
-    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's; arrays [k, j, i].
+    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's; arrays [k,
+    j, i].
 
     Attributes:
         image: Scaled intensities, 0 outside the mask.
-        flat: Freed of smooth fields: mean 0 and deviation 1 in every neighbourhood, 0 outside the mask.
+        flat: Freed of smooth fields: mean 0 and deviation 1 in every neighbourhood, 0 outside the
+            mask.
         mask: Boolean.
         matrix: Indices (i, j, k, 1) to RAS mm.
     """
@@ -585,7 +610,8 @@ def look(scan: Scan | Look) -> Look:
 
 
 def shrink(scan: Scan) -> Scan:
-    """The scan on the grid that the gate looks at: cropped to its mask, smoothed where it is finer, and taken at 2 mm.
+    """The scan on the grid that the gate looks at: cropped to its mask, smoothed where it is finer,
+    and taken at 2 mm.
 
     What is at 2 mm already keeps its values: looking at a shrunk scan is looking at the scan.
     """
@@ -615,7 +641,17 @@ def _extent(mask: np.ndarray, axis: int, margin: int = 0) -> tuple[int, int]:
 
 
 def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Inside the mask: minus the mean and over the deviation of the neighbourhood (Gaussian of 14 mm); 0 outside."""
+    """An image freed of what varies slowly: inside the mask minus the mean of the neighbourhood.
+
+    It is divided by the neighbourhood's deviation (Gaussian of 14 mm).
+
+    Args:
+        image: [k, j, i], any unit.
+        mask: Boolean, of the same shape.
+
+    Returns:
+        Of the same shape; 0 outside the mask.
+    """
 
     def blur(array):
         return ndimage.gaussian_filter(
@@ -629,7 +665,7 @@ def flattened(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.clip(centred / np.maximum(deviation, floor), -4, 4).astype(np.float32) * mask
 
 
-# Figures ------------------------------------------------------------------------------------------------------------
+# Figures ------------------------------------------------------------------------------------------
 
 
 def size(seen: Look) -> dict[str, float]:
@@ -646,7 +682,9 @@ def size(seen: Look) -> dict[str, float]:
 
 
 def anatomy(placed: np.ndarray, template: Template) -> dict[str, float]:
-    """Likeness to the template, order of tissues and asymmetry, of a scan's (flat image, mask) on the template's grid."""
+    """Likeness to the template, order of tissues and asymmetry, of a scan's (flat image, mask) on
+    the template's grid.
+    """
     flat = placed[0]
     dark, grey, white = template.tissues
     return {
@@ -658,16 +696,28 @@ def anatomy(placed: np.ndarray, template: Template) -> dict[str, float]:
 
 
 def likeness(flat: np.ndarray, template: Template) -> float:
-    """Correlation ratio, 0 to 1: the share of the image's variance that some function of the template's value explains."""
+    """Correlation ratio: the share of the image's variance that the template's value explains.
+
+    Args:
+        flat: A flat image on the template's grid, [k, j, i].
+        template: Of the target's people.
+
+    Returns:
+        0 to 1, for the best function of the template's value.
+    """
     values = flat[template.inside].astype(np.float64)
     residual = values - _by_bin(values, template.bins[template.inside])
     return float(1 - np.mean(residual**2) / values.var()) if values.var() > 1e-9 else 0.0
 
 
 def asymmetry(flat: np.ndarray) -> np.ndarray:
-    """A flat image on the template's grid minus its mirror image, without what is finer than 4 mm or coarser than 8 mm.
+    """A flat image minus its mirror image, without what is finer than 4 mm or coarser than 8 mm.
 
-    Finer folds differ between people; coarser shades are where remains of a field would be taken for anatomy.
+    Finer folds differ between people; coarser shades are where remains of a field would be taken
+    for anatomy.
+
+    Args:
+        flat: On the template's grid, [k, j, i].
     """
     difference = flat - flat[:, :, ::-1]
     fine, coarse = (
@@ -677,18 +727,21 @@ def asymmetry(flat: np.ndarray) -> np.ndarray:
 
 
 def _handedness(found: np.ndarray, template: Template) -> float:
-    """How much there is of the people's mean asymmetry: 1 for their mean, -1 for its mirror image, 0 for a symmetric brain."""
+    """How much there is of the people's mean asymmetry: 1 for their mean, -1 for its mirror image,
+    0 for a symmetric brain.
+    """
     return float((found.astype(np.float64) * template.asymmetry)[template.inside].sum())
 
 
 def quality(seen: Look) -> dict[str, float]:
     """What artefacts change.
 
-    "cut face": largest cross-section within 4 mm of an end of the mask, over the largest anywhere; "slice jump": largest
-    difference of a slice's sum from its neighbours' mean, over the largest sum; "noise" and "sharpness": root mean square of
-    what a Gaussian of 2 mm takes away, in the quiet tenth and at the upper quarter of places; "unevenness": the former over the
-    latter (detail lies at edges, noise and what motion spreads lie everywhere); "stripes": strongest single frequency over the
-    median of its length's; "repetition": see ``repetition``.
+    "cut face": largest cross-section within 4 mm of an end of the mask, over the largest anywhere;
+    "slice jump": largest difference of a slice's sum from its neighbours' mean, over the largest
+    sum; "noise" and "sharpness": root mean square of what a Gaussian of 2 mm takes away, in the
+    quiet tenth and at the upper quarter of places; "unevenness": the former over the latter (detail
+    lies at edges, noise and what motion spreads lie everywhere); "stripes": strongest single
+    frequency over the median of its length's; "repetition": see ``repetition``.
     """
     core = ndimage.binary_erosion(seen.mask, iterations=2)
     core = core if core.any() else seen.mask
@@ -718,7 +771,11 @@ def quality(seen: Look) -> dict[str, float]:
 
 
 def stripes(flat: np.ndarray) -> float:
-    """The strongest single frequency beyond 0.1 per voxel, over the median amplitude of frequencies as high."""
+    """The strongest single frequency beyond 0.1 per voxel, over the median of frequencies as high.
+
+    Args:
+        flat: A flat image, [k, j, i].
+    """
     amplitude = np.abs(np.fft.rfftn(flat))
     frequencies = np.meshgrid(
         *(np.fft.fftfreq(n) for n in flat.shape[:2]), np.fft.rfftfreq(flat.shape[2]), indexing="ij"
@@ -729,11 +786,12 @@ def stripes(flat: np.ndarray) -> float:
 
 
 def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
-    """Largest correlation of fine detail with itself 20 mm or farther along a voxel axis, as a ghost or a folded image has it,
-    over the root mean square of those at all such distances, which is what chance gives.
+    """Largest correlation of fine detail with itself 20 mm or farther along a voxel axis, as a
+    ghost or a folded image has it, over the root mean square of those at all such distances, which
+    is what chance gives.
 
-    Each correlation is multiplied by the square root of the share of the mask that overlaps its shifted self (2 % at least),
-    for chance correlations grow with its inverse.
+    Each correlation is multiplied by the square root of the share of the mask that overlaps its
+    shifted self (2 % at least), for chance correlations grow with its inverse.
 
     Args:
         detail: 0 outside ``mask``.
@@ -764,14 +822,20 @@ def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
 
 
 def histogram_distance(seen: Look, quantiles: np.ndarray) -> float:
-    """Wasserstein distance of the scaled values inside the mask to a distribution known by its quantiles (65,)."""
+    """Wasserstein distance of the scaled values inside the mask to a known distribution.
+
+    Args:
+        seen: Of the scan.
+        quantiles: Of the distribution, at even fractions, of shape (65,).
+    """
     return float(np.mean(np.abs(np.quantile(seen.inside, FRACTIONS) - quantiles)))
 
 
-# Alignment ----------------------------------------------------------------------------------------------------------
+# Alignment ----------------------------------------------------------------------------------------
 
-# Rotations by multiples of 90 degrees, the first three being none, front to back and upside down (with left and right
-# exchanged, which hardly matters to the fit of a brain, as a mirror image would have it).
+# Rotations by multiples of 90 degrees, the first three being none, front to back and upside down
+# (with left and right exchanged, which hardly matters to the fit of a brain, as a mirror image
+# would have it).
 _SIGNED = [
     np.eye(3)[:, list(axes)] * signs
     for axes in permutations(range(3))
@@ -784,11 +848,12 @@ TURNS = _FIRST + [
 
 
 class Template:
-    """The target's mean on the 4 mm grid: ``flat`` and ``mask`` (42, 52, 42), and where its tissues are; ``asymmetry``, the
-    weights of the same shape that tell a scan from its mirror image.
+    """The target's mean on the 4 mm grid: ``flat`` and ``mask`` (42, 52, 42), and where its tissues
+    are; ``asymmetry``, the weights of the same shape that tell a scan from its mirror image.
 
-    Scans are aligned to the mean of it and its mirror image, ``even_flat`` and ``even_mask``: a scan and its mirror image are
-    then placed alike, and which of them is the right one shows fairly.
+    Scans are aligned to the mean of it and its mirror image, ``even_flat`` and ``even_mask``: a
+    scan and its mirror image are then placed alike, and which of them is the right one shows
+    fairly.
     """
 
     def __init__(self, flat: np.ndarray, mask: np.ndarray, asymmetry: np.ndarray | None = None):
@@ -827,7 +892,8 @@ class Moving:
             ndimage.gaussian_filter(np.asarray(c, np.float32), 1.0, mode="constant")
             for c in (seen.flat, seen.mask)
         ]
-        # Padded, so that masks which touch the border have slopes there too, and a volume of one slice has any.
+        # Padded, so that masks which touch the border have slopes there too, and a volume of one
+        # slice has any.
         self.slopes = [
             [s[1:-1, 1:-1, 1:-1] for s in np.gradient(np.pad(c, 1))] for c in self.channels
         ]
@@ -835,21 +901,42 @@ class Moving:
         self.centre = (seen.matrix @ [i, j, k, 1])[:3]
 
     def start(self, turn: np.ndarray = np.eye(3)) -> np.ndarray:
-        """(3, 4): template points to the scan's RAS mm, centre on centre."""
+        """Template points to the scan's RAS mm, centre on centre.
+
+        Args:
+            turn: 3x3 rotation of the scan.
+
+        Returns:
+            Affine map of shape (3, 4).
+        """
         return np.c_[turn, self.centre]
 
     def _indices(self, places: np.ndarray) -> np.ndarray:
         return (self.inverse[:3, :3] @ places + self.inverse[:3, 3:])[::-1]
 
     def values(self, places: np.ndarray) -> np.ndarray:
-        """(2, N): flat image and mask at RAS places (3, N); 0 outside."""
+        """Flat image and mask at RAS places, 0 outside.
+
+        Args:
+            places: RAS mm, shape (3, N).
+
+        Returns:
+            Shape (2, N).
+        """
         kji = self._indices(places)
         return np.stack([ndimage.map_coordinates(c, kji, order=1) for c in self.channels]).astype(
             np.float64
         )
 
     def gradients(self, places: np.ndarray) -> np.ndarray:
-        """(2, 3, N), per RAS mm."""
+        """Gradients of flat image and mask, per RAS mm.
+
+        Args:
+            places: RAS mm, shape (3, N).
+
+        Returns:
+            Shape (2, 3, N).
+        """
         kji = self._indices(places)
         along = np.stack(
             [
@@ -860,7 +947,14 @@ class Moving:
         return np.einsum("cin,ij->cjn", along.astype(np.float64), self.inverse[:3, :3])
 
     def on_template(self, affine: np.ndarray) -> np.ndarray:
-        """(2, 42, 52, 42): flat image and mask on the template's grid."""
+        """Flat image and mask on the template's grid.
+
+        Args:
+            affine: Template points to RAS mm, shape (3, 4).
+
+        Returns:
+            Shape (2, 42, 52, 42).
+        """
         return self.values(affine @ _points()).reshape(2, *TEMPLATE_SHAPE)
 
 
@@ -873,7 +967,9 @@ def _points(every: int = 1) -> np.ndarray:
 
 
 def place(moving: Moving, template: Template) -> np.ndarray:
-    """The best affine map (see ``align``) from the header's placement, on every other template point first."""
+    """The best affine map (see ``align``) from the header's placement, on every other template
+    point first.
+    """
     return align(moving, template, align(moving, template, moving.start(), 2, FIRST_STEPS)[0])[0]
 
 
@@ -887,8 +983,9 @@ def align(
 ) -> tuple[np.ndarray, float]:
     """The affine map (3, 4) from template points to the scan's RAS mm that fits best, and its cost.
 
-    Gauss-Newton on two residuals: mask minus mask near the template, and, inside it, the image minus its mean over the places
-    of like template value (so that any contrast fits as well). Nothing random: the same scan gives the same map.
+    Gauss-Newton on two residuals: mask minus mask near the template, and, inside it, the image
+    minus its mean over the places of like template value (so that any contrast fits as well).
+    Nothing random: the same scan gives the same map.
 
     Args:
         every: Take every n-th template point along each axis.

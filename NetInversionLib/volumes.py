@@ -1,7 +1,8 @@
 """Scalar volumes in physical space: checks, regions, reorientation, resampling, files.
 
-Arrays are [k, j, i] (slice, row, column); matrices map voxel indices (i, j, k, 1) to millimetres in RAS. ITK, which
-reads, writes and resamples here, works in LPS: `to_image` and `_geometry` are the only places that convert.
+Arrays are [k, j, i] (slice, row, column); matrices map voxel indices (i, j, k, 1) to millimetres in
+RAS. ITK, which reads, writes and resamples here, works in LPS: `to_image` and `_geometry` are the
+only places that convert.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class VolumeError(ValueError):
 class Volume:
     """A scalar image in patient space.
 
-    ``array`` is [k, j, i] in the type it came in; ``ijk_to_ras`` is 4x4 float64 and maps voxel indices (i, j, k, 1)
-    to millimetres, right-anterior-superior, parent transforms included when it was read from a scene.
+    ``array`` is [k, j, i] in the type it came in; ``ijk_to_ras`` is 4x4 float64 and maps voxel
+    indices (i, j, k, 1) to millimetres, right-anterior-superior, parent transforms included when it
+    was read from a scene.
     """
 
     array: np.ndarray
@@ -51,7 +53,9 @@ class Volume:
         return tuple(float(length) for length in np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0))
 
     def float32(self) -> np.ndarray:
-        """A contiguous float32 copy of the array. Raises VolumeError if a value is not finite or too large."""
+        """A contiguous float32 copy of the array. Raises VolumeError if a value is not finite or
+        too large.
+        """
         with np.errstate(over="ignore"):
             array = np.array(self.array, dtype=np.float32, order="C")
         _require_finite(array, self.name)
@@ -73,11 +77,19 @@ class Volume:
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def check(volume: Volume, finite: bool = True) -> Volume:
-    """Return ``volume`` if it can be used, else raise VolumeError: 3-D, not empty, real, placed in space, finite."""
+    """Return ``volume`` if it can be used.
+
+    Args:
+        volume: Its array must be [k, j, i], not empty and real.
+        finite: Whether every value must be finite.
+
+    Raises:
+        VolumeError: It is not 3-D, empty, not real, not placed in space, or not finite.
+    """
     array, name = volume.array, volume.name
     if array.ndim != 3:
         raise VolumeError(
@@ -126,7 +138,13 @@ def _require_geometry(volume: Volume) -> None:
 
 
 def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
-    """Whether voxel (i, j, k) of both is the same place, to within ``tolerance`` voxels at every corner."""
+    """Whether voxel (i, j, k) of both is the same place, and their shapes are alike.
+
+    Args:
+        a: The one volume.
+        b: The other.
+        tolerance: In voxels, at every corner.
+    """
     if a.shape != b.shape:
         return False
     corners = _corners(_whole(a))
@@ -134,11 +152,14 @@ def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     return bool(np.abs(moved).max() <= tolerance)
 
 
-# ------------------------------------------------------------------------------------------------ axes and regions
+# --------------------------------------------------------------------------------- axes and regions
 
 
 def orientation(volume: Volume) -> str:
-    """Where i, j and k rise to, nearest patient axes: "LPS" means i to the left, j posterior, k superior."""
+    """Where the axes of the [k, j, i] array rise to, nearest patient axes.
+
+    "LPS" means i to the left, j posterior, k superior.
+    """
     axes = _patient_axes(volume.ijk_to_ras)
     return "".join(
         "RAS"[axis] if volume.ijk_to_ras[axis, column] > 0 else "LPI"[axis]
@@ -147,9 +168,11 @@ def orientation(volume: Volume) -> str:
 
 
 def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
-    """(array axis, sign) nearest to a patient direction, one of R L A P S I.
+    """The array axis nearest to a patient direction, one of R L A P S I.
 
-    Axis 0 is k, 1 is j, 2 is i; the sign is +1 if the index rises toward ``direction``.
+    Returns:
+        The axis of the [k, j, i] array (0 is k), and +1 if its index rises toward ``direction``,
+        else -1.
     """
     code = orientation(volume)
     opposite = dict(zip("RLAPSI", "LRPAIS"))[direction]
@@ -158,7 +181,9 @@ def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
 
 
 def _patient_axes(matrix: np.ndarray) -> tuple[int, int, int]:
-    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together: none is taken twice."""
+    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together: none is
+    taken twice.
+    """
     cosines = np.abs(matrix[:3, :3]) / np.linalg.norm(matrix[:3, :3], axis=0)
     return max(
         permutations(range(3)),
@@ -171,15 +196,22 @@ def _whole(volume: Volume) -> Region:
 
 
 def _corners(region: Region) -> np.ndarray:
-    """The 8 corners of a region's outer faces, as columns (i, j, k, 1): voxel centres are whole numbers."""
+    """The 8 corners of a region's outer faces, as columns (i, j, k, 1): voxel centres are whole
+    numbers.
+    """
     k0, k1, j0, j1, i0, i1 = (index - 0.5 for index in region)
     return np.array([(i, j, k, 1.0) for k, j, i in product((k0, k1), (j0, j1), (i0, i1))]).T
 
 
 def crop(volume: Volume, region: Region) -> Volume:
-    """The voxels of ``region`` = (k0, k1, j0, j1, i0, i1), half-open, where they were in space.
+    """The voxels of a region, where they were in space.
 
-    Raises VolumeError if the region is empty or not inside the volume.
+    Args:
+        volume: [k, j, i].
+        region: (k0, k1, j0, j1, i0, i1), half-open.
+
+    Raises:
+        VolumeError: The region is empty or not inside the volume.
     """
     k0, k1, j0, j1, i0, i1 = region
     if not all(
@@ -196,14 +228,20 @@ def crop(volume: Volume, region: Region) -> Volume:
 
 
 def region_from_ras_points(volume: Volume, points: np.ndarray) -> Region:
-    """The smallest region whose voxels hold all ``points`` (N, 3; RAS mm), cut off at the volume's border.
+    """The smallest region whose voxels hold all points, cut off at the volume's border.
 
-    Raises VolumeError if it lies outside the volume.
+    Args:
+        volume: [k, j, i].
+        points: RAS mm, shape (N, 3).
+
+    Raises:
+        VolumeError: It lies outside the volume.
     """
     points = np.asarray(points, dtype=np.float64)
     ijk = (np.linalg.inv(volume.ijk_to_ras) @ np.c_[points, np.ones(len(points))].T)[:3]
     size = np.array(volume.shape[::-1])
-    # A face that lies on the border between two voxels (a millionth of a voxel either way) takes neither neighbour in.
+    # A face that lies on the border between two voxels (a millionth of a voxel either way) takes
+    # neither neighbour in.
     low = np.floor(ijk.min(axis=1) + 0.5 + 1e-6).astype(int)
     high = np.maximum(np.ceil(ijk.max(axis=1) + 0.5 - 1e-6).astype(int), low + 1)
     if (low >= size).any() or (high <= 0).any():
@@ -215,15 +253,22 @@ def region_from_ras_points(volume: Volume, points: np.ndarray) -> Region:
 def region_from_ras_box(
     volume: Volume, low: tuple[float, float, float], high: tuple[float, float, float]
 ) -> Region:
-    """The region that holds the box between RAS corners ``low`` and ``high``, mm (see region_from_ras_points)."""
+    """The region of a [k, j, i] volume that holds the box between two RAS corners, mm.
+
+    Raises:
+        VolumeError: See ``region_from_ras_points``.
+    """
     return region_from_ras_points(volume, np.array(list(product(*zip(low, high)))))
 
 
-# ---------------------------------------------------------------------------------------------------- reorientation
+# ------------------------------------------------------------------------------------ reorientation
 
 
 def reorient(volume: Volume, axes: str = "LPS") -> Volume:
-    """Permute and flip the array axes so that i, j, k rise nearest to ``axes``; no value and no place changes."""
+    """Permute and flip the [k, j, i] array so that i, j, k rise nearest to ``axes``.
+
+    No value and no place changes.
+    """
     letters = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
     wanted = [letters[letter] for letter in axes]
     present = _patient_axes(volume.ijk_to_ras)
@@ -236,9 +281,14 @@ def reorient(volume: Volume, axes: str = "LPS") -> Volume:
 
 
 def reorient_like(volume: Volume, original: Volume) -> Volume:
-    """Undo ``reorient``: put ``volume`` back on the array axes of ``original``, whose grid it covers exactly.
+    """Undo ``reorient``: put a [k, j, i] volume back on the array axes of another.
 
-    Raises VolumeError if the two grids are not the same voxels in another order.
+    Args:
+        volume: It covers the grid of ``original`` exactly.
+        original: Its array axes are taken.
+
+    Raises:
+        VolumeError: The two grids are not the same voxels in another order.
     """
     relation = (
         np.linalg.inv(volume.ijk_to_ras) @ original.ijk_to_ras
@@ -269,11 +319,11 @@ def _permuted(volume: Volume, columns: list[int], flips: list[bool]) -> Volume:
     return replace(volume, array=np.ascontiguousarray(array), ijk_to_ras=volume.ijk_to_ras @ change)
 
 
-# ------------------------------------------------------------------------------------------------------- resampling
+# --------------------------------------------------------------------------------------- resampling
 
 
 def overlap_fraction(volume: Volume, reference: Volume) -> float:
-    """Share (0 to 1) of the reference's voxels whose centres lie inside ``volume``.
+    """Share (0 to 1) of the reference's voxels whose centres lie inside another volume [k, j, i].
 
     Counted on at most 64 positions per axis inside the box that can overlap.
     """
@@ -300,14 +350,19 @@ def overlap_fraction(volume: Volume, reference: Volume) -> float:
 def resample(
     volume: Volume, reference: Volume, order: str = "linear", fill: float | None = None
 ) -> Volume:
-    """``volume`` on the grid of ``reference``; the same grid gives the same values back, untouched.
+    """A volume on the grid of another; the same grid gives the same values back, untouched.
 
     Args:
-        order: "nearest" keeps the type; "linear" gives float32, or float64 for float64 and integers of 32 bits or
-            more. No smoothing goes before: detail finer than the reference's spacing aliases.
-        fill: value outside ``volume``; None takes its smallest value (air in CT, background in MR), False in a mask.
+        volume: [k, j, i].
+        reference: Its grid is taken.
+        order: "nearest" keeps the type; "linear" gives float32, or float64 for float64 and integers
+            of 32 bits or more. No smoothing goes before: detail finer than the reference's spacing
+            aliases.
+        fill: Value outside ``volume``; None takes its smallest value (air in CT, background in MR),
+            False in a mask.
 
-    Raises VolumeError if either grid is unusable, a voxel is not finite, or the two do not overlap.
+    Raises:
+        VolumeError: Either grid is unusable, a voxel is not finite, or the two do not overlap.
     """
     check(volume)
     _require_geometry(reference)
@@ -355,7 +410,10 @@ def _geometry(volume: Volume) -> tuple[list[float], list[float], list[float]]:
 
 
 def to_image(volume: Volume) -> sitk.Image:
-    """An ITK image; bool becomes uint8 and float16 float32, types that ITK lacks."""
+    """An ITK image of a [k, j, i] volume.
+
+    bool becomes uint8 and float16 float32, types that ITK lacks.
+    """
     kind = volume.array.dtype
     kind = {"bool": np.uint8, "float16": np.float32}.get(kind.name, kind.newbyteorder("="))
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, kind))
@@ -374,15 +432,22 @@ def _ijk_to_ras(image) -> np.ndarray:
     return RAS_FROM_LPS @ lps
 
 
-# ------------------------------------------------------------------------------------------------------------ files
+# -------------------------------------------------------------------------------------------- files
 
 
 def load(path: str | os.PathLike) -> Volume:
-    """Read a scalar 3-D image: NIfTI, NRRD, MHA (whatever ITK reads), or a folder that holds one DICOM series.
+    """Read a scalar 3-D image: NIfTI, NRRD, MHA (whatever ITK reads), or a folder of one DICOM
+    series.
 
-    Rescale slope and intercept are applied; a DICOM CT has units "HU", other files none. Where a NIfTI file's two
-    matrices differ, ITK chooses, as in Slicer. Raises VolumeError if there is no such image, it is damaged, 4-D or has
-    several components, or slices are missing.
+    Rescale slope and intercept are applied; a DICOM CT has units "HU", other files none. Where a
+    NIfTI file's two matrices differ, ITK chooses, as in Slicer.
+
+    Returns:
+        The volume, its array [k, j, i].
+
+    Raises:
+        VolumeError: There is no such image, it is damaged, 4-D or has several components, or slices
+            are missing.
     """
     path = Path(path)
     if not path.exists():
@@ -408,7 +473,8 @@ def load(path: str | os.PathLike) -> Volume:
 
 
 def _require_whole_nifti(image: sitk.Image, path: Path) -> None:
-    """ITK fills a NIfTI file that was cut short with anything, and says nothing: count the bytes."""
+    """ITK fills a NIfTI file that was cut short with anything, and says nothing: count the bytes.
+    """
     header = [float(image.GetMetaData(key)) for key in ("vox_offset", "bitpix")]
     needed = header[0] + header[1] / 8 * image.GetNumberOfPixels()
     with open(path, "rb") as file:
@@ -485,9 +551,11 @@ def _slice_tags(reader: sitk.ImageSeriesReader, *tags: str) -> list[list[str]]:
 
 
 def _slice_step(positions: list[list[str]], folder: Path) -> np.ndarray:
-    """The RAS step in mm from slice to slice (a tilted gantry's slant included), from ImagePositionPatient.
+    """The RAS step in mm from slice to slice (a tilted gantry's slant included), from
+    ImagePositionPatient.
 
-    Raises VolumeError if the slices are not evenly spaced: a gap would put everything behind it in the wrong place.
+    Raises VolumeError if the slices are not evenly spaced: a gap would put everything behind it in
+    the wrong place.
     """
     lps = np.array([[float(number) for number in text.split("\\")] for (text,) in positions])
     step = (lps[-1] - lps[0]) / (len(lps) - 1)
@@ -501,10 +569,20 @@ def _slice_step(positions: list[list[str]], folder: Path) -> np.ndarray:
 
 
 def save(volume: Volume, path: str | os.PathLike) -> Path:
-    """Write NIfTI (.nii.gz, .nii), NRRD (.nrrd) or MetaImage (.mha); all or nothing. Returns the path.
+    """Write NIfTI (.nii.gz, .nii), NRRD (.nrrd) or MetaImage (.mha); all or nothing.
 
-    Values come back exactly (bool as uint8, float16 as float32); positions too, in NIfTI to its single precision.
-    Raises VolumeError if the format is unknown, cannot hold this geometry, or the disk refuses.
+    Values come back exactly (bool as uint8, float16 as float32); positions too, in NIfTI to its
+    single precision.
+
+    Args:
+        volume: [k, j, i].
+        path: Its suffix names the format.
+
+    Returns:
+        The path.
+
+    Raises:
+        VolumeError: The format is unknown, cannot hold this geometry, or the disk refuses.
     """
     path = Path(path)
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
@@ -536,7 +614,9 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
 
 
 def scan_name(path: Path) -> str:
-    """What a scan is called in tables and lists: its file's name without the suffix, a folder's whole name."""
+    """What a scan is called in tables and lists: its file's name without the suffix, a folder's
+    whole name.
+    """
     return next(
         (path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.name
     )

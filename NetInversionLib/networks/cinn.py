@@ -1,15 +1,17 @@
-"""Conditional invertible network t(.|z): latents of an autoencoder, given a layer's activations z, to normal noise and back.
+"""Conditional invertible network t(.|z): latents of an autoencoder, given a layer's activations z,
+to normal noise and back.
 
-Blocks of ActNorm, two affine couplings (each half of the channels scales and shifts the other) and a fixed shuffle. A
-shallow network H embeds z in h, and every coupling sees h beside its half. What comes of h alone is the same for all
-samples of one condition: its part of each coupling's first layer is computed once (``CINN.prepared``).
+Blocks of ActNorm, two affine couplings (each half of the channels scales and shifts the other) and
+a fixed shuffle. A shallow network H embeds z in h, and every coupling sees h beside its half. What
+comes of h alone is the same for all samples of one condition: its part of each coupling's first
+layer is computed once (``CINN.prepared``).
 
 Latents are vectors, or maps: then the couplings are convolutions and h is a map of the same size.
 
-Sources:
-    Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (coupling); Kingma & Dhariwal, arXiv:1807.03039 (ActNorm); Rombach,
-    Esser & Ommer, ECCV 2020, arXiv:2008.01777 (invariances by a conditional flow on the latents of an autoencoder, H); Eulig,
-    Ommer & Kachelriess, Med. Phys. 2025;52:188, doi:10.1002/mp.17413 (the published CT networks, which ``from_published`` reads).
+Sources: Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (coupling); Kingma & Dhariwal,
+    arXiv:1807.03039 (ActNorm); Rombach, Esser & Ommer, ECCV 2020, arXiv:2008.01777 (invariances by
+    a conditional flow on the latents of an autoencoder, H); Eulig, Ommer & Kachelriess, Med. Phys.
+    2025;52:188, doi:10.1002/mp.17413 (the published CT networks, which ``from_published`` reads).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from torch.nn import functional as F
 from . import processes, register
 from .flow import CONSTANT, SMALLEST_DEVIATION
 
-# (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory there is.
+# (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory
+# there is.
 RANGES = {
     "channels": (2, 1024),
     "condition_channels": (1, 4096),
@@ -50,17 +53,20 @@ class CINN(nn.Module):
     Args:
         channels: Of the latents; even.
         condition_channels: Of the layer's activations z.
-        condition_size: Height and width of z in training; other sizes are averaged to what H's last layer expects.
+        condition_size: Height and width of z in training; other sizes are averaged to what H's last
+            layer expects.
         blocks: 4 as in the invariances paper on CT, 12 or 20 as published.
-        hidden, depth: Channels inside the couplings' networks, and how many layers between first and last.
+        hidden, depth: Channels inside the couplings' networks, and how many layers between first
+            and last.
         features: Channels of h = H(z).
         downs: Strided convolutions in H; ``condition_size`` is at least ``2 ** downs``.
         embedder_width: Channels of H's first convolution; doubled by each further one, up to 1024.
         embedder_norm: "actnorm", or "none".
         spatial: The latents are maps (N, channels, h, w) and not vectors.
         latent_size: Height and width of the latents in training; only for maps.
-        negative_slope: What negative values are multiplied by in each block, after its ActNorm: 1 is nothing, 0.9 the published
-            CT networks (whose own log-determinant leaves it out; here it is counted).
+        negative_slope: What negative values are multiplied by in each block, after its ActNorm: 1
+            is nothing, 0.9 the published CT networks (whose own log-determinant leaves it out; here
+            it is counted).
         max_log_scale: Bound of the couplings' log-scales.
 
     Raises:
@@ -119,7 +125,8 @@ class CINN(nn.Module):
 
         Args:
             x: (N, channels), (N, channels, 1, 1), or for maps (N, channels, h, w).
-            h: From ``embed``: one for each item of x, one for all, or one for every K in turn (N = K times their number).
+            h: From ``embed``: one for each item of x, one for all, or one for every K in turn (N =
+                K times their number).
 
         Returns:
             v of the same shape, and (N,) log |det dv/dx|, summed in float64.
@@ -129,11 +136,27 @@ class CINN(nn.Module):
         return self._prepared(h)(x)
 
     def inverse(self, v: Tensor, h: Tensor) -> Tensor:
-        """Noise to latents; shapes as in ``forward``."""
+        """Noise to latents.
+
+        Args:
+            v: Noise, (N, channels), or (N, channels, h, w) for latents that are maps.
+            h: Features of the condition, from ``embed``.
+
+        Returns:
+            Latents of the shape of v.
+        """
         return self._prepared(h).inverse(v)
 
     def log_prob(self, x: Tensor, h: Tensor) -> Tensor:
-        """(N,) natural logarithm of the density of x given the condition, float64."""
+        """Density of latents given the condition.
+
+        Args:
+            x: Latents, (N, channels) or (N, channels, h, w).
+            h: Features of the condition, from ``embed``.
+
+        Returns:
+            Natural logarithm of the density, (N,), float64.
+        """
         return _log_prob(*self(x, h))
 
     def sample(
@@ -143,20 +166,40 @@ class CINN(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``count`` latents for each condition, those of the first condition first; see ``Prepared.sample``."""
+        """``count`` latents for each condition, those of the first condition first; see
+        ``Prepared.sample``.
+
+        Args:
+            h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
+            count: Latents for each condition, at least 1.
+            temperature: Standard deviation of the noise.
+            generator: Random numbers, on the CPU.
+
+        Returns:
+            Latents, (N * count, channels) or (N * count, channels, h, w).
+        """
         return self.prepared(h).sample(count, temperature, generator)
 
     def prepared(self, h: Tensor) -> Prepared:
-        """The network under given conditions, with everything computed that depends on them or the weights alone.
+        """The network under given conditions, with everything computed that depends on them alone.
 
-        It is a picture of the weights as they are now; gradients reach x and v, but neither weights nor h.
+        It is a picture of the weights as they are now; gradients reach x and v, but neither weights
+        nor h.
+
+        Args:
+            h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
         """
         with torch.no_grad():
             return self._prepared(h)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, h: Tensor) -> None:
-        """Set every block's ActNorm so that its output for this batch has mean 0 and deviation 1 in each channel."""
+        """Set every block's ActNorm so that its output for this batch has mean 0 and deviation 1.
+
+        Args:
+            x: Latents, (N, channels) or (N, channels, h, w).
+            h: Features of the condition, from ``embed``.
+        """
         prepared = self._prepared(h)
         x, _ = prepared.take(x)
         for block, given in zip(self.blocks, prepared.given):
@@ -192,7 +235,9 @@ class CINN(nn.Module):
 
 
 class Prepared:
-    """The network under given conditions; see ``CINN.prepared``. K times as many latents as conditions: K in turn for each."""
+    """The network under given conditions; see ``CINN.prepared``. K times as many latents as
+    conditions: K in turn for each.
+    """
 
     def __init__(self, flow: CINN, given: list[_Given], condition_shape: tuple[int, ...]):
         self.given = given
@@ -208,22 +253,26 @@ class Prepared:
         return x.view(shape), log_det
 
     def inverse(self, v: Tensor) -> Tensor:
-        """As ``CINN.inverse``."""
+        """Noise (N, channels, ...) to latents of the same shape; see ``CINN.inverse``."""
         v, shape = self.take(v)
         for block, given in zip(reversed(self._flow.blocks), reversed(self.given)):
             v = block.decode(v, given)
         return v.view(shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """As ``CINN.log_prob``."""
+        """Density of latents (N, channels, ...), (N,) float64; see ``CINN.log_prob``."""
         return _log_prob(*self(x))
 
     def sample(
         self, count: int = 1, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Latents (conditions * count, channels, ...) from noise of standard deviation ``temperature``.
+        """Latents from noise of standard deviation ``temperature``.
 
-        The generator lives on the CPU, whatever the device, so that one seed gives the same noise everywhere.
+        The generator lives on the CPU, whatever the device, so that one seed gives the same noise
+        everywhere.
+
+        Returns:
+            Latents, shape (conditions * count, channels, ...).
         """
         size = self._condition_shape[2:] if self._flow.spatial else ()
         v = torch.randn(
@@ -250,7 +299,9 @@ class Prepared:
 
 
 class _Given(NamedTuple):
-    """What a block takes from the condition: for each coupling that of the log-scale's and that of the shift's network."""
+    """What a block takes from the condition: for each coupling that of the log-scale's and that of
+    the shift's network.
+    """
 
     first: tuple[Tensor, Tensor]
     second: tuple[Tensor, Tensor]
@@ -300,7 +351,9 @@ class _Block(nn.Module):
 
 
 class _Coupling(nn.Module):
-    """One half of the channels times exp(s) plus t, both functions of the other half and the condition."""
+    """One half of the channels times exp(s) plus t, both functions of the other half and the
+    condition.
+    """
 
     def __init__(
         self, half: int, features: int, hidden: int, depth: int, spatial: bool, bound: float
@@ -329,7 +382,8 @@ class _Coupling(nn.Module):
 
 
 class _Subnet(nn.Module):
-    """Layers with LeakyReLUs between them; the first sees the latents' half and, through ``condition``, h.
+    """Layers with LeakyReLUs between them; the first sees the latents' half and, through
+    ``condition``, h.
 
     For maps the first and the last are 3 x 3 convolutions and those between them 1 x 1.
     """
@@ -393,7 +447,9 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies keeps its scale."""
+        """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies
+        keeps its scale.
+        """
         values = x.transpose(0, 1).flatten(1).to(_sum_type(x))
         mean = processes.total(values.mean(1)) / processes.count()
         deviation = (
@@ -406,7 +462,9 @@ class ActNorm(nn.Module):
 
 
 class _Embedder(nn.Module):
-    """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU; to a vector by one as large as the map, or to a map."""
+    """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU; to a vector by one as large as the
+    map, or to a map.
+    """
 
     def __init__(
         self,
@@ -454,13 +512,15 @@ class _Embedder(nn.Module):
         return self.last(_pooled(z, size or (self.latent_size, self.latent_size)))
 
 
-# Published checkpoints ----------------------------------------------------------------------------------------------
+# Published checkpoints ----------------------------------------------------------------------------
 
 
 def from_published(state: Mapping[str, Tensor]) -> CINN:
-    """The network of a published checkpoint (class ConditionalTransformer of ldct-invariances), in eval mode.
+    """The network of a published checkpoint (class ConditionalTransformer of ldct-invariances), in
+    eval mode.
 
-    Everything is read off the tensors, the last activation's slope of 0.9 excepted. The log-determinant is the true one.
+    Everything is read off the tensors, the last activation's slope of 0.9 excepted. The
+    log-determinant is the true one.
 
     Args:
         state: Its ``model_state_dict``.
@@ -503,7 +563,9 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
 
 
 def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor]:
-    """Our names and shapes: the first layers cut into the latents' and the condition's part, scales as logarithms."""
+    """Our names and shapes: the first layers cut into the latents' and the condition's part, scales
+    as logarithms.
+    """
     half, yes = arguments["channels"] // 2, torch.tensor(True)
     new = {"initialised": yes, "embedder.initialised": yes.clone()}
     for n in range(arguments["blocks"]):
@@ -538,6 +600,11 @@ def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor
 def converted_actnorm(state: Mapping[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
     """A published ActNorm's weights by the names of ``ActNorm``.
 
+    Args:
+        state: A published ``state_dict``; its tensors have the shape (1, C, 1, 1).
+        theirs: Prefix of the published names.
+        ours: Prefix of the names here.
+
     Raises:
         ValueError: It never saw data.
     """
@@ -558,7 +625,7 @@ def _count(state: Mapping[str, Tensor], pattern: str, step: int = 1) -> int:
     return n
 
 
-# Small things -------------------------------------------------------------------------------------------------------
+# Small things -------------------------------------------------------------------------------------
 
 
 def _layer(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Module:

@@ -1,19 +1,21 @@
 """Conditional multi-scale normalizing flow: an image to standard normal latents and exactly back.
 
-Each level squeezes 2 x 2 pixels into channels, mixes them (transition steps), runs its flow steps and splits half of the
-channels off as latents under a learned Gaussian prior. A flow step is ActNorm, invertible 1 x 1 convolution, affine
-injector (scale and shift from the condition's features alone) and affine coupling (scale and shift of one half of the
-channels from the other half and the features).
+Each level squeezes 2 x 2 pixels into channels, mixes them (transition steps), runs its flow steps
+and splits half of the channels off as latents under a learned Gaussian prior. A flow step is
+ActNorm, invertible 1 x 1 convolution, affine injector (scale and shift from the condition's
+features alone) and affine coupling (scale and shift of one half of the channels from the other half
+and the features).
 
-Three things make it fast and small. ActNorm and 1 x 1 convolution are one affine map per pixel, and maps that follow
-each other are multiplied out beforehand, in float64. What depends on the condition alone can be computed once
-(``ConditionalFlow.prepared``). Training keeps only the output of each level and finds the activations of its steps
-again from the inverse, so that memory does not grow with the number of steps.
+Three things make it fast and small. ActNorm and 1 x 1 convolution are one affine map per pixel, and
+maps that follow each other are multiplied out beforehand, in float64. What depends on the condition
+alone can be computed once (``ConditionalFlow.prepared``). Training keeps only the output of each
+level and finds the activations of its steps again from the inverse, so that memory does not grow
+with the number of steps.
 
-Sources:
-    Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (squeeze, split, coupling); Kingma & Dhariwal, arXiv:1807.03039
-    (ActNorm, 1 x 1 convolution); Lugmayr, Danelljan, Van Gool & Timofte, arXiv:2006.14200 (transition steps, injector,
-    conditional coupling); Gomez, Ren, Urtasun & Grosse, arXiv:1707.04585 (activations from the inverse).
+Sources: Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (squeeze, split, coupling); Kingma &
+    Dhariwal, arXiv:1807.03039 (ActNorm, 1 x 1 convolution); Lugmayr, Danelljan, Van Gool & Timofte,
+    arXiv:2006.14200 (transition steps, injector, conditional coupling); Gomez, Ren, Urtasun &
+    Grosse, arXiv:1707.04585 (activations from the inverse).
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ SMALLEST_DEVIATION = 1e-2
 
 @register("conditional_flow")
 class ConditionalFlow(nn.Module):
-    """Invertible map from an image, given a condition (an edge map), to latents that training makes standard normal.
+    """Invertible map from an image, given a condition (an edge map), to latents that training makes
+    standard normal.
 
     Args:
         in_channels: Of the image.
@@ -59,10 +62,12 @@ class ConditionalFlow(nn.Module):
         steps: Flow steps in each level.
         transition_steps: ActNorm and 1 x 1 convolution only, ahead of the flow steps of each level.
         hidden: Channels inside the injector's and the coupling's networks.
-        features: Channels of the condition's features at 1/2, 1/4, ... of the size, one number per level.
+        features: Channels of the condition's features at 1/2, 1/4, ... of the size, one number per
+            level.
         conditional: Without it the condition's values are ignored.
         max_log_scale: Bound of every log-scale that is a function of the image or the condition.
-        memory_saving: Recompute activations in backward. Gradients are the same, but only first derivatives exist.
+        memory_saving: Recompute activations in backward. Gradients are the same, but only first
+            derivatives exist.
 
     Raises:
         ValueError: For arguments out of range.
@@ -117,7 +122,8 @@ class ConditionalFlow(nn.Module):
             condition: (N, condition_channels, H, W).
 
         Returns:
-            The latents, outer (finest) level first, (N, c, h, w) each; and (N,) log |det dz/dx|, summed in float64.
+            The latents, outer (finest) level first, (N, c, h, w) each; and (N,) log |det dz/dx|,
+            summed in float64.
         """
         self._check_size(x)
         if self.training and not self.initialised:
@@ -130,20 +136,44 @@ class ConditionalFlow(nn.Module):
         return z, log_det
 
     def inverse(self, z: list[Tensor], condition: Tensor | None = None) -> Tensor:
-        """Latents (as ``forward`` gives them) to the image."""
+        """Latents to the image.
+
+        Args:
+            z: Latents as ``forward`` gives them, (N, c, h, w) each.
+            condition: (N, condition_channels, H, W).
+
+        Returns:
+            The image, (N, in_channels, H, W).
+        """
         return self._prepared(condition).inverse(z)
 
     def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(N,) natural logarithm of the density of x given the condition, float64."""
+        """Density of an image given the condition.
+
+        Args:
+            x: (N, in_channels, H, W).
+            condition: (N, condition_channels, H, W).
+
+        Returns:
+            Natural logarithm of the density, (N,), float64.
+        """
         return log_prob_of(*self(x, condition))
 
     def sample(
         self, condition: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Images (N, in_channels, H, W) from latents of standard deviation ``temperature``.
+        """Images from latents of standard deviation ``temperature``.
 
-        Without ``conditional`` only the size of the condition counts. The generator lives on the CPU, whatever the
-        device, so that one seed gives the same latents everywhere.
+        Without ``conditional`` only the size of the condition counts. The generator lives on the
+        CPU, whatever the device, so that one seed gives the same latents everywhere.
+
+        Args:
+            condition: (N, condition_channels, H, W).
+            temperature: Standard deviation of the latents, at least 0.
+            generator: Random numbers, on the CPU.
+
+        Returns:
+            Images, (N, in_channels, H, W).
         """
         z = [
             torch.randn(shape, generator=generator) for shape in self.latent_shapes(condition.shape)
@@ -151,24 +181,41 @@ class ConditionalFlow(nn.Module):
         return self.inverse([temperature * part.to(condition) for part in z], condition)
 
     def prepared(self, condition: Tensor | None = None) -> Prepared:
-        """The flow for one condition, with everything computed that depends on the condition or the weights alone.
+        """The flow for one condition, with everything computed that depends on it or the weights
+        alone.
 
-        For many encodings and decodings under the same condition. It is a picture of the weights as they are now;
-        gradients reach the image and the latents, but neither weights nor condition. On a CPU one image at a time is
-        fastest: what it makes on the way then fits the cache.
+        For many encodings and decodings under the same condition. It is a picture of the weights as
+        they are now; gradients reach the image and the latents, but neither weights nor condition.
+        On a CPU one image at a time is fastest: what it makes on the way then fits the cache.
+
+        Args:
+            condition: (N, condition_channels, H, W), or None for a flow without one.
         """
         with torch.no_grad():
             return self._prepared(condition)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Set every ActNorm so that its output for this batch has mean 0 and deviation 1 in each channel."""
+        """Set every ActNorm so that its output for this batch has mean 0 and deviation 1 in each
+        channel.
+
+        Args:
+            x: (N, in_channels, H, W).
+            condition: (N, condition_channels, H, W).
+        """
         for level, features in zip(self.levels, self.features(condition)):
             x = level.initialise(x, features)
         self.initialised.fill_(True)
 
     def features(self, condition: Tensor | None) -> list[Tensor | None]:
-        """The condition's features at each level, finest first."""
+        """The condition's features at each level, finest first.
+
+        Args:
+            condition: (N, condition_channels, H, W).
+
+        Returns:
+            For each level (N, features, h, w), or None where the flow has no condition.
+        """
         if not self.conditional:
             return [None] * len(self.levels)
         if condition is None:
@@ -201,7 +248,9 @@ class ConditionalFlow(nn.Module):
 
 
 class Prepared:
-    """A flow under one condition; see ``ConditionalFlow.prepared``. A condition of one image serves any batch."""
+    """A flow under one condition; see ``ConditionalFlow.prepared``. A condition of one image serves
+    any batch.
+    """
 
     def __init__(self, levels: list[_PreparedLevel]):
         self._levels = levels
@@ -216,14 +265,14 @@ class Prepared:
         return z, log_det
 
     def inverse(self, z: list[Tensor]) -> Tensor:
-        """As ``ConditionalFlow.inverse``."""
+        """Latents (N, c, h, w) of each level to the image, as ``ConditionalFlow.inverse``."""
         x = None
         for level, latent in zip(reversed(self._levels), reversed(z)):
             x = level.decode(x, latent)
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """As ``ConditionalFlow.log_prob``."""
+        """Density of images (N, in_channels, H, W), as ``ConditionalFlow.log_prob``."""
         return log_prob_of(*self(x))
 
 
@@ -264,7 +313,9 @@ class _Level(nn.Module):
         return rest, latent, log_det + more
 
     def affine_maps(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Per flow step a matrix and an offset, the transition steps in the first; and their summed log-determinant."""
+        """Per flow step a matrix and an offset, the transition steps in the first; and their summed
+        log-determinant.
+        """
         weights, offsets, log_det = self.mixing()
         weight, offset = weights[0], offsets[0]
         for n in range(1, self.transition_steps + 1):
@@ -334,7 +385,8 @@ class _PreparedLevel:
 class _Mixing(nn.Module):
     """``count`` times ActNorm and invertible 1 x 1 convolution: y = W (exp(log_scale) (x + bias)).
 
-    W = P L (U + D) with fixed permutation and signs: never singular, and its log-determinant is a sum.
+    W = P L (U + D) with fixed permutation and signs: never singular, and its log-determinant is a
+    sum.
     """
 
     def __init__(self, count: int, channels: int):
@@ -352,7 +404,9 @@ class _Mixing(nn.Module):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices (count, C, C) and offsets (count, C) of x -> Wx + b, their summed log-determinant per pixel; float64."""
+        """Matrices (count, C, C) and offsets (count, C) of x -> Wx + b, their summed
+        log-determinant per pixel; float64.
+        """
         permutation, sign, lower, upper, log_diagonal, log_scale, bias = (
             _double(t)
             for t in (
@@ -381,7 +435,9 @@ class _Mixing(nn.Module):
 
 
 class _StepGiven(NamedTuple):
-    """What a flow step takes from the condition: the injector's scale, shift and log-determinant; the coupling's input."""
+    """What a flow step takes from the condition: the injector's scale, shift and log-determinant;
+    the coupling's input.
+    """
 
     log_scale: Tensor | None
     scale: Tensor | None
@@ -391,12 +447,15 @@ class _StepGiven(NamedTuple):
 
 
 class _Step(nn.Module):
-    """Affine injector and conditional affine coupling; the affine map before them belongs to the level."""
+    """Affine injector and conditional affine coupling; the affine map before them belongs to the
+    level.
+    """
 
     def __init__(self, channels: int, features: int, hidden: int, bound: float):
         super().__init__()
         self.half, self.bound = channels // 2, bound
-        # The features have seen their neighbourhood already: 1 x 1 is enough for them. One convolution serves both.
+        # The features have seen their neighbourhood already: 1 x 1 is enough for them. One
+        # convolution serves both.
         self.from_features = nn.Conv2d(features, 2 * hidden, 1) if features else None
         self.injector = _zero(nn.Conv2d(hidden, 2 * channels, 1)) if features else None
         self.first = nn.Conv2d(self.half, hidden, 3, padding=1, bias=not features)
@@ -442,7 +501,8 @@ class _Step(nn.Module):
         grad_log_det: Tensor,
         sums: _Gradients,
     ):
-        """Gradients through ``encode`` and ``prepare`` from the output y alone: (the input, its gradient).
+        """Gradients through ``encode`` and ``prepare`` from the output y alone: (the input, its
+        gradient).
 
         Those of the features and the parameters are added to ``sums``.
         """
@@ -483,7 +543,9 @@ class _Step(nn.Module):
 
 
 class _Split(nn.Module):
-    """Half of the channels become latents, standardised under a Gaussian predicted from the other half and features."""
+    """Half of the channels become latents, standardised under a Gaussian predicted from the other
+    half and features.
+    """
 
     def __init__(self, channels: int, features: int, bound: float):
         super().__init__()
@@ -514,7 +576,9 @@ class _Split(nn.Module):
 
 
 class _FeaturePyramid(nn.Module):
-    """U-Net on the squeezed condition; gives the features of its way up: at 1/2, 1/4, ... of the size."""
+    """U-Net on the squeezed condition; gives the features of its way up: at 1/2, 1/4, ... of the
+    size.
+    """
 
     def __init__(self, in_channels: int, features):
         super().__init__()
@@ -579,7 +643,9 @@ class _Chain(torch.autograd.Function):
 
 
 class _Gradients:
-    """Sums of gradients, allocated beforehand: small blocks kept between large ones that go would fragment the memory."""
+    """Sums of gradients, allocated beforehand: small blocks kept between large ones that go would
+    fragment the memory.
+    """
 
     def __init__(self, tensors: list[Tensor | None]):
         self.found = [
@@ -590,7 +656,9 @@ class _Gradients:
         }
 
     def add(self, outputs, grads, tensors, others=()) -> tuple[Tensor, ...]:
-        """Back-propagate and add up for those of the tensors that are summed; gives the gradients of the others."""
+        """Back-propagate and add up for those of the tensors that are summed; gives the gradients
+        of the others.
+        """
         tensors = [t for t in tensors if id(t) in self._by_tensor]
         pairs = [pair for pair in zip(outputs, grads) if pair[0].requires_grad]
         if not tensors and not others:
@@ -606,7 +674,9 @@ class _Gradients:
 def _run(
     steps: Iterable[_Step], x: Tensor, weights: Tensor, offsets: Tensor, given: Iterable[_StepGiven]
 ):
-    """Affine map and flow step, one after the other: (output, log-determinant without the affine maps)."""
+    """Affine map and flow step, one after the other: (output, log-determinant without the affine
+    maps).
+    """
     log_det = 0
     for step, weight, offset, part in zip(steps, weights, offsets, given):
         x, more = step.encode(_mix(x, weight, offset), part)
@@ -620,7 +690,8 @@ def _mix(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
 
 
 def _conv_to_few(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution with zero padding; on a CPU without gradients as a matrix product and eight shifted sums.
+    """3 x 3 convolution with zero padding; on a CPU without gradients as a matrix product and eight
+    shifted sums.
 
     For few output channels and many pixels that is two to five times as fast as the libraries' own.
     """
@@ -662,7 +733,15 @@ def _pixels(x: Tensor) -> int:
 
 
 def log_prob_of(z: list[Tensor], log_det: Tensor) -> Tensor:
-    """(N,) nats: the normal density of latents and the map's log-determinant."""
+    """The normal density of latents, with the map's log-determinant.
+
+    Args:
+        z: Latents of each level, (N, c, h, w).
+        log_det: (N,), nats.
+
+    Returns:
+        (N,) nats, of the shape of ``log_det``.
+    """
     dimension = sum(part[0].numel() for part in z)
     square = sum(_total(part.square()) for part in z)
     return log_det - 0.5 * (square + dimension * math.log(2 * math.pi))

@@ -1,4 +1,6 @@
-"""Sums over the processes that train together (``training.Group``), for what a network measures of a whole batch."""
+"""Sums over the processes that train together (``training.Group``), for what a network measures of
+a whole batch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ def count() -> int:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of all processes' tensors; the gradients that they send back are summed too."""
+    """The sum of all processes' tensors, of the shape of x; the gradients sent back are summed too.
+    """
     return _Sum.apply(x) if count() > 1 else x
 
 

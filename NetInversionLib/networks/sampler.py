@@ -1,7 +1,9 @@
-"""Sampler of what a denoiser's layer leaves open: an autoencoder of low-dose images and, for each layer, a conditional flow.
+"""Sampler of what a denoiser's layer leaves open: an autoencoder of low-dose images and, for each
+layer, a conditional flow.
 
-Samples are x = D(t^-1(v | z)), v standard normal, z the layer's activations: images that the layer should not tell apart, as
-far as autoencoder and flow are right. Source: Eulig, Ommer & Kachelriess, Proc. SPIE 12304, 123040S (2022).
+Samples are x = D(t^-1(v | z)), v standard normal, z the layer's activations: images that the layer
+should not tell apart, as far as autoencoder and flow are right. Source: Eulig, Ommer & Kachelriess,
+Proc. SPIE 12304, 123040S (2022).
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ MAX_FLOWS = 64
 
 @register("ct_sampler")
 class Sampler(nn.Module):
-    """One autoencoder, and flows of its latents by the name of the layer that they are conditioned on.
+    """One autoencoder, and flows of its latents by the name of the layer that they are conditioned
+    on.
 
     Args:
         vae: Arguments of ``VAE``.
-        flows: Arguments of ``CINN`` by layer, as ``layers.UpTo.layer`` names it; none for an autoencoder alone.
+        flows: Arguments of ``CINN`` by layer, as ``layers.UpTo.layer`` names it; none for an
+            autoencoder alone.
 
     Raises:
         ValueError: For arguments out of range, or flows that do not fit the autoencoder's latents.
@@ -51,7 +55,15 @@ class Sampler(nn.Module):
         self.size_multiple = self.vae.size_multiple
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The autoencoder: D(E(x)), with the posterior's mean; any size where latents are maps."""
+        """The autoencoder: D(E(x)), with the posterior's mean.
+
+        Args:
+            x: (N, image_channels, H, W); any size where latents are maps.
+            condition: (N, condition_channels, H, W), or None.
+
+        Returns:
+            Images of the shape of x.
+        """
         height, width = x.shape[2:]
         margin = (
             (0, -width % self.size_multiple, 0, -height % self.size_multiple)
@@ -83,15 +95,16 @@ class Sampler(nn.Module):
         condition: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> Callable[[int, torch.Generator | None], Tensor]:
-        """A function of (count, generator) that draws images (count, image_channels, H, W) which the layer sees as z.
+        """A function of (count, generator) that draws images (count, image_channels, H, W) which
+        the layer sees as z.
 
         What depends on z alone is computed here, once.
 
         Args:
             z: (1, C, H, W), the layer's activations.
             condition: What the autoencoder sees beside the image, if it does.
-            size: (H, W) of the images, multiples of ``size_multiple``; by default z's. Where latents are vectors the autoencoder
-                has a size of its own, and this is not used.
+            size: (H, W) of the images, multiples of ``size_multiple``; by default z's. Where
+                latents are vectors the autoencoder has a size of its own, and this is not used.
 
         Raises:
             ValueError: No flow for this layer, or z or size does not fit.

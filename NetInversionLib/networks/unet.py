@@ -18,9 +18,9 @@ MAX_FEATURES = 512
 class UNet(nn.Module):
     """Encoder-decoder with skip connections, for 2-D or 3-D images of any size.
 
-    No batch or instance normalisation: one image's output must not depend on the others, and absolute intensity must
-    stay visible to the network. Average pooling, linear upsampling and a leaky activation let a gradient reach every
-    input voxel, from an input of zeros too.
+    No batch or instance normalisation: one image's output must not depend on the others, and
+    absolute intensity must stay visible to the network. Average pooling, linear upsampling and a
+    leaky activation let a gradient reach every input voxel, from an input of zeros too.
 
     Args:
         dimensions: 2 for (N, C, J, I), 3 for (N, C, K, J, I).
@@ -50,7 +50,15 @@ class UNet(nn.Module):
         self.out = conv(features[0], out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, in_channels, ...) to (N, out_channels, ...), same spatial size."""
+        """An image to the network's output.
+
+        Args:
+            image: (N, C, J, I), or (N, C, K, J, I) for a network in three dimensions, C =
+                ``in_channels``.
+
+        Returns:
+            ``out_channels`` images of the same spatial size.
+        """
         size = image.shape[2:]
         x = _pad_to_multiple(image, self.size_multiple)
         pool = F.avg_pool2d if self.dimensions == 2 else F.avg_pool3d
@@ -67,7 +75,9 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Sequential):
-    """Two 3-wide convolutions, each with its activation; sized so that activations keep their variance."""
+    """Two 3-wide convolutions, each with its activation; sized so that activations keep their
+    variance.
+    """
 
     def __init__(self, conv, in_channels: int, out_channels: int):
         first = conv(in_channels, out_channels, 3, padding=1)

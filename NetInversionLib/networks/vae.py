@@ -1,16 +1,17 @@
 """Variational autoencoder g = D(E(x)) of CT patches, and the critic that it is trained against.
 
-E is a ResNet, D a BigGAN generator that is told the latent where BigGAN is told a class. Both may also see a condition, the
-denoised image. Latents are vectors, or maps, which blur less and fit images of any size.
+E is a ResNet, D a BigGAN generator that is told the latent where BigGAN is told a class. Both may
+also see a condition, the denoised image. Latents are vectors, or maps, which blur less and fit
+images of any size.
 
-Nearest-neighbour upsampling followed by a 3 x 3 convolution is computed as one transposed 4 x 4 convolution at the smaller
-size: the same numbers for 4 / 9 of the multiplications, which are two thirds of the decoder's. It is not worth it for the
-smallest maps.
+Nearest-neighbour upsampling followed by a 3 x 3 convolution is computed as one transposed 4 x 4
+convolution at the smaller size: the same numbers for 4 / 9 of the multiplications, which are two
+thirds of the decoder's. It is not worth it for the smallest maps.
 
-Sources:
-    Kingma & Welling, arXiv:1312.6114; He, Zhang, Ren & Sun, arXiv:1512.03385 (ResNet); Brock, Donahue & Simonyan,
-    arXiv:1809.11096 (BigGAN-128); Miyato et al., arXiv:1802.05957 (spectral norm); Gulrajani et al., arXiv:1704.00028 (critic);
-    Rombach, Esser & Ommer, arXiv:2008.01777 (the class from the latent); Eulig, Ommer & Kachelriess, Med. Phys. 2025;52:188,
+Sources: Kingma & Welling, arXiv:1312.6114; He, Zhang, Ren & Sun, arXiv:1512.03385 (ResNet); Brock,
+    Donahue & Simonyan, arXiv:1809.11096 (BigGAN-128); Miyato et al., arXiv:1802.05957 (spectral
+    norm); Gulrajani et al., arXiv:1704.00028 (critic); Rombach, Esser & Ommer, arXiv:2008.01777
+    (the class from the latent); Eulig, Ommer & Kachelriess, Med. Phys. 2025;52:188,
     doi:10.1002/mp.17413 (the published CT networks, which ``from_published`` reads).
 """
 
@@ -27,7 +28,8 @@ from .cinn import ActNorm, converted_actnorm
 
 # Bottleneck blocks in each stage of the encoder.
 ENCODERS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "small": (1, 1, 1, 1)}
-# (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory there is.
+# (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory
+# there is.
 RANGES = {
     "latents": (1, 1024),
     "image_channels": (1, 16),
@@ -41,7 +43,8 @@ RANGES = {
     "class_hidden": (1, 4096),
 }
 MAX_PARAMETERS = 1_000_000_000
-# Spectral norms and conditional batch norms of the published networks divide by a little more than the norm.
+# Spectral norms and conditional batch norms of the published networks divide by a little more than
+# the norm.
 EPSILON = 1e-4
 # Bounds of the logarithm of the posterior's variance.
 LOG_VARIANCE = (-30.0, 10.0)
@@ -60,16 +63,19 @@ class VAE(nn.Module):
         condition_channels: Of the denoised image that encoder and decoder see too; 0 without.
         encoder: "resnet50", "resnet101" or "small".
         encoder_width: Channels of its first stage, before the bottleneck's factor of four.
-        size: Height and width of the patches where latents are vectors; a multiple of ``2 ** blocks``.
-        blocks: Of the decoder, each doubling the size. Where latents are maps (5 at most) they are ``2 ** blocks`` times smaller
-            than the image.
+        size: Height and width of the patches where latents are vectors; a multiple of ``2 **
+            blocks``.
+        blocks: Of the decoder, each doubling the size. Where latents are maps (5 at most) they are
+            ``2 ** blocks`` times smaller than the image.
         decoder_width: Channels of the last block; doubled by each one before it, up to 16 times.
-        code: Of vector latents, so many are told to each block alone; the first layer takes the others.
-        classes: Vector latents become that many soft classes, embedded and told to every block; 0 embeds them as they are.
+        code: Of vector latents, so many are told to each block alone; the first layer takes the
+            others.
+        classes: Vector latents become that many soft classes, embedded and told to every block; 0
+            embeds them as they are.
         class_hidden: Width of the network that finds the classes.
         attention: Self-attention before the last block.
-        spatial: Latents are maps (N, latents, h, w); each block sees them at their own places. ``size``, ``code`` and
-            ``classes`` then mean nothing.
+        spatial: Latents are maps (N, latents, h, w); each block sees them at their own places.
+            ``size``, ``code`` and ``classes`` then mean nothing.
 
     Raises:
         ValueError: For arguments out of range.
@@ -128,9 +134,14 @@ class VAE(nn.Module):
         )
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance of the posterior, (N, latents) each; for maps (N, latents, h, w).
+        """Mean and logarithm of the variance of the posterior.
 
-        Arguments as in ``forward``.
+        Args:
+            x: (N, image_channels, H, W); see ``forward``.
+            condition: (N, condition_channels, H, W), or None.
+
+        Returns:
+            Two tensors, (N, latents) each; for maps (N, latents, h, w).
         """
         size = tuple(x.shape[2:])
         fits = (
@@ -157,7 +168,11 @@ class VAE(nn.Module):
 
         Args:
             z: (N, latents) or (N, latents, 1, 1); for maps (N, latents, h, w).
-            condition: Of the size of the images; one for each of z, one for all, or one for every K in turn.
+            condition: Of the size of the images; one for each of z, one for all, or one for every K
+                in turn.
+
+        Returns:
+            Images, (N, image_channels, H, W).
         """
         if not self.spatial:
             z = z.flatten(1)
@@ -179,9 +194,14 @@ class VAE(nn.Module):
         """D(E(x)), and the posterior's mean and log-variance.
 
         Args:
-            x: (N, image_channels, H, W); ``size`` high and wide, where latents are maps any multiple of ``size_multiple``.
+            x: (N, image_channels, H, W); ``size`` high and wide, where latents are maps any
+                multiple of ``size_multiple``.
             condition: (N, condition_channels, H, W).
-            noise: Standard normal, shaped as the latents, to draw from the posterior in training; without it its mean is decoded.
+            noise: Standard normal, of the shape of the latents, to draw from the posterior in
+                training; without it its mean is decoded.
+
+        Returns:
+            Images of the shape of x; mean and log-variance as from ``encode``.
         """
         mean, log_variance = self.encode(x, condition)
         z = mean if noise is None else mean + (log_variance / 2).exp() * noise
@@ -189,7 +209,8 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> VAE:
-        """Work out spectral norms and upsampling kernels once and for all; in place, in eval mode, for decoding alone.
+        """Work out spectral norms and upsampling kernels once and for all; in place, in eval mode,
+        for decoding alone.
 
         The outputs stay the same. Afterwards the network can be neither trained nor saved.
         """
@@ -209,15 +230,25 @@ class VAE(nn.Module):
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """(N,) divergence of the posterior from a standard normal, nats."""
+    """Divergence of the posterior from a standard normal, nats.
+
+    Args:
+        mean: (N, latents) or (N, latents, h, w).
+        log_variance: Of the same shape.
+
+    Returns:
+        (N,), summed over the latents.
+    """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
 
 
-# Encoder ------------------------------------------------------------------------------------------------------------
+# Encoder ------------------------------------------------------------------------------------------
 
 
 class _Encoder(nn.Module):
-    """ResNet of bottlenecks. ``downs`` halvings and maps come out; None is all five, and their mean."""
+    """ResNet of bottlenecks. ``downs`` halvings and maps come out; None is all five, and their
+    mean.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, depths: tuple[int, ...], width: int, downs: int | None
@@ -298,7 +329,8 @@ class _BatchNorm(nn.Module):
         )
 
     def _together(self, x: Tensor) -> Tensor:
-        """By mean and variance over the batches of all processes, so that they learn what one would from the whole.
+        """By mean and variance over the batches of all processes, so that they learn what one would
+        from the whole.
 
         torch's SyncBatchNorm does this on GPUs only.
         """
@@ -317,11 +349,13 @@ class _BatchNorm(nn.Module):
         )
 
 
-# Decoder ------------------------------------------------------------------------------------------------------------
+# Decoder ------------------------------------------------------------------------------------------
 
 
 class _Decoder(nn.Module):
-    """Blocks, attention and last convolution. What comes first, and what the blocks are told, depends on the latents."""
+    """Blocks, attention and last convolution. What comes first, and what the blocks are told,
+    depends on the latents.
+    """
 
     def __init__(
         self,
@@ -355,7 +389,9 @@ class _Decoder(nn.Module):
 
 
 class _VectorDecoder(_Decoder):
-    """From vectors: the first layer takes the first of them, each block a code of its own; and all of them the embedding."""
+    """From vectors: the first layer takes the first of them, each block a code of its own; and all
+    of them the embedding.
+    """
 
     def __init__(
         self,
@@ -430,7 +466,9 @@ class _MapDecoder(_Decoder):
 
 
 class _VectorBlock(nn.Module):
-    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution; beside them upsampling and a 1 x 1 convolution."""
+    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution; beside them upsampling and a 1
+    x 1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, told: int):
         super().__init__()
@@ -483,7 +521,9 @@ class _ConditionalNorm(_BatchNorm):
 
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x times scale plus shift, (N, C) or maps of a smaller size, each value for the square of voxels that it covers."""
+    """x times scale plus shift, (N, C) or maps of a smaller size, each value for the square of
+    voxels that it covers.
+    """
     if scale.ndim == 2:
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
     height, width = scale.shape[2:]
@@ -494,7 +534,9 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """Each place looks at all places of the half-sized image, by likeness, and adds what it finds there."""
+    """Each place looks at all places of the half-sized image, by likeness, and adds what it finds
+    there.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -514,7 +556,9 @@ class _Attention(nn.Module):
 
 
 def _beside(x: Tensor, condition: Tensor | None) -> Tensor:
-    """The condition's voxels at x's size (every k-th one) as further channels; a condition serves several of x in turn."""
+    """The condition's voxels at x's size (every k-th one) as further channels; a condition serves
+    several of x in turn.
+    """
     if condition is None:
         return x
     step = condition.shape[2] // x.shape[2]
@@ -523,14 +567,15 @@ def _beside(x: Tensor, condition: Tensor | None) -> Tensor:
     )
 
 
-# Layers with spectral norm ------------------------------------------------------------------------------------------
+# Layers with spectral norm ------------------------------------------------------------------------
 
 
 class _Spectral(nn.Module):
-    """A weight divided by an estimate of its largest singular value: one power iteration from the vector u.
+    """A weight divided by an estimate of its largest singular value: one power iteration from the
+    vector u.
 
-    Training keeps the iteration's result, so that the estimate becomes exact in time. Published weights come with vectors that
-    were never iterated, and mean the estimate from those.
+    Training keeps the iteration's result, so that the estimate becomes exact in time. Published
+    weights come with vectors that were never iterated, and mean the estimate from those.
     """
 
     def __init__(self, *shape: int, bias: bool = True):
@@ -573,7 +618,8 @@ class _SpectralConv(_Spectral):
 
 
 class _UpsamplingConv(_Spectral):
-    """Every voxel doubled in both directions, then a 3 x 3 convolution; see the top of this file."""
+    """Every voxel doubled in both directions, then a 3 x 3 convolution; see the top of this file.
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(outputs, inputs, 3, 3)
@@ -592,7 +638,8 @@ class _UpsamplingConv(_Spectral):
     def _upsampling_kernel(self) -> Tensor:
         if self._kernel is not None:
             return self._kernel
-        # Of three neighbours at the larger size two are the same voxel at the smaller one: their weights are added.
+        # Of three neighbours at the larger size two are the same voxel at the smaller one: their
+        # weights are added.
         sums = self.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
         kernel = torch.einsum("ap,oipq,bq->ioab", sums, self.effective(), sums)
         if self.folded:
@@ -604,17 +651,20 @@ def _unit(vector: Tensor) -> Tensor:
     return vector / (vector.norm() + EPSILON)
 
 
-# Critic -------------------------------------------------------------------------------------------------------------
+# Critic -------------------------------------------------------------------------------------------
 
 
 @register("ct_critic")
 class Critic(nn.Module):
-    """How real images look, one number each: strided 4 x 4 convolutions, a 3 x 3, a 1 x 1 and a linear layer.
+    """How real images look, one number each: strided 4 x 4 convolutions, a 3 x 3, a 1 x 1 and a
+    linear layer.
 
     Args:
-        image_channels, condition_channels: Of the images and of what they are judged beside (0: nothing).
+        image_channels, condition_channels: Of the images and of what they are judged beside (0:
+            nothing).
         width: Channels of the first convolution; doubled by each further one, up to eight times.
-        downs: Strided convolutions; images have at least ``2 ** (downs + 1)`` voxels in each direction.
+        downs: Strided convolutions; images have at least ``2 ** (downs + 1)`` voxels in each
+            direction.
 
     Raises:
         ValueError: For arguments out of range.
@@ -655,7 +705,15 @@ class Critic(nn.Module):
         self.linear = nn.Linear(last, 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(N,) scores of images (N, image_channels, H, W) beside the condition (N, condition_channels, H, W)."""
+        """Scores of images beside their condition.
+
+        Args:
+            x: (N, image_channels, H, W).
+            condition: (N, condition_channels, H, W), or None.
+
+        Returns:
+            (N,) scores without a unit; higher is more like a real image.
+        """
         if min(x.shape[2:]) < self.smallest:
             raise ValueError(
                 f"the critic needs at least {self.smallest} x {self.smallest} voxels, not {tuple(x.shape[2:])}"
@@ -671,7 +729,8 @@ def gradient_penalty(
     condition: Tensor | None = None,
     place: Tensor | None = None,
 ) -> Tensor:
-    """Mean square by which the critic's gradient misses length 1 between made (place 0) and real images (place 1).
+    """Mean square by which the critic's gradient misses length 1 between made (place 0) and real
+    images (place 1).
 
     WGAN-GP adds ten times this to the critic's loss.
 
@@ -684,9 +743,10 @@ def gradient_penalty(
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
-# Published checkpoints ----------------------------------------------------------------------------------------------
+# Published checkpoints ----------------------------------------------------------------------------
 
-# Published names and ours; what is not listed has the same name after "encoder.model." or "decoder.decoder.".
+# Published names and ours; what is not listed has the same name after "encoder.model." or
+# "decoder.decoder.".
 _RENAMED = (
     ("encoder.model.fc.sub_layers.0.", "encoder.fc."),
     ("encoder.model.", "encoder."),
@@ -757,7 +817,9 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
 
 
 def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names. The second vectors of the spectral norms are never read, nor are counts of batches."""
+    """Our names. The second vectors of the spectral norms are never read, nor are counts of
+    batches.
+    """
     last_norm = "decoder.decoder.ScaledCrossReplicaBN."
     new = {
         "decoder.initialised": torch.tensor(True),
@@ -772,7 +834,7 @@ def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return new
 
 
-# Arguments ----------------------------------------------------------------------------------------------------------
+# Arguments ----------------------------------------------------------------------------------------
 
 
 def _require_whole(name: str, value, least: int, most: int) -> None:
