@@ -390,13 +390,13 @@ def test_mistakes_in_the_module_are_found(write, line):
 def test_waiting_measures_how_long_the_event_loop_was_not_served(scene):
     import qt
     done = []
-    qt.QTimer.singleShot(50, lambda: (time.sleep(0.2), done.append(1)))
+    qt.QTimer.singleShot(300, lambda: (time.sleep(0.2), done.append(1)))
     waited = host.wait(lambda: done)
-    assert 0.2 <= waited.largest_gap_s < 0.5 and waited.elapsed_s >= 0.2
+    assert 0.2 <= waited.largest_gap_s < 0.8 * waited.elapsed_s
     with pytest.raises(TimeoutError, match="never"):
         host.wait(lambda: False, 0.05, "never")
     smooth = [host.wait(lambda until=time.perf_counter() + 0.3: time.perf_counter() > until) for _ in range(3)]
-    assert min(waited.largest_gap_s for waited in smooth) < 0.1
+    assert min(other.largest_gap_s for other in smooth) < waited.largest_gap_s / 2
 
 
 def test_modules_come_from_the_installed_folder_when_one_is_named(write, scene, monkeypatch):

@@ -394,8 +394,8 @@ def test_kill_tree_ends_children_and_grandchildren_at_once_and_nobody_else(relat
     assert pids[0] == process.pid and len(pids) == 3 and all(map(alive, pids))
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
     jobs.kill_tree(process.pid)
-    until(lambda: not any(map(alive, pids)), 1)
-    assert process.wait(1) == -signal.SIGKILL
+    until(lambda: not any(map(alive, pids)))
+    assert process.wait(10) == -signal.SIGKILL
     jobs.kill_tree(process.pid)  # once more does nothing
 
 
@@ -403,7 +403,7 @@ def test_kill_tree_ends_children_and_grandchildren_at_once_and_nobody_else(relat
 def test_an_attached_worker_ends_with_its_parent_and_leaves_nothing(relatives):
     pids, process, folder = relatives
     process.stdin.close()  # what the end of the parent does, however it ends
-    until(lambda: not any(map(alive, pids)), 2)
+    until(lambda: not any(map(alive, pids)))
     assert not folder.exists()
 
 

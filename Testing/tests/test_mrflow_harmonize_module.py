@@ -13,6 +13,7 @@ import harmonize_tasks
 import host
 import numpy as np
 import pytest
+import timing
 from harmonize_tasks import OTHER, TONE, UNUSUAL
 from pages import check_alone, check_same
 from test_ideal_input_module import save_model
@@ -125,7 +126,7 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
         assert widget.ui.applyButton.text == "Cancel" and not widget.ui.inputsCollapsibleButton.enabled
         gaps.append(finish(widget).largest_gap_s)
     print(f"longest time without the event loop: {1000 * min(gaps):.0f} ms")
-    assert min(gaps) < 0.1, "the event loop was not served"
+    assert min(gaps) < timing.limit(0.1), "the event loop was not served"
     found = results(widget)
     assert found.keys() == KEYS and "Done" in widget.ui.statusLabel.text and "Accepted." in widget.ui.statusLabel.text
 
@@ -362,7 +363,7 @@ def test_cancel_ends_the_whole_batch(widget):
     tip = widget.ui.applyButton.toolTip
     assert "Nothing is kept of this volume, those after it are left out" in tip and "best result" not in tip
     widget.ui.applyButton.click()
-    assert finish(widget, 5).elapsed_s < 1
+    assert finish(widget, 20).elapsed_s < timing.limit(1)
     assert widget.ui.logText.toPlainText().splitlines()[-2].endswith("  endless: Cancelled; there was no result yet.")
     assert widget.ui.statusLabel.text == "Batch: 0 of 2 volumes done. Stopped: endless. Left out: second."
     assert not widget.logic.runs() and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
@@ -669,7 +670,7 @@ def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
         pressed = time.thread_time() - before
         gaps.append(max(pressed, finish(widget).largest_gap_s))
     print(f"longest time without the event loop: {1000 * min(gaps):.0f} ms")
-    assert min(gaps) < 0.1, "the event loop was not served"
+    assert min(gaps) < max(timing.limit(0.1), 2 * timing.copying(large)), "the event loop was not served"
     np.testing.assert_array_equal(array(results(widget)["change"]), large)
 
 

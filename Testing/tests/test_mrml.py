@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import slicer
+import timing
 import vtk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -703,7 +704,7 @@ def test_no_step_of_a_large_result_takes_long(patient):
         for _ in mrml.write_result(result, patient):
             times.append(time.perf_counter())
         longest.append(np.diff([*times, time.perf_counter()]).max())
-    assert min(longest) < 0.1
+    assert min(longest) < max(timing.limit(0.1), 2 * timing.copying(array))
     assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode("error")), array)
 
 

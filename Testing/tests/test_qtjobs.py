@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from test_jobs import alive, same_volume, until, volume
+from timing import limit
 
 from NetInversionLib import jobs
 from NetInversionLib.volumes import Volume
@@ -91,7 +92,8 @@ def start(python, tmp_path, monkeypatch):
     for job in started:
         assert not job.running
         assert job._process is None or job._process.state() == qt.QProcess.NotRunning
-        assert job._pid is None or not alive(job._pid)
+        if job._pid is not None:
+            until(lambda: not alive(job._pid))  # what was killed may still wait for a processor to die on
     assert list(room.iterdir()) == []
 
 
@@ -150,7 +152,7 @@ def test_a_flood_of_reports_reaches_the_callbacks_in_order(start):
         count = heard.end[1].facts["count"]
         assert [point[1] for point in heard.points] == list(range(1, count + 1))
         assert heard.progress[-1] == (1.0, "last") and len(heard.progress) < 60
-        if gaps[-1] < 0.1:
+        if gaps[-1] < limit(0.1):
             return
     pytest.fail(f"The event loop waited {min(gaps):.3f} s")
 
@@ -168,7 +170,7 @@ def test_the_event_loop_is_served_while_large_images_come_and_go(start):
         for i in range(2):
             array = volumes[f"v{i}"].array
             assert array.nbytes == 100 * 2**20 and np.array_equal(array.ravel(), np.arange(i, i + array.size))
-        if gaps[-1] < 0.1:
+        if gaps[-1] < limit(0.1):
             return
     pytest.fail(f"The event loop waited {min(gaps):.3f} s")
 
@@ -218,7 +220,7 @@ def test_cancel_takes_effect_within_a_second_and_keeps_the_last_intermediate_res
     job.cancel()
     so_far = len(heard.progress)
     wait(job)
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < limit(1)
     kind, result, message = heard.end
     assert kind == "finished" and message == "Cancelled; the best result so far is kept."
     assert len(heard.progress) == so_far  # silence after cancel
@@ -235,8 +237,8 @@ def test_cancel_ends_the_whole_family(start, either_python, tmp_path):
     before = time.monotonic()
     job.cancel()
     wait(job)
-    until(lambda: not any(map(alive, pids)), 1)
-    assert time.monotonic() - before < 1
+    until(lambda: not any(map(alive, pids)))
+    assert time.monotonic() - before < limit(1)
     assert heard.end == ("finished", None, "Cancelled; there was no result yet.")
 
 
@@ -251,7 +253,7 @@ def test_cancel_works_at_any_time_and_any_number_of_times(start, either_python, 
         job.cancel()
     wait(job)
     job.cancel()
-    assert time.monotonic() - cancelled < 1, f"cancelled after {cancelled - before:.2f} s"
+    assert time.monotonic() - cancelled < limit(1), f"cancelled after {cancelled - before:.2f} s"
     assert heard.end[0] == "finished" and heard.end[2].startswith("Cancelled; ")
     until(lambda: not processes_of(job))  # a Python that still starts notices only then
 
@@ -272,8 +274,8 @@ def test_cancel_does_not_wait_for_a_large_request_to_be_written(start):
     host.wait(lambda: list(job._folder.iterdir()), 20)
     before = time.monotonic()
     job.cancel()
-    wait(job, 5)
-    assert time.monotonic() - before < 1 and heard.end[0] == "finished"
+    wait(job)
+    assert time.monotonic() - before < limit(1) and heard.end[0] == "finished"
 
 
 def test_nothing_is_handed_on_after_cancel_not_even_the_rest_of_a_message(start):
@@ -355,7 +357,7 @@ def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
     application.send_signal(signal.SIGKILL)
     application.wait()
     application.stdout.close()
-    until(lambda: not any(map(alive, family)) and not folder.exists(), 3)
+    until(lambda: not any(map(alive, family)) and not folder.exists())
 
 
 # The ways it may go wrong
@@ -388,7 +390,7 @@ def test_children_of_a_worker_that_was_killed_do_not_stay(start, tmp_path):
     wait(job)
     assert heard.end[0] == "failed" and heard.end[1] == jobs.KILLED
     pids = [int(pid) for pid in file.read_text().split()]
-    until(lambda: not any(map(alive, pids)), 1)
+    until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "/etc/passwd"])
