@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import qt
 import slicer
+import vtk
 from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -20,7 +22,8 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import invariance_settings, jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib import invariance_choices, invariance_settings, jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib.panel import placing  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
@@ -82,10 +85,11 @@ def registerSampleData():
 
 
 class InvariancesRegion(enum.Enum):
-    WHOLE, DISPLAYED, SLICES, ROI = range(4)
+    AROUND, WHOLE, DISPLAYED, SLICES, ROI = range(5)
 
     def label(self):
-        return [_("Whole volume"), _("Displayed slice"), _("Some slices"), _("Region of interest")][self.value]
+        return [_("Around the view's centre"), _("Whole volume"), _("Displayed slice"), _("Some slices"),
+                _("Region of interest")][self.value]
 
 
 @parameterNodeWrapper
@@ -110,7 +114,7 @@ class InvariancesParameterNode:
     sampler: str
     samplerOf: str
     layer: str = "output"
-    region: InvariancesRegion = InvariancesRegion.DISPLAYED
+    region: InvariancesRegion = InvariancesRegion.AROUND
     firstSlice: Annotated[int, Minimum(0)] = 0
     lastSlice: Annotated[int, Minimum(-1)] = -1
     roiNode: vtkMRMLMarkupsROINode
@@ -173,8 +177,16 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self._layersOf = None  # (denoiser, sampler) that the list of layers shows
         self._withFlow = None  # names of those that the sampler has a flow for, once they are read
         self._second = (None, "")  # (second denoiser, layer, flow) and what is wrong with them
-        self._watched = ()  # markups whose points decide whether Apply can be pressed
+        self._watched = []  # (node, event, what is done): markups whose points decide on Apply, and the view
+        self._viewTimer = qt.QTimer(self.parent)
+        self._viewTimer.setSingleShot(True)
+        self._viewTimer.setInterval(200)
+        self._viewTimer.timeout.connect(self.refresh)
         self.initializeParameterNode()
+
+    def cleanup(self):
+        self._viewTimer.stop()
+        qtjobs.ModulePanel.cleanup(self)
 
     # What the user chooses and connectGui does not know
 
@@ -278,22 +290,34 @@ class InvariancesWidget(qtjobs.ModulePanel):
         count = self.logic.sliceCount(node)
         if count:
             ui.firstSliceSpinBox.maximum = ui.lastSliceSpinBox.maximum = count - 1
+        self._showRegion()
         ui.epsilonSlider.enabled = not node.automatic and node.layer == "output"
         ui.layerToleranceSpinBox.enabled = node.layer != "output"
         ui.simulateButton.enabled = node.normalDose is not None
         self._watch(node.lesionNode, node.roiNode)
 
+    def _showRegion(self):
+        """Where the square around the view's centre lies; the views are followed, which do not change the parameter node."""
+        words = self.logic.regionWords(self._parameterNode)
+        self.ui.regionInfoLabel.setText(words)
+        self.ui.regionInfoLabel.setVisible(bool(words))
+
     def _watch(self, *markups):
-        """Follow points that are placed or moved, which does not change the parameter node."""
-        if self._watched == markups:
-            return
-        events = slicer.vtkMRMLMarkupsNode
-        self._watched, before = markups, self._watched
-        for change, nodes in ((self.removeObserver, before), (self.addObserver, markups)):
-            for node in nodes:
-                if node is not None:
-                    for event in (events.PointPositionDefinedEvent, events.PointRemovedEvent, events.PointEndInteractionEvent):
-                        change(node, event, self.refresh)
+        """Follow points that are placed or moved, and the view, none of which changes the parameter node."""
+        placed = slicer.vtkMRMLMarkupsNode
+        events = (placed.PointPositionDefinedEvent, placed.PointRemovedEvent, placed.PointEndInteractionEvent)
+        watched = [(node, event, self.refresh) for node in markups if node is not None for event in events]
+        view = slicer.app.layoutManager().sliceWidget(shownView()).mrmlSliceNode()
+        watched.append((view, vtk.vtkCommand.ModifiedEvent, self._onView))
+        if watched != self._watched:
+            for change, observers in ((self.removeObserver, self._watched), (self.addObserver, watched)):
+                for observer in observers:
+                    change(*observer)
+            self._watched = watched
+
+    def _onView(self, caller, event):
+        if self._parameterNode is not None and self._parameterNode.region == InvariancesRegion.AROUND:
+            self._viewTimer.start()  # not at each step of a scroll
 
     def problems(self):
         node, found = self._parameterNode, self.logic.problems(self._parameterNode, self._card)
@@ -403,6 +427,10 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     TITLE = _("Invariances")
     TASK = "denoising"
+
+    def __init__(self):
+        qtjobs.ModuleLogic.__init__(self)
+        self._around = (None, None)  # what ``around`` was asked last, and its answer
 
     def getParameterNode(self):
         return InvariancesParameterNode(super().getParameterNode())
@@ -661,11 +689,32 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             return 0
         return grid.shape[volumes.axis_toward(grid, "S")[0]]
 
+    def around(self, node):
+        """The square around the view's centre (NetInversionLib.invariance_choices.Around); VolumeError if there is no volume."""
+        grid, image = mrml.grid_from_node(node.lowDose), node.lowDose.GetImageData()
+        point = placing.point_in(grid, placing.view_centre(shownView()))
+        asked = (node.lowDose.GetID(), image.GetMTime(), grid.ijk_to_ras.tobytes(), tuple(point), node.tile)
+        if self._around[0] != asked:  # looking for the body takes its time, and the panel asks often
+            ct = grid.with_array(slicer.util.arrayFromVolume(node.lowDose))
+            self._around = asked, invariance_choices.region_around(ct, point, tile=node.tile)
+        return self._around[1]
+
+    def regionWords(self, node):
+        """Where the input may change, where the panel's other choices do not say it already."""
+        if node.region != InvariancesRegion.AROUND or node.lowDose is None:
+            return ""
+        try:
+            return self.around(node).words
+        except volumes.VolumeError:  # Apply says it
+            return ""
+
     def region(self, node):
         """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it is outside."""
         grid = mrml.grid_from_node(node.lowDose)
         if node.region == InvariancesRegion.WHOLE:
             return None
+        if node.region == InvariancesRegion.AROUND:
+            return self.around(node).region
         if node.region == InvariancesRegion.ROI:
             if node.roiNode is None:
                 raise volumes.VolumeError(_("Choose a region of interest, or place one in the views (Markups)."))
@@ -673,7 +722,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         axis = volumes.axis_toward(grid, "S")[0]
         region = [bound for size in grid.shape for bound in (0, size)]
         if node.region == InvariancesRegion.DISPLAYED:
-            shown = volumes.region_from_ras_points(grid, [displayedPoint(grid)])
+            shown = volumes.region_from_ras_points(grid, [placing.point_in(grid, placing.slice_point(shownView()))])
             region[2 * axis:2 * axis + 2] = shown[2 * axis:2 * axis + 2]
             return tuple(region)
         last = grid.shape[axis] - 1 if node.lastSlice < 0 else node.lastSlice
@@ -687,7 +736,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         """Steps whose value is the request that the panel shows."""
         kinds = {"cinn": node.flow, "noise": node.noise, "texture": node.texture}
         settings = dict(
-            region=self.region(node), layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
+            region=self.region(node), region_from=self.regionWords(node), layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
             proposals=[kind for kind, wanted in kinds.items() if wanted],
             epsilon_hu=None if node.automatic else node.epsilon, epsilon_layer=node.layerTolerance / 100,
             components=node.components, spectrum=[node.layer] if node.spectrum else [], texture_hu=node.textureHu,
@@ -951,17 +1000,9 @@ def voxelOf(volume, point):
             volume=volume.name)) from None
 
 
-def displayedPoint(grid):
-    """RAS position (mm) of the slice that is displayed: in the first of the module's views, or the red one; else the middle."""
-    manager = slicer.app.layoutManager()
-    own = manager.layout in LAYOUTS
-    matrix = manager.sliceWidget("InvariancesLow" if own else "Red").mrmlSliceNode().GetSliceToRAS()
-    point = [matrix.GetElement(row, 3) for row in range(3)]
-    try:
-        volumes.region_from_ras_points(grid, [point])
-    except volumes.VolumeError:  # another volume is shown
-        point = (grid.ijk_to_ras @ [*((size - 1) // 2 for size in grid.shape[::-1]), 1.0])[:3].tolist()
-    return point
+def shownView():
+    """The view whose slice the user looks at: the first of the module's own, or the red one."""
+    return "InvariancesLow" if slicer.app.layoutManager().layout in LAYOUTS else "Red"
 
 
 def layoutDescription(withNormalDose, withFloor):

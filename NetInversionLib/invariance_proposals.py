@@ -7,17 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from .invariance_choices import image_noise
 from .invariance_settings import PROPOSALS, SAMPLING, Settings
 from .layers import UpTo, same_values
 from .level_set import Window
 from .low_dose import FreshNoise, LowDoseSettings
 from .models import Model, ModelError
 
-SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
 # How far the decoder of latent maps looks, in latents: one by its first layer, less than two by all of its blocks together.
 DECODER_REACH = 3
 
@@ -68,19 +67,6 @@ class Proposer:
         images = torch.fft.irfft2(torch.fft.rfft2(white) * ((radius > 0.2) & (radius < 0.5)), s=(h, w))
         images = images / images.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
         return self.settings.texture_hu * images * (self.hu[self.region.slices] > -800)
-
-
-def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
-    """Standard deviation of the noise in soft tissue, HU, from slices (K, J, I); of the whole image where there is none.
-
-    The median distance from the mean of 9 x 9 voxels: it counts noise of any texture finer than that, and few edges.
-    ``tissue_of``: where to look for soft tissue, if not in the image itself.
-    """
-    where = ndimage.uniform_filter(hu if tissue_of is None else tissue_of, (1, 5, 5))
-    soft = (where > SOFT_TISSUE_HU[0]) & (where < SOFT_TISSUE_HU[1])
-    tissue = ndimage.binary_erosion(soft, np.ones((1, 9, 9)))
-    rest = hu - ndimage.uniform_filter(hu, (1, 9, 9))
-    return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))
 
 
 def placed(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -19,7 +19,7 @@ class Settings:
     """Which changes to try, where, and what counts as unnoticed.
 
     ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the low-dose volume, or None for everything; slices are the
-    network's, axial.
+    network's, axial. ``region_from``: how it was chosen, in words, for the reader of the result.
     ``layer``: "output", or a layer's name or number.
     ``proposals``: any of "noise" (fresh noise of the same dose), "texture" (random fine structure, ``texture_hu`` strong) and
     "cinn" (drawn by a sampler, an autoencoder with a conditional flow, which has to be given); several take turns.
@@ -39,6 +39,7 @@ class Settings:
     """
 
     region: tuple[int, ...] | None = None
+    region_from: str = ""
     layer: str = "output"
     proposals: tuple[str, ...] = ("noise",)
     samples: int = 250

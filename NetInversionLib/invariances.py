@@ -21,7 +21,8 @@ from torch import Tensor
 
 from . import components, devices, invariance_experiments, level_set, volumes
 from . import models as model_files
-from .invariance_proposals import Proposer, Sampling, image_noise, placed
+from .invariance_choices import image_noise
+from .invariance_proposals import Proposer, Sampling, placed
 from .invariance_settings import SAMPLING, Settings
 from .layers import UpTo
 from .level_set import LevelSet, Projected, Window

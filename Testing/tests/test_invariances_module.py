@@ -109,13 +109,18 @@ def choose(widget, node, worker=False, region=True):
     ui = widget.ui
     ui.lowDoseSelector.setCurrentNode(node)
     if region:
-        ui.regionSelector.setCurrentIndex(3)
+        choose_region(widget, "Region of interest")
         ui.roiSelector.setCurrentNode(roi())
     ui.samplesSpinBox.value, ui.projectedSpinBox.value, ui.shownSpinBox.value = 12, 6, 3
     ui.noiseCheckBox.checked, ui.textureCheckBox.checked = False, True
     ui.automaticCheckBox.checked, ui.epsilonSlider.value = False, 1.0
     ui.workerCheckBox.checked = worker
     ui.deviceSelector.setCurrentIndex(ui.deviceSelector.findData("cpu"))
+
+
+def choose_region(widget, text):
+    selector = widget.ui.regionSelector
+    selector.setCurrentIndex([selector.itemText(i) for i in range(selector.count)].index(text))
 
 
 def use_model(widget, path):
@@ -358,7 +363,7 @@ def test_the_panel_starts_with_the_library_s_settings(widget):
     from NetInversionLib.invariance_settings import Settings
 
     widget.ui.lowDoseSelector.setCurrentNode(add_ct())
-    widget.ui.regionSelector.setCurrentIndex(0)
+    choose_region(widget, "Whole volume")
     request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
     assert Settings.from_json(request.settings) == Settings()
 
@@ -368,8 +373,7 @@ def test_region(widget, region, slices):
     import slicer
 
     choose(widget, add_ct(), region=False)
-    selector = widget.ui.regionSelector
-    selector.setCurrentIndex([selector.itemText(i) for i in range(selector.count)].index(region))
+    choose_region(widget, region)
     widget.ui.firstSliceSpinBox.value = 1  # to the last one
     slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(4.0)
     request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
@@ -377,6 +381,37 @@ def test_region(widget, region, slices):
     if slices < 3:
         assert tuple(request.settings["region"]) == (0, slices, 0, 40, 0, 44)
         assert request.volumes["low_dose"].ijk_to_ras[2, 3] == 2.0 * (3 - slices)
+
+
+def test_the_first_region_is_a_square_around_the_view_s_centre(widget):
+    import slicer
+
+    volume = body((200, 220), 3)
+    slicer.util.setSliceViewerLayers(background=add_ct(volume), fit=True)
+    widget.ui.lowDoseSelector.setCurrentNode(slicer.util.getNode("My CT"))
+    assert widget.ui.regionSelector.currentText == "Around the view's centre"
+    node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    node.JumpSliceByCentering(-60.0, -70.0, 2.0)
+    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    assert request.volumes["low_dose"].shape == (1, 200, 220)
+    region = np.array(request.settings["region"]).reshape(3, 2)
+    np.testing.assert_array_equal(region[:, 1] - region[:, 0], [1, 80, 80])  # voxels of 1 mm
+    np.testing.assert_allclose(region.mean(1), [0.5, 70.5, 60.5], atol=0.5)
+    assert request.settings["region_from"] == "80 x 80 mm around the view's centre"
+    host.wait(lambda: widget.ui.regionInfoLabel.text == request.settings["region_from"], 5)
+
+
+def test_a_view_on_air_is_moved_into_the_body_and_says_so(widget):
+    import slicer
+
+    slicer.util.setSliceViewerLayers(background=add_ct(body((200, 220), 3)), fit=True)
+    widget.ui.lowDoseSelector.setCurrentNode(slicer.util.getNode("My CT"))
+    node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    node.JumpSliceByCentering(-2.0, -2.0, 2.0)
+    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    region = request.settings["region"]
+    inside = request.volumes["low_dose"].array[0, region[2]:region[3], region[4]:region[5]]
+    assert (inside > -500).mean() > 0.4 and "mm into the body" in request.settings["region_from"]
 
 
 def test_a_lesion_beside_the_region_brings_its_slice(widget):

@@ -1,0 +1,1 @@
+"""What the panels of the extension's modules have in common."""
