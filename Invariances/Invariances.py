@@ -22,8 +22,18 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import invariance_choices, invariance_settings, jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib import (  # noqa: E402
+    invariance_choices,
+    invariance_reading,
+    invariance_settings,
+    jobs,
+    models,
+    mrml,
+    qtjobs,
+    volumes,
+)
 from NetInversionLib.panel import placing  # noqa: E402
+from NetInversionLib.results import Table  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
@@ -33,7 +43,6 @@ READ_LAYERS = "?"  # item of the list of layers
 SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
 KINDS = ("samples", "proposals")  # keys of the browsed sequences
-SAMPLE_PROOFS = "proof of samples"  # key of the table with each sample's own figures
 LESION = "lesion"  # in the keys of the images of a nodule
 
 #
@@ -736,7 +745,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         """Steps whose value is the request that the panel shows."""
         kinds = {"cinn": node.flow, "noise": node.noise, "texture": node.texture}
         settings = dict(
-            region=self.region(node), region_from=self.regionWords(node), layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
+            region=self.region(node), region_from=self.regionWords(node),
+            layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
             proposals=[kind for kind, wanted in kinds.items() if wanted],
             epsilon_hu=None if node.automatic else node.epsilon, epsilon_layer=node.layerTolerance / 100,
             components=node.components, spectrum=[node.layer] if node.spectrum else [], texture_hu=node.textureHu,
@@ -844,84 +854,17 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def proofOf(self, nodes, key, value):
         """What is known of the shown image, in a sentence."""
         facts = self.facts(nodes)
-        if facts is None:
-            return ""
-        part = facts["second"] if key.endswith("second") else facts
-        if key.startswith(KINDS):
-            return self._sampleProof(nodes, key, value, part)
-        if key.startswith(LESION):
-            return _("Unproven: the nodule of which most stays unnoticed, put in whole. See the table of lesions.")
-        if LESION in key:
-            return _("Proven: with so much of that nodule {layer} changes by at most {limit}.").format(
-                layer=self._layerWords(part), limit=self._amount(part, part["epsilon"]))
-        table = nodes.get("components second" if key.endswith("second") else "components")
-        if table is None:
-            return ""
-        columns = mrml.columns_of(table)
-        rows = [row for row, number in enumerate(columns["component"]) if number == int(key.split()[1])]
-        heading = [heading for heading in columns if heading.startswith("change of the")][0]
-        return _("Component {n}: {share:.0f} % of the variance; {heading}: {change:.2g}. Other amounts are not proven.").format(
-            n=key.split()[1], share=max(columns["explained variance (%)"][row] for row in rows), heading=heading,
-            change=max(columns[heading][row] for row in rows))
-
-    def _layerWords(self, part):
-        """What was looked at, from the facts about one denoiser: where it is hidden, nothing is proven about the output."""
-        layer = part["settings"]["layer"]
-        return _("the network's output") if layer == "output" else _("the network's layer {name}").format(name=layer)
-
-    def _amount(self, part, value):
-        """A change of that, with its unit."""
-        return f"{value:.2g} HU" if part["epsilon_units"] == "HU" else f"{100 * value:.2g} %"
-
-    def _sampleProof(self, nodes, key, value, part):
-        """What is known of a sample or proposal; of several slices and tiles the largest changes."""
-        layer, proven = self._layerWords(part), key.startswith("samples")
-        number, limit = self._sampleNumber(nodes, key, value), self._amount(part, part["epsilon"])
-        table = nodes.get(f"{SAMPLE_PROOFS}{' second' if key.endswith('second') else ''}")
-        columns = mrml.columns_of(table) if table is not None else {"sample": [], "accepted": []}
-        rows = [row for row, its in enumerate(columns["sample"]) if its == number]
-        accepted = [row for row in rows if columns["accepted"][row] == "True"]
-        looked_at = part["settings"]["layer"]
-        heading = "change of the output" if looked_at == "output" else f"change of the layer {looked_at}"
-
-        def largest(start, among):
-            values = next((values for name, values in columns.items() if name.startswith(start)), [])
-            return max((values[row] for row in among), default=float("nan")) if values else float("nan")
-
-        if proven and accepted:
-            words = [_("Sample {n}, proven: {layer} changes by {change}, at most {limit} are allowed.").format(
-                n=number, layer=layer, change=self._amount(part, largest(f"projected, {heading} (", accepted)), limit=limit)]
-            output = largest("projected, change of the output", accepted)
-            if part["epsilon_units"] != "HU" and output == output:
-                words.append(_("Its output changes by {change:.2g} HU.").format(change=output))
-            share = sum(columns["survived (%)"][row] for row in accepted) / len(accepted)
-            words.append(_("{share:.0f} % of the proposed change survived.").format(share=share))
-            return " ".join(words)
-        if proven:
-            return _("Proven: {layer} changes by at most {limit}.").format(layer=layer, limit=limit)
-        if rows:
-            return _("Proposal {n}, unproven: {layer} changes by {change}; {limit} count as unnoticed.").format(
-                n=number, layer=layer, change=self._amount(part, largest(f"unproven, {heading} (", rows)), limit=limit)
-        return _("Unproven: as proposed. The table of proofs says how much the network notices.")
+        number = self._sampleNumber(nodes, key, value) if key.startswith(KINDS) else None
+        return invariance_reading.proof(facts, self.tables(nodes), key, number) if facts else ""
 
     def summary(self, nodes):
-        """How many samples were accepted, and what survived."""
-        facts = self.facts(nodes)
-        if facts is None:
-            return _("The text with this result's figures was removed from the scene.")
-        lines = [] if facts["complete"] else [_("<b>Incomplete</b>: the run was stopped; the maps are partial.")]
-        for suffix, name in self.modelsOf(nodes).items():
-            part = facts["second"] if suffix else facts
-            lines.append(_("<b>{name}</b>: {accepted} of {projected} projected samples are proven to change {layer} by at most "
-                           "{limit}.").format(name=name, accepted=part["accepted"], projected=part["projected"],
-                                              layer=self._layerWords(part), limit=self._amount(part, part["epsilon"])))
-            table = nodes.get(f"proof{suffix}")
-            survived = mrml.columns_of(table).get("survived (%)", []) if table is not None else []
-            known = [float(value) for value in survived if float(value) == float(value)]
-            if known:
-                lines.append(_("Of the proposed change {share:.0f} % survived.").format(share=sum(known) / len(known)))
-        lines.append(_("Research use only."))
-        return "<br>".join(lines)
+        """The answer, and what it rests on, as HTML."""
+        return invariance_reading.summary(self.facts(nodes), self.tables(nodes))
+
+    def tables(self, nodes):
+        """{key: NetInversionLib.results.Table} of a result."""
+        return {key: Table(node.GetName(), mrml.columns_of(node)) for key, node in nodes.items()
+                if node is not None and node.IsA("vtkMRMLTableNode")}
 
     def showInViews(self, nodes, normalDose, suffix="", image="", table="", opacity=0.6):
         """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT, tables and plots.

@@ -318,7 +318,7 @@ def _invariances_arguments(parser) -> None:
 def compute_invariances(options) -> int:
     """Find what may change in a CT without a denoiser noticing; images, tables and all facts go to a folder."""
     device = _machine(options)
-    from . import jobs, volumes
+    from . import invariance_reading, jobs, volumes
 
     images = {"low_dose": volumes.load(options.low_dose)}
     if options.segments:
@@ -334,7 +334,7 @@ def compute_invariances(options) -> int:
 
     _write_result(result, Path(options.output))
     _print_table(result.tables["bands"])
-    print(f"{result.facts['accepted']} of {result.facts['projected']} projected samples are proven. Research use only.")
+    print(f"{invariance_reading.answer(result.facts, result.tables)} Research use only.")
     print(Path(options.output))
     return 0
 

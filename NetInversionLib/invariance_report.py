@@ -13,7 +13,8 @@ from . import __version__, volumes
 from .core import figures
 from .core import page as parts
 from .core.figures import Box, Picture, Scale
-from .results import Result, Table
+from .invariance_reading import answer
+from .results import Result
 from .volumes import Volume
 
 SUFFIXES = {
@@ -30,6 +31,7 @@ SETTINGS = {
         "Region",
         "voxels of the slices looked at, first and last + 1 along k, j, i; none: everything",
     ),
+    "region_from": ("Chosen", "how the region was chosen"),
     "layer": ("What must not notice", "output: the denoised image; else a layer of the network"),
     "proposals": (
         "Changes proposed",
@@ -160,15 +162,6 @@ def page(result: Result, source: Volume | None = None) -> str:
                 parts.record(facts),
             ),
         ],
-    )
-
-
-def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
-    """What came out, in plain words."""
-    return (
-        f"{facts['accepted']} of {facts['projected']} projected changes go unnoticed by "
-        f"{facts['model']['name']}: "
-        f"{tolerance(facts)}"
     )
 
 

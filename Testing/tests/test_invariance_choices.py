@@ -1,4 +1,4 @@
-"""Where the first click looks: a square that lies in the image, in the body, and within one tile."""
+"""Where the first click looks: a square in the image, in the body, and within one tile."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LUNG, COUCH = (slice(60, 90), slice(70, 110)), (slice(150, 154), slice(20, 180))
 
 
 def patient(spacing=1.0):
-    """One slice: a disk of tissue with a lung in it, above a thin couch; its middle lies at (100, 80), (column, row)."""
+    """A disk of tissue around column 100, row 80, with a lung in it, above a thin couch."""
     hu = np.full((3, 160, 200), -1000.0, np.float32)
     rows, columns = np.indices(hu.shape[1:])
     hu[:, np.hypot(rows - 80, columns - 100) < 60] = 40

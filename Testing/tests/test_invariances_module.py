@@ -172,6 +172,7 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     assert "Done" in widget.ui.statusLabel.text, widget.ui.logText.toPlainText()
     found = results(widget)
     assert facts(widget)["accepted"] == facts(widget)["projected"] == 6 and "6 of 6" in widget.ui.summaryLabel.text
+    assert widget.ui.summaryLabel.text.startswith("<b>In the chosen region, images that differ by ")
 
     # Only the slice of the region, where it lies in the patient
     unproven, proven = (array(found[f"std {kind}"]) for kind in ("unproven", "proven"))
@@ -307,13 +308,15 @@ def test_the_layers_are_read_off_the_network(widget, published):
 
 
 def test_what_is_said_of_a_sample_is_the_worst_of_its_accepted_slices(widget):
-    from types import SimpleNamespace
+    import slicer
 
     def table(**columns):
         return mrml.table_to_node(Table("Proof of each sample", columns))
 
     part = {"settings": {"layer": "3"}, "epsilon": 0.01, "epsilon_units": "relative"}
-    nodes = {"sample 2": None, "sample 5": None, "facts": SimpleNamespace(GetText=lambda: json.dumps({**part, "second": part})),
+    text = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode")
+    text.SetText(json.dumps({**part, "second": part}))
+    nodes = {"sample 2": None, "sample 5": None, "facts": text,
              "proof of samples": table(**{
                  "slice": [0, 1, 2, 0], "sample": [5, 5, 5, 2],
                  "unproven, change of the layer 3 (relative)": [0.5, 0.6, 0.7, 0.9],
