@@ -988,17 +988,20 @@ class InvariancesTest(ScriptedLoadableModuleTest):
         self.test_acceptedSamplesChangeNothing()
 
     def test_acceptedSamplesChangeNothing(self):
-        import numpy as np
-
         if not InvariancesLogic().models():
             self.delayDisplay("No denoiser is there: nothing to test")
             return
         self.delayDisplay("Looking for invariances of a small made-up image")
-        hu = np.full((2, 32, 36), -1000.0)
-        hu[:, 6:26, 6:30] = 40 + 30 * np.random.default_rng(0).normal(size=(2, 20, 24))
-        node = slicer.util.addVolumeFromArray(hu.astype(np.float32), name="Made up")
-        output = InvariancesLogic().run(node, samples=4, projected=2, shown=2, epsilon_hu=1.0, proposals=["texture"],
-                                        region=(0, 1, 8, 24, 8, 28), device="cpu")
+        output = InvariancesLogic().run(self.madeUpVolume(), samples=4, projected=2, shown=2, epsilon_hu=1.0,
+                                        proposals=["texture"], region=(0, 1, 8, 24, 8, 28), device="cpu")
         self.assertGreater(slicer.util.arrayFromVolume(output.nodes["std unproven"]).max(), 10)
         self.assertLessEqual(max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]), 1.0)
         self.delayDisplay("Test passed")
+
+    def madeUpVolume(self):
+        """Two slices of a noisy block of tissue in air."""
+        import numpy as np
+
+        hu = np.full((2, 32, 36), -1000.0)
+        hu[:, 6:26, 6:30] = 40 + 30 * np.random.default_rng(0).normal(size=(2, 20, 24))
+        return slicer.util.addVolumeFromArray(hu.astype(np.float32), name="Made up")

@@ -11,6 +11,8 @@ qMRML and ctk widgets, ``slicer.app``) is written here. What the host does not s
     host.grab(widget.parent, "panel.png")
     host.render_slice_views("slices.png", [volumeA, volumeB])
 
+``python -m host --python-script FILE`` starts in place of ``Slicer`` and executes a script.
+
 With ``SLICER_BASE_PYTHON`` naming the ``Base/Python`` folder of a Slicer source checkout, Slicer's own
 ScriptedLoadableModule, parameterNodeWrapper and i18n take the place of the host's.
 """

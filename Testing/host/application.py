@@ -44,6 +44,8 @@ class _Application(QtCore.QObject):
     applicationVersion = QtCore.Property(str, lambda self: "5.10.0")
     majorVersion = QtCore.Property(int, lambda self: 5)
     minorVersion = QtCore.Property(int, lambda self: 10)
+    revision = QtCore.Property(str, lambda self: "the stand-in of the tests, not Slicer")
+    applicationLocaleName = QtCore.Property(str, lambda self: "en_US")
     temporaryPath = QtCore.Property(str, lambda self: self._temporary)
     slicerHome = QtCore.Property(str, lambda self: self._temporary)
     documentationBaseUrl = QtCore.Property(str, lambda self: "https://slicer.readthedocs.io/en/latest/")
@@ -52,6 +54,7 @@ class _Application(QtCore.QObject):
         super().__init__()
         self._temporary = temporary_folder()
         self._testing, self._modules = True, modules_manager()
+        self._options = CommandOptions()
         self._python = PythonConsole()
 
     def translate(self, context, text):
@@ -59,6 +62,12 @@ class _Application(QtCore.QObject):
 
     def moduleManager(self):
         return self._modules
+
+    def commandOptions(self):
+        return self._options
+
+    def exit(self, code=0):
+        QtCore.QCoreApplication.exit(code)
 
     def layoutManager(self):
         return slicer.views
@@ -114,6 +123,15 @@ class _Application(QtCore.QObject):
     resumeRender = restart = pauseRender
 
 
+class CommandOptions(Strict):
+    """``slicer.app.commandOptions()``: ``slicer.util.exit`` tells it that a script ends the application itself."""
+
+    __slots__ = ("runPythonAndExit",)
+
+    def __init__(self):
+        self.runPythonAndExit = False
+
+
 class PythonConsole(Strict):
     """Only what a log needs."""
 
@@ -127,7 +145,7 @@ class _ModuleManager(QtCore.QObject):
 
     def __init__(self):
         super().__init__()
-        self._loaded = {}
+        self._loaded, self._registered = {}, {}
 
     def module(self, name):
         return self._loaded.get(name)
@@ -137,6 +155,26 @@ class _ModuleManager(QtCore.QObject):
 
     def loadedModuleNames(self):
         return tuple(self._loaded)
+
+    # Of the factory manager
+
+    def registerModule(self, info):
+        path = Path(info.absoluteFilePath())
+        if path.is_file():
+            self._registered[path.stem] = path
+
+    def isRegistered(self, name):
+        return name in self._registered
+
+    def loadModules(self, names):
+        """True if all could be loaded; as in Slicer, startupCompleted is over by now and does not come again."""
+        for name in names:
+            try:
+                add_module(self._registered[name])
+            except Exception:
+                traceback.print_exc()
+                return False
+        return True
 
 
 def modules_manager():
@@ -309,13 +347,18 @@ def load_module(name_or_path):
     path = find_module(name_or_path)
     manager = slicer.app.moduleManager()
     if manager.module(path.stem) is None:
-        module = qSlicerScriptedLoadableModule(path)
-        manager._loaded[module.name] = module
-        setattr(slicer.modules, module.name.lower(), module)
-        emit(manager, "moduleLoaded(QString)", module.name)
+        add_module(path)
         emit(slicer.app, "startupCompleted()")
         slicer.app.startupCompleted.disconnect()  # each module hears of it once
     return manager.module(path.stem)
+
+
+def add_module(path: Path):
+    """What Slicer's module factory does with one file."""
+    manager, module = slicer.app.moduleManager(), qSlicerScriptedLoadableModule(path)
+    manager._loaded[module.name] = module
+    setattr(slicer.modules, module.name.lower(), module)
+    emit(manager, "moduleLoaded(QString)", module.name)
 
 
 def open_module(name_or_path):

@@ -329,5 +329,13 @@ globals().update({name: wrap(cls, name) for name, cls in {**vars(ctk_numbers), *
                   if name.startswith("ctk") and isinstance(cls, type)})
 
 
+class ctkWidgetsUtils:
+    """Static functions, of which the host has one."""
+
+    @staticmethod
+    def grabWidget(widget) -> QtGui.QImage:
+        return QtWidgets.QWidget.grab(widget).toImage()
+
+
 def __getattr__(name):
     raise AttributeError(name if name.startswith("__") else f"ctk.{name} is not in the test host")

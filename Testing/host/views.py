@@ -183,6 +183,11 @@ class Views(Strict):
         for logic in self._logics.values():
             logic.FitSliceToAll()
 
+    def viewport(self):
+        """The widget that holds the views."""
+        from . import viewport
+        return viewport.viewport()
+
     plotViewCount = property(lambda self: self.scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode"))
 
     def plotWidget(self, index):
