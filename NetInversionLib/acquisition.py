@@ -137,7 +137,7 @@ def acquirable(
             columns[heading].append(value)
 
     gain = before - free_error
-    add("none (patient's)", "as acquired", before, 0.0)
+    add("none (patient's own input)", "as acquired", before, 0.0)
     for row, name in enumerate([*(knob.name for knob in available), "all together"]):
         values = solution.x[row]
         error = objective.mean_error(images(values.to(patient.device), row).detach()) * scale

@@ -12,6 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from .dixon import body_mask
+from .ideal_input_reading import OWN, input_words, start_words
+from .ideal_input_settings import BLUR_VOXELS, NOISE
 from .objective import Objective, Terms
 from .results import Curve, Result, Table
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 # HU limits: fat -150 to -30, soft tissue -30 to 150, bone from 200 (below it mixes with
 # contrast-filled vessels).
 TISSUES = {"bone": (200.0, np.inf), "soft tissue": (-30.0, 150.0), "fat": (-150.0, -30.0)}
-NOISE = 0.02  # standard deviation of the noisier input, normalised units
-BLUR_VOXELS = 1.0
 
 
 def tissues(case: Case) -> dict[str, np.ndarray]:
@@ -52,19 +52,20 @@ def add_error_table(
     errors: dict[str, Tensor],
     images: dict[str, Tensor],
     evaluations: Tensor,
+    kind: str = "ideal",
 ) -> None:
     """Table "error": mean absolute error by input and tissue, relative to the patient's, and range
     violations.
     """
     units = _units(case)
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
-    columns: dict[str, list] = {"input": list(errors)}
+    columns: dict[str, list] = {"input": [input_words(name, kind) for name in errors]}
     for tissue, mask in masks.items():
         columns[f"MAE {tissue} ({units})"] = [
             _mean(error.mean(1), mask) for error in errors.values()
         ]
     overall = columns[f"MAE everything ({units})"]
-    columns["relative to the patient's (%)"] = [
+    columns["share of the patient's own error (%)"] = [
         100 * value / overall[0] if overall[0] else 0.0 for value in overall
     ]
     columns["values outside [0, 1] (%)"] = [
@@ -95,10 +96,10 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
             "tissue",
             "mean change (normalised)",
             "gradient-energy ratio",
-            "correlation with the patient's",
-            "autocorrelation, patient's",
+            "correlation with the patient's own",
+            "autocorrelation, patient's own",
             "autocorrelation, ideal",
-            "mean, patient's",
+            "mean, patient's own",
             "mean, ideal",
         )
     }
@@ -111,7 +112,7 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
             ]
             for tissue, mask in masks.items():
                 row = (
-                    name,
+                    start_words(name),
                     channel.role,
                     tissue,
                     float((after - before)[mask].mean()),
@@ -127,7 +128,7 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
             frequency, ratio = spectrum_ratio(after, before, spacing)
             lines[channel.name] = (frequency.tolist(), ratio.tolist())
         result.curves[f"spectrum {name}"] = Curve(
-            f"Power spectrum, ideal (from {name}) over patient's",
+            f"Power spectrum, ideal (from {start_words(name)}) over the patient's own",
             "frequency (cycles/mm)",
             "ratio of power",
             lines,
@@ -234,10 +235,11 @@ def add_swap_back(
             mixed[:, index] = case.patient[:, index]
             error = output_error(case, objective, mixed)
             for heading, value in zip(
-                columns, (name, channel.role, error, 100 * _ratio(error - best, before - best))
+                columns,
+                (start_words(name), channel.role, error, 100 * _ratio(error - best, before - best))
             ):
                 columns[heading].append(value)
-    result.tables["swap back"] = Table("One channel back to the patient's", columns)
+    result.tables["swap back"] = Table("One channel back to the patient's own", columns)
 
 
 def add_validity(
@@ -248,6 +250,7 @@ def add_validity(
     objective: Objective,
     second: Model | None,
     seed: int,
+    kind: str = "ideal",
 ) -> None:
     """Table "validity": the error of inputs that should not be better, and of the ideal ones under
     noise and blur.
@@ -259,18 +262,15 @@ def add_validity(
     noise = NOISE * torch.randn(
         case.patient.shape, generator=torch.Generator().manual_seed(seed)
     ).to(case.patient)
-    rows = [
-        ("patient's", case.patient),
-        ("patient's, blurred", _blurred(case.patient)),
-        ("patient's, noisier", case.patient + noise),
-    ]
-    for name, ideal in zip(names, images):
+    rows = []
+    for name, image in [(OWN, case.patient), *zip(names, images)]:
+        words = input_words(name, kind)
         rows += [
-            (f"ideal {name}", ideal),
-            (f"ideal {name}, blurred", _blurred(ideal)),
-            (f"ideal {name}, noisier", ideal + noise),
+            (words, image),
+            (f"{words}, blurred", _blurred(image)),
+            (f"{words}, noisier", image + noise),
         ]
-    rows += [(f"other patient {number}'s", images) for number, images in enumerate(case.others, 1)]
+    rows += [(f"Other patient {number}'s input", images) for number, images in enumerate(case.others, 1)]
     labels = [label for label, _ in rows]
     values = [output_error(case, objective, image) for _, image in rows]
     count = len(case.patient)
@@ -285,7 +285,7 @@ def add_validity(
     for label, figure in (
         (("lowest", np.min), ("median", np.median), ("highest", np.max)) if shuffled else ()
     ):
-        labels.append(f"patient's, slices shuffled, {label}")
+        labels.append(f"{input_words(OWN)}, slices shuffled, {label}")
         values.append(float(figure(shuffled)))
     columns: dict[str, list] = {"input": labels, f"MAE ({_units(case)})": values}
     if second is not None:
@@ -295,9 +295,7 @@ def add_validity(
         )
         gain = [(errors[0] - e) / max(values[0] - v, 1e-9) for e, v in zip(errors, values)]
         result.facts["gain that transfers"] = {
-            label: g
-            for label, g in zip(labels, gain)
-            if label in [f"ideal {name}" for name in names]
+            f"ideal {name}": gain[labels.index(input_words(name, kind))] for name in names
         }
     result.tables["validity"] = Table("Would other inputs do as well?", columns)
 

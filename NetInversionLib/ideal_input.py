@@ -21,6 +21,7 @@ from torch import Tensor
 from . import acquisition, change_analysis, devices, lbfgs
 from . import models as model_files
 from . import volumes as vol
+from .ideal_input_reading import start_words
 from .ideal_input_settings import Settings
 from .models import Model
 from .objective import Objective, Terms
@@ -667,7 +668,7 @@ class _Watch:
             self.names,
             loss.reshape(-1, size).mean(1).tolist() if loss.numel() > 1 else loss.tolist(),
         ):
-            self.progress.point(name, self.before + evaluation, value)
+            self.progress.point(f"from {start_words(name)}", self.before + evaluation, value)
         if now - self.saved > INTERMEDIATE_EVERY_S:
             self.saved = now
             images = self.found.images.clone()
@@ -784,13 +785,13 @@ def describe(
         name: _output_volumes(result, case, name, inputs[name], objective.forward(image))
         for name, image in images.items()
     }
-    change_analysis.add_error_table(result, case, errors, images, found.evaluations)
+    change_analysis.add_error_table(result, case, errors, images, found.evaluations, kind)
     change_analysis.add_change(result, case, names, found.images)
     if settings.validity:
         progress.report(0.96, "Trying inputs that should not be better")
         change_analysis.add_swap_back(result, case, names, found.images, objective)
         change_analysis.add_validity(
-            result, case, names, found.images, objective, second, settings.seed
+            result, case, names, found.images, objective, second, settings.seed, kind
         )
     if settings.knobs and settings.direction == "best":
         _add_knobs(result, case, found, settings, memory, progress)
@@ -798,7 +799,10 @@ def describe(
         "Convergence",
         "network evaluations",
         "objective (normalised units)",
-        {name: (list(range(1, len(line) + 1)), line) for name, line in zip(names, found.trace)},
+        {
+            f"from {start_words(name)}": (list(range(1, len(line) + 1)), line)
+            for name, line in zip(names, found.trace)
+        },
         log_y=settings.direction == "best",
     )
     result.facts["ended"] = {

@@ -6,6 +6,12 @@ from dataclasses import dataclass, fields
 
 STARTS = ("patient", "zeros", "noise")
 
+NOISE = 0.02
+"""Standard deviation of the noisier inputs in table "validity", as a share of the network's input range."""
+
+BLUR_VOXELS = 1.0
+"""Standard deviation of the blur there."""
+
 
 @dataclass(frozen=True)
 class Settings:

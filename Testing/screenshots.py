@@ -156,8 +156,9 @@ def draw_thumbnail(widget):
 # What the tutorial shows of each table: its columns, and only the rows that have these words in these columns.
 SHOWN = {"error": (("input", "MAE everything (HU)", "MAE bone (HU)", "MAE soft tissue (HU)", "MAE fat (HU)"), {}),
          "change": (("channel", "tissue", "mean change (normalised)", "gradient-energy ratio",
-                     "correlation with the patient's"), {"start": ["patient"], "tissue": ["bone", "soft tissue"]}),
-         "swap back": (("channel put back", "MAE (HU)", "share of the gain lost (%)"), {"start": ["patient"]}),
+                     "correlation with the patient's own"),
+                    {"start": ["the patient's images"], "tissue": ["bone", "soft tissue"]}),
+         "swap back": (("channel put back", "MAE (HU)", "share of the gain lost (%)"), {"start": ["the patient's images"]}),
          "validity": (("input", "MAE (HU)"), {}),
          "acquirable": (("knob", "MAE (HU)", "share of the free-voxel gain (%)"), {})}
 

@@ -65,10 +65,10 @@ def observations(result, start: str) -> dict:
         return float("nan")
 
     return {"autocorrelation": [value("autocorrelation, ideal", c) for c in ("fat_fraction", "water_fraction")],
-            "autocorrelation_patient": [value("autocorrelation, patient's", c) for c in ("fat_fraction", "water_fraction")],
+            "autocorrelation_patient": [value("autocorrelation, patient's own", c) for c in ("fat_fraction", "water_fraction")],
             "mean": [value("mean, ideal", c) for c in ("in_phase", "fat_fraction", "water_fraction")],
-            "mean_patient": [value("mean, patient's", c) for c in ("in_phase", "fat_fraction", "water_fraction")],
-            "correlation": [value("correlation with the patient's", c) for c in ("fat_fraction", "water_fraction")],
+            "mean_patient": [value("mean, patient's own", c) for c in ("in_phase", "fat_fraction", "water_fraction")],
+            "correlation": [value("correlation with the patient's own", c) for c in ("fat_fraction", "water_fraction")],
             "sharpness_bone": [value("gradient-energy ratio", c, "bone") for c in
                                ("in_phase", "fat_fraction", "water_fraction")]}
 

@@ -193,7 +193,7 @@ def test_the_knob_that_made_the_target_buys_it_all(name, values):
         patient[:, 0] += 0.05 * torch.randn(patient[:, 0].shape, generator=torch.Generator().manual_seed(0))
     target = knob(name, patient).apply(patient, torch.tensor(values))
     found = table(patient, target)
-    before = found["none (patient's)"]["mae"]
+    before = found["none (patient's own input)"]["mae"]
     assert before == pytest.approx(1000 * (patient - target).abs().mean().item(), rel=1e-4)
     assert found[name]["mae"] < 0.05 * before, f"{found[name]['mae']} of {before}"
     assert found[name]["share"] > 95
@@ -211,7 +211,7 @@ def test_no_knob_is_worse_than_as_acquired():
     assert {row["setting"] for row in found.values()} == {"as acquired", "ideal input"}
     target = torch.rand(patient.shape, generator=torch.Generator().manual_seed(0))
     found = table(patient, target, free_error=10.0)
-    before = found["none (patient's)"]["mae"]
+    before = found["none (patient's own input)"]["mae"]
     for row in found.values():
         assert row["mae"] <= before
         assert row["share"] == pytest.approx(100 * (before - row["mae"]) / (before - 10), abs=1e-3)
@@ -245,7 +245,7 @@ def test_the_table_of_a_run(dimensions):
                  starts=("zeros", "patient"))
     columns = list(result.tables["acquirable"].columns.values())
     found = dict(zip(columns[0], zip(columns[2], columns[3])))
-    assert found["none (patient's)"] == (pytest.approx(result.facts["error"]["patient's"], rel=1e-4), 0.0)
+    assert found["none (patient's own input)"] == (pytest.approx(result.facts["error"]["patient's"], rel=1e-4), 0.0)
     best = min(result.facts["error"][start] for start in ("zeros", "patient"))
     assert found["free voxels"][0] == pytest.approx(best, rel=1e-3, abs=1e-6)
     assert found["gain of each channel"][1] > 95

@@ -115,7 +115,7 @@ def test_compute_ideal_input_writes_images_tables_and_facts(file, tmp_path, caps
     assert ideal.array.shape == (3, 9, 12)
     np.testing.assert_allclose(ideal.ijk_to_ras, matrix, atol=1e-6)
     rows = (out / "error.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["input", "patient's", "patient", "zeros"]
+    assert [row.split(",")[0].strip('"') for row in rows] == ["input", "Patient's own input", "Ideal", "Ideal"]
     assert json.loads((out / "facts.json").read_text())["model"]["sha256"] == models.load(file).sha256
     assert str(out) in capsys.readouterr().out
 

@@ -12,6 +12,7 @@ from toy_models import LPS, channel, linear, model, random_matrix, smooth, volum
 
 from NetInversionLib import ideal_input as algorithm
 from NetInversionLib.ideal_input import Settings, ideal_input
+from NetInversionLib.ideal_input_reading import start_words
 from NetInversionLib.ideal_input_settings import PRESETS
 from NetInversionLib.results import Cancelled, Progress
 from NetInversionLib.volumes import Volume, orientation
@@ -507,7 +508,7 @@ def test_the_seed_preset_is_torch_s_lbfgs_on_the_printed_formula(short_steps):
 
     for _ in range(5):
         optimiser.step(closure)
-    ours = np.minimum.accumulate(result.curves["convergence"].lines["patient"][1])
+    ours = np.minimum.accumulate(result.curves["convergence"].lines["from the patient's images"][1])
     np.testing.assert_allclose(ours[:15], np.minimum.accumulate(losses)[:15], rtol=1e-3)
     assert abs(len(ours) - len(losses)) <= 20 and ours[-1] == pytest.approx(min(losses), rel=0.05)
     error = (network(x) - y).abs().mean().item()
@@ -559,7 +560,7 @@ def test_convergence_falls_and_ends_at_the_objective_of_the_result():
     volumes, _ = case()
     result = run(volumes, half(), above=3.0, starts=("patient", "noise"))
     for start in ("patient", "noise"):
-        x, y = result.curves["convergence"].lines[start]
+        x, y = result.curves["convergence"].lines[f"from {start_words(start)}"]
         assert list(x) == list(range(1, len(y) + 1)) and (np.diff(y) <= 1e-12).all()
         ideal = array(result, f"ideal mr {start}")
         penalty = 3 * np.square((ideal - 1).clip(0)).mean() + 10 * np.square((-ideal).clip(0)).mean()
@@ -571,7 +572,8 @@ def test_progress_rises_to_one_and_points_follow_the_curve():
     run(two_channels(), model(mixer(), ("mr", "fat")), log, validity=True, knobs=True, starts=("patient", "zeros"))
     assert log.fractions[0] == 0 and log.fractions[-1] == 1
     assert all(a <= b + 1e-9 for a, b in zip(log.fractions, log.fractions[1:]))
-    assert {curve for curve, _, _ in log.points} == {"patient", "zeros"}
+    assert {curve for curve, _, _ in log.points} == {
+        "from the patient's images", "from zeros"}
 
 
 def clock(monkeypatch, step=10.0):

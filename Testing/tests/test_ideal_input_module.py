@@ -216,8 +216,8 @@ def test_other_patients_stand_in_the_table_of_validity(widget, arrays):
                                    otherInputs=[[others[role] for role in ROLES[:3]], inputs])
     table = dict(zip(*list(output.result.tables["validity"].columns.values())[:2]))
     # The second "other patient" is the patient, who errs as he does.
-    assert table["other patient 2's"] == pytest.approx(table["patient's"], rel=1e-4)
-    assert table["other patient 1's"] != pytest.approx(table["patient's"], rel=1e-2)
+    assert table["Other patient 2's input"] == pytest.approx(table["Patient's own input"], rel=1e-4)
+    assert table["Other patient 1's input"] != pytest.approx(table["Patient's own input"], rel=1e-2)
 
 
 def random_placement(seed):
