@@ -168,8 +168,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
     def setup(self):
         self.setupPanel(IdealInputLogic())
         ui = self.ui
-        ui.secondModelEdit.nameFilters = ui.modelFileEdit.nameFilters
-        ui.secondModelEdit.connect("currentPathChanged(QString)", self._onSecondModel)
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
         ui.showButton.connect("clicked(bool)", self.showResult)
         for selector in (ui.shownStartSelector, ui.shownChannelSelector, ui.shownTableSelector):
@@ -181,9 +179,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
         self.logic.chooseMarkedVolumes(self._parameterNode, self._card)
 
     # What the user chooses and connectGui does not know
-
-    def _onSecondModel(self, path):
-        self.setValues(secondModel=path)
 
     def _onMaskChosen(self, node):
         self.setValues(maskNode=node)
@@ -232,8 +227,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
 
     def showChoices(self):
         node = self._parameterNode
-        if self.ui.secondModelEdit.currentPath != node.secondModel:
-            self.ui.secondModelEdit.currentPath = node.secondModel
         for role, selector in self._selectors.items():
             selector.setCurrentNode(self.logic.chosen(node, role))
         self.ui.maskSelector.setCurrentNode(node.maskNode)
@@ -455,11 +448,19 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         if all(channel.role in node.locked.split(",") for channel in card.inputs):
             found.append(_("Every channel is kept as the patient's (Advanced): leave at least one free."))
         if node.secondModel:
-            second, problem = self.card(node.secondModel)
-            if second and [c.role for c in second.inputs + second.outputs] != [c.role for c in card.inputs + card.outputs]:
+            second, problem = self.card(self.secondPath(node))
+            if second and not self._fits(second, card):
                 problem = _("The second network (Advanced) takes or gives other images than the first.")
             found += [problem] if problem else []
         return found
+
+    def _fits(self, second, card):
+        """Whether a second network takes and gives the same images as the first."""
+        return [c.role for c in second.inputs + second.outputs] == [c.role for c in card.inputs + card.outputs]
+
+    def secondModels(self, node, card):
+        others = qtjobs.ModuleLogic.secondModels(self, node, card)
+        return {path: other for path, other in others.items() if card is None or self._fits(other, card)}
 
     def _starts(self, node):
         choices = {"patient": node.startPatient, "zeros": node.startZeros, "noise": node.startNoise}
@@ -507,7 +508,8 @@ class IdealInputLogic(qtjobs.ModuleLogic):
             settings.update({**PRESETS["seed"], "starts": settings["starts"]})
         inputs, targets = ({channel.role: self.chosen(node, channel.role) for channel in channels}
                            for channels in (card.inputs, card.outputs))
-        return self.requestSteps(inputs, targets, self.modelPath(node), node.maskNode, None, node.secondModel, **settings)
+        return self.requestSteps(inputs, targets, self.modelPath(node), node.maskNode, None,
+                                 self.secondPath(node), **settings)
 
     # How long and how much, roughly
 

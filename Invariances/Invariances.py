@@ -168,11 +168,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self.setupPanel(InvariancesLogic())
         ui = self.ui
         ui.previewLabel.setVisible(False)
-        ui.secondModelEdit.nameFilters = ui.modelFileEdit.nameFilters
         for slider, low, high, value in ((ui.shownSlider, 1, 5, 1), (ui.opacitySlider, 0, 1, 0.6)):
             slider.minimum, slider.maximum, slider.value = low, high, value
         ui.opacitySlider.singleStep = 0.05
-        ui.secondModelEdit.connect("currentPathChanged(QString)", self._onSecondModel)
         ui.segmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onSegmentation)
         ui.samplerSelector.connect("activated(int)", self._onSampler)
         ui.layerSelector.connect("activated(int)", self._onLayer)
@@ -198,9 +196,6 @@ class InvariancesWidget(qtjobs.ModulePanel):
         qtjobs.ModulePanel.cleanup(self)
 
     # What the user chooses and connectGui does not know
-
-    def _onSecondModel(self, path):
-        self.setValues(secondModel=path)
 
     def _onSegmentation(self, node):
         if not self._writing and self._parameterNode is not None:
@@ -287,8 +282,6 @@ class InvariancesWidget(qtjobs.ModulePanel):
 
     def showChoices(self):
         node, ui = self._parameterNode, self.ui
-        if ui.secondModelEdit.currentPath != node.secondModel:
-            ui.secondModelEdit.currentPath = node.secondModel
         ui.segmentationSelector.setCurrentNode(self.logic.segmentation(node))
         self._showSampler()
         self._showLayers()
@@ -334,7 +327,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
             found.append(_("The sampler has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
                            "texture as proposals.").format(name=node.layer, others=", ".join(sorted(self._withFlow))))
         if not found and node.secondModel and "torch" in sys.modules:  # else the run says it
-            asked = (node.secondModel, node.layer, node.flow)
+            asked = (self.logic.secondPath(node), node.layer, node.flow)
             if self._second[0] != asked:
                 self._second = asked, self.logic.layerProblem(*asked)
             found += filter(None, [self._second[1]])
@@ -666,7 +659,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if max(node.projected, node.shown) > node.samples:
             found.append(_("Not more samples can be projected or shown than are tried."))
         if node.secondModel:
-            problem = self.card(node.secondModel)[1]
+            problem = self.card(self.secondPath(node))[1]
             found += [problem] if problem else []
         for name, text, problem in (
                 ("lesion_diameters_mm", node.diameters,
@@ -686,7 +679,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if node.flow and not node.sampler:
             return [_("Choose a sampler for the proposals VAE + flow, or choose noise or texture. 'netinversion train cinn' "
                       "makes one for a denoiser.")]
-        if node.flow and node.secondModel and not self.samplers(node.secondModel):
+        if node.flow and node.secondModel and not self.samplers(self.secondPath(node)):
             return [_("There is no sampler for the second denoiser: choose noise or texture, or no second denoiser.")]
         return []
 
@@ -754,8 +747,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             lesion_diameters_mm=numbers(node.diameters), lesion_contrasts_hu=numbers(node.contrasts),
             max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
         path = self.modelPath(node)
-        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None, node.secondModel,
-                                 self.samplerPath(node, path), **settings)
+        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None,
+                                 self.secondPath(node), self.samplerPath(node, path), **settings)
 
     def cost(self, node):
         """Voxels that will pass through the network, forwards and backwards, in all."""

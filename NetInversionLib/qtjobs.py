@@ -37,6 +37,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from . import jobs, models, mrml
+from .panel import optional_model
 from .results import Cancelled, Progress, Result
 
 LOGGER = logging.getLogger(__name__)
@@ -456,6 +457,16 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
             return node.modelFile or None
         return next((str(path) for path in self.models() if path.name == node.model), None)
 
+    def secondModels(self, node, card: models.Card | None) -> dict[Path, models.Card]:
+        """The shipped models that can be asked beside the chosen one, whose card is ``card``."""
+        first = self.modelPath(node)
+        return {path: other for path, other in self.models().items() if str(path) != first}
+
+    def secondPath(self, node) -> str:
+        """Path of the second model that a parameter node names: a shipped one by its file name. "" for none."""
+        shipped = {path.name: str(path) for path in self.models()}
+        return shipped.get(node.secondModel, node.secondModel)
+
     def card(self, path: str | None) -> tuple[models.Card | None, str]:
         """(card, problem): the card of a model file, or None and why it can not be used."""
         if not path:
@@ -585,6 +596,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     (ctkPathLineEdit), ``modelInfoLabel``, ``deviceSelector`` (QComboBox), ``advancedCollapsibleButton``,
     ``inputsCollapsibleButton``, ``outputsCollapsibleButton``, ``resultsCollapsibleButton``, ``estimateLabel``,
     ``applyButton``, ``progressBar`` (0 to 1000), ``statusLabel``, ``curveLabel`` and ``logText`` (QPlainTextEdit).
+    It may have ``secondModelSelector`` (QComboBox): the list for the parameter node's field ``secondModel``.
     Those with a dynamic property ``SlicerParameterName`` follow the parameter node by themselves.
     """
 
@@ -601,6 +613,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = self._guiTag = None
         self._card = self._cardPath = None  # of the chosen model
+        self._secondModel: optional_model.OptionalModel | None = None
         self._going: Run | None = None
         self._writing = False  # the panel is being brought up to date: its signals are not the user's
         VTKObservationMixin.__init__(self)
@@ -647,6 +660,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._fillDevices()
         self.ui.modelSelector.connect("currentIndexChanged(int)", self._onModelChosen)
         self.ui.modelFileEdit.connect("currentPathChanged(QString)", self._onModelFile)
+        self.ui.modelFileEdit.connect("validInputChanged(bool)", self._onModelFileValid)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self._onDeviceChosen)
         self.ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onAdvanced)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
@@ -713,10 +727,13 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # What the user chooses and connectGui does not know
 
     def _fillModels(self):
+        if hasattr(self.ui, "secondModelSelector"):
+            self._secondModel = optional_model.OptionalModel(
+                self.ui.secondModelSelector, lambda chosen: self.setValues(secondModel=chosen))
         for path, card in self.logic.models().items():
             self.ui.modelSelector.addItem(card.name, str(path))
         self.ui.modelSelector.addItem(_("From file..."), "")
-        self.ui.modelFileEdit.nameFilters = [_("NetInversion model") + " (*.safetensors)"]
+        self.ui.modelFileEdit.nameFilters = [optional_model.file_filter()]
 
     def _fillDevices(self, names=("cpu",)):
         chosen = self._parameterNode.device if self._parameterNode is not None else "auto"
@@ -738,6 +755,11 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onModelFile(self, path):
         self.setValues(modelFile=path)
+
+    def _onModelFileValid(self, valid):
+        """The line tells only of what could be a model file's path: not of a text that is cleared, for example."""
+        if not valid:
+            self.setValues(modelFile="")
 
     def _onDeviceChosen(self, index):
         self.setValues(device=self.ui.deviceSelector.itemData(index))
@@ -776,13 +798,15 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.modelSelector.setCurrentIndex(ui.modelSelector.findData("" if node.fromFile else str(path)))
         ui.modelFileLabel.setVisible(node.fromFile)
         ui.modelFileEdit.setVisible(node.fromFile)
-        if ui.modelFileEdit.currentPath != node.modelFile:
+        if node.modelFile and ui.modelFileEdit.currentPath != node.modelFile:  # else the user may be typing
             ui.modelFileEdit.currentPath = node.modelFile
         if str(path) != self._cardPath:
             self._cardPath = str(path)
             self._card, problem = self.logic.card(path)
             ui.modelInfoLabel.setText(cardText(path, self._card) if self._card else problem)
             self.modelChanged()
+        if self._secondModel is not None:
+            self._secondModel.show(self.logic.secondModels(node, self._card), node.secondModel)
 
     def _showDevice(self):
         selector, device = self.ui.deviceSelector, self._parameterNode.device

@@ -3,6 +3,8 @@
 Only what the recorded PythonQt table lists can be reached (``pythonqt.wrap`` hides the rest), so helper methods may
 have any name that is not in it. A ctk class that is not here raises when it is asked for.
 """
+import re
+
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import ctk_numbers
@@ -84,8 +86,20 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
 
 # Paths and choices
 
+def path_pattern(name_filters) -> str:
+    """CTK's regular expression for the paths that name filters let through; without any, all but the empty one.
+
+    Of "*.nii.gz" it looks at "nii" alone, and it takes a path without its last letter ("a.nii", "a.ni"), as CTK does.
+    """
+    wildcards = [word for line in name_filters for word in (re.findall(r"^.*\((.*)\)$", line) or [line])[0].split(" ")]
+    suffixes = [found[1] for found in (re.search(r"\*\.(\w+)", word) for word in wildcards) if found]
+    return "(" + "|".join(rf".*\.{suffix}?$" for suffix in suffixes) + ")" if suffixes else ".+"
+
+
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A path with a browse button."""
+    """A path with a browse button. It tells only of a text that its name filters let through, whether there is such a
+    file or not: nobody hears of a text that is cleared, except through ``validInputChanged``.
+    """
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
@@ -97,12 +111,24 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._line, self._button = QtWidgets.QLineEdit(self), QtWidgets.QToolButton(self)
         self._button.setText("…")
         row(self, self._line, self._button)
-        self._line.textChanged.connect(lambda text: emit(self, "currentPathChanged(QString)", text))
+        self._valid = False
+        self._filter(())
+        self._line.textChanged.connect(lambda text: self._tell(text))
         self._button.clicked.connect(lambda: self.browse())
+
+    def _filter(self, name_filters):
+        self._line.setValidator(QtGui.QRegularExpressionValidator(path_pattern(name_filters), self))
+
+    def _tell(self, text):
+        before, self._valid = self._valid, self._line.hasAcceptableInput()
+        if self._valid:
+            emit(self, "currentPathChanged(QString)", text)
+        if self._valid != before:
+            emit(self, "validInputChanged(bool)", self._valid)
 
     currentPath = Property(str, lambda self: self._line.text(), lambda self, path: self._line.setText(path))
     filters = stored(int, 0x1 | 0x2 | 0x4 | 0x80)
-    nameFilters = stored("QStringList", ())
+    nameFilters = stored("QStringList", (), _filter)
     label = stored(str, "")
     settingKey = stored(str, "")
     options = stored(int, 0)

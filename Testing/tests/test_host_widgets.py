@@ -136,6 +136,23 @@ def test_paths_are_typed_or_browsed():
     assert [d["class"] for d in qt.dialogs] == [*["QFileDialog.getOpenFileName"] * 2, "QFileDialog.getExistingDirectory"]
 
 
+@pytest.mark.parametrize(("filters", "told", "not_told"), [
+    ((), ["/a/b", "x"], [""]),
+    (("NetInversion model (*.safetensors)",), ["/nowhere/a.safetensors", "/a.safetensor"],
+     ["", "/a/b", "/a.pt", "/a.safetensors.zip"]),
+    (("Volume (*.nii.gz *.nrrd)",), ["/a.nii", "/a.nrrd"], ["", "/a.nii.gz", "/a.mha"])])
+def test_a_path_is_told_only_if_the_name_filters_let_it_through(filters, told, not_told):
+    import ctk
+    edit = ctk.ctkPathLineEdit()
+    edit.nameFilters = filters
+    came = heard(edit, "currentPathChanged(QString)", "validInputChanged(bool)")
+    for text in [*told, *not_told]:
+        edit.currentPath = text
+    assert edit.currentPath == not_told[-1]
+    changes = [("currentPathChanged", text) for text in told]
+    assert came == [changes[0], ("validInputChanged", True), *changes[1:], ("validInputChanged", False)]
+
+
 def test_a_directory_button_shows_and_tells_its_folder(tmp_path):
     import ctk
     import qt

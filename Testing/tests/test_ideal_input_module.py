@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import timing
 import torch
+from panel_steps import choose_second_model, pick
 
 from NetInversionLib import jobs, models, networks, volumes
 from NetInversionLib.results import Result
@@ -686,6 +687,54 @@ def test_only_networks_from_image_to_image_are_offered(module, tmp_path, monkeyp
     assert "Harmonizer is a network for another task (harmonization)" in widget.ui.applyButton.toolTip
 
 
+def second_models(widget):
+    """What the list of second networks offers, and what of it is shown as chosen."""
+    selector = widget.ui.secondModelSelector
+    return [selector.itemText(i) for i in range(selector.count)], selector.currentText
+
+
+def test_a_second_network_is_chosen_from_a_list_and_taken_away_again(module, tmp_path, monkeypatch):
+    from host import qt
+
+    for name, title, inputs in ((NAME, "Tiny", 3), ("fits.safetensors", "Fits", 3), ("other.safetensors", "One in", 1)):
+        save_model(tmp_path / name, name=title, inputs=inputs)
+    mine = save_model(tmp_path / "elsewhere" / "mine.safetensors", name="Mine")
+    monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
+    widget = module("IdealInput")
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findText("Tiny"))
+    node, logic = widget._parameterNode, widget.logic
+    offered = ["None", "Fits", "From file..."]
+    assert [text for text in second_models(widget)[0] if "Dixon" not in text] == offered
+    pick(widget.ui.secondModelSelector, "Fits")
+    assert node.secondModel == "fits.safetensors"  # without its folder, which another computer has elsewhere
+    assert logic.secondPath(node) == str(tmp_path / "fits.safetensors")
+    choose_second_model(widget, mine)
+    assert node.secondModel == logic.secondPath(node) == str(mine)
+    assert second_models(widget)[1] == "mine.safetensors"
+    qt.replies.append("")  # the dialog is cancelled
+    pick(widget.ui.secondModelSelector, "From file...")
+    assert node.secondModel == str(mine) and second_models(widget)[1] == "mine.safetensors"
+    choose_second_model(widget, "")
+    assert node.secondModel == logic.secondPath(node) == "" and second_models(widget)[1] == "None"
+    assert "mine.safetensors" not in second_models(widget)[0]
+
+
+def test_a_model_file_is_taken_away_by_clearing_its_line(widget, tmp_path):
+    other = save_model(tmp_path / "other.safetensors", name="Other")
+    node, edit = widget._parameterNode, widget.ui.modelFileEdit
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
+    edit.currentPath = str(other)
+    assert node.modelFile == str(other) and widget._card.name == "Other"
+    for text in (str(other)[:-3], ""):  # while it is typed, and cleared
+        edit.currentPath = text
+        widget.refresh()
+        assert node.modelFile == "" and edit.currentPath == text
+        assert widget._card is None and "Choose a network" in widget.ui.applyButton.toolTip
+    edit.currentPath = str(other)
+    widget.ui.modelSelector.setCurrentIndex(0)
+    assert not node.fromFile and widget._card.name != "Other"
+
+
 # ---- life of the panel
 
 
@@ -737,7 +786,7 @@ def test_apply_says_all_that_is_missing(widget, arrays):
     choose(widget, {**nodes, "fat_fraction": nodes["in_phase"]})
     widget.ui.startPatientCheckBox.checked = False
     widget.ui.directionSelector.setCurrentIndex(1)
-    widget.ui.secondModelEdit.currentPath = "/nowhere.safetensors"
+    choose_second_model(widget, "/nowhere.safetensors")
     for box in widget._locks.values():
         box.checked = True
     reasons = widget.ui.applyButton.toolTip
@@ -747,7 +796,7 @@ def test_apply_says_all_that_is_missing(widget, arrays):
     choose(widget, nodes)
     widget.ui.startPatientCheckBox.checked = True
     widget.ui.directionSelector.setCurrentIndex(0)
-    widget.ui.secondModelEdit.currentPath = ""
+    choose_second_model(widget, "")
     widget._locks["in_phase"].checked = False
     assert widget.ui.applyButton.enabled and "s and at most" in widget.ui.estimateLabel.text
 
@@ -765,7 +814,7 @@ def test_worst_input_within_a_ball(widget, arrays):
 def test_a_second_network_shows_what_of_the_gain_transfers(widget, arrays, tmp_path):
     second = save_model(tmp_path / "second.safetensors", name="Other")
     choose(widget, add_nodes(arrays))
-    widget.ui.secondModelEdit.currentPath = str(second)
+    choose_second_model(widget, str(second))
     press(widget)
     found = results(widget)
     assert "MAE of Other (HU)" in [found["validity"].GetColumnName(i) for i in range(3)]
@@ -933,7 +982,7 @@ def test_network_with_other_channels(widget, arrays, tmp_path):
     assert list(widget._selectors) == ["in_phase", "ct"]  # the panel asks for what this network takes
     press(widget)
     assert "ideal in_phase patient" in results(widget)
-    widget.ui.secondModelEdit.currentPath = str(models.model_folders()[0] / NAME)
+    choose_second_model(widget, str(models.model_folders()[0] / NAME))
     assert "takes or gives other images" in widget.ui.applyButton.toolTip
 
 

@@ -7,6 +7,7 @@ import host
 import numpy as np
 import pytest
 import torch
+from panel_steps import choose_second_model
 from test_invariance_proposals import saved
 from test_invariances import body
 
@@ -260,7 +261,7 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     assert ui.applyButton.enabled
     ui.segmentationSelector.setCurrentNode(label)
     ui.spectrumCheckBox.checked = True
-    ui.secondModelEdit.currentPath = str(second)
+    choose_second_model(widget, str(second))
     widget._parameterNode.diameters, widget._parameterNode.contrasts = "4, 8", "30"
     ui.evaluationsSpinBox.value = 60
     press(widget)
@@ -349,16 +350,16 @@ def test_the_preview_is_of_the_denoiser_that_is_worked_on(widget, monkeypatch):
 def test_a_layer_that_the_second_denoiser_lacks_is_told_before_apply(widget, tmp_path):
     choose(widget, add_ct())
     second = models.save(tmp_path / "second.safetensors", averaging(), card(name="Published"))
-    widget.ui.secondModelEdit.currentPath = str(second)
+    choose_second_model(widget, str(second))
     first = [layer for layer in entries(widget.ui.layerSelector) if layer != "output"]
     assert first == ["layers.0", "layers.1", "layers.2"]
     widget.setValues(layer="layers.2")  # of both
     assert widget.ui.applyButton.enabled
     use_model(widget, second)
-    widget.ui.secondModelEdit.currentPath = str(plain(tmp_path / "plain.safetensors", name="Plain"))
+    choose_second_model(widget, str(plain(tmp_path / "plain.safetensors", name="Plain")))
     widget.setValues(layer="layers.4")
     assert "'Plain' has no layer 'layers.4'; choose 'output' or one of: 1: layers.0" in widget.ui.applyButton.toolTip
-    widget.ui.secondModelEdit.currentPath = ""
+    choose_second_model(widget, "")
     assert widget.ui.applyButton.enabled
 
 
@@ -489,9 +490,9 @@ def test_another_denoiser_has_another_sampler_or_none(sampled):
     assert "Choose a sampler" in ui.applyButton.toolTip
     ui.modelSelector.setCurrentIndex(ui.modelSelector.findData(denoiser))
     assert node.sampler == "sampler.safetensors" and ui.applyButton.enabled
-    ui.secondModelEdit.currentPath = str(sampled.files[0].with_name("zzz.safetensors"))
+    choose_second_model(sampled, str(sampled.files[0].with_name("zzz.safetensors")))
     assert "no sampler for the second denoiser" in ui.applyButton.toolTip
-    ui.secondModelEdit.currentPath = ""
+    choose_second_model(sampled, "")
     node.sampler = "other.safetensors"
     refused(sampled, "'other.safetensors' is not there, or was made for another denoiser")
     ui.samplerSelector.setCurrentIndex(0)

@@ -1,0 +1,18 @@
+"""What a user does in a panel, for the tests of several modules."""
+
+
+def pick(selector, text):
+    """Choose an entry of a QComboBox by its text."""
+    index = selector.findText(text)
+    assert index >= 0, [selector.itemText(i) for i in range(selector.count)]
+    selector.setCurrentIndex(index)
+    selector.activated(index)
+
+
+def choose_second_model(widget, path):
+    """Choose a file as the second network, or none (""), as its list offers it."""
+    from host import qt
+
+    if path:
+        qt.replies.append(str(path))
+    pick(widget.ui.secondModelSelector, "From file..." if path else "None")
