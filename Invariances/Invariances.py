@@ -175,6 +175,8 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.samplerSelector.connect("activated(int)", self._onSampler)
         ui.layerSelector.connect("activated(int)", self._onLayer)
         ui.simulateButton.connect("clicked(bool)", self._onSimulate)
+        ui.placeRegionButton.connect("clicked(bool)", self._onPlaceRegion)
+        ui.placeLesionButton.connect("clicked(bool)", self._onPlaceLesion)
         ui.showButton.connect("clicked(bool)", self.showResult)
         for selector in (ui.shownModelSelector, ui.shownTableSelector):
             selector.connect("activated(int)", self._onShown)
@@ -228,6 +230,20 @@ class InvariancesWidget(qtjobs.ModulePanel):
             return
         node.lowDose = made
         self.say(_("'{name}' was added.").format(name=made.GetName()))
+
+    def _onPlaceRegion(self):
+        node = self._parameterNode
+        try:
+            grid, region = mrml.grid_from_node(node.lowDose), self.logic.around(node).region
+        except volumes.VolumeError as error:
+            self.fail(str(error))
+            return
+        node.roiNode = placing.place_box(node.roiNode, _("Region"), grid, region)
+        node.region = InvariancesRegion.ROI
+
+    def _onPlaceLesion(self):
+        self._parameterNode.lesionNode = placing.place_point(self._parameterNode.lesionNode, _("Lesion"))
+        self.say(_("Click in a slice view, where the lesion is to be."))
 
     # What the panel shows
 
@@ -296,6 +312,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.epsilonSlider.enabled = not node.automatic and node.layer == "output"
         ui.layerToleranceSpinBox.enabled = node.layer != "output"
         ui.simulateButton.enabled = node.normalDose is not None
+        ui.placeRegionButton.enabled = node.lowDose is not None
         self._watch(node.lesionNode, node.roiNode)
 
     def _showRegion(self):

@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 
 from .. import volumes
-from ..volumes import Volume
+from ..volumes import Region, Volume
 
 Point = tuple[float, float, float]  # RAS, mm
 
@@ -32,3 +32,49 @@ def point_in(grid: Volume, point: Point) -> Point:
         middle = [(size - 1) // 2 for size in grid.shape[::-1]]
         return tuple((grid.ijk_to_ras @ [*middle, 1.0])[:3].tolist())
     return point
+
+
+def place_box(node, name: str, grid: Volume, region: Region):
+    """A markups ROI node that encloses a region of a volume: ``node`` moved there, or a new one.
+
+    It can be dragged by its handles from then on.
+
+    Args:
+        node: A vtkMRMLMarkupsROINode, or None.
+        name: Of a new one; made unique.
+        grid: The volume, transforms included. region: See ``volumes.Region``.
+    """
+    scene = slicer.mrmlScene
+    if node is None:
+        title = scene.GenerateUniqueName(name)
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", title)
+        node.CreateDefaultDisplayNodes()
+    low, high = (np.array(region[start::2][::-1], float) for start in (0, 1))  # i, j, k
+    place = np.eye(4)
+    place[:3, :3] = grid.ijk_to_ras[:3, :3] / np.array(grid.spacing_mm)
+    place[:3, 3] = (grid.ijk_to_ras @ np.append((low + high - 1) / 2, 1.0))[:3]
+    if np.linalg.det(place[:3, :3]) < 0:  # a box has no handedness, its matrix must be a rotation
+        place[:3, 0] *= -1
+    node.SetAndObserveTransformNodeID(None)
+    node.SetSize(*((high - low) * grid.spacing_mm))
+    node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(place))
+    node.GetDisplayNode().SetHandlesInteractive(True)
+    return node
+
+
+def place_point(node, name: str):
+    """A markups point list whose one point the next click in a view places: ``node``, or a new one.
+
+    Args:
+        node: A vtkMRMLMarkupsFiducialNode, whose points are taken away, or None.
+        name: Of a new one; made unique.
+    """
+    if node is None:
+        title = slicer.mrmlScene.GenerateUniqueName(name)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", title)
+        node.CreateDefaultDisplayNodes()
+    node.RemoveAllControlPoints()
+    logic = slicer.modules.markups.logic()
+    logic.SetActiveList(node)
+    logic.StartPlaceMode(False)  # one point only
+    return node

@@ -20,6 +20,7 @@ VIEW_SIZE = (360, 360)  # pixels of a slice view
 LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
           "Tables": "vtkSlicerTablesLogic", "Transforms": "vtkSlicerTransformLogic",
           "Segmentations": "vtkSlicerSegmentationsModuleLogic", "CropVolume": "vtkSlicerCropVolumeLogic",
+          "Markups": "vtkSlicerMarkupsLogic",
           "Sequences": "vtkSlicerSequencesLogic", "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
 
 

@@ -418,6 +418,38 @@ def test_a_view_on_air_is_moved_into_the_body_and_says_so(widget):
     assert (inside > -500).mean() > 0.4 and "mm into the body" in request.settings["region_from"]
 
 
+def test_a_button_places_a_box_around_the_view_s_centre_and_chooses_it(widget):
+    import slicer
+
+    node, ui = widget._parameterNode, widget.ui
+    assert not ui.placeRegionButton.enabled
+    ui.lowDoseSelector.setCurrentNode(add_ct(body((200, 220), 3)))
+    around = widget.logic.region(node)
+    ui.placeRegionButton.click()
+    assert ui.regionSelector.currentText == "Region of interest" and ui.roiSelector.currentNode().GetName() == "Region"
+    assert not ui.roiSelector.isHidden() and widget.logic.region(node) == around
+    slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode().JumpSliceByCentering(-60.0, -70.0, 4.0)
+    ui.placeRegionButton.click()  # moves the box, and makes no other
+    assert len(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")) == 1 and widget.logic.region(node)[0] == 2
+
+
+def test_a_button_starts_to_place_the_lesion_s_point(widget):
+    import slicer
+
+    choose(widget, add_ct())
+    ui = widget.ui
+    ui.placeLesionButton.click()
+    point = ui.lesionSelector.currentNode()
+    interaction, selection = (slicer.mrmlScene.GetNodeByID(f"vtkMRML{kind}NodeSingleton")
+                              for kind in ("Interaction", "Selection"))
+    assert interaction.GetCurrentInteractionMode() == interaction.Place and not interaction.GetPlaceModePersistence()
+    assert selection.GetActivePlaceNodeID() == point.GetID() and "Place a point in 'Lesion'" in ui.applyButton.toolTip
+    point.AddControlPoint(-20.0, -20.0, 2.0)  # the click
+    assert ui.applyButton.enabled
+    ui.placeLesionButton.click()  # another place for the same
+    assert ui.lesionSelector.currentNode() is point and point.GetNumberOfControlPoints() == 0
+
+
 def test_a_lesion_beside_the_region_brings_its_slice(widget):
     volume = add_ct()
     request = jobs.finish(widget.logic.requestSteps(volume, region=REGION, lesion=(-20.0, -20.0, 4.0)))
