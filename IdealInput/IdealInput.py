@@ -1,7 +1,6 @@
 """The module Ideal Input: which input image would make this image-to-image network err least?"""
 
 import enum
-import json
 import os
 import sys
 from pathlib import Path
@@ -27,8 +26,9 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import dixon, jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib import dixon, ideal_input_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.ideal_input_settings import PRESETS  # noqa: E402
+from NetInversionLib.panel import placing  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
@@ -123,7 +123,7 @@ class IdealInputParameterNode:
     fromFile: bool
     modelFile: str
     secondModel: str
-    region: InputRegion = InputRegion.WHOLE
+    region: InputRegion = InputRegion.DISPLAYED
     firstSlice: Annotated[int, Minimum(0)] = 0
     lastSlice: Annotated[int, Minimum(-1)] = -1
     roiNode: vtkMRMLMarkupsROINode
@@ -266,10 +266,10 @@ class IdealInputWidget(qtjobs.ModulePanel):
     def showResults(self, nodes):
         """Summary and choices of the run that the scene's parameter node names, if its nodes are still there."""
         self.ui.summaryLabel.setText(self.logic.summary(nodes))
-        starts = self.logic.startsOf(nodes, self._card)
+        starts = {start: ideal_input_reading.start_words(start) for start in self.logic.startsOf(nodes, self._card)}
         channels = {channel.role: channel.name for channel in self._card.inputs}
         tables = {key: node.GetName() for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
-        for selector, entries in ((self.ui.shownStartSelector, {start: start for start in starts}),
+        for selector, entries in ((self.ui.shownStartSelector, starts),
                                   (self.ui.shownChannelSelector, channels), (self.ui.shownTableSelector, tables)):
             if [selector.itemData(i) for i in range(selector.count)] != list(entries):
                 selector.clear()
@@ -446,7 +446,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
             found.append(_("The published optimiser has no exact range (Advanced): choose the batched one, or allow it to "
                            "leave the range."))
         if all(channel.role in node.locked.split(",") for channel in card.inputs):
-            found.append(_("Every channel is kept as the patient's (Advanced): leave at least one free."))
+            found.append(_("Every channel is kept as the patient's own (Advanced): leave at least one free."))
         if node.secondModel:
             second, problem = self.card(self.secondPath(node))
             if second and not self._fits(second, card):
@@ -487,7 +487,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         axis = volumes.axis_toward(grid, card.orientation[2])[0]
         region = [bound for size in grid.shape for bound in (0, size)]
         if node.region == InputRegion.DISPLAYED:
-            region[2 * axis:2 * axis + 2] = volumes.region_from_ras_points(grid, [displayedPoint()])[2 * axis:2 * axis + 2]
+            region[2 * axis:2 * axis + 2] = self._displayed(grid)[2 * axis:2 * axis + 2]
             return tuple(region)
         last = grid.shape[axis] - 1 if node.lastSlice < 0 else node.lastSlice
         if not node.firstSlice <= last < grid.shape[axis]:
@@ -495,6 +495,12 @@ class IdealInputLogic(qtjobs.ModuleLogic):
                 last=grid.shape[axis] - 1))
         region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
+
+    def _displayed(self, grid):
+        """The region of a voxel in the slice that is displayed: by the first of the module's views, or the red one."""
+        own = slicer.app.layoutManager().layout == LAYOUT
+        point = placing.point_in(grid, placing.slice_point("IdealInput1" if own else "Red"))
+        return volumes.region_from_ras_points(grid, [point])
 
     def stepsFromParameterNode(self, node, card):
         """Steps whose value is the request that the panel shows."""
@@ -531,6 +537,8 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         memory = node.memoryGb or 2
         text = _("Takes about {time} and at most {memory:.1f} GB of memory.").format(
             time=qtjobs.durationText(seconds), memory=0.5 + memory)
+        if node.region == InputRegion.DISPLAYED:
+            text = _("Only the displayed slice is searched; choose another region for more.") + " " + text
         return text if known else text + " " + _("(A first guess; after a run it is measured.)")
 
     # Results in words and views
@@ -540,26 +548,8 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         return [key[len(prefix):] for key in nodes if key.startswith(prefix)]
 
     def summary(self, nodes):
-        """One line per start: the error with the patient's input, and with the ideal one."""
-        if "facts" not in nodes:
-            return _("The text with this result's figures was removed from the scene.")
-        facts = json.loads(nodes["facts"].GetText())
-        table = nodes.get("error")
-        if table is None:
-            done, total = facts.get("images_done", 0), facts.get("images", 0)
-            return _("<b>Incomplete</b>: the run was stopped with {done} of {total} images finished. Research use only."
-                     ).format(done=done, total=total)
-        units = table.GetColumnName(1).split("(")[-1].rstrip(")")
-        errors = list(facts["error"].items())
-        patient = errors[0][1]
-        kind = _("ideal") if facts["settings"]["direction"] == "best" else _("worst")
-        lines = [_("Mean error of the network's output with"),
-                 _("- the patient's input: <b>{error:.1f} {units}</b>").format(error=patient, units=units)]
-        for start, error in errors[1:]:
-            lines.append(_("- the {kind} input (from {start}): <b>{error:.1f} {units}</b>, {share:.0f} %").format(
-                kind=kind, start=start, error=error, units=units, share=100 * error / patient if patient else 100))
-        lines.append(_("Network: {model}, research use only.").format(model=facts["model"]["name"]))
-        return "<br>".join(lines)
+        """The answer, and the errors that it rests on, as HTML."""
+        return ideal_input_reading.summary(self.facts(nodes), self.tables(nodes))
 
     def showInViews(self, nodes, card, patient, start, channel, table):
         """Steps that show patient | ideal | change above error before | error after | table and plots, on one slice."""
@@ -624,14 +614,6 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         ct = mrml.volume_from_node(node)
         slicer.mrmlScene.RemoveNode(node)
         return ct
-
-
-def displayedPoint():
-    """RAS position (mm) of the centre of the slice that is displayed: the first of the module's views, or the red one."""
-    manager = slicer.app.layoutManager()
-    own = manager.layout == LAYOUT
-    matrix = manager.sliceWidget("IdealInput1" if own else "Red").mrmlSliceNode().GetSliceToRAS()
-    return [matrix.GetElement(row, 3) for row in range(3)]
 
 
 def layoutDescription():

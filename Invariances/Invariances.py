@@ -33,7 +33,6 @@ from NetInversionLib import (  # noqa: E402
     volumes,
 )
 from NetInversionLib.panel import placing  # noqa: E402
-from NetInversionLib.results import Table  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
@@ -870,11 +869,6 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def summary(self, nodes):
         """The answer, and what it rests on, as HTML."""
         return invariance_reading.summary(self.facts(nodes), self.tables(nodes))
-
-    def tables(self, nodes):
-        """{key: NetInversionLib.results.Table} of a result."""
-        return {key: Table(node.GetName(), mrml.columns_of(node)) for key, node in nodes.items()
-                if node is not None and node.IsA("vtkMRMLTableNode")}
 
     def showInViews(self, nodes, normalDose, suffix="", image="", table="", opacity=0.6):
         """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT, tables and plots.

@@ -1,7 +1,6 @@
 """The module MRFlow Harmonize: how would this MR image look on the scanner that the model knows?"""
 
 import enum
-import html
 import json
 import logging
 import sys
@@ -21,7 +20,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import jobs, models, mrml, qtjobs, volumes  # noqa: E402
+from NetInversionLib import harmonize_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.harmonize_settings import Settings  # noqa: E402
 
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
@@ -265,7 +264,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
 
     def _onFinished(self, result, message):
         if result is not None:
-            message += " " + self.logic.verdictText(result.facts)
+            message += " " + harmonize_reading.verdict_text(result.facts)
             if result.facts.get("verdict") == "refused":
                 self._going.cost = 0  # it took no time that could be learnt from
         qtjobs.ModulePanel._onFinished(self, result, message)
@@ -283,7 +282,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         if self._waiting:
             qt.QTimer.singleShot(0, self._next)
         elif batch:
-            self.say(self.logic.batchText(self._ends))
+            self.say(harmonize_reading.batch_text(self._ends))
 
     def _next(self):
         """Start the next volume of the batch that is still there; without any, the batch is over."""
@@ -293,7 +292,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         if self._waiting:
             self._start(self.prepareRun())
         elif self._ends:
-            self.say(self.logic.batchText(self._ends))
+            self.say(harmonize_reading.batch_text(self._ends))
 
     def _abandon(self, message):
         self._waiting, self._ends = [], []
@@ -498,52 +497,9 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
 
     # Results in words
 
-    def verdictText(self, facts):
-        """One line: the verdict and its reasons."""
-        words = {"accepted": _("Accepted."), "flagged": _("Flagged:"), "refused": _("Refused:")}
-        return " ".join([words.get(facts.get("verdict"), ""), *facts.get("reasons", [])]).strip()
-
-    def batchText(self, ends):
-        """How a batch ended; ``ends``: (name, "done", "failed", "stopped" or "" if it was not begun) of each volume."""
-        names = {end: ", ".join(name for name, how in ends if how == end) for end in ("failed", "stopped", "")}
-        done = [how for _name, how in ends].count("done")
-        lines = [_("Batch: {done} of {count} volumes done.").format(done=done, count=len(ends))]
-        labels = {"failed": _("Failed: {names}."), "stopped": _("Stopped: {names}."), "": _("Left out: {names}.")}
-        return " ".join([*lines, *(label.format(names=names[end]) for end, label in labels.items() if names[end])])
-
-    def facts(self, nodes):
-        return json.loads(nodes["facts"].GetText()) if "facts" in nodes else {}
-
     def summary(self, nodes):
-        """(verdict, HTML): the verdict in plain words, its reasons, and what changed in figures."""
-        facts = self.facts(nodes)
-        word = facts.get("verdict", "")
-        if not word:
-            return "", _("The text with this result's figures was removed from the scene.")
-        words = {"accepted": _("The result looks like an image of the target scanner."),
-                 "flagged": _("The result is given, but something is unusual. Read why before you use it:"),
-                 "refused": _("The model does not fit this volume, and no image was made:")}[word]
-        lines = [f"<b>{_('Verdict')}: {word}.</b> {words}"]
-        lines += [f"- {html.escape(reason, quote=False)}" for reason in facts["reasons"]]
-        if "summary" in nodes:
-            lines += self._figures(mrml.columns_of(nodes["summary"]))
-        lines.append(_("Model: {name}, research use only.").format(name=html.escape(facts["model"]["name"], quote=False)))
-        return word, "<br>".join(lines)
-
-    def _figures(self, columns):
-        rows = columns["image"]
-
-        def of(row, heading):
-            return columns[heading][rows.index(row)]
-
-        distance, typical = "Wasserstein distance to the target", "target, median person"
-        lines = [_("Distance of the intensities to the target's: {before:.3f} before, <b>{after:.3f}</b> after").format(
-            before=of("source", distance), after=of("harmonized", distance))]
-        if typical in rows:
-            lines[0] += _(" (the target's own people: {typical:.3f})").format(typical=of(typical, distance))
-        lines.append(_("Edges that agree with the source's: {share:.1f} %; mean change {change:.1f} % of the range").format(
-            share=100 * of("harmonized", "edge agreement with the source"), change=100 * of("harmonized", "mean change")))
-        return lines
+        """(verdict, HTML): the verdict and the answer, the reasons, and what changed in figures."""
+        return harmonize_reading.summary(self.facts(nodes), self.tables(nodes))
 
     def runs(self):
         """{run: label} of all harmonizations in the scene, the newest last."""

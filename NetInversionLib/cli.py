@@ -257,7 +257,7 @@ def compute_ideal_input(options) -> int:
     """Find the input images that a network would err least on; images, tables and all facts go to a folder."""
     import torch
 
-    from . import jobs, volumes
+    from . import ideal_input_reading, jobs, volumes
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -273,6 +273,7 @@ def compute_ideal_input(options) -> int:
 
     _write_result(result, Path(options.output))
     _print_table(result.tables["error"])
+    print(f"{ideal_input_reading.answer(result.facts, result.tables)} Research use only.")
     print(Path(options.output))
     return 0
 

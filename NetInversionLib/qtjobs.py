@@ -38,7 +38,7 @@ from slicer.util import VTKObservationMixin
 
 from . import jobs, models, mrml
 from .panel import optional_model
-from .results import Cancelled, Progress, Result
+from .results import Cancelled, Progress, Result, Table
 
 LOGGER = logging.getLogger(__name__)
 
@@ -537,6 +537,15 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
     def resultNodes(self, run: str) -> dict:
         """The nodes of a run by their keys; empty if there is none."""
         return mrml.result_nodes(self.moduleName, run)
+
+    def facts(self, nodes: dict) -> dict:
+        """What a result's text records; empty if it was removed."""
+        return json.loads(nodes["facts"].GetText()) if nodes.get("facts") is not None else {}
+
+    def tables(self, nodes: dict) -> dict[str, Table]:
+        """A result's tables by their keys, from its nodes."""
+        return {key: Table(node.GetName(), mrml.columns_of(node)) for key, node in nodes.items()
+                if node is not None and node.IsA("vtkMRMLTableNode")}
 
 
 @dataclass

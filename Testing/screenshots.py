@@ -210,6 +210,7 @@ def ideal_input():
     widget = host.open_module("IdealInput")
     widget.logic.addSample(ct, **options)
     widget.initializeParameterNode()
+    widget.ui.regionSelector.setCurrentIndex(0)  # all slices, not only the displayed one
     widget.ui.startZerosCheckBox.checked = True
     widget.ui.startNoiseCheckBox.checked = True
     widget.ui.evaluationsSpinBox.value = EVALUATIONS

@@ -1,5 +1,6 @@
 """The command line: exit status, sentences on stderr, files where they were asked for."""
 
+import csv
 import json
 
 import numpy as np
@@ -114,10 +115,12 @@ def test_compute_ideal_input_writes_images_tables_and_facts(file, tmp_path, caps
     ideal = volumes.load(out / f"ideal {card.inputs[0].role} zeros.nrrd")
     assert ideal.array.shape == (3, 9, 12)
     np.testing.assert_allclose(ideal.ijk_to_ras, matrix, atol=1e-6)
-    rows = (out / "error.csv").read_text().splitlines()
-    assert [row.split(",")[0].strip('"') for row in rows] == ["input", "Patient's own input", "Ideal", "Ideal"]
+    rows = csv.reader((out / "error.csv").read_text().splitlines())
+    assert [row[0] for row in rows] == ["input", "Patient's own input", "Ideal, from the patient's images",
+                                        "Ideal, from zeros"]
     assert json.loads((out / "facts.json").read_text())["model"]["sha256"] == models.load(file).sha256
-    assert str(out) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(out) in printed and "With the patient's own input the network's image differs from the target by" in printed
 
 
 @pytest.mark.parametrize(("arguments", "says"), [

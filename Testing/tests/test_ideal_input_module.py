@@ -92,6 +92,7 @@ def choose(widget, nodes):
     """Choose the volumes in the panel, with settings for a short run in this process."""
     for role, node in nodes.items():
         widget._selectors[role].setCurrentNode(node)
+    widget.ui.regionSelector.setCurrentIndex(0)  # the whole volume
     widget.ui.evaluationsSpinBox.value = 15
     widget.ui.knobsCheckBox.checked = False
     widget.ui.workerCheckBox.checked = False
@@ -173,7 +174,12 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
     assert found["ideal in_phase patient"].GetName() == f"Ideal Dixon in-phase (from patient){again}"
     assert found["output ct zeros"].GetVoxelValueUnits().GetCodeMeaning() == "Hounsfield unit"
     assert {"error", "change", "swap back", "validity"} <= found.keys()
-    assert f"{after:.1f} HU" in widget.ui.summaryLabel.text and f"{before:.1f} HU" in widget.ui.summaryLabel.text
+    summary = widget.ui.summaryLabel.text
+    assert f"Patient's own input: {before:.1f} HU" in summary
+    assert f"Ideal, from the patient's images: {after:.1f} HU, {100 * after / before:.0f} % of the patient's own" in summary
+    assert summary.startswith("<b>With the patient's own input the network's image differs from the target by ")
+    starts = widget.ui.shownStartSelector
+    assert [starts.itemText(i) for i in range(starts.count)] == ["the patient's images", "zeros"]
     columns = [found["error"].GetColumnName(i) for i in range(found["error"].GetNumberOfColumns())]
     assert "MAE everything (HU)" in columns
     series = found["convergence"].GetNthPlotSeriesNode(0)
@@ -302,6 +308,23 @@ def test_region(widget, arrays, region, expected):
         assert change[..., :5].any() and not change[..., 5:].any(), "changed outside the region"
 
 
+def test_the_first_click_searches_the_displayed_slice_and_says_so(widget, arrays):
+    """Also where the views show another volume: then it is the middle slice of the chosen one."""
+    import slicer
+
+    assert widget.ui.regionSelector.currentText == "Displayed slice"
+    nodes = add_nodes(arrays)
+    choose(widget, nodes)
+    assert "Only the displayed slice" not in widget.ui.estimateLabel.text
+    widget.ui.regionSelector.setCurrentIndex(1)
+    assert widget.ui.estimateLabel.text.startswith("Only the displayed slice is searched; choose another region for more.")
+    slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(500.0)  # mm, far outside
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    press(widget)
+    window = json.loads(results(widget)["facts"].GetText())["window"]
+    assert window[:2] == [1, 2], "of slices 0 to 2"
+
+
 def test_mask_keeps_what_lies_outside(widget, arrays):
     import slicer
 
@@ -346,7 +369,7 @@ def once_there_is_a_result(widget, act):
 def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
     endless(widget, arrays, worker=True)
     press(widget)
-    host.wait(lambda: widget._going.curves.get("patient", [(0, 0)])[-1][0] > 1, 60)
+    host.wait(lambda: widget._going.curves.get("from the patient's images", [(0, 0)])[-1][0] > 1, 60)
     host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-[0-9]")), 30)
     widget.ui.applyButton.click()
     assert finish(widget, 20).elapsed_s < timing.limit(1)
