@@ -28,7 +28,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
 
 from NetInversionLib import dixon, ideal_input_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.ideal_input_settings import PRESETS  # noqa: E402
-from NetInversionLib.panel import placing  # noqa: E402
+from NetInversionLib.panel import placing, views  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
@@ -169,7 +169,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
         self.setupPanel(IdealInputLogic())
         ui = self.ui
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
-        ui.placeRegionButton.connect("clicked(bool)", self._onPlaceRegion)
         ui.showButton.connect("clicked(bool)", self.showResult)
         for selector in (ui.shownStartSelector, ui.shownChannelSelector, ui.shownTableSelector):
             selector.connect("activated(int)", self._onShown)
@@ -183,11 +182,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
 
     def _onMaskChosen(self, node):
         self.setValues(maskNode=node)
-
-    def _onPlaceRegion(self):
-        node = self._parameterNode
-        node.roiNode = placing.place_box(node.roiNode, _("Region"), *self.logic.boxInView(node, self._card))
-        node.region = InputRegion.ROI
 
     def _onVolumeChosen(self, role, node):
         if not self._writing and self._parameterNode is not None:
@@ -242,7 +236,6 @@ class IdealInputWidget(qtjobs.ModulePanel):
         for widget in (self.ui.evaluationsSpinBox, self.ui.boxCheckBox, self.ui.ballSpinBox, self.ui.aboveSpinBox,
                        self.ui.belowSpinBox):
             widget.enabled = node.preset == Preset.DEFAULT
-        self.ui.placeRegionButton.enabled = self.logic.sliceCount(node, self._card) > 0
         self._showRegion()
 
     def _showRegion(self):
@@ -275,7 +268,7 @@ class IdealInputWidget(qtjobs.ModulePanel):
         self.ui.summaryLabel.setText(self.logic.summary(nodes))
         starts = {start: ideal_input_reading.start_words(start) for start in self.logic.startsOf(nodes, self._card)}
         channels = {channel.role: channel.name for channel in self._card.inputs}
-        tables = {key: node.GetName() for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
+        tables = {key: mrml.title_of(node) for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
         for selector, entries in ((self.ui.shownStartSelector, starts),
                                   (self.ui.shownChannelSelector, channels), (self.ui.shownTableSelector, tables)):
             if [selector.itemData(i) for i in range(selector.count)] != list(entries):
@@ -489,7 +482,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
             return None
         if node.region == InputRegion.ROI:
             if node.roiNode is None:
-                raise volumes.VolumeError(_("Choose a region of interest, or press 'Place a box'."))
+                raise volumes.VolumeError(_("Choose a region of interest, or place one in the views (Markups)."))
             return mrml.region_from_roi_node(node.roiNode, grid)
         axis = volumes.axis_toward(grid, card.orientation[2])[0]
         region = [bound for size in grid.shape for bound in (0, size)]
@@ -503,22 +496,11 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
 
-    def _displayed(self, grid, whereInView=placing.slice_point):
+    def _displayed(self, grid):
         """The region of a voxel in the slice that is displayed: by the first of the module's views, or the red one."""
         own = slicer.app.layoutManager().layout == LAYOUT
-        point = placing.point_in(grid, whereInView("IdealInput1" if own else "Red"))
+        point = placing.point_in(grid, placing.slice_point("IdealInput1" if own else "Red"))
         return volumes.region_from_ras_points(grid, [point])
-
-    def boxInView(self, node, card):
-        """(grid, region): half of the first volume's displayed slice each way, around the view's centre."""
-        grid = mrml.grid_from_node(self.chosen(node, card.inputs[0].role))
-        through = volumes.axis_toward(grid, card.orientation[2])[0]
-        region = self._displayed(grid, placing.view_centre)
-        for axis in {0, 1, 2} - {through}:
-            half = (grid.shape[axis] + 1) // 2
-            low = min(max(0, region[2 * axis] - half // 2), grid.shape[axis] - half)
-            region = *region[:2 * axis], low, low + half, *region[2 * axis + 2:]
-        return grid, region
 
     def stepsFromParameterNode(self, node, card):
         """Steps whose value is the request that the panel shows."""
@@ -571,38 +553,21 @@ class IdealInputLogic(qtjobs.ModuleLogic):
 
     def showInViews(self, nodes, card, patient, start, channel, table):
         """Steps that show patient | ideal | change above error before | error after | table and plots, on one slice."""
-        manager = slicer.app.layoutManager()
-        if manager is None:
-            return
-        layout = manager.layoutLogic().GetLayoutNode()
-        if not layout.IsLayoutDescription(LAYOUT):
-            layout.AddLayoutDescription(LAYOUT, layoutDescription())
-        manager.setLayout(LAYOUT)
-        yield False  # the views appear
         output = card.outputs[0].role
-        ideal = nodes.get(f"ideal {channel} {start}")
-        shown = (patient, ideal, nodes.get(f"change {channel} {start}"), nodes.get(f"error {output} patient's"),
-                 nodes.get(f"error {output} {start}"))
-        for index, volume in enumerate(shown):
-            self._showSlice(manager.sliceWidget(f"IdealInput{index + 1}"), volume, ideal)
-            yield True
-        if table in nodes:
-            slicer.mrmlScene.GetSingletonNode("IdealInputTable", "vtkMRMLTableViewNode").SetTableNodeID(nodes[table].GetID())
-        for tag, chart in (("IdealInputPlot1", "convergence"), ("IdealInputPlot2", f"spectrum {start}")):
-            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
-            view.SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
-            yield True
-
-    def _showSlice(self, widget, volume, framed):
-        """Show a volume in a slice view, moved to where ``framed`` is; the views move together from then on."""
-        logic, composite = widget.sliceLogic(), widget.mrmlSliceCompositeNode()
-        composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
-        composite.SetLinkedControl(1)
-        if framed is not None:
-            node = widget.mrmlSliceNode()
-            node.RotateToVolumePlane(framed)
-            logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
-            logic.SnapSliceOffsetToIJK()
+        worst = self.facts(nodes).get("settings", {}).get("direction") == "worst"
+        kind = _("Worst") if worst else _("Ideal")
+        change = nodes.get(f"change {channel} {start}")
+        errors = [nodes.get(f"error {output} {name}") for name in ("patient's", start)]
+        rows = [
+            [views.Slice("IdealInput1", _("Patient's input"), patient),
+             views.Slice("IdealInput2", _("{kind} input").format(kind=kind), nodes.get(f"ideal {channel} {start}")),
+             views.over("IdealInput3", _("{kind} minus patient's").format(kind=kind), patient, change)],
+            [views.Slice("IdealInput4", _("Error with patient's input"), errors[0], color=views.MAP),
+             views.Slice("IdealInput5", _("Error with {kind} input").format(kind=kind.lower()), errors[1], color=views.MAP),
+             views.Tabs({_("Table"): views.Table("IdealInputTable", nodes.get(table)),
+                         _("Convergence"): views.Plot("IdealInputPlot1", nodes.get("convergence")),
+                         _("Spectrum"): views.Plot("IdealInputPlot2", nodes.get(f"spectrum {start}"))})]]
+        yield from views.show(LAYOUT, rows, change, nodes.get(f"ideal {channel} {start}"))
 
     # Sample data
 
@@ -634,24 +599,6 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         return ct
 
 
-def layoutDescription():
-    """Five slice views, and a table and two plots behind tabs, as Slicer's layout XML."""
-    def view(kind, tag, label, color=""):
-        properties = f'<property name="viewlabel" action="default">{label}</property>'
-        if kind == "Slice":
-            properties += ('<property name="orientation" action="default">Axial</property>'
-                           f'<property name="viewcolor" action="default">{color}</property>')
-        return f'<view class="vtkMRML{kind}Node" singletontag="{tag}">{properties}</view>'
-
-    slices = [f"<item>{view('Slice', f'IdealInput{index + 1}', *label)}</item>" for index, label in enumerate((
-        ("Patient", "#6EB04B"), ("Ideal", "#6EB04B"), ("Change", "#EDD54C"), ("Error before", "#F34A33"),
-        ("Error after", "#F34A33")))]
-    tabs = "".join(f'<item name="{name}">{inside}</item>' for name, inside in (
-        ("Table", view("TableView", "IdealInputTable", "T")), ("Convergence", view("PlotView", "IdealInputPlot1", "C")),
-        ("Spectrum", view("PlotView", "IdealInputPlot2", "S"))))
-    rows = ("".join(slices[:3]), "".join(slices[3:]) + f'<item><layout type="tab">{tabs}</layout></item>')
-    return '<layout type="vertical" split="true">' + "".join(
-        f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
 
 
 #

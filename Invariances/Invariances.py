@@ -32,16 +32,18 @@ from NetInversionLib import (  # noqa: E402
     qtjobs,
     volumes,
 )
-from NetInversionLib.panel import placing  # noqa: E402
+from NetInversionLib.panel import placing, views  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
-LAYOUT = 12304  # identifier of the smallest layout, see layoutDescription. The number of the method's proceedings
+LAYOUT = 12304  # identifier of the smallest layout, see showInViews. The number of the method's proceedings
 LAYOUTS = range(LAYOUT, LAYOUT + 4)
 READ_LAYERS = "?"  # item of the list of layers
 SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
-KINDS = ("samples", "proposals")  # keys of the browsed sequences
+KINDS = ("samples", "proposals")  # keys of the browsed sequences that can be chosen
+ANSWERS = "answers"  # key of the sequence that follows: what the network makes of each sample
+CHANGES = ("shown change", "shown change of answer")  # keys of what the shown image and its answer differ by
 LESION = "lesion"  # in the keys of the images of a nodule
 
 #
@@ -374,7 +376,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self._clearPreview()
         ui.summaryLabel.setText(self.logic.summary(nodes))
         suffix = ui.shownModelSelector.itemData(ui.shownModelSelector.currentIndex) or ""
-        tables = {key: node.GetName() for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
+        tables = {key: mrml.title_of(node) for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
         for selector, entries in ((ui.shownModelSelector, self.logic.modelsOf(nodes)),
                                   (ui.shownImageSelector, self.logic.imagesOf(nodes, suffix)), (ui.shownTableSelector, tables)):
             if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
@@ -415,6 +417,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
         nodes, key = self.logic.resultNodes(self._parameterNode.run), self._chosen()[1]
         if nodes and key:
             self.logic.choose(nodes, key, value)
+            self.logic.showChanges(nodes, key)
             self.ui.shownProofLabel.setText(self.logic.proofOf(nodes, key, value))
 
     def _onOpacity(self, value):
@@ -527,9 +530,11 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         written = yield from super().writeResult(result, inputNode, inputs)
         for suffix in self._suffixes(written.nodes):
             numbers = self._numbers(written.nodes, suffix)
-            sequences = {f"{kind}{suffix}": [f"{kind[:-1]} {number}{suffix}" for number in numbers] for kind in KINDS}
-            written.nodes = mrml.add_browser(written.nodes, sequences, _("{name} samples").format(
-                name=inputNode.GetName() if inputNode is not None else self.TITLE), self.moduleName, f"browser{suffix}")
+            sequences = {f"{kind}{suffix}": [f"{kind[:-1]} {number}{suffix}" for number in numbers]
+                         for kind in (*KINDS, ANSWERS)}
+            titles = {f"samples{suffix}": _("Samples, proven"), f"proposals{suffix}": _("Proposals, unproven"),
+                      f"{ANSWERS}{suffix}": _("Denoised samples"), f"browser{suffix}": _("Samples and proposals")}
+            written.nodes = mrml.add_browser(written.nodes, sequences, titles, self.moduleName, f"browser{suffix}")
         return written
 
     def _suffixes(self, nodes):
@@ -851,11 +856,34 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         component, patient = (slicer.util.arrayFromVolume(nodes[name]) for name in (key, "patient"))
         slicer.util.updateVolumeFromArray(shown, patient + value * component)
 
+    def showChanges(self, nodes, key):
+        """(what the shown image differs by from the patient's, what its answer does from the denoised), as nodes, in one window.
+
+        The answer is known of samples only; else its node is None.
+        """
+        suffix = " second" if key.endswith("second") else ""
+        patient, image, answer = nodes.get("patient"), self.imageNode(nodes, key, 1), None
+        if patient is None or image is None:
+            return None, None
+        if key == f"samples{suffix}":
+            answer = self.imageNode(nodes, f"{ANSWERS}{suffix}", 1)
+        change, after = (words.format(name=image.GetName())
+                         for words in (_("Change: {name}"), _("Change of the denoised: {name}")))
+        change = mrml.show_difference(image, patient, change, self.moduleName, CHANGES[0])
+        if answer is None or nodes.get(f"output{suffix}") is None:
+            return change, None
+        after = mrml.show_difference(answer, nodes[f"output{suffix}"], after, self.moduleName, CHANGES[1], change)
+        return change, after
+
+    def imageLabel(self, nodes, key):
+        """What the shown image is, in a few words."""
+        return self.imagesOf(nodes, " second" if key.endswith("second") else "").get(key, _("Sample"))
+
     def imageNode(self, nodes, key, value):
         """The node that shows what was chosen."""
         if key in nodes and not key.startswith("component"):
             return nodes[key]
-        if key.startswith(KINDS):
+        if key.startswith((*KINDS, ANSWERS)):
             single = self._single(nodes, key)
             return nodes[single[min(len(single), round(value)) - 1]] if single else None
         return self.resultNodes(nodes["patient"].GetAttribute(f"{self.moduleName}.run")).get(SHOWN) if key else None
@@ -875,53 +903,33 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
         The maps are the two standard deviations and, where there is one, the autoencoder's error, their floor.
         """
-        manager = slicer.app.layoutManager()
-        if manager is None:
-            return
-        layout, floor = manager.layoutLogic().GetLayoutNode(), nodes.get(f"vae floor{suffix}")
-        number = LAYOUT + (normalDose is not None) + 2 * (floor is not None)
-        if not layout.IsLayoutDescription(number):
-            layout.AddLayoutDescription(number, layoutDescription(normalDose is not None, floor is not None))
-        manager.setLayout(number)
-        yield False  # the views appear
-        patient = nodes.get("patient")
-        std = [nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven")]
-        if None not in std:  # one window for both
-            display = std[0].GetDisplayNode()
-            std[1].GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
-        shown = {"Low": (patient, None), "Denoised": (nodes.get(f"output{suffix}"), None),
-                 "Sample": (self.imageNode(nodes, image, 1), None), "Unproven": (patient, std[0]), "Proven": (patient, std[1]),
-                 **({"Normal": (normalDose, None)} if normalDose is not None else {}),
-                 **({"Floor": (patient, floor)} if floor is not None else {})}
-        for tag, (background, foreground) in shown.items():
-            self._showSlice(manager.sliceWidget(f"Invariances{tag}"), background, foreground, patient, opacity)
-            yield True
-        if table in nodes:
-            slicer.mrmlScene.GetSingletonNode("InvariancesTable", "vtkMRMLTableViewNode").SetTableNodeID(nodes[table].GetID())
-        for tag, chart in (("InvariancesPlot1", f"detectability{suffix}"), ("InvariancesPlot2", f"gains{suffix}")):
-            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
-            view.SetPlotChartNodeID(nodes[chart].GetID() if chart in nodes else None)
-            yield True
-
-    def _showSlice(self, widget, volume, overlay, framed, opacity):
-        """Show a volume and a map over it in a slice view, at ``framed``; the views move together from then on."""
-        logic, composite = widget.sliceLogic(), widget.mrmlSliceCompositeNode()
-        composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
-        composite.SetForegroundVolumeID(overlay.GetID() if overlay is not None else None)
-        composite.SetForegroundOpacity(opacity if overlay is not None else 0)
-        composite.SetLinkedControl(1)
-        if framed is not None:
-            node = widget.mrmlSliceNode()
-            node.RotateToVolumePlane(framed)
-            logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
-            logic.SnapSliceOffsetToIJK()
+        patient, floor = nodes.get("patient"), nodes.get(f"vae floor{suffix}")
+        unproven, proven = (nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven"))
+        if unproven is not None and proven is not None:  # one window for both
+            display = unproven.GetDisplayNode()
+            proven.GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
+        changes = self.showChanges(nodes, image)
+        normal = [views.Slice("InvariancesNormal", _("Normal dose"), normalDose)] if normalDose is not None else []
+        tabs = {_("Table"): views.Table("InvariancesTable", nodes.get(table)),
+                _("Lesion"): views.Plot("InvariancesPlot1", nodes.get(f"detectability{suffix}")),
+                _("Spectrum"): views.Plot("InvariancesPlot2", nodes.get(f"gains{suffix}"))}
+        if floor is not None:
+            tabs[_("Autoencoder")] = views.over("InvariancesFloor", _("Autoencoder's error"), patient, floor, opacity, views.MAP)
+        rows = [
+            [views.Slice("InvariancesLow", _("Low dose"), patient), *normal,
+             views.Slice("InvariancesDenoised", _("Denoised"), nodes.get(f"output{suffix}"))],
+            [views.Slice("InvariancesSample", self.imageLabel(nodes, image), self.imageNode(nodes, image, 1)),
+             views.over("InvariancesChange", _("It minus low dose"), patient, changes[0]),
+             views.over("InvariancesAnswer", _("Change of the denoised"), patient, changes[1])],
+            [views.over("InvariancesUnproven", _("SD, unproven"), patient, unproven, opacity, views.MAP),
+             views.over("InvariancesProven", _("SD, proven"), patient, proven, opacity, views.MAP), views.Tabs(tabs)]]
+        yield from views.show(LAYOUT + (normalDose is not None) + 2 * (floor is not None), rows, unproven, patient)
 
     def setOpacity(self, opacity):
         """Of the maps over the CT, where the module's views show them."""
         manager = slicer.app.layoutManager()
         if manager is not None and manager.layout in LAYOUTS:
-            for tag in ("Unproven", "Proven", *(["Floor"] if manager.layout >= LAYOUT + 2 else [])):
-                manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode().SetForegroundOpacity(opacity)
+            views.set_opacity(["InvariancesUnproven", "InvariancesProven", "InvariancesFloor"], opacity)
 
 
 def numbers(text):
@@ -950,30 +958,6 @@ def voxelOf(volume, point):
 def shownView():
     """The view whose slice the user looks at: the first of the module's own, or the red one."""
     return "InvariancesLow" if slicer.app.layoutManager().layout in LAYOUTS else "Red"
-
-
-def layoutDescription(withNormalDose, withFloor):
-    """Five to seven slice views, and a table and two plots behind tabs, as Slicer's layout XML."""
-    def view(kind, tag, label, color=""):
-        properties = f'<property name="viewlabel" action="default">{label}</property>'
-        if kind == "Slice":
-            properties += ('<property name="orientation" action="default">Axial</property>'
-                           f'<property name="viewcolor" action="default">{color}</property>')
-        return f'<view class="vtkMRML{kind}Node" singletontag="Invariances{tag}">{properties}</view>'
-
-    def slices(*labels):
-        return "".join(f"<item>{view('Slice', tag, label, color)}</item>" for tag, label, color in labels)
-
-    normal = (("Normal", "Normal dose", "#6EB04B"),) if withNormalDose else ()
-    above = slices(("Low", "Low dose", "#6EB04B"), *normal, ("Denoised", "Denoised", "#6EB04B"), ("Sample", "Sample", "#EDD54C"))
-    floor = (("Floor", "Autoencoder's error", "#F34A33"),) if withFloor else ()
-    below = slices(("Unproven", "Unproven", "#F34A33"), ("Proven", "Proven", "#F34A33"), *floor)
-    tabs = "".join(f'<item name="{name}">{inside}</item>' for name, inside in (
-        ("Table", view("TableView", "Table", "T")), ("Lesion", view("PlotView", "Plot1", "L")),
-        ("Spectrum", view("PlotView", "Plot2", "S"))))
-    rows = (above, below + f'<item><layout type="tab">{tabs}</layout></item>')
-    return '<layout type="vertical" split="true">' + "".join(
-        f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
 
 
 #

@@ -22,6 +22,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
 
 from NetInversionLib import harmonize_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.harmonize_settings import Settings  # noqa: E402
+from NetInversionLib.panel import views  # noqa: E402
 
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
 LAYOUT = 4867  # identifier of the layout
@@ -306,7 +307,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         word, text = self.logic.summary(nodes)
         ui.verdictLabel.setText(text)
         ui.verdictLabel.setStyleSheet(f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else "")
-        tables = {key: n.GetName() for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
+        tables = {key: mrml.title_of(n) for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
         for selector, entries, chosen in (
                 (ui.shownRunSelector, self.logic.runs(), node.run),
                 (ui.shownMapSelector, {key: label for key, label in MAPS.items() if key in nodes}, node.shownMap),
@@ -533,40 +534,17 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
 
     def showInViews(self, nodes, shownMap="change", table="verdict", overlay=False):
         """Steps that show source | result | map above histograms | tone curve | table, on one slice."""
-        manager = slicer.app.layoutManager()
-        if manager is None:
-            return
-        layout = manager.layoutLogic().GetLayoutNode()
-        if not layout.IsLayoutDescription(LAYOUT):
-            layout.AddLayoutDescription(LAYOUT, layoutDescription())
-        manager.setLayout(LAYOUT)
-        yield False  # the views appear
-        source, result = self.sourceOf(nodes), nodes.get("harmonized")
-        shown = nodes.get(shownMap) or nodes.get("change")
-        for index, (volume, over) in enumerate(((source, None), (result, shown if overlay else None), (shown, None))):
-            self._showSlice(manager.sliceWidget(f"MRFlowHarmonize{index + 1}"), volume, over, source or result)
-            yield True
-        for tag, chart in (("MRFlowHarmonizePlot1", nodes.get("histograms")),
-                           ("MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity"))):
-            view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
-            view.SetPlotChartNodeID(chart.GetID() if chart is not None else None)
-            yield True
-        table = nodes.get(table) or nodes.get("verdict")
-        view = slicer.mrmlScene.GetSingletonNode("MRFlowHarmonizeTable", "vtkMRMLTableViewNode")
-        view.SetTableNodeID(table.GetID() if table is not None else None)
-
-    def _showSlice(self, widget, volume, over, framed):
-        """Show a volume in a slice view, moved to where ``framed`` is; the views move together from then on."""
-        logic, composite = widget.sliceLogic(), widget.mrmlSliceCompositeNode()
-        composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
-        composite.SetForegroundVolumeID(over.GetID() if over is not None else None)
-        composite.SetForegroundOpacity(0.5 if over is not None else 0.0)
-        composite.SetLinkedControl(1)
-        if framed is not None:
-            node = widget.mrmlSliceNode()
-            node.RotateToVolumePlane(framed)
-            logic.FitSliceToVolume(framed, *node.GetDimensions()[:2])
-            logic.SnapSliceOffsetToIJK()
+        source, result, change = self.sourceOf(nodes), nodes.get("harmonized"), nodes.get("change")
+        shownMap = shownMap if shownMap in nodes else "change"
+        shown = nodes.get(shownMap)
+        rows = [
+            [views.Slice("MRFlowHarmonize1", _("Source"), source),
+             views.Slice("MRFlowHarmonize2", _("Harmonized"), result, shown if overlay else None, 0.5),
+             views.over("MRFlowHarmonize3", MAPS[shownMap], source, shown)],
+            [views.Plot("MRFlowHarmonizePlot1", nodes.get("histograms")),
+             views.Plot("MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity")),
+             views.Table("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict"))]]
+        yield from views.show(LAYOUT, rows, change, source or result)
 
     # Sample data
 
@@ -588,22 +566,6 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         brain = mrml.volume_from_node(node)
         slicer.mrmlScene.RemoveNode(node)
         return brain
-
-
-def layoutDescription():
-    """Three slice views above two plots and a table, as Slicer's layout XML."""
-    def view(kind, tag, label, color=""):
-        properties = f'<property name="viewlabel" action="default">{label}</property>'
-        if kind == "Slice":
-            properties += ('<property name="orientation" action="default">Axial</property>'
-                           f'<property name="viewcolor" action="default">{color}</property>')
-        return f'<item><view class="vtkMRML{kind}Node" singletontag="MRFlowHarmonize{tag}">{properties}</view></item>'
-
-    rows = (view("Slice", "1", "Source", "#6EB04B") + view("Slice", "2", "Result", "#6EB04B")
-            + view("Slice", "3", "Map", "#EDD54C"),
-            view("PlotView", "Plot1", "H") + view("PlotView", "Plot2", "C") + view("TableView", "Table", "T"))
-    return '<layout type="vertical" split="true">' + "".join(
-        f'<item><layout type="horizontal" split="true">{row}</layout></item>' for row in rows) + "</layout>"
 
 
 #

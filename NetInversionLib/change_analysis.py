@@ -128,9 +128,9 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
             frequency, ratio = spectrum_ratio(after, before, spacing)
             lines[channel.name] = (frequency.tolist(), ratio.tolist())
         result.curves[f"spectrum {name}"] = Curve(
-            f"Power spectrum, ideal (from {start_words(name)}) over the patient's own",
+            f"Which frequencies does the ideal input (from {start_words(name)}) change?",
             "frequency (cycles/mm)",
-            "ratio of power",
+            "power, ideal over patient's",
             lines,
             log_y=True,
         )

@@ -362,8 +362,8 @@ def describe(
     result.tables["summary"] = Table("What changed", {"image": list(rows), **columns})
     fractions = intensity_matching.FRACTIONS
     result.curves["histograms"] = Curve(
-        "Intensities inside the mask",
-        "scaled intensity",
+        "Do the intensities match the target scanner's?",
+        "intensity (1 = the 99.5th percentile)",
         "share of voxels below",
         {
             name: (q.tolist(), fractions.tolist())
@@ -377,7 +377,10 @@ def describe(
     if restyled.tone is not None:
         x, y = (knots.tolist() for knots in restyled.tone.knots)
         result.curves["tone curve"] = Curve(
-            "Tone curve", "scaled intensity after the fields", "harmonized", {"tone curve": (x, y)}
+            "What becomes of each intensity?",
+            "intensity after the fields (1 = the 99.5th percentile)",
+            "harmonized intensity (same scale)",
+            {"tone curve": (x, y)},
         )
         result.tables["curve"] = Table("Tone curve", {"input (scaled)": x, "output (scaled)": y})
         result.facts.update(
@@ -389,9 +392,9 @@ def describe(
             )
     if restyled.trace:
         result.curves["similarity"] = Curve(
-            "Correlation with the source",
+            "Does the result still look like the source?",
             "iteration",
-            "normalized cross-correlation",
+            "correlation with the source",
             {name: (list(range(1, len(line) + 1)), line) for name, line in restyled.trace.items()},
         )
 
@@ -489,13 +492,12 @@ def _add_images(
     result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings
 ) -> None:
     """Add the volumes; ``unit``: what 1 means in the result's intensities."""
-    source, name = scan.original, scan.original.name
+    source = scan.original
     result.facts["result_scale"] = unit
 
     def put(key: str, array: np.ndarray, role: str, label: str, units: str) -> None:
-        volume = volumes.reorient_like(
-            replace(scan.volume, array=array, name=f"{name} {label}", units=units), source
-        )
+        image = replace(scan.volume, array=array, name=label, units=units)
+        volume = volumes.reorient_like(image, source)
         result.volumes[key], result.roles[key] = volume, role
 
     image = restyled.image * np.float32(unit)
@@ -505,22 +507,22 @@ def _add_images(
             _as_type(image, source.array.dtype),
             volumes.reorient(source, "RAS").array,
         )
-    put("harmonized", image, "input", f"harmonized ({settings.mode})", source.units)
+    put("harmonized", image, "input", f"Harmonized ({settings.mode})", source.units)
     put(
         "change",
         (restyled.image - raw) * np.float32(scan.scale),
         "difference",
-        "change by harmonization",
+        "Change by harmonization",
         source.units,
     )
     if restyled.tone is not None:
         m, a = restyled.tone.fields(scan.volume)
-        put("multiplicative field", m.array, "factor", "multiplicative field", "")
+        put("multiplicative field", m.array, "factor", "Multiplicative field", "")
         put(
             "additive field",
             a.array * np.float32(scan.scale),
             "difference",
-            "additive field",
+            "Additive field",
             source.units,
         )
 

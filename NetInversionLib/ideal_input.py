@@ -730,7 +730,7 @@ def ideal_volumes(
                 f"ideal {channel.role} {name}",
                 channel.units,
                 "input",
-                f"{kind.capitalize()} {channel.name} (from {name})",
+                f"{kind.capitalize()} {channel.name}, from {name}",
             )
             _put(
                 result,
@@ -740,7 +740,7 @@ def ideal_volumes(
                 f"change {channel.role} {name}",
                 channel.units,
                 "difference",
-                f"Change of {channel.name} ({kind} from {name} - patient's)",
+                f"Change of {channel.name}, {kind} from {name}",
             )
     return result
 
@@ -796,9 +796,9 @@ def describe(
     if settings.knobs and settings.direction == "best":
         _add_knobs(result, case, found, settings, memory, progress)
     result.curves["convergence"] = Curve(
-        "Convergence",
+        "How far did the error fall?",
         "network evaluations",
-        "objective (normalised units)",
+        "error that was minimised (no unit)",
         {
             f"from {start_words(name)}": (list(range(1, len(line) + 1)), line)
             for name, line in zip(names, found.trace)
@@ -833,7 +833,7 @@ def _output_volumes(
             f"output {label}",
             channel.units,
             "ct" if channel.units == "HU" else "input",
-            f"Synthetic {channel.name} of the {words}",
+            f"Synthetic {channel.name}, {words}",
         )
         _put(
             result,
@@ -843,7 +843,7 @@ def _output_volumes(
             f"error {label}",
             channel.units,
             "error",
-            f"Error of the synthetic {channel.name}, {words}",
+            f"Error of {channel.name}, {words}",
         )
     return (normalised - case.target).abs() * case.model.error_scale[0]
 

@@ -61,8 +61,9 @@ def invariances(volumes: dict[str, Volume], models: dict[str, Model], settings: 
         that were not looked at), "std unproven" (standard deviation of all proposals), "std proven" (of accepted projected
         samples; 0 where fewer than two were), "share survived" (their ratio), "std proven structure" and "std proven noise" (the
         same by size of structures), "sample <n>" and "proposal <n>" (a sample put together from tiles is proven as a whole),
-        "component <n>" (one standard deviation), "lesion" and "hidden lesion" (the nodule of which most stays unnoticed, put in
-        and as far as it does), and with a sampler "vae floor" (what its autoencoder changes by itself, signed);
+        "answer <n>" (what the network makes of sample <n>, once a slice is done), "component <n>" (one standard deviation),
+        "lesion" and "hidden lesion" (the nodule of which most stays unnoticed, put in and as far as it does), and with a
+        sampler "vae floor" (what its autoencoder changes by itself, signed);
         tables "proof", "bands" and, as asked for, "proof of samples" (of each that was projected; of those shown where a slice
         takes several tiles), "components", "segments", "lesions", "spectrum"; curves "detectability", "gains"; facts with
         settings, model, epsilon and acceptance (of the pieces in tiles).
@@ -215,6 +216,7 @@ class _Slice:
     maps: dict[str, np.ndarray] = field(default_factory=dict)  # what they come to
     floor: Tensor | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
+    answers: dict[str, Tensor] = field(default_factory=dict)
     components: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -314,6 +316,7 @@ class _Run:
             self.finish(tile)
         if len(every) > 1:
             self.prove_shown(whole, proposals)
+        self.answer(found)
         found.maps = {key: self.deviation(found, key).numpy() for key in MAPS}
         found.deviations = {}
         self.done += 1
@@ -334,6 +337,13 @@ class _Run:
             raise model_files.ModelError(f"{name!r} makes {tuple(output.shape)} of {tuple(x0.shape)}: a CT denoiser gives an "
                                          "image of the same size. Choose another model")
         return output[0, 0].cpu() * self.scale + self.low
+
+    def answer(self, found: _Slice) -> None:
+        """What the network makes of each sample that is kept, HU."""
+        for key, image in found.samples.items():
+            if key.startswith("sample"):
+                normalised = self.normalised(image)[None, None].to(self.device)
+                found.answers[key.replace("sample", "answer")] = self.denoised(normalised)
 
     def tile_of(self, k: int, x0: Tensor, window: Window, weight: Tensor) -> _Tile:
         network, layer = self.model.network, self.settings.layer
@@ -558,28 +568,30 @@ class _Run:
             "device": devices.describe(self.device), "versions": devices.versions(self.device),
             "slices_done": self.done, "slices": len(self.slices)})
         partial = "" if complete else " (partial)"
-        name = self.original.name
         deviations = {key: self.assemble(lambda f, key=key: self.deviation(f, key), np.nan) for key in MAPS}
-        self.put(result, "patient", self.hu.numpy(), "ct", f"{name}, these slices")
-        self.put(result, "output", self.assemble(lambda f: f.output, AIR_HU), "ct", f"{name} denoised")
+        self.put(result, "patient", self.hu.numpy(), "ct", "Low dose")
+        self.put(result, "output", self.assemble(lambda f: f.output, AIR_HU), "ct", "Denoised")
         for key in ("unproven", "proven", *(f"proven {band}" for band in components.BANDS)):
-            self.put(result, f"std {key}", np.nan_to_num(deviations[key]), "spread", f"{name} standard deviation, {key}{partial}")
+            kind, *band = key.split()
+            words = f"{kind.capitalize()} SD{''.join(f' of {b}' for b in band)}{partial}"
+            self.put(result, f"std {key}", np.nan_to_num(deviations[key]), "spread", words)
         share = np.divide(deviations["proven"], deviations["unproven"], out=np.zeros_like(deviations["proven"]),
                           where=np.nan_to_num(deviations["unproven"]) > 0)
-        self.put(result, "share survived", np.nan_to_num(share), "spread", f"{name} share of the change that survived{partial}",
-                 units="")
+        self.put(result, "share survived", np.nan_to_num(share), "spread", f"Share that survived{partial}", units="")
         if self.sampling is not None:
             floor = self.assemble(lambda f: f.floor, 0.0)
-            self.put(result, "vae floor", floor, "difference", f"{name} error of the autoencoder alone{partial}")
+            self.put(result, "vae floor", floor, "difference", f"Autoencoder's error{partial}")
         for key in sorted({key for found in self.found.values() for key in found.components}):
             array = self.assemble(lambda f, key=key: f.components.get(key), 0.0)
-            self.put(result, key, array, "difference", f"{name} {key}{partial}")
+            self.put(result, key, array, "difference", f"{key.capitalize()}{partial}")
         for key in sorted({key for found in self.found.values() for key in found.samples}):
-            label = f"{name} {'proven ' if key.startswith('sample') else 'unproven '}{key}"
-            self.put(result, key, self.assemble(lambda f, key=key: f.samples.get(key)), "ct", label)
+            words = f"{key.capitalize()}, {'proven' if key.startswith('sample') else 'unproven'}"
+            self.put(result, key, self.assemble(lambda f, key=key: f.samples.get(key)), "ct", words)
+        for key in sorted({key for found in self.found.values() for key in found.answers}):
+            answer = self.assemble(lambda f, key=key: f.answers.get(key), AIR_HU)
+            self.put(result, key, answer, "ct", f"Denoised {key.replace('answer', 'sample')}")
         for key, array in self.lesions.items():
-            label = "with a nodule" if key == "lesion" else "with what of the nodule stays unnoticed"
-            self.put(result, key, array, "ct", f"{name} {label}")
+            self.put(result, key, array, "ct", "Nodule put in" if key == "lesion" else "Nodule, its unnoticed part")
         result.tables["proof"] = Table("Proof: how invariant the samples are", rows)
         result.tables["bands"] = components.band_table(deviations, s.structure_mm)
         if self.segments is not None:
@@ -608,6 +620,7 @@ class _Run:
                 array[k] = image.numpy()
         return array
 
-    def put(self, result: Result, key: str, array: np.ndarray, role: str, name: str, units: str = "HU") -> None:
-        volume = self.volume.with_array(array, name=name + self.label, units=units)
+    def put(self, result: Result, key: str, array: np.ndarray, role: str, words: str, units: str = "HU") -> None:
+        """Add an image; ``words`` say what it is."""
+        volume = self.volume.with_array(array, name=words + self.label, units=units)
         result.volumes[key], result.roles[key] = volumes.reorient_like(volume, self.original), role

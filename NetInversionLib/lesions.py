@@ -192,9 +192,9 @@ def detectability(
         for contrast in contrasts
     }
     curve = Curve(
-        "Contrast that an unchanged output leaves room for",
-        "diameter (mm)",
-        "surviving contrast (HU)",
+        "How much of a lesion's contrast could go unnoticed?",
+        "lesion diameter (mm)",
+        "unnoticed contrast (HU)",
         lines,
     )
     return Table("Could this lesion vanish?", rows), curve, images

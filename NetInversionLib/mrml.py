@@ -26,6 +26,7 @@ from .volumes import Region, Volume, VolumeError, check, region_from_ras_points,
 
 ROLES = ("input", "ct", "difference", "factor", "error", "spread")
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")  # how Slicer's DICOM reader marks CT
+FACTS, TITLE = "Settings and facts", "NetInversion.title"
 NOTICE = "NetInversion result: research use only, not for diagnosis."
 
 
@@ -55,7 +56,7 @@ def _read_volume(node) -> Steps:
     offset = _require_voxels(image, node.GetName())
     source = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     place = _world_matrix(node) @ _ijk_to_ras(node) @ offset
-    volume = Volume(np.empty_like(source), place, node.GetName(), _units(node))
+    volume = Volume(np.empty_like(source), place, node.GetName(), units_of(node))
     for first, last in _pieces(source):
         volume.array[first:last] = source[first:last]
         yield True
@@ -73,7 +74,7 @@ def grid_from_node(node) -> Volume:
     image = _scalar_image(node)
     offset = _require_voxels(image, node.GetName())
     array = np.broadcast_to(np.uint8(0), image.GetDimensions()[::-1])
-    return Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName(), _units(node))
+    return Volume(array, _world_matrix(node) @ _ijk_to_ras(node) @ offset, node.GetName(), units_of(node))
 
 
 def _scalar_image(node):
@@ -125,7 +126,8 @@ def _world_matrix(node) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _units(node) -> str:
+def units_of(node) -> str:
+    """The units of a volume node's values as text: "HU", another code, or ""."""
     entry = node.GetVoxelValueUnits()
     if entry is None:
         return ""
@@ -404,14 +406,17 @@ def _file_under(node, like) -> None:
 # ---------------------------------------------------------------------------------------------------------- display
 
 # RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno and viridis (CC0), factor
-# Brewer's purple and orange.
+# Brewer's purple and orange, difference his blues and oranges: the two ends differ for colour-blind readers too, and the
+# middle, where nothing changed, is lighter than both.
 COLORS = {
-    "difference": "00007f 0000ff ffffff ff0000 7f0000",
-    "factor": "2d004b 8073ac f7f7f7 e08214 7f3b08",
+    "difference": "08306b 2171b5 6baed6 f0f0f0 fd8d3c d94801 7f2704",
+    "factor": "542788 8073ac f7f7f7 e08214 7f3b08",
     "error": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
     "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
 }
 
+AROUND_A_VALUE = ("difference", "factor")
+"""Roles whose colours run to both sides of a middle value, 0 or 1."""
 
 SAMPLE = 2**18
 """Voxels of an image that its window is chosen from: finding a percentile of a whole volume takes half a second."""
@@ -474,36 +479,51 @@ def _typical_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _color_node(role: str):
-    """The scene's own colour table for a role, made on first use: the scene carries it wherever it is opened."""
+    """The scene's own colour table for a role, made on first use: the scene carries it wherever it is opened.
+
+    One that an older version made gets today's colours.
+    """
     tag = f"NetInversion{role.capitalize()}"
     node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
     if node is None:
-        stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
-        at = np.linspace(0, len(stops) - 1, 256)
         node = slicer.vtkMRMLColorTableNode()
         node.SetTypeToUser()
         node.SetNumberOfColors(256)
-        for index, color in enumerate(zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))):
-            node.SetColor(index, f"{role} {index}", *map(float, color), 1.0)
         node.SetName(f"NetInversion {role}")
         node.SetSingletonTag(tag)
         node.SetAttribute("Category", "NetInversion")
         node.SetHideFromEditors(True)  # colour selectors list hidden tables too; other node lists stay clean
-        node = slicer.mrmlScene.AddNode(node)
+        _fill_colors(node, role)
+        return slicer.mrmlScene.AddNode(node)
+    if node.GetAttribute("NetInversion.colors") != COLORS[role]:
+        _fill_colors(node, role)
     return node
+
+
+def _fill_colors(node, role: str) -> None:
+    """Where a map around a middle value has that value, nothing was changed or looked at: what lies below shows through."""
+    stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
+    at = np.linspace(0, len(stops) - 1, 256)
+    clear = (127, 128) if role in AROUND_A_VALUE else ()
+    modifying = node.StartModify()
+    for index, color in enumerate(zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))):
+        node.SetColor(index, f"{role} {index}", *map(float, color), 0.0 if index in clear else 1.0)
+    node.SetAttribute("NetInversion.colors", COLORS[role])
+    node.EndModify(modifying)
 
 
 # ------------------------------------------------------------------------------------------------ tables and curves
 
-def table_to_node(table: Table, node=None, like=None):
+def table_to_node(table: Table, node=None, like=None, name: str | None = None):
     """A table node with the table's columns; ``node``, if given and still in the scene, is filled anew instead.
 
+    Its name is ``name``, or the table's title.
     Whole numbers become an integer column, other numbers (None is NaN) a double one, all else text.
     Raises ValueError if the columns differ in length.
     """
     content = _vtk_table(table.columns)
     with _all_or_nothing():
-        node = _reused(node, "vtkMRMLTableNode", table.title, like)
+        node = _reused(node, "vtkMRMLTableNode", name or table.title, like)
         node.SetAndObserveTable(content)
     return node
 
@@ -543,22 +563,27 @@ def _vtk_table(columns: dict[str, list]):
 LINE_COLORS = ("0072b2", "d55e00", "009e73", "cc79a7", "e69f00", "56b4e9")
 
 
-def curve_to_nodes(curve: Curve, nodes=None, like=None):
+FEW_POINTS = 40
+"""Points of a line that still get markers."""
+
+
+def curve_to_nodes(curve: Curve, nodes=None, like=None, name: str | None = None):
     """(chart node, plot series nodes, table nodes), one series and one table for each line of the curve.
 
+    The chart's name is ``name``, or the curve's title.
     ``nodes``, an earlier return value, is filled anew where it is still in the scene; superfluous ones are removed.
     """
     chart, old_series, old_tables = nodes or (None, [], [])
     contents = _vtk_tables(curve)
     with _all_or_nothing():
         series, tables = [], []
-        for index, (name, content) in enumerate(zip(curve.lines, contents)):
+        for index, (line, content) in enumerate(zip(curve.lines, contents)):
             old = [group[index] if index < len(group) else None for group in (old_series, old_tables)]
-            tables.append(_reused(old[1], "vtkMRMLTableNode", f"{curve.title}: {name} (data)", like))
+            tables.append(_reused(old[1], "vtkMRMLTableNode", f"{line}, data of {name or curve.title}", like))
             tables[-1].SetAndObserveTable(content)
-            series.append(_reused(old[0], "vtkMRMLPlotSeriesNode", name, like))
-            _style_line(series[-1], tables[-1], curve.x_label, name, LINE_COLORS[index % len(LINE_COLORS)])
-        chart = _reused(chart, "vtkMRMLPlotChartNode", curve.title, like)
+            series.append(_reused(old[0], "vtkMRMLPlotSeriesNode", line, like))
+            _style_line(series[-1], tables[-1], curve.x_label, line, index)
+        chart = _reused(chart, "vtkMRMLPlotChartNode", name or curve.title, like)
         _fill_chart(chart, curve, series)
     _remove([*old_series[len(series):], *old_tables[len(tables):]])
     return chart, series, tables
@@ -568,13 +593,22 @@ def _vtk_tables(curve: Curve) -> list:
     return [_vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()]
 
 
-def _style_line(series, table, x: str, y: str, color: str) -> None:
+def _style_line(series, table, x: str, y: str, index: int) -> None:
+    """Lines differ in colour, in dashes and in markers: whoever sees no colours, or prints, tells them apart too."""
+    kind = slicer.vtkMRMLPlotSeriesNode
+    dashes = (kind.LineStyleSolid, kind.LineStyleDash, kind.LineStyleDot, kind.LineStyleDashDot, kind.LineStyleDashDotDot)
+    markers = (kind.MarkerStyleCircle, kind.MarkerStyleSquare, kind.MarkerStyleDiamond, kind.MarkerStyleCross,
+               kind.MarkerStylePlus)
+    few = table.GetNumberOfRows() <= FEW_POINTS  # markers on many points hide the line
     series.SetName(y)  # the legend shows it: no "_1" for a second run
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(x)
     series.SetYColumnName(y)
-    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-    series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+    series.SetPlotType(kind.PlotTypeScatter)
+    series.SetLineStyle(dashes[index % len(dashes)])
+    series.SetMarkerStyle(markers[index % len(markers)] if few else kind.MarkerStyleNone)
+    series.SetLineWidth(3)
+    color = LINE_COLORS[index % len(LINE_COLORS)]
     series.SetColor(*(channel / 255 for channel in bytes.fromhex(color)))
 
 
@@ -583,11 +617,77 @@ def _fill_chart(chart, curve: Curve, series: list) -> None:
     chart.SetTitle(curve.title)
     chart.SetXAxisTitle(curve.x_label)
     chart.SetYAxisTitle(curve.y_label)
+    chart.SetTitleFontSize(14)  # a question fits into a third of the window
+    chart.SetAxisTitleFontSize(13)
+    chart.SetAxisLabelFontSize(12)
+    chart.SetLegendFontSize(12)
     chart.SetYAxisLogScale(curve.log_y)
+    chart.SetLegendVisibility(len(series) > 1)  # of one line the title says what it is
+    limits = room_for_legend(curve) if len(series) > 1 else None
+    chart.SetYAxisRangeAuto(limits is None)
+    if limits is not None:
+        chart.SetYAxisRange(*limits)
     chart.RemoveAllPlotSeriesNodeIDs()
     for node in series:
         chart.AddAndObservePlotSeriesNodeID(node.GetID())
     chart.EndModify(modifying)
+
+
+LEGEND_WIDTH = 0.5
+"""Share of a chart's width that its legend takes, at the right."""
+
+
+def room_for_legend(curve: Curve) -> tuple[float, float] | None:
+    """The range of the y axis with which no line runs under the legend, which Slicer puts into the upper right corner.
+
+    None if there is room anyway, or nothing that could be drawn.
+    """
+    scale = np.log10 if curve.log_y else np.asarray
+    lines = []
+    for x, y in curve.lines.values():
+        x, y = np.array(x, float), np.array(y, float)
+        drawn = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not curve.log_y))
+        if drawn.any():
+            lines.append((x[drawn], scale(y[drawn])))
+    if not lines:
+        return None
+    left, right = min(x.min() for x, _ in lines), max(x.max() for x, _ in lines)
+    low, high = min(y.min() for _, y in lines), max(y.max() for _, y in lines)
+    begin = right - LEGEND_WIDTH * (right - left)
+    beside = max([y[x >= begin].max() for x, y in lines if (x >= begin).any()]
+                 + [np.interp(begin, x, y) for x, y in lines if x.min() <= begin <= x.max()])
+    share = min(0.6, 0.05 + 0.08 * len(curve.lines))
+    if high <= low or beside <= high - share * (high - low):
+        return None
+    top = low + (beside - low) / (1 - share)
+    return (10.0**low, 10.0**top) if curve.log_y else (float(low), float(max(top, high)))
+
+
+def show_difference(image, other, name: str, owner: str, key: str, window=None):
+    """The volume node that holds ``image - other``, two volumes of one run of a module: made, or filled anew.
+
+    Args:
+        owner, key: Under which it belongs to the run (``result_nodes``), as ``other`` does.
+        window: A difference node whose window it takes; default is one that fits its values, symmetric around 0.
+
+    Raises ValueError if the volumes differ in size.
+    """
+    arrays = [slicer.util.arrayFromVolume(node).astype(np.float32) for node in (image, other)]
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(f"'{image.GetName()}' and '{other.GetName()}' differ in size")
+    run = other.GetAttribute(f"{owner}.run")
+    node = result_nodes(owner, run).get(key)
+    if node is None:
+        place = _world_matrix(other) @ _ijk_to_ras(other)
+        node = volume_to_node(Volume(arrays[0] - arrays[1], place, name, units_of(other)), name, other, "difference")
+        node.SetAttribute(f"{owner}.key", key)
+        node.SetAttribute(f"{owner}.run", run)
+    else:
+        slicer.util.updateVolumeFromArray(node, arrays[0] - arrays[1])
+    node.SetName(name)
+    largest = window.GetDisplayNode().GetWindowLevelMax() if window is not None else _typical_largest(_sample(node))
+    _set_window(node.GetDisplayNode(), -largest, largest)
+    return node
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -623,8 +723,8 @@ def write_result(result: Result, like=None, shown_as: dict | None = None, owner:
     the scene between two steps stays; a node that they delete is missing from the value.
 
     The nodes are volumes, tables and charts by the result's keys, and "facts", a text with what is needed to run it
-    again, as JSON. Tables, charts and the text that ``owner`` wrote about the same ``like`` before are filled anew,
-    all in the last step. Of a result whose facts say ``"complete": False`` every name says so.
+    again, as JSON. All of them are new: a run's nodes are its own, and can be removed with it (``remove_run``). Their names
+    say first what they are, then of which input, from its second run on which run, and that it is not complete.
 
     Args:
         like: The input's node; the result gets its parent transform and place (``volume_to_node``).
@@ -634,29 +734,47 @@ def write_result(result: Result, like=None, shown_as: dict | None = None, owner:
     """
     _refuse_double_keys(result)
     facts = json.dumps(result.facts, indent=1, default=_plain)
-    nodes, added, place = {}, [], _Place(like, folder)
+    named = _Names(result, like)
+    nodes, added, place = {}, [], _Place(like, named.of_run(folder) if folder else None)
     try:
         for key, volume in result.volumes.items():
             shown = (shown_as or {}).get(key)
             shown = nodes.get(shown) if isinstance(shown, str) else shown
-            nodes[key] = yield from _write_volume(volume, None, like, result.roles.get(key), shown, added)
+            name = named(volume.name)
+            nodes[key] = yield from _write_volume(volume, name, like, result.roles.get(key), shown, added)
+            nodes[key].SetAttribute(TITLE, volume.name)
             place.put([nodes[key]])
-        writers, old = _writers(result, facts, like), _earlier(owner, like)
-        for key in [key for key in writers if key not in old]:
+        for key, write in _writers(result, facts, like, named).items():
             with _all_or_nothing(added):
-                nodes[key] = writers[key](None)
+                nodes[key] = write()
             place.put(_with_parts(nodes[key]))
             yield True
-        with _all_or_nothing(added):
-            nodes.update({key: write(old[key]) for key, write in writers.items() if key in old})
-            place.put([part for key in old if key in nodes for part in _with_parts(nodes[key])])
-            written = Written({key: node for key, node in nodes.items() if _in_scene(node)}, f"{time.time():.3f}")
-            _mark(written, owner, like, result.facts.get("complete", True))
+        written = Written({key: node for key, node in nodes.items() if _in_scene(node)}, f"{time.time():.6f}")
+        _mark(written, owner, like, result.facts.get("complete", True), place)
     except BaseException:  # also GeneratorExit: closed
         _remove(added[::-1])
         place.remove()
         raise
     return written
+
+
+class _Names:
+    """Names of a run's nodes: what each is, then of what, and which run; none of them is taken."""
+
+    def __init__(self, result: Result, like):
+        like = _in_scene(like)
+        self._source = f": {like.GetName()}" if like is not None else ""
+        self._number = 1
+        titles = [*(v.name for v in result.volumes.values()), *(t.title for t in result.tables.values()),
+                  *(c.title for c in result.curves.values()), FACTS]
+        while any(slicer.mrmlScene.GetFirstNodeByName(self(title)) for title in titles):
+            self._number += 1
+
+    def __call__(self, title: str) -> str:
+        return self.of_run(title + self._source)
+
+    def of_run(self, name: str) -> str:
+        return f"{name} (run {self._number})" if self._number > 1 else name
 
 
 def _refuse_double_keys(result: Result) -> None:
@@ -666,25 +784,31 @@ def _refuse_double_keys(result: Result) -> None:
         raise ValueError(f"Keys used more than once in a result: {', '.join(twice)}")
 
 
-def _writers(result: Result, facts: str, like) -> dict[str, Callable]:
-    """By key, a function that writes a table, curve or text into an old node (or None) and gives the node."""
-    def text(old):
-        node = _reused(old, "vtkMRMLTextNode", "NetInversion facts", like)
+def _writers(result: Result, facts: str, like, named: _Names) -> dict[str, Callable]:
+    """By key, a function that adds a table, curve or text to the scene and gives the node."""
+    def text():
+        node = _reused(None, "vtkMRMLTextNode", named(FACTS), like)
         node.SetText(facts)
         return node
 
+    def titled(write, content, node_name):
+        node = write(content, node_name)
+        node.SetAttribute(TITLE, content.title)
+        return node
+
     for table in result.tables.values():
-        _vtk_table(table.columns)  # refuses uneven ones before an earlier table is touched
+        _vtk_table(table.columns)  # refuses uneven ones before anything is added
     for curve in result.curves.values():
         _vtk_tables(curve)
-    return {**{key: lambda old, table=table: table_to_node(table, old, like) for key, table in result.tables.items()},
-            **{key: lambda old, curve=curve: curve_to_nodes(curve, _parts(old), like)[0]
-               for key, curve in result.curves.items()},
-            **({"facts": text} if result.facts else {})}
+    writers = {key: lambda table=table: titled(lambda t, name: table_to_node(t, None, like, name), table, named(table.title))
+               for key, table in result.tables.items()}
+    writers |= {key: lambda curve=curve: titled(lambda c, name: curve_to_nodes(c, None, like, name)[0], curve, named(curve.title))
+                for key, curve in result.curves.items()}
+    return {**writers, **({"facts": text} if result.facts else {})}
 
 
-def _mark(written: Written, owner: str, like, complete: bool) -> None:
-    """Write on every node which one of which run it is, and what it is about."""
+def _mark(written: Written, owner: str, like, complete: bool, place: _Place) -> None:
+    """Write on every node which one of which run it is, and what it is about; on its folder, which run's it is."""
     like = _in_scene(like)
     for key, node in written.nodes.items():
         node.SetAttribute(f"{owner}.key", key)
@@ -693,20 +817,24 @@ def _mark(written: Written, owner: str, like, complete: bool) -> None:
         node.SetNodeReferenceID(f"{owner}.input", like.GetID() if like is not None else None)
         if not complete:
             node.SetName(f"{node.GetName()} (incomplete)")
+    place.mark(f"{owner}.run", written.run)
 
 
-def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: str, key: str = "browser") -> dict:
+def add_browser(nodes: dict, sequences: dict[str, list[str]], titles: dict[str, str], owner: str,
+                key: str = "browser") -> dict:
     """Volumes of a written result as Slicer Sequences with one browser; gives the nodes by key with the change made.
 
     Of each sequence, a key and the keys of its images in order, all equally many: the images go into a sequence node, and one
     volume under the sequence's key shows what the browser, under ``key``, has selected. Where the application has no
-    Sequences, or nothing is to be browsed, the nodes stay as they are.
+    Sequences, or nothing is to be browsed, the nodes stay as they are. ``titles`` say by key what the images are, and what is
+    browsed; the names go on as the images' do.
     """
     sequences = {key: members for key, members in sequences.items() if members and all(m in nodes for m in members)}
     if not sequences or not slicer.mrmlScene.GetClassNameByTag("SequenceBrowser"):
         return nodes
     found = dict(nodes)
     first = nodes[next(iter(sequences.values()))[0]]
+    source = "".join(first.GetName().partition(": ")[1:])
     marks = {mark: first.GetAttribute(mark) for mark in (f"{owner}.run", f"{owner}.incomplete")}
 
     def marked(node, own):
@@ -716,9 +844,9 @@ def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: 
         return node
 
     with _all_or_nothing():
-        browser = marked(_new_node("vtkMRMLSequenceBrowserNode", name), key)
+        browser = marked(_new_node("vtkMRMLSequenceBrowserNode", titles[key] + source), key)
         for images, members in sequences.items():
-            sequence = marked(_new_node("vtkMRMLSequenceNode", f"{name}, {images}"), f"sequence of {images}")
+            sequence = marked(_new_node("vtkMRMLSequenceNode", f"{titles[images]}, all{source}"), f"sequence of {images}")
             sequence.SetIndexName("number")
             sequence.SetIndexUnit("")
             for member in members:  # each gets the marks: showing it, the browser copies them too
@@ -728,12 +856,12 @@ def add_browser(nodes: dict, sequences: dict[str, list[str]], name: str, owner: 
             its_own = browser.GetProxyNode(sequence)  # which the application may have made at once
             browser.AddProxyNode(nodes[members[0]], sequence, False)
             if its_own is not None and its_own is not nodes[members[0]]:
-                _remove([its_own])
+                _remove([its_own, *_belongings(its_own)])
             browser.SetSaveChanges(sequence, False)
             browser.SetOverwriteProxyName(sequence, False)
     for images, members in sequences.items():
-        found[images].SetName(f"{name}, {images}" + (" (incomplete)" if marks[f"{owner}.incomplete"] else ""))
-        _remove([nodes[member] for member in members[1:]])
+        found[images].SetName(titles[images] + source)
+        _remove([own for member in members[1:] for own in (nodes[member], *_belongings(nodes[member]))])
         for member in members:
             del found[member]
     return found
@@ -745,14 +873,59 @@ def result_nodes(owner: str, run: str) -> dict:
     return {node.GetAttribute(f"{owner}.key"): node for node in nodes if node.GetAttribute(f"{owner}.run") == run}
 
 
-def _earlier(owner: str, like) -> dict:
-    """Tables, charts and texts that the module wrote about this input, by key."""
-    found = {}
-    for kind in ("vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLTextNode") if _in_scene(like) is not None else ():
-        for node in slicer.util.getNodesByClass(kind):
-            if node.GetAttribute(f"{owner}.key") and node.GetNodeReference(f"{owner}.input") is like:
-                found[node.GetAttribute(f"{owner}.key")] = node
-    return found
+def title_of(node) -> str:
+    """What a result's node is, in words: its name without its input and run."""
+    return node.GetAttribute(TITLE) or node.GetName()
+
+
+def runs_of(owner: str) -> dict[str, dict]:
+    """{run: its nodes by key} of a module in the scene, the newest first."""
+    found: dict[str, dict] = {}
+    for node in slicer.mrmlScene.GetNodes():
+        run = node.GetAttribute(f"{owner}.run")
+        if run and node.GetAttribute(f"{owner}.key"):
+            found.setdefault(run, {})[node.GetAttribute(f"{owner}.key")] = node
+    return dict(sorted(found.items(), key=lambda item: float(item[0]), reverse=True))
+
+
+def remove_run(owner: str, run: str) -> None:
+    """Take all nodes of a run out of the scene, and nothing else.
+
+    That is, what carries the run's mark, charts' lines and their tables, how the images are displayed and stored, the
+    run's folder unless others have put something there, and colour tables that nothing shows any more.
+    """
+    if not run:
+        return
+    nodes = [node for node in slicer.mrmlScene.GetNodes() if node.GetAttribute(f"{owner}.run") == run]
+    nodes.sort(key=lambda node: not node.IsA("vtkMRMLSequenceBrowserNode"))  # which would make its volumes anew
+    parts = [part for node in nodes for part in _with_parts(node)]
+    own = list(dict.fromkeys(one for part in parts for one in (part, *_belongings(part))))
+    tables = {node.GetColorNode() for node in own if node.IsA("vtkMRMLDisplayNode")}
+    _remove(own)
+    _remove_folder(f"{owner}.run", run)
+    shown = {node.GetColorNode() for node in slicer.util.getNodesByClass("vtkMRMLDisplayNode")}
+    _remove([table for table in tables - shown if table and table.GetAttribute("NetInversion.colors")])
+
+
+def _belongings(node) -> list:
+    """How a node is displayed (legends too) and where it is stored."""
+    found = []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        found += [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        found += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
+    return [own for own in found if own is not None]
+
+
+def _remove_folder(attribute: str, value: str) -> None:
+    hierarchy = _hierarchy()
+    if hierarchy is None:
+        return
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    for item in [items.GetId(n) for n in range(items.GetNumberOfIds())]:
+        if hierarchy.GetItemAttribute(item, attribute) == value and not hierarchy.GetNumberOfItemChildren(item):
+            hierarchy.RemoveItem(item, False, False)
 
 
 class _Place:
@@ -771,6 +944,10 @@ class _Place:
             own = hierarchy.GetItemByDataNode(node)
             if own:
                 hierarchy.SetItemParent(own, self._folder)
+
+    def mark(self, attribute: str, value: str) -> None:
+        if self._folder:
+            _hierarchy().SetItemAttribute(self._folder, attribute, value)
 
     def remove(self) -> None:
         if self._folder and _hierarchy() is not None:
@@ -812,7 +989,7 @@ def result_from_nodes(nodes: dict) -> Result:
             if node.GetAttribute("NetInversion.role"):
                 result.roles[key] = node.GetAttribute("NetInversion.role")
         elif node.IsA("vtkMRMLTableNode"):
-            result.tables[key] = Table(node.GetName(), columns_of(node))
+            result.tables[key] = Table(title_of(node), columns_of(node))
         elif node.IsA("vtkMRMLPlotChartNode"):
             result.curves[key] = _curve_from_chart(node)
         elif node.IsA("vtkMRMLTextNode"):

@@ -544,7 +544,7 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
 
     def tables(self, nodes: dict) -> dict[str, Table]:
         """A result's tables by their keys, from its nodes."""
-        return {key: Table(node.GetName(), mrml.columns_of(node)) for key, node in nodes.items()
+        return {key: Table(mrml.title_of(node), mrml.columns_of(node)) for key, node in nodes.items()
                 if node is not None and node.IsA("vtkMRMLTableNode")}
 
 

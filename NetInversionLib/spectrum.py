@@ -86,9 +86,9 @@ def curve(spectra: dict[str, Spectrum]) -> Curve:
             (np.maximum(found.gains, 1e-12 * found.gains[0]) / found.gains[0]).tolist(),
         )
     return Curve(
-        "Gain of the input's directions",
-        "share of directions",
-        "gain / largest gain",
+        "How strongly does the network react to changes?",
+        "share of all directions of change",
+        "reaction / strongest reaction",
         lines,
         log_y=True,
     )

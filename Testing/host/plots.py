@@ -27,13 +27,19 @@ def save_picture(picture, path) -> Path:
     return path
 
 
+_PEN, _NODE = QtCore.Qt.PenStyle, slicer.vtkMRMLPlotSeriesNode
+DASHES = {_NODE.LineStyleNone: None, _NODE.LineStyleSolid: _PEN.SolidLine, _NODE.LineStyleDash: _PEN.DashLine,
+          _NODE.LineStyleDot: _PEN.DotLine, _NODE.LineStyleDashDot: _PEN.DashDotLine,
+          _NODE.LineStyleDashDotDot: _PEN.DashDotDotLine}
+
+
 @dataclass
 class Series:
     name: str
     points: list[tuple[float, float]]
     colour: QtGui.QColor
-    line: bool
-    marker: bool
+    dash: object  # Qt's pen style, or None: no line
+    marker: int
     bar: bool
 
 
@@ -50,8 +56,8 @@ def read_series(chart) -> list[Series]:
         rows = range(y.GetNumberOfValues())
         points = [(x.GetVariantValue(i).ToDouble() if x else float(i), y.GetVariantValue(i).ToDouble()) for i in rows]
         found.append(Series(node.GetName(), [p for p in points if all(map(math.isfinite, p))],
-                            QtGui.QColor.fromRgbF(*node.GetColor()), node.GetLineStyle() != node.LineStyleNone,
-                            node.GetMarkerStyle() != node.MarkerStyleNone,
+                            QtGui.QColor.fromRgbF(*node.GetColor()), DASHES[node.GetLineStyle()],
+                            node.GetMarkerStyle(),
                             node.GetPlotType() in (node.PlotTypeBar, node.PlotTypeScatterBar)))
     return found
 
@@ -148,19 +154,46 @@ def _draw_series(painter, one, x, y):
             painter.drawRect(QtCore.QRectF(QtCore.QPointF(point.x() - half, point.y()),
                                            QtCore.QPointF(point.x() + half, y.low_pixel)))
         return
-    if one.line:
+    if one.dash is not None:
+        painter.setPen(QtGui.QPen(one.colour, 2, one.dash))
         painter.drawPolyline(points)
-    if one.marker or len(points) == 1:
-        for point in points:
-            painter.drawEllipse(point, 2.5, 2.5)
+    painter.setPen(QtGui.QPen(one.colour, 2))
+    marker = one.marker or (_NODE.MarkerStyleCircle if len(points) == 1 else _NODE.MarkerStyleNone)
+    for point in points:
+        _draw_marker(painter, marker, point)
+
+
+def _draw_marker(painter, marker, at, half=4.0):
+    def corners(*steps):
+        return [QtCore.QPointF(at.x() + half * x, at.y() + half * y) for x, y in steps]
+
+    if marker == _NODE.MarkerStyleCircle:
+        painter.drawEllipse(at, half - 1, half - 1)
+    elif marker == _NODE.MarkerStyleSquare:
+        painter.drawPolygon(corners((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)))
+    elif marker == _NODE.MarkerStyleDiamond:
+        painter.drawPolygon(corners((0, -1.1), (1.1, 0), (0, 1.1), (-1.1, 0)))
+    elif marker in (_NODE.MarkerStyleCross, _NODE.MarkerStylePlus):
+        ends = ((-1, -1), (1, 1), (-1, 1), (1, -1)) if marker == _NODE.MarkerStyleCross else ((-1, 0), (1, 0), (0, -1), (0, 1))
+        a, b, c, d = corners(*ends)
+        painter.drawLine(a, b)
+        painter.drawLine(c, d)
 
 
 def _draw_legend(painter, frame, series):
+    """In the upper right corner, as Slicer's charts have it, on a white ground."""
     width = max((painter.fontMetrics().horizontalAdvance(s.name) for s in series), default=0)
+    ground = QtCore.QRect(frame.right() - width - 44, frame.top() + 5, width + 40, 18 * len(series) + 4)
+    painter.fillRect(ground, QtGui.QColor(255, 255, 255, 200))
     for row, one in enumerate(series):
         top = frame.top() + 8 + 18 * row
-        painter.setPen(QtGui.QPen(one.colour, 3))
-        painter.drawLine(frame.right() - width - 34, top + 8, frame.right() - width - 14, top + 8)
+        left = frame.right() - width - 40
+        if one.dash is not None:
+            painter.setPen(QtGui.QPen(one.colour, 3, one.dash))
+            painter.drawLine(left, top + 8, left + 26, top + 8)
+        painter.setPen(QtGui.QPen(one.colour, 2))
+        painter.setBrush(one.colour)
+        _draw_marker(painter, one.marker, QtCore.QPointF(left + 13, top + 8))
         painter.setPen(QtGui.QColor("black"))
         painter.drawText(QtCore.QRect(frame.right() - width - 8, top, width + 4, 16),
                          QtCore.Qt.AlignmentFlag.AlignVCenter, one.name)

@@ -19,13 +19,12 @@ from PySide6 import QtCore, QtGui
 from vtk.util.numpy_support import vtk_to_numpy
 
 from .plots import save_picture
-from .views import VIEW_SIZE
+from .views import VIEW_SIZE, Legends
 
 MANAGERS = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSliceDisplayableManager",
             "vtkMRMLSegmentationsDisplayableManager2D", "vtkMRMLMarkupsDisplayableManager",
             "vtkMRMLTransformsDisplayableManager2D", "vtkMRMLCrosshairDisplayableManager",
-            "vtkMRMLOrientationMarkerDisplayableManager", "vtkMRMLRulerDisplayableManager",
-            "vtkMRMLColorLegendDisplayableManager")
+            "vtkMRMLOrientationMarkerDisplayableManager", "vtkMRMLRulerDisplayableManager")
 BAR = 20  # pixels
 ORIENTATIONS = {"Axial": "S", "Sagittal": "R", "Coronal": "A"}  # the axis that the offset runs along
 
@@ -125,13 +124,11 @@ def _blended(logic, size) -> np.ndarray:
 
 
 def _rendered(logic, size) -> np.ndarray:
-    window, renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
-    window.SetOffScreenRendering(1)
+    legends = slicer.views.legends(logic) or _own_legends(logic)
+    window, renderer = legends.window, legends.renderer
+    renderer.RemoveAllViewProps()
     window.SetSize(*size)
-    window.AddRenderer(renderer)
     renderer.GetActiveCamera().ParallelProjectionOn()
-    interactor = vtk.vtkRenderWindowInteractor()
-    interactor.SetRenderWindow(window)
     mapper, actor = vtk.vtkImageMapper(), vtk.vtkActor2D()
     mapper.SetColorWindow(255)  # the slice logic hands over finished colours
     mapper.SetColorLevel(127.5)
@@ -149,8 +146,18 @@ def _rendered(logic, size) -> np.ndarray:
     image = grabber.GetOutput()
     pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(size[1], size[0], -1)[::-1, :, :3].copy()
     del group
+    renderer.RemoveAllViewProps()
     window.Finalize()
     return pixels
+
+
+def _own_legends(logic):
+    """Of a view that is made for a picture: its volumes count as chosen by hand."""
+    slicer.app.applicationLogic().GetSliceLogics().AddItem(logic)
+    legends = Legends(logic, slicer.app.applicationLogic())
+    legends.chosen_by_hand(logic.GetSliceCompositeNode())
+    slicer.app.applicationLogic().GetSliceLogics().RemoveItem(logic)
+    return legends
 
 
 def _displayable_managers(renderer, node):

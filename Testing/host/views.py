@@ -1,4 +1,6 @@
 """The scene with what the application puts into it, its logics, and ``slicer.app.layoutManager()``."""
+from pathlib import Path
+
 import slicer
 import vtk
 from slicer import (
@@ -17,7 +19,7 @@ FILED = ("vtkMRMLVolumeNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMR
          "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode", "vtkMRMLSegmentationNode")
 VIEW_SIZE = (360, 360)  # pixels of a slice view
 # Slicer's modules whose logic the wheel has: slicer.modules.<name>.logic()
-LOGICS = {"Colors": "vtkMRMLColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
+LOGICS = {"Colors": "vtkSlicerColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
           "Tables": "vtkSlicerTablesLogic", "Transforms": "vtkSlicerTransformLogic",
           "Segmentations": "vtkSlicerSegmentationsModuleLogic", "CropVolume": "vtkSlicerCropVolumeLogic",
           "Markups": "vtkSlicerMarkupsLogic",
@@ -52,6 +54,34 @@ class SliceWidget(Strict):
         self._logic.FitSliceToBackground()
 
 
+class Legends(Strict):
+    """What draws the colour legends of one slice view, in a window of its own, for the view's whole life.
+
+    As in Slicer it learns of a legend when that is added to the scene: one that was there before the view is not drawn
+    until its volume is chosen in the view's own selectors.
+    """
+
+    def __init__(self, logic, application_logic):
+        self.window, self.renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
+        self.window.SetOffScreenRendering(1)
+        self.window.AddRenderer(self.renderer)
+        self._interactor = vtk.vtkRenderWindowInteractor()
+        self._interactor.SetRenderWindow(self.window)
+        self._manager = slicer.vtkMRMLColorLegendDisplayableManager()
+        self._manager.SetMRMLApplicationLogic(application_logic)
+        self._group = slicer.vtkMRMLDisplayableManagerGroup()
+        self._group.SetRenderer(self.renderer)
+        self._group.AddDisplayableManager(self._manager)
+        self._group.SetMRMLDisplayableNode(logic.GetSliceNode())
+
+    def chosen_by_hand(self, composite):
+        """The volumes are chosen in the view's own selectors."""
+        flags = composite.GetInteractionFlags()
+        composite.SetInteractionFlags(composite.BackgroundVolumeFlag + composite.ForegroundVolumeFlag)
+        composite.Modified()
+        composite.SetInteractionFlags(flags)
+
+
 class LogicModule(Strict):
     """A module of Slicer itself, of which the host has only the logic (``slicer.modules.volumes.logic()``)."""
 
@@ -83,21 +113,24 @@ class Views(Strict):
         self.scene.SetDataIOManager(self.data_io)
         self.scene.SetCacheManager(self.data_io.GetCacheManager())
         self.application_logic = vtkSlicerApplicationLogic()
+        self.application_logic.SetHomeDirectory(folder)  # in which there are no colour files
+        self.application_logic.SetShareDirectory(".")
+        Path(folder, "ColorFiles").mkdir(exist_ok=True)
         self.application_logic.SetMRMLScene(self.scene)
         self.application_logic.SetSliceLogics(vtk.vtkCollection())
         self.application_logic.SetViewLogics(vtk.vtkCollection())
         vtkMRMLSliceViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(self.application_logic)
         for name, logic_class in LOGICS.items():
             logic = getattr(slicer, logic_class)()
-            logic.SetMRMLScene(self.scene)
             logic.SetMRMLApplicationLogic(self.application_logic)
+            logic.SetMRMLScene(self.scene)
             self.application_logic.SetModuleLogic(name, logic)
             setattr(slicer.modules, name.lower(), LogicModule(name, logic))
         self.scene.AddObserver(vtkMRMLScene.NodeAddedEvent, self._node_added)
         for event in ("EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent"):
             self.scene.AddObserver(getattr(vtkMRMLScene, event), self._scene_settled)
         self.layout_logic = vtkMRMLLayoutLogic()
-        self._logics = {}
+        self._logics, self._legends = {}, {}
         self._fill()
 
     def _fill(self):
@@ -160,6 +193,11 @@ class Views(Strict):
                 logic.SetSliceNode(node)
                 logic.ResizeSliceNode(*VIEW_SIZE)
                 self.application_logic.GetSliceLogics().AddItem(logic)
+                self._legends[name] = Legends(logic, self.application_logic)
+
+    def legends(self, logic):
+        """Of a slice view of the layout; None of any other."""
+        return next((self._legends[name] for name, own in self._logics.items() if own is logic), None)
 
     def sliceViewNames(self):
         self._complete()

@@ -237,7 +237,7 @@ def test_three_lines_from_the_console(widget):
     output = InvariancesLogic().run(add_ct(), samples=4, projected=3, epsilon_hu=1.0, proposals=["texture"], region=REGION,
                                     device="cpu", shown=2)
     assert output.facts["accepted"] == 3 and max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
-    assert output.nodes["std proven"].GetName().startswith("My CT standard deviation, proven")
+    assert output.nodes["std proven"].GetName().startswith("Proven SD: My CT")
 
 
 def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):

@@ -139,7 +139,7 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     assert harmonized.dtype == np.int16
     np.testing.assert_allclose(harmonized, np.where(scaled > 0, expected, 0), atol=1)
     np.testing.assert_allclose(array(found["change"]), harmonized - toy().astype(float), atol=1)
-    assert found["harmonized"].GetName().startswith("My T1 harmonized (anatomy-safe)")
+    assert found["harmonized"].GetName().startswith("Harmonized (anatomy-safe): My T1")
     assert facts["model"]["name"] == "T1 of a toy scanner" and facts["settings"]["mode"] == "anatomy-safe"
 
     # Shown: source beside result with one window, the change around 0, the factor around 1, the plots, the verdict
@@ -148,7 +148,8 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     assert found["change"].GetDisplayNode().GetLevel() == 0
     assert found["multiplicative field"].GetDisplayNode().GetLevel() == pytest.approx(1)
     shown = [background(i).GetBackgroundVolumeID() for i in (1, 2, 3)]
-    assert shown == [source.GetID(), found["harmonized"].GetID(), found["change"].GetID()]
+    assert shown == [source.GetID(), found["harmonized"].GetID(), source.GetID()]
+    assert background(3).GetForegroundVolumeID() == found["change"].GetID() and background(3).GetForegroundOpacity() == 1
     assert all(background(i).GetLinkedControl() for i in (1, 2, 3))
     for tag, key in (("Plot1", "histograms"), ("Plot2", "tone curve")):
         view = slicer.mrmlScene.GetSingletonNode(f"MRFlowHarmonize{tag}", "vtkMRMLPlotViewNode")
@@ -163,7 +164,7 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     ui.shownMapSelector.setCurrentIndex(ui.shownMapSelector.findData("multiplicative field"))
     ui.overlayCheckBox.checked = True
     ui.overlayCheckBox.clicked.emit(True)
-    assert background(3).GetBackgroundVolumeID() == found["multiplicative field"].GetID()
+    assert background(3).GetForegroundVolumeID() == found["multiplicative field"].GetID()
     assert background(2).GetForegroundVolumeID() == found["multiplicative field"].GetID()
     assert background(2).GetForegroundOpacity() == 0.5
 
@@ -226,7 +227,7 @@ def test_free_form_has_a_course_and_no_fields(widget):
     widget.ui.iterationsSpinBox.value = 2
     found = run(widget, add(array=toy(kind="float32")))
     assert found.keys() == {"harmonized", "change", "verdict", "summary", "histograms", "similarity", "facts"}
-    assert found["harmonized"].GetName() == "My T1 harmonized (seed)"
+    assert found["harmonized"].GetName() == "Harmonized (seed): My T1"
     columns = [widget.ui.shownMapSelector.itemData(i) for i in range(widget.ui.shownMapSelector.count)]
     assert columns == ["change"]
 

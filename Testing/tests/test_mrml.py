@@ -1,5 +1,6 @@
 """The MRML bridge on real nodes: exact round trips, refusals that leave the scene alone, results and how they show."""
 
+import itertools
 import json
 import time
 import zipfile
@@ -11,6 +12,7 @@ import timing
 import vtk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from skimage.color import rgb2lab
 from strategies import finite, matrices, transforms, volumes, world
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
@@ -451,16 +453,48 @@ def table_of(role):
 
 
 def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
-    difference = table_of("difference")
-    assert np.allclose(difference[:, :3], difference[::-1, 2::-1])  # red and blue mirrored
-    assert difference[127, :3].min() > 0.97 and (difference[:, 3] == 1).all()
-    brightness = table_of("factor")[:, :3] @ (0.2126, 0.7152, 0.0722)  # white in the middle, dark to both sides
-    assert brightness[127] > 0.95 and (np.diff(brightness[:128:5]) > 0).all() and (np.diff(brightness[128::5]) < 0).all()
+    for role in ("difference", "factor"):  # light in the middle, as dark to both sides; the middle itself is not painted
+        colors = table_of(role)
+        lightness = rgb2lab(colors[None, :, :3])[0, :, 0]
+        assert lightness[127] > 90 and (np.diff(lightness[:128:5]) > 0).all() and (np.diff(lightness[128::5]) < 0).all()
+        assert np.abs(lightness - lightness[::-1]).max() < 15
+        assert (np.flatnonzero(colors[:, 3] == 0) == [127, 128]).all() and set(colors[:, 3]) == {0, 1}
     for role in ("error", "spread"):
         luminance = table_of(role)[:, :3] @ (0.2126, 0.7152, 0.0722)
         assert (np.diff(luminance[::5]) > 0).all() and luminance[-1] - luminance[0] > 0.6
     assert sum(node.GetName().startswith("NetInversion") for node in scene.GetNodes()) == 4
     assert mrml._color_node("error").GetHideFromEditors()
+
+
+# What red-, green- and blue-blind people see of linear RGB: Machado, Oliveira and Fernandes, IEEE TVCG 15:1291 (2009).
+BLIND = {"red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+         "green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+         "blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+
+
+def seen_by(kind, colors):
+    """sRGB colours (n, 3) in [0, 1] as L*a*b* of what a colour-blind person sees."""
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(BLIND[kind]).T, 0, 1)
+    return rgb2lab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)[None])[0]
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_more_and_less_are_told_apart_by_colour_blind_readers(scene, kind):
+    for role in ("difference", "factor"):
+        seen = seen_by(kind, table_of(role)[:, :3])
+        apart = np.linalg.norm(seen - seen[::-1], axis=1)  # of a change and its opposite
+        assert apart[:96].min() > 20, role  # from a quarter of the window on; 2 can just be seen
+    lines = seen_by(kind, np.array([list(bytes.fromhex(color)) for color in mrml.LINE_COLORS[:3]]) / 255)
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lines, 2)) > 15
+
+
+def test_colours_of_an_older_version_become_todays(scene):
+    node = mrml._color_node("difference")
+    node.SetColor(0, "old", 0, 0, 0.5, 1)
+    node.SetAttribute("NetInversion.colors", None)
+    assert mrml._color_node("difference") is node
+    assert np.allclose(table_of("difference")[0, :3] * 255, [0x08, 0x30, 0x6B], atol=1)
 
 
 def open_saved(scene, folder, monkeypatch):
@@ -483,15 +517,15 @@ def test_a_saved_scene_opens_with_its_colours_windows_units_and_places(scene, tm
     node = mrml.add_result(result, patient).nodes["change"]
     place, window = mrml.volume_from_node(node).ijk_to_ras, node.GetDisplayNode().GetWindow()
     opened = open_saved(scene, tmp_path, monkeypatch)
-    again = opened.GetFirstNodeByName("change")
+    again = opened.GetFirstNodeByName(f"change: {patient.GetName()}")
     color = again.GetDisplayNode().GetColorNode()
     assert color.GetName() == "NetInversion difference" and color is mrml._color_node("difference")
-    assert np.allclose([color.GetLookupTable().GetTableValue(0)], [(0, 0, 0.5, 1)], atol=0.01)
+    assert np.allclose([color.GetLookupTable().GetTableValue(0)], [(8 / 255, 48 / 255, 107 / 255, 1)], atol=0.01)
     assert again.GetDisplayNode().GetWindow() == pytest.approx(window)
     back = mrml.volume_from_node(again)
     assert np.array_equal(back.array, volume.array - 30.5) and np.allclose(back.ijk_to_ras, place)
     assert back.units == "HU"
-    assert json.loads(opened.GetFirstNodeByName("NetInversion facts").GetText()) == {"seed": 3}
+    assert json.loads(opened.GetFirstNodeByName(f"Settings and facts: {patient.GetName()}").GetText()) == {"seed": 3}
 
 
 # ------------------------------------------------------------------------------------------------ tables and curves
@@ -578,7 +612,12 @@ def test_a_result_is_added_beside_its_input(scene, patient):
     assert np.array_equal(slicer.util.arrayFromVolume(nodes["ideal"]), volume.array * 2.0)
     assert json.loads(nodes["facts"].GetText()) == {"seed": 3, "settings": {"steps": 10}, "weights": [1, 1]}
     assert all("research use only" in node.GetDescription() for node in nodes.values())
-    assert mrml.add_result(a_result(volume), patient).nodes["ideal"].GetName() == "ideal_1"
+    again = mrml.add_result(a_result(volume), patient).nodes
+    assert nodes["ideal"].GetName() == f"ideal: {patient.GetName()}" and again["ideal"].GetName() == (
+        f"ideal: {patient.GetName()} (run 2)")
+    names = [node.GetName() for kind in ("Volume", "Table", "PlotChart", "Text") for node in
+             slicer.util.getNodesByClass(f"vtkMRML{kind}Node")]
+    assert not any(name.endswith("_1") for name in names)
 
 
 def test_a_result_can_be_read_back_also_from_a_saved_scene(scene, patient, tmp_path, monkeypatch):
@@ -624,18 +663,16 @@ def test_a_failed_result_leaves_the_scene_as_it_was(scene, patient, monkeypatch,
     assert contents() == before
 
 
-@pytest.mark.parametrize("owner", ["A", "B"])
-def test_a_result_given_up_at_any_step_leaves_the_scene_as_it_was(scene, patient, owner):
-    """With tables, charts and a text of an earlier result to fill anew (A), and without (B)."""
+def test_a_result_given_up_at_any_step_leaves_the_scene_as_it_was(scene, patient):
     result = a_result(mrml.volume_from_node(patient))
     mrml.add_result(result, patient, owner="A", folder="Results")
-    before, total = contents(), {"A": 4, "B": 7}[owner]
+    before, total = contents(), 7
     for count in range(total + 1):
-        steps = mrml.write_result(result, patient, owner=owner, folder="Results")
+        steps = mrml.write_result(result, patient, owner="A", folder="Results")
         assert [next(steps) for _ in range(count)] == [True] * count
         steps.close()
         assert contents() == before, f"after {count} steps"
-    assert len(list(mrml.write_result(result, patient, owner=owner))) == total
+    assert len(list(mrml.write_result(result, patient, owner="A"))) == total
 
 
 def test_what_others_do_between_two_steps_stays(scene, patient):
@@ -652,9 +689,10 @@ def test_what_others_do_between_two_steps_stays(scene, patient):
 def test_a_result_is_written_on_when_one_of_its_nodes_or_its_input_is_deleted(scene, patient):
     volume = mrml.volume_from_node(patient)
     steps = mrml.write_result(a_result(volume), patient, owner="Test", folder="Results")
-    while not scene.GetNodesByName("ideal").GetNumberOfItems():
+    name = f"ideal: {patient.GetName()}"
+    while not scene.GetNodesByName(name).GetNumberOfItems():
         next(steps)
-    scene.RemoveNode(scene.GetFirstNodeByName("ideal"))
+    scene.RemoveNode(scene.GetFirstNodeByName(name))
     scene.RemoveNode(patient)
     written = finish(steps)
     assert written.nodes.keys() == {"change", "errors", "loss", "facts"}
@@ -662,14 +700,48 @@ def test_a_result_is_written_on_when_one_of_its_nodes_or_its_input_is_deleted(sc
     assert np.allclose(mrml.volume_from_node(written.nodes["change"]).ijk_to_ras, volume.ijk_to_ras)
 
 
-def test_two_results_on_one_input_share_tables_but_not_between_modules(patient):
+def test_every_run_has_nodes_of_its_own(patient):
     result = a_result(mrml.volume_from_node(patient))
-    first, second, other = (mrml.add_result(result, patient, owner=owner, folder="Results") for owner in "AAB")
-    for key in ("errors", "loss", "facts"):
-        assert first.nodes[key] is second.nodes[key] is not other.nodes[key]
-    assert first.nodes["ideal"] is not second.nodes["ideal"]
-    assert mrml.result_nodes("A", second.run) == second.nodes and mrml.result_nodes("A", "") == {}
-    assert mrml.result_nodes("A", first.run).keys() == {"ideal", "change"}
+    runs = [mrml.add_result(result, patient, owner=owner, folder="Results") for owner in "AAB"]
+    nodes = [node for run in runs for node in run.nodes.values()]
+    assert len({node.GetID() for node in nodes}) == len({node.GetName() for node in nodes}) == 3 * 5
+    assert list(mrml.runs_of("A")) == [runs[1].run, runs[0].run] and mrml.runs_of("A")[runs[0].run] == runs[0].nodes
+    assert mrml.result_nodes("B", runs[2].run) == runs[2].nodes and mrml.result_nodes("A", "") == {}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_is_removed_with_all_its_nodes_and_nothing_else(scene, patient, tmp_path, monkeypatch, saved):
+    result = a_result(mrml.volume_from_node(patient))
+    first = mrml.add_result(result, patient, owner="A", folder="Results").run
+    before = contents()
+    second = mrml.add_result(result, patient, owner="A", folder="Results").run
+    assert contents() != before
+    if saved:
+        open_saved(scene, tmp_path, monkeypatch)
+    mrml.remove_run("A", "")  # of no run
+    assert list(mrml.runs_of("A")) == [second, first]
+    mrml.remove_run("A", second)
+    assert list(mrml.runs_of("A")) == [first] and len(mrml.result_nodes("A", first)) == 5
+    if not saved:
+        assert contents() == before
+    mrml.remove_run("A", first)
+    left = {node.GetClassName() for node in slicer.mrmlScene.GetNodes()}
+    assert not left & {"vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode"}
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert [node.GetName() for node in volumes] == [patient.GetName()]
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeDisplayNode")) <= 1  # the patient's
+    assert slicer.mrmlScene.GetSingletonNode("NetInversionDifference", "vtkMRMLColorTableNode") is None
+
+
+def test_what_others_put_into_a_runs_folder_stays(scene, patient):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    written = mrml.add_result(a_result(mrml.volume_from_node(patient)), patient, owner="A", folder="Results")
+    folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(written.nodes["ideal"]))
+    mine = add(name="mine")
+    own = hierarchy.GetItemByDataNode(mine) or hierarchy.CreateItem(folder, mine)
+    hierarchy.SetItemParent(own, folder)
+    mrml.remove_run("A", written.run)
+    assert mine.GetScene() is scene and hierarchy.GetItemName(hierarchy.GetItemParent(own)) == "Results"
 
 
 def test_a_result_goes_into_a_folder_beside_its_input(scene, patient):
@@ -705,7 +777,7 @@ def test_no_step_of_a_large_result_takes_long(patient):
             times.append(time.perf_counter())
         longest.append(np.diff([*times, time.perf_counter()]).max())
     assert min(longest) < max(timing.limit(0.1), 2 * timing.copying(array))
-    assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode("error")), array)
+    assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode(f"error: {patient.GetName()}")), array)
 
 
 def test_a_failed_hardening_leaves_the_scene_as_it_was(patient, monkeypatch):
@@ -774,18 +846,26 @@ def test_the_values_of_a_label_map_are_segments_too():
 def test_samples_become_a_sequence_with_one_shown():
     images = {f"{kind} {n}": Volume(np.full((2, 3, 4), n + 10 * (kind == "proposal"), np.float32), np.eye(4), f"{kind} {n}")
               for n in (1, 2, 3) for kind in ("sample", "proposal")}
-    written = mrml.add_result(Result(images, facts={"complete": False}), None, None, "Owner")
+    mine = add(name="Mine")
+    before = contents()
+    written = mrml.add_result(Result(images, facts={"complete": False}), mine, None, "Owner")
     keys = {"samples": [f"sample {n}" for n in (1, 2, 3)], "proposals": [f"proposal {n}" for n in (1, 2, 3)]}
-    nodes = mrml.add_browser(written.nodes, keys, "Mine", "Owner")
+    titles = {"samples": "Samples", "proposals": "Proposals", "browser": "Both"}
+    nodes = mrml.add_browser(written.nodes, keys, titles, "Owner")
     if not slicer.mrmlScene.GetClassNameByTag("SequenceBrowser"):  # without the module Sequences they stay volumes
         assert nodes == written.nodes
         return
     assert mrml.result_nodes("Owner", written.run) == nodes
     assert nodes.keys() == {"facts", "browser", "samples", "proposals", "sequence of samples", "sequence of proposals"}
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 2
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 3  # Mine too
     for number in (3, 1, 2):
         nodes["browser"].SetSelectedItemNumber(number - 1)
         slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(nodes["browser"])
         assert [slicer.util.arrayFromVolume(nodes[key]).max() for key in keys] == [number, number + 10]
-    assert nodes["samples"].GetName() == "Mine, samples (incomplete)"
-    assert mrml.add_browser(nodes, {"samples": []}, "None", "Owner") == nodes
+        assert all(nodes[key].GetDisplayNode().GetScene() is slicer.mrmlScene for key in keys)
+    assert nodes["samples"].GetName() == "Samples: Mine (incomplete)" and nodes["browser"].GetName() == "Both: Mine (incomplete)"
+    assert mrml.add_browser(nodes, {"samples": []}, titles, "Owner") == nodes
+    mrml.remove_run("Owner", written.run)
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode")] == ["Mine"]
+    assert not slicer.util.getNodesByClass("vtkMRMLSequenceNode") + slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+    assert contents() == before
