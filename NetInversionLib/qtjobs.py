@@ -625,6 +625,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._secondModel: optional_model.OptionalModel | None = None
         self._going: Run | None = None
         self._writing = False  # the panel is being brought up to date: its signals are not the user's
+        self._catchingUp = False  # nodes were removed; the panel has still to look
         VTKObservationMixin.__init__(self)
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
@@ -955,11 +956,31 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node):
+        if self._parameterNode is not None:
+            of_result = node.GetAttribute(f"{self.moduleName}.run") is not None
+            if of_result or node is self._parameterNode.parameterNode:
+                self._catchUpSoon()
         run = self._going
         if run is None or run.writer is not None or run.problem or node not in (*run.inputs.values(), *run.others):
             return
         run.problem = _("'{name}' was removed from the scene: the run was stopped.").format(name=node.GetName())
         self._cancel(run.problem)
+
+    def _catchUpSoon(self):
+        """Once the scene has settled: a deleted result has dozens of nodes, and undoing removes some to put others."""
+        if not self._catchingUp:
+            self._catchingUp = True
+            qt.QTimer.singleShot(0, self._catchUp)
+
+    def _catchUp(self):
+        """Follow a new parameter node if a person has removed the old one; show no result that is gone."""
+        self._catchingUp = False
+        if self._parameterNode is None:  # the scene was closed, or the panel is gone
+            return
+        if self._parameterNode.parameterNode.GetScene() is None:
+            self.initializeParameterNode()
+        elif self._going is None:
+            self.refresh()
 
     def _onProgress(self, fraction, message):
         self.ui.progressBar.setValue(int(1000 * fraction))

@@ -157,3 +157,41 @@ def test_a_failure_is_said_and_the_panel_goes_on(widget, node, monkeypatch):
     assert "unexpected error: KeyError: 'how'" in widget.ui.statusLabel.text
     assert widget._going is None and widget.ui.applyButton.enabled and widget.ui.logText.toPlainText() != before
     assert "facts" in widget.logic.resultNodes(widget._parameterNode.run)  # its intermediate result
+
+
+def test_a_result_that_was_removed_is_shown_no_longer(widget, node):
+    import slicer
+
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None, 60)
+    section = widget.ui.resultsCollapsibleButton
+    assert section.visible
+    for part in widget.logic.resultNodes(widget._parameterNode.run).values():
+        slicer.mrmlScene.RemoveNode(part)
+    host.wait(lambda: not section.visible, 10, "The result's section hides")
+
+
+def test_a_parameter_node_that_was_removed_is_followed_by_a_new_one(widget, node):
+    import slicer
+
+    old = widget._parameterNode.parameterNode
+    slicer.mrmlScene.RemoveNode(old)
+    host.wait(lambda: widget._parameterNode.parameterNode is not old, 10, "A new parameter node")
+    assert not widget.ui.applyButton.enabled and widget.ui.applyButton.toolTip == "Choose a volume."
+    widget.ui.inputSelector.setCurrentNode(None)
+    widget.ui.inputSelector.setCurrentNode(node)
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None, 60)
+    saved = slicer.mrmlScene.GetSingletonNode("Doubler", "vtkMRMLScriptedModuleNode")
+    assert saved.GetParameter("run") and widget.ui.resultsCollapsibleButton.visible
+
+
+def test_a_run_survives_the_removal_of_the_parameter_node(widget, node):
+    import slicer
+
+    widget._parameterNode.worker = True
+    widget.ui.applyButton.click()
+    slicer.mrmlScene.RemoveNode(widget._parameterNode.parameterNode)
+    host.wait(lambda: widget._going is None, 60)
+    saved = slicer.mrmlScene.GetSingletonNode("Doubler", "vtkMRMLScriptedModuleNode")
+    assert saved is not None and widget.logic.resultNodes(saved.GetParameter("run"))
