@@ -1,7 +1,6 @@
 """The module MRFlow Harmonize: how would this MR image look on the scanner that the model knows?"""
 
 import enum
-import json
 import logging
 import sys
 from pathlib import Path
@@ -160,7 +159,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         self.setupPanel(MRFlowHarmonizeLogic())
         ui = self.ui
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
-        ui.shownRunSelector.connect("activated(int)", self._onRunChosen)
         for selector in (ui.shownMapSelector, ui.shownTableSelector):
             selector.connect("activated(int)", self._onShown)
         ui.overlayCheckBox.connect("clicked(bool)", self._onShown)
@@ -186,10 +184,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     def _onNodeAdded(self, caller, event):
         if self._going is None:  # else at the run's end: a result adds many
             self.refresh()
-
-    def _onRunChosen(self, index):
-        self.setValues(run=self.ui.shownRunSelector.itemData(index))
-        self.showResult()
 
     def _onShown(self, *_arguments):
         ui = self.ui
@@ -309,7 +303,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         ui.verdictLabel.setStyleSheet(f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else "")
         tables = {key: mrml.title_of(n) for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
         for selector, entries, chosen in (
-                (ui.shownRunSelector, self.logic.runs(), node.run),
                 (ui.shownMapSelector, {key: label for key, label in MAPS.items() if key in nodes}, node.shownMap),
                 (ui.shownTableSelector, tables, node.shownTable)):
             if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
@@ -502,15 +495,12 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         """(verdict, HTML): the verdict and the answer, the reasons, and what changed in figures."""
         return harmonize_reading.summary(self.facts(nodes), self.tables(nodes))
 
-    def runs(self):
-        """{run: label} of all harmonizations in the scene, the newest last."""
-        found = {}
-        for node in slicer.util.getNodesByClass("vtkMRMLTextNode"):
-            if node.GetAttribute("MRFlowHarmonize.key") == "facts":
-                facts = json.loads(node.GetText())
-                label = f"{facts.get('source', node.GetName())} ({facts.get('verdict', _('incomplete'))})"
-                found[node.GetAttribute("MRFlowHarmonize.run")] = label
-        return dict(sorted(found.items()))
+    def runLabel(self, nodes):
+        """A result in a few words: of which image, and the verdict."""
+        facts = self.facts(nodes)
+        if not facts:
+            return qtjobs.ModuleLogic.runLabel(self, nodes)
+        return f"{facts.get('source', self.TITLE)} ({facts.get('verdict', _('incomplete'))})"
 
     def sourceOf(self, nodes):
         """The volume that a result was made of; None if it has left the scene."""

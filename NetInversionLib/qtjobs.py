@@ -37,7 +37,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from . import jobs, models, mrml
-from .panel import optional_model
+from .panel import optional_model, runs
 from .results import Cancelled, Progress, Result, Table
 
 LOGGER = logging.getLogger(__name__)
@@ -534,6 +534,23 @@ class ModuleLogic(ScriptedLoadableModuleLogic):
             tables={key: written.nodes[key] for key in result.tables},
             charts={key: written.nodes[key] for key in result.curves})
 
+    def runs(self) -> dict[str, str]:
+        """{run: label} of the module's results in the scene, the newest last."""
+        found = mrml.runs_of(self.moduleName)
+        return runs.labelled({run: self.runLabel(found[run]) for run in reversed(found)})
+
+    def runLabel(self, nodes: dict) -> str:
+        """A result in a few words: of what, and whether it is complete."""
+        first = next(iter(nodes.values()))
+        source = first.GetNodeReference(f"{self.moduleName}.input")
+        label = source.GetName() if source is not None else self.TITLE
+        incomplete = first.GetAttribute(f"{self.moduleName}.incomplete")
+        return _("{name} (incomplete)").format(name=label) if incomplete else label
+
+    def deleteRun(self, run: str) -> None:
+        """Take a result out of the scene with all its nodes, and nothing else."""
+        runs.remove(self.moduleName, run)
+
     def resultNodes(self, run: str) -> dict:
         """The nodes of a run by their keys; empty if there is none."""
         return mrml.result_nodes(self.moduleName, run)
@@ -603,7 +620,8 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     The .ui file has the widgets ``modelSelector`` (QComboBox), ``modelFileLabel``, ``modelFileEdit``
     (ctkPathLineEdit), ``modelInfoLabel``, ``deviceSelector`` (QComboBox), ``advancedCollapsibleButton``,
-    ``inputsCollapsibleButton``, ``outputsCollapsibleButton``, ``resultsCollapsibleButton``, ``estimateLabel``,
+    ``inputsCollapsibleButton``, ``outputsCollapsibleButton``, ``resultsCollapsibleButton``, ``shownRunSelector``
+    (QComboBox), ``deleteRunButton``, ``estimateLabel``,
     ``applyButton``, ``progressBar`` (0 to 1000), ``statusLabel``, ``curveLabel`` and ``logText`` (QPlainTextEdit).
     It may have ``secondModelSelector`` (QComboBox): the list for the parameter node's field ``secondModel``.
     Those with a dynamic property ``SlicerParameterName`` follow the parameter node by themselves.
@@ -674,6 +692,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self._onDeviceChosen)
         self.ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onAdvanced)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self._runs = runs.RunList(self)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
@@ -793,6 +812,8 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.showChoices()
             nodes = self.logic.resultNodes(self._parameterNode.run)
             self.ui.resultsCollapsibleButton.setVisible(bool(nodes) and self._going is None)
+            if nodes:
+                self._runs.show()
             if nodes and self._card is not None:
                 self.showResults(nodes)
         finally:

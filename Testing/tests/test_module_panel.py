@@ -1,5 +1,7 @@
 """What the modules share, in the smallest module that uses it: one volume in, a multiple of it out."""
 
+import sys
+
 import host
 import job_tasks
 import numpy as np
@@ -71,11 +73,11 @@ class DoublerLogic(qtjobs.ModuleLogic):
         return self.addResult(jobs.run_here(jobs.finish(self.requestSteps(node, **settings))), node)
 '''
 
-WIDGETS = {"QComboBox": ("modelSelector", "deviceSelector"), "ctkPathLineEdit": ("modelFileEdit",),
+WIDGETS = {"QComboBox": ("modelSelector", "deviceSelector", "shownRunSelector"), "ctkPathLineEdit": ("modelFileEdit",),
            "QLabel": ("modelFileLabel", "modelInfoLabel", "estimateLabel", "statusLabel", "curveLabel"),
            "ctkCollapsibleButton": ("inputsCollapsibleButton", "outputsCollapsibleButton", "advancedCollapsibleButton",
                                     "resultsCollapsibleButton"),
-           "QPushButton": ("applyButton",), "QProgressBar": ("progressBar",), "QPlainTextEdit": ("logText",)}
+           "QPushButton": ("applyButton", "deleteRunButton"), "QProgressBar": ("progressBar",), "QPlainTextEdit": ("logText",)}
 SELECTOR = """<item><widget class="qMRMLNodeComboBox" name="inputSelector">
 <property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
 <property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>"""
@@ -195,3 +197,64 @@ def test_a_run_survives_the_removal_of_the_parameter_node(widget, node):
     host.wait(lambda: widget._going is None, 60)
     saved = slicer.mrmlScene.GetSingletonNode("Doubler", "vtkMRMLScriptedModuleNode")
     assert saved is not None and widget.logic.resultNodes(saved.GetParameter("run"))
+
+
+def nodes_of_the_scene():
+    """All but what the application makes for views, by class and name."""
+    import slicer
+
+    return sorted((node.GetClassName(), node.GetName() or "") for node in slicer.mrmlScene.GetNodes()
+                  if not node.IsA("vtkMRMLAbstractViewNode") and "Slice" not in node.GetClassName())
+
+
+def test_an_older_result_is_shown_when_it_is_chosen(widget, node):
+    widget._parameterNode.worker = False
+    for _ in range(2):
+        widget.ui.applyButton.click()
+        host.wait(lambda: widget._going is None, 60)
+    first, second = widget.logic.runs()
+    widget.ui.shownRunSelector.setCurrentIndex(0)
+    widget.ui.shownRunSelector.activated.emit(0)
+    assert widget._parameterNode.run == first != second
+    widget.refresh()
+    assert widget.ui.shownRunSelector.currentIndex == 0
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(widget, node, reloaded, monkeypatch):
+    """The scene's nodes are those from before the run, also if the panel was reloaded in between."""
+    import qt
+    import slicer
+
+    widget._parameterNode.worker = False
+
+    def run():
+        widget.ui.applyButton.click()
+        host.wait(lambda: widget._going is None, 60)
+
+    run()
+    first, before = widget._parameterNode.run, nodes_of_the_scene()
+    run()
+    second, after = widget._parameterNode.run, nodes_of_the_scene()
+    assert len(after) > len(before) and list(widget.logic.runs().values()) == ["mine", "mine (2)"]
+    if reloaded:  # with the library, which the other tests hold on to
+        for name in [name for name in sys.modules if name.split(".")[0] == "NetInversionLib"]:
+            monkeypatch.setitem(sys.modules, name, sys.modules[name])
+        widget.onReload()
+        widget = slicer.modules.doubler.widgetRepresentation().self()
+    selector = widget.ui.shownRunSelector
+    assert selector.count == 2 and selector.itemData(selector.currentIndex) == second
+
+    slicer.app.setTestingEnabled(False)  # else Slicer takes each question as answered
+    qt.replies.append(qt.QMessageBox.Cancel)
+    widget.ui.deleteRunButton.click()
+    assert "mine (2)" in str(qt.dialogs[-1]) and nodes_of_the_scene() == after
+    qt.replies.append(qt.QMessageBox.Ok)
+    widget.ui.deleteRunButton.click()
+    assert nodes_of_the_scene() == before and widget._parameterNode.run == first
+    assert selector.count == 1 and "deleted" in widget.ui.statusLabel.text
+
+    qt.replies.append(qt.QMessageBox.Ok)
+    widget.ui.deleteRunButton.click()
+    assert not widget.logic.runs() and widget._parameterNode.run == ""
+    assert not widget.ui.resultsCollapsibleButton.isVisible() and node.GetScene() is slicer.mrmlScene
