@@ -559,10 +559,10 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         change = nodes.get(f"change {channel} {start}")
         errors = [nodes.get(f"error {output} {name}") for name in ("patient's", start)]
         rows = [
-            [views.Slice("IdealInput1", _("Patient's input"), patient),
+            [views.Slice("IdealInput1", _("Patient's own input"), patient),
              views.Slice("IdealInput2", _("{kind} input").format(kind=kind), nodes.get(f"ideal {channel} {start}")),
-             views.over("IdealInput3", _("{kind} minus patient's").format(kind=kind), patient, change)],
-            [views.Slice("IdealInput4", _("Error with patient's input"), errors[0], color=views.MAP),
+             views.over("IdealInput3", _("{kind} minus patient's own").format(kind=kind), patient, change)],
+            [views.Slice("IdealInput4", _("Error with patient's own input"), errors[0], color=views.MAP),
              views.Slice("IdealInput5", _("Error with {kind} input").format(kind=kind.lower()), errors[1], color=views.MAP),
              views.Tabs({_("Table"): views.Table("IdealInputTable", nodes.get(table)),
                          _("Convergence"): views.Plot("IdealInputPlot1", nodes.get("convergence")),

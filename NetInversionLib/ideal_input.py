@@ -730,7 +730,7 @@ def ideal_volumes(
                 f"ideal {channel.role} {name}",
                 channel.units,
                 "input",
-                f"{kind.capitalize()} {channel.name}, from {name}",
+                f"{kind.capitalize()} {channel.name}, from {start_words(name)}",
             )
             _put(
                 result,
@@ -740,7 +740,7 @@ def ideal_volumes(
                 f"change {channel.role} {name}",
                 channel.units,
                 "difference",
-                f"Change of {channel.name}, {kind} from {name}",
+                f"Change of {channel.name}, {kind} from {start_words(name)}",
             )
     return result
 
@@ -779,7 +779,8 @@ def describe(
     images = {"patient's": case.patient, **dict(zip(names, found.images))}
     kind = WORDS[settings.direction]
     inputs = {
-        name: f"{kind} input from {name}" if name in names else "patient's input" for name in images
+        name: f"{kind} input from {start_words(name)}" if name in names else "patient's own input"
+        for name in images
     }
     errors = {
         name: _output_volumes(result, case, name, inputs[name], objective.forward(image))

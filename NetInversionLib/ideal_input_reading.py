@@ -17,6 +17,9 @@ from .results import Table
 OWN = "patient's"
 """Key of the patient's own input in ``facts["error"]`` and in the keys of outputs and errors."""
 
+ALIKE = 1.5
+"""Starts whose errors differ by less than this factor found inputs that are as good."""
+
 REMOVED = "The text with this result's figures was removed from the scene."
 
 
@@ -67,7 +70,8 @@ def summary(facts: dict, tables: dict[str, Table]) -> str:
     """HTML: the answer, the error of each input, and what the network is."""
     if not facts:
         return REMOVED
-    lines = [f"<b>{_escaped(answer(facts, tables))}</b>"]
+    first, *others = _escaped(answer(facts, tables)).partition(" How sure: ")
+    lines = [f"<b>{first}</b>{''.join(others)}"]
     if "error" not in facts or "error" not in tables:
         return f"<b>Incomplete.</b> {lines[0]}"
     units = _units(tables["error"])
@@ -113,16 +117,22 @@ def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
     parts = []
     found = [error for name, error in facts["error"].items() if name != OWN]
     if len(found) > 1:
+        alike = max(found) <= ALIKE * min(found)
         parts.append(
-            f"the {len(found)} starts end between {min(found):.1f} and {max(found):.1f} {_units(tables['error'])} "
-            "over the whole region, so this input is one answer of several"
+            f"the {len(found)} starts end between {min(found):.1f} and {max(found):.1f} "
+            f"{_units(tables['error'])} over the whole region, so "
+            + (
+                "this input is one answer of several"
+                if alike
+                else "what is found depends on the start"
+            )
         )
     kept = _kept(tables, start)
     if kept:
         noisier, blurred = (f"{100 * share:.0f} %" for share in kept)
         words = (
-            f"of the gain {noisier} stays under noise of {100 * NOISE:.0f} % of the input's range, {blurred} under a "
-            f"blur of {BLUR_VOXELS:g} voxel"
+            f"of the gain {noisier} stays when noise of {100 * NOISE:.0f} % of the input's range is added to "
+            f"both inputs, {blurred} when both are blurred by {BLUR_VOXELS:g} voxel"
         )
         words += (
             ": most of it lies in fine patterns and tells about this network, not about a scanner"
@@ -175,17 +185,22 @@ def _errors(facts: dict, table: Table, tissue: str, start: str) -> tuple[float, 
 
 
 def _kept(tables: dict[str, Table], start: str) -> tuple[float, float] | None:
-    """Shares of the gain that stay under noise and under blur, at least 0; None without the table "validity"."""
+    """Shares of the gain that stay when both inputs are noisier, and when both are blurred, at least 0; None without
+    the table "validity"."""
     table = tables.get("validity")
     if table is None:
         return None
     labels, values = list(table.columns.values())[:2]
     error = dict(zip(labels, values))
-    own = error.get(input_words(OWN))
-    found = [error.get(input_words(start) + change) for change in ("", ", noisier", ", blurred")]
-    if own is None or None in found or not own > found[0]:
+    gains = []
+    for change in ("", ", noisier", ", blurred"):
+        own, found = error.get(input_words(OWN) + change), error.get(input_words(start) + change)
+        if own is None or found is None:
+            return None
+        gains.append(own - found)
+    if not gains[0] > 0:
         return None
-    noisier, blurred = (max(0.0, (own - changed) / (own - found[0])) for changed in found[1:])
+    noisier, blurred = (max(0.0, gain / gains[0]) for gain in gains[1:])
     return noisier, blurred
 
 

@@ -1179,16 +1179,16 @@ def curvePicture(curves: dict, xLabel: str, yLabel: str):
     picture.fill(qt.QColor("white"))
     painter = qt.QPainter()
     painter.begin(picture)
-    lines, labels = curvePixels(curves, 64, 10, 310, 110)
+    lines, labels = curvePixels(curves, 64, 10, 230, 110)
     painter.setPen(qt.QColor("#606060"))
-    painter.drawRect(64, 10, 310, 110)
-    for text, x, y in (*labels, *([(xLabel, 159, 136), (yLabel, 4, 65)] if labels else [])):
+    painter.drawRect(64, 10, 230, 110)
+    for text, x, y in (*labels, *([(xLabel, 119, 136), (yLabel, 4, 65)] if labels else [])):
         painter.drawText(x, y, text)
     for index, (name, points) in enumerate(lines.items()):
         painter.setPen(qt.QColor("#" + mrml.LINE_COLORS[index % len(mrml.LINE_COLORS)]))
         for (x0, y0), (x1, y1) in zip(points, points[1:]):
             painter.drawLine(x0, y0, x1, y1)
-        painter.drawText(382, 22 + 14 * index, name)
+        painter.drawText(302, 22 + 14 * index, name)
     painter.end()
     return picture
 

@@ -172,7 +172,7 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
     # Names, units, tables and plots
     again = f" (run {len(gaps)})" if len(gaps) > 1 else ""  # results of earlier runs keep their names
     source = nodes["in_phase"].GetName()
-    assert found["ideal in_phase patient"].GetName() == f"Ideal Dixon in-phase, from patient: {source}{again}"
+    assert found["ideal in_phase patient"].GetName() == f"Ideal Dixon in-phase, from the patient's images: {source}{again}"
     assert found["output ct zeros"].GetVoxelValueUnits().GetCodeMeaning() == "Hounsfield unit"
     assert {"error", "change", "swap back", "validity"} <= found.keys()
     summary = widget.ui.summaryLabel.text
@@ -378,7 +378,7 @@ def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
     widget.ui.applyButton.click()
     assert finish(widget, 20).elapsed_s < timing.limit(1)
     found = results(widget)
-    assert found["ideal in_phase patient"].GetName() .startswith("Ideal Dixon in-phase, from patient: ")
+    assert found["ideal in_phase patient"].GetName().startswith("Ideal Dixon in-phase, from the patient's images: ")
     assert array(found["change in_phase patient"]).any()
     assert "Incomplete" in widget.ui.summaryLabel.text and widget.ui.applyButton.text == "Apply"
     assert json.loads(found["facts"].GetText())["complete"] is False
@@ -620,7 +620,7 @@ def test_a_result_survives_its_inputs_while_it_is_written(widget, writing, compu
 def test_a_part_that_the_user_deletes_while_the_rest_is_written_stays_away(widget, writing):
     import slicer
 
-    gone = slicer.util.getNode("Ideal Dixon in-phase (from patient)")
+    gone = slicer.util.getNode("Ideal Dixon in-phase, from the patient's images*")
     slicer.mrmlScene.RemoveNode(gone)
     finish(widget)
     assert "ideal in_phase patient" not in results(widget) and "error" in results(widget)
@@ -834,7 +834,7 @@ def test_worst_input_within_a_ball(widget, arrays):
     widget.ui.ballSpinBox.value = 0.05
     press(widget)
     found = results(widget)
-    assert found["ideal in_phase patient"].GetName() .startswith("Worst Dixon in-phase, from patient: ")
+    assert found["ideal in_phase patient"].GetName().startswith("Worst Dixon in-phase, from the patient's images: ")
     assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
 
 
