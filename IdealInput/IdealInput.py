@@ -169,6 +169,7 @@ class IdealInputWidget(qtjobs.ModulePanel):
         self.setupPanel(IdealInputLogic())
         ui = self.ui
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
+        ui.placeRegionButton.connect("clicked(bool)", self._onPlaceRegion)
         ui.showButton.connect("clicked(bool)", self.showResult)
         for selector in (ui.shownStartSelector, ui.shownChannelSelector, ui.shownTableSelector):
             selector.connect("activated(int)", self._onShown)
@@ -182,6 +183,11 @@ class IdealInputWidget(qtjobs.ModulePanel):
 
     def _onMaskChosen(self, node):
         self.setValues(maskNode=node)
+
+    def _onPlaceRegion(self):
+        node = self._parameterNode
+        node.roiNode = placing.place_box(node.roiNode, _("Region"), *self.logic.boxInView(node, self._card))
+        node.region = InputRegion.ROI
 
     def _onVolumeChosen(self, role, node):
         if not self._writing and self._parameterNode is not None:
@@ -236,6 +242,7 @@ class IdealInputWidget(qtjobs.ModulePanel):
         for widget in (self.ui.evaluationsSpinBox, self.ui.boxCheckBox, self.ui.ballSpinBox, self.ui.aboveSpinBox,
                        self.ui.belowSpinBox):
             widget.enabled = node.preset == Preset.DEFAULT
+        self.ui.placeRegionButton.enabled = self.logic.sliceCount(node, self._card) > 0
         self._showRegion()
 
     def _showRegion(self):
@@ -482,7 +489,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
             return None
         if node.region == InputRegion.ROI:
             if node.roiNode is None:
-                raise volumes.VolumeError(_("Choose a region of interest, or place one in the views (Markups)."))
+                raise volumes.VolumeError(_("Choose a region of interest, or press 'Place a box'."))
             return mrml.region_from_roi_node(node.roiNode, grid)
         axis = volumes.axis_toward(grid, card.orientation[2])[0]
         region = [bound for size in grid.shape for bound in (0, size)]
@@ -496,11 +503,22 @@ class IdealInputLogic(qtjobs.ModuleLogic):
         region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
 
-    def _displayed(self, grid):
+    def _displayed(self, grid, whereInView=placing.slice_point):
         """The region of a voxel in the slice that is displayed: by the first of the module's views, or the red one."""
         own = slicer.app.layoutManager().layout == LAYOUT
-        point = placing.point_in(grid, placing.slice_point("IdealInput1" if own else "Red"))
+        point = placing.point_in(grid, whereInView("IdealInput1" if own else "Red"))
         return volumes.region_from_ras_points(grid, [point])
+
+    def boxInView(self, node, card):
+        """(grid, region): half of the first volume's displayed slice each way, around the view's centre."""
+        grid = mrml.grid_from_node(self.chosen(node, card.inputs[0].role))
+        through = volumes.axis_toward(grid, card.orientation[2])[0]
+        region = self._displayed(grid, placing.view_centre)
+        for axis in {0, 1, 2} - {through}:
+            half = (grid.shape[axis] + 1) // 2
+            low = min(max(0, region[2 * axis] - half // 2), grid.shape[axis] - half)
+            region = *region[:2 * axis], low, low + half, *region[2 * axis + 2:]
+        return grid, region
 
     def stepsFromParameterNode(self, node, card):
         """Steps whose value is the request that the panel shows."""

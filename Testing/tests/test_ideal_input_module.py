@@ -329,6 +329,21 @@ def test_the_first_click_searches_the_displayed_slice_and_says_so(widget, arrays
     assert window[:2] == [1, 2], "of slices 0 to 2"
 
 
+@pytest.mark.parametrize("matrix", [np.diag([-2.0, -2.0, 3.0, 1.0]), np.diag([2.0, 2.0, 3.0, 1.0])])
+def test_a_button_places_a_box_in_the_displayed_slice(widget, arrays, matrix):
+    """Half the slice each way, as a box in the views and as the region of the run."""
+    assert not widget.ui.placeRegionButton.enabled
+    choose(widget, add_nodes(arrays, matrix))
+    widget.ui.placeRegionButton.click()
+    node = widget._parameterNode
+    assert widget.ui.regionSelector.currentText == "Region of interest" and node.roiNode is not None
+    k0, k1, j0, j1, i0, i1 = widget.logic.region(node, widget._card)
+    assert (k1 - k0, j1 - j0, i1 - i0) == (1, 10, 12), "of 3, 20 and 24 voxels"
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.placeRegionButton.click()
+    assert node.parameterNode.GetNumberOfNodeReferences("roiNode") == 1, "the same box again"
+
+
 def test_mask_keeps_what_lies_outside(widget, arrays):
     import slicer
 
