@@ -130,7 +130,7 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
         result.curves[f"spectrum {name}"] = Curve(
             f"Which frequencies does the ideal input (from {start_words(name)}) change?",
             "frequency (cycles/mm)",
-            "power, ideal over patient's",
+            "power, ideal over patient's own",
             lines,
             log_y=True,
         )
