@@ -312,6 +312,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
     """
 
     TITLE = _("Ideal Input")
+    REPORT = "ideal_input_report"
 
     def getParameterNode(self):
         return IdealInputParameterNode(super().getParameterNode())

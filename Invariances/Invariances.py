@@ -448,6 +448,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     TITLE = _("Invariances")
     TASK = "denoising"
+    REPORT = "invariance_report"
 
     def __init__(self):
         qtjobs.ModuleLogic.__init__(self)

@@ -163,8 +163,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
             selector.connect("activated(int)", self._onShown)
         ui.overlayCheckBox.connect("clicked(bool)", self._onShown)
         ui.showButton.connect("clicked(bool)", self.showResult)
-        ui.saveReportButton.connect("clicked(bool)", self.onSaveReport)
-        ui.showReportButton.connect("clicked(bool)", self.onShowReport)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent, self._onNodeAdded)
         self.initializeParameterNode()
 
@@ -321,27 +319,6 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         if nodes:
             yield from self.logic.showInViews(nodes, node.shownMap, node.shownTable, node.overlay)
 
-    def onSaveReport(self):
-        source = self.logic.sourceOf(self.logic.resultNodes(self._parameterNode.run))
-        name = f"{source.GetName() if source is not None else 'result'}-harmonization.html".replace("/", "-")
-        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), name, _("Web page") + " (*.html)")
-        if path and self._writeReport(path):
-            self.say(_("The report was saved as {path}.").format(path=path))
-
-    def onShowReport(self):
-        path = Path(slicer.app.temporaryPath) / "NetInversion-harmonization.html"
-        if self._writeReport(path):
-            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
-
-    def _writeReport(self, path):
-        try:
-            with slicer.util.WaitCursor():
-                self.logic.saveReport(self.logic.resultNodes(self._parameterNode.run), path)
-        except (ValueError, OSError, qtjobs.PackagesMissing) as error:
-            self.fail(str(error))
-            return False
-        return True
-
 
 #
 # MRFlowHarmonizeLogic
@@ -358,6 +335,8 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
 
     TITLE = _("MRFlow Harmonize")
     TASK = models.HARMONIZATION
+    REPORT = "harmonize_report"
+    REPORT_NEEDS_SOURCE = True
 
     def getParameterNode(self):
         return MRFlowHarmonizeParameterNode(super().getParameterNode())
@@ -501,24 +480,6 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         if not facts:
             return qtjobs.ModuleLogic.runLabel(self, nodes)
         return f"{facts.get('source', self.TITLE)} ({facts.get('verdict', _('incomplete'))})"
-
-    def sourceOf(self, nodes):
-        """The volume that a result was made of; None if it has left the scene."""
-        return next((node.GetNodeReference("MRFlowHarmonize.input") for node in nodes.values()), None)
-
-    def saveReport(self, nodes, path):
-        """Write a result's report, one HTML page; ``nodes`` as in ``run(...).nodes``, also of a scene opened again.
-
-        Raises ValueError if the source was removed from the scene, OSError if the page can not be written.
-        """
-        source = self.sourceOf(nodes)
-        if source is None or "facts" not in nodes:
-            raise ValueError(_("The report needs the source volume and the text with the result's figures, and one of them was "
-                               "removed from the scene. Run the harmonization again."))
-        qtjobs.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
-        from NetInversionLib import harmonize_report
-
-        return harmonize_report.write(mrml.result_from_nodes(nodes), mrml.volume_from_node(source), path)
 
     # Results in views
 

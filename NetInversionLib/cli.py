@@ -43,6 +43,9 @@ class Command:
 
 COMMANDS: list[Command] = []
 
+REPORT = "report.html"
+"""Name of the report beside the images of a result."""
+
 
 def command(group: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
     """Decorator that adds a function to ``COMMANDS``; the first line of its docstring is the help."""
@@ -244,7 +247,8 @@ def evaluate_synthetic_ct(options) -> int:
 def _ideal_input_arguments(parser) -> None:
     parser.add_argument("volumes", nargs="+", metavar="ROLE=FILE", help="an image for each channel of the network, by the "
                         "roles that 'models info' prints, targets included; mask=FILE limits where the input may change")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
+    parser.add_argument("--output", required=True, metavar="FOLDER",
+                        help="for images (NRRD), tables (CSV), facts.json and report.html")
     parser.add_argument("--model", help="model file; default the first shipped one that has these roles")
     parser.add_argument("--second", metavar="FILE", help="another network, on which the gain is tried")
     parser.add_argument("--settings", type=_fields, default={}, metavar="JSON", help="fields of "
@@ -254,10 +258,10 @@ def _ideal_input_arguments(parser) -> None:
 
 @command("compute", "ideal-input", _ideal_input_arguments)
 def compute_ideal_input(options) -> int:
-    """Find the input images that a network would err least on; images, tables and all facts go to a folder."""
+    """Find the input images that a network would err least on; images, tables, all facts and a report go to a folder."""
     import torch
 
-    from . import ideal_input_reading, jobs, volumes
+    from . import ideal_input_reading, ideal_input_report, jobs, volumes
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -272,6 +276,8 @@ def compute_ideal_input(options) -> int:
     result = jobs.run_here(jobs.Request("ideal_input", images, paths, options.settings), Lines())
 
     _write_result(result, Path(options.output))
+    first = images[models.read_card(paths["network"]).inputs[0].role]
+    ideal_input_report.write(result, first, Path(options.output) / REPORT)
     _print_table(result.tables["error"])
     print(f"{ideal_input_reading.answer(result.facts, result.tables)} Research use only.")
     print(Path(options.output))
@@ -299,7 +305,8 @@ def _invariances_arguments(parser) -> None:
                         "the first that is found")
     parser.add_argument("--second-sampler", metavar="FILE", help="the same for the second denoiser")
     parser.add_argument("--segments", metavar="FILE", help="label map: statistics inside its labels")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="for images (NRRD), tables (CSV) and facts.json")
+    parser.add_argument("--output", required=True, metavar="FOLDER",
+                        help="for images (NRRD), tables (CSV), facts.json and report.html")
     parser.add_argument("--slices", nargs=2, type=int, metavar=("FIRST", "LAST"), help="indices k of the file, LAST included")
     parser.add_argument("--layer", default=known.layer, help="'output' (default), or a layer's name or number")
     parser.add_argument("--proposals", nargs="+", help="cinn (drawn by the sampler), noise, texture; default cinn where there is "
@@ -317,9 +324,9 @@ def _invariances_arguments(parser) -> None:
 
 @command("compute", "invariances", _invariances_arguments)
 def compute_invariances(options) -> int:
-    """Find what may change in a CT without a denoiser noticing; images, tables and all facts go to a folder."""
+    """Find what may change in a CT without a denoiser noticing; images, tables, all facts and a report go to a folder."""
     device = _machine(options)
-    from . import invariance_reading, jobs, volumes
+    from . import invariance_reading, invariance_report, jobs, volumes
 
     images = {"low_dose": volumes.load(options.low_dose)}
     if options.segments:
@@ -334,6 +341,7 @@ def compute_invariances(options) -> int:
     result = jobs.run_here(jobs.Request("invariances", images, paths, settings), Lines())
 
     _write_result(result, Path(options.output))
+    invariance_report.write(result, images["low_dose"], Path(options.output) / REPORT)
     _print_table(result.tables["bands"])
     print(f"{invariance_reading.answer(result.facts, result.tables)} Research use only.")
     print(Path(options.output))

@@ -3,23 +3,16 @@ question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__, volumes
+from . import __version__, harmonize_reading, volumes
 from .core import figures
 from .core import page as parts
 from .core.figures import Picture, Scale
 from .results import Result
 from .volumes import Volume
-
-WORDS = {
-    "accepted": "The result looks like an image of the target scanner.",
-    "flagged": "The result is given, but something is unusual: read the reasons before using it.",
-    "refused": "The volume was refused: the model does not fit it.",
-}
 
 MARGIN_VOXELS = 4  # around the brain in the pictures
 
@@ -82,8 +75,8 @@ NOTES = {
     "intensities scaled so that 1 is the 99.5th percentile; 0 is the same distribution",
     "bits/dim": "how surprising the image is to the model of the target scanner; lower is more "
     "typical",
-    "edge agreement with the source": "share of the source's edges that the image has too; 1 is "
-    "all",
+    "edge agreement with the source": "share of the source's gradients, by strength, that "
+    "point as they did; 1 is all",
     "mean change": "mean absolute change, where 1 is the 99.5th percentile of the source",
 }
 
@@ -118,7 +111,9 @@ def page(result: Result, source: Volume) -> str:
     return parts.document(
         f"Harmonization of {source.name}",
         [
-            parts.lead(answer(facts, result.tables), facts["verdict"], facts["reasons"]),
+            parts.lead(
+                harmonize_reading.answer(facts, result.tables), facts["verdict"], facts["reasons"]
+            ),
             parts.chapter(
                 "Source, result and change",
                 parts.picture(
@@ -154,11 +149,6 @@ def page(result: Result, source: Volume) -> str:
             ),
         ],
     )
-
-
-def answer(facts: Mapping, tables: Mapping) -> str:
-    """What came out, in plain words."""
-    return WORDS[facts["verdict"]]
 
 
 def methods(facts: dict) -> str:

@@ -218,6 +218,8 @@ def prepare(
     if not free.any():
         raise ValueError("every input channel is locked: unlock at least one")
     facts.update(
+        inputs={role: volume.name for role, volume in volumes.items()},
+        channels={channel.role: channel.name for channel in (*card.inputs, *card.outputs)},
         clipped_target_voxels=clipped,
         scaling=scaling,
         window=list(window),

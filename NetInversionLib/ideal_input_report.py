@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, volumes
+from . import __version__, ideal_input_reading, volumes
 from .core import figures
 from .core import page as parts
 from .core.figures import Picture, Scale
@@ -75,7 +75,8 @@ LIMITS = (
 )
 
 NOTES = {
-    "relative to the patient's (%)": "per cent of the mean error that the patient's own images "
+    "share of the patient's own error (%)": "per cent of the mean error that the patient's own "
+    "images "
     "give; 100 is no gain",
     "values outside [0, 1] (%)": "per cent of the input's voxels that lie outside the range that "
     "the network expects",
@@ -104,6 +105,10 @@ class _Shown:
     region: tuple[int, ...]
     box: tuple[int, int, int, int]
     frame: tuple[int, int, int, int]
+    names: Mapping[str, str]  # of channels, by role
+
+    def name(self, role: str) -> str:
+        return self.names.get(role, role.replace("_", " "))
 
     def slice(self, key: str) -> figures.Slice:
         return figures.cut(self.images[key], self.plane, self.index).cropped(self.box)
@@ -147,7 +152,7 @@ def page(result: Result, source: Volume | None = None) -> str:
     return parts.document(
         f"{what.capitalize()} input for {facts['model']['name']}: {name}",
         [
-            parts.lead(answer(facts, tables), "", facts.get("warnings", ())),
+            parts.lead(ideal_input_reading.answer(facts, tables), "", facts.get("warnings", ())),
             parts.chapter(
                 "Error of the network's output",
                 _errors(shown, starts, what),
@@ -194,23 +199,6 @@ def page(result: Result, source: Volume | None = None) -> str:
 
 
 KNOWN = ("error", "change", "swap back", "validity", "acquirable")
-
-
-def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
-    """What came out, in plain words."""
-    if "error" not in facts:
-        return (
-            "The run was stopped before its end: the images are the best so far, and no error "
-            "was measured."
-        )
-    (_, before), *found = facts["error"].items()
-    start, after = min(found, key=lambda pair: pair[1])
-    share = f", {100 * after / before:.0f} % of it" if before else ""
-    return (
-        f"With the patient's images the network's mean error is {before:.3g}; with the "
-        f"{_kind(facts)} input found from "
-        f"{start} it is {after:.3g}{share}."
-    )
 
 
 def methods(facts: Mapping) -> str:
@@ -277,6 +265,10 @@ def _kind(facts: Mapping) -> str:
     return "ideal" if facts["settings"]["direction"] == "best" else "worst"
 
 
+def _from(start: str) -> str:
+    return f"from {ideal_input_reading.start_words(start)}"
+
+
 def _shown(result: Result, facts: Mapping, start: str) -> _Shown:
     """The slice inside the region whose images changed most from this start, each channel by its
     own largest change."""
@@ -301,7 +293,7 @@ def _shown(result: Result, facts: Mapping, start: str) -> _Shown:
     box = figures.box_of(inside, plane, whole.shape, CONTEXT_VOXELS)
     frame = figures.box_of(inside, plane, whole.shape)
     frame = (frame[0] - box[0], frame[1] - box[0], frame[2] - box[2], frame[3] - box[2])
-    return _Shown(turned, plane, index, inside, box, frame)
+    return _Shown(turned, plane, index, inside, box, frame, facts.get("channels", {}))
 
 
 def _by_slice(change: np.ndarray, region: tuple[int, ...], plane: int) -> np.ndarray:
@@ -326,24 +318,21 @@ def _where(shown: _Shown) -> str:
 def _errors(shown: _Shown, starts: list[str], what: str) -> str:
     """Output above error, for the patient's input and each start, errors on one scale."""
     rows = []
-    names = ["patient's", *starts[:MOST_STARTS]]
+    names = [ideal_input_reading.OWN, *starts[:MOST_STARTS]]
     for role in _roles(shown.images, "error"):
         keys = {name: f"{role} {name}" for name in names if f"error {role} {name}" in shown.images}
         if not keys:
             continue
         units = shown.images[f"error {role} {names[0]}"].units
         low, high = figures.window(shown.values(f"output {role} patient's"))
-        grey = Scale(low, high, f"{_plain(role)} ({units})")
+        grey = Scale(low, high, f"{shown.name(role)} ({units})")
         top = figures.reach(
             np.concatenate([shown.values(f"error {key}").ravel() for key in keys.values()])
         )
         error = Scale(0.0, top, f"absolute error ({units})", "inferno")
-        titles = {
-            name: "patient's input" if name == "patient's" else f"{what} input, from {name}"
-            for name in keys
-        }
+        titles = {name: ideal_input_reading.input_words(name, what) for name in keys}
         for kind, scale, words in (
-            ("output", grey, f"Synthetic {_plain(role)}"),
+            ("output", grey, f"Synthetic {shown.name(role)}"),
             ("error", error, "Error"),
         ):
             rows.append(
@@ -379,32 +368,32 @@ def _inputs(
         rows = []
         for role in _roles(shown.images, "change"):
             units = shown.images[f"ideal {role} {start}"].units
-            measured = f"{_plain(role)} ({units})" if units else f"{_plain(role)} (no unit)"
+            measured = f"{shown.name(role)} ({units})" if units else f"{shown.name(role)} (no unit)"
             grey = Scale(*figures.window(shown.values(f"patient {role}")), measured)
             top = figures.reach(shown.values(f"change {role} {start}"))
             change = Scale(
                 -top,
                 top,
-                f"change, {what} - patient's" + (f" ({units})" if units else ""),
+                f"change, {what} - patient's own" + (f" ({units})" if units else ""),
                 "RdBu_r",
             )
             rows.append(
                 [
                     Picture(
                         shown.slice(f"patient {role}"),
-                        f"{_plain(role)}, patient's",
+                        f"{shown.name(role)}, patient's own",
                         grey,
                         box=_frame(shown),
                     ),
                     Picture(
                         shown.slice(f"ideal {role} {start}"),
-                        f"{_plain(role)}, {what}",
+                        f"{shown.name(role)}, {what}",
                         grey,
                         box=_frame(shown),
                     ),
                     Picture(
                         shown.slice(f"change {role} {start}"),
-                        f"{_plain(role)}, change",
+                        f"{shown.name(role)}, change",
                         change,
                         box=_frame(shown),
                     ),
@@ -422,10 +411,10 @@ def _inputs(
         )
         made.append(
             parts.chapter(
-                f"The input, from {start}",
+                f"The input, searched {_from(start)}",
                 parts.picture(
                     figures.sheet(rows),
-                    f"patient's image, {what} image and change of each channel, from {start}",
+                    f"patient's image, {what} image and change of each channel, {_from(start)}",
                     caption,
                 ),
             )
@@ -450,8 +439,11 @@ def _overview(shown: _Shown, source: Volume | None, facts: Mapping) -> Picture |
         return None
     return Picture(
         seen,
-        "where the region lies",
-        Scale(*figures.window(seen.array), source.units or "first input"),
+        "Where the region lies",
+        Scale(
+            *figures.window(seen.array),
+            f"first input ({source.units})" if source.units else "first input",
+        ),
         box=box,
     )
 
@@ -460,11 +452,6 @@ def _frame(shown: _Shown) -> tuple[int, int, int, int] | None:
     """The region's frame, unless it is all that is shown."""
     rows, columns = shown.box[1] - shown.box[0], shown.box[3] - shown.box[2]
     return None if shown.frame == (0, rows, 0, columns) else shown.frame
-
-
-def _plain(role: str) -> str:
-    words = role.replace("_", " ")
-    return words.upper() if words in ("ct", "mr", "pet") else words
 
 
 def _table(tables: Mapping[str, Table], key: str) -> str:
@@ -500,7 +487,7 @@ def _note_on_spectra(result: Result) -> str:
 
 def _ended(facts: Mapping) -> str:
     lines = [
-        f"From {start}: "
+        f"Searched {_from(start)}: "
         + ", ".join(
             f'{count} image{"s" if count != 1 else ""} ended with "{words}"'
             for words, count in ends.items()

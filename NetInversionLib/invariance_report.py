@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, volumes
+from . import __version__, invariance_reading, volumes
 from .core import figures
 from .core import page as parts
 from .core.figures import Box, Picture, Scale
-from .invariance_reading import answer
 from .results import Result
 from .volumes import Volume
 
@@ -22,8 +21,10 @@ SUFFIXES = {
     " second": "second denoiser",
 }  # of the result's keys, as ``invariances.invariances`` makes them
 CONTEXT_VOXELS = 12  # around the region in the pictures
+AIR_AND_LUNG_HU = -300.0
 LESION_MM = 30.0  # half the side of the pictures of a lesion
 SHOWN_COMPONENTS = 3
+SMALL = 0.6  # regions below this share of the slice are shown on the whole of it, too
 FOLDED_ROWS = 20  # longer tables are folded away
 
 SETTINGS = {
@@ -143,7 +144,9 @@ def page(result: Result, source: Volume | None = None) -> str:
     return parts.document(
         f"What {facts['model']['name']} does not notice: {name}",
         [
-            parts.lead(answer(facts, result.tables), "", facts.get("warnings", ())),
+            parts.lead(
+                invariance_reading.answer(facts, result.tables), "", facts.get("warnings", ())
+            ),
             *chapters,
             parts.chapter("What this does not say", parts.bullets(LIMITS)),
             parts.chapter("For the methods section", parts.paragraph(methods(facts))),
@@ -165,25 +168,11 @@ def page(result: Result, source: Volume | None = None) -> str:
     )
 
 
-def tolerance(facts: Mapping) -> str:
-    """What counted as unnoticed, in a sentence."""
-    s, epsilon = facts["settings"], facts["epsilon"]
-    if s["layer"] != "output":
-        return (
-            f"unnoticed means that layer {s['layer']} changes by at most {100 * epsilon:.3g} % of "
-            f"its own size (root mean "
-            "square, in the region)."
-        )
-    how = (
-        f"{s['epsilon_noise']:g} times the noise measured in the image, "
-        f"{epsilon / s['epsilon_noise']:.3g} HU"
-        if s["epsilon_hu"] is None
-        else "as it was set"
-    )
+def tolerance(part: Mapping) -> str:
+    """What counted as unnoticed, in a sentence; ``part``: the facts about one denoiser."""
     return (
-        f"unnoticed means that the denoised image changes by at most {epsilon:.3g} HU (root mean "
-        f"square, in the region), "
-        f"{how}."
+        f"Unnoticed means that {invariance_reading.looked_at(part)} changes by at most "
+        f"{invariance_reading.tolerance(part)} (root mean square over the region)."
     )
 
 
@@ -220,8 +209,8 @@ def methods(facts: Mapping) -> str:
         f"{s['seed']}), and {s['projected']} of them were projected onto the network's level set "
         f"with at most "
         f"{s['max_evaluations']} evaluations each; {facts['accepted']} of {facts['projected']} "
-        f"were accepted. Here "
-        f"{tolerance(facts)} The unproven map is the standard deviation of all proposals, the "
+        f"were accepted. {tolerance(facts)} The unproven map is the standard deviation of all "
+        f"proposals, the "
         f"proven map that of the accepted "
         f"projected samples.{lesions} The question is that of Eulig, Ommer and Kachelrieß, "
         f"Reconstructing invariances of CT "
@@ -277,7 +266,7 @@ class _Shown:
             index,
             region,
             figures.box_of(region, figures.AXIAL, shape, CONTEXT_VOXELS),
-            Scale(*figures.window(calm, 1, 99), "CT value (HU)"),
+            _window(calm),
         )
 
     def whole(self, key: str) -> figures.Slice:
@@ -291,9 +280,14 @@ class _Shown:
         return self.images[key].array[self.index, j0:j1, i0:i1]
 
     @property
+    def place(self) -> Box:
+        """The region within the whole slice."""
+        return figures.box_of(self.region, figures.AXIAL, self.images["patient"].shape)
+
+    @property
     def frame(self) -> Box | None:
         """The region within what is shown, unless it is all of it."""
-        inner = figures.box_of(self.region, figures.AXIAL, self.images["patient"].shape)
+        inner = self.place
         if inner == self.box:
             return None
         return (
@@ -333,7 +327,6 @@ class _Shown:
 
 
 def _chapters(one: _Shown, behind: str) -> list[str]:
-    said = tolerance(one.facts)
     others = [
         parts.chapter(table.title, parts.table(table, notes=NOTES))
         for key, table in one.result.tables.items()
@@ -342,7 +335,7 @@ def _chapters(one: _Shown, behind: str) -> list[str]:
     return [
         parts.chapter(
             f"What may change unnoticed{behind}",
-            parts.paragraph(said[0].upper() + said[1:]),
+            parts.paragraph(tolerance(one.facts)),
             _maps(one),
         ),
         parts.chapter(f"One sample{behind}", _samples(one)),
@@ -368,15 +361,10 @@ def _chapters(one: _Shown, behind: str) -> list[str]:
 
 def _maps(one: _Shown) -> str:
     """Low dose, denoised, and both maps over the CT."""
-    first = [
-        Picture(
-            one.whole("patient"),
-            "Low dose, the whole slice",
-            one.grey,
-            box=figures.box_of(one.region, figures.AXIAL, one.images["patient"].shape),
-        ),
-        Picture(one.slice("patient"), "Low dose", one.grey, box=one.frame),
-    ]
+    first = [Picture(one.slice("patient"), "Low dose", one.grey, box=one.frame)]
+    whole, box = one.whole("patient"), one.place
+    if (box[1] - box[0]) * (box[3] - box[2]) < SMALL * whole.array.size:
+        first.insert(0, Picture(whole, "Low dose, the whole slice", one.grey, box=box))
     if "output" in one.images:
         first.append(Picture(one.slice("output"), "Denoised", one.grey, box=one.frame))
     keys = [key for key in ("std unproven", "std proven") if key in one.images]
@@ -510,12 +498,12 @@ def _lesion(one: _Shown) -> str:
     def cut(key: str) -> figures.Slice:
         return figures.cut(one.images[key], figures.AXIAL, round(k)).cropped(box)
 
-    grey = Scale(*figures.window(cut("patient").array, 1, 99), "CT value (HU)")
+    grey = _window(cut("patient").array)
     changes = {
         key: figures.replace(cut(key), array=cut(key).array - cut("patient").array)
         for key in ("lesion", "hidden lesion")
     }
-    top = figures.reach(np.concatenate([change.array.ravel() for change in changes.values()]), 99.9)
+    top = figures.reach(np.concatenate([change.array.ravel() for change in changes.values()]), 100)
     scale = Scale(-top, top, "change (HU)", "RdBu_r")
     rows = [
         [
@@ -536,6 +524,13 @@ def _lesion(one: _Shown) -> str:
         f"the nodule of "
         "which most HU stay unnoticed. Both changes have the same scale.",
     )
+
+
+def _window(hu: np.ndarray) -> Scale:
+    """Grey levels for soft tissue and bone where there is some, else for all there is."""
+    tissue = hu[hu > AIR_AND_LUNG_HU]
+    values = tissue if tissue.size > 0.3 * hu.size else hu
+    return Scale(*figures.window(values, 1, 99), "CT value (HU)")
 
 
 def _where(one: _Shown) -> str:

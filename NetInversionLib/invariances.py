@@ -257,8 +257,9 @@ class _Run:
         self.tables, self.curves, self.lesions, self.label = {}, {}, {}, ""
         self.current: _Tile | None = None
         self.headings: list[str] = []  # of the references
-        self.segments = None
+        self.segments, self.inputs = None, {"low_dose": volume.name}
         if segments is not None:
+            self.inputs["segments"] = segments.name
             same = volumes.resample(segments, self.original, "nearest", 0)
             self.segments = volumes.reorient(same, "LPS").array
         self.next_intermediate, self.done = time.monotonic() + INTERMEDIATE_EVERY_S, 0
@@ -563,6 +564,7 @@ class _Run:
         tried = sum(rows.get("projected", []))
         result = Result(facts={
             "complete": complete, "settings": asdict(s), "model": model.facts(), "epsilon": self.epsilon,
+            "inputs": self.inputs,
             **({"sampler": self.sampling.facts} if self.sampling else {}),
             "epsilon_units": "relative" if s.layer != "output" else "HU", "accepted": int(accepted), "projected": int(tried),
             "device": devices.describe(self.device), "versions": devices.versions(self.device),

@@ -38,6 +38,7 @@ from slicer.util import VTKObservationMixin
 
 from . import jobs, models, mrml
 from .panel import optional_model, runs
+from .panel.reports import ReportLogic, ReportPanel
 from .results import Cancelled, Progress, Result, Table
 
 LOGGER = logging.getLogger(__name__)
@@ -426,7 +427,7 @@ def _failed(wanted: str, error: Exception) -> str:
 # What the extension's modules have in common
 
 
-class ModuleLogic(ScriptedLoadableModuleLogic):
+class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     """Base of a module's logic: which models it takes, and its results in the scene.
 
     A module sets ``TITLE`` and ``TASK`` and overrides ``getParameterNode`` and, if it likes, ``shownAs``. The
@@ -600,7 +601,7 @@ class Run:
         return next(iter(self.inputs.values()), None)
 
 
-class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Base of a module's widget: the life of its panel, the list of models, and a run from Apply to the result shown.
 
     The panel is idle (``_going`` is None), or a run goes on: it reads its volumes, computes, then writes its result
@@ -682,6 +683,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = logic
+        self.addReportButtons()
         for name in ("progressBar", "statusLabel", "curveLabel", "resultsCollapsibleButton"):
             getattr(self.ui, name).setVisible(False)
         self._fillModels()
@@ -816,6 +818,7 @@ class ModulePanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._runs.show()
             if nodes and self._card is not None:
                 self.showResults(nodes)
+            self.showReportButtons(nodes)
         finally:
             self._writing = False
         self._showApply()

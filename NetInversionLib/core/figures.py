@@ -163,7 +163,7 @@ def sheet(rows: Sequence[Sequence[Picture | None]]) -> bytes:
 def drawn(rows: Sequence[Sequence[Picture | None]]):
     """The same as a matplotlib figure."""
     columns = max(map(len, rows))
-    heights = [max(_height(one) for one in row if one is not None) + 1.0 for row in rows]
+    heights = [max(_height(one) for one in row if one is not None) + 1.1 for row in rows]
     figure = new_figure(columns * PICTURE_WIDTH + 0.2, sum(heights))
     grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for r, row in enumerate(rows):
@@ -177,7 +177,7 @@ def _height(one: Picture) -> float:
     """Inches that a picture takes at its full width."""
     (rows, columns), (down, across) = one.slice.array.shape, one.slice.spacing_mm
     return float(
-        np.clip(PICTURE_WIDTH * rows * down / (columns * across), 0.6, 1.6 * PICTURE_WIDTH)
+        np.clip(0.9 * PICTURE_WIDTH * rows * down / (columns * across), 0.6, 1.6 * PICTURE_WIDTH)
     )
 
 
@@ -326,5 +326,12 @@ def new_figure(width: float, height: float):
 def png(figure) -> bytes:
     """The figure's picture; the same figure gives the same bytes."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(
+        data,
+        format="png",
+        dpi=DOTS_PER_INCH,
+        bbox_inches="tight",
+        pad_inches=0.06,
+        metadata={"Software": None},
+    )
     return data.getvalue()

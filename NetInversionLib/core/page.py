@@ -25,6 +25,9 @@ import numpy as np
 from ..results import Table
 from .text import readable, shown
 
+WIDEST, MOST_TURNED = 9, 6
+"""Columns above which a table of at most so many rows is turned."""
+
 NOTICE = "Research use only, never for diagnosis or treatment."
 
 STYLE = """
@@ -173,24 +176,27 @@ def table(
     notes: Mapping[str, str] | None = None,
     columns: Iterable[str] | None = None,
 ) -> str:
-    """A table with its headings (which hold the units).
+    """A table with its headings (which hold the units); a short and wide one is turned, a heading a
+    line.
 
     Args:
         table: Numbers are shown to four digits, a missing one as a dash.
         caption: Plain text above it.
         notes: What a heading means, by heading, as a list below it; those of columns that are not
-        there are left out.
+            there are left out.
         columns: Headings to show, those that are there; default all.
     """
     kept = [name for name in (columns or table.columns) if name in table.columns]
-    head = "".join(f"<th>{text(name)}</th>" for name in kept)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{text(cell(value))}</td>" for value in row) + "</tr>"
-        for row in zip(*(table.columns[name] for name in kept))
-    )
+    heads = [f"<th>{text(name)}</th>" for name in kept]
+    cells = [[f"<td>{text(cell(value))}</td>" for value in table.columns[name]] for name in kept]
+    if len(kept) > WIDEST and max(map(len, cells)) <= MOST_TURNED:
+        lines = ["".join([head, *column]) for head, column in zip(heads, cells)]
+    else:
+        lines = ["".join(heads), *map("".join, zip(*cells))]
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
     above = f"<caption>{text(caption)}</caption>" if caption else ""
     below = bullets(f"{name}: {words}" for name, words in (notes or {}).items() if name in kept)
-    return f"<div class='wide'><table>{above}<tr>{head}</tr>{rows}</table></div>{below}"
+    return f"<div class='wide'><table>{above}{rows}</table></div>{below}"
 
 
 def pairs(rows: Iterable[tuple[str, object]], headings: tuple[str, str] = ("what", "value")) -> str:
@@ -293,7 +299,9 @@ def cell(value: object) -> str:
     ):  # a scene keeps them as words
         return "yes" if value in (True, "True") else "no"
     if isinstance(value, (float, np.floating)):
-        return readable(float(value), 4) if math.isfinite(value) else "–"
+        if not math.isfinite(value):
+            return "–"
+        return readable(float(f"{value:.6g}"), 4)  # a scene keeps six digits
     return "–" if value is None or value == "" else str(value)
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from pages import check_alone
 from test_models import make_card, make_network
 from toy_brains import brain
 
@@ -121,6 +122,7 @@ def test_compute_ideal_input_writes_images_tables_and_facts(file, tmp_path, caps
     assert json.loads((out / "facts.json").read_text())["model"]["sha256"] == models.load(file).sha256
     printed = capsys.readouterr().out
     assert str(out) in printed and "With the patient's own input the network's image differs from the target by" in printed
+    check_alone((out / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(("arguments", "says"), [

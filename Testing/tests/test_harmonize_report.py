@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from toy_models import smooth, volume
 
-from NetInversionLib import harmonize_report
+from NetInversionLib import harmonize_reading, harmonize_report
 from NetInversionLib.harmonize_settings import Settings
 from NetInversionLib.results import Curve, Result, Table
 
@@ -24,7 +24,8 @@ def result(name="T1 of somebody", verdict="accepted", mode="anatomy-safe", **set
         ("harmonized", 0, 900), ("change", -50, 50), ("multiplicative field", 0.8, 1.2), ("additive field", -0.1, 0.1)))}
     facts = {"verdict": verdict, "reasons": [f"because of {name}"], "settings": asdict(Settings(mode=mode, **settings)),
              "model": {"name": "T1 of one scanner", "version": "1", "sha256": "ab" * 32, "trained_on": ["a", "b", "c"]}}
-    columns = {"image": ["source", name], "distance": [0.25, float("nan")], "fine": [True, False]}
+    columns = {"image": ["source", "harmonized", name], harmonize_reading.DISTANCE: [0.3, 0.1, float("nan")],
+               "distance": [0.25, float("nan"), 1.0], "fine": [True, False, True]}
     tables = {"summary": Table("What changed", columns),
               "curve": Table("Tone curve", {"input": [0.0, 1.0], "output": [0.0, 1.0]})}
     curves = {"tone curve": Curve("Tone curve", "before", "after", {name: ([0, 0.5, 1], [0, 0.7, 1])})}

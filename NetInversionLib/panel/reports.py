@@ -1,0 +1,157 @@
+"""Reports of results, the same in every module: two buttons in the panel, one call in the
+console."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .. import mrml
+
+
+class ReportLogic:
+    """Part of a module's logic that writes the report of a result; see ``qtjobs.ModuleLogic``."""
+
+    REPORT = ""
+    """Library file with ``write(result, source, path)``, such as "harmonize_report"."""
+
+    REPORT_NEEDS_SOURCE = False
+    """Whether there is no report without the volume that the result was made of."""
+
+    def sourceOf(self, nodes: dict):
+        """The volume that a result was made of; None if it has left the scene."""
+        references = (node.GetNodeReference(f"{self.moduleName}.input") for node in nodes.values())
+        return next((node for node in references if node is not None), None)
+
+    def reportProblem(self, nodes: dict) -> str:
+        """Why a result has no report, and what to do; "" if it has one."""
+        if not nodes:
+            return _("There is no result yet. Press Apply first.")
+        if "facts" not in nodes:
+            return _(
+                "The text with the result's figures was removed from the scene, and the report "
+                "needs it. Run {title} again."
+            ).format(title=self.TITLE)
+        if self.REPORT_NEEDS_SOURCE and self.sourceOf(nodes) is None:
+            return _(
+                "The source volume was removed from the scene, and the report needs it. Run "
+                "{title} again."
+            ).format(title=self.TITLE)
+        return ""
+
+    def saveReport(self, nodes: dict, path) -> Path:
+        """Write a result's report, one HTML page that needs no other file.
+
+        Args:
+            nodes: As in ``run(...).nodes``, also of a scene that was saved and opened again.
+            path: File to write; an older one is replaced.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: Something of the result was removed from the scene; says what to do.
+            OSError: The file cannot be written.
+            qtjobs.PackagesMissing: matplotlib is missing and was not installed.
+        """
+        from .. import qtjobs  # which imports this file
+
+        problem = self.reportProblem(nodes)
+        if problem:
+            raise ValueError(problem)
+        qtjobs.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
+        source = self.sourceOf(nodes)
+        volume = mrml.volume_from_node(source) if source is not None else None
+        report = importlib.import_module(f"NetInversionLib.{self.REPORT}")
+        return report.write(mrml.result_from_nodes(nodes), volume, path)
+
+    def reportName(self, nodes: dict) -> str:
+        """A file name to offer."""
+        source = self.sourceOf(nodes)
+        name = source.GetName() if source is not None else _("result")
+        return re.sub(r'[\\/:*?"<>|]', "-", f"{name} {self.TITLE}.html")
+
+
+class ReportPanel:
+    """Part of a module's widget with the buttons Save report and Show report; see
+    ``qtjobs.ModulePanel``."""
+
+    def addReportButtons(self):
+        """Two buttons, the last row of the section with results."""
+        row = qt.QWidget()
+        layout = qt.QHBoxLayout(row)
+        layout.setContentsMargins(0, 0, 0, 0)
+        tip = _("One HTML page with pictures, figures, settings and a paragraph for the methods.")
+        for name, text, what, pressed in (
+            ("saveReportButton", _("Save report..."), tip, self.onSaveReport),
+            (
+                "showReportButton",
+                _("Show report"),
+                _("Open the page in the web browser."),
+                self.onShowReport,
+            ),
+        ):
+            button = qt.QPushButton(text)
+            button.objectName = name
+            button.setProperty("tip", what)
+            button.connect("clicked(bool)", pressed)
+            layout.addWidget(button)
+            setattr(self.ui, name, button)
+        self.ui.resultsCollapsibleButton.layout().addRow(row)
+
+    def showReportButtons(self, nodes: dict):
+        """The buttons can be pressed when there is a result to report."""
+        problem = self.logic.reportProblem(nodes)
+        for button in (self.ui.saveReportButton, self.ui.showReportButton):
+            button.enabled = not problem
+            button.toolTip = problem or button.property("tip")
+
+    def onSaveReport(self, clicked=False):
+        nodes = self.logic.resultNodes(self._parameterNode.run)
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(),
+            _("Save report"),
+            self.logic.reportName(nodes),
+            _("Web page") + " (*.html)",
+        )
+        if not path:
+            return
+        if not path.lower().endswith((".html", ".htm")):
+            path += ".html"
+        if self._writeReport(nodes, path):
+            self.say(_("The report was saved as {path}.").format(path=path))
+
+    def onShowReport(self, clicked=False):
+        nodes = self.logic.resultNodes(self._parameterNode.run)
+        path = Path(slicer.app.temporaryPath) / f"NetInversion-{self.moduleName}.html"
+        if not self._writeReport(nodes, path):
+            return
+        if qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))) is False:
+            self.fail(
+                _("No web browser could be opened. The report is {path}: open it yourself.").format(
+                    path=path
+                )
+            )
+
+    def _writeReport(self, nodes, path) -> bool:
+        from .. import qtjobs  # which imports this file
+
+        try:
+            with slicer.util.WaitCursor():
+                self.logic.saveReport(nodes, path)
+        except (ValueError, qtjobs.PackagesMissing) as error:
+            self.fail(str(error))
+            return False
+        except OSError as error:
+            self.fail(
+                _(
+                    "The report could not be written to {path} ({reason}). Choose another folder."
+                ).format(path=path, reason=error.strerror or error)
+            )
+            return False
+        return True
