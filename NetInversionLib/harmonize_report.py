@@ -20,7 +20,7 @@ MARGIN_VOXELS = 4  # around the brain in the pictures
 IMAGES = {
     "source": ("source", "gray", "intensity"),
     "harmonized": ("result", "gray", "intensity"),
-    "change": ("change: result - source", "RdBu_r", "change of intensity"),
+    "change": ("change (result - source)", "RdBu_r", "change of intensity"),
     "multiplicative field": ("multiplicative field", "PuOr_r", "factor (1: none)"),
     "additive field": ("additive field", "PuOr_r", "added intensity"),
 }
@@ -68,6 +68,13 @@ LIMITS = (
     "harmonized images.",
     '"Accepted" means that no check found anything unusual, not that the result is right.',
 )
+
+# Of tables; their own titles may have been changed in a scene.
+TITLES = {
+    "verdict": "Checks",
+    "summary": "What changed",
+    "baselines": "Beside the classical methods",
+}
 
 NOTES = {
     "Wasserstein distance to the target": "mean difference between the intensities' distribution "
@@ -128,8 +135,8 @@ def page(result: Result, source: Volume) -> str:
                 ),
             ),
             *(
-                parts.chapter(table.title, parts.table(table, notes=NOTES))
-                for table in tables.values()
+                parts.chapter(TITLES.get(key, table.title), parts.table(table, notes=NOTES))
+                for key, table in tables.items()
             ),
             parts.chapter("What this does not say", parts.bullets(LIMITS)),
             parts.chapter("For the methods section", parts.paragraph(methods(facts))),

@@ -30,8 +30,9 @@ SIDES = (("R", "L", "A", "P", 2, "S"), ("R", "L", "S", "I", 1, "A"), ("A", "P", 
 LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
 DOTS_PER_INCH = 120
-PICTURE_WIDTH = 2.7
-"""Inches."""
+PICTURE_WIDTH, SHEET_WIDTH = 2.7, 10.8
+"""Inches, of a picture and at most of a sheet: more than four in a row become smaller, so that the
+letters of a page are of one size."""
 
 Box = tuple[int, int, int, int]  # rows and columns of a slice, half-open
 
@@ -163,8 +164,9 @@ def sheet(rows: Sequence[Sequence[Picture | None]]) -> bytes:
 def drawn(rows: Sequence[Sequence[Picture | None]]):
     """The same as a matplotlib figure."""
     columns = max(map(len, rows))
-    heights = [max(_height(one) for one in row if one is not None) + 1.1 for row in rows]
-    figure = new_figure(columns * PICTURE_WIDTH + 0.2, sum(heights))
+    width = min(PICTURE_WIDTH, SHEET_WIDTH / columns)
+    heights = [max(_height(one, width) for one in row if one is not None) + 1.1 for row in rows]
+    figure = new_figure(columns * width + 0.2, sum(heights))
     grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for r, row in enumerate(rows):
         for c, one in enumerate(row):
@@ -173,12 +175,10 @@ def drawn(rows: Sequence[Sequence[Picture | None]]):
     return figure
 
 
-def _height(one: Picture) -> float:
+def _height(one: Picture, width: float) -> float:
     """Inches that a picture takes at its full width."""
     (rows, columns), (down, across) = one.slice.array.shape, one.slice.spacing_mm
-    return float(
-        np.clip(0.9 * PICTURE_WIDTH * rows * down / (columns * across), 0.6, 1.6 * PICTURE_WIDTH)
-    )
+    return float(np.clip(0.9 * width * rows * down / (columns * across), 0.6, 1.6 * width))
 
 
 def _draw(figure, axis, one: Picture) -> None:
@@ -205,7 +205,7 @@ def _draw(figure, axis, one: Picture) -> None:
         )
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title("\n".join(textwrap.wrap(shown(one.title), 30)), fontsize=10)
+    axis.set_title("\n".join(textwrap.wrap(shown(one.title), 28)), fontsize=10)
     _letters(axis, one.slice)
     _ruler(axis, one.slice)
     if one.box is not None:
