@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Iterable, Mapping
 
+from .core.text import readable
 from .results import Table
 
 SECOND = " second"
@@ -68,7 +69,9 @@ def looked_at(part: Mapping) -> str:
 
 def amount(part: Mapping, value: float) -> str:
     """A change of that, with its unit: HU, or per cent of a hidden layer's own size."""
-    return f"{value:.2g} HU" if part["epsilon_units"] == "HU" else f"{100 * value:.2g} %"
+    if part["epsilon_units"] == "HU":
+        return f"{readable(value, 2)} HU"
+    return f"{readable(100 * value, 2)} %"
 
 
 def tolerance(part: Mapping) -> str:
@@ -76,7 +79,7 @@ def tolerance(part: Mapping) -> str:
     limit, settings = amount(part, part["epsilon"]), part["settings"]
     if part["epsilon_units"] == "HU" and settings.get("epsilon_hu") is None:
         share = settings.get("epsilon_noise", 0.1)
-        return f"{limit}, {share:g} times the noise of {part['epsilon'] / share:.2g} HU"
+        return f"{limit}, {share:g} times the noise of {readable(part['epsilon'] / share, 2)} HU"
     return limit
 
 
@@ -100,10 +103,12 @@ def _found(facts: Mapping, tables: Mapping[str, Table]) -> str:
         _mean(_column(tables, "proof", heading))
         for heading in ("input change before (HU)", "input change after (HU)", "survived (%)")
     )
-    size = "other images" if after is None else f"images that differ by {after:.2g} HU on average"
+    size = "other images"
+    if after is not None:
+        size = f"images that differ by {readable(after, 2)} HU on average"
     left = ""
     if before is not None and share is not None:
-        left = f"; {share:.0f} % of what was proposed ({before:.2g} HU) is left in them"
+        left = f"; {share:.0f} % of what was proposed ({readable(before, 2)} HU) is left in them"
     left += _band(facts, tables) + _other(facts, tables)
     return (
         f"{where[0].upper()}{where[1:]}, {size} pass for the patient's with {name}: "
@@ -160,8 +165,8 @@ def _next(facts: Mapping, tables: Mapping[str, Table]) -> str:
     nodule = _largest_nodule(tables)
     if nodule is not None:
         return (
-            f"At the point, a nodule of {nodule[0]:g} mm could be there with {abs(nodule[1]):.2g} "
-            f"of its {abs(nodule[2]):g} HU and not show: see the table of lesions."
+            f"At the point, a nodule of {nodule[0]:g} mm could be there with "
+            f"{readable(abs(nodule[1]), 2)} of its {abs(nodule[2]):g} HU and not show: see the table of lesions."
         )
     if facts["settings"].get("lesion") is not None:
         return "Next: read the table of lesions."
@@ -220,7 +225,7 @@ def _sample(part: Mapping, table: Table, proven: bool, number: int | None) -> st
         ]
         output = _largest(columns, "projected, change of the output", accepted)
         if part["epsilon_units"] != "HU" and math.isfinite(output):
-            words.append(f"Its output changes by {output:.2g} HU.")
+            words.append(f"Its output changes by {readable(output, 2)} HU.")
         share = sum(columns["survived (%)"][row] for row in accepted) / len(accepted)
         return " ".join([*words, f"{share:.0f} % of the proposed change survived."])
     if proven:
@@ -243,7 +248,7 @@ def _component(table: Table | None, number: int) -> str:
     share = _largest(columns, "explained variance (%)", rows)
     change = _largest(columns, heading, rows)
     return (
-        f"Component {number}: {share:.0f} % of the variance; {heading}: {change:.2g}. "
+        f"Component {number}: {share:.0f} % of the variance; {heading}: {readable(change, 2)}. "
         "Other amounts are not proven."
     )
 

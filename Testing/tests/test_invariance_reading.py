@@ -90,6 +90,11 @@ def test_what_is_left_is_called_fine_or_coarse_only_where_it_is(coarse, fine, sa
     assert said in words and ("mostly" in words) == bool(said)
 
 
+@pytest.mark.parametrize("value, said", [(4.41, "4.4 HU"), (99.4, "99 HU"), (174.2, "174 HU")])
+def test_no_amount_has_an_exponent(value, said):
+    assert reading.amount({"epsilon_units": "HU"}, value) == said
+
+
 def test_a_limit_that_was_set_is_not_called_a_share_of_the_noise():
     words = reading.answer(facts(epsilon=1.0, settings={"epsilon_hu": 1.0}), tables())
     assert "within 1 HU;" in words and "noise of" not in words
