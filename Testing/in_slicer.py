@@ -34,6 +34,7 @@ import tempfile
 import threading
 import time
 import traceback
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,6 @@ OLDEST = (5, 10)
 MODULES = ("IdealInput", "Invariances", "MRFlowHarmonize")
 OURS = ("NetInversion", *MODULES)  # in a traceback or a logger's name
 SUMMARIES = ("summaryLabel", "verdictLabel")  # the label with a result's answer
-DELETE = ("deleteResultButton", "deleteRunButton")
 
 
 class Failed(Exception):
@@ -476,15 +476,22 @@ class PanelCheck:
                 )
 
     def delete(self, run: Run):
+        import slicer
+
         widget = self.widget
         yield _settled()
-        buttons = [getattr(widget.ui, name) for name in DELETE if hasattr(widget.ui, name)]
-        if not buttons:
-            run.note("The panel does not offer it.")
-            return
-        run_before = widget._parameterNode.run
-        buttons[0].click()
-        yield Wait("the result's nodes are gone", lambda: not widget.logic.resultNodes(run_before))
+        result = widget._parameterNode.run
+        # The panel asks first, and in testing mode Slicer answers that question with no.
+        with unittest.mock.patch.object(slicer.util, "confirmOkCancelDisplay", _yes):
+            widget.ui.deleteRunButton.click()
+        yield Wait("the result's nodes are gone", lambda: not widget.logic.resultNodes(result))
+        yield Wait(
+            "the panel shows no result", lambda: not widget.ui.resultsCollapsibleButton.visible
+        )
+
+
+def _yes(*_arguments, **_keywords) -> bool:
+    return True
 
 
 def plain(text: str) -> str:
