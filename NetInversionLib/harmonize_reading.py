@@ -32,7 +32,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
         )
     else:
         first = _what(facts, tables["summary"])
-    return " ".join(part for part in (first, _how_sure(facts, tables), _what_next(word)) if part)
+    return " ".join(part for part in (first, _how_sure(facts, tables), _what_next(facts)) if part)
 
 
 def verdict_text(facts: dict) -> str:
@@ -112,14 +112,15 @@ def _what(facts: dict, table: Table) -> str:
 def _how_sure(facts: dict, tables: dict[str, Table]) -> str:
     """The gate's word, how many checks it rests on, and whether the anatomy could change."""
     word, sure = facts["verdict"], ""
-    passed = tables["verdict"].columns.get("passed", []) if "verdict" in tables else []
+    checks = tables["verdict"].columns if "verdict" in tables else {}
+    passed = checks.get("passed", [])
     if passed:
-        good = sum(one == "yes" for one in passed)
-        sure = f"{good} of {len(passed)} checks passed"
+        open_ = sum(words.startswith("not decided") for words in checks.get("in words", []))
+        good = sum(one == "yes" for one in passed) - open_
+        sure = f"{good} of {len(passed)} checks passed" + (f", {open_} not decided" if open_ else "")
     if word == "refused" or "summary" not in tables:
         return f"{sure[:1].upper()}{sure[1:]}." if sure else ""
-    settings = facts.get("settings", {})
-    if settings.get("mode") == "anatomy-safe" and not settings.get("strength"):
+    if _only_curve_and_fields(facts):
         anatomy = (
             "only one rising tone curve and two smooth fields could act, so no structure "
             f"{_bound(facts)}can have appeared or vanished"
@@ -137,12 +138,21 @@ def _bound(facts: dict) -> str:
     )
 
 
-def _what_next(word: str) -> str:
+def _only_curve_and_fields(facts: dict) -> bool:
+    settings = facts.get("settings", {})
+    return settings.get("mode") == "anatomy-safe" and not settings.get("strength")
+
+
+def _what_next(facts: dict) -> str:
+    if _only_curve_and_fields(facts):
+        accepted = "Look next at the two fields: they should look like shading, without anatomy."
+    else:
+        accepted = "Look next at the change: it should show nothing that is not in the source."
     return {
-        "accepted": "Look next at the change and the fields: they should look like shading, without anatomy.",
+        "accepted": accepted,
         "flagged": "Something is unusual: read the reasons, and compare result and source before any use.",
         "refused": "Read the reasons: they say what to choose or to prepare.",
-    }[word]
+    }[facts["verdict"]]
 
 
 class _Rows:

@@ -27,7 +27,7 @@ def test_an_accepted_result_says_what_came_out_how_sure_and_what_next():
                            "0.150 before: as near as the target's own people are (0.010).")
     assert "3 of 3 checks passed" in text
     assert "no structure of more contrast than 3.1 % of the brightest tissue can have appeared or vanished" in text
-    assert "Look next at the change and the fields" in text
+    assert text.endswith("Look next at the two fields: they should look like shading, without anatomy.")
 
 
 @pytest.mark.parametrize("after, words", [
@@ -40,6 +40,7 @@ def test_how_near_it_came(after, words):
 def test_free_form_does_not_promise_the_anatomy(changes):
     text = answer(*result(**changes))
     assert "structures may have been drawn or erased" in text and "no structure" not in text
+    assert "Look next at the change: " in text and "fields" not in text
 
 
 def test_a_flagged_result_sends_to_the_reasons():
@@ -73,6 +74,12 @@ def test_nothing_is_made_up_where_something_is_missing():
     assert answer({}, {}) == "The run did not come to a verdict."
     assert summary({}, {}) == ("", "The text with this result's figures was removed from the scene.")
     assert verdict_text({}) == ""
+
+
+def test_a_check_that_was_not_decided_is_not_counted_as_passed():
+    facts, tables = result()
+    tables["verdict"].columns["in words"] = ["as in the target's people", "not decided: too symmetric", "as in"]
+    assert "2 of 3 checks passed, 1 not decided;" in answer(facts, tables)
 
 
 def test_a_batch_s_end_names_those_that_failed():

@@ -19,7 +19,7 @@ from pages import check_alone, check_same
 from test_ideal_input_module import save_model
 from toy_brains import brain
 
-from NetInversionLib import jobs, models, volumes
+from NetInversionLib import harmonize_reading, jobs, models, volumes
 from NetInversionLib.harmonize_settings import Settings
 from NetInversionLib.volumes import load
 
@@ -155,6 +155,10 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
         view = slicer.mrmlScene.GetSingletonNode(f"MRFlowHarmonize{tag}", "vtkMRMLPlotViewNode")
         assert view.GetPlotChartNodeID() == found[key].GetID()
     assert "accepted" in widget.ui.verdictLabel.text and "#cdebd0" in widget.ui.verdictLabel.styleSheet
+    answer = harmonize_reading.answer(facts, widget.logic.tables(found))
+    assert widget.ui.verdictLabel.text.startswith(f"<b>Verdict: accepted.</b> {answer}")
+    assert answer.startswith("Shown as by the target scanner (T1 of a toy scanner), the image's intensities are ")
+    assert "How sure: 3 of 3 checks passed; only one rising tone curve" in answer
     columns = mrml.columns_of(found["summary"])
     before, after = columns["Wasserstein distance to the target"][:2]
     assert f"{before:.3f} before" in widget.ui.verdictLabel.text and f"{after:.3f}" in widget.ui.verdictLabel.text
