@@ -184,7 +184,7 @@ def test_log_determinant_of_the_flow(conditional, memory_saving):
     expected = log_det_by_autograd(lambda v: flat(flow(v, condition)[0]), x)
     torch.testing.assert_close(flow(x, condition)[1][0], expected, rtol=0, atol=1e-8)
     single = copy.deepcopy(flow).float()(x.float(), condition.float())[1][0]
-    torch.testing.assert_close(single, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(single, expected, rtol=2e-6, atol=1e-4)  # some last places of float32 sums above 100
 
 
 # --- gradients
