@@ -162,6 +162,7 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
     host.render_slice_views(OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)])
     for key, chart in output.charts.items():
         host.render_plot(chart, OUTPUT / f"{name} {key}.png")
+    logic.saveReport(output.nodes, OUTPUT / f"{name} ideal input.html")
 
 
 def find_invariances(name: str, ct: volumes.Volume) -> None:
@@ -182,6 +183,7 @@ def find_invariances(name: str, ct: volumes.Volume) -> None:
     print_table(output.result.tables["bands"])
     images = [output.nodes[key] for key in ("output", "vae floor", "std unproven", "std proven") if key in output.nodes]
     host.render_slice_views(OUTPUT / f"{name} invariances.png", [normal, low, *images], columns=3)
+    logic.saveReport(output.nodes, OUTPUT / f"{name} invariances.html")
 
 
 def harmonize(brain: volumes.Volume) -> None:
