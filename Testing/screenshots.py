@@ -2,6 +2,10 @@
 
     make screenshots
     python Testing/screenshots.py MRFlowHarmonize       of one module only
+    python Testing/screenshots.py --first               only the first click of each
+
+The first picture of a module shows its first click: Sample Data, the module, Apply, and nothing else. The seconds from there to
+the result shown are printed, and more than 120 are a failure.
 
 MRFlow Harmonize: the MNI152 T1 brain that nilearn carries, as another scanner might have shown it, which is also the module's
 sample. Ideal Input: a CT with femoral heads in the folder NETINVERSION_DATA (or ../shared/data), with Dixon images simulated from
@@ -16,6 +20,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,51 +50,86 @@ TALL, TITLE = 400, 22  # width of a view beside the panel, height of its title
 EVALUATIONS = 150
 
 
+LONGEST = 120.0  # seconds from the first Apply to the result shown, on two cores
+
+
 # What every module has
 
 
-def run(widget, wanted, progress):
-    """Press Apply and wait for the end; pictures of the panel before, from this progress on (of 1000), and after.
+def first_click(name):
+    """Sample Data, the module, Apply, and nothing else: (the panel, the result's nodes); says how long that took.
 
-    Gives the result's nodes, which hold the one called ``wanted``.
+    The picture NAME.png shows it, NAME-before.png and NAME-running.png the panel on the way.
     """
-    name = widget.moduleName
+    import SampleData
+
+    sample, wanted, progress = FIRST[name]
+    host.load_module(name)
+    SampleData.press(sample)
+    widget = host.open_module(name)
     host.grab(widget.parent, OUTPUT / f"{name}-before.png")
+    nodes, seconds = run(widget, wanted, progress)
+    print(f"{name}: {seconds:.0f} s from the first Apply to the result shown")
+    draw_beside(name, nodes)
+    LATE.extend([f"{name}: {seconds:.0f} s"] if seconds > LONGEST else [])
+    return widget, nodes
+
+
+LATE = []  # modules whose first click took too long
+
+
+def run(widget, wanted, progress, name=None):
+    """Press Apply and wait for the end: (the result's nodes, seconds); pictures of the panel on the way and after.
+
+    ``name``: how the pictures' names begin, the module's own by default;
+    ``wanted``: key of a node that the result has; ``progress``: of 1000, when the picture on the way is taken.
+    """
+    name = name or widget.moduleName
+    began = time.monotonic()
     widget.ui.applyButton.click()
     host.wait(lambda: widget._going is None or widget.ui.progressBar.value > progress, 1800, "A part of the run")
     host.grab(widget.parent, OUTPUT / f"{name}-running.png")
     host.wait(lambda: widget._going is None, 1800, "The run")
+    seconds = time.monotonic() - began
     host.wait(lambda: True)
     host.grab(widget.parent, OUTPUT / f"{name}-after.png")
     nodes = widget.logic.resultNodes(widget._parameterNode.run)
     if wanted not in nodes:
         raise SystemExit("The run failed:\n" + widget.ui.logText.toPlainText())
-    return nodes
+    return nodes, seconds
 
 
-def draw_beside(name, nodes, charts, rows):
-    """Panel, views and plots as they stand side by side in Slicer.
-
-    ``rows`` of three views; the plots take the last places of the last row, or, if there is one row only, the room below.
-    """
+def draw_beside(name, nodes, charts=()):
+    """Panel and views as they stand side by side in Slicer: the layout's slice views in rows of three, then what the last place
+    has: the charts with these keys, or else the table on top of the tabs."""
     panel = QtGui.QImage(str(OUTPUT / f"{name}-after.png"))
-    host.render_slice_views(OUTPUT / f"{name}-views.png", size=(TALL, panel.height() // max(rows, 2) - TITLE), columns=3)
+    shown = [tag for tag in slicer.views.slice_views_of_layout() if tag not in BEHIND_TABS]
+    below = [nodes[key] for key in charts] or [slicer.mrmlScene.GetNodeByID(
+        slicer.mrmlScene.GetSingletonNode(f"{name}Table", "vtkMRMLTableViewNode").GetTableNodeID())]
+    rows = -(-(len(shown) + len(below)) // 3)
+    cell = (TALL, max(panel.height() // rows, 300) - TITLE)
+    host.render_slice_views(OUTPUT / f"{name}-views.png", shown, size=cell, columns=3)
     views = QtGui.QImage(str(OUTPUT / f"{name}-views.png"))
-    left, row = panel.width() + 6, views.height() // rows
-    height = max(panel.height(), views.height()) if rows > 1 else 2 * row
-    sheet = QtGui.QImage(left + views.width(), height, QtGui.QImage.Format.Format_RGB32)
+    left, step = panel.width() + 6, (TALL + 4, cell[1] + plots_below())
+    sheet = QtGui.QImage(left + 3 * step[0] - 4, max(panel.height(), rows * step[1]), QtGui.QImage.Format.Format_RGB32)
     sheet.fill(QtGui.QColor("#303030"))
     painter = QtGui.QPainter(sheet)
-    painter.fillRect(0, 0, panel.width(), height, panel.pixelColor(2, 2))
+    painter.fillRect(0, 0, panel.width(), sheet.height(), panel.pixelColor(2, 2))
     painter.drawImage(0, 0, panel)
     painter.drawImage(left, 0, views)
-    columns = 3 if rows > 1 else len(charts)
-    width = views.width() // columns
-    for place, key in enumerate(charts, columns - len(charts)):
-        cell = QtCore.QRect(left + place * width + 2, max(rows - 1, 1) * row + 4, width - 4, row - 4)
-        plots.draw_chart(painter, cell, nodes[key])
+    for place, node in enumerate(below, 3 * rows - len(below)):
+        rect = QtCore.QRect(left + place % 3 * step[0], place // 3 * step[1], TALL, step[1] - 4)
+        (plots.draw_chart if node.IsA("vtkMRMLPlotChartNode") else plots.draw_table)(painter, rect, node)
     painter.end()
     sheet.save(str(OUTPUT / f"{name}.png"))
+
+
+def plots_below():
+    """Pixels of a row beside its views: their bar, and what keeps them apart."""
+    return host.rendering.BAR + 4
+
+
+BEHIND_TABS = ("InvariancesFloor",)
 
 
 # Ideal Input
@@ -206,17 +246,17 @@ def publish(source, target):
 
 
 def ideal_input():
+    widget, nodes = first_click("IdealInput")
+    slicer.mrmlScene.Clear(0)
     ct, options, chosen = real_ct()
-    widget = host.open_module("IdealInput")
     widget.logic.addSample(ct, **options)
     widget.initializeParameterNode()
     widget.ui.regionSelector.setCurrentIndex(0)  # all slices, not only the displayed one
     widget.ui.startZerosCheckBox.checked = True
     widget.ui.startNoiseCheckBox.checked = True
     widget.ui.evaluationsSpinBox.value = EVALUATIONS
-    nodes = run(widget, "error", 600)
+    nodes, _seconds = run(widget, "error", 600, "IdealInput-detailed")
     draw_results(widget, nodes)
-    draw_beside("IdealInput", nodes, ["convergence"], 2)
     print_tables(nodes, SHOWN, DOCS / "IdealInput.md" if chosen else None)
     if not chosen:
         return []
@@ -233,19 +273,25 @@ HARMONIZED = {"summary": (("image", "Wasserstein distance to the target", "bits/
                              "edge agreement with the source"), {})}
 
 
-def harmonize():
+def keep_template_here():
+    """Have the sample made of the file that nilearn carries, which is the one that Sample Data downloads."""
     import nilearn.datasets
 
     file = Path(nilearn.datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-    widget = host.open_module("MRFlowHarmonize")
+    host.load_module("MRFlowHarmonize")
+    sys.modules["MRFlowHarmonize"].MRFlowHarmonizeLogic._sampleBrain = lambda self: volumes.load(file)
+
+
+def harmonize():
+    keep_template_here()
+    widget, nodes = first_click("MRFlowHarmonize")
+    source = widget.logic.sourceOf(nodes)
     models = [str(path) for path, card in widget.logic.models().items() if card.arguments["corrector"]]
     if not models:
         raise SystemExit("No model is there that can harmonize.")
-    source = widget.logic.addSample(volumes.load(file))
-    widget.initializeParameterNode()
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(models[0]))
     widget.ui.baselinesCheckBox.checked = True
-    nodes = run(widget, "harmonized", 300)
+    nodes, _seconds = run(widget, "harmonized", 300, "MRFlowHarmonize-detailed")
     host.render_slice_views(OUTPUT / "MRFlowHarmonize-fields.png", [
         {"background": nodes["multiplicative field"], "title": "Multiplicative field"},
         {"background": nodes["additive field"], "title": "Additive field"},
@@ -253,7 +299,6 @@ def harmonize():
          "title": "Change over result"}], size=(300, 300))
     for name in ("histograms", "tone curve"):
         host.render_plot(nodes[name], OUTPUT / f"MRFlowHarmonize-{name.replace(' ', '-')}.png", (560, 340))
-    draw_beside("MRFlowHarmonize", nodes, ["histograms", "tone curve"], 1)
     print_tables(nodes, HARMONIZED, DOCS / "MRFlowHarmonize.md")
     widget.logic.saveReport(nodes, OUTPUT / "MRFlowHarmonize-report.html")
     print(source.GetName(), widget.logic.facts(nodes)["verdict"])
@@ -273,6 +318,8 @@ def invariances():
     ct = volumes.reorient(volumes.load(DATA / "chest_b40f.nii.gz") if chosen else small_ct(), "LPS")
     middle = ct.shape[0] // 2
     ct = volumes.crop(ct, (middle, middle + 1, 0, ct.shape[1], 0, ct.shape[2]))
+    first_click("Invariances")
+    slicer.mrmlScene.Clear(0)
     widget = host.open_module("Invariances")
     node = widget._parameterNode
     node.normalDose = mrml.volume_to_node(ct, "Chest CT" if chosen else "CT", role="ct")
@@ -280,11 +327,10 @@ def invariances():
     node.region = node.region.ROI
     node.roiNode, node.lesionNode = marks(ct)
     node.spectrum = True
-    nodes = run(widget, "std proven", 300)
+    nodes, _seconds = run(widget, "std proven", 300, "Invariances-detailed")
     draw_maps(nodes)
     for name in ("detectability", "gains"):
         host.render_plot(nodes[name], OUTPUT / f"Invariances-{name}.png", (560, 340))
-    draw_beside("Invariances", nodes, ["detectability", "gains"], 3)
     print_tables(nodes, {key: columns for key, columns in PROVEN.items() if key in nodes},
                  DOCS / "Invariances.md" if chosen else None)
     return ["Invariances", "Invariances-before", "Invariances-running", "Invariances-maps", "Invariances-detectability",
@@ -314,19 +360,30 @@ def draw_maps(nodes):
         size=(300, 300), columns=3)
 
 
+FIRST = {"IdealInput": ("IdealInputDixon", "error", 600), "MRFlowHarmonize": ("MRFlowHarmonizeBrain", "harmonized", 300),
+         "Invariances": ("InvariancesLowDoseCT", "std proven", 300)}  # sample, a key of the result, when it is half done
 MODULES = {"IdealInput": ideal_input, "MRFlowHarmonize": harmonize, "Invariances": invariances}
 
 
 def main():
     CHOSEN.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or MODULES:
-        published = MODULES[name]()
+    names = [name for name in sys.argv[1:] if name != "--first"]
+    for name in names or MODULES:
+        if "--first" in sys.argv:
+            if name == "MRFlowHarmonize":
+                keep_template_here()
+            first_click(name)
+            published = []
+        else:
+            published = MODULES[name]()
         if host.errors:
             raise SystemExit("\n".join(host.errors))
         for picture in published:
             publish(OUTPUT / f"{picture}.png", CHOSEN / f"{picture}.png")
         slicer.mrmlScene.Clear(0)
         print(f"\nPictures of {name} are in {OUTPUT}" + (f" and {CHOSEN}" if published else ""))
+    if LATE:
+        raise SystemExit(f"The first click took longer than {LONGEST:.0f} s: {', '.join(LATE)}")
 
 
 if __name__ == "__main__":

@@ -199,6 +199,34 @@ def _draw_legend(painter, frame, series):
                          QtCore.Qt.AlignmentFlag.AlignVCenter, one.name)
 
 
+def draw_table(painter, rect, node):
+    """Draw what of a table node (or None) fits into a rectangle: headings above columns, as a table view has them."""
+    painter.fillRect(rect, QtGui.QColor("white"))
+    if node is None:
+        return
+    align, width, line = QtCore.Qt.AlignmentFlag, 92, 18
+    columns = min(node.GetNumberOfColumns(), max(1, rect.width() // width))
+    top = rect.top() + 62
+    for column in range(columns):
+        left = rect.left() + 4 + column * rect.width() // columns
+        room = rect.width() // columns - 8
+        heading = QtCore.QRect(left, rect.top() + 4, room, 54)
+        painter.setPen(QtGui.QColor("black"))
+        painter.drawText(heading, align.AlignBottom | QtCore.Qt.TextFlag.TextWordWrap, node.GetColumnName(column))
+        for row in range(min(node.GetNumberOfRows(), (rect.bottom() - top) // line)):
+            text = _short(node.GetCellText(row, column))
+            text = painter.fontMetrics().elidedText(text, QtCore.Qt.TextElideMode.ElideRight, room)
+            painter.drawText(QtCore.QRect(left, top + 4 + row * line, room, line), align.AlignVCenter, text)
+    painter.drawLine(rect.left(), top, rect.right(), top)
+
+
+def _short(text):
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
 def chart_of(view_node):
     """The chart that a plot view node shows, or None."""
     return slicer.mrmlScene.GetNodeByID(view_node.GetPlotChartNodeID() or "") if view_node is not None else None
