@@ -28,7 +28,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
 
 from NetInversionLib import dixon, ideal_input_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.ideal_input_settings import PRESETS  # noqa: E402
-from NetInversionLib.panel import placing, views  # noqa: E402
+from NetInversionLib.panel import keyboard, placing, views  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
@@ -216,6 +216,8 @@ class IdealInputWidget(qtjobs.ModulePanel):
             locks.addWidget(box)
         for channel in self._card.outputs if self._card else ():
             self._addSelector(channel, _("Target {channel}:").format(channel=channel.name))
+        keyboard.visit_after(self.ui.modelFileEdit, list(self._selectors.values()))
+        keyboard.visit_after(self.ui.boxCheckBox, list(self._locks.values()))
 
     def _addSelector(self, channel, label):
         selector = self._selectors[channel.role] = slicer.qMRMLNodeComboBox()

@@ -21,7 +21,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
 
 from NetInversionLib import harmonize_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.harmonize_settings import Settings  # noqa: E402
-from NetInversionLib.panel import views  # noqa: E402
+from NetInversionLib.panel import keyboard, views  # noqa: E402
 
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
 LAYOUT = 4867  # identifier of the layout
@@ -215,6 +215,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
             for box in self._boxes.values():
                 box.connect("toggled(bool)", self._onTicked)
                 layout.addWidget(box)
+            keyboard.visit_after(self.ui.strengthSlider, list(self._boxes.values()))
         for widget in (self.ui.batchLabel, self.ui.batchGroupBox):
             widget.setVisible(bool(offered))
         chosen = {volume.GetID() for volume in self.logic.batch(self._parameterNode)}

@@ -504,7 +504,7 @@ def _fill_colors(node, role: str) -> None:
     """Where a map around a middle value has that value, nothing was changed or looked at: what lies below shows through."""
     stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
     at = np.linspace(0, len(stops) - 1, 256)
-    clear = (127, 128) if role in AROUND_A_VALUE else ()
+    clear = (127,) if role in AROUND_A_VALUE else ()  # what VTK takes for the middle of a window
     modifying = node.StartModify()
     for index, color in enumerate(zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))):
         node.SetColor(index, f"{role} {index}", *map(float, color), 0.0 if index in clear else 1.0)

@@ -70,7 +70,7 @@ def first_click(name):
     host.grab(widget.parent, OUTPUT / f"{name}-before.png")
     nodes, seconds = run(widget, wanted, progress)
     print(f"{name}: {seconds:.0f} s from the first Apply to the result shown")
-    draw_beside(name, nodes)
+    draw_beside(widget, nodes, CHARTS.get(name, ()))
     LATE.extend([f"{name}: {seconds:.0f} s"] if seconds > LONGEST else [])
     return widget, nodes
 
@@ -99,15 +99,19 @@ def run(widget, wanted, progress, name=None):
     return nodes, seconds
 
 
-def draw_beside(name, nodes, charts=()):
-    """Panel and views as they stand side by side in Slicer: the layout's slice views in rows of three, then what the last place
-    has: the charts with these keys, or else the table on top of the tabs."""
+def draw_beside(widget, nodes, charts=()):
+    """Panel and views as they stand side by side in Slicer: the layout's slice views in rows of three, then the charts with these
+    keys, which lie behind no tabs, and the table."""
+    name = widget.moduleName
     panel = QtGui.QImage(str(OUTPUT / f"{name}-after.png"))
     shown = [tag for tag in slicer.views.slice_views_of_layout() if tag not in BEHIND_TABS]
-    below = [nodes[key] for key in charts] or [slicer.mrmlScene.GetNodeByID(
+    below = [nodes[key] for key in charts] + [slicer.mrmlScene.GetNodeByID(
         slicer.mrmlScene.GetSingletonNode(f"{name}Table", "vtkMRMLTableViewNode").GetTableNodeID())]
     rows = -(-(len(shown) + len(below)) // 3)
     cell = (TALL, max(panel.height() // rows, 300) - TITLE)
+    for tag in shown:
+        slicer.app.layoutManager().sliceWidget(tag).sliceLogic().ResizeSliceNode(*cell)
+    widget.showResult()  # in views of this size
     host.render_slice_views(OUTPUT / f"{name}-views.png", shown, size=cell, columns=3)
     views = QtGui.QImage(str(OUTPUT / f"{name}-views.png"))
     left, step = panel.width() + 6, (TALL + 4, cell[1] + plots_below())
@@ -130,6 +134,7 @@ def plots_below():
 
 
 BEHIND_TABS = ("InvariancesFloor",)
+CHARTS = {"MRFlowHarmonize": ("histograms", "tone curve")}
 
 
 # Ideal Input
@@ -373,7 +378,7 @@ def main():
             if name == "MRFlowHarmonize":
                 keep_template_here()
             first_click(name)
-            published = []
+            published = [name, f"{name}-before", f"{name}-running"]
         else:
             published = MODULES[name]()
         if host.errors:

@@ -255,6 +255,9 @@ def show_legend(volume) -> None:
     legend.SetUseColorNamesForLabels(False)
     legend.SetLabelFormat("%.3g")
     legend.SetNumberOfLabels(5)
+    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):  # read on light and dark images
+        text.SetBackgroundColor(0, 0, 0)
+        text.SetBackgroundOpacity(0.6)
     legend.SetSize(0.15, 0.5)
     legend.SetPosition(0.97, 0.5)
 
@@ -263,4 +266,6 @@ def legend_title(role: str, units: str) -> str:
     """What a map's colours mean, in a word or two, with the unit."""
     words = {"difference": _("Change"), "factor": _("Factor"), "error": _("Error"),
              "spread": _("SD") if units else _("Share")}[role]
+    if not units and role in ("difference", "error"):
+        units = _("a.u.")  # an MR image's own, arbitrary
     return f"{words} ({units})" if units else words

@@ -112,7 +112,7 @@ def test_the_box_of_a_large_volume_holds_all_of_it_and_little_more():
 
 @pytest.mark.parametrize("role, units, title", [
     ("difference", "HU", "Change (HU)"), ("factor", "", "Factor"), ("error", "HU", "Error (HU)"), ("spread", "HU", "SD (HU)"),
-    ("spread", "", "Share"), ("difference", "", "Change")])
+    ("spread", "", "Share"), ("difference", "", "Change (a.u.)")])
 def test_a_legend_says_what_the_colours_mean_with_the_unit(scene, role, units, title):
     node = mrml.volume_to_node(Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "map", units), role=role)
     views.show_legend(node)
@@ -183,3 +183,26 @@ def test_what_did_not_change_is_not_painted(maps, tmp_path):
     coloured = np.ptp(picture, axis=2) > 30
     grey = np.abs(picture - 127).max(2) < 4  # the patient's 50 in a window of 0 to 100
     assert 100 < coloured.sum() < 0.2 * grey.sum()
+
+
+def focus_chain(panel):
+    """Names of a panel's controls in the order in which the Tab key visits them; of a part, what it is part of."""
+    from PySide6.QtWidgets import QWidget
+
+    found, widget = [], QWidget.nextInFocusChain(panel)
+    while widget is not panel:
+        if QWidget.focusPolicy(widget).value:
+            named = widget
+            while named is not None and QWidget.objectName(named)[:3] in ("", "qt_"):
+                named = QWidget.parentWidget(named)
+            found.append(QWidget.objectName(named) if named is not None else "")
+        widget = QWidget.nextInFocusChain(widget)
+    return found
+
+
+def test_the_tab_key_visits_controls_made_in_code_where_they_stand(module):
+    widget = module("IdealInput")
+    selectors = [selector.objectName for selector in widget._selectors.values()]
+    wanted = ("modelFileEdit", *selectors, "regionSelector")
+    chain = list(dict.fromkeys(name for name in focus_chain(widget.parent) if name in wanted))
+    assert tuple(chain) == wanted
