@@ -920,8 +920,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             [views.Slice("InvariancesLow", _("Low dose"), patient), *normal,
              views.Slice("InvariancesDenoised", _("Denoised"), nodes.get(f"output{suffix}"))],
             [views.Slice("InvariancesSample", self.imageLabel(nodes, image), self.imageNode(nodes, image, 1)),
-             views.over("InvariancesChange", _("Its change"), patient, changes[0]),
-             views.over("InvariancesAnswer", _("Change of its denoised image"), patient, changes[1])],
+             views.over("InvariancesChange", _("Difference to low dose"), patient, changes[0]),
+             views.over("InvariancesAnswer", _("Difference of the denoised"), patient, changes[1])],
             [views.over("InvariancesUnproven", _("SD, unproven"), patient, unproven, opacity, views.MAP),
              views.over("InvariancesProven", _("SD, proven"), patient, proven, opacity, views.MAP), views.Tabs(tabs)]]
         yield from views.show(LAYOUT + (normalDose is not None) + 2 * (floor is not None), rows, unproven, patient)
