@@ -206,7 +206,7 @@ def methods(facts: Mapping) -> str:
     s, model = facts["settings"], facts["model"]
     goal = "least" if s["direction"] == "best" else "greatest"
     how = (
-        f"a batched L-BFGS (history {s['history']}, strong Wolfe line search, at most "
+        f"a batched L-BFGS (history {s['history']}, weak Wolfe line search, at most "
         f"{s['max_evaluations']} network "
         "evaluations for each image)"
         if s["optimiser"] == "batched"
