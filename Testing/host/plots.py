@@ -96,6 +96,7 @@ def draw_chart(painter, rect, chart):
     """Draw a chart node (or None) into a rectangle."""
     painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
     painter.fillRect(rect, QtGui.QColor("white"))
+    painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)  # whatever was drawn before
     series = read_series(chart) if chart is not None else []
     frame = rect.adjusted(LEFT, TOP, -RIGHT, -BOTTOM)
     if chart is None or not frame.isValid():

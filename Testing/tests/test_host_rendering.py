@@ -189,3 +189,28 @@ def test_panels_show_text_and_have_slicers_width(scene, tmp_path):
     dark = (first < 100).all(-1)
     assert 60 < dark.sum() < 2000 and np.ptp(np.argwhere(dark)[:, 1]) > 40 and (first != second).any()
     assert first[0, 0].min() > 200  # the light style
+
+
+def test_a_chart_after_another_has_a_white_ground(chart, tmp_path):
+    """A legend's colours do not fill the next chart's frame."""
+    from PySide6 import QtCore
+
+    image = QtGui.QImage(400, 600, QtGui.QImage.Format.Format_RGB32)
+    painter = QtGui.QPainter(image)
+    for top in (0, 300):
+        plots.draw_chart(painter, QtCore.QRect(0, top, 400, 300), chart)
+    painter.end()
+    plots.save_picture(image, tmp_path / "two.png")
+    white = (pixels(tmp_path / "two.png") > 240).all(-1)
+    assert white[300:].mean() == pytest.approx(white[:300].mean(), abs=0.01) and white.mean() > 0.8
+
+
+def test_lines_keep_their_dashes_and_markers(chart, tmp_path):
+    first, second = (chart.GetNthPlotSeriesNode(index) for index in (0, 1))
+    whole = plots.read_series(chart)
+    second.SetLineStyle(second.LineStyleDot)
+    first.SetMarkerStyle(first.MarkerStyleDiamond)
+    changed = plots.read_series(chart)
+    assert whole[1].dash != changed[1].dash and changed[0].marker == first.MarkerStyleDiamond
+    blue = (pixels(host.render_plot(chart, tmp_path / "plot.png", (400, 300)))[..., 2] > 200).sum()
+    assert blue > 0

@@ -869,3 +869,28 @@ def test_samples_become_a_sequence_with_one_shown():
     assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode")] == ["Mine"]
     assert not slicer.util.getNodesByClass("vtkMRMLSequenceNode") + slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
     assert contents() == before
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("shape", ["falls", "rises", "level"])
+def test_no_line_runs_under_the_legend(log, shape):
+    x = np.linspace(0, 10, 60)
+    y = {"falls": np.exp(-x), "rises": np.exp(x - 10), "level": np.full(60, 0.5)}[shape] + 1e-3
+    curve = Curve("Which?", "x", "y", {"a": (x.tolist(), y.tolist()), "b": (x.tolist(), (0.9 * y).tolist())}, log)
+    limits = mrml.room_for_legend(curve)
+    if shape == "falls" and log:
+        assert limits is None or limits[1] > y.max()
+    low, high = limits or (0.9 * y.min(), y.max())
+    scale = np.log10 if log else np.asarray
+    beside = (scale(y[x >= 5.1].max()) - scale(low)) / (scale(high) - scale(low))
+    assert beside <= 1 - 0.05 - 0.08 * 2 + 1e-6 and high >= y.max() * (1 - 1e-9)
+
+
+def test_lines_differ_in_dashes_and_markers_and_not_only_in_colour(scene):
+    few, many = [1.0, 2.0, 3.0], np.linspace(0, 1, 200).tolist()
+    for x in (few, many):
+        _chart, series, _tables = mrml.curve_to_nodes(Curve("Which?", "x", "y", {str(n): (x, x) for n in range(4)}))
+        assert len({node.GetLineStyle() for node in series}) == 4
+        assert len({node.GetMarkerStyle() for node in series}) == (4 if x is few else 1)
+    chart, *_ = mrml.curve_to_nodes(Curve("One line", "x", "y", {"only": (few, few)}))
+    assert not chart.GetLegendVisibility()
