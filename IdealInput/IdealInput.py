@@ -15,7 +15,7 @@ from slicer import (
 )
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Decimals, Minimum, SingleStep, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleTest,
@@ -135,16 +135,16 @@ class IdealInputParameterNode:
     validity: bool = True
     knobs: bool = True
     direction: Direction = Direction.BEST
-    ball: Annotated[float, WithinRange(0, 1), Decimals(3), SingleStep(0.005)] = 0.0
+    ball: Annotated[float, WithinRange(0, 1)] = 0.0
     preset: Preset = Preset.DEFAULT
     maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 200
-    above: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 10.0
-    below: Annotated[float, WithinRange(0, 1e6), Decimals(3)] = 10.0
+    above: Annotated[float, WithinRange(0, 1e6)] = 10.0
+    below: Annotated[float, WithinRange(0, 1e6)] = 10.0
     box: bool = False
     locked: str
     device: str = "auto"
     allowCpu: bool = True
-    memoryGb: Annotated[float, WithinRange(0, 10000), Decimals(1)] = 0.0
+    memoryGb: Annotated[float, WithinRange(0, 10000)] = 0.0
     worker: bool = True
     run: str
 
@@ -315,9 +315,7 @@ class IdealInputLogic(qtjobs.ModuleLogic):
 
     TITLE = _("Ideal Input")
     REPORT = "ideal_input_report"
-
-    def getParameterNode(self):
-        return IdealInputParameterNode(super().getParameterNode())
+    PARAMETERS = IdealInputParameterNode
 
     # A run
 

@@ -14,7 +14,7 @@ import vtk
 from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Decimals, Minimum, SingleStep, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
 
 # Installed, the library lies beside this file; in a source checkout, beside this file's folder.
@@ -134,18 +134,18 @@ class InvariancesParameterNode:
     texture: bool = False
     samples: Annotated[int, WithinRange(2, 100000)] = 250
     projected: Annotated[int, WithinRange(0, 10000)] = 16
-    epsilon: Annotated[float, WithinRange(0, 20), Decimals(1), SingleStep(0.1)] = 1.0
+    epsilon: Annotated[float, WithinRange(0, 20)] = 1.0
     automatic: bool = True
     shown: Annotated[int, WithinRange(0, 100)] = 5
     components: Annotated[int, WithinRange(0, 20)] = 3
     spectrum: bool = False
-    textureHu: Annotated[float, WithinRange(0, 1000), Decimals(1)] = 50.0
-    dose: Annotated[float, WithinRange(0.01, 1), Decimals(2), SingleStep(0.05)] = 0.25
-    photons: Annotated[float, WithinRange(1, 10000), Decimals(0)] = 150.0
-    structureMm: Annotated[float, WithinRange(0.5, 100), Decimals(1)] = 5.0
+    textureHu: Annotated[float, WithinRange(0, 1000)] = 50.0
+    dose: Annotated[float, WithinRange(0.01, 1)] = 0.25
+    photons: Annotated[float, WithinRange(1, 10000)] = 150.0
+    structureMm: Annotated[float, WithinRange(0.5, 100)] = 5.0
     diameters: str = "3, 5, 8, 12"
     contrasts: str = "-60, -20, 20, 60"
-    layerTolerance: Annotated[float, WithinRange(0, 100), Decimals(2), SingleStep(0.1)] = 1.0
+    layerTolerance: Annotated[float, WithinRange(0, 100)] = 1.0
     tile: Annotated[int, WithinRange(64, 1024)] = 128
     maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 150
     seed: Annotated[int, WithinRange(0, 1000000)] = 0
@@ -449,13 +449,11 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     TITLE = _("Invariances")
     TASK = "denoising"
     REPORT = "invariance_report"
+    PARAMETERS = InvariancesParameterNode
 
     def __init__(self):
         qtjobs.ModuleLogic.__init__(self)
         self._around = (None, None)  # what ``around`` was asked last, and its answer
-
-    def getParameterNode(self):
-        return InvariancesParameterNode(super().getParameterNode())
 
     # A run
 

@@ -11,7 +11,7 @@ import slicer
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Decimals, SingleStep, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
 
 # Installed, the library lies beside this file; in a source checkout, beside this file's folder.
@@ -116,13 +116,13 @@ class MRFlowHarmonizeParameterNode:
     fromFile: bool
     modelFile: str
     mode: Mode = Mode.ANATOMY_SAFE
-    strength: Annotated[float, WithinRange(0, 1), Decimals(2), SingleStep(0.05)] = 0.0
+    strength: Annotated[float, WithinRange(0, 1)] = 0.0
     outputRange: OutputRange = OutputRange.NATIVE
     baselines: bool = False
     iterations: Annotated[int, WithinRange(1, 1000)] = 10
-    alpha: Annotated[float, WithinRange(0, 0.99), Decimals(3), SingleStep(0.005)] = 0.01
-    betaEdges: Annotated[float, WithinRange(0, 100), Decimals(3), SingleStep(0.005)] = 0.01
-    betaSimilarity: Annotated[float, WithinRange(0, 100), Decimals(3), SingleStep(0.05)] = 0.1
+    alpha: Annotated[float, WithinRange(0, 0.99)] = 0.01
+    betaEdges: Annotated[float, WithinRange(0, 100)] = 0.01
+    betaSimilarity: Annotated[float, WithinRange(0, 100)] = 0.1
     axial: bool = True
     coronal: bool = True
     sagittal: bool = True
@@ -338,9 +338,7 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
     TASK = models.HARMONIZATION
     REPORT = "harmonize_report"
     REPORT_NEEDS_SOURCE = True
-
-    def getParameterNode(self):
-        return MRFlowHarmonizeParameterNode(super().getParameterNode())
+    PARAMETERS = MRFlowHarmonizeParameterNode
 
     # A run
 

@@ -430,7 +430,7 @@ def _failed(wanted: str, error: Exception) -> str:
 class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     """Base of a module's logic: which models it takes, and its results in the scene.
 
-    A module sets ``TITLE`` and ``TASK`` and overrides ``getParameterNode`` and, if it likes, ``shownAs``. The
+    A module sets ``TITLE``, ``TASK`` and ``PARAMETERS`` and overrides, if it likes, ``shownAs``. The
     parameter node has the fields ``model`` (file name of a shipped model), ``fromFile`` and ``modelFile`` (another
     model instead), ``device``, ``worker`` (run in a process of its own) and ``run`` (the result that is shown).
     """
@@ -440,6 +440,21 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
 
     TASK = models.IMAGE_TO_IMAGE
     """Task of the models that the module works with, as their cards say it."""
+
+    PARAMETERS: Any = None
+    """Class of the parameter node: a ``parameterNodeWrapper``."""
+
+    _parameters = None
+
+    def getParameterNode(self):
+        """The scene's parameter node as ``PARAMETERS``: the same object as long as it is the same node.
+
+        Every one that Slicer's wrapper makes observes the node, once for each of its fields.
+        """
+        node = ScriptedLoadableModuleLogic.getParameterNode(self)
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = self.PARAMETERS(node)
+        return self._parameters
 
     # Models
 
@@ -639,7 +654,7 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def __init__(self, parent=None):
         self.logic = None
-        self._parameterNode = self._guiTag = None
+        self._parameterNode = self._guiTag = self._nodeTag = None
         self._card = self._cardPath = None  # of the chosen model
         self._secondModel: optional_model.OptionalModel | None = None
         self._going: Run | None = None
@@ -697,9 +712,10 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         self._runs = runs.RunList(self)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        # After the node selectors, which know the scene's nodes only then, whenever they were made.
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose, priority=-1.0)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport, priority=-1.0)
         self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
 
     def cleanup(self):
@@ -733,27 +749,43 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
             self.initializeParameterNode()
 
     def onSceneStartImport(self, caller, event):
+        """At the import's end the node selectors let go of their nodes, which is not the user's choice."""
         self._disconnectGui()
+        self._writing = True
 
     def onSceneEndImport(self, caller, event):
-        """Read the parameter node anew: Slicer's wrapper keeps the values of its last change, and that comes while
-        the nodes that it refers to are not in the scene yet."""
+        self._writing = False
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self):
-        self.setParameterNode(self.logic.getParameterNode())
+        """Show the scene's parameter node.
+
+        It is read anew: Slicer's wrapper keeps the values of the node's last change, and while a scene is loaded that
+        comes before the nodes that it refers to are there.
+        """
+        parameters = self.logic.getParameterNode()
+        self.setParameterNode(None)
+        parameters.parameterNode.InvokeEvent(vtk.vtkCommand.ModifiedEvent)
+        self.setParameterNode(parameters)
 
     def setParameterNode(self, node):
         """Show the values of another parameter node (or none: the scene closes), and follow it."""
         self._disconnectGui()
         if self._parameterNode is not None:
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self._parameterNode.parameterNode.RemoveObserver(self._nodeTag)
         self._parameterNode = node
         if node is not None:
             self._guiTag = node.connectGui(self.ui)
-            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.refresh)
+            # Not by addObserver, which would keep every wrapper and node that it was ever given.
+            self._nodeTag = node.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self._showModelFile(node.modelFile)
             self.refresh()
+
+    def _showModelFile(self, path):
+        writing, self._writing = self._writing, True
+        self.ui.modelFileEdit.currentPath = path
+        self._writing = writing
 
     # What the user chooses and connectGui does not know
 

@@ -2,7 +2,8 @@
 import weakref
 
 import slicer
-from PySide6 import QtCore, QtGui, QtWidgets
+import vtk
+from PySide6 import QtGui, QtWidgets
 from shiboken6 import Shiboken
 
 from . import plots
@@ -10,20 +11,22 @@ from .parts import Property, Signal, row, stored
 from .pythonqt import emit, wrap
 
 RETIRED = []
-NODE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndImportEvent", "EndBatchProcessEvent", "EndCloseEvent")
 
 
-def observe(widget, subject, event, slot):
-    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns (subject, tag)."""
+def observe(widget, subject, event, slot, priority=0.0, node_data=False):
+    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns (subject, tag).
+
+    With ``node_data`` it is ``slot(widget, node)``, with the node that the event is about.
+    """
     alive = weakref.ref(widget)
 
-    def relay(*_):
+    def relay(caller, event, *data):
         if alive() is None or not Shiboken.isValid(alive()):
             subject.RemoveObserver(tag)
         else:
-            slot(alive())
+            slot(alive(), *data)
 
-    tag = subject.AddObserver(event, relay)
+    tag = subject.AddObserver(event, vtk.calldata_type(vtk.VTK_OBJECT)(relay) if node_data else relay, priority)
     return subject, tag
 
 
@@ -56,7 +59,13 @@ class qMRMLWidget(InScene, QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
-    """Chooses one node of a scene. The menu shows nodes, then None, then the actions that are enabled."""
+    """Chooses one node of a scene. The menu shows None, then the nodes, then the actions that are enabled.
+
+    As in Slicer it has a model of its own (here the entries of its QComboBox), which fills by the scene's events and so
+    in the order of the scene's observers. A node that the model does not have cannot be chosen: nothing is chosen
+    then, and nobody is told why. While a scene is imported nothing is added; at its end all nodes are taken out and
+    put in anew, so that the selector lets go of its node.
+    """
 
     currentNodeChanged = Signal((object,), (bool,))
     currentNodeIDChanged = Signal(str)
@@ -70,44 +79,102 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._node = None
         self._attributes, self._labels = [], {}
+        self._ids = []  # of the nodes that the model has and the menu shows
+        self._none, self._actions = [], []  # what stands before the nodes, and after
+        self._watched = {}  # observer of each node, by identifier
+        self._requested, self._switching = "", False
         self._box = QtWidgets.QComboBox(self)
         self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
         self._box.setMinimumContentsLength(12)
         row(self, self._box)
+        self._box.currentIndexChanged.connect(lambda index: self._changed())
         self._box.activated.connect(self._activated)
-        self._requested = self._watched = None
-        self._later = QtCore.QTimer(self, singleShot=True)
-        self._later.timeout.connect(self._refresh)
-        self._refresh()
         QtWidgets.QWidget.setEnabled(self, False)  # until there is a scene
 
-    # The scene
+    # The scene, and the model that follows it
 
     def setMRMLScene(self, scene):
         if scene is self._scene:
             return
+        before, had_nodes = self.currentNodeID, self.nodeCount() > 0
         self._forget()
-        self._scene = scene
+        self._scene, self._switching = scene, True
         if scene is not None:
-            self._observed = [observe(self, scene, getattr(scene, e), type(self)._scene_changed) for e in NODE_EVENTS]
+            self._observed = [observe(self, scene, getattr(scene, event), slot, priority, node_data)
+                              for event, slot, priority, node_data in self._events()]
+        self._fill()
+        self._write_actions()
+        self._switching = False
+        # Without None in its menu, a selector that is given a scene chooses the first node.
+        first = "" if self.noneEnabled or not self._ids else self._ids[0]
+        self._choose(before if had_nodes else self._requested or first)
+        self._changed()
+        self._requested = ""
         QtWidgets.QWidget.setEnabled(self, scene is not None)
-        self.setCurrentNode(self._requested or self._node)
-        self._refresh()
 
-    def _scene_changed(self):
-        if self._node is not None and self._node.GetScene() is None:
-            # Without "None" in its menu, the selector goes on to the last node when its own is removed.
-            nodes = self._nodes()
-            self._set_node(None if self.noneEnabled or not nodes else nodes[-1])
-        self._later.start()  # a result adds dozens of nodes: the menu is written once
+    def _events(self):
+        """(event, slot, priority, whether the slot takes a node) as qMRMLSceneModel observes the scene."""
+        kind = type(self)
+        return [("NodeAddedEvent", kind._node_added, 10.0, True),
+                ("NodeAboutToBeRemovedEvent", kind._node_leaves, -10.0, True),
+                ("EndImportEvent", kind._fill, 0.0, False), ("EndCloseEvent", kind._fill, 0.0, False)]
 
-    def _nodes(self):
-        if self._scene is None:
-            return []
-        found = (node for kind in self.nodeTypes for node in slicer.util.getNodesByClass(kind, self._scene))
-        return list(dict.fromkeys(node for node in found if self._offers(node)))
+    def _forget(self):
+        super()._forget()
+        for subject, tag in self._watched.values():
+            subject.RemoveObserver(tag)
+        self._watched = {}
+
+    def _node_added(self, node):
+        if not self._scene.IsImporting():
+            self._watch(node)
+            if self._offers(node):
+                self._insert(node)
+
+    def _node_leaves(self, node):
+        if self._scene.IsClosing():
+            return
+        subject, tag = self._watched.pop(node.GetID(), (None, None))
+        if subject is not None:
+            subject.RemoveObserver(tag)
+        if node.GetID() in self._ids:
+            emit(self, "nodeAboutToBeRemoved(PyObject)", node)
+            self._take_out(node.GetID())
+
+    def _fill(self):
+        """Take all nodes out and put in those of the scene."""
+        for subject, tag in self._watched.values():
+            subject.RemoveObserver(tag)
+        self._watched = {}
+        for identifier in list(self._ids):
+            self._take_out(identifier)
+        self._let_go()
+        for node in self._scene_nodes():
+            self._watch(node)
+            if self._offers(node):
+                self._insert(node)
+
+    def _scene_nodes(self):
+        count = self._scene.GetNumberOfNodes() if self._scene is not None else 0
+        return [self._scene.GetNthNode(index) for index in range(count)]
+
+    def _watch(self, node):
+        if any(node.IsA(kind) for kind in self.nodeTypes) and node.GetID() not in self._watched:
+            self._watched[node.GetID()] = observe(self, node, "ModifiedEvent", lambda me: me._node_changed(node))
+
+    def _node_changed(self, node):
+        if self._scene.IsImporting() or self._scene.IsClosing() or node.GetScene() is not self._scene:
+            return
+        shown, offered = node.GetID() in self._ids, self._offers(node)
+        if shown and not offered:
+            self._take_out(node.GetID())
+        elif offered and not shown:
+            self._insert(node)
+        elif shown and self._box.itemText(self._row(node.GetID())) != node.GetName():
+            self._box.setItemText(self._row(node.GetID()), node.GetName())
+            if node is self.currentNode():
+                self._changed()  # Qt tells of the current text, and the selector takes that for another node
 
     def _offers(self, node) -> bool:
         kinds = [kind for kind in self.nodeTypes if node.IsA(kind)]
@@ -123,65 +190,79 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
                 return False
         return self.showHidden or not node.GetHideFromEditors()
 
-    # The current node
+    # The menu
 
-    def currentNode(self):
-        return self._node
+    def _row(self, identifier) -> int:
+        return len(self._none) + self._ids.index(identifier)
 
-    def setCurrentNode(self, node):
-        if isinstance(node, str):
-            return self.setCurrentNodeID(node)
-        self._requested = node if self._scene is None else None
-        self._set_node(node if node is not None and self._offers(node) else None)
+    def _insert(self, node):
+        """Put a node where it stands among the scene's."""
+        order = [other.GetID() for other in self._scene_nodes()]
+        place = order.index(node.GetID())
+        before = sum(order.index(identifier) < place for identifier in self._ids)
+        self._ids.insert(before, node.GetID())
+        self._box.insertItem(len(self._none) + before, node.GetName())
+        emit(self, "nodeAdded(PyObject)", node)
 
-    def setCurrentNodeID(self, identifier):
-        self.setCurrentNode(self._scene.GetNodeByID(identifier) if self._scene and identifier else None)
+    def _take_out(self, identifier):
+        """Qt goes on to the entry before, where the current one is taken out."""
+        at, was = self._row(identifier), self._box.currentIndex()
+        blocked = self._box.blockSignals(True)
+        self._ids.remove(identifier)
+        self._box.removeItem(at)
+        self._box.setCurrentIndex(was - (at <= was))
+        self._box.blockSignals(blocked)
+        if at <= was and not self._switching:
+            self._changed()
+            self._let_go()
 
-    def setCurrentNodeIndex(self, index):
-        self.setCurrentNode(self.nodeFromIndex(index))
+    def _let_go(self):
+        """Where no node is current, the entry for none is."""
+        if self.currentNode() is None:
+            self._box.setCurrentIndex(0 if self._none else -1)
 
-    def nodeFromIndex(self, index):
-        nodes = self._nodes()
-        return nodes[index] if 0 <= index < len(nodes) else None
-
-    def nodeCount(self):
-        return len(self._nodes())
-
-    def _set_node(self, node):
-        if node is self._node:
+    def _write_none(self):
+        wanted = [self.noneDisplay] if self.noneEnabled and self._scene is not None else []
+        if wanted == self._none:
             return
-        self._node = node
-        if self._watched:
-            self._watched[0].RemoveObserver(self._watched[1])
-        self._watched = observe(self, node, "ModifiedEvent", type(self)._node_changed) if node is not None else None
-        self._refresh()
-        emit(self, "currentNodeChanged(PyObject)", node)
-        emit(self, "currentNodeChanged(bool)", node is not None)
-        emit(self, "currentNodeIDChanged(QString)", node.GetID() if node else "")
+        was, had = self._box.currentIndex(), len(self._none)
+        blocked = self._box.blockSignals(True)
+        for _ in self._none:
+            self._box.removeItem(0)
+        for text in wanted:
+            self._box.insertItem(0, text)
+        self._none = wanted
+        self._box.setCurrentIndex(was if was < 0 and not wanted else max(0, was - had + len(wanted)))
+        self._box.blockSignals(blocked)
+        if self._box.currentIndex() != was and not self._switching:
+            self._changed()
 
-    def _node_changed(self):
-        if self._box.currentText() != self._node.GetName():
-            self._refresh()
-            emit(self, "currentNodeRenamed(QString)", self._node.GetName())
-
-    def _refresh(self):
-        """Write the menu anew: None, the nodes, then what can be done."""
-        nodes, label = self._nodes(), self._label()
-        if self._node is not None and self._node not in nodes:
-            return self._set_node(None)
-        self._menu = [(node.GetName(), "node", node) for node in nodes]
-        if self.noneEnabled or self._node is None:
-            self._menu.insert(0, (self.noneDisplay if self.noneEnabled else f"Select a {label}", "node", None))
-        chosen = next(i for i, entry in enumerate(self._menu) if entry[2] is self._node)
-        self._menu += [(text, action, None) for enabled, text, action in (
+    def _write_actions(self):
+        """None and the actions; the text that stands where nothing is chosen."""
+        self._write_none()
+        label = self._label()
+        self._box.setPlaceholderText(f"Select a {label}")
+        wanted = [(text, action) for enabled, text, action in (
             (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
             (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
             (self.addEnabled, f"Create new {label}", self._add_by_user),
             (self.addEnabled and self.renameEnabled, f"Create new {label} as...", self._add_as),
-            (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)) if enabled]
-        self._box.clear()
-        self._box.addItems([text for text, _, _ in self._menu])
-        self._box.setCurrentIndex(chosen)
+            (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)) if enabled and self._scene is not None]
+        if wanted:
+            wanted.insert(0, ("", lambda: None))
+        was = self._box.currentIndex()
+        blocked = self._box.blockSignals(True)
+        for _ in self._actions:
+            self._box.removeItem(self._box.count() - 1)
+        for text, _ in wanted:
+            if text:
+                self._box.addItem(text)
+                self._box.model().item(self._box.count() - 1).setSelectable(False)  # pressing it chooses nothing
+            else:
+                self._box.insertSeparator(self._box.count())
+        self._actions = wanted
+        self._box.setCurrentIndex(was)
+        self._box.blockSignals(blocked)
 
     def _label(self):
         return self.nodeTypeLabel(self.nodeTypes[0]) if self.nodeTypes else "node"
@@ -190,26 +271,76 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         return self._labels.get(kind) or (self._scene and self._scene.GetTypeDisplayNameByClassName(kind)) or "node"
 
     def _activated(self, index):
-        _, action, node = self._menu[index]
-        if action == "node":
-            self._set_node(node)
-            emit(self, "nodeActivated(PyObject)", node)
+        action = index - len(self._none) - len(self._ids)
+        if action >= 0:
+            self._actions[action][1]()
         else:
-            self._refresh()
-            action()
+            emit(self, "nodeActivated(PyObject)", self.currentNode())
+
+    # The current node
+
+    def currentNode(self):
+        return self._node_at(self._box.currentIndex())
+
+    def _node_at(self, index):
+        place = index - len(self._none)
+        known = self._scene is not None and 0 <= place < len(self._ids)
+        return self._scene.GetNodeByID(self._ids[place]) if known else None
+
+    def setCurrentNode(self, node):
+        if isinstance(node, str):
+            return self.setCurrentNodeID(node)
+        self.setCurrentNodeID(node.GetID() if node is not None else "")
+
+    def setCurrentNodeID(self, identifier):
+        if self._scene is None:
+            self._requested = identifier or ""
+        self._choose(identifier or "")
+
+    def _choose(self, identifier):
+        if identifier not in self._ids:
+            self._box.setCurrentIndex(0 if self._none else -1)
+        elif self._box.currentIndex() != self._row(identifier):
+            self._box.setCurrentIndex(self._row(identifier))
+            if not self._switching:
+                emit(self, "nodeActivated(PyObject)", self.currentNode())
+
+    def setCurrentNodeIndex(self, index):
+        self._box.setCurrentIndex(len(self._none) + (index if index < len(self._ids) else -1))
+
+    def nodeFromIndex(self, index):
+        return self._node_at(index + len(self._none))
+
+    def nodeCount(self):
+        return len(self._ids) if self._scene is not None else 0
+
+    def _changed(self):
+        """Tell of the current node; from an action, the selector goes on to the last node."""
+        if self._switching:
+            return
+        index, node = self._box.currentIndex(), self.currentNode()
+        if node is None and index != (0 if self._none else -1):
+            if self._ids:
+                self._choose(self._ids[-1])
+            return
+        emit(self, "currentNodeChanged(PyObject)", node)
+        emit(self, "currentNodeChanged(bool)", node is not None)
+        emit(self, "currentNodeIDChanged(QString)", node.GetID() if node else "")
 
     # Actions
 
     def addNode(self, kind=None):
         """Create a node of the (first) type, select it and return it."""
         name = self._scene.GenerateUniqueName(self.baseName or self._label())
-        node = self._scene.AddNewNodeByClass(kind or self.nodeTypes[0], name)
+        node = self._scene.CreateNodeByClass(kind or self.nodeTypes[0])
+        node.UnRegister(None)
+        node.SetName(name)
         for attribute_kind, attribute, value in self._attributes:
             if node.IsA(attribute_kind):
                 node.SetAttribute(attribute, value or "")
-        emit(self, "nodeAdded(PyObject)", node)
+        self._scene.AddNode(node)
         if self.selectNodeUponCreation:
-            self._set_node(node)
+            self.setCurrentNode(node)
         emit(self, "nodeAddedByUser(PyObject)", node)
         return node
 
@@ -221,54 +352,66 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         self.renameCurrentNode()
 
     def removeCurrentNode(self):
-        node = self._node
-        if node is not None:
-            emit(self, "nodeAboutToBeRemoved(PyObject)", node)
-            self._scene.RemoveNode(node)
+        if self.currentNode() is not None:
+            self._scene.RemoveNode(self.currentNode())
 
     def renameCurrentNode(self):
         from . import qt
-        if self._node is not None:
-            name = qt.QInputDialog.getText(None, "Rename", "New name:", None, self._node.GetName())
+        if self.currentNode() is not None:
+            name = qt.QInputDialog.getText(None, "Rename", "New name:", None, self.currentNode().GetName())
             if name:
-                self._node.SetName(name)
+                self.currentNode().SetName(name)
+                emit(self, "currentNodeRenamed(QString)", name)
 
     def editCurrentNode(self):
         raise NotImplementedError("qMRMLNodeComboBox.editCurrentNode is not in the test host")
 
     def addAttribute(self, kind, name, value=None):
         self._attributes.append((kind, name, value))
-        self._refresh()
+        self._again()
 
     def removeAttribute(self, kind, name):
         self._attributes = [a for a in self._attributes if a[:2] != (kind, name)]
-        self._refresh()
+        self._again()
 
     def setNodeTypeLabel(self, label, kind):
         self._labels[kind] = label
-        self._refresh()
+        self._write_actions()
 
     def _set_id(self, identifier):
         self.setCurrentNodeID(identifier)
 
-    def _again(self, _):
-        self._refresh()
+    def _again(self, *_):
+        """Other nodes are offered: those that are not any more go, those that now are come."""
+        if self._scene is None:
+            return
+        for node in self._scene_nodes():
+            self._watch(node)
+            shown, offered = node.GetID() in self._ids, self._offers(node)
+            if shown and not offered:
+                self._take_out(node.GetID())
+            elif offered and not shown:
+                self._insert(node)
+        self._write_actions()
+
+    def _write(self, *_):
+        self._write_actions()
 
     nodeTypes = stored("QStringList", (), _again)
     hideChildNodeTypes = stored("QStringList", (), _again)
     showChildNodeTypes = stored(bool, True, _again)
     showHidden = stored(bool, False, _again)
-    noneEnabled = stored(bool, False, _again)
-    noneDisplay = stored(str, "None", _again)
-    addEnabled = stored(bool, True, _again)
-    removeEnabled = stored(bool, True, _again)
-    editEnabled = stored(bool, False, _again)
-    renameEnabled = stored(bool, False, _again)
+    noneEnabled = stored(bool, False, _write)
+    noneDisplay = stored(str, "None", _write)
+    addEnabled = stored(bool, True, _write)
+    removeEnabled = stored(bool, True, _write)
+    editEnabled = stored(bool, False, _write)
+    renameEnabled = stored(bool, False, _write)
     baseName = stored(str, "")
     selectNodeUponCreation = stored(bool, True)
     interactionNodeSingletonTag = stored(str, "")
-    currentNodeID = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
-    currentNodeId = Property(str, lambda self: self._node.GetID() if self._node else "", _set_id)
+    currentNodeID = Property(str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id)
+    currentNodeId = Property(str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id)
 
 
 class qMRMLTableView(InScene, QtWidgets.QTableView):
@@ -387,7 +530,6 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets."""
         for selector in self.findChildren("qMRMLNodeComboBox"):
             selector._forget()
-            selector._later.stop()
         RETIRED.append(self)
 
     isEntered = Property(bool, lambda self: self._entered)

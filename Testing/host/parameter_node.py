@@ -6,6 +6,7 @@ here is read by Slicer and the other way round. Types: str, int, float, bool, En
 unions of them (``Optional``). Other types (lists, packs, ranges) raise NotImplementedError.
 """
 import enum
+import logging
 import pathlib
 import types
 import typing
@@ -234,10 +235,21 @@ def _split(hint):
     return arguments[0], arguments[1:-1]
 
 
+def _tell_unused(hint, used):
+    """Slicer's wrapper logs the annotations that it has no use for itself, though widgets are set up by them; a
+    Default beside a value that is assigned is one of them."""
+    unused = [a for a in _split(hint)[1] if not isinstance(a, used)]
+    if unused:
+        logging.warning(f"Unused annotations: {unused}")
+
+
 def _parameter(hint):
     kind, annotations = _split(hint)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        made = _Union(kind, [_parameter(member) for member in typing.get_args(kind)])
+        members = typing.get_args(kind)
+        for member in members:
+            _tell_unused(member, Validator)
+        made = _Union(kind, [_parameter(member) for member in members])
     else:
         made = _maker(kind)(kind)
     made.validators = [a for a in annotations if isinstance(a, Validator)]
@@ -271,6 +283,7 @@ def _process(cls):
     for name, hint in hints.items():
         parameter = parameters[name] = _parameter(hint)
         annotated = [a.value for a in _split(hint)[1] if isinstance(a, Default)]
+        _tell_unused(hint, (Validator,) if hasattr(cls, name) else (Validator, Default))
         defaults[name] = getattr(cls, name) if hasattr(cls, name) else (annotated or [parameter.default()])[0]
         setattr(cls, name, property(lambda self, name=name: self.getValue(name),
                                     lambda self, value, name=name: self.setValue(name, value)))
@@ -283,32 +296,56 @@ def _process(cls):
     return cls
 
 
+class _Kept:
+    """One value of a wrapper. As in Slicer it is what was read at the node's last change: a reference to a node that
+    comes into the scene only later is None until the next one. As there, each has an observer of the node of its own,
+    which goes when the wrapper does."""
+
+    def __init__(self, parameter, default, node, name):
+        self._parameter, self._default, self._node, self._name = parameter, default, node, name
+        self._writing = False
+        self._read()
+        kept = weakref.ref(self)
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: kept() and kept()._modified())
+
+    def __del__(self):
+        if hasattr(self, "_tag"):  # else its first value could not be read
+            self._node.RemoveObserver(self._tag)
+
+    def _modified(self):
+        if not self._writing:
+            self._read()
+
+    def _read(self):
+        if not self._parameter.present(self._node, self._name):
+            self._parameter.write(self._node, self._name, self._default)
+        self.value = self._parameter.read(self._node, self._name)
+
+    def write(self, value):
+        self._parameter.check(value)
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self._node):
+                self._parameter.write(self._node, self._name, value)
+                self.value = self._parameter.read(self._node, self._name)
+        finally:
+            self._writing = False
+
+
 class _Wrapper:
-    """The members that ``parameterNodeWrapper`` adds to a class."""
+    """The members that ``parameterNodeWrapper`` adds to a class. Every one that is made observes the node anew."""
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
-        self._guis, self._updating, self._values = {}, False, {}
-        self._read()
-        kept = weakref.ref(self)
-        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: kept() and kept()._read())
-
-    def _read(self):
-        """As in Slicer, a value is what was read at the node's last change: a reference to a node that comes into the scene
-        only later is None until the next one."""
+        self._guis, self._updating, self._kept = {}, False, {}
         for name, parameter in self._parameters.items():
-            if not parameter.present(self.parameterNode, name):
-                self.setValue(name, self._defaults[name])
-            self._values[name] = parameter.read(self.parameterNode, name)
+            self._kept[name] = _Kept(parameter, self._defaults[name], parameterNode, name)
 
     def getValue(self, name):
-        return self._values[name]
+        return self._kept[name].value
 
     def setValue(self, name, value):
-        self._parameters[name].check(value)
-        with slicer.util.NodeModify(self.parameterNode):
-            self._parameters[name].write(self.parameterNode, name, value)
-            self._values[name] = self._parameters[name].read(self.parameterNode, name)
+        self._kept[name].write(value)
 
     def default(self, name):
         return Default(self._defaults[name])

@@ -61,9 +61,7 @@ class DoublerWidget(qtjobs.ModulePanel):
 
 class DoublerLogic(qtjobs.ModuleLogic):
     TITLE = "Doubler"
-
-    def getParameterNode(self):
-        return DoublerParameterNode(super().getParameterNode())
+    PARAMETERS = DoublerParameterNode
 
     def requestSteps(self, node, factor=2):
         volume = yield from mrml.read_volume(node)
