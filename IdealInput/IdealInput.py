@@ -29,6 +29,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
 from NetInversionLib import dixon, ideal_input_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
 from NetInversionLib.ideal_input_settings import PRESETS  # noqa: E402
 from NetInversionLib.panel import keyboard, placing, views  # noqa: E402
+from NetInversionLib.panel.texts import literal  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
@@ -228,10 +229,11 @@ class IdealInputWidget(qtjobs.ModulePanel):
         selector.noneEnabled = True
         selector.noneDisplay = _("Select a volume")
         selector.setMRMLScene(slicer.mrmlScene)
-        selector.toolTip = _("{channel}, in {units}").format(channel=channel.name, units=channel.units or _("no units"))
+        selector.toolTip = literal(
+            _("{channel}, in {units}").format(channel=channel.name, units=channel.units or _("no units")))
         selector.connect("currentNodeChanged(vtkMRMLNode*)",
                          lambda node, role=channel.role: self._onVolumeChosen(role, node))
-        self.ui.inputsLayout.insertRow(2 + len(self._selectors), label, selector)  # the model takes three rows
+        self.ui.inputsLayout.insertRow(2 + len(self._selectors), literal(label), selector)  # the model takes three rows
 
     def showChoices(self):
         node = self._parameterNode

@@ -8,6 +8,7 @@ The one library file besides mrml.py that imports Slicer's modules.
 
 from __future__ import annotations
 
+import html
 import importlib
 import importlib.metadata
 import json
@@ -39,6 +40,7 @@ from slicer.util import VTKObservationMixin
 from . import jobs, models, mrml
 from .panel import optional_model, runs
 from .panel.reports import ReportLogic, ReportPanel
+from .panel.texts import literal
 from .results import Cancelled, Progress, Result, Table
 
 LOGGER = logging.getLogger(__name__)
@@ -869,7 +871,7 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         if str(path) != self._cardPath:
             self._cardPath = str(path)
             self._card, problem = self.logic.card(path)
-            ui.modelInfoLabel.setText(cardText(path, self._card) if self._card else problem)
+            ui.modelInfoLabel.setText(cardText(path, self._card) if self._card else literal(problem))
             self.modelChanged()
         if self._secondModel is not None:
             self._secondModel.show(self.logic.secondModels(node, self._card), node.secondModel)
@@ -887,7 +889,7 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         button.text = _("Cancel") if going else _("Apply")
         button.enabled = not problems and not (going and self._going.stopping)
         if problems:
-            button.toolTip = "\n".join(problems)
+            button.toolTip = literal("\n".join(problems))
         else:
             button.toolTip = self._cancelTip() if going else self.APPLY_TIP
         for name in ("inputsCollapsibleButton", "outputsCollapsibleButton", "advancedCollapsibleButton"):
@@ -905,12 +907,12 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         """A line in the log; the newest also stands under the button."""
         self.ui.logText.appendPlainText("{time}  {message}".format(time=time.strftime("%H:%M:%S"), message=message))
         self.ui.statusLabel.setVisible(True)
-        self.ui.statusLabel.setText(message)
+        self.ui.statusLabel.setText(literal(message))
 
     def fail(self, message, details=""):
         """Say what went wrong, in the log and in a dialog."""
         self.say(message)
-        slicer.util.errorDisplay(message, windowTitle=self.logic.TITLE, detailedText=details)
+        slicer.util.errorDisplay(literal(message), windowTitle=self.logic.TITLE, detailedText=details)
 
     # A run: computing
 
@@ -978,7 +980,7 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         run = self._going
         if run.written:  # and nearly shown
             return
-        self.ui.statusLabel.setText(message)
+        self.ui.statusLabel.setText(literal(message))
         if run.writer is not None:
             run.writer.close()
             self._conclude(_("Cancelled while the result was written: it is not kept."))
@@ -1044,7 +1046,7 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
         if fraction > 0.05:
             message = _("{message}; about {left} left").format(
                 message=message, left=durationText(elapsed * (1 - fraction) / fraction))
-        self.ui.statusLabel.setText(message)
+        self.ui.statusLabel.setText(literal(message))
         if self.PREVIEW_EVERY_S and time.monotonic() - self._going.previewed > self.PREVIEW_EVERY_S:
             self._preview(self._going)
 
@@ -1179,14 +1181,14 @@ def cardText(path: str, card: models.Card) -> str:
     if len(scans) > 6:
         scans[3:-1] = [_("{count} more").format(count=len(scans) - 4)]
     lines = [
-        "<b>{name}</b>, {file}".format(name=card.name, file=Path(path).name),
         _("Takes {inputs}; gives {outputs}.").format(inputs=channels(card.inputs), outputs=channels(card.outputs)),
         _("Voxels of {size} mm, {how}.").format(
             size=f"{low:g}" if low == high else _("{low:g} to {high:g}").format(low=low, high=high),
             how=_("slice by slice") if card.dimensions == 2 else _("in 3-D")),
         _("Trained on: {scans}.").format(scans=", ".join(scans) or _("not said")),
         card.intended_use]
-    return "<br>".join(lines)
+    name = "<b>{name}</b>, {file}".format(name=html.escape(card.name), file=html.escape(Path(path).name))
+    return "<br>".join([name, *(html.escape(line, quote=False) for line in lines)])
 
 
 def mapsPicture(maps: dict, high: float, size: int = 220):

@@ -16,9 +16,9 @@ qMRML and ctk widgets, ``slicer.app``) is written here. What the host does not s
 With ``SLICER_BASE_PYTHON`` naming the ``Base/Python`` folder of a Slicer source checkout, Slicer's own
 ScriptedLoadableModule, parameterNodeWrapper and i18n take the place of the host's.
 """
-from .application import clear, close, errors, grab, load_module, open_module, start, unload_module, wait
+from .application import clear, close, errors, grab, load_module, open_module, shown_text, start, unload_module, wait
 from .plots import render_plot
 from .rendering import render_slice_views
 
 __all__ = ["clear", "close", "errors", "grab", "load_module", "open_module", "render_plot", "render_slice_views",
-           "start", "unload_module", "wait"]
+           "shown_text", "start", "unload_module", "wait"]

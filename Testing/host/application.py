@@ -390,6 +390,15 @@ def unload_module(name):
     sys.modules.pop(name, None)
 
 
+def shown_text(text: str) -> str:
+    """What a label, a tooltip or a dialog shows of a text: what looks like HTML to Qt is HTML there."""
+    if not QtGui.Qt.mightBeRichText(text):
+        return text
+    document = QtGui.QTextDocument()
+    document.setHtml(text)
+    return document.toPlainText()
+
+
 # The event loop
 
 @dataclass

@@ -1,5 +1,6 @@
 """The host's ctk widgets do what CTK's do: limits, exact values, which signals come and in which order."""
 
+import host
 import pytest
 
 
@@ -151,6 +152,19 @@ def test_a_path_is_told_only_if_the_name_filters_let_it_through(filters, told, n
     assert edit.currentPath == not_told[-1]
     changes = [("currentPathChanged", text) for text in told]
     assert came == [changes[0], ("validInputChanged", True), *changes[1:], ("validInputChanged", False)]
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("plain, 3 < 4", "plain, 3 < 4"), ("a <b>bold</b> word", "a bold word"), ("<b>CT", "CT"), ("<nothing>", "<nothing>"),
+    ("a\n<b>below</b>", "a\n<b>below</b>"), ("3 &lt; 4", "3 < 4"), ("one<br>two", "one\ntwo")])
+def test_what_looks_like_html_is_html_in_a_label(text, shown):
+    import qt
+    label, plain = qt.QLabel(text), qt.QLabel(text)
+    plain.textFormat = qt.Qt.PlainText
+    assert host.shown_text(text) == shown
+    # The label itself agrees: as plain text it looks otherwise, where HTML is taken for it.
+    same = label.grab().toImage() == plain.grab().toImage()
+    assert same == (shown == text)
 
 
 def test_a_directory_button_shows_and_tells_its_folder(tmp_path):

@@ -106,3 +106,37 @@ def test_what_is_added_to_the_scene_takes_no_choice_away(module, name, scene, tm
     if not entered:
         widget.parent.enter()
     assert {role: shown(selector) for role, selector in selectors(widget).items()} == chosen
+
+
+EVIL = '<b>CT</b> & "mask" <script>'
+"""What a node or a model may be called."""
+
+
+@pytest.mark.parametrize("text", ["plain, 3 < 4", EVIL, "&lt;b&gt;", "first\n<i>second</i>", "<b>CT", "a < b > c"])
+def test_a_text_is_shown_as_it_is(module, text):
+    from NetInversionLib.panel.texts import literal
+
+    assert host.shown_text(literal(text)) == text
+    if "<" not in text and "&" not in text:
+        assert literal(text) == text
+
+
+def test_a_model_s_card_is_shown_as_it_is_written(module, scene):
+    from dataclasses import replace
+
+    from NetInversionLib import models, qtjobs
+
+    _path, card = next(iter(models.list_models().items()))
+    channel = replace(card.inputs[0], name=EVIL, units="<u>HU</u>")
+    card = replace(card, name=EVIL, inputs=(channel,), trained_on=(EVIL,), intended_use=EVIL)
+    shown = host.shown_text(qtjobs.cardText("/folder/<i>file.safetensors", card))
+    lines = shown.split("\n")
+    assert lines[0] == f"{EVIL}, <i>file.safetensors" and lines[-1] == EVIL
+    assert f"Takes {EVIL} (<u>HU</u>)" in lines[1] and f"Trained on: {EVIL}." in lines
+
+
+def test_a_name_that_looks_like_html_stays_what_it_is(module, scene):
+    widget = module("MRFlowHarmonize")
+    widget.say(f"'{EVIL}' was removed")
+    assert host.shown_text(widget.ui.statusLabel.text) == f"'{EVIL}' was removed"
+    assert widget.ui.logText.toPlainText().endswith(f"'{EVIL}' was removed")

@@ -1,0 +1,21 @@
+"""Texts as Qt's widgets show them."""
+
+from __future__ import annotations
+
+import html
+
+
+def literal(text: str) -> str:
+    """The text as a label, a tooltip or a dialog has to be given it to show it as it is.
+
+    They take for HTML what looks like it, and then show a node called "<b>CT" in bold, without its "<b>".
+
+    Args:
+        text: Plain text; line breaks stay.
+
+    Returns:
+        The same text, or HTML that shows it where Qt would take it for HTML.
+    """
+    if "<" not in text and "&lt;" not in text:
+        return text
+    return "<p>" + html.escape(text, quote=False).replace("\n", "<br>") + "</p>"
