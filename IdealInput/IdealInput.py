@@ -33,6 +33,7 @@ from NetInversionLib.panel.texts import literal  # noqa: E402
 
 CHANNEL = "NetInversion.channel"  # attribute of a volume node: the channel it is, as sample data say it
 CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
+SECONDS_PER_VOXEL = 1.75e-6  # and evaluation, on the machine that NetInversionLib.speed speaks of
 LAYOUT = 4866  # identifier of the layout; the number of the abstract that the method comes from
 SAMPLE = "IdealInputDixon"
 
@@ -554,13 +555,12 @@ class IdealInputLogic(qtjobs.ModuleLogic):
 
     def estimateText(self, node, card):
         """Time and memory of the run in words; the time is learnt from earlier runs of the same network."""
-        seconds, known = self.secondsFor(card, node.device, self.cost(node, card), 4e-6)
-        memory = node.memoryGb or 2
-        text = _("Takes about {time} and at most {memory:.1f} GB of memory.").format(
-            time=qtjobs.durationText(seconds), memory=0.5 + memory)
+        seconds, known = self.secondsFor(card, node.device, self.cost(node, card), SECONDS_PER_VOXEL)
+        memory = _("At most {memory:.1f} GB of memory.").format(memory=0.5 + (node.memoryGb or 2))
+        text = f"{self.timeText(seconds, known, node.device)} {memory}"
         if node.region == InputRegion.DISPLAYED:
             text = _("Only the displayed slice is searched; choose another region for more.") + " " + text
-        return text if known else text + " " + _("(A first guess; after a run it is measured.)")
+        return text
 
     # Results in words and views
 

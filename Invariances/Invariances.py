@@ -44,6 +44,8 @@ SHOWN = "shown component"  # key of the image that shows a component
 KINDS = ("samples", "proposals")  # keys of the browsed sequences that can be chosen
 ANSWERS = "answers"  # key of the sequence that follows: what the network makes of each sample
 CHANGES = ("shown change", "shown change of answer")  # keys of what the shown image and its answer differ by
+SECONDS_PER_VOXEL = 4.6e-7  # forwards, on the machine that NetInversionLib.speed speaks of
+NOISE_SLICES = 4  # of so many the noise is measured while the panel is used
 LESION = "lesion"  # in the keys of the images of a nodule
 
 #
@@ -310,11 +312,19 @@ class InvariancesWidget(qtjobs.ModulePanel):
         if count:
             ui.firstSliceSpinBox.maximum = ui.lastSliceSpinBox.maximum = count - 1
         self._showRegion()
-        ui.epsilonSlider.enabled = not node.automatic and node.layer == "output"
+        self._showTolerance()
         ui.layerToleranceSpinBox.enabled = node.layer != "output"
         ui.simulateButton.enabled = node.normalDose is not None
         ui.placeRegionButton.enabled = node.lowDose is not None
         self._watch(node.lesionNode, node.roiNode)
+
+    def _showTolerance(self):
+        """The figure that counts: what is set here, or what automatic or a hidden layer makes of it."""
+        words = self.logic.toleranceWords(self._parameterNode)
+        self.ui.automaticLabel.setText(words)
+        self.ui.automaticLabel.setVisible(bool(words))
+        self.ui.epsilonSlider.setVisible(not words)
+        self.ui.automaticCheckBox.enabled = self._parameterNode.layer == "output"
 
     def _showRegion(self):
         """Where the square around the view's centre lies; the views are followed, which do not change the parameter node."""
@@ -453,7 +463,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def __init__(self):
         qtjobs.ModuleLogic.__init__(self)
-        self._around = (None, None)  # what ``around`` was asked last, and its answer
+        self._around = self._noise = (None, None)  # what ``around`` and ``noise`` were asked last, and their answers
 
     # A run
 
@@ -730,6 +740,33 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         except volumes.VolumeError:  # Apply says it
             return ""
 
+    def toleranceWords(self, node):
+        """What counts as unnoticed, where it is not what the slider says."""
+        if node.layer != "output":
+            return _("{share:g} % of the layer's size (Advanced)").format(share=node.layerTolerance)
+        if not node.automatic:
+            return ""
+        noise = self.noise(node)
+        if noise is None:
+            return _("a tenth of the image's noise")
+        return _("{epsilon:.2g} HU, a tenth of the noise ({noise:.2g} HU)").format(epsilon=noise / 10, noise=noise)
+
+    def noise(self, node):
+        """Noise of the slices that are looked at, HU; None if there is no volume, or too many to look now."""
+        try:
+            grid, box = mrml.grid_from_node(node.lowDose), self.region(node)
+        except volumes.VolumeError:
+            return None
+        axis = volumes.axis_toward(grid, "S")[0]
+        first, last = box[2 * axis:2 * axis + 2] if box else (0, grid.shape[axis])
+        if last - first > NOISE_SLICES:
+            return None
+        asked = (node.lowDose.GetID(), node.lowDose.GetImageData().GetMTime(), first, last)
+        if self._noise[0] != asked:
+            slices = np.moveaxis(slicer.util.arrayFromVolume(node.lowDose), axis, 0)[first:last]
+            self._noise = asked, invariance_choices.image_noise(slices.astype(np.float32))
+        return self._noise[1]
+
     def region(self, node):
         """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it is outside."""
         grid = mrml.grid_from_node(node.lowDose)
@@ -754,10 +791,10 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
 
-    def stepsFromParameterNode(self, node):
-        """Steps whose value is the request that the panel shows."""
+    def settings(self, node):
+        """The fields of NetInversionLib.invariance_settings.Settings that the panel shows."""
         kinds = {"cinn": node.flow, "noise": node.noise, "texture": node.texture}
-        settings = dict(
+        return dict(
             region=self.region(node), region_from=self.regionWords(node),
             layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
             proposals=[kind for kind, wanted in kinds.items() if wanted],
@@ -766,25 +803,27 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             dose=node.dose, photons=1000 * node.photons, structure_mm=node.structureMm, tile=node.tile,
             lesion_diameters_mm=numbers(node.diameters), lesion_contrasts_hu=numbers(node.contrasts),
             max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
+
+    def stepsFromParameterNode(self, node):
+        """Steps whose value is the request that the panel shows."""
         path = self.modelPath(node)
-        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None,
-                                 self.secondPath(node), self.samplerPath(node, path), **settings)
+        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None, node.secondModel,
+                                 self.samplerPath(node, path), **self.settings(node))
 
     def cost(self, node):
-        """Voxels that will pass through the network, forwards and backwards, in all."""
-        grid = mrml.grid_from_node(node.lowDose)
-        region = self.region(node) or [bound for size in grid.shape for bound in (0, size)]
-        sizes = [high - low for low, high in zip(region[::2], region[1::2])]
-        lesions = len(numbers(node.diameters)) * len(numbers(node.contrasts)) if node.lesionNode is not None else 0
-        evaluations = node.samples + 1.5 * node.projected * node.maxEvaluations
-        voxels = sizes[0] * sizes[1] * sizes[2]
-        return (1 + bool(node.secondModel)) * (voxels * evaluations + 6000 * lesions * node.maxEvaluations)
+        """What a run costs, see NetInversionLib.invariance_choices.network_voxels."""
+        grid, settings = mrml.grid_from_node(node.lowDose), self.settings(node)
+        box = settings["region"] or [bound for size in grid.shape for bound in (0, size)]
+        sizes, axis = [high - low for low, high in zip(box[::2], box[1::2])], volumes.axis_toward(grid, "S")[0]
+        image, region = (tuple(np.delete(of, axis).tolist()) for of in (grid.shape, sizes))
+        if node.lesionNode is not None:
+            settings["lesion"] = pointOf(node.lesionNode)
+        chosen = invariance_settings.Settings.from_json(settings)
+        return (1 + bool(node.secondModel)) * invariance_choices.network_voxels(image, region, sizes[axis], chosen)
 
     def estimateText(self, node, card):
         """Time of the run in words; it is learnt from earlier runs of the same network."""
-        seconds, known = self.secondsFor(card, node.device, self.cost(node), 2e-6)
-        text = _("Takes about {time}.").format(time=qtjobs.durationText(seconds))
-        return text if known else text + " " + _("(A first guess; after a run it is measured.)")
+        return self.timeText(*self.secondsFor(card, node.device, self.cost(node), SECONDS_PER_VOXEL), node.device)
 
     def preview(self, result):
         """A picture of both maps of the slice, and of the denoiser, that is being worked on."""

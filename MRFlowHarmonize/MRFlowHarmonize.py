@@ -24,6 +24,7 @@ from NetInversionLib.harmonize_settings import Settings  # noqa: E402
 from NetInversionLib.panel import keyboard, views  # noqa: E402
 
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
+SECONDS_PER_VOXEL = 1.6e-6  # on the machine that NetInversionLib.speed speaks of
 LAYOUT = 4867  # identifier of the layout
 SAMPLE = "MRFlowHarmonizeBrain"
 SAMPLE_NODE = "MNI152 T1 brain (simulated scanner)"
@@ -455,17 +456,17 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
             return 0.0
         size = grid.shape[0] * grid.shape[1] * grid.shape[2]
         orientations = node.axial + node.coronal + node.sagittal
-        freeForm = 0.1 * node.iterations * orientations if self.isFreeForm(node) else 0
-        return size * (1 + freeForm) * (2 if node.baselines else 1)
+        found = 1 if node.mode == Mode.ANATOMY_SAFE else 0.35  # the change itself takes most of the time
+        freeForm = 0.04 * node.iterations * orientations if self.isFreeForm(node) else 0
+        return size * (found + freeForm + 1.3 * node.baselines)
 
     def estimateText(self, node, card):
         """Time of the run, or of the whole batch, in words; it is learnt from earlier runs of the same model."""
         seconds, known = 0, True
         for source in self.sources(node):
-            more, known = self.secondsFor(card, node.device, self.cost(node, source), 3e-6)
+            more, known = self.secondsFor(card, node.device, self.cost(node, source), SECONDS_PER_VOXEL)
             seconds += more
-        text = _("Takes about {time}.").format(time=qtjobs.durationText(seconds))
-        return text if known else text + " " + _("(A first guess; after a run it is measured.)")
+        return self.timeText(seconds, known, node.device)
 
     # Results in words
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .invariance_settings import Settings
 from .volumes import Region, Volume, VolumeError, axis_toward
 
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
@@ -115,3 +116,61 @@ def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
     tissue = ndimage.binary_erosion(soft, np.ones((1, 9, 9)))
     rest = hu - ndimage.uniform_filter(hu, (1, 9, 9))
     return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))
+
+
+# How long a run takes, fitted on two cores: everything in voxels that pass through a denoiser of
+# the published size, forwards.
+MARGIN_VOXELS = 40  # that a network sees around a region, both sides together
+TYPICAL_EVALUATIONS = 12  # of a projected sample: most are accepted long before the last
+GRADIENT = 3  # a pass there and back, in passes forwards
+BACK_PASSES = 10  # the way back to the proposal, and measuring
+DECODED = 3.1  # an image that a sampler draws, in passes
+DECODED_MARGIN = 48
+NOISE_DRAWN = (17_000, 0.72)  # fresh noise, whatever the region: fixed, and per voxel of the slice
+SLICE_FIXED = (740_000, 11.0)  # of each slice: simulation and references, likewise
+NODULE_SIDE = 24
+SPECTRUM = 5e6
+
+
+def network_voxels(
+    image: tuple[int, int], region: tuple[int, int], slices: int, settings: Settings
+) -> float:
+    """What a run costs, in voxels that pass through the denoiser forwards.
+
+    Args:
+        image: Voxels of an axial slice along its two axes. region: The same of the region.
+        slices: How many slices are looked at.
+        settings: Its proposals, samples, projected, max_evaluations, tile, overlap, lesion, sizes
+            and contrasts of lesions, and spectrum count.
+    """
+    passes = GRADIENT * min(TYPICAL_EVALUATIONS, settings.max_evaluations) + BACK_PASSES
+    draws = {
+        "cinn": DECODED * _grown(region, DECODED_MARGIN, image),
+        "noise": NOISE_DRAWN[0] + NOISE_DRAWN[1] * image[0] * image[1],
+        "texture": 0.0,
+    }
+    draw = sum(draws[kind] for kind in settings.proposals) / len(settings.proposals)
+    sampled = settings.samples * (draw + _grown(region, MARGIN_VOXELS, image))
+    tiles = [_tiles(side, settings.tile, settings.overlap) for side in region]
+    tile = tuple(min(side, settings.tile) for side in region)
+    moved = settings.projected * passes * _grown(tile, MARGIN_VOXELS, image)
+    fixed = SLICE_FIXED[0] + SLICE_FIXED[1] * image[0] * image[1]
+    nodules = 0
+    if settings.lesion is not None:
+        nodules = len(settings.lesion_diameters_mm) * len(settings.lesion_contrasts_hu)
+    square = (NODULE_SIDE + MARGIN_VOXELS) ** 2
+    return (
+        slices * (fixed + sampled + tiles[0] * tiles[1] * moved)
+        + nodules * passes * square
+        + SPECTRUM * len(settings.spectrum)
+    )
+
+
+def _grown(region: tuple[int, int], margin: int, image: tuple[int, int]) -> float:
+    sides = [min(side + margin, whole) for side, whole in zip(region, image)]
+    return float(sides[0] * sides[1])
+
+
+def _tiles(side: int, tile: int, overlap: int) -> int:
+    """How many tiles cover a side, as ``invariances.tiles`` makes them."""
+    return max(1, -(-(side - overlap) // (tile - overlap))) if side > tile else 1

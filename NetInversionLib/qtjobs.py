@@ -38,7 +38,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from . import jobs, models, mrml
-from .panel import optional_model, runs
+from .panel import estimates, optional_model, runs
 from .panel.reports import ReportLogic, ReportPanel
 from .panel.texts import literal
 from .results import Cancelled, Progress, Result, Table
@@ -511,17 +511,33 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     # How long runs take
 
     def secondsFor(self, card: models.Card, device: str, cost: float, guess: float) -> tuple[float, bool]:
-        """(seconds, whether they are known from earlier runs) of a run that costs ``cost``; ``guess`` in s per cost."""
+        """(seconds, whether they are known from earlier runs) of a run that costs ``cost``.
+
+        ``guess``: seconds per cost on the machine of ``speed.REFERENCE_PASS_S``.
+        """
         known = qt.QSettings().value(self._speedKey(card, device))
-        return 5 + cost * (float(known) if known else guess), bool(known)
+        pace = float(known) if known else guess * estimates.MACHINE.slowness(device)
+        return estimates.MACHINE.start_seconds(device) + cost * pace, bool(known)
+
+    def timeText(self, seconds: float, known: bool, device: str) -> str:
+        """How long a run takes, in words, and how sure that is."""
+        text = _("Takes about {time}.").format(time=durationText(seconds))
+        if known:
+            return text
+        if not _installed("torch"):
+            return _("Takes about {time} after installation of PyTorch (a first guess).").format(time=durationText(seconds))
+        if estimates.MACHINE.is_measured(device):
+            return text + " " + _("(Judged by this computer's speed; after a run it is measured.)")
+        return text + " " + _("(A first guess; after a run it is measured.)")
 
     def learnSpeed(self, card: models.Card, device: str, cost: float, seconds: float) -> None:
         """Note how long a whole run took."""
-        qt.QSettings().setValue(self._speedKey(card, device), f"{max(seconds - 5, 0.1) / max(cost, 1):.4g}")
+        computing = max(seconds - estimates.MACHINE.start_seconds(device), 0.1)
+        qt.QSettings().setValue(self._speedKey(card, device), f"{computing / max(cost, 1):.4g}")
 
     def _speedKey(self, card, device):
         name = "".join(letter if letter.isalnum() else "_" for letter in f"{card.name}_{card.version}_{device}")
-        return f"{self.moduleName}/SecondsPerVoxel/{name}"
+        return f"{self.moduleName}/SecondsPerCost/{name}"
 
     # Results
 
@@ -727,6 +743,16 @@ class ModulePanel(ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def enter(self):
         self.initializeParameterNode()
+        self._measureSpeed()
+
+    def _measureSpeed(self):
+        """Have the computer's speed measured, in a process of its own, so that the first estimate is right."""
+        if self._parameterNode is None or not _installed("torch") or slicer.app.testingEnabled():
+            return
+        try:
+            estimates.MACHINE.measure(find_python(), self._parameterNode.device, self.refresh)
+        except RuntimeError:  # no Python: Apply says so
+            pass
 
     def exit(self):
         self._disconnectGui()

@@ -296,7 +296,8 @@ def test_the_layers_are_read_off_the_network(widget, published):
     selector.setCurrentIndex(index)
     widget._onLayer(index)
     assert widget._parameterNode.layer == selector.itemData(index)
-    assert not widget.ui.epsilonSlider.enabled and widget.ui.layerToleranceSpinBox.enabled
+    assert widget.ui.epsilonSlider.isHidden() and widget.ui.layerToleranceSpinBox.enabled
+    assert widget.ui.automaticLabel.text == "1 % of the layer's size (Advanced)" and not widget.ui.automaticCheckBox.enabled
     press(widget)
     finish(widget)
     assert facts(widget)["epsilon_units"] == "relative" and facts(widget)["epsilon"] == 0.01
@@ -448,6 +449,33 @@ def test_a_button_starts_to_place_the_lesion_s_point(widget):
     assert ui.applyButton.enabled
     ui.placeLesionButton.click()  # another place for the same
     assert ui.lesionSelector.currentNode() is point and point.GetNumberOfControlPoints() == 0
+
+
+@pytest.mark.parametrize("region", ["Displayed slice", "Region of interest"])
+def test_automatic_shows_the_value_that_is_used(widget, region):
+    choose(widget, add_ct(body((40, 44), 3, noise=31.0)))
+    choose_region(widget, region)
+    ui = widget.ui
+    assert ui.automaticLabel.isHidden() and not ui.epsilonSlider.isHidden()
+    ui.automaticCheckBox.checked = True
+    shown = ui.automaticLabel.text
+    noise = float(shown.split("(")[1].split()[0])
+    assert not ui.automaticLabel.isHidden() and ui.epsilonSlider.isHidden()
+    assert noise == pytest.approx(31, rel=0.15) and shown.endswith(f" HU, a tenth of the noise ({noise:.2g} HU)")
+    ui.samplesSpinBox.value, ui.projectedSpinBox.value = 3, 2
+    press(widget)
+    finish(widget)
+    assert shown.startswith(f"{facts(widget)['epsilon']:.2g} HU, ")
+    assert f"within {facts(widget)['epsilon']:.2g} HU, 0.1 times the noise of {noise:.2g} HU" in ui.summaryLabel.text
+
+
+def test_automatic_of_many_slices_is_measured_by_the_run(widget):
+    ui = widget.ui
+    ui.lowDoseSelector.setCurrentNode(add_ct(body((40, 44), 6)))
+    choose_region(widget, "Whole volume")
+    assert ui.automaticLabel.text == "a tenth of the image's noise"
+    ui.lowDoseSelector.setCurrentNode(None)
+    assert ui.automaticLabel.text == "a tenth of the image's noise"
 
 
 def test_a_lesion_beside_the_region_brings_its_slice(widget):
