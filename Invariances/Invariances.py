@@ -499,8 +499,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if roi is not None:
             settings["region"] = mrml.region_from_roi_node(roi, volume)
         if point is not None:
-            settings["lesion"] = pointOf(point)
-        volume, settings = self._onlySlices(volume, settings)
+            settings["lesion"] = placing.point_of(point)
+        volume, settings = invariance_choices.only_slices(volume, settings)
         images = {"low_dose": volume}
         if segmentation is not None:
             images["segments"], settings["segments"] = mrml.segments_from_node(segmentation, volume)
@@ -512,22 +512,6 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             if not paths[key] and "cinn" in settings.get("proposals", ()):
                 paths[key] = next(iter(self.samplers(paths[denoiser])), None)
         return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items() if path}, settings)
-
-    def _onlySlices(self, volume, settings):
-        """The axial slices of the region and of the lesion, and settings in their voxels."""
-        region = settings.get("region")
-        if region is None:
-            return volume, settings
-        axis = volumes.axis_toward(volume, "S")[0]
-        low, high = region[2 * axis:2 * axis + 2]
-        if settings.get("lesion") is not None:
-            box = voxelOf(volume, settings["lesion"])
-            low, high = min(low, box[2 * axis]), max(high, box[2 * axis + 1])
-        kept = [bound for size in volume.shape for bound in (0, size)]
-        kept[2 * axis:2 * axis + 2] = low, high
-        region = list(region)
-        region[2 * axis:2 * axis + 2] = region[2 * axis] - low, region[2 * axis + 1] - low
-        return volumes.crop(volume, tuple(kept)), {**settings, "region": tuple(region)}
 
     def _firstModel(self):
         for path in self.models():
@@ -672,7 +656,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if not node.lesionNode.GetNumberOfControlPoints():
             return [_("Place a point in '{name}', or choose no lesion.").format(name=node.lesionNode.GetName())]
         try:
-            voxelOf(mrml.grid_from_node(node.lowDose), pointOf(node.lesionNode))
+            invariance_choices.voxel_of(mrml.grid_from_node(node.lowDose), placing.point_of(node.lesionNode))
         except volumes.VolumeError as error:
             return [str(error)]
         return []
@@ -817,7 +801,7 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         sizes, axis = [high - low for low, high in zip(box[::2], box[1::2])], volumes.axis_toward(grid, "S")[0]
         image, region = (tuple(np.delete(of, axis).tolist()) for of in (grid.shape, sizes))
         if node.lesionNode is not None:
-            settings["lesion"] = pointOf(node.lesionNode)
+            settings["lesion"] = placing.point_of(node.lesionNode)
         chosen = invariance_settings.Settings.from_json(settings)
         return (1 + bool(node.secondModel)) * invariance_choices.network_voxels(image, region, sizes[axis], chosen)
 
@@ -973,24 +957,6 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 def numbers(text):
     """"3, 5" as [3.0, 5.0]; ValueError if that is not what it is."""
     return [float(word) for word in text.split(",")]
-
-
-def pointOf(node):
-    """RAS position in mm of the first point of a markups node, transforms included."""
-    if not node.GetNumberOfControlPoints():
-        raise volumes.VolumeError(f"'{node.GetName()}' has no point. Place one where the lesion is to be.")
-    position = [0.0, 0.0, 0.0]
-    node.GetNthControlPointPositionWorld(0, position)
-    return tuple(position)
-
-
-def voxelOf(volume, point):
-    """The region (k, k + 1, j, j + 1, i, i + 1) of the voxel that holds a RAS position; VolumeError if none does."""
-    try:
-        return volumes.region_from_ras_points(volume, [point])
-    except volumes.VolumeError:
-        raise volumes.VolumeError(_("The lesion's point lies outside of '{volume}': put it where the lesion is to be.").format(
-            volume=volume.name)) from None
 
 
 def shownView():

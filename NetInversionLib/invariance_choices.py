@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from .invariance_settings import Settings
-from .volumes import Region, Volume, VolumeError, axis_toward
+from .volumes import Region, Volume, VolumeError, axis_toward, crop, region_from_ras_points
 
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
 BODY_HU = -500.0
@@ -76,6 +76,44 @@ def region_around(
         tuple(float(x) for x in sides * spacing),
         moved,
     )
+
+
+def voxel_of(ct: Volume, lesion_ras: tuple[float, float, float]) -> Region:
+    """The region of the one voxel that holds a lesion's point (RAS, mm).
+
+    Raises:
+        VolumeError: None does.
+    """
+    try:
+        return region_from_ras_points(ct, np.array([lesion_ras]))
+    except VolumeError:
+        raise VolumeError(
+            f"The lesion's point lies outside of '{ct.name}': put it where the lesion is to be."
+        ) from None
+
+
+def only_slices(ct: Volume, settings: dict) -> tuple[Volume, dict]:
+    """The axial slices of ``settings["region"]`` and of the lesion, and settings in their voxels.
+
+    Args:
+        settings: Fields of ``Settings``; without a region nothing is left out.
+
+    Raises:
+        VolumeError: The lesion's point lies outside of the image.
+    """
+    region = settings.get("region")
+    if region is None:
+        return ct, settings
+    axis = axis_toward(ct, "S")[0]
+    low, high = region[2 * axis : 2 * axis + 2]
+    if settings.get("lesion") is not None:
+        box = voxel_of(ct, settings["lesion"])
+        low, high = min(low, box[2 * axis]), max(high, box[2 * axis + 1])
+    kept = [bound for size in ct.shape for bound in (0, size)]
+    kept[2 * axis : 2 * axis + 2] = low, high
+    region = list(region)
+    region[2 * axis : 2 * axis + 2] = region[2 * axis] - low, region[2 * axis + 1] - low
+    return crop(ct, tuple(kept)), {**settings, "region": tuple(region)}
 
 
 def body(slice_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:

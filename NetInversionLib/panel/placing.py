@@ -78,3 +78,18 @@ def place_point(node, name: str):
     logic.SetActiveList(node)
     logic.StartPlaceMode(False)  # one point only
     return node
+
+
+def point_of(node) -> Point:
+    """RAS position (mm) of the first point of a markups node, transforms included.
+
+    Raises:
+        VolumeError: There is no point.
+    """
+    if not node.GetNumberOfControlPoints():
+        raise volumes.VolumeError(
+            f"'{node.GetName()}' has no point. Place one where the lesion is to be."
+        )
+    position = [0.0, 0.0, 0.0]
+    node.GetNthControlPointPositionWorld(0, position)
+    return tuple(position)

@@ -403,7 +403,14 @@ def test_the_first_region_is_a_square_around_the_view_s_centre(widget):
     np.testing.assert_array_equal(region[:, 1] - region[:, 0], [1, 80, 80])  # voxels of 1 mm
     np.testing.assert_allclose(region.mean(1), [0.5, 70.5, 60.5], atol=0.5)
     assert request.settings["region_from"] == "80 x 80 mm around the view's centre"
-    host.wait(lambda: widget.ui.regionInfoLabel.text == request.settings["region_from"], 5)
+    host.wait(lambda: widget.ui.regionInfoLabel.text == request.settings["region_from"], 60)
+    first = widget.logic.region(widget._parameterNode)
+    choose(widget, widget._parameterNode.lowDose, region=False)
+    widget.ui.samplesSpinBox.value, widget.ui.projectedSpinBox.value = 3, 2
+    press(widget)
+    finish(widget)
+    assert widget.ui.summaryLabel.text.startswith("<b>In 80 x 80 mm around the view's centre, images that differ by ")
+    assert widget.logic.region(widget._parameterNode) == first  # the result's views stand there: a second run is of the same
 
 
 def test_a_view_on_air_is_moved_into_the_body_and_says_so(widget):
