@@ -410,7 +410,8 @@ def test_the_first_region_is_a_square_around_the_view_s_centre(widget):
     press(widget)
     finish(widget)
     assert widget.ui.summaryLabel.text.startswith("<b>In 80 x 80 mm around the view's centre, images that differ by ")
-    assert widget.logic.region(widget._parameterNode) == first  # the result's views stand there: a second run is of the same
+    # The result's views stand on what changed, nearly the whole square: a second run is of the same place.
+    np.testing.assert_allclose(widget.logic.region(widget._parameterNode), first, atol=5)
 
 
 def test_a_view_on_air_is_moved_into_the_body_and_says_so(widget):
