@@ -32,6 +32,7 @@ from NetInversionLib import (  # noqa: E402
     qtjobs,
     volumes,
 )
+from NetInversionLib.core.text import readable  # noqa: E402
 from NetInversionLib.panel import placing, views  # noqa: E402
 
 PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
@@ -733,7 +734,8 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         noise = self.noise(node)
         if noise is None:
             return _("a tenth of the image's noise")
-        return _("{epsilon:.2g} HU, a tenth of the noise ({noise:.2g} HU)").format(epsilon=noise / 10, noise=noise)
+        return _("{epsilon} HU, a tenth of the noise ({noise} HU)").format(
+            epsilon=readable(noise / 10, 2), noise=readable(noise, 2))
 
     def noise(self, node):
         """Noise of the slices that are looked at, HU; None if there is no volume, or too many to look now."""
