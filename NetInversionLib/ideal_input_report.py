@@ -320,14 +320,21 @@ def _errors(shown: _Shown, starts: list[str], what: str) -> str:
     rows = []
     names = [ideal_input_reading.OWN, *starts[:MOST_STARTS]]
     for role in _roles(shown.images, "error"):
-        keys = {name: f"{role} {name}" for name in names if f"error {role} {name}" in shown.images}
-        if not keys:
+        keys = {
+            name: f"{role} {name}"
+            for name in names
+            if {f"error {role} {name}", f"output {role} {name}"} <= shown.images.keys()
+        }
+        if names[0] not in keys:  # removed from the scene: there is nothing to compare with
             continue
         units = shown.images[f"error {role} {names[0]}"].units
         low, high = figures.window(shown.values(f"output {role} patient's"))
         grey = Scale(low, high, f"{shown.name(role)} ({units})")
+        # Of ideal inputs the patient's own error makes the scale: a start that failed would hide
+        # it.
+        scaled = [keys[names[0]]] if what == "ideal" else list(keys.values())
         top = figures.reach(
-            np.concatenate([shown.values(f"error {key}").ravel() for key in keys.values()])
+            np.concatenate([shown.values(f"error {key}").ravel() for key in scaled])
         )
         error = Scale(0.0, top, f"absolute error ({units})", "inferno")
         titles = {name: ideal_input_reading.input_words(name, what) for name in keys}
@@ -354,8 +361,8 @@ def _errors(shown: _Shown, starts: list[str], what: str) -> str:
         figures.sheet(rows),
         "output of the network and its error, for the patient's input and each start",
         _where(shown)
-        + "Below each output its absolute difference from the target, all on one scale."
-        + more,
+        + "Below each output its absolute difference from the target, all on one scale; what "
+        "exceeds it has its last colour." + more,
     )
 
 
