@@ -24,6 +24,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.module)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same random numbers, whichever ran before it and in which process."""
+    if "torch" in sys.modules:  # most tests of the host and the scene go without
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real images; tests that need it skip without it."""

@@ -430,7 +430,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log):
     worker = int(log.read_text().split()[1])
     first.kill()
     first.wait()
-    wait_until(lambda: not psutil.pid_exists(worker), 5)
+    wait_until(lambda: not psutil.pid_exists(worker))
     assert entries(log, "end") == ["0", "1"] and len(list(out.glob("*.nii.gz"))) == 2
     for age, name in [(0, "new"), (90000, "old")]:  # what killed ones leave; the new may be somebody's
         (out / f".netinversion/temporary/{name}").mkdir(parents=True)
