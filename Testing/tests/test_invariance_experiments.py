@@ -192,6 +192,6 @@ def test_the_command_writes_maps_and_tables(tmp_path, capsys):
     assert not found.array[0].any() and found.array[1, 15:25, 15:25].mean() == pytest.approx(50, rel=0.4)
     rows = list(csv.DictReader(open(tmp_path / "out" / "proof.csv", encoding="utf-8")))
     assert len(rows) == 1 and json.loads((tmp_path / "out" / "facts.json").read_text())["epsilon"] == 5
-    assert "2 of 2 projected samples are proven" in capsys.readouterr().out
+    assert "2 of 2 were proven by running the network" in capsys.readouterr().out
     assert cli.main([*command[:3], "--output", str(tmp_path / "out"), "--model", str(path), "--layer", "99"]) == 1
     assert "no layer '99'" in capsys.readouterr().err
