@@ -262,6 +262,9 @@ def test_only_points_that_satisfy_the_weak_wolfe_conditions_are_gone_to():
 
 # -- a batch is its items ----------------------------------------------------------------------------------------------
 
+# Points as near as this have the same loss near a minimum, up to rounding: any of them may be called the best.
+SAME_LOSS = 10 * torch.finfo(torch.float64).eps ** 0.5
+
 
 def mixed(rows=6, n=15):
     """Items that take very different numbers of evaluations."""
@@ -283,7 +286,7 @@ def test_each_item_goes_the_way_it_goes_alone(bounds):
         assert len(ours) == len(theirs) == own.evaluations[0] == solution.evaluations[item]
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-8)
         assert own.status[0] == solution.status[item]
-        torch.testing.assert_close(own.x[0], solution.x[item], rtol=0, atol=1e-10)
+        torch.testing.assert_close(own.x[0], solution.x[item], rtol=0, atol=SAME_LOSS)
 
 
 def test_the_order_of_the_items_does_not_matter():
@@ -293,7 +296,7 @@ def test_the_order_of_the_items_does_not_matter():
     a = minimize(by_autograd(loss), start, options)
     b = minimize(by_autograd(lambda x, items: loss(x, order[items])), start[order], options)
     assert torch.equal(a.evaluations[order], b.evaluations) and torch.equal(a.status[order], b.status)
-    torch.testing.assert_close(a.x[order], b.x, rtol=0, atol=1e-10)
+    torch.testing.assert_close(a.x[order], b.x, rtol=0, atol=SAME_LOSS)
     torch.testing.assert_close(a.loss[order], b.loss, rtol=1e-10, atol=1e-14)
 
 
@@ -407,7 +410,8 @@ def test_best_so_far_only_falls_and_is_the_function_at_the_point_given_back(dtyp
                         Options(max_evaluations=120))
     assert (solution.trace.diff(dim=0) <= 0).all()
     assert torch.equal(solution.trace[-1], solution.loss)
-    assert torch.equal(loss(solution.x, None).double(), solution.loss)
+    # Not to the last bit: by then some items had left the batch, and sums of fewer rows may go another way.
+    torch.testing.assert_close(loss(solution.x, None).double(), solution.loss, rtol=16 * torch.finfo(dtype).eps, atol=0)
     for item in range(5):
         assert record.path(item)[1].min() == solution.loss[item]
 

@@ -67,7 +67,8 @@ def test_what_stays(domain):
     np.testing.assert_array_equal(domain(scan).image, changed.image)
     if not domain.spatial and domain is not UNCHANGED:
         order = np.argsort(scan.inside)
-        assert (np.diff(changed.inside[order]) >= 0).all()
+        # A processor's float32 powers and logarithms are right to some last places: so much may neighbours change places.
+        assert (np.diff(changed.inside[order]) >= -8 * np.finfo(np.float32).eps).all()
 
 
 def test_nothing_changes_without_steps():

@@ -145,7 +145,9 @@ def test_slabs_join_without_a_seam(monkeypatch):
     change, image = random_change(8), np.random.default_rng(0).uniform(0, 1, (9, 10, 11)).astype(np.float32)
     whole = change.apply(image, grid(), image > 0.3)
     monkeypatch.setattr(tone_field, "SLAB_VOXELS", 200)
-    assert np.array_equal(change.apply(image, grid(), image > 0.3), whole)
+    # Not to the last bit: a product of matrices is rounded by its width, and the slabs are narrower.
+    found = change.apply(image, grid(), image > 0.3)
+    np.testing.assert_allclose(found, whole, rtol=4 * np.finfo(np.float32).eps)
 
 
 def test_json_gives_the_same_change_to_the_last_bit():

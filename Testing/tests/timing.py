@@ -8,7 +8,7 @@ IDLE_START_S = 0.05  # a bare Python starts in less where nothing else runs
 
 
 def limit(seconds: float) -> float:
-    """``seconds`` on an idle machine; on a busy one as many times more as a bare Python takes longer to start there.
+    """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts later.
 
     Ask for it after what was measured: a machine that was busy then is so a moment later.
     """
@@ -18,7 +18,7 @@ def limit(seconds: float) -> float:
 
 
 def copying(array) -> float:
-    """Seconds that it takes to copy a NumPy array once, memory that is new to the process included."""
+    """Seconds that it takes to copy a NumPy array once, into memory that is new to the process."""
     begin = time.perf_counter()
     array.copy()
     return time.perf_counter() - begin
