@@ -197,6 +197,7 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
             x = (torch.from_numpy(seen[-1])[None] - CHANNEL.low) / SCALE
             change = verify(target, x0, x)
             assert low < change <= high + 1e-4
+            _check_differences(widget, model.network, x0, seen[-1], key)
             row = proofs["sample"].index(number)
             assert proofs[f"{column}, change of the output (HU)"][row] == pytest.approx(change, rel=2e-3)
             said = widget.ui.shownProofLabel.text
@@ -229,6 +230,21 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     assert len({found[f"std {kind}"].GetDisplayNode().GetWindowLevelMax() for kind in ("unproven", "proven")}) == 1
     widget.ui.opacitySlider.value = 0.2
     assert composites["Proven"].GetForegroundOpacity() == pytest.approx(0.2)
+    change = manager.sliceWidget("InvariancesChange").mrmlSliceCompositeNode()
+    assert change.GetForegroundVolumeID() == results(widget)["shown change"].GetID()
+    assert manager.sliceWidget("InvariancesProven").mrmlSliceNode().GetLayoutLabel() == "SD, proven"
+
+
+def _check_differences(widget, network, x0, shown, key):
+    """The shown image minus the patient's, and what the network makes of both, in one window around 0."""
+    found = results(widget)
+    np.testing.assert_allclose(array(found["shown change"]), shown - array(found["patient"]), atol=1e-3)
+    if key == "samples":
+        with torch.no_grad():
+            pair = [network(x)[0].numpy() * SCALE for x in ((torch.from_numpy(shown)[None] - CHANNEL.low) / SCALE, x0)]
+        np.testing.assert_allclose(array(found["shown change of answer"]), pair[0] - pair[1], atol=0.02)
+        windows = [found[name].GetDisplayNode() for name in ("shown change", "shown change of answer")]
+        assert windows[0].GetWindowLevelMax() == windows[1].GetWindowLevelMax() == -windows[0].GetWindowLevelMin() > 0
 
 
 def test_three_lines_from_the_console(widget):
@@ -238,6 +254,25 @@ def test_three_lines_from_the_console(widget):
                                     device="cpu", shown=2)
     assert output.facts["accepted"] == 3 and max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
     assert output.nodes["std proven"].GetName().startswith("Proven SD: My CT")
+
+
+def test_a_result_is_deleted_with_its_sequences_differences_and_legends(widget):
+    import qt
+    import slicer
+
+    ct = add_ct()
+    output = widget.logic.run(ct, samples=4, projected=3, epsilon_hu=1.0, proposals=["texture"], region=REGION,
+                              device="cpu", shown=2)
+    widget._parameterNode.run = output.run
+    widget.ui.showButton.click()
+    assert slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode") and "shown change" in results(widget)
+    slicer.app.setTestingEnabled(False)  # else Slicer does not ask
+    qt.replies.append(qt.QMessageBox.Ok)
+    widget.ui.deleteRunButton.click()
+    assert results(widget) == {} and not widget.logic.runs()
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1  # the low-dose CT
+    for kind in ("ColorLegendDisplay", "Table", "PlotChart", "PlotSeries", "Text", "Sequence", "SequenceBrowser"):
+        assert not slicer.util.getNodesByClass(f"vtkMRML{kind}Node"), kind
 
 
 def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):

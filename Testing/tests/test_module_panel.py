@@ -243,7 +243,7 @@ def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(wi
     selector = widget.ui.shownRunSelector
     assert selector.count == 2 and selector.itemData(selector.currentIndex) == second
 
-    slicer.app.setTestingEnabled(False)  # else Slicer takes each question as answered
+    slicer.app.setTestingEnabled(False)  # else Slicer does not ask
     qt.replies.append(qt.QMessageBox.Cancel)
     widget.ui.deleteRunButton.click()
     assert "mine (2)" in str(qt.dialogs[-1]) and nodes_of_the_scene() == after
