@@ -8,19 +8,14 @@ import re
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import ctk_numbers
+from .folding import Folding
 from .parts import Property, Signal, row, stored
 from .pythonqt import emit, wrap
 
 HEADER = 24  # pixels, of a collapsible button
 
 
-def _show_children(widget, visible):
-    for child in QtCore.QObject.children(widget):
-        if isinstance(child, QtWidgets.QWidget):
-            QtWidgets.QWidget.setVisible(child, visible)
-
-
-class ctkCollapsibleButton(QtWidgets.QAbstractButton):
+class ctkCollapsibleButton(Folding, QtWidgets.QAbstractButton):
     """A titled section that folds: open while the button is checked."""
 
     contentsCollapsed = Signal(bool)
@@ -36,7 +31,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._open)
 
     def _open(self, opened):
-        _show_children(self, opened)
+        self._fold_children()
         QtWidgets.QWidget.setMaximumHeight(self, 16777215 if opened else HEADER)
         self.updateGeometry()
         emit(self, "contentsCollapsed(bool)", not opened)
@@ -48,12 +43,6 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
 
     def hitButton(self, position):
         return position.y() < HEADER
-
-    def childEvent(self, event):
-        child = event.child()
-        if event.added() and isinstance(child, QtWidgets.QWidget) and not QtWidgets.QAbstractButton.isChecked(self):
-            QtWidgets.QWidget.setVisible(child, False)
-        super().childEvent(event)
 
     def paintEvent(self, event):
         frame, opened = QtWidgets.QWidget.rect(self), QtWidgets.QAbstractButton.isChecked(self)
@@ -73,11 +62,14 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         painter.drawText(header.adjusted(24, 0, 0, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, text)
 
 
-class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
+class ctkCollapsibleGroupBox(Folding, QtWidgets.QGroupBox):
     def __init__(self, title="", parent=None):
         super().__init__(title, parent) if isinstance(title, str) else super().__init__(title)
         QtWidgets.QGroupBox.setCheckable(self, True)
-        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), lambda opened: _show_children(self, opened))
+        QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._open)
+
+    def _open(self, opened):
+        self._fold_children()
 
     collapsed = Property(bool, lambda self: not QtWidgets.QGroupBox.isChecked(self),
                          lambda self, value: QtWidgets.QGroupBox.setChecked(self, not value))

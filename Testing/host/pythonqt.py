@@ -19,7 +19,8 @@ from pathlib import Path
 from PySide6 import QtCore, QtGui, QtWidgets
 from shiboken6 import Shiboken
 
-from . import dialogs
+from . import conversions, dialogs
+from .conversions import plain
 
 if sys.version_info < (3, 12):
     # PySide6 (6.12) gives a reference to True or False away with each signal that is written in Python and carries
@@ -29,6 +30,8 @@ if sys.version_info < (3, 12):
 
 FACTS_FILE = Path(__file__).with_name("pythonqt_facts.json")
 KEYWORDS = {"del", "exec", "print", "raise"}
+# PySide6 keeps what is handed to these; in PythonQt it goes with the last Python variable.
+KEEPS_NOTHING = {"setModel", "setSelectionModel", "setItemDelegate", "setValidator", "setCompleter"}
 # Shiboken looks these up on the Python class when C++ calls them: they must stay reachable.
 VIRTUALS = {"metaObject", "qt_metacall", "qt_metacast", "connectNotify", "disconnectNotify"}
 # PythonQt gives these a truth value (``__nonzero__``): an empty one is false. All other objects are true.
@@ -101,13 +104,6 @@ def _is_qt_member(member) -> bool:
     return member is not None and not isinstance(member, (type, enum.Enum, int, str))
 
 
-def plain(value):
-    """A property's value as PythonQt hands it out: enums as int, lists as tuples."""
-    if isinstance(value, enum.Enum):
-        return int(value.value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _value(base, attribute):
     reader = _static(base, attribute)
     # The C++ getter, where there is one: going through QObject.property would call it as a virtual, and so this again.
@@ -124,8 +120,34 @@ def _value(base, attribute):
     return property(lambda self: plain(reader(self)), write)
 
 
+class Method:
+    """A method of Qt's own, called as through PythonQt."""
+
+    __slots__ = ("_owner", "_name", "_function")
+
+    def __init__(self, owner, name, function):
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *given, **keywords):
+        if not Shiboken.isValid(self._owner):
+            raise ValueError(f"Trying to call '{self._name}' on a destroyed {type(self._owner).__name__} object")
+        _no_keywords(self._name, keywords)
+        if self._name in KEEPS_NOTHING and isinstance(given[0], QtCore.QObject) and given[0].parent() is None:
+            raise ValueError(f"{self._name}: in PythonQt nobody keeps a {type(given[0]).__name__} without a parent")
+        return conversions.tuples(self._function(*conversions.arguments(self._function, given)))
+
+
+def _no_keywords(name, keywords):
+    if keywords:
+        raise ValueError(f"Called {name} with keyword arguments ({', '.join(keywords)}), which PythonQt does not know")
+
+
 class Object:
     """What every PythonQt object has, whatever its class."""
+
+    def __init__(self, *arguments, **keywords):
+        _no_keywords(type(self).__name__, keywords)
+        super().__init__(*arguments)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -152,14 +174,20 @@ class Object:
     def disconnect(self, signal: str, *receiver) -> bool:
         return _disconnect(self, self._signature(signal), _callable(*receiver))
 
-    def findChildren(self, kind=None, name="") -> list:
+    def findChildren(self, kind, name=None, /) -> tuple:
         """All descendants of a class (given as class or class name) and, if given, with an object name."""
-        kind = kind if isinstance(kind, str) else "QObject" if kind is None else kind.__name__
-        children = QtCore.QObject.findChildren(self, QtCore.QObject)
-        return [c for c in children if c.inherits(kind) and (not name or QtCore.QObject.objectName(c) == name)]
+        found = []
+        for child in QtCore.QObject.children(self):
+            found += [child, *Object.findChildren(child, kind, name)] if _is(child, kind, name) else (
+                Object.findChildren(child, kind, name))
+        return tuple(found)
 
-    def findChild(self, kind=None, name=""):
-        return next(iter(self.findChildren(kind, name)), None)
+    def findChild(self, kind, name=None, /):
+        """The first of these, nearer ones first; None if there is none."""
+        children = QtCore.QObject.children(self)
+        below = (Object.findChild(child, kind, name) for child in children)
+        return next((child for child in children if _is(child, kind, name)),
+                    next((child for child in below if child is not None), None))
 
     def _signature(self, signal: str) -> str:
         # Pointers to VTK objects travel as Python objects in the signals that are written in Python.
@@ -170,15 +198,41 @@ class Object:
             raise ValueError(f"{self.className()} has no signal '{signal}'; there is {named or sorted(offered)}")
         return wanted
 
+    def _accepted(self, attribute, value):
+        """What a property becomes when a value is assigned."""
+        if not Shiboken.isValid(self):
+            raise AttributeError(f"Trying to set property '{attribute}' on a destroyed {type(self).__name__} object")
+        meta = QtCore.QObject.metaObject(self)
+        its = meta.property(meta.indexOfProperty(attribute))
+        kind = "enum" if its.isEnumType() else its.typeName() or ""
+        try:
+            return conversions.to_type(value, kind)
+        except conversions.Refused as error:
+            raise AttributeError(f"Property '{attribute}' of type '{kind}' does not accept {error}") from error
+
     _hidden = frozenset()  # names that PySide6 has and PythonQt has not
     _signals = frozenset()
+
+    def __bool__(self):
+        return Shiboken.isValid(self)
+
+    def __eq__(self, other):
+        return self is other or other is None and not Shiboken.isValid(self)
+
+    __hash__ = object.__hash__
 
     def __getattribute__(self, attribute):
         if attribute in type(self)._signals:  # PySide6 puts its own into the instance, ahead of any property
             return Signal(self, attribute)
         if attribute in type(self)._hidden:
             raise AttributeError  # __getattr__ says why
-        return super().__getattribute__(attribute)
+        if attribute.startswith("_"):
+            return super().__getattribute__(attribute)
+        if isinstance(_static(type(self), attribute), (property, QtCore.Property)) and not Shiboken.isValid(self):
+            raise ValueError(f"Trying to read property '{attribute}' from a destroyed {type(self).__name__} object")
+        found = super().__getattribute__(attribute)
+        qts = isinstance(found, types.BuiltinFunctionType)
+        return Method(self, attribute, found) if qts or callable(found) and not Shiboken.isValid(self) else found
 
     def __getattr__(self, attribute):
         # PythonQt's last two places to look: dynamic properties, then children by object name.
@@ -196,7 +250,7 @@ class Object:
     def __setattr__(self, attribute, value):
         member = _static(type(self), attribute)
         if isinstance(member, (property, QtCore.Property)) and getattr(member, "fset", None):
-            return super().__setattr__(attribute, value)
+            return super().__setattr__(attribute, self._accepted(attribute, value))
         if member is not None and not isinstance(member, types.FunctionType) or hasattr(QtCore.QObject, attribute):
             raise AttributeError(f"'{attribute}' can not be overwritten on {type(self).__name__} object")
         if isinstance(member, types.FunctionType) and not attribute.startswith("_"):
@@ -220,6 +274,8 @@ class Signal:
         return [s for s in signatures(self._sender.metaObject()) if s.split("(")[0] == self._name]
 
     def connect(self, slot) -> bool:
+        if not Shiboken.isValid(self._sender):
+            raise SystemError(f"connect of '{self._name}' of a destroyed {type(self._sender).__name__} object")
         return _connect(self._sender, self._all()[0], slot)
 
     def disconnect(self, slot=None) -> bool:
@@ -248,6 +304,12 @@ def emit(sender, signature: str, *arguments):
 def _count(signature) -> int:
     inside = signature[signature.index("(") + 1:-1]
     return inside.count(",") + 1 if inside else 0
+
+
+def _is(child, kind, name) -> bool:
+    """Whether an object is of a class and, unless it is None, has a name; no object is of the class None."""
+    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    return child.inherits(kind) and (name is None or QtCore.QObject.objectName(child) == name)
 
 
 def _callable(*receiver):

@@ -7,6 +7,7 @@ import host
 import pytest
 from host import pythonqt
 from host.qt import find_class
+from shiboken6 import Shiboken
 
 TABLE = pythonqt.FACTS
 HERE = sorted(TABLE)
@@ -125,7 +126,7 @@ def test_dynamic_properties_and_children_are_attributes(button):
     child = qt.QLabel("inside", button)
     child.setObjectName("inner")
     assert button.inner is child and button.findChild(qt.QLabel, "inner") is child
-    assert button.findChildren("QWidget") == [child] and button.findChildren(qt.QSlider) == []
+    assert button.findChildren("QWidget") == (child,) and button.findChildren(qt.QSlider) == ()
     with pytest.raises(AttributeError, match="not in PythonQt|test host"):
         button.nothing  # noqa: B018
 
@@ -164,6 +165,107 @@ def test_what_is_false_is_not_found_in_a_ui_file(tmp_path):
     ui = slicer.util.childWidgetVariables(panel)
     assert set(vars(ui)) - {"qt_spinbox_lineedit"} == {"Panel", "outer", "box", "row", "full", "text"}
     assert ui.box.layout() is not None and not ui.box.layout()
+
+
+def test_children_are_found_by_class_nearer_ones_first():
+    import qt
+    window = qt.QWidget()
+    inside = qt.QWidget(window)
+    made = [qt.QLabel("below", inside), qt.QLabel("unnamed", window), qt.QLabel("near", window)]
+    made[0].objectName = made[2].objectName = "label"
+    assert window.findChildren(qt.QLabel) == tuple(made) == window.findChildren("QLabel")
+    assert window.findChildren(qt.QLabel, "label") == (made[0], made[2])
+    assert window.findChildren(qt.QLabel, "") == (made[1],)  # the empty name is a name
+    assert window.findChild(qt.QLabel, "label") is made[2] and window.findChild(qt.QLabel) is made[1]
+    assert window.findChildren(None) == () and window.findChild(None) is None
+    with pytest.raises(TypeError):
+        window.findChildren()
+
+
+def test_a_method_takes_no_keywords():
+    import qt
+    label, layout = qt.QLabel("go"), qt.QVBoxLayout()
+    for call in (lambda: qt.QLabel("go", parent=None), lambda: qt.QTimer(interval=3),
+                 lambda: layout.addWidget(label, stretch=1), lambda: label.setProperty("state", value=3)):
+        with pytest.raises(ValueError, match="keyword arguments"):
+            call()
+
+
+def test_numbers_become_what_pythonqt_makes_of_them():
+    import numpy as np
+    import qt
+    box, real = qt.QSpinBox(), qt.QDoubleSpinBox()
+    box.minimum = real.minimum = -9
+    for value, becomes in ((3.7, 3), (-0.5, -1), (True, 1), (np.int64(4), 4)):
+        box.value = value
+        assert box.value == becomes
+        box.setValue(value)
+        assert box.value == becomes
+    for value in (np.float32(2.5), 2.5, np.float64(2.5)):
+        real.value = value
+        assert real.value == 2.5
+    for value in (None, "7", np.float64(2.5)):
+        with pytest.raises(AttributeError, match="does not accept"):
+            box.value = value
+    with pytest.raises(ValueError, match="no whole number"):
+        box.setValue(np.float64(2.5))
+    box.enabled = []
+    assert box.enabled is False
+    for value in (True, 1.0, "1"):
+        with pytest.raises(AttributeError, match="does not accept"):
+            box.focusPolicy = value
+
+
+def test_nothing_is_no_text():
+    """PythonQt would write the word None."""
+    import qt
+    label, box = qt.QLabel("go"), qt.QComboBox()
+    with pytest.raises(AttributeError, match="word 'None'"):
+        label.toolTip = None
+    for call in (lambda: label.setText(None), lambda: box.addItem(None)):
+        with pytest.raises(ValueError, match="word 'None'"):
+            call()
+    label.text = 3.5
+    assert label.text == "3.5"
+
+
+def test_an_items_data_are_what_qt_keeps_of_them():
+    import numpy as np
+    import qt
+    box = qt.QComboBox()
+    kept = {"list": ([1, [2]], (1, (2,))), "dict": ({1: ["a"]}, {"1": ("a",)}), "array": (np.arange(2.0), (0.0, 1.0))}
+    for text, (data, _) in kept.items():
+        box.addItem(text, data)
+    assert [box.itemData(i) for i in range(3)] == [data for _, data in kept.values()]
+    assert box.findData((1, (2,))) == 0 and box.findData(None) == box.findData("list") == -1
+    box.setProperty("state", (1, 2))
+    assert box.property("state") == (1, 2)
+
+
+def test_what_is_destroyed_is_false_and_none_and_cannot_be_used(button):
+    import qt
+    label = qt.QLabel("inside", button)
+    assert label and label != None  # noqa: E711 - PythonQt's == is asked
+    Shiboken.delete(label)
+    assert not label and label == None  # noqa: E711
+    with pytest.raises(ValueError, match="read property 'text' from a destroyed QLabel"):
+        label.text  # noqa: B018
+    with pytest.raises(AttributeError, match="set property 'text' on a destroyed QLabel"):
+        label.text = "gone"
+    for method in (lambda: label.setText("gone"), lambda: label.connect("destroyed()", print)):
+        with pytest.raises(ValueError, match="on a destroyed QLabel"):
+            method()
+
+
+def test_nobody_keeps_what_qt_does_not_own():
+    import qt
+    view, line = qt.QTableView(), qt.QLineEdit()
+    with pytest.raises(ValueError, match="nobody keeps"):
+        view.setModel(qt.QStandardItemModel(3, 1))
+    with pytest.raises(ValueError, match="nobody keeps"):
+        line.setValidator(qt.QIntValidator())
+    view.setModel(qt.QStandardItemModel(3, 1, view))
+    assert view.model().rowCount() == 3
 
 
 def test_a_slot_gets_as_many_arguments_as_it_declares(button):

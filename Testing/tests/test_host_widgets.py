@@ -105,20 +105,56 @@ def test_of_a_range_slider_the_other_end_gives_way_and_in_a_range_widget_it_hold
     assert slider.minimumValue == -1
 
 
-def test_folded_sections_hide_what_they_hold():
+@pytest.fixture(params=["ctkCollapsibleButton", "ctkCollapsibleGroupBox"])
+def section(request):
+    """A section with three labels, of which the last is hidden: (section, its window, labels)."""
     import ctk
     import qt
-    for section in (ctk.ctkCollapsibleButton("Advanced"), ctk.ctkCollapsibleGroupBox("Advanced")):
-        layout, inside = qt.QVBoxLayout(section), qt.QLabel("inside")
-        layout.addWidget(inside)
-        assert not section.collapsed and section.checked and not inside.isHidden()
-        section.collapsed = True
-        late = qt.QLabel("late", section)
-        assert not section.checked and inside.isHidden()
-        if type(section) is ctk.ctkCollapsibleButton:
-            assert late.isHidden()
-        section.checked = True
-        assert not section.collapsed and not inside.isHidden()
+    window = qt.QWidget()
+    made = getattr(ctk, request.param)(window)
+    qt.QVBoxLayout(window).addWidget(made)
+    layout, labels = qt.QVBoxLayout(made), [qt.QLabel(text) for text in ("first", "second", "third")]
+    for label in labels:
+        layout.addWidget(label)
+    labels[2].setVisible(False)
+    yield made, window, labels
+    window.hide()
+
+
+def hidden(labels):
+    return [label.isHidden() for label in labels]
+
+
+def test_a_section_that_opens_shows_what_its_panel_shows(section):
+    made, window, labels = section
+    window.show()
+    assert not made.collapsed and made.checked and hidden(labels) == [False, False, True]
+    made.collapsed = True
+    assert not made.checked and hidden(labels) == [True, True, True]
+    made.checked = True
+    assert not made.collapsed and hidden(labels) == [False, False, True]
+
+
+def test_what_changes_in_a_closed_section_is_seen_when_it_opens(section):
+    import qt
+    made, window, labels = section
+    window.show()
+    made.collapsed = True
+    labels[1].setVisible(False)
+    labels[2].setVisible(True)
+    late = qt.QLabel("late", made)
+    late.setVisible(True)
+    assert hidden([*labels, late]) == [True, True, True, True]
+    made.collapsed = False
+    assert hidden([*labels, late]) == [False, True, False, False]
+
+
+def test_a_section_hides_nothing_before_it_is_first_shown(section):
+    made, window, labels = section
+    made.collapsed = True
+    assert hidden(labels) == [False, False, True]
+    window.show()
+    assert hidden(labels) == [True, True, True]
 
 
 def test_paths_are_typed_or_browsed():
