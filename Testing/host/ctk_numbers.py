@@ -1,7 +1,10 @@
 """The ctk widgets for numbers.
 
-As in CTK they stay exact: decimals round what is shown and typed, single steps what is dragged.
+As in CTK they stay exact: decimals round what is shown and typed, single steps what is dragged. A step that is wider
+than the range is not taken.
 """
+import sys
+
 from PySide6 import QtCore, QtWidgets
 
 from .parts import Property, Signal, row, stored
@@ -48,9 +51,9 @@ class Numeric(QtWidgets.QWidget):
 
     def _set_limits(self, low, high):
         before, self._limits = self._limits, (min(low, high), max(low, high))
+        self._keep_within()  # the value tells first
         if self._limits != before and hasattr(self, "rangeChanged"):
             emit(self, "rangeChanged(double,double)", *self._limits)
-        self._keep_within()
 
     def _to_boxes(setter):
         def apply(self, value):
@@ -67,7 +70,16 @@ class Numeric(QtWidgets.QWidget):
                        lambda self, value: self._set_limits(value, max(value, self._limits[1])))
     maximum = Property(float, lambda self: self._limits[1],
                        lambda self, value: self._set_limits(min(value, self._limits[0]), value))
-    singleStep = stored(float, 1.0, _to_boxes("setSingleStep"))
+    def _set_step(self, step, to_boxes=_to_boxes("setSingleStep")):
+        low, high = self._limits
+        alone = len(self._boxes) == len(self._parts) == 1
+        if not alone and low < high and not 0 < step <= high - low:
+            print(f"{self.className()}: a single step of {step} is out of the bounds {low} to {high}", file=sys.stderr)
+            return
+        self._step = step
+        to_boxes(self, step)
+
+    singleStep = Property(float, lambda self: vars(self).get("_step", 1.0), _set_step)
     decimals = stored(int, 2, _to_boxes("setDecimals"))
     prefix = stored(str, "", _to_boxes("setPrefix"))
     suffix = stored(str, "", _to_boxes("setSuffix"))
@@ -100,7 +112,10 @@ class Number(Numeric):
         before, self._value = self._value, min(max(value, self._limits[0]), self._limits[1])
         if self._value != before:
             self._show()
-            emit(self, "valueChanged(double)", self._value)
+            self._tell()
+
+    def _tell(self):
+        emit(self, "valueChanged(double)", self._value)
 
     value = Property(float, lambda self: self._value, lambda self, value: self.setValue(value))
 
@@ -159,26 +174,50 @@ class ctkDoubleSlider(Number):
 
 
 class ctkSliderWidget(Number):
-    """A slider with its spin box."""
+    """A slider with its spin box. New decimals tell the value again; without tracking, each change tells that it is
+    changing before it tells the value.
+    """
 
     valueIsChanging = Signal(float)
     decimalsChanged = Signal(int)
 
     def __init__(self, parent=None):
         super().__init__(parent, (0.0, 99.99), slider, QtWidgets.QDoubleSpinBox)
+        self._decimals = 2
         row(self, *self._parts)
-        self._parts[0].sliderReleased.connect(lambda: Number._by_user(self, self._parts[0]))
+        self._parts[0].sliderReleased.connect(self._released)
 
     def _by_user(self, part):
-        if self.tracking:
-            return super()._by_user(part)
-        emit(self, "valueIsChanging(double)", given(part, self._limits, self.singleStep))
-        if not self._parts[0].isSliderDown():
+        if self.tracking or not self._parts[0].isSliderDown():
             super()._by_user(part)
+        else:
+            emit(self, "valueIsChanging(double)", given(part, self._limits, self.singleStep))
+
+    def _released(self):
+        before, self._value = self._value, given(self._parts[0], self._limits, self.singleStep)
+        self._show()
+        if self._value != before:
+            emit(self, "valueChanged(double)", self._value)
+
+    def _tell(self):
+        if not self.tracking:
+            emit(self, "valueIsChanging(double)", self._value)
+        super()._tell()
+
+    def _set_decimals(self, decimals):
+        changed, self._decimals = decimals != self._decimals, decimals
+        self._boxes[0].blockSignals(True)
+        self._boxes[0].setDecimals(decimals)
+        self._boxes[0].blockSignals(False)
+        self._show()
+        for _ in range(1 + changed):  # its spin box tells it the same once more
+            self._tell()
+            emit(self, "decimalsChanged(int)", decimals)
 
     def reset(self):
         self.setValue(0.0)
 
+    decimals = Property(int, lambda self: self._decimals, _set_decimals)
     pageStep = stored(float, 10.0)
     spinBoxVisible = stored(bool, True, lambda self, visible: self._boxes[0].setVisible(visible))
 

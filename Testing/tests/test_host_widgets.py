@@ -83,6 +83,40 @@ def test_a_dragged_slider_goes_in_steps_and_tracks_if_it_shall(tracking):
     assert boxed.value == 0.0
 
 
+def test_new_decimals_of_a_slider_tell_its_value_again():
+    import ctk
+    slider = ctk.ctkSliderWidget()
+    slider.value = 4.25
+    came = heard(slider, "valueChanged(double)", "decimalsChanged(int)")
+    slider.decimals = 1
+    assert came == 2 * [("valueChanged", 4.25), ("decimalsChanged", 1)]
+    slider.decimals = 1
+    assert came[4:] == [("valueChanged", 4.25), ("decimalsChanged", 1)] and slider.value == 4.25
+
+
+def test_a_step_wider_than_the_range_is_not_taken(capsys):
+    import ctk
+    for slider in (ctk.ctkSliderWidget(), ctk.ctkDoubleSlider()):
+        slider.maximum = 1
+        slider.singleStep = 5
+        assert slider.singleStep == 1 and "out of the bounds" in capsys.readouterr().err
+        slider.maximum, slider.singleStep = 10, 5
+        assert slider.singleStep == 5
+    box = ctk.ctkDoubleSpinBox()
+    box.maximum, box.singleStep = 1, 5
+    assert box.singleStep == 5
+
+
+def test_without_tracking_a_slider_says_that_it_changes_before_it_tells():
+    import ctk
+    slider = ctk.ctkSliderWidget()
+    slider.tracking = False
+    came = heard(slider, "valueIsChanging(double)", "valueChanged(double)")
+    slider.value = 3
+    slider.maximum = 2
+    assert came == [(name, value) for value in (3, 2) for name in ("valueIsChanging", "valueChanged")]
+
+
 def test_of_a_range_slider_the_other_end_gives_way_and_in_a_range_widget_it_holds():
     import ctk
     slider, widget = ctk.ctkDoubleRangeSlider(), ctk.ctkRangeWidget()
@@ -91,7 +125,7 @@ def test_of_a_range_slider_the_other_end_gives_way_and_in_a_range_widget_it_hold
                      "minimumValueChanged(double)", "maximumValueChanged(double)")
         ends.setRange(-1, 1)
         ends.setValues(0.75, -0.25)
-        assert came == [("rangeChanged", -1, 1), ("valuesChanged", 0, 1), ("maximumValueChanged", 1),
+        assert came == [("valuesChanged", 0, 1), ("maximumValueChanged", 1), ("rangeChanged", -1, 1),
                         ("valuesChanged", -0.25, 0.75), ("minimumValueChanged", -0.25), ("maximumValueChanged", 0.75)]
         ends.minimumValue = 0.9
     assert (slider.minimumValue, slider.maximumValue) == (0.9, 0.9)
