@@ -409,9 +409,11 @@ class InvariancesWidget(qtjobs.ModulePanel):
         slider, key = self.ui.shownSlider, self._chosen()[1]
         limits = (1, max(1, self.logic.sampleCount(nodes, key))) if key.startswith(KINDS) else (-3, 3)
         if (slider.minimum, slider.maximum) != limits:
+            slider.blockSignals(True)  # each change of limits and decimals would draw the image
             slider.minimum, slider.maximum = limits
             slider.singleStep, slider.decimals = (1, 0) if key.startswith(KINDS) else (0.1, 1)
             slider.value = 1
+            slider.blockSignals(False)
         slider.enabled = bool(key) and LESION not in key
 
     def _onShown(self, index):

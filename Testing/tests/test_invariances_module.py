@@ -208,9 +208,12 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
         assert (", unproven:" if key == "proposals" else ", proven:") in widget.ui.shownProofLabel.text
     assert found["browser"].GetNumberOfItems() == 3 and found["sequence of samples"].GetNumberOfDataNodes() == 3
 
-    # A component, by the slider
+    # A component, by the slider, which draws it once though its limits and decimals change
+    drawn, choose_image = [], widget.logic.choose
+    widget.logic.choose = lambda nodes, *chosen: (drawn.append(chosen), choose_image(nodes, *chosen))
     selector.setCurrentIndex(selector.findData("component 1"))
     widget._onImage(0)
+    assert drawn == [("component 1", 1.0)]
     slider.value = -2.0
     shown = results(widget)["shown component"]
     np.testing.assert_allclose(array(shown), array(found["patient"]) - 2 * array(found["component 1"]), atol=1e-3)
