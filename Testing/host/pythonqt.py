@@ -58,13 +58,16 @@ def wrap(base: type, name: str) -> type:
     """The class ``name`` with PythonQt semantics, made from the PySide6 (or Python-written QObject) class ``base``."""
     meta = base.staticMetaObject
     facts = FACTS.get(name)
-    properties = {meta.property(i).name() for i in range(meta.propertyCount())}
+    kinds = {its.name(): "enum" if its.isEnumType() else its.typeName()
+             for its in map(meta.property, range(meta.propertyCount()))}
+    properties = set(kinds)
     signals = {signature.split("(")[0] for signature in signatures(meta)}
     namespace = {"__doc__": f"{name} as PythonQt shows it.", "__module__": base.__module__}
     for attribute in properties:
         # A property written in Python is a value already, and shadowing it would hide it from Qt's own setProperty.
         if not isinstance(_static(base, attribute), QtCore.Property) and (not facts or attribute in facts["values"]):
             namespace[attribute] = _value(base, attribute)
+    namespace["_kinds"] = kinds  # C++ types of the properties
     namespace["_signals"] = frozenset(signals & facts["signals"] if facts else signals)
     if issubclass(base, FALSE_IF_EMPTY):
         namespace["__bool__"] = lambda self: not base.isEmpty(self)
@@ -202,9 +205,7 @@ class Object:
         """What a property becomes when a value is assigned."""
         if not Shiboken.isValid(self):
             raise AttributeError(f"Trying to set property '{attribute}' on a destroyed {type(self).__name__} object")
-        meta = QtCore.QObject.metaObject(self)
-        its = meta.property(meta.indexOfProperty(attribute))
-        kind = "enum" if its.isEnumType() else its.typeName() or ""
+        kind = type(self)._kinds.get(attribute, "")
         try:
             return conversions.to_type(value, kind)
         except conversions.Refused as error:
@@ -212,6 +213,7 @@ class Object:
 
     _hidden = frozenset()  # names that PySide6 has and PythonQt has not
     _signals = frozenset()
+    _kinds = types.MappingProxyType({})
 
     def __bool__(self):
         return Shiboken.isValid(self)
