@@ -57,7 +57,8 @@ class QUiLoader:
         widget = loader.load(buffer, parent)
         if self._problems or widget is None:
             raise RuntimeError(f"Could not load UI file: {self._problems or loader.errorString()}")
-        named = {w.objectName: w for w in [widget, *QtCore.QObject.findChildren(widget, QtCore.QObject)] if isinstance(w, Object) and w.objectName}
+        below = QtCore.QObject.findChildren(widget, QtCore.QObject)
+        named = {w.objectName: w for w in [widget, *below] if isinstance(w, Object) and w.objectName}
         for name, attribute, value in later["properties"]:
             setattr(named[name], attribute, _enum(type(named[name]), value))
         for sender, signal, receiver, slot in later["connections"]:
