@@ -264,6 +264,7 @@ def _print_qt_message(kind, context, text):
 
 def _start_qt():
     QtCore.qInstallMessageHandler(_print_qt_message)
+    QtCore.QLocale.setDefault(QtCore.QLocale.c())  # as Slicer does: a point in numbers in every country
     QtCore.QCoreApplication.setOrganizationName("NetInversion")
     QtCore.QCoreApplication.setApplicationName("host")
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)

@@ -1,6 +1,8 @@
 """The host's Qt is PythonQt's: it walks the table recorded from real PythonQt and CTK, and tries the rules."""
 
 import enum
+import os
+import subprocess
 import sys
 
 import host
@@ -255,6 +257,14 @@ def test_what_is_destroyed_is_false_and_none_and_cannot_be_used(button):
     for method in (lambda: label.setText("gone"), lambda: label.connect("destroyed()", print)):
         with pytest.raises(ValueError, match="on a destroyed QLabel"):
             method()
+
+
+def test_numbers_have_a_point_in_every_country():
+    import qt
+    code = "import host; host.start(); import qt; b = qt.QDoubleSpinBox(); b.value = 1.5; print('=', b.text)"
+    environment = {**os.environ, "LC_ALL": "de_DE.UTF-8", "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "= 1.50" in said.stdout and qt.QLocale().name() == "C"
 
 
 def test_nobody_keeps_what_qt_does_not_own():
