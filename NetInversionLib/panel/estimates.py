@@ -56,7 +56,10 @@ class Machine:
         paths = [library, environment.value("PYTHONPATH", "")]
         environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         process.setProcessEnvironment(environment)
-        process.connect("finished(int)", lambda code: self._keep(device, process, done))
+        process.connect(
+            "finished(int,QProcess::ExitStatus)",
+            lambda code, status: self._keep(device, process, done),
+        )
         process.start(python, ["-m", "NetInversionLib.speed", device, repr(time.time())])
 
     def _keep(self, device: str, process, done: Callable[[], None]) -> None:

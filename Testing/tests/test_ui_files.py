@@ -39,8 +39,16 @@ def classes(file):
 
 
 def signals(name):
-    """The signals of a class with their arguments, that both the host and the record of real PythonQt have."""
-    kind = type(find_class(name)()) if name in TABLE else type(host.application.slicer.app)
+    """The signals of a class with their arguments, that both the host and the record of real PythonQt have.
+
+    The record has widgets; of another class of Qt (QProcess) the signals are those that Qt itself says.
+    """
+    import qt
+
+    if name in TABLE:
+        kind = type(find_class(name)())
+    else:
+        kind = getattr(qt, name, None) or type(host.application.slicer.app)
     offered = pythonqt.signatures(kind.staticMetaObject)
     return {s for s in offered if name not in TABLE or s.split("(")[0] in TABLE[name]["signals"]}
 
