@@ -25,8 +25,17 @@ bench: $(READY)  ## measure speed and memory against torch's own optimisers
 screenshots: $(READY)  ## draw the pictures of the README and the tutorial
 	$(RUN) Testing/screenshots.py
 
-lint: $(READY)  ## check the style
+lint: $(READY)  ## check style, format and types
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)  ## put the code into the common format
+	$(RUN) -m ruff check --fix --select I .
+	$(RUN) -m ruff format .
+
+coverage: $(READY)  ## how much of the library and the modules the tests run
+	$(RUN) -m pytest --numprocesses logical --dist loadfile --cov --cov-report term:skip-covered $(ARGS)
 
 clean:  ## delete what was generated, except the environments
 	rm -rf build *.egg-info .pytest_cache .hypothesis .ruff_cache Testing/output
@@ -47,4 +56,4 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	  echo "Not all packages installed, see above. README.md says which systems have all of them." >&2; exit 1; }
 	@touch $@
 
-.PHONY: help test demo bench screenshots lint clean
+.PHONY: help test demo bench screenshots lint format coverage clean

@@ -22,20 +22,29 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import (  # noqa: E402
-    invariance_choices,
-    invariance_reading,
-    invariance_settings,
-    jobs,
-    models,
-    mrml,
-    qtjobs,
-    volumes,
-)
+from NetInversionLib import jobs, models
+from NetInversionLib.core import files, steps, volumes
 from NetInversionLib.core.text import readable  # noqa: E402
-from NetInversionLib.panel import placing, views  # noqa: E402
+from NetInversionLib.invariances import choices, reading
+from NetInversionLib.invariances import settings as invariances_settings
+from NetInversionLib.models import library
+from NetInversionLib.panel import (
+    logic,
+    packages,
+    panel,
+    pictures,
+    placing,  # noqa: E402
+    running,
+    views,  # noqa: E402
+)
+from NetInversionLib.scene import masks, results, write
+from NetInversionLib.scene import read as scene_read
+from NetInversionLib.scene import tables as scene_tables
 
-PRESETS = {"cnn10": (1, 3, 5), "wganvgg": (1, 7, 13)}  # numbers of the layers that the publications looked at
+PRESETS = {
+    "cnn10": (1, 3, 5),
+    "wganvgg": (1, 7, 13),
+}  # numbers of the layers that the publications looked at
 SEGMENTATION = "segmentation"  # node reference of the parameter node: a segmentation or a label map
 LAYOUT = 12304  # identifier of the smallest layout, see showInViews. The number of the method's proceedings
 LAYOUTS = range(LAYOUT, LAYOUT + 4)
@@ -44,8 +53,11 @@ SAMPLE = "InvariancesLowDoseCT"
 SHOWN = "shown component"  # key of the image that shows a component
 KINDS = ("samples", "proposals")  # keys of the browsed sequences that can be chosen
 ANSWERS = "answers"  # key of the sequence that follows: what the network makes of each sample
-CHANGES = ("shown change", "shown change of answer")  # keys of what the shown image and its answer differ by
-SECONDS_PER_VOXEL = 4.6e-7  # forwards, on the machine that NetInversionLib.speed speaks of
+CHANGES = (
+    "shown change",
+    "shown change of answer",
+)  # keys of what the shown image and its answer differ by
+SECONDS_PER_VOXEL = 4.6e-7  # forwards, on the machine that NetInversionLib.jobs.speed speaks of
 NOISE_SLICES = 4  # of so many the noise is measured while the panel is used
 LESION = "lesion"  # in the keys of the images of a nodule
 
@@ -64,14 +76,18 @@ class Invariances(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["The NetInversion developers"]
         self.parent.helpText = _(
-            "Shows what may change in a low-dose CT without a denoising network noticing: samples, each with proof of how "
+            "Shows what may change in a low-dose CT without a denoising network noticing: samples,"
+            " each with proof of how "
             "invariant it is, their standard-deviation map, and whether a lesion could vanish. "
             "<b>For research only, not for diagnosis or treatment.</b> See the "
-            '<a href="https://github.com/NetInversion/SlicerNetInversion/blob/main/Resources/Docs/Invariances.md">tutorial</a>.')
+            '<a href="https://github.com/NetInversion/SlicerNetInversion/blob/main/Resources/Docs/Invariances.md">tutorial</a>.'
+        )
         self.parent.acknowledgementText = _(
-            "The question is that of E. Eulig, B. Ommer and M. Kachelriess, <i>Reconstructing invariances of CT image denoising "
-            "networks using invertible neural networks</i>, Proc. SPIE 12304, 123040S (2022). Please cite it when you use this "
-            "module. The projection onto the network's level set is this project's own.")
+            "The question is that of E. Eulig, B. Ommer and M. Kachelriess, <i>Reconstructing"
+            " invariances of CT image denoising networks using invertible neural networks</i>,"
+            " Proc. SPIE 12304, 123040S (2022). Please cite it when you use this module. The"
+            " projection onto the network's level set is this project's own."
+        )
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -84,12 +100,14 @@ def registerSampleData():
         category="NetInversion",
         sampleName=SAMPLE,
         # Slicer wants a file even where customSample does the work: that of its own sample CTChest.
-        uris=slicer.util.TESTING_DATA_URL + "SHA256/4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
+        uris=slicer.util.TESTING_DATA_URL
+        + "SHA256/4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
         fileNames="CT-chest.nrrd",
         nodeNames="CTChest",
         checksums="SHA256:4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
         customDownloader=lambda source: InvariancesLogic().addSample(),
-        thumbnailFileName=str(folder / "InvariancesSample.png"))
+        thumbnailFileName=str(folder / "InvariancesSample.png"),
+    )
 
 
 #
@@ -101,21 +119,27 @@ class InvariancesRegion(enum.Enum):
     AROUND, WHOLE, DISPLAYED, SLICES, ROI = range(5)
 
     def label(self):
-        return [_("Around the view's centre"), _("Whole volume"), _("Displayed slice"), _("Some slices"),
-                _("Region of interest")][self.value]
+        return [
+            _("Around the view's centre"),
+            _("Whole volume"),
+            _("Displayed slice"),
+            _("Some slices"),
+            _("Region of interest"),
+        ][self.value]
 
 
 @parameterNodeWrapper
 class InvariancesParameterNode:
-    """What the panel shows, kept in the scene. The segmentation or label map is the node reference "segmentation".
+    """What the panel shows, kept in the scene. The segmentation or label map is the node reference
+    "segmentation".
 
-    model, fromFile, modelFile, secondModel - file name of a shipped denoiser, or another one instead; a second one
-    sampler - file name of a sampler that fits the denoiser, or nothing; samplerOf - the denoiser that it was chosen for
-    region, firstSlice, lastSlice, roiNode - where the input may change; lastSlice -1 is the last one
-    automatic - epsilon is a tenth of the noise; layerTolerance is in per cent, photons in thousands
-    diameters, contrasts - of lesions, numbers with commas between
-    run - identifier of the result that the panel shows
-    The others are the fields of NetInversionLib.invariance_settings.Settings.
+    model, fromFile, modelFile, secondModel - file name of a shipped denoiser, or another one
+    instead; a second one sampler - file name of a sampler that fits the denoiser, or nothing;
+    samplerOf - the denoiser that it was chosen for region, firstSlice, lastSlice, roiNode - where
+    the input may change; lastSlice -1 is the last one automatic - epsilon is a tenth of the noise;
+    layerTolerance is in per cent, photons in thousands diameters, contrasts - of lesions, numbers
+    with commas between run - identifier of the result that the panel shows The others are the
+    fields of NetInversionLib.invariances.settings.Settings.
     """
 
     lowDose: vtkMRMLScalarVolumeNode
@@ -162,7 +186,7 @@ class InvariancesParameterNode:
 #
 
 
-class InvariancesWidget(qtjobs.ModulePanel):
+class InvariancesWidget(panel.ModulePanel):
     """The panel. It shows and hands on; what is computed, the logic's request says and a job runs."""
 
     APPLY_TIP = _("Look for what may change unnoticed.")
@@ -199,13 +223,15 @@ class InvariancesWidget(qtjobs.ModulePanel):
 
     def cleanup(self):
         self._viewTimer.stop()
-        qtjobs.ModulePanel.cleanup(self)
+        panel.ModulePanel.cleanup(self)
 
     # What the user chooses and connectGui does not know
 
     def _onSegmentation(self, node):
         if not self._writing and self._parameterNode is not None:
-            self._parameterNode.parameterNode.SetNodeReferenceID(SEGMENTATION, node.GetID() if node else None)
+            self._parameterNode.parameterNode.SetNodeReferenceID(
+                SEGMENTATION, node.GetID() if node else None
+            )
 
     def _onSampler(self, index):
         self.setValues(sampler=self.ui.samplerSelector.itemData(index))
@@ -217,9 +243,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
             return
         try:
             with slicer.util.WaitCursor():
-                qtjobs.ensure_packages(self.logic.TITLE)
+                packages.ensure_packages(self.logic.TITLE)
                 self._fillLayers(read=True)
-        except (ValueError, qtjobs.PackagesMissing) as error:
+        except (ValueError, packages.PackagesMissing) as error:
             self.fail(str(error))
         self.refresh()
 
@@ -227,9 +253,11 @@ class InvariancesWidget(qtjobs.ModulePanel):
         node = self._parameterNode
         try:
             with slicer.util.WaitCursor():
-                qtjobs.ensure_packages(self.logic.TITLE)
-                made = self.logic.simulateLowDose(node.normalDose, node.dose, photons=1000 * node.photons)
-        except (ValueError, qtjobs.PackagesMissing) as error:
+                packages.ensure_packages(self.logic.TITLE)
+                made = self.logic.simulateLowDose(
+                    node.normalDose, node.dose, photons=1000 * node.photons
+                )
+        except (ValueError, packages.PackagesMissing) as error:
             self.fail(str(error))
             return
         node.lowDose = made
@@ -238,7 +266,7 @@ class InvariancesWidget(qtjobs.ModulePanel):
     def _onPlaceRegion(self):
         node = self._parameterNode
         try:
-            grid, region = mrml.grid_from_node(node.lowDose), self.logic.around(node).region
+            grid, region = scene_read.grid_from_node(node.lowDose), self.logic.around(node).region
         except volumes.VolumeError as error:
             self.fail(str(error))
             return
@@ -246,7 +274,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
         node.region = InvariancesRegion.ROI
 
     def _onPlaceLesion(self):
-        self._parameterNode.lesionNode = placing.place_point(self._parameterNode.lesionNode, _("Lesion"))
+        self._parameterNode.lesionNode = placing.place_point(
+            self._parameterNode.lesionNode, _("Lesion")
+        )
         self.say(_("Click in a slice view, where the lesion is to be."))
 
     # What the panel shows
@@ -255,16 +285,23 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self._layersOf = None
 
     def _showSampler(self):
-        """The samplers that fit the denoiser; where another denoiser was chosen, its first sampler is taken."""
+        """The samplers that fit the denoiser; where another denoiser was chosen, its first sampler
+        is taken.
+        """
         node, selector = self._parameterNode, self.ui.samplerSelector
-        entries = {"": _("none"), **{path.name: card.name for path, card in self.logic.samplers(self._cardPath).items()}}
+        entries = {
+            "": _("none"),
+            **{path.name: card.name for path, card in self.logic.samplers(self._cardPath).items()},
+        }
         denoiser = Path(self._cardPath or "").name
         if self._card is not None and node.samplerOf != denoiser:
             node.samplerOf, node.sampler = denoiser, next((name for name in entries if name), "")
             if node.flow != bool(node.sampler):
                 node.flow, node.noise = bool(node.sampler), not node.sampler
         if node.sampler not in entries:
-            entries[node.sampler] = node.sampler  # is not there, or of another denoiser: Apply says so
+            entries[node.sampler] = (
+                node.sampler
+            )  # is not there, or of another denoiser: Apply says so
         if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
             selector.clear()
             for name, title in entries.items():
@@ -277,14 +314,19 @@ class InvariancesWidget(qtjobs.ModulePanel):
         if self._layersOf != (self._cardPath, node.sampler):
             try:
                 self._fillLayers(read="torch" in sys.modules)
-            except (ValueError, RuntimeError):  # the network can not be used, or not on one image: Apply says why
+            except (
+                ValueError,
+                RuntimeError,
+            ):  # the network can not be used, or not on one image: Apply says why
                 self._fillLayers(read=False)
         if selector.findData(node.layer) < 0:  # of another network, or not read yet
             selector.addItem(node.layer, node.layer)
         selector.setCurrentIndex(selector.findData(node.layer))
 
     def _fillLayers(self, read):
-        """The output, and the network's layers once they are read, which takes torch and so a second or two."""
+        """The output, and the network's layers once they are read, which takes torch and so a
+        second or two.
+        """
         self._layersOf, self._withFlow = (self._cardPath, self._parameterNode.sampler), None
         selector = self.ui.layerSelector
         selector.clear()
@@ -305,8 +347,10 @@ class InvariancesWidget(qtjobs.ModulePanel):
         ui.segmentationSelector.setCurrentNode(self.logic.segmentation(node))
         self._showSampler()
         self._showLayers()
-        for widgets, region in (((ui.slicesLabel, ui.slicesWidget), InvariancesRegion.SLICES),
-                                ((ui.roiLabel, ui.roiSelector), InvariancesRegion.ROI)):
+        for widgets, region in (
+            ((ui.slicesLabel, ui.slicesWidget), InvariancesRegion.SLICES),
+            ((ui.roiLabel, ui.roiSelector), InvariancesRegion.ROI),
+        ):
             for widget in widgets:
                 widget.setVisible(node.region == region)
         count = self.logic.sliceCount(node)
@@ -320,7 +364,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self._watch(node.lesionNode, node.roiNode)
 
     def _showTolerance(self):
-        """The figure that counts: what is set here, or what automatic or a hidden layer makes of it."""
+        """The figure that counts: what is set here, or what automatic or a hidden layer makes of
+        it.
+        """
         words = self.logic.toleranceWords(self._parameterNode)
         self.ui.automaticLabel.setText(words)
         self.ui.automaticLabel.setVisible(bool(words))
@@ -328,33 +374,58 @@ class InvariancesWidget(qtjobs.ModulePanel):
         self.ui.automaticCheckBox.enabled = self._parameterNode.layer == "output"
 
     def _showRegion(self):
-        """Where the square around the view's centre lies; the views are followed, which do not change the parameter node."""
+        """Where the square around the view's centre lies; the views are followed, which do not
+        change the parameter node.
+        """
         words = self.logic.regionWords(self._parameterNode)
         self.ui.regionInfoLabel.setText(words)
         self.ui.regionInfoLabel.setVisible(bool(words))
 
     def _watch(self, *markups):
-        """Follow points that are placed or moved, and the view, none of which changes the parameter node."""
+        """Follow points that are placed or moved, and the view, none of which changes the parameter
+        node.
+        """
         placed = slicer.vtkMRMLMarkupsNode
-        events = (placed.PointPositionDefinedEvent, placed.PointRemovedEvent, placed.PointEndInteractionEvent)
-        watched = [(node, event, self.refresh) for node in markups if node is not None for event in events]
+        events = (
+            placed.PointPositionDefinedEvent,
+            placed.PointRemovedEvent,
+            placed.PointEndInteractionEvent,
+        )
+        watched = [
+            (node, event, self.refresh) for node in markups if node is not None for event in events
+        ]
         view = slicer.app.layoutManager().sliceWidget(shownView()).mrmlSliceNode()
         watched.append((view, vtk.vtkCommand.ModifiedEvent, self._onView))
         if watched != self._watched:
-            for change, observers in ((self.removeObserver, self._watched), (self.addObserver, watched)):
+            for change, observers in (
+                (self.removeObserver, self._watched),
+                (self.addObserver, watched),
+            ):
                 for observer in observers:
                     change(*observer)
             self._watched = watched
 
     def _onView(self, caller, event):
-        if self._parameterNode is not None and self._parameterNode.region == InvariancesRegion.AROUND:
+        if (
+            self._parameterNode is not None
+            and self._parameterNode.region == InvariancesRegion.AROUND
+        ):
             self._viewTimer.start()  # not at each step of a scroll
 
     def problems(self):
         node, found = self._parameterNode, self.logic.problems(self._parameterNode, self._card)
-        if not found and node.flow and self._withFlow is not None and node.layer not in self._withFlow:
-            found.append(_("The sampler has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
-                           "texture as proposals.").format(name=node.layer, others=", ".join(sorted(self._withFlow))))
+        if (
+            not found
+            and node.flow
+            and self._withFlow is not None
+            and node.layer not in self._withFlow
+        ):
+            found.append(
+                _(
+                    "The sampler has no flow for layer '{name}', only for {others}: choose one of"
+                    " these, or noise or texture as proposals."
+                ).format(name=node.layer, others=", ".join(sorted(self._withFlow)))
+            )
         if not found and node.secondModel and "torch" in sys.modules:  # else the run says it
             asked = (self.logic.secondPath(node), node.layer, node.flow)
             if self._second[0] != asked:
@@ -367,10 +438,18 @@ class InvariancesWidget(qtjobs.ModulePanel):
 
     def prepareRun(self):
         node = self._parameterNode
-        others = [other for other in (self.logic.segmentation(node), node.lesionNode) if other is not None]
+        others = [
+            other for other in (self.logic.segmentation(node), node.lesionNode) if other is not None
+        ]
         self._clearPreview()
-        return qtjobs.Run(self.logic.stepsFromParameterNode(node), self._card, {"low_dose": node.lowDose}, others,
-                          self.logic.cost(node), node.device)
+        return running.Run(
+            self.logic.stepsFromParameterNode(node),
+            self._card,
+            {"low_dose": node.lowDose},
+            others,
+            self.logic.cost(node),
+            node.device,
+        )
 
     def _clearPreview(self):
         self.ui.previewLabel.setVisible(False)
@@ -382,15 +461,26 @@ class InvariancesWidget(qtjobs.ModulePanel):
     # Results
 
     def showResults(self, nodes):
-        """Summary and choices of the run that the scene's parameter node names, if its nodes are still there."""
+        """Summary and choices of the run that the scene's parameter node names, if its nodes are
+        still there.
+        """
         ui = self.ui
         self._clearPreview()
         ui.summaryLabel.setText(self.logic.summary(nodes))
         suffix = ui.shownModelSelector.itemData(ui.shownModelSelector.currentIndex) or ""
-        tables = {key: mrml.title_of(node) for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")}
-        for selector, entries in ((ui.shownModelSelector, self.logic.modelsOf(nodes)),
-                                  (ui.shownImageSelector, self.logic.imagesOf(nodes, suffix)), (ui.shownTableSelector, tables)):
-            if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
+        tables = {
+            key: scene_tables.title_of(node)
+            for key, node in nodes.items()
+            if node.IsA("vtkMRMLTableNode")
+        }
+        for selector, entries in (
+            (ui.shownModelSelector, self.logic.modelsOf(nodes)),
+            (ui.shownImageSelector, self.logic.imagesOf(nodes, suffix)),
+            (ui.shownTableSelector, tables),
+        ):
+            if {
+                selector.itemData(i): selector.itemText(i) for i in range(selector.count)
+            } != entries:
                 selector.clear()
                 for key, text in entries.items():
                     selector.addItem(text, key)
@@ -407,7 +497,9 @@ class InvariancesWidget(qtjobs.ModulePanel):
 
     def _limitSlider(self, nodes):
         slider, key = self.ui.shownSlider, self._chosen()[1]
-        limits = (1, max(1, self.logic.sampleCount(nodes, key))) if key.startswith(KINDS) else (-3, 3)
+        limits = (
+            (1, max(1, self.logic.sampleCount(nodes, key))) if key.startswith(KINDS) else (-3, 3)
+        )
         if (slider.minimum, slider.maximum) != limits:
             slider.blockSignals(True)  # each change of limits and decimals would draw the image
             slider.minimum, slider.maximum = limits
@@ -442,8 +534,14 @@ class InvariancesWidget(qtjobs.ModulePanel):
             suffix, image, table = self._chosen()
             if image:
                 self._onAmount(self.ui.shownSlider.value)
-            yield from self.logic.showInViews(nodes, self._parameterNode.normalDose, suffix, image, table,
-                                              self.ui.opacitySlider.value)
+            yield from self.logic.showInViews(
+                nodes,
+                self._parameterNode.normalDose,
+                suffix,
+                image,
+                table,
+                self.ui.opacitySlider.value,
+            )
 
 
 #
@@ -451,12 +549,12 @@ class InvariancesWidget(qtjobs.ModulePanel):
 #
 
 
-class InvariancesLogic(qtjobs.ModuleLogic):
+class InvariancesLogic(logic.ModuleLogic):
     """Finds invariances from volume nodes; needs no panel. In Slicer's Python console:
 
-        logic = InvariancesLogic()
-        output = logic.run(lowDoseNode, samples=50, epsilon_hu=1.0)
-        output.nodes["std proven"], output.tables["proof"], output.facts["accepted"]
+    logic = InvariancesLogic()
+    output = logic.run(lowDoseNode, samples=50, epsilon_hu=1.0)
+    output.nodes["std proven"], output.tables["proof"], output.facts["accepted"]
     """
 
     TITLE = _("Invariances")
@@ -465,72 +563,105 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     PARAMETERS = InvariancesParameterNode
 
     def __init__(self):
-        qtjobs.ModuleLogic.__init__(self)
-        self._around = self._noise = (None, None)  # what ``around`` and ``noise`` were asked last, and their answers
+        logic.ModuleLogic.__init__(self)
+        self._around = self._noise = (
+            None,
+            None,
+        )  # what ``around`` and ``noise`` were asked last, and their answers
 
     # A run
 
     def run(self, lowDose, model=None, progress=None, **options):
         """Compute, here and now, and add the results to the scene.
 
-        :param lowDose: scalar volume node, CT in HU.
-        :param model: model file of a denoiser; default the first shipped one.
-        :param progress: NetInversionLib.results.Progress.
-        :param options: segmentation, point, roi (nodes), sampler, secondModel and secondSampler (files), see ``requestSteps``;
-            and fields of NetInversionLib.invariance_settings.Settings: region, samples, epsilon_hu, layer, device, ...
-        :return: see ``addResult``.
-        Raises ValueError with what to do if the image, the model or a setting can not be used; nothing is added then.
+        :param lowDose: scalar volume node, CT in HU. :param model: model file of a denoiser;
+        default the first shipped one. :param progress: NetInversionLib.core.progress.Progress.
+        :param options: segmentation, point, roi (nodes), sampler, secondModel and secondSampler
+        (files), see ``requestSteps``;
+            and fields of NetInversionLib.invariances.settings.Settings: region, samples,
+            epsilon_hu, layer, device, ...
+        :return: see ``addResult``. Raises ValueError with what to do if the image, the model or a
+        setting can not be used; nothing is added then.
         """
-        qtjobs.ensure_packages(self.TITLE)
-        request = jobs.finish(self.requestSteps(lowDose, model, **options))
+        packages.ensure_packages(self.TITLE)
+        request = steps.finish(self.requestSteps(lowDose, model, **options))
         return self.addResult(jobs.run_here(request, progress), lowDose)
 
-    def requestSteps(self, lowDose, model=None, segmentation=None, point=None, roi=None, secondModel=None, sampler=None,
-                     secondSampler=None, **settings):
+    def requestSteps(
+        self,
+        lowDose,
+        model=None,
+        segmentation=None,
+        point=None,
+        roi=None,
+        secondModel=None,
+        sampler=None,
+        secondSampler=None,
+        **settings,
+    ):
         """Steps whose value is the request, for NetInversionLib.jobs.run_here or qtjobs.QtJob.
 
-        :param segmentation: segmentation or label map node: statistics inside its segments.
-        :param point: markups fiducial node: its first point is where lesions are tried.
-        :param roi: markups ROI node: the region, instead of ``settings["region"]``.
-        :param secondModel: file of another denoiser, asked about the same noise and textures; "cinn" draws for each denoiser
+        :param segmentation: segmentation or label map node: statistics inside its segments. :param
+        point: markups fiducial node: its first point is where lesions are tried. :param roi:
+        markups ROI node: the region, instead of ``settings["region"]``. :param secondModel: file of
+        another denoiser, asked about the same noise and textures; "cinn" draws for each denoiser
             with its own sampler.
-        :param sampler: file of a sampler made for the denoiser, ``secondSampler`` of one made for the second. Where no
-            ``proposals`` are named it draws them; where "cinn" is named and no file, the first installed that fits is taken.
+        :param sampler: file of a sampler made for the denoiser, ``secondSampler`` of one made for
+            the second. Where no ``proposals`` are named it draws them; where "cinn" is named and no
+            file, the first installed that fits is taken.
         Only the slices that are needed are sent. The others: see ``run``.
         """
-        volume = yield from mrml.read_volume(lowDose)
+        volume = yield from scene_read.read_volume(lowDose)
         if roi is not None:
-            settings["region"] = mrml.region_from_roi_node(roi, volume)
+            settings["region"] = scene_read.region_from_roi_node(roi, volume)
         if point is not None:
             settings["lesion"] = placing.point_of(point)
-        volume, settings = invariance_choices.only_slices(volume, settings)
+        volume, settings = choices.only_slices(volume, settings)
         images = {"low_dose": volume}
         if segmentation is not None:
-            images["segments"], settings["segments"] = mrml.segments_from_node(segmentation, volume)
+            images["segments"], settings["segments"] = masks.segments_from_node(
+                segmentation, volume
+            )
         if sampler:
             settings.setdefault("proposals", ["cinn"])
-        paths = {"denoiser": model or self._firstModel(), "second": secondModel, "sampler": sampler,
-                 "second sampler": secondSampler}
+        paths = {
+            "denoiser": model or self._firstModel(),
+            "second": secondModel,
+            "sampler": sampler,
+            "second sampler": secondSampler,
+        }
         for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
             if not paths[key] and "cinn" in settings.get("proposals", ()):
                 paths[key] = next(iter(self.samplers(paths[denoiser])), None)
-        return jobs.Request("invariances", images, {key: str(path) for key, path in paths.items() if path}, settings)
+        return jobs.Request(
+            "invariances", images, {key: str(path) for key, path in paths.items() if path}, settings
+        )
 
     def _firstModel(self):
         for path in self.models():
             return path
-        raise models.ModelError("No denoiser is shipped or installed; name a model file (model=...), which 'netinversion train "
-                                "denoiser' makes.")
+        raise models.ModelError(
+            "No denoiser is shipped or installed; name a model file (model=...), which"
+            " 'netinversion train denoiser' makes."
+        )
 
     def writeResult(self, result, inputNode, inputs=None):
         written = yield from super().writeResult(result, inputNode, inputs)
         for suffix in self._suffixes(written.nodes):
             numbers = self._numbers(written.nodes, suffix)
-            sequences = {f"{kind}{suffix}": [f"{kind[:-1]} {number}{suffix}" for number in numbers]
-                         for kind in (*KINDS, ANSWERS)}
-            titles = {f"samples{suffix}": _("Samples, proven"), f"proposals{suffix}": _("Proposals, unproven"),
-                      f"{ANSWERS}{suffix}": _("Denoised samples"), f"browser{suffix}": _("Samples and proposals")}
-            written.nodes = mrml.add_browser(written.nodes, sequences, titles, self.moduleName, f"browser{suffix}")
+            sequences = {
+                f"{kind}{suffix}": [f"{kind[:-1]} {number}{suffix}" for number in numbers]
+                for kind in (*KINDS, ANSWERS)
+            }
+            titles = {
+                f"samples{suffix}": _("Samples, proven"),
+                f"proposals{suffix}": _("Proposals, unproven"),
+                f"{ANSWERS}{suffix}": _("Denoised samples"),
+                f"browser{suffix}": _("Samples and proposals"),
+            }
+            written.nodes = results.add_browser(
+                written.nodes, sequences, titles, self.moduleName, f"browser{suffix}"
+            )
         return written
 
     def _suffixes(self, nodes):
@@ -538,32 +669,41 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def _numbers(self, nodes, suffix):
         """Of the proposals whose samples were accepted."""
-        return sorted(int(key.split()[1]) for key in nodes
-                      if key.startswith("sample ") and key == f"sample {key.split()[1]}{suffix}")
+        return sorted(
+            int(key.split()[1])
+            for key in nodes
+            if key.startswith("sample ") and key == f"sample {key.split()[1]}{suffix}"
+        )
 
     # Low dose, sample data
 
     def simulateLowDose(self, node, dose=0.25, **options):
         """A new volume node: the CT as a scan at ``dose`` (share) would show it.
 
-        :param options: fields of NetInversionLib.low_dose.LowDoseSettings: photons, seed, ...
+        :param options: fields of NetInversionLib.invariances.low_dose.LowDoseSettings: photons,
+        seed, ...
         """
-        from NetInversionLib import low_dose
+        from NetInversionLib.invariances import low_dose
 
-        ct = jobs.finish(mrml.read_volume(node))
-        made = low_dose.simulate_low_dose(ct, low_dose.LowDoseSettings(dose=dose, **{"views": 360, **options}))
-        return mrml.volume_to_node(made, None, node, "ct")
+        ct = steps.finish(scene_read.read_volume(node))
+        made = low_dose.simulate_low_dose(
+            ct, low_dose.LowDoseSettings(dose=dose, **{"views": 360, **options})
+        )
+        return write.volume_to_node(made, None, node, "ct")
 
     def addSample(self, ct=None, slices=3):
-        """Some slices of a CT and the same at a quarter of the dose, as nodes "normal dose" and "low dose".
+        """Some slices of a CT and the same at a quarter of the dose, as nodes "normal dose" and
+        "low dose".
 
-        The CT is a NetInversionLib Volume; default is Slicer's own sample CTChest, or ``ct/pelvis.nii.gz`` in the folder
-        that NETINVERSION_DATA names.
+        The CT is a NetInversionLib Volume; default is Slicer's own sample CTChest, or
+        ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names.
         """
         ct = volumes.reorient(ct or self._sampleCt(), "LPS")
         first = max(0, (ct.shape[0] - slices) // 2)
-        ct = volumes.crop(ct, (first, min(ct.shape[0], first + slices), 0, ct.shape[1], 0, ct.shape[2]))
-        normal = mrml.volume_to_node(ct, _("Sample CT, normal dose"), role="ct")
+        ct = volumes.crop(
+            ct, (first, min(ct.shape[0], first + slices), 0, ct.shape[1], 0, ct.shape[2])
+        )
+        normal = write.volume_to_node(ct, _("Sample CT, normal dose"), role="ct")
         low = self.simulateLowDose(normal)
         low.SetName(_("Sample CT, simulated low dose"))
         node = self.getParameterNode()
@@ -575,11 +715,11 @@ class InvariancesLogic(qtjobs.ModuleLogic):
     def _sampleCt(self):
         folder = os.environ.get("NETINVERSION_DATA")
         if folder:
-            return volumes.load(Path(folder) / "ct" / "pelvis.nii.gz")
+            return files.load(Path(folder) / "ct" / "pelvis.nii.gz")
         import SampleData
 
         node = SampleData.SampleDataLogic().downloadSample("CTChest")
-        ct = mrml.volume_from_node(node)
+        ct = scene_read.volume_from_node(node)
         slicer.mrmlScene.RemoveNode(node)
         return ct
 
@@ -590,51 +730,79 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def samplers(self, path):
         """{path: card} of the samplers that were made for a denoiser's file."""
-        return invariance_settings.samplers_for(path) if path and os.path.isfile(path) else {}
+        return library.samplers_for(path) if path and os.path.isfile(path) else {}
 
     def samplerPath(self, node, path):
-        """Path of the sampler that a parameter node names for the denoiser at ``path``; None if there is none."""
-        return next((str(found) for found in self.samplers(path) if found.name == node.sampler), None)
+        """Path of the sampler that a parameter node names for the denoiser at ``path``; None if
+        there is none.
+        """
+        return next(
+            (str(found) for found in self.samplers(path) if found.name == node.sampler), None
+        )
 
     def layers(self, path, sampler=None):
         """{name: title} of the output and of a model's layers, in the order of execution.
 
-        Those of the publications have a star; those that the sampler (a file) has a flow for say so.
+        Those of the publications have a star; those that the sampler (a file) has a flow for say
+        so.
         """
-        from NetInversionLib import layers
+        from NetInversionLib.networks import layers as networks_layers
 
         presets = PRESETS.get(models.read_card(path).architecture, ())
         network, flows = models.load(path).network, self.layersWithFlow(path, sampler)
         titles = {"output": _("The denoised image (output)")}
-        titles.update({layer.name: layer.title + (" *" if layer.number in presets else "") for layer in layers.layers(network)})
-        return {name: title + (", " + _("VAE + flow") if name in flows else "") for name, title in titles.items()}
+        titles.update(
+            {
+                layer.name: layer.title + (" *" if layer.number in presets else "")
+                for layer in networks_layers.layers(network)
+            }
+        )
+        return {
+            name: title + (", " + _("VAE + flow") if name in flows else "")
+            for name, title in titles.items()
+        }
 
     def layersWithFlow(self, path, sampler):
         """All names of the layers that a sampler (a file, or None) has a flow for."""
-        from NetInversionLib import layers
+        from NetInversionLib.networks import layers as networks_layers
 
         network = models.load(path).network
-        return {name for flow in (models.read_card(sampler).arguments["flows"] if sampler else ())
-                for name in layers.same_values(network, flow)}
+        return {
+            name
+            for flow in (models.read_card(sampler).arguments["flows"] if sampler else ())
+            for name in networks_layers.same_values(network, flow)
+        }
 
     def layerProblem(self, path, layer, flow):
         """Why a layer of the denoiser at ``path`` cannot be looked at; "" if it can.
 
         :param flow: whether the first sampler that fits has to have a flow for it.
         """
-        from NetInversionLib import layers
+        from NetInversionLib.networks import layers as networks_layers
 
         try:
             model = models.load(path)
-            names = layers.same_values(model.network, layer, called=repr(model.card.name))
-            known = self.layersWithFlow(path, next(iter(self.samplers(path)), None)) if flow else set(names)
-        except layers.LayerError as error:
+            names = networks_layers.same_values(model.network, layer, called=repr(model.card.name))
+            known = (
+                self.layersWithFlow(path, next(iter(self.samplers(path)), None))
+                if flow
+                else set(names)
+            )
+        except networks_layers.LayerError as error:
             return str(error)
-        except (ValueError, RuntimeError):  # the network cannot be used, or not on one image: the run says why
+        except (
+            ValueError,
+            RuntimeError,
+        ):  # the network cannot be used, or not on one image: the run says why
             return ""
-        return "" if known & set(names) else _(
-            "The sampler of '{model}' has no flow for layer '{name}', only for {others}: choose one of these, or noise or "
-            "texture as proposals.").format(model=model.card.name, name=layer, others=", ".join(sorted(known)))
+        return (
+            ""
+            if known & set(names)
+            else _(
+                "The sampler of '{model}' has no flow for layer '{name}', only for {others}: choose"
+                " one of these, or noise or texture as proposals."
+            ).format(model=model.card.name, name=layer, others=", ".join(sorted(known)))
+        )
 
     def problems(self, node, card):
         """All reasons why Apply can not be pressed, in words."""
@@ -657,9 +825,15 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if node.lesionNode is None:
             return []
         if not node.lesionNode.GetNumberOfControlPoints():
-            return [_("Place a point in '{name}', or choose no lesion.").format(name=node.lesionNode.GetName())]
+            return [
+                _("Place a point in '{name}', or choose no lesion.").format(
+                    name=node.lesionNode.GetName()
+                )
+            ]
         try:
-            invariance_choices.voxel_of(mrml.grid_from_node(node.lowDose), placing.point_of(node.lesionNode))
+            choices.voxel_of(
+                scene_read.grid_from_node(node.lowDose), placing.point_of(node.lesionNode)
+            )
         except volumes.VolumeError as error:
             return [str(error)]
         return []
@@ -669,53 +843,92 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if not (node.flow or node.noise or node.texture):
             found.append(_("Choose at least one kind of proposals: VAE + flow, noise or texture."))
         found += self._samplerProblems(node)
-        tolerance = node.layerTolerance if node.layer != "output" else 1 if node.automatic else node.epsilon
+        tolerance = (
+            node.layerTolerance if node.layer != "output" else 1 if node.automatic else node.epsilon
+        )
         if not tolerance > 0:
-            found.append(_("What counts as unnoticed must be above 0: at exactly the same output nothing can change. Choose a "
-                           "fraction of the noise, 1 HU say."))
+            found.append(
+                _(
+                    "What counts as unnoticed must be above 0: at exactly the same output nothing"
+                    " can change. Choose a fraction of the noise, 1 HU say."
+                )
+            )
         if max(node.projected, node.shown) > node.samples:
             found.append(_("Not more samples can be projected or shown than are tried."))
         if node.secondModel:
             problem = self.card(self.secondPath(node))[1]
             found += [problem] if problem else []
         for name, text, problem in (
-                ("lesion_diameters_mm", node.diameters,
-                 _("Write the lesion sizes (Advanced) as numbers with commas between, all above 0.")),
-                ("lesion_contrasts_hu", node.contrasts,
-                 _("Write the lesion contrasts (Advanced) as numbers with commas between, none of them 0."))):
+            (
+                "lesion_diameters_mm",
+                node.diameters,
+                _("Write the lesion sizes (Advanced) as numbers with commas between, all above 0."),
+            ),
+            (
+                "lesion_contrasts_hu",
+                node.contrasts,
+                _(
+                    "Write the lesion contrasts (Advanced) as numbers with commas between, none of"
+                    " them 0."
+                ),
+            ),
+        ):
             try:
-                invariance_settings.Settings(**{name: numbers(text)})
+                invariances_settings.Settings(**{name: numbers(text)})
             except ValueError:
                 found.append(problem)
         return found
 
     def _samplerProblems(self, node):
         if node.sampler and not self.samplerPath(node, self.modelPath(node)):
-            return [_("The sampler '{name}' is not there, or was made for another denoiser. Choose another, or none.").format(
-                name=node.sampler)]
+            return [
+                _(
+                    "The sampler '{name}' is not there, or was made for another denoiser. Choose"
+                    " another, or none."
+                ).format(name=node.sampler)
+            ]
         if node.flow and not node.sampler:
-            return [_("Choose a sampler for the proposals VAE + flow, or choose noise or texture. 'netinversion train cinn' "
-                      "makes one for a denoiser.")]
+            return [
+                _(
+                    "Choose a sampler for the proposals VAE + flow, or choose noise or texture."
+                    " 'netinversion train cinn' makes one for a denoiser."
+                )
+            ]
         if node.flow and node.secondModel and not self.samplers(self.secondPath(node)):
-            return [_("There is no sampler for the second denoiser: choose noise or texture, or no second denoiser.")]
+            return [
+                _(
+                    "There is no sampler for the second denoiser: choose noise or texture, or no"
+                    " second denoiser."
+                )
+            ]
         return []
 
     def sliceCount(self, node):
         """How many axial slices the chosen volume has; 0 if none is chosen."""
         try:
-            grid = mrml.grid_from_node(node.lowDose)
+            grid = scene_read.grid_from_node(node.lowDose)
         except volumes.VolumeError:
             return 0
         return grid.shape[volumes.axis_toward(grid, "S")[0]]
 
     def around(self, node):
-        """The square around the view's centre (NetInversionLib.invariance_choices.Around); VolumeError if there is no volume."""
-        grid, image = mrml.grid_from_node(node.lowDose), node.lowDose.GetImageData()
+        """The square around the view's centre (NetInversionLib.invariances.choices.Around);
+        VolumeError if there is no volume.
+        """
+        grid, image = scene_read.grid_from_node(node.lowDose), node.lowDose.GetImageData()
         point = placing.point_in(grid, placing.view_centre(shownView()))
-        asked = (node.lowDose.GetID(), image.GetMTime(), grid.ijk_to_ras.tobytes(), tuple(point), node.tile)
-        if self._around[0] != asked:  # looking for the body takes its time, and the panel asks often
+        asked = (
+            node.lowDose.GetID(),
+            image.GetMTime(),
+            grid.ijk_to_ras.tobytes(),
+            tuple(point),
+            node.tile,
+        )
+        if (
+            self._around[0] != asked
+        ):  # looking for the body takes its time, and the panel asks often
             ct = grid.with_array(slicer.util.arrayFromVolume(node.lowDose))
-            self._around = asked, invariance_choices.region_around(ct, point, tile=node.tile)
+            self._around = asked, choices.region_around(ct, point, tile=node.tile)
         return self._around[1]
 
     def regionWords(self, node):
@@ -737,96 +950,145 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if noise is None:
             return _("a tenth of the image's noise")
         return _("{epsilon} HU, a tenth of the noise ({noise} HU)").format(
-            epsilon=readable(noise / 10, 2), noise=readable(noise, 2))
+            epsilon=readable(noise / 10, 2), noise=readable(noise, 2)
+        )
 
     def noise(self, node):
-        """Noise of the slices that are looked at, HU; None if there is no volume, or too many to look now."""
+        """Noise of the slices that are looked at, HU; None if there is no volume, or too many to
+        look now.
+        """
         try:
-            grid, box = mrml.grid_from_node(node.lowDose), self.region(node)
+            grid, box = scene_read.grid_from_node(node.lowDose), self.region(node)
         except volumes.VolumeError:
             return None
         axis = volumes.axis_toward(grid, "S")[0]
-        first, last = box[2 * axis:2 * axis + 2] if box else (0, grid.shape[axis])
+        first, last = box[2 * axis : 2 * axis + 2] if box else (0, grid.shape[axis])
         if last - first > NOISE_SLICES:
             return None
         asked = (node.lowDose.GetID(), node.lowDose.GetImageData().GetMTime(), first, last)
         if self._noise[0] != asked:
             slices = np.moveaxis(slicer.util.arrayFromVolume(node.lowDose), axis, 0)[first:last]
-            self._noise = asked, invariance_choices.image_noise(slices.astype(np.float32))
+            self._noise = asked, choices.image_noise(slices.astype(np.float32))
         return self._noise[1]
 
     def region(self, node):
-        """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it is outside."""
-        grid = mrml.grid_from_node(node.lowDose)
+        """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it
+        is outside.
+        """
+        grid = scene_read.grid_from_node(node.lowDose)
         if node.region == InvariancesRegion.WHOLE:
             return None
         if node.region == InvariancesRegion.AROUND:
             return self.around(node).region
         if node.region == InvariancesRegion.ROI:
             if node.roiNode is None:
-                raise volumes.VolumeError(_("Choose a region of interest, or place one in the views (Markups)."))
-            return mrml.region_from_roi_node(node.roiNode, grid)
+                raise volumes.VolumeError(
+                    _("Choose a region of interest, or place one in the views (Markups).")
+                )
+            return scene_read.region_from_roi_node(node.roiNode, grid)
         axis = volumes.axis_toward(grid, "S")[0]
         region = [bound for size in grid.shape for bound in (0, size)]
         if node.region == InvariancesRegion.DISPLAYED:
-            shown = volumes.region_from_ras_points(grid, [placing.point_in(grid, placing.slice_point(shownView()))])
-            region[2 * axis:2 * axis + 2] = shown[2 * axis:2 * axis + 2]
+            shown = volumes.region_from_ras_points(
+                grid, [placing.point_in(grid, placing.slice_point(shownView()))]
+            )
+            region[2 * axis : 2 * axis + 2] = shown[2 * axis : 2 * axis + 2]
             return tuple(region)
         last = grid.shape[axis] - 1 if node.lastSlice < 0 else node.lastSlice
         if not node.firstSlice <= last < grid.shape[axis]:
-            raise volumes.VolumeError(_("Choose slices between 0 and {last}, the first not after the last.").format(
-                last=grid.shape[axis] - 1))
-        region[2 * axis:2 * axis + 2] = node.firstSlice, last + 1
+            raise volumes.VolumeError(
+                _("Choose slices between 0 and {last}, the first not after the last.").format(
+                    last=grid.shape[axis] - 1
+                )
+            )
+        region[2 * axis : 2 * axis + 2] = node.firstSlice, last + 1
         return tuple(region)
 
     def settings(self, node):
-        """The fields of NetInversionLib.invariance_settings.Settings that the panel shows."""
+        """The fields of NetInversionLib.invariances.settings.Settings that the panel shows."""
         kinds = {"cinn": node.flow, "noise": node.noise, "texture": node.texture}
         return dict(
-            region=self.region(node), region_from=self.regionWords(node),
-            layer=node.layer, samples=node.samples, projected=node.projected, shown=node.shown,
+            region=self.region(node),
+            region_from=self.regionWords(node),
+            layer=node.layer,
+            samples=node.samples,
+            projected=node.projected,
+            shown=node.shown,
             proposals=[kind for kind, wanted in kinds.items() if wanted],
-            epsilon_hu=None if node.automatic else node.epsilon, epsilon_layer=node.layerTolerance / 100,
-            components=node.components, spectrum=[node.layer] if node.spectrum else [], texture_hu=node.textureHu,
-            dose=node.dose, photons=1000 * node.photons, structure_mm=node.structureMm, tile=node.tile,
-            lesion_diameters_mm=numbers(node.diameters), lesion_contrasts_hu=numbers(node.contrasts),
-            max_evaluations=node.maxEvaluations, seed=node.seed, device=node.device)
+            epsilon_hu=None if node.automatic else node.epsilon,
+            epsilon_layer=node.layerTolerance / 100,
+            components=node.components,
+            spectrum=[node.layer] if node.spectrum else [],
+            texture_hu=node.textureHu,
+            dose=node.dose,
+            photons=1000 * node.photons,
+            structure_mm=node.structureMm,
+            tile=node.tile,
+            lesion_diameters_mm=numbers(node.diameters),
+            lesion_contrasts_hu=numbers(node.contrasts),
+            max_evaluations=node.maxEvaluations,
+            seed=node.seed,
+            device=node.device,
+        )
 
     def stepsFromParameterNode(self, node):
         """Steps whose value is the request that the panel shows."""
         path = self.modelPath(node)
-        return self.requestSteps(node.lowDose, path, self.segmentation(node), node.lesionNode, None, node.secondModel,
-                                 self.samplerPath(node, path), **self.settings(node))
+        return self.requestSteps(
+            node.lowDose,
+            path,
+            self.segmentation(node),
+            node.lesionNode,
+            None,
+            node.secondModel,
+            self.samplerPath(node, path),
+            **self.settings(node),
+        )
 
     def cost(self, node):
-        """What a run costs, see NetInversionLib.invariance_choices.network_voxels."""
-        grid, settings = mrml.grid_from_node(node.lowDose), self.settings(node)
+        """What a run costs, see NetInversionLib.invariances.choices.network_voxels."""
+        grid, settings = scene_read.grid_from_node(node.lowDose), self.settings(node)
         box = settings["region"] or [bound for size in grid.shape for bound in (0, size)]
-        sizes, axis = [high - low for low, high in zip(box[::2], box[1::2])], volumes.axis_toward(grid, "S")[0]
+        sizes, axis = (
+            [high - low for low, high in zip(box[::2], box[1::2])],
+            volumes.axis_toward(grid, "S")[0],
+        )
         image, region = (tuple(np.delete(of, axis).tolist()) for of in (grid.shape, sizes))
         if node.lesionNode is not None:
             settings["lesion"] = placing.point_of(node.lesionNode)
-        chosen = invariance_settings.Settings.from_json(settings)
-        return (1 + bool(node.secondModel)) * invariance_choices.network_voxels(image, region, sizes[axis], chosen)
+        chosen = invariances_settings.Settings.from_json(settings)
+        return (1 + bool(node.secondModel)) * choices.network_voxels(
+            image, region, sizes[axis], chosen
+        )
 
     def estimateText(self, node, card):
         """Time of the run in words; it is learnt from earlier runs of the same network."""
-        return self.timeText(*self.secondsFor(card, node.device, self.cost(node), SECONDS_PER_VOXEL), node.device)
+        return self.timeText(
+            *self.secondsFor(card, node.device, self.cost(node), SECONDS_PER_VOXEL), node.device
+        )
 
     def preview(self, result):
         """A picture of both maps of the slice, and of the denoiser, that is being worked on."""
         suffix = " second" if "std unproven second" in result.volumes else ""
         maps, table = {}, result.tables[f"proof{suffix}"].columns
-        turned = {kind: volumes.reorient(result.volumes[f"std {kind}{suffix}"], "LPS").array for kind in ("unproven", "proven")}
+        turned = {
+            kind: volumes.reorient(result.volumes[f"std {kind}{suffix}"], "LPS").array
+            for kind in ("unproven", "proven")
+        }
         slice_ = table["slice"][-1] if table.get("slice") else 0
         rows, columns = (np.flatnonzero(turned["unproven"][slice_].any(axis)) for axis in (1, 0))
-        seen = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else ()  # the region
+        seen = (
+            (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else ()
+        )  # the region
         titles = {"unproven": _("Unproven, HU"), "proven": _("Proven, HU")}
         if suffix:
-            titles = {"unproven": _("Unproven, HU, second denoiser"), "proven": _("Proven, HU, second denoiser")}
+            titles = {
+                "unproven": _("Unproven, HU, second denoiser"),
+                "proven": _("Proven, HU, second denoiser"),
+            }
         for kind, title in titles.items():
             maps[title] = turned[kind][slice_][seen]
-        return qtjobs.mapsPicture(maps, max(float(array.max()) for array in maps.values()))
+        return pictures.mapsPicture(maps, max(float(array.max()) for array in maps.values()))
 
     # Results in words and views
 
@@ -841,22 +1103,44 @@ class InvariancesLogic(qtjobs.ModuleLogic):
 
     def imagesOf(self, nodes, suffix):
         """{key: title} of what can be shown as image, of a denoiser."""
-        found = {f"samples{suffix}": _("Samples (proven)"), f"proposals{suffix}": _("Proposals (unproven)")}
-        found.update({f"component {n}{suffix}": _("Component {n}").format(n=n) for n in range(1, 21)})
-        found.update({f"lesion{suffix}": _("Nodule put in"), f"hidden lesion{suffix}": _("Nodule as far as it stays unnoticed")})
-        return {key: title for key, title in found.items() if key in nodes or self._single(nodes, key)}
+        found = {
+            f"samples{suffix}": _("Samples (proven)"),
+            f"proposals{suffix}": _("Proposals (unproven)"),
+        }
+        found.update(
+            {f"component {n}{suffix}": _("Component {n}").format(n=n) for n in range(1, 21)}
+        )
+        found.update(
+            {
+                f"lesion{suffix}": _("Nodule put in"),
+                f"hidden lesion{suffix}": _("Nodule as far as it stays unnoticed"),
+            }
+        )
+        return {
+            key: title for key, title in found.items() if key in nodes or self._single(nodes, key)
+        }
 
     def _single(self, nodes, key):
         """Keys of the images of a kind that are not in a sequence."""
         kind, *second = key.split()
-        return [name for name in (f"{kind[:-1]} {n}{' second' if second else ''}" for n in range(1, 101)) if name in nodes]
+        return [
+            name
+            for name in (f"{kind[:-1]} {n}{' second' if second else ''}" for n in range(1, 101))
+            if name in nodes
+        ]
 
     def sampleCount(self, nodes, key):
         sequence = nodes.get(f"sequence of {key}")
-        return sequence.GetNumberOfDataNodes() if sequence is not None else len(self._single(nodes, key))
+        return (
+            sequence.GetNumberOfDataNodes()
+            if sequence is not None
+            else len(self._single(nodes, key))
+        )
 
     def _sampleNumber(self, nodes, key, value):
-        """The number of a sample or proposal in its name, of the one at place ``value`` (from 1) of those that are kept."""
+        """The number of a sample or proposal in its name, of the one at place ``value`` (from 1) of
+        those that are kept.
+        """
         sequence, place = nodes.get(f"sequence of {key}"), round(value) - 1
         if sequence is not None and place < sequence.GetNumberOfDataNodes():
             return int(sequence.GetNthIndexValue(place))
@@ -864,7 +1148,9 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         return int(single[place].split()[1]) if place < len(single) else None
 
     def choose(self, nodes, key, value):
-        """Select a sample in the browser by its number, or show the patient's image with ``value`` times a component added."""
+        """Select a sample in the browser by its number, or show the patient's image with ``value``
+        times a component added.
+        """
         if LESION in key:
             return
         if key.startswith(KINDS):
@@ -876,14 +1162,19 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         shown = nodes.get(SHOWN)
         if shown is None:
             patient = nodes["patient"]
-            shown = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, patient, _("Patient with component"))
+            shown = slicer.modules.volumes.logic().CloneVolume(
+                slicer.mrmlScene, patient, _("Patient with component")
+            )
             shown.SetAttribute(f"{self.moduleName}.key", SHOWN)
-            shown.SetAttribute(f"{self.moduleName}.run", patient.GetAttribute(f"{self.moduleName}.run"))
+            shown.SetAttribute(
+                f"{self.moduleName}.run", patient.GetAttribute(f"{self.moduleName}.run")
+            )
         component, patient = (slicer.util.arrayFromVolume(nodes[name]) for name in (key, "patient"))
         slicer.util.updateVolumeFromArray(shown, patient + value * component)
 
     def showChanges(self, nodes, key):
-        """(what the shown image differs by from the patient's, what its answer does from the denoised), as nodes, in one window.
+        """(what the shown image differs by from the patient's, what its answer does from the
+        denoised), as nodes, in one window.
 
         The answer is known of samples only; else its node is None.
         """
@@ -893,17 +1184,23 @@ class InvariancesLogic(qtjobs.ModuleLogic):
             return None, None
         if key == f"samples{suffix}":
             answer = self.imageNode(nodes, f"{ANSWERS}{suffix}", 1)
-        change, after = (words.format(name=image.GetName())
-                         for words in (_("Change: {name}"), _("Change of the denoised: {name}")))
-        change = mrml.show_difference(image, patient, change, self.moduleName, CHANGES[0])
+        change, after = (
+            words.format(name=image.GetName())
+            for words in (_("Change: {name}"), _("Change of the denoised: {name}"))
+        )
+        change = results.show_difference(image, patient, change, self.moduleName, CHANGES[0])
         if answer is None or nodes.get(f"output{suffix}") is None:
             return change, None
-        after = mrml.show_difference(answer, nodes[f"output{suffix}"], after, self.moduleName, CHANGES[1], change)
+        after = results.show_difference(
+            answer, nodes[f"output{suffix}"], after, self.moduleName, CHANGES[1], change
+        )
         return change, after
 
     def imageLabel(self, nodes, key):
         """What the shown image is, in a few words."""
-        return self.imagesOf(nodes, " second" if key.endswith("second") else "").get(key, _("Sample"))
+        return self.imagesOf(nodes, " second" if key.endswith("second") else "").get(
+            key, _("Sample")
+        )
 
     def imageNode(self, nodes, key, value):
         """The node that shows what was chosen."""
@@ -912,54 +1209,93 @@ class InvariancesLogic(qtjobs.ModuleLogic):
         if key.startswith((*KINDS, ANSWERS)):
             single = self._single(nodes, key)
             return nodes[single[min(len(single), round(value)) - 1]] if single else None
-        return self.resultNodes(nodes["patient"].GetAttribute(f"{self.moduleName}.run")).get(SHOWN) if key else None
+        return (
+            self.resultNodes(nodes["patient"].GetAttribute(f"{self.moduleName}.run")).get(SHOWN)
+            if key
+            else None
+        )
 
     def proofOf(self, nodes, key, value):
         """What is known of the shown image, in a sentence."""
         facts = self.facts(nodes)
         number = self._sampleNumber(nodes, key, value) if key.startswith(KINDS) else None
-        return invariance_reading.proof(facts, self.tables(nodes), key, number) if facts else ""
+        return reading.proof(facts, self.tables(nodes), key, number) if facts else ""
 
     def summary(self, nodes):
         """The answer, and what it rests on, as HTML."""
-        return invariance_reading.summary(self.facts(nodes), self.tables(nodes))
+        return reading.summary(self.facts(nodes), self.tables(nodes))
 
     def showInViews(self, nodes, normalDose, suffix="", image="", table="", opacity=0.6):
-        """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT, tables and plots.
+        """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT,
+        tables and plots.
 
-        The maps are the two standard deviations and, where there is one, the autoencoder's error, their floor.
+        The maps are the two standard deviations and, where there is one, the autoencoder's error,
+        their floor.
         """
         patient, floor = nodes.get("patient"), nodes.get(f"vae floor{suffix}")
         unproven, proven = (nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven"))
         if unproven is not None and proven is not None:  # one window for both
             display = unproven.GetDisplayNode()
-            proven.GetDisplayNode().SetWindowLevelMinMax(display.GetWindowLevelMin(), display.GetWindowLevelMax())
+            proven.GetDisplayNode().SetWindowLevelMinMax(
+                display.GetWindowLevelMin(), display.GetWindowLevelMax()
+            )
         changes = self.showChanges(nodes, image)
-        normal = [views.Slice("InvariancesNormal", _("Normal dose"), normalDose)] if normalDose is not None else []
-        tabs = {_("Table"): views.Table("InvariancesTable", nodes.get(table)),
-                _("Lesion"): views.Plot("InvariancesPlot1", nodes.get(f"detectability{suffix}")),
-                _("Spectrum"): views.Plot("InvariancesPlot2", nodes.get(f"gains{suffix}"))}
+        normal = (
+            [views.Slice("InvariancesNormal", _("Normal dose"), normalDose)]
+            if normalDose is not None
+            else []
+        )
+        tabs = {
+            _("Table"): views.Table("InvariancesTable", nodes.get(table)),
+            _("Lesion"): views.Plot("InvariancesPlot1", nodes.get(f"detectability{suffix}")),
+            _("Spectrum"): views.Plot("InvariancesPlot2", nodes.get(f"gains{suffix}")),
+        }
         if floor is not None:
-            tabs[_("Autoencoder")] = views.over("InvariancesFloor", _("Autoencoder's error"), patient, floor, opacity, views.MAP)
+            tabs[_("Autoencoder")] = views.over(
+                "InvariancesFloor", _("Autoencoder's error"), patient, floor, opacity, views.MAP
+            )
         rows = [
-            [views.Slice("InvariancesLow", _("Low dose"), patient), *normal,
-             views.Slice("InvariancesDenoised", _("Denoised"), nodes.get(f"output{suffix}"))],
-            [views.Slice("InvariancesSample", self.imageLabel(nodes, image), self.imageNode(nodes, image, 1)),
-             views.over("InvariancesChange", _("Difference to low dose"), patient, changes[0]),
-             views.over("InvariancesAnswer", _("Difference of the denoised"), patient, changes[1])],
-            [views.over("InvariancesUnproven", _("SD, unproven"), patient, unproven, opacity, views.MAP),
-             views.over("InvariancesProven", _("SD, proven"), patient, proven, opacity, views.MAP), views.Tabs(tabs)]]
-        yield from views.show(LAYOUT + (normalDose is not None) + 2 * (floor is not None), rows, unproven, patient)
+            [
+                views.Slice("InvariancesLow", _("Low dose"), patient),
+                *normal,
+                views.Slice("InvariancesDenoised", _("Denoised"), nodes.get(f"output{suffix}")),
+            ],
+            [
+                views.Slice(
+                    "InvariancesSample",
+                    self.imageLabel(nodes, image),
+                    self.imageNode(nodes, image, 1),
+                ),
+                views.over("InvariancesChange", _("Difference to low dose"), patient, changes[0]),
+                views.over(
+                    "InvariancesAnswer", _("Difference of the denoised"), patient, changes[1]
+                ),
+            ],
+            [
+                views.over(
+                    "InvariancesUnproven", _("SD, unproven"), patient, unproven, opacity, views.MAP
+                ),
+                views.over(
+                    "InvariancesProven", _("SD, proven"), patient, proven, opacity, views.MAP
+                ),
+                views.Tabs(tabs),
+            ],
+        ]
+        yield from views.show(
+            LAYOUT + (normalDose is not None) + 2 * (floor is not None), rows, unproven, patient
+        )
 
     def setOpacity(self, opacity):
         """Of the maps over the CT, where the module's views show them."""
         manager = slicer.app.layoutManager()
         if manager is not None and manager.layout in LAYOUTS:
-            views.set_opacity(["InvariancesUnproven", "InvariancesProven", "InvariancesFloor"], opacity)
+            views.set_opacity(
+                ["InvariancesUnproven", "InvariancesProven", "InvariancesFloor"], opacity
+            )
 
 
 def numbers(text):
-    """"3, 5" as [3.0, 5.0]; ValueError if that is not what it is."""
+    """ "3, 5" as [3.0, 5.0]; ValueError if that is not what it is."""
     return [float(word) for word in text.split(",")]
 
 
@@ -988,10 +1324,20 @@ class InvariancesTest(ScriptedLoadableModuleTest):
             self.delayDisplay("No denoiser is there: nothing to test")
             return
         self.delayDisplay("Looking for invariances of a small made-up image")
-        output = InvariancesLogic().run(self.madeUpVolume(), samples=4, projected=2, shown=2, epsilon_hu=1.0,
-                                        proposals=["texture"], region=(0, 1, 8, 24, 8, 28), device="cpu")
+        output = InvariancesLogic().run(
+            self.madeUpVolume(),
+            samples=4,
+            projected=2,
+            shown=2,
+            epsilon_hu=1.0,
+            proposals=["texture"],
+            region=(0, 1, 8, 24, 8, 28),
+            device="cpu",
+        )
         self.assertGreater(slicer.util.arrayFromVolume(output.nodes["std unproven"]).max(), 10)
-        self.assertLessEqual(max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]), 1.0)
+        self.assertLessEqual(
+            max(scene_tables.columns_of(output.tables["proof"])["largest accepted (HU)"]), 1.0
+        )
         self.delayDisplay("Test passed")
 
     def madeUpVolume(self):

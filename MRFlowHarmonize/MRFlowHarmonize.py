@@ -19,18 +19,45 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import harmonize_reading, jobs, models, mrml, qtjobs, volumes  # noqa: E402
-from NetInversionLib.harmonize_settings import Settings  # noqa: E402
-from NetInversionLib.panel import keyboard, views  # noqa: E402
+from NetInversionLib import (
+    jobs,  # noqa: E402
+    models,  # noqa: E402
+)
+from NetInversionLib.core import steps  # noqa: E402
+from NetInversionLib.core import volumes as core_volumes  # noqa: E402
+from NetInversionLib.harmonize import reading  # noqa: E402
+from NetInversionLib.harmonize.settings import Settings  # noqa: E402
+from NetInversionLib.panel import (
+    keyboard,  # noqa: E402
+    logic,  # noqa: E402
+    packages,  # noqa: E402
+    panel,  # noqa: E402
+    running,  # noqa: E402
+    views,  # noqa: E402
+)
+from NetInversionLib.scene import (
+    masks,  # noqa: E402
+    read,  # noqa: E402
+    write,  # noqa: E402
+)
+from NetInversionLib.scene import tables as scene_tables  # noqa: E402
 
 BATCH = "batch"  # node references of the parameter node: more volumes to harmonize
-SECONDS_PER_VOXEL = 1.6e-6  # on the machine that NetInversionLib.speed speaks of
+SECONDS_PER_VOXEL = 1.6e-6  # on the machine that NetInversionLib.jobs.speed speaks of
 LAYOUT = 4867  # identifier of the layout
 SAMPLE = "MRFlowHarmonizeBrain"
 SAMPLE_NODE = "MNI152 T1 brain (simulated scanner)"
 # What the third view can show: keys of images, in words
-MAPS = {"change": _("Change"), "multiplicative field": _("Multiplicative field"), "additive field": _("Additive field")}
-COLORS = {"accepted": "#cdebd0", "flagged": "#ffe9a8", "refused": "#f6c4bf"}  # behind the verdict, with dark letters
+MAPS = {
+    "change": _("Change"),
+    "multiplicative field": _("Multiplicative field"),
+    "additive field": _("Additive field"),
+}
+COLORS = {
+    "accepted": "#cdebd0",
+    "flagged": "#ffe9a8",
+    "refused": "#f6c4bf",
+}  # behind the verdict, with dark letters
 
 #
 # MRFlowHarmonize
@@ -47,15 +74,20 @@ class MRFlowHarmonize(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["The NetInversion developers"]
         self.parent.helpText = _(
-            "Shows an MR volume of any scanner as the scanner that a model knows would have shown it, with the anatomy "
-            "untouched, and says how much changed, where, and whether to trust it. The model has seen images of the target "
+            "Shows an MR volume of any scanner as the scanner that a model knows would have shown"
+            " it, with the anatomy "
+            "untouched, and says how much changed, where, and whether to trust it. The model has"
+            " seen images of the target "
             "scanner alone. <b>For research only, not for diagnosis or treatment.</b> See the "
             '<a href="https://github.com/NetInversion/SlicerNetInversion/blob/main/Resources/Docs/MRFlowHarmonize.md">'
-            "tutorial</a>.")
+            "tutorial</a>."
+        )
         self.parent.acknowledgementText = _(
-            "The free-form mode follows H. Jeong, D. U. Kang, J. Kim and J. Lee, <i>MRFlow</i>, an abstract of the ISMRM. Please "
-            "cite it when you use this module.<br>The sample is the ICBM 152 nonlinear symmetric template, 2009a (copyright "
-            "1993-2009 Louis Collins, McConnell Brain Imaging Centre), as the nilearn project distributes it.")
+            "The free-form mode follows H. Jeong, D. U. Kang, J. Kim and J. Lee, <i>MRFlow</i>, an"
+            " abstract of the ISMRM. Please cite it when you use this module.<br>The sample is the"
+            " ICBM 152 nonlinear symmetric template, 2009a (copyright 1993-2009 Louis Collins,"
+            " McConnell Brain Imaging Centre), as the nilearn project distributes it."
+        )
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
@@ -67,13 +99,16 @@ def registerSampleData():
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="NetInversion",
         sampleName=SAMPLE,
-        uris="https://raw.githubusercontent.com/nilearn/nilearn/a5fa8b96e3765dccd2a20005aead0c4229fa7653/nilearn/datasets/data/"
-             "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
+        uris=(
+            "https://raw.githubusercontent.com/nilearn/nilearn/a5fa8b96e3765dccd2a20005aead0c4229fa7653/nilearn/datasets/data/"
+            "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+        ),
         fileNames="mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         nodeNames="MNI152 T1 brain",
         checksums="SHA256:421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6",
         customDownloader=lambda source: MRFlowHarmonizeLogic().addSample(),
-        thumbnailFileName=str(folder / "MRFlowHarmonizeSample.png"))
+        thumbnailFileName=str(folder / "MRFlowHarmonizeSample.png"),
+    )
 
 
 #
@@ -85,7 +120,11 @@ class Mode(enum.Enum):
     ANATOMY_SAFE, SEED, NO_FLOW = range(3)
 
     def label(self):
-        return [_("Anatomy-safe (recommended)"), _("Free-form, as published (seed)"), _("Free-form without the flow")][self.value]
+        return [
+            _("Anatomy-safe (recommended)"),
+            _("Free-form, as published (seed)"),
+            _("Free-form without the flow"),
+        ][self.value]
 
     def key(self):
         """As NetInversionLib.harmonize.Settings has it."""
@@ -103,12 +142,11 @@ class OutputRange(enum.Enum):
 class MRFlowHarmonizeParameterNode:
     """What the panel shows, kept in the scene. More volumes of a batch are node references "batch".
 
-    maskNode - nonzero inside the brain (or head)
-    model - file name of a shipped model
-    fromFile, modelFile - whether another model is used instead, and its path
-    run - identifier of the result that the panel shows
-    shownMap, shownTable, overlay - how it is shown: keys of an image and a table, and whether the image is laid over the result
-    The others are the fields of NetInversionLib.harmonize.Settings.
+    maskNode - nonzero inside the brain (or head) model - file name of a shipped model fromFile,
+    modelFile - whether another model is used instead, and its path run - identifier of the result
+    that the panel shows shownMap, shownTable, overlay - how it is shown: keys of an image and a
+    table, and whether the image is laid over the result The others are the fields of
+    NetInversionLib.harmonize.Settings.
     """
 
     sourceVolume: vtkMRMLScalarVolumeNode
@@ -141,11 +179,12 @@ class MRFlowHarmonizeParameterNode:
 #
 
 
-class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
+class MRFlowHarmonizeWidget(panel.ModulePanel):
     """The panel. It shows and hands on; what is computed, the logic's request says and a job runs.
 
-    A batch is one run after the other: ``_ends`` has name and end ("done", "failed", "stopped"; "" before) of each volume,
-    ``_waiting`` place there and node of those still to come, ``_place`` is that of the one whose turn it is.
+    A batch is one run after the other: ``_ends`` has name and end ("done", "failed", "stopped"; ""
+    before) of each volume, ``_waiting`` place there and node of those still to come, ``_place`` is
+    that of the one whose turn it is.
     """
 
     APPLY_TIP = _("Harmonize the source, and the volumes ticked below it.")
@@ -154,7 +193,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     def __init__(self, parent=None):
         self._waiting, self._ends, self._place = [], [], 0
         self._boxes = {}  # identifier of a volume to its check box
-        qtjobs.ModulePanel.__init__(self, parent)
+        panel.ModulePanel.__init__(self, parent)
 
     def setup(self):
         self.setupPanel(MRFlowHarmonizeLogic())
@@ -168,7 +207,7 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
         self.initializeParameterNode()
 
     def initializeParameterNode(self):
-        qtjobs.ModulePanel.initializeParameterNode(self)
+        panel.ModulePanel.initializeParameterNode(self)
         self.logic.chooseSample(self._parameterNode)
 
     # What the user chooses and connectGui does not know
@@ -178,7 +217,10 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
 
     def _onTicked(self, state):
         if not self._writing and self._parameterNode is not None:
-            self.logic.setBatch(self._parameterNode, [identifier for identifier, box in self._boxes.items() if box.checked])
+            self.logic.setBatch(
+                self._parameterNode,
+                [identifier for identifier, box in self._boxes.items() if box.checked],
+            )
 
     def _onNodeAdded(self, caller, event):
         if self._going is None:  # else at the run's end: a result adds many
@@ -187,25 +229,41 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     def _onShown(self, *_arguments):
         ui = self.ui
         keys = [s.itemData(s.currentIndex) for s in (ui.shownMapSelector, ui.shownTableSelector)]
-        self.setValues(shownMap=keys[0] or "change", shownTable=keys[1] or "verdict", overlay=ui.overlayCheckBox.checked)
+        self.setValues(
+            shownMap=keys[0] or "change",
+            shownTable=keys[1] or "verdict",
+            overlay=ui.overlayCheckBox.checked,
+        )
         self.showResult()
 
     # What the panel shows
 
     def showChoices(self):
         node, ui = self._parameterNode, self.ui
-        ui.sourceSelector.setCurrentNode(node.sourceVolume)  # a scene that was loaded comes with its own
+        ui.sourceSelector.setCurrentNode(
+            node.sourceVolume
+        )  # a scene that was loaded comes with its own
         ui.maskSelector.setCurrentNode(node.maskNode)
         safe, freeForm = node.mode == Mode.ANATOMY_SAFE, self.logic.isFreeForm(node)
         ui.strengthSlider.enabled = safe
-        for widget in (ui.iterationsSpinBox, ui.betaEdgesSpinBox, ui.betaSimilaritySpinBox, ui.orientationsWidget):
+        for widget in (
+            ui.iterationsSpinBox,
+            ui.betaEdgesSpinBox,
+            ui.betaSimilaritySpinBox,
+            ui.orientationsWidget,
+        ):
             widget.enabled = freeForm
         ui.alphaSpinBox.enabled = freeForm and node.mode != Mode.NO_FLOW
         self._showBatch()
 
     def _showBatch(self):
-        """A check box for each of the scene's volumes that can be ticked; they are made anew only for other volumes."""
-        offered = {volume.GetID(): volume.GetName() for volume in self.logic.batchVolumes(self._parameterNode)}
+        """A check box for each of the scene's volumes that can be ticked; they are made anew only
+        for other volumes.
+        """
+        offered = {
+            volume.GetID(): volume.GetName()
+            for volume in self.logic.batchVolumes(self._parameterNode)
+        }
         layout = self.ui.batchWidget.layout()
         if {identifier: box.text for identifier, box in self._boxes.items()} != offered:
             for box in self._boxes.values():
@@ -234,78 +292,111 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
     def onApplyButton(self):
         if self._going is None:
             sources = self.logic.sources(self._parameterNode)
-            self._waiting, self._ends = list(enumerate(sources)), [[source.GetName(), ""] for source in sources]
+            self._waiting, self._ends = (
+                list(enumerate(sources)),
+                [[source.GetName(), ""] for source in sources],
+            )
         else:
             self._waiting = []  # Cancel ends the batch
-        qtjobs.ModulePanel.onApplyButton(self)
+        panel.ModulePanel.onApplyButton(self)
 
     def prepareRun(self):
         node = self._parameterNode
         self._place, source = self._waiting.pop(0)
-        return qtjobs.Run(self.logic.stepsFromParameterNode(node, source), self._card, {"source": source},
-                          [node.maskNode] if node.maskNode is not None else [], self.logic.cost(node, source), node.device)
+        return running.Run(
+            self.logic.stepsFromParameterNode(node, source),
+            self._card,
+            {"source": source},
+            [node.maskNode] if node.maskNode is not None else [],
+            self.logic.cost(node, source),
+            node.device,
+        )
 
     def _cancelTip(self):
         """There is no intermediate result that could be kept."""
         if len(self._ends) > 1:
-            return _("Stop the batch. Nothing is kept of this volume, those after it are left out, and earlier results stay.")
+            return _(
+                "Stop the batch. Nothing is kept of this volume, those after it are left out, and"
+                " earlier results stay."
+            )
         return _("Stop. Nothing is kept of this run.")
 
     def _onProgress(self, fraction, message):
         if len(self._ends) > 1:
             message = _("{number} of {count}, {name}: {message}").format(
-                number=self._place + 1, count=len(self._ends), name=self._ends[self._place][0], message=message)
-        qtjobs.ModulePanel._onProgress(self, fraction, message)
+                number=self._place + 1,
+                count=len(self._ends),
+                name=self._ends[self._place][0],
+                message=message,
+            )
+        panel.ModulePanel._onProgress(self, fraction, message)
 
     def _onFinished(self, result, message):
         if result is not None:
-            message += " " + harmonize_reading.verdict_text(result.facts)
+            message += " " + reading.verdict_text(result.facts)
             if result.facts.get("verdict") == "refused":
                 self._going.cost = 0  # it took no time that could be learnt from
-        qtjobs.ModulePanel._onFinished(self, result, message)
+        panel.ModulePanel._onFinished(self, result, message)
 
     def _conclude(self, message, details=None):
         batch = len(self._ends) > 1
         if batch:
             end = self._ends[self._place]
-            end[1] = "failed" if details is not None else "done" if self._going.written else "stopped"
+            end[1] = (
+                "failed" if details is not None else "done" if self._going.written else "stopped"
+            )
             message = f"{end[0]}: {message}"
             if details:
                 logging.error("%s\n%s", message, details)
             details = None  # a dialog would hold the others up
-        qtjobs.ModulePanel._conclude(self, message, details)
+        panel.ModulePanel._conclude(self, message, details)
         if self._waiting:
             qt.QTimer.singleShot(0, self._next)
         elif batch:
-            self.say(harmonize_reading.batch_text(self._ends))
+            self.say(reading.batch_text(self._ends))
 
     def _next(self):
         """Start the next volume of the batch that is still there; without any, the batch is over."""
-        self._waiting = [(place, node) for place, node in self._waiting if node.GetScene() is not None]
+        self._waiting = [
+            (place, node) for place, node in self._waiting if node.GetScene() is not None
+        ]
         if self._going is not None or self._parameterNode is None:
             return
         if self._waiting:
             self._start(self.prepareRun())
         elif self._ends:
-            self.say(harmonize_reading.batch_text(self._ends))
+            self.say(reading.batch_text(self._ends))
 
     def _abandon(self, message):
         self._waiting, self._ends = [], []
-        qtjobs.ModulePanel._abandon(self, message)
+        panel.ModulePanel._abandon(self, message)
 
     # Results
 
     def showResults(self, nodes):
-        """Verdict and choices of the run that the scene's parameter node names, if its nodes are still there."""
+        """Verdict and choices of the run that the scene's parameter node names, if its nodes are
+        still there.
+        """
         node, ui = self._parameterNode, self.ui
         word, text = self.logic.summary(nodes)
         ui.verdictLabel.setText(text)
-        ui.verdictLabel.setStyleSheet(f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else "")
-        tables = {key: mrml.title_of(n) for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")}
+        ui.verdictLabel.setStyleSheet(
+            f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else ""
+        )
+        tables = {
+            key: scene_tables.title_of(n) for key, n in nodes.items() if n.IsA("vtkMRMLTableNode")
+        }
         for selector, entries, chosen in (
-                (ui.shownMapSelector, {key: label for key, label in MAPS.items() if key in nodes}, node.shownMap),
-                (ui.shownTableSelector, tables, node.shownTable)):
-            if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
+            (
+                ui.shownMapSelector,
+                {key: label for key, label in MAPS.items() if key in nodes},
+                node.shownMap,
+            ),
+            (ui.shownTableSelector, tables, node.shownTable),
+        ):
+            if {
+                selector.itemData(i): selector.itemText(i) for i in range(selector.count)
+            } != entries:
                 selector.clear()
                 for key, label in entries.items():
                     selector.addItem(label, key)
@@ -327,12 +418,11 @@ class MRFlowHarmonizeWidget(qtjobs.ModulePanel):
 #
 
 
-class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
+class MRFlowHarmonizeLogic(logic.ModuleLogic):
     """Harmonizes volume nodes; needs no panel. In Slicer's Python console:
 
-        logic = MRFlowHarmonizeLogic()
-        output = logic.run(sourceNode)
-        output.facts["verdict"], output.nodes["harmonized"], output.tables["summary"], output.charts["tone curve"]
+    logic = MRFlowHarmonizeLogic() output = logic.run(sourceNode) output.facts["verdict"],
+    output.nodes["harmonized"], output.tables["summary"], output.charts["tone curve"]
     """
 
     TITLE = _("MRFlow Harmonize")
@@ -346,20 +436,27 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
     def run(self, source, mask=None, model=None, progress=None, **settings):
         """Harmonize, here and now, and add the results to the scene.
 
-        :param source: scalar volume node with an MR image.
-        :param mask: label map, segmentation or scalar volume (above 0) that covers the brain; None if it was extracted.
-        :param model: model file; default the first shipped one.
-        :param progress: NetInversionLib.results.Progress.
-        :param settings: fields of NetInversionLib.harmonize.Settings: mode, strength, output_range, baselines, ...
-        :return: see ``addResult``. A refused volume has facts and the table "verdict" only.
-        Raises ValueError with what to do if the image, the mask, the model or a setting can not be used; nothing is added then.
+        :param source: scalar volume node with an MR image. :param mask: label map, segmentation or
+        scalar volume (above 0) that covers the brain; None if it was extracted. :param model: model
+        file; default the first shipped one. :param progress:
+        NetInversionLib.core.progress.Progress. :param settings: fields of
+        NetInversionLib.harmonize.Settings: mode, strength, output_range, baselines, ... :return:
+        see ``addResult``. A refused volume has facts and the table "verdict" only. Raises
+        ValueError with what to do if the image, the mask, the model or a setting can not be used;
+        nothing is added then.
         """
-        qtjobs.ensure_packages(self.TITLE)
-        return self.addResult(jobs.run_here(self.request(source, mask, model, **settings), progress), source, {"source": source})
+        packages.ensure_packages(self.TITLE)
+        return self.addResult(
+            jobs.run_here(self.request(source, mask, model, **settings), progress),
+            source,
+            {"source": source},
+        )
 
     def request(self, *arguments, **settings):
-        """The same as data, for NetInversionLib.jobs.run_here or qtjobs.QtJob (parameters: see ``run``)."""
-        return jobs.finish(self.requestSteps(*arguments, **settings))
+        """The same as data, for NetInversionLib.jobs.run_here or qtjobs.QtJob (parameters: see
+        ``run``).
+        """
+        return steps.finish(self.requestSteps(*arguments, **settings))
 
     def requestSteps(self, source, mask=None, model=None, **settings):
         """Steps whose value is the request: reading large volumes takes its time."""
@@ -367,15 +464,15 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         model = model or next(iter(self.models()), None)
         if model is None:
             raise models.ModelError(_("No model for harmonization is there; name a model file."))
-        images = {"source": (yield from mrml.read_volume(source))}
+        images = {"source": (yield from read.read_volume(source))}
         if mask is not None:
             images["mask"] = yield from self._readMask(mask, images["source"])
         return jobs.Request("harmonize", images, {"model": str(model)}, settings)
 
     def _readMask(self, mask, image):
         if mask.IsA("vtkMRMLScalarVolumeNode") and not mask.IsA("vtkMRMLLabelMapVolumeNode"):
-            return (yield from mrml.read_volume(mask))
-        return image.with_array(mrml.mask_from_node(mask, image).view("uint8"), mask.GetName())
+            return (yield from read.read_volume(mask))
+        return image.with_array(masks.mask_from_node(mask, image).view("uint8"), mask.GetName())
 
     def shownAs(self, result, inputs):
         """In its own intensities the result is shown with the source's window."""
@@ -388,7 +485,9 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         """The further volumes that are ticked."""
         references = range(node.parameterNode.GetNumberOfNodeReferences(BATCH))
         volumes = (node.parameterNode.GetNthNodeReference(BATCH, index) for index in references)
-        return [volume for volume in volumes if volume is not None and volume is not node.sourceVolume]
+        return [
+            volume for volume in volumes if volume is not None and volume is not node.sourceVolume
+        ]
 
     def setBatch(self, node, identifiers):
         wasModifying = node.parameterNode.StartModify()
@@ -399,10 +498,15 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
 
     def batchVolumes(self, node):
         """The scene's volumes that could be ticked: neither the source, nor the mask, nor results."""
-        return [volume for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-                if volume.GetClassName() == "vtkMRMLScalarVolumeNode" and volume is not node.sourceVolume
-                and volume is not node.maskNode and not volume.GetAttribute("MRFlowHarmonize.key")
-                and not volume.GetHideFromEditors()]
+        return [
+            volume
+            for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            if volume.GetClassName() == "vtkMRMLScalarVolumeNode"
+            and volume is not node.sourceVolume
+            and volume is not node.maskNode
+            and not volume.GetAttribute("MRFlowHarmonize.key")
+            and not volume.GetHideFromEditors()
+        ]
 
     def sources(self, node):
         return [node.sourceVolume, *self.batch(node)]
@@ -425,12 +529,20 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
             return [_("Choose a source volume.")]
         found = []
         if node.maskNode is node.sourceVolume:
-            found.append(_("'{name}' is both source and mask: choose another mask, or none.").format(
-                name=node.sourceVolume.GetName()))
+            found.append(
+                _("'{name}' is both source and mask: choose another mask, or none.").format(
+                    name=node.sourceVolume.GetName()
+                )
+            )
         if node.maskNode is not None and self.batch(node):
-            found.append(_("A mask belongs to one volume: choose no mask, or take the ticks off the volumes under Batch."))
+            found.append(
+                _(
+                    "A mask belongs to one volume: choose no mask, or take the ticks off the"
+                    " volumes under Batch."
+                )
+            )
         try:
-            mrml.grid_from_node(node.sourceVolume)
+            read.grid_from_node(node.sourceVolume)
             Settings.from_json(self.settings(node))
         except ValueError as error:
             found.append(str(error))
@@ -440,9 +552,19 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         """The fields of NetInversionLib.harmonize.Settings that the panel shows."""
         orientations = [name for name in ("axial", "coronal", "sagittal") if getattr(node, name)]
         safe = node.mode == Mode.ANATOMY_SAFE
-        return dict(mode=node.mode.key(), strength=node.strength if safe else 0.0, iterations=node.iterations, alpha=node.alpha,
-                    beta_edges=node.betaEdges, beta_similarity=node.betaSimilarity, orientations=orientations,
-                    output_range=node.outputRange.name.lower(), baselines=node.baselines, force=node.force, device=node.device)
+        return dict(
+            mode=node.mode.key(),
+            strength=node.strength if safe else 0.0,
+            iterations=node.iterations,
+            alpha=node.alpha,
+            beta_edges=node.betaEdges,
+            beta_similarity=node.betaSimilarity,
+            orientations=orientations,
+            output_range=node.outputRange.name.lower(),
+            baselines=node.baselines,
+            force=node.force,
+            device=node.device,
+        )
 
     def stepsFromParameterNode(self, node, source):
         """Steps whose value is the request that the panel shows, for one of its volumes."""
@@ -451,20 +573,26 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
     def cost(self, node, source):
         """Voxels of the source, each as often as it is looked at; 0 if it can not be read."""
         try:
-            grid = mrml.grid_from_node(source)
-        except volumes.VolumeError:
+            grid = read.grid_from_node(source)
+        except core_volumes.VolumeError:
             return 0.0
         size = grid.shape[0] * grid.shape[1] * grid.shape[2]
         orientations = node.axial + node.coronal + node.sagittal
-        found = 1 if node.mode == Mode.ANATOMY_SAFE else 0.35  # the change itself takes most of the time
+        found = (
+            1 if node.mode == Mode.ANATOMY_SAFE else 0.35
+        )  # the change itself takes most of the time
         freeForm = 0.04 * node.iterations * orientations if self.isFreeForm(node) else 0
         return size * (found + freeForm + 1.3 * node.baselines)
 
     def estimateText(self, node, card):
-        """Time of the run, or of the whole batch, in words; it is learnt from earlier runs of the same model."""
+        """Time of the run, or of the whole batch, in words; it is learnt from earlier runs of the
+        same model.
+        """
         seconds, known = 0, True
         for source in self.sources(node):
-            more, known = self.secondsFor(card, node.device, self.cost(node, source), SECONDS_PER_VOXEL)
+            more, known = self.secondsFor(
+                card, node.device, self.cost(node, source), SECONDS_PER_VOXEL
+            )
             seconds += more
         return self.timeText(seconds, known, node.device)
 
@@ -472,29 +600,40 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
 
     def summary(self, nodes):
         """(verdict, HTML): the verdict and the answer, the reasons, and what changed in figures."""
-        return harmonize_reading.summary(self.facts(nodes), self.tables(nodes))
+        return reading.summary(self.facts(nodes), self.tables(nodes))
 
     def runLabel(self, nodes):
         """A result in a few words: of which image, and the verdict."""
         facts = self.facts(nodes)
         if not facts:
-            return qtjobs.ModuleLogic.runLabel(self, nodes)
+            return logic.ModuleLogic.runLabel(self, nodes)
         return f"{facts.get('source', self.TITLE)} ({facts.get('verdict', _('incomplete'))})"
 
     # Results in views
 
     def showInViews(self, nodes, shownMap="change", table="verdict", overlay=False):
-        """Steps that show source | result | map above histograms | tone curve | table, on one slice."""
+        """Steps that show source | result | map above histograms | tone curve | table, on one
+        slice.
+        """
         source, result, change = self.sourceOf(nodes), nodes.get("harmonized"), nodes.get("change")
         shownMap = shownMap if shownMap in nodes else "change"
         shown = nodes.get(shownMap)
         rows = [
-            [views.Slice("MRFlowHarmonize1", _("Source"), source),
-             views.Slice("MRFlowHarmonize2", _("Harmonized"), result, shown if overlay else None, 0.5),
-             views.over("MRFlowHarmonize3", MAPS[shownMap], source, shown)],
-            [views.Plot("MRFlowHarmonizePlot1", nodes.get("histograms")),
-             views.Plot("MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity")),
-             views.Table("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict"))]]
+            [
+                views.Slice("MRFlowHarmonize1", _("Source"), source),
+                views.Slice(
+                    "MRFlowHarmonize2", _("Harmonized"), result, shown if overlay else None, 0.5
+                ),
+                views.over("MRFlowHarmonize3", MAPS[shownMap], source, shown),
+            ],
+            [
+                views.Plot("MRFlowHarmonizePlot1", nodes.get("histograms")),
+                views.Plot(
+                    "MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity")
+                ),
+                views.Table("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict")),
+            ],
+        ]
         yield from views.show(LAYOUT, rows, change, source or result)
 
     # Sample data
@@ -502,11 +641,14 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
     def addSample(self, brain=None):
         """A brain as another scanner might have shown it, for a first try: the node.
 
-        The brain is a NetInversionLib Volume without skull; default is the template that the Sample Data module downloads.
+        The brain is a NetInversionLib Volume without skull; default is the template that the Sample
+        Data module downloads.
         """
-        from NetInversionLib import simulated_domains
+        from NetInversionLib.harmonize import simulated_scanners
 
-        node = mrml.volume_to_node(simulated_domains.sample(brain or self._sampleBrain()), SAMPLE_NODE, role="input")
+        node = write.volume_to_node(
+            simulated_scanners.sample(brain or self._sampleBrain()), SAMPLE_NODE, role="input"
+        )
         slicer.util.setSliceViewerLayers(background=node, fit=True)
         return node
 
@@ -514,7 +656,7 @@ class MRFlowHarmonizeLogic(qtjobs.ModuleLogic):
         import SampleData
 
         node = SampleData.SampleDataLogic().downloadSample(SAMPLE)
-        brain = mrml.volume_from_node(node)
+        brain = read.volume_from_node(node)
         slicer.mrmlScene.RemoveNode(node)
         return brain
 
@@ -542,11 +684,15 @@ class MRFlowHarmonizeTest(ScriptedLoadableModuleTest):
         output = MRFlowHarmonizeLogic().run(source, force=True, device="cpu")
         self.assertIn(output.facts["verdict"], ("accepted", "flagged"))
         harmonized = output.nodes["harmonized"]
-        self.assertEqual(harmonized.GetImageData().GetDimensions(), source.GetImageData().GetDimensions())
+        self.assertEqual(
+            harmonized.GetImageData().GetDimensions(), source.GetImageData().GetDimensions()
+        )
         air = slicer.util.arrayFromVolume(source) == 0
         self.assertFalse(np.any(slicer.util.arrayFromVolume(harmonized)[air]))
-        knots = mrml.columns_of(output.tables["curve"])["output (scaled)"]
-        self.assertTrue(all(a < b for a, b in zip(knots, knots[1:])), "the tone curve rises everywhere")
+        knots = scene_tables.columns_of(output.tables["curve"])["output (scaled)"]
+        self.assertTrue(
+            all(a < b for a, b in zip(knots, knots[1:])), "the tone curve rises everywhere"
+        )
         self.delayDisplay("Test passed")
 
     def madeUpVolume(self):

@@ -1,10 +1,14 @@
-"""The modules on real images, through their own logic and a real MRML scene, without the Slicer application.
+"""The modules on real images, through their own logic and a real MRML scene, without the Slicer
+application.
 
-    python Testing/demo.py                  Ideal Input: a CT slice that the pydicom package carries, Dixon images simulated from
-                                            it. Invariances: the same slice at a simulated low dose. MRFlow Harmonize: the
-                                            MNI152 T1 brain that nilearn carries, as another scanner might have shown it
-    python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction and ct (NIfTI, NRRD
-                                            or MHA, by file name), or any CTs, from which Dixon images are simulated; and a
+    python Testing/demo.py                  Ideal Input: a CT slice that the pydicom package
+                                            carries, Dixon images simulated from it. Invariances:
+                                            the same slice at a simulated low dose. MRFlow
+                                            Harmonize: the MNI152 T1 brain that nilearn carries, as
+                                            another scanner might have shown it
+    python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction
+                                            and ct (NIfTI, NRRD or MHA, by file name), or any CTs,
+                                            from which Dixon images are simulated; and a
                                             brain-extracted volume with T1 in its file name
 
 Writes a scene that Slicer opens, figures and a table to Testing/output/demo.
@@ -29,8 +33,13 @@ host.start()
 
 import slicer  # noqa: E402
 
-from NetInversionLib import dixon, mrml, simulated_domains, volumes  # noqa: E402
-from NetInversionLib.results import Progress, Table  # noqa: E402
+from NetInversionLib.core import files as core_files  # noqa: E402
+from NetInversionLib.core import volumes  # noqa: E402
+from NetInversionLib.core.progress import Progress  # noqa: E402
+from NetInversionLib.core.results import Table  # noqa: E402
+from NetInversionLib.harmonize import simulated_scanners  # noqa: E402
+from NetInversionLib.ideal_input import dixon  # noqa: E402
+from NetInversionLib.scene import write  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output" / "demo"
 ROLES = (*dixon.CHANNELS, "ct")
@@ -40,7 +49,9 @@ IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with your own volumes")
     parser.add_argument("--evaluations", type=int, default=150)
     options = parser.parse_args()
@@ -57,8 +68,10 @@ def main() -> None:
     for brain in brains:
         harmonize(brain)
     scene = save_scene()
-    print(f"\nScene:   {scene}  (open it in Slicer: File > Add Data)\nFigures: {OUTPUT}/*.png\n"
-          "Research use only, not for diagnosis.")
+    print(
+        f"\nScene:   {scene}  (open it in Slicer: File > Add Data)\nFigures: {OUTPUT}/*.png\n"
+        "Research use only, not for diagnosis."
+    )
 
 
 def packaged_case():
@@ -66,26 +79,40 @@ def packaged_case():
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder)
-        ct = replace(volumes.load(folder), name="CT")
+        ct = replace(core_files.load(folder), name="CT")
     yield "vertebra", simulated(at_model_spacing(ct))
 
 
 def own_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise volumes.VolumeError(f"there is no folder '{folder}'")
-    return {path.name.split(".")[0]: path for path in sorted(folder.rglob("*")) if path.name.endswith(IMAGES)}
+    return {
+        path.name.split(".")[0]: path
+        for path in sorted(folder.rglob("*"))
+        if path.name.endswith(IMAGES)
+    }
 
 
 def own_cases(folder: Path, may_be_none: bool):
-    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with simulated Dixon."""
+    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with
+    simulated Dixon.
+    """
     files = own_files(folder)
     if set(ROLES) <= set(files):
-        case = {role: volumes.load(files[role]) for role in ROLES}
+        case = {role: core_files.load(files[role]) for role in ROLES}
         ct = middle(case["ct"])
-        return [(folder.name, {role: volumes.resample(volume, ct) for role, volume in case.items()})]
-    cts = {name: volume for name, volume in ((n, volumes.load(p)) for n, p in files.items()) if looks_like_ct(volume)}
+        return [
+            (folder.name, {role: volumes.resample(volume, ct) for role, volume in case.items()})
+        ]
+    cts = {
+        name: volume
+        for name, volume in ((n, core_files.load(p)) for n, p in files.items())
+        if looks_like_ct(volume)
+    }
     if not cts and not may_be_none:
-        raise volumes.VolumeError(f"'{folder}' holds neither {', '.join(ROLES)} nor any CT in HU ({', '.join(IMAGES)})")
+        raise volumes.VolumeError(
+            f"'{folder}' holds neither {', '.join(ROLES)} nor any CT in HU ({', '.join(IMAGES)})"
+        )
     return [(name, simulated(at_model_spacing(middle(ct)))) for name, ct in cts.items()]
 
 
@@ -93,14 +120,14 @@ def packaged_brain() -> volumes.Volume:
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    template = volumes.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
-    return simulated_domains.sample(replace(template, name="MNI152 T1 brain"))
+    template = core_files.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
+    return simulated_scanners.sample(replace(template, name="MNI152 T1 brain"))
 
 
 def own_brains(folder: Path) -> list[volumes.Volume]:
     """The first volume with T1 in its name, if there is one."""
     paths = [path for name, path in own_files(folder).items() if "t1" in name.lower()]
-    return [volumes.load(path) for path in paths[:1]]
+    return [core_files.load(path) for path in paths[:1]]
 
 
 def looks_like_ct(volume: volumes.Volume) -> bool:
@@ -112,7 +139,7 @@ def middle(volume: volumes.Volume) -> volumes.Volume:
     region = [bound for size in volume.shape for bound in (0, size)]
     size = volume.shape[axis]
     first = max(0, (size - SLICES) // 2)
-    region[2 * axis:2 * axis + 2] = first, min(size, first + SLICES)
+    region[2 * axis : 2 * axis + 2] = first, min(size, first + SLICES)
     return volumes.crop(volume, tuple(region))
 
 
@@ -137,36 +164,64 @@ def simulated(ct: volumes.Volume) -> dict[str, volumes.Volume]:
 
 
 def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
-    """Put the case into the scene, run the module's logic on it, print the table and draw the figures."""
-    nodes = {role: mrml.volume_to_node(volume, f"{name} {volume.name}", role="ct" if role == "ct" else "input")
-             for role, volume in case.items()}
+    """Put the case into the scene, run the module's logic on it, print the table and draw the
+    figures.
+    """
+    nodes = {
+        role: write.volume_to_node(
+            volume, f"{name} {volume.name}", role="ct" if role == "ct" else "input"
+        )
+        for role, volume in case.items()
+    }
     host.load_module("IdealInput")
     from IdealInput import IdealInputLogic  # as in Slicer's Python console
 
     logic = IdealInputLogic()
     began = time.perf_counter()
-    output = logic.run({role: nodes[role] for role in dixon.CHANNELS}, nodes["ct"], progress=Lines(),
-                       starts=["patient", "zeros", "noise"], max_evaluations=evaluations, knobs=len(case["ct"].array) == 1)
-    print(f"\n{name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s, Dixon images "
-          f"{'simulated from the CT' if 'simulated' in case['in_phase'].name else 'your own'}")
-    print_table(output.result.tables["error"], columns=("input", "MAE everything (HU)", "relative to the patient's (%)",
-                                                        "values outside [0, 1] (%)"))
+    output = logic.run(
+        {role: nodes[role] for role in dixon.CHANNELS},
+        nodes["ct"],
+        progress=Lines(),
+        starts=["patient", "zeros", "noise"],
+        max_evaluations=evaluations,
+        knobs=len(case["ct"].array) == 1,
+    )
+    print(
+        f"\n{name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s, Dixon images "
+        f"{'simulated from the CT' if 'simulated' in case['in_phase'].name else 'your own'}"
+    )
+    print_table(
+        output.result.tables["error"],
+        columns=(
+            "input",
+            "MAE everything (HU)",
+            "relative to the patient's (%)",
+            "values outside [0, 1] (%)",
+        ),
+    )
     for table in ("swap back", "acquirable"):
         if table in output.result.tables:
             print_table(output.result.tables[table])
     for start in ("patient", "zeros", "noise"):
         keys = [f"{kind} {role} {start}" for kind in ("ideal", "change") for role in dixon.CHANNELS]
-        host.render_slice_views(OUTPUT / f"{name} from {start}.png",
-                                [*(nodes[role] for role in dixon.CHANNELS), *(output.nodes[key] for key in keys)], columns=3)
+        host.render_slice_views(
+            OUTPUT / f"{name} from {start}.png",
+            [*(nodes[role] for role in dixon.CHANNELS), *(output.nodes[key] for key in keys)],
+            columns=3,
+        )
     keys = ["output ct patient's", "error ct patient's", "output ct patient", "error ct patient"]
-    host.render_slice_views(OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)])
+    host.render_slice_views(
+        OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)]
+    )
     for key, chart in output.charts.items():
         host.render_plot(chart, OUTPUT / f"{name} {key}.png")
     logic.saveReport(output.nodes, OUTPUT / f"{name} ideal input.html")
 
 
 def find_invariances(name: str, ct: volumes.Volume) -> None:
-    """Simulate a low-dose CT, look for what may change in its middle slice unnoticed, and draw the maps and samples."""
+    """Simulate a low-dose CT, look for what may change in its middle slice unnoticed, and draw the
+    maps and samples.
+    """
     host.load_module("Invariances")
     from Invariances import InvariancesLogic  # as in Slicer's Python console
 
@@ -174,37 +229,66 @@ def find_invariances(name: str, ct: volumes.Volume) -> None:
     if not logic.models():
         print("\nInvariances: no denoiser is there.")
         return
-    normal = mrml.volume_to_node(ct, f"{name} CT, normal dose", role="ct")
+    normal = write.volume_to_node(ct, f"{name} CT, normal dose", role="ct")
     low, middle = logic.simulateLowDose(normal), ct.shape[0] // 2
-    region = (middle, middle + 1, *(bound for n in ct.shape[1:] for bound in (max(0, n // 2 - 48), min(n, n // 2 + 48))))
-    output = logic.run(low, progress=Lines(), proposals=["cinn"], samples=64, projected=8, region=region)
-    print_table(output.result.tables["proof"], columns=("slice", "accepted (%)", "input change before (HU)",
-                                                        "input change after (HU)", "survived (%)"))
+    region = (
+        middle,
+        middle + 1,
+        *(bound for n in ct.shape[1:] for bound in (max(0, n // 2 - 48), min(n, n // 2 + 48))),
+    )
+    output = logic.run(
+        low, progress=Lines(), proposals=["cinn"], samples=64, projected=8, region=region
+    )
+    print_table(
+        output.result.tables["proof"],
+        columns=(
+            "slice",
+            "accepted (%)",
+            "input change before (HU)",
+            "input change after (HU)",
+            "survived (%)",
+        ),
+    )
     print_table(output.result.tables["bands"])
-    images = [output.nodes[key] for key in ("output", "vae floor", "std unproven", "std proven") if key in output.nodes]
+    images = [
+        output.nodes[key]
+        for key in ("output", "vae floor", "std unproven", "std proven")
+        if key in output.nodes
+    ]
     host.render_slice_views(OUTPUT / f"{name} invariances.png", [normal, low, *images], columns=3)
     logic.saveReport(output.nodes, OUTPUT / f"{name} invariances.html")
 
 
 def harmonize(brain: volumes.Volume) -> None:
-    """Put the brain into the scene, harmonize it, print what changed, draw the figures and write the report."""
+    """Put the brain into the scene, harmonize it, print what changed, draw the figures and write
+    the report.
+    """
     host.load_module("MRFlowHarmonize")
     from MRFlowHarmonize import MRFlowHarmonizeLogic  # as in Slicer's Python console
 
     logic = MRFlowHarmonizeLogic()
-    model = next((path for path, card in logic.models().items() if card.arguments["corrector"]), None)
+    model = next(
+        (path for path, card in logic.models().items() if card.arguments["corrector"]), None
+    )
     if model is None:
         print("\nMRFlow Harmonize: no model is there that can harmonize.")
         return
-    source = mrml.volume_to_node(brain, role="input")
+    source = write.volume_to_node(brain, role="input")
     began = time.perf_counter()
     output = logic.run(source, model=model, progress=Lines())
-    print(f"\n{brain.name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s, {logic.verdictText(output.facts)}")
+    print(
+        f"\n{brain.name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s,"
+        f" {logic.verdictText(output.facts)}"
+    )
     for table in ("summary", "verdict"):
         if table in output.result.tables:
             columns = ("check", "value", "from", "to", "passed") if table == "verdict" else None
             print_table(output.result.tables[table], columns, digits=3)
-    images = [output.nodes[key] for key in ("harmonized", "change", "multiplicative field") if key in output.nodes]
+    images = [
+        output.nodes[key]
+        for key in ("harmonized", "change", "multiplicative field")
+        if key in output.nodes
+    ]
     host.render_slice_views(OUTPUT / "harmonized.png", [source, *images], columns=2)
     for key, chart in output.charts.items():
         host.render_plot(chart, OUTPUT / f"harmonized {key}.png")
@@ -213,7 +297,15 @@ def harmonize(brain: volumes.Volume) -> None:
 
 def print_table(table: Table, columns=None, digits: int = 2) -> None:
     names = list(columns or table.columns)
-    rows = [names, *zip(*([f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in table.columns[n]] for n in names))]
+    rows = [
+        names,
+        *zip(
+            *(
+                [f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in table.columns[n]]
+                for n in names
+            )
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
     print(f"\n{table.title}")
     for row in rows:

@@ -287,12 +287,12 @@ def _offer_sample(name: str) -> None:
 
 
 def check_packages(run: Run):
-    from NetInversionLib import qtjobs
+    from NetInversionLib.panel import packages
 
     yield Wait("Slicer has settled", lambda: True)
     try:
-        qtjobs.ensure_packages("NetInversion")
-    except qtjobs.PackagesMissing as error:
+        packages.ensure_packages("NetInversion")
+    except packages.PackagesMissing as error:
         raise Failed(
             f"{error} Start Slicer without --testing, open one of the modules, press Apply and "
             "agree to the installation; then run this again."

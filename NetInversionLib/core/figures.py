@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import volumes
-from ..results import Curve
-from ..volumes import Region, Volume
+from . import volumes
+from .results import Curve
 from .text import readable, shown
+from .volumes import Region, Volume
 
 AXIAL, CORONAL, SAGITTAL = range(3)
 PLANES = ("axial", "coronal", "sagittal")

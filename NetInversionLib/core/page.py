@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..results import Table
+from .results import Table
 from .text import readable, shown
 
 WIDEST, MOST_TURNED = 9, 6

@@ -17,15 +17,14 @@ Sources: Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (coupling); Kingma & Dh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import processes, register
-from .flow import CONSTANT, SMALLEST_DEVIATION
+from .cinn_blocks import MAX_WIDTH, ActNorm, Embedder, Subnet, sum_of_items, sum_type
+from .registry import register
 
 # (least, most): refused beyond these, so that a hostile model file cannot ask for all the memory
 # there is.
@@ -42,7 +41,6 @@ RANGES = {
     "latent_size": (1, 256),
 }
 MAX_PARAMETERS = 1_000_000_000
-MAX_WIDTH = 1024
 MAX_FINAL_KERNEL = 64
 
 
@@ -93,7 +91,7 @@ class CINN(nn.Module):
         super().__init__()
         _check_arguments(locals())
         self.channels, self.features, self.spatial = channels, features, spatial
-        self.embedder = _Embedder(
+        self.embedder = Embedder(
             condition_channels,
             condition_size,
             downs,
@@ -215,7 +213,8 @@ class CINN(nn.Module):
             h = h.flatten(1)
         if h.ndim != (4 if self.spatial else 2) or h.shape[1] != self.features:
             raise ValueError(
-                f"a condition comes from embed, with {self.features} features; this one's shape is {tuple(h.shape)}"
+                f"a condition comes from embed, with {self.features} features; this one's shape is"
+                f" {tuple(h.shape)}"
             )
         return [block.prepare(h) for block in self.blocks]
 
@@ -246,7 +245,7 @@ class Prepared:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As ``CINN.forward``."""
         x, shape = self.take(x)
-        log_det = torch.zeros(len(x), dtype=_sum_type(x), device=x.device)
+        log_det = torch.zeros(len(x), dtype=sum_type(x), device=x.device)
         for block, given in zip(self._flow.blocks, self.given):
             x, more = block.encode(x, given)
             log_det = log_det + more
@@ -292,8 +291,8 @@ class Prepared:
             raise ValueError(f"{len(x)} latents do not divide among {conditions} conditions")
         if self._flow.spatial and x.shape[2:] != self._condition_shape[2:]:
             raise ValueError(
-                f"latents of {tuple(x.shape[2:])} need a condition of that size, not {self._condition_shape[2:]}: "
-                "embed(z, size)"
+                f"latents of {tuple(x.shape[2:])} need a condition of that size, not"
+                f" {self._condition_shape[2:]}: embed(z, size)"
             )
         return x, shape
 
@@ -360,8 +359,8 @@ class _Coupling(nn.Module):
     ):
         super().__init__()
         self.bound = bound
-        self.log_scale = _Subnet(half, features, hidden, depth, spatial)
-        self.shift = _Subnet(half, features, hidden, depth, spatial)
+        self.log_scale = Subnet(half, features, hidden, depth, spatial)
+        self.shift = Subnet(half, features, hidden, depth, spatial)
 
     def prepare(self, h: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_scale.condition(h), self.shift.condition(h)
@@ -370,7 +369,7 @@ class _Coupling(nn.Module):
         self, changed: Tensor, kept: Tensor, given: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         log_scale = self._log_scale(kept, given)
-        return torch.addcmul(self.shift(kept, given[1]), changed, log_scale.exp()), _total(
+        return torch.addcmul(self.shift(kept, given[1]), changed, log_scale.exp()), sum_of_items(
             log_scale
         )
 
@@ -381,282 +380,8 @@ class _Coupling(nn.Module):
         return self.bound * torch.tanh(self.log_scale(kept, given[0]) / self.bound)
 
 
-class _Subnet(nn.Module):
-    """Layers with LeakyReLUs between them; the first sees the latents' half and, through
-    ``condition``, h.
-
-    For maps the first and the last are 3 x 3 convolutions and those between them 1 x 1.
-    """
-
-    def __init__(self, half: int, features: int, hidden: int, depth: int, spatial: bool):
-        super().__init__()
-        self.first = _layer(half, hidden, 3 if spatial else 0, bias=False)
-        self.condition = _layer(features, hidden, 3 if spatial else 0)
-        self.middle = nn.ModuleList(
-            _layer(hidden, hidden, 1 if spatial else 0) for _ in range(depth)
-        )
-        self.last = _layer(hidden, half, 3 if spatial else 0)
-        seen = (half + features) * (9 if spatial else 1)
-        for layer in (self.first, self.condition):
-            nn.init.normal_(layer.weight, std=(2 / seen) ** 0.5)
-        for layer in self.middle:
-            nn.init.kaiming_normal_(layer.weight)
-        for layer in (self.condition, *self.middle):
-            nn.init.zeros_(layer.bias)
-        for parameter in self.last.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor, given: Tensor) -> Tensor:
-        x = F.leaky_relu(self._first(x, given), inplace=True)
-        for layer in self.middle:
-            x = F.leaky_relu(layer(x), inplace=True)
-        return self.last(x)
-
-    def _first(self, x: Tensor, given: Tensor) -> Tensor:
-        one_each = len(given) in (1, len(x))
-        if one_each and x.ndim == 2:
-            return torch.addmm(given, x, self.first.weight.T)
-        x = self.first(x)
-        if one_each:
-            return x + given
-        return (x.unflatten(0, (len(given), -1)) + given[:, None]).flatten(0, 1)
-
-
-class ActNorm(nn.Module):
-    """y = sign exp(log_scale) (x + bias) in each channel; the scale never is zero."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("sign", torch.ones(channels))  # published weights have negative scales
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encode(x)[0]
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The output, and its log-determinant (the same for every item)."""
-        scale = self.sign * self.log_scale.exp()
-        log_det = x[0, 0].numel() * self.log_scale.sum(dtype=_sum_type(x))
-        return torch.addcmul(_column(scale * self.bias, x), x, _column(scale, x)), log_det
-
-    def decode(self, y: Tensor) -> Tensor:
-        return torch.addcmul(
-            _column(-self.bias, y), y, _column(self.sign * (-self.log_scale).exp(), y)
-        )
-
-    @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies
-        keeps its scale.
-        """
-        values = x.transpose(0, 1).flatten(1).to(_sum_type(x))
-        mean = processes.total(values.mean(1)) / processes.count()
-        deviation = (
-            processes.total((values - mean[:, None]).square().mean(1)) / processes.count()
-        ).sqrt()
-        scale = torch.where(deviation < CONSTANT, 1.0, deviation.clamp_min(SMALLEST_DEVIATION))
-        self.bias.copy_(-mean)
-        self.log_scale.copy_(-scale.log())
-        self.sign.fill_(1)
-
-
-class _Embedder(nn.Module):
-    """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU; to a vector by one as large as the
-    map, or to a map.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        size: int,
-        downs: int,
-        width: int,
-        features: int,
-        norm: str,
-        latent_size: int | None,
-    ):
-        super().__init__()
-        self.channels, self.latent_size, self.final_size, self.smallest = (
-            channels,
-            latent_size,
-            size >> downs,
-            2**downs,
-        )
-        widths = [channels, *(min(width << n, MAX_WIDTH) for n in range(downs))]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, 4, 2, 1, bias=norm == "none") for i, o in zip(widths, widths[1:])
-        )
-        self.norms = nn.ModuleList(ActNorm(o) for o in widths[1:]) if norm == "actnorm" else None
-        kernel, padding = (self.final_size, 0) if latent_size is None else (3, 1)
-        self.last = nn.Conv2d(widths[-1], features, kernel, padding=padding)
-        self.register_buffer("initialised", torch.tensor(False))
-
-    def forward(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        z = z[:, :, None, None] if z.ndim == 2 else z
-        if z.ndim != 4 or z.shape[1] != self.channels or min(z.shape[2:]) < self.smallest:
-            raise ValueError(
-                f"the condition must have {self.channels} channels and at least {self.smallest} x {self.smallest} "
-                f"voxels; its shape is {tuple(z.shape)}"
-            )
-        first_time = self.norms is not None and self.training and not self.initialised
-        for n, convolution in enumerate(self.convolutions):
-            z = convolution(z)
-            if first_time:
-                self.norms[n].initialise(z)
-            z = F.leaky_relu(self.norms[n](z) if self.norms is not None else z, 0.2)
-        if first_time:
-            self.initialised.fill_(True)
-        if self.latent_size is None:
-            return self.last(_pooled(z, (self.final_size, self.final_size))).flatten(1)
-        return self.last(_pooled(z, size or (self.latent_size, self.latent_size)))
-
-
-# Published checkpoints ----------------------------------------------------------------------------
-
-
-def from_published(state: Mapping[str, Tensor]) -> CINN:
-    """The network of a published checkpoint (class ConditionalTransformer of ldct-invariances), in
-    eval mode.
-
-    Everything is read off the tensors, the last activation's slope of 0.9 excepted. The
-    log-determinant is the true one.
-
-    Args:
-        state: Its ``model_state_dict``.
-
-    Raises:
-        ValueError: It is not one of these.
-    """
-    try:
-        arguments = published_arguments(state)
-        with torch.device("meta"):
-            flow = CINN(**arguments)
-        flow.load_state_dict(_converted(state, arguments), assign=True)
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"these are not the weights of a published ConditionalTransformer: {error}"
-        ) from error
-    return flow.eval()
-
-
-def published_arguments(state: Mapping[str, Tensor]) -> dict:
-    """What ``CINN`` is built with for a published checkpoint."""
-    first = state["flow.sub_layers.0.coupling.s.0.main.0.weight"]
-    downs = _count(state, "embedder.feature_layers.{}.sub_layers.0.weight")
-    last = state["embedder.dense_encode.sub_layers.0.weight"]
-    entry = (
-        state["embedder.feature_layers.0.sub_layers.0.weight"] if downs else last.transpose(0, 1)
-    )
-    return {
-        "channels": state["flow.sub_layers.0.norm_layer.loc"].shape[1],
-        "condition_channels": entry.shape[1],
-        "condition_size": last.shape[-1] << downs,
-        "blocks": _count(state, "flow.sub_layers.{}.norm_layer.loc"),
-        "hidden": first.shape[0],
-        "depth": _count(state, "flow.sub_layers.0.coupling.s.0.main.{}.weight", step=2) - 2,
-        "features": last.shape[0],
-        "downs": downs,
-        "embedder_width": entry.shape[0] if downs else 64,
-        "negative_slope": 0.9,
-    }
-
-
-def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor]:
-    """Our names and shapes: the first layers cut into the latents' and the condition's part, scales
-    as logarithms.
-    """
-    half, yes = arguments["channels"] // 2, torch.tensor(True)
-    new = {"initialised": yes, "embedder.initialised": yes.clone()}
-    for n in range(arguments["blocks"]):
-        ours, theirs = f"blocks.{n}.", f"flow.sub_layers.{n}."
-        new |= converted_actnorm(state, theirs + "norm_layer.", ours + "norm.")
-        new[ours + "shuffle_keys"] = state[theirs + "shuffle.backward_shuffle_idx"].float()
-        for i in range(2):
-            for name, letter in (("log_scale", "s"), ("shift", "t")):
-                a, b = f"{ours}couplings.{i}.{name}.", f"{theirs}coupling.{letter}.{i}.main."
-                weight = state[b + "0.weight"]
-                new |= {
-                    a + "first.weight": weight[:, :half].clone(),
-                    a + "condition.weight": weight[:, half:].clone(),
-                    a + "condition.bias": state[b + "0.bias"],
-                }
-                names = [f"middle.{k}" for k in range(arguments["depth"])] + ["last"]
-                for k, layer in enumerate(names, 1):
-                    new |= {
-                        f"{a}{layer}.{part}": state[f"{b}{2 * k}.{part}"]
-                        for part in ("weight", "bias")
-                    }
-    for n in range(arguments["downs"]):
-        theirs = f"embedder.feature_layers.{n}.sub_layers."
-        new[f"embedder.convolutions.{n}.weight"] = state[theirs + "0.weight"]
-        new |= converted_actnorm(state, theirs + "1.", f"embedder.norms.{n}.")
-    return new | {
-        f"embedder.last.{part}": state[f"embedder.dense_encode.sub_layers.0.{part}"]
-        for part in ("weight", "bias")
-    }
-
-
-def converted_actnorm(state: Mapping[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
-    """A published ActNorm's weights by the names of ``ActNorm``.
-
-    Args:
-        state: A published ``state_dict``; its tensors have the shape (1, C, 1, 1).
-        theirs: Prefix of the published names.
-        ours: Prefix of the names here.
-
-    Raises:
-        ValueError: It never saw data.
-    """
-    if not state[theirs + "initialized"].item():
-        raise ValueError(f"{theirs}initialized is 0: this network was never trained")
-    scale = state[theirs + "scale"].flatten()
-    return {
-        ours + "bias": state[theirs + "loc"].flatten(),
-        ours + "log_scale": scale.abs().log(),
-        ours + "sign": scale.sign(),
-    }
-
-
-def _count(state: Mapping[str, Tensor], pattern: str, step: int = 1) -> int:
-    n = 0
-    while pattern.format(n * step) in state:
-        n += 1
-    return n
-
-
-# Small things -------------------------------------------------------------------------------------
-
-
-def _layer(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Module:
-    """A linear layer (kernel 0) or a convolution that keeps the size."""
-    return (
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-        if kernel
-        else nn.Linear(inputs, outputs, bias)
-    )
-
-
-def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if tuple(x.shape[2:]) == tuple(size) else F.adaptive_avg_pool2d(x, size)
-
-
-def _column(parameter: Tensor, x: Tensor) -> Tensor:
-    """One value per channel, shaped to broadcast over x (N, C, ...)."""
-    return parameter.view(-1, *[1] * (x.ndim - 2))
-
-
-def _total(x: Tensor) -> Tensor:
-    """(N,) sum over all but the first axis, in float64 where the device has it."""
-    return x.flatten(1).sum(1, dtype=_sum_type(x))
-
-
-def _sum_type(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
 def _log_prob(v: Tensor, log_det: Tensor) -> Tensor:
-    return log_det - 0.5 * (_total(v.square()) + v[0].numel() * math.log(2 * math.pi))
+    return log_det - 0.5 * (sum_of_items(v.square()) + v[0].numel() * math.log(2 * math.pi))
 
 
 def _check_arguments(given: dict) -> None:
@@ -672,8 +397,8 @@ def _check_arguments(given: dict) -> None:
     final = given["condition_size"] >> given["downs"]
     if not 1 <= final or (final > MAX_FINAL_KERNEL and not given["spatial"]):
         raise ValueError(
-            f"condition_size must be 1 to {MAX_FINAL_KERNEL} times 2 ** downs ({2 ** given['downs']}), not "
-            f"{given['condition_size']}"
+            f"condition_size must be 1 to {MAX_FINAL_KERNEL} times 2 ** downs"
+            f" ({2 ** given['downs']}), not {given['condition_size']}"
         )
     if given["embedder_norm"] not in ("actnorm", "none"):
         raise ValueError(
@@ -700,5 +425,6 @@ def _check_total(given: dict, final: int) -> None:
     total = 4 * given["blocks"] * subnet + last * given["features"] * kernel
     if total > MAX_PARAMETERS:
         raise ValueError(
-            f"this network would have {total / 1e9:.1f} thousand million weights; at most 1 is allowed"
+            f"this network would have {total / 1e9:.1f} thousand million weights; at most 1 is"
+            " allowed"
         )

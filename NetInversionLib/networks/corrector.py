@@ -1,7 +1,9 @@
-"""What the corrector knows of one target scanner: where in the head which intensities lie, and how people differ.
+"""What the corrector knows of one target scanner: where in the head which intensities lie, and how
+people differ.
 
-It is a probabilistic model in closed form rather than a stack of layers: measured beside small convolutional networks, it
-harmonized better by 2 to 4 dB, after minutes of training instead of hours. ``NetInversionLib.corrector`` reads it.
+It is a probabilistic model in closed form rather than a stack of layers: measured beside small
+convolutional networks, it harmonized better by 2 to 4 dB, after minutes of training instead of
+hours. ``NetInversionLib.harmonize.estimate`` reads it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import register
+from .registry import register
 
-# The template space: RAS mm, its origin in the middle of the grid; all of it is fixed, so that files stay comparable.
+# The template space: RAS mm, its origin in the middle of the grid; all of it is fixed, so that
+# files stay comparable.
 VOXEL_MM = 2.0
 GRID = (72, 96, 72)  # voxels along k, j, i
 TEMPLATE_STEP = 2  # the template image, by which scans are aligned, has every second voxel
@@ -50,18 +53,15 @@ class Corrector(nn.Module):
         rank: Directions in which people differ together.
         components: Patterns of which random smooth fields are made up.
 
-    Buffers:
-        template: (36, 48, 36) mean image of the aligned people, smoothed.
-        matched: (257,) mean quantiles at even fractions, inside the mask.
-        prior: (40, 12, 16, 12) histogram that a cell is taken to have before it is looked at; sums to a few voxels.
-        used: (6, 8, 6) 1 for the blocks below.
-        expected: (17, blocks) mean local quantiles.
-        deviations: (rank, 17 blocks) directions and sizes of people's joint deviations from them.
-        variance: (17 blocks,) what the deviations leave.
-        patterns_m, patterns_a: (288, components) control values of log m and a, in order of their standard deviation.
-        tone: (55,) mean quantiles at ``TONE_LEVELS`` of all voxels inside the mask, on the scans' own grids.
-        tone_deviations: (55, 55) their covariance between people.
-        whole: (257,) mean quantiles at even fractions of the same voxels.
+    Buffers: template: (36, 48, 36) mean image of the aligned people, smoothed. matched: (257,) mean
+        quantiles at even fractions, inside the mask. prior: (40, 12, 16, 12) histogram that a cell
+        is taken to have before it is looked at; sums to a few voxels. used: (6, 8, 6) 1 for the
+        blocks below. expected: (17, blocks) mean local quantiles. deviations: (rank, 17 blocks)
+        directions and sizes of people's joint deviations from them. variance: (17 blocks,) what the
+        deviations leave. patterns_m, patterns_a: (288, components) control values of log m and a,
+        in order of their standard deviation. tone: (55,) mean quantiles at ``TONE_LEVELS`` of all
+        voxels inside the mask, on the scans' own grids. tone_deviations: (55, 55) their covariance
+        between people. whole: (257,) mean quantiles at even fractions of the same voxels.
 
     Raises:
         ValueError: Sizes out of range.

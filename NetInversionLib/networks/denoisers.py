@@ -1,19 +1,21 @@
-"""Networks that remove noise from low-dose CT, with the key names of the published weights (ldct-benchmark).
+"""Networks that remove noise from low-dose CT, with the key names of the published weights
+(ldct-benchmark).
 
-All take and give one channel of any size, (N, 1, H, W), in normalised units; none ends in a ReLU, since the units are
-centred on zero. The layers that the sources count include the ReLUs: 1 is the first convolution, 2 its ReLU.
+All take and give one channel of any size, (N, 1, H, W), in normalised units; none ends in a ReLU,
+since the units are centred on zero. The layers that the sources count include the ReLUs: 1 is the
+first convolution, 2 its ReLU.
 
-Sources:
-    Chen, Zhang, Zhang et al., ISBI 2017, 143 (three layers); Chen, Zhang, Kalra et al., IEEE TMI 2017;36:2524, arXiv:1702.00288
-    (RED-CNN); Yang, Yan, Zhang et al., IEEE TMI 2018;37:1348, arXiv:1708.00961 (the generator of WGAN-VGG). Key names and
-    the missing last ReLU: Eulig, Ommer & Kachelriess, Med. Phys. 2024;51:8776, arXiv:2401.04661.
+Sources: Chen, Zhang, Zhang et al., ISBI 2017, 143 (three layers); Chen, Zhang, Kalra et al., IEEE
+    TMI 2017;36:2524, arXiv:1702.00288 (RED-CNN); Yang, Yan, Zhang et al., IEEE TMI 2018;37:1348,
+    arXiv:1708.00961 (the generator of WGAN-VGG). Key names and the missing last ReLU: Eulig, Ommer
+    & Kachelriess, Med. Phys. 2024;51:8776, arXiv:2401.04661.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from . import register
+from .registry import register
 
 MAX_CHANNELS = 512
 
@@ -23,7 +25,8 @@ class CNN10(nn.Module):
     """Chen's three convolutions: 9 x 9 to 64 channels, 3 x 3 to 32, and a last one to the image.
 
     Args:
-        last_kernel: Side of the last kernel: 5 as published with weights, 3 as in the invariances paper's table.
+        last_kernel: Side of the last kernel: 5 as published with weights, 3 as in the invariances
+            paper's table.
 
     Raises:
         ValueError: ``last_kernel`` is not 3 or 5.
@@ -69,13 +72,15 @@ class WGANVGG(nn.Module):
 
 @register("redcnn")
 class REDCNN(nn.Module):
-    """Chen's residual encoder-decoder: five 5 x 5 convolutions without padding, five transposed ones, three shortcuts.
+    """Chen's residual encoder-decoder: five 5 x 5 convolutions without padding, five transposed
+    ones, three shortcuts.
 
     Args:
         out_ch: Channels inside (96 as published).
 
     Raises:
-        ValueError: ``out_ch`` is not a whole number from 1 to 512. In use: an image smaller than 21 x 21.
+        ValueError: ``out_ch`` is not a whole number from 1 to 512. In use: an image smaller than 21
+            x 21.
     """
 
     dimensions = 2

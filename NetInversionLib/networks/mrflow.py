@@ -1,4 +1,6 @@
-"""All that harmonization knows of one target scanner: the flow, the estimator of corrections, and figures of its people."""
+"""All that harmonization knows of one target scanner: the flow, the estimator of corrections, and
+figures of its people.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import register
 from .flow import ConditionalFlow
+from .registry import register
 
 # Refused beyond it, so that a hostile model file cannot ask for all the memory there is.
 MAX_FIGURES = 10_000_000
@@ -17,15 +19,18 @@ MAX_FIGURES = 10_000_000
 
 @register("mrflow")
 class MRFlow(nn.Module):
-    """A conditional flow over slices, optionally a 3-D corrector, and statistics as buffers by name.
+    """A conditional flow over slices, optionally a 3-D corrector, and statistics as buffers by
+    name.
 
     Args:
         flow: Arguments of ``ConditionalFlow``.
         corrector: Arguments of ``networks.corrector.Corrector``, or None.
-        statistics: Name to shape; ``statistic(name)`` gives the tensor. ``mrflow.py`` says which there are.
+        statistics: Name to shape; ``statistic(name)`` gives the tensor. ``mrflow.py`` says which
+            there are.
 
     Raises:
-        ValueError: Arguments out of range, names that are no names, or more than ten million figures.
+        ValueError: Arguments out of range, names that are no names, or more than ten million
+            figures.
     """
 
     dimensions = 2
@@ -48,7 +53,9 @@ class MRFlow(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) scaled slices to latents and back, under an empty condition: the same slices, by the whole flow."""
+        """(N, 1, H, W) scaled slices to latents and back, under an empty condition: the same
+        slices, by the whole flow.
+        """
         height, width = image.shape[2:]
         padding = [p for n in (width, height) for p in (0, -n % self.flow.size_multiple)]
         image = F.pad(image, padding, mode="replicate")

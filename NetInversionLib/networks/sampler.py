@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import register
 from .cinn import CINN
+from .registry import register
 from .vae import VAE
 
 MAX_FLOWS = 64
@@ -84,7 +84,8 @@ class Sampler(nn.Module):
         """
         if layer not in self.layers:
             raise ValueError(
-                f"no flow was trained for layer {layer!r}; there are flows for {', '.join(self.layers) or 'none'}"
+                f"no flow was trained for layer {layer!r}; there are flows for"
+                f" {', '.join(self.layers) or 'none'}"
             )
         return self.flows[self.layers.index(layer)]
 
@@ -112,8 +113,9 @@ class Sampler(nn.Module):
         flow, size = self.flow(layer), tuple(size or z.shape[2:])
         if len(z) != 1 or (self.vae.spatial and any(n % self.size_multiple for n in size)):
             raise ValueError(
-                f"one image's activations, and images whose sides are multiples of {self.size_multiple}, are "
-                f"needed; the activations' shape is {tuple(z.shape)}, the images' {size}"
+                "one image's activations, and images whose sides are multiples of"
+                f" {self.size_multiple}, are needed; the activations' shape is {tuple(z.shape)},"
+                f" the images' {size}"
             )
         latent_size = tuple(n // self.size_multiple for n in size) if self.vae.spatial else None
         with torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import register
+from .registry import register
 
 # Refused beyond these, so that a hostile model file cannot ask for all the memory there is.
 MAX_CHANNELS = 64

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import qt
 
-from .. import speed
+from ..jobs import speed
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Machine:
             "finished(int,QProcess::ExitStatus)",
             lambda code, status: self._keep(device, process, done),
         )
-        process.start(python, ["-m", "NetInversionLib.speed", device, repr(time.time())])
+        process.start(python, ["-m", "NetInversionLib.jobs.speed", device, repr(time.time())])
 
     def _keep(self, device: str, process, done: Callable[[], None]) -> None:
         try:

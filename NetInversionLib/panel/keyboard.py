@@ -9,13 +9,21 @@ CONTROLS = ("QComboBox", "QLineEdit", "QAbstractButton", "QAbstractSpinBox", "QA
 
 
 def visit_after(first, widgets: list) -> None:
-    """Have the Tab key go from ``first`` through widgets that were made later, and on to what followed ``first`` before."""
+    """Have the Tab key go from ``first`` through widgets that were made later, and on to what
+    followed ``first`` before.
+    """
     stops = [_stop(widget) for widget in (first, *widgets)]
     for before, after in zip(stops, stops[1:]):
         qt.QWidget.setTabOrder(before, after)
 
 
 def _stop(widget):
-    """What the Tab key visits: the first control in a widget that is put together from several, or else itself."""
-    parts = [part for part in slicer.util.findChildren(widget) if any(part.inherits(kind) for kind in CONTROLS)]
+    """What the Tab key visits: the first control in a widget that is put together from several, or
+    else itself.
+    """
+    parts = [
+        part
+        for part in slicer.util.findChildren(widget)
+        if any(part.inherits(kind) for kind in CONTROLS)
+    ]
     return parts[0] if parts else widget

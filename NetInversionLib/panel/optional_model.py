@@ -23,7 +23,8 @@ def file_filter() -> str:
 class OptionalModel:
     """None, the shipped models that fit, the user's own file if one is chosen, and "From file...".
 
-    What is chosen is a text: "" for none, the file name of a shipped model, or the path of another file.
+    What is chosen is a text: "" for none, the file name of a shipped model, or the path of another
+    file.
 
     A path's line (ctkPathLineEdit) will not do: it is silent when its text is cleared.
 
@@ -61,7 +62,8 @@ class OptionalModel:
             self._selector.setCurrentIndex(self._selector.findData(self._shown))
             folder = str(Path(self._shown).parent) if self._shown else ""
             chosen = qt.QFileDialog.getOpenFileName(
-                slicer.util.mainWindow(), _("Choose a model file"), folder, file_filter())
+                slicer.util.mainWindow(), _("Choose a model file"), folder, file_filter()
+            )
             if not chosen:  # the dialog was cancelled
                 return
         self._on_chosen(chosen)

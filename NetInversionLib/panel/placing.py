@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from .. import volumes
-from ..volumes import Region, Volume
+from ..core import volumes
+from ..core.volumes import Region, Volume
 
 Point = tuple[float, float, float]  # RAS, mm
 

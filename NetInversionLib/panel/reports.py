@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import mrml
+from ..scene import read, runs
 
 
 class ReportLogic:
@@ -59,16 +59,16 @@ class ReportLogic:
             OSError: The file cannot be written.
             qtjobs.PackagesMissing: matplotlib is missing and was not installed.
         """
-        from .. import qtjobs  # which imports this file
+        from . import packages  # which imports this file
 
         problem = self.reportProblem(nodes)
         if problem:
             raise ValueError(problem)
-        qtjobs.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
+        packages.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
         source = self.sourceOf(nodes)
-        volume = mrml.volume_from_node(source) if source is not None else None
+        volume = read.volume_from_node(source) if source is not None else None
         report = importlib.import_module(f"NetInversionLib.{self.REPORT}")
-        return report.write(mrml.result_from_nodes(nodes), volume, path)
+        return report.write(runs.result_from_nodes(nodes), volume, path)
 
     def reportName(self, nodes: dict) -> str:
         """A file name to offer."""
@@ -139,12 +139,12 @@ class ReportPanel:
             )
 
     def _writeReport(self, nodes, path) -> bool:
-        from .. import qtjobs  # which imports this file
+        from . import packages  # which imports this file
 
         try:
             with slicer.util.WaitCursor():
                 self.logic.saveReport(nodes, path)
-        except (ValueError, qtjobs.PackagesMissing) as error:
+        except (ValueError, packages.PackagesMissing) as error:
             self.fail(str(error))
             return False
         except OSError as error:

@@ -1,18 +1,22 @@
-"""The list of a module's results in its panel: which one is shown, and a button that deletes one with all its nodes."""
+"""The list of a module's results in its panel: which one is shown, and a button that deletes one
+with all its nodes.
+"""
 
 from __future__ import annotations
 
 import slicer
 from slicer.i18n import tr as _
 
-from .. import mrml
+from ..scene import runs as scene_runs
 
 
 class RunList:
-    """Follows the scene's results of a module in the widgets ``shownRunSelector`` and ``deleteRunButton`` of its panel.
+    """Follows the scene's results of a module in the widgets ``shownRunSelector`` and
+    ``deleteRunButton`` of its panel.
 
     Args:
-        panel: The ``ModulePanel``; ``logic.runs()`` says what there is, the parameter node's ``run`` which one is shown.
+        panel: The ``ModulePanel``; ``logic.runs()`` says what there is, the parameter node's
+            ``run`` which one is shown.
     """
 
     def __init__(self, panel):
@@ -39,7 +43,9 @@ class RunList:
         label = panel.logic.runs().get(run)
         if label is None:
             return
-        question = _("Delete '{result}' with all its images, tables and plots? This cannot be undone.").format(result=label)
+        question = _(
+            "Delete '{result}' with all its images, tables and plots? This cannot be undone."
+        ).format(result=label)
         if not slicer.util.confirmOkCancelDisplay(question, panel.logic.TITLE):
             return
         panel.logic.deleteRun(run)
@@ -64,6 +70,6 @@ def remove(owner: str, run: str) -> None:
     scene = slicer.mrmlScene
     scene.StartState(scene.BatchProcessState)
     try:
-        mrml.remove_run(owner, run)
+        scene_runs.remove_run(owner, run)
     finally:
         scene.EndState(scene.BatchProcessState)

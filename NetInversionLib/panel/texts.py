@@ -8,7 +8,8 @@ import html
 def literal(text: str) -> str:
     """The text as a label, a tooltip or a dialog has to be given it to show it as it is.
 
-    They take for HTML what looks like it, and then show a node called "<b>CT" in bold, without its "<b>".
+    They take for HTML what looks like it, and then show a node called "<b>CT" in bold, without its
+    "<b>".
 
     Args:
         text: Plain text; line breaks stay.

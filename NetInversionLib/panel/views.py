@@ -1,9 +1,12 @@
-"""How a result is shown in Slicer's views: the layout, what each view shows, its legend, and the part in sight.
+"""How a result is shown in Slicer's views: the layout, what each view shows, its legend, and the
+part in sight.
 
-    yield from views.show(LAYOUT, [[Slice("MyView1", _("Patient"), patient), Slice("MyView2", _("Change"), patient, change)],
-                                   [Tabs({_("Table"): Table("MyTable", table)})]], analysed=change)
+    yield from views.show(LAYOUT, [[Slice("MyView1", _("Patient"), patient), Slice("MyView2",
+                                   _("Change"), patient, change)], [Tabs({_("Table"):
+                                   Table("MyTable", table)})]], analysed=change)
 
-A view is known by its tag, the singleton tag of its node: it stays the same from run to run and in a saved scene.
+A view is known by its tag, the singleton tag of its node: it stays the same from run to run and in
+a saved scene.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from .. import mrml
-from ..jobs import Steps
+from ..core.steps import Steps
+from ..scene import display, read
 
 IMAGE, DIFFERENCE, MAP = "#6EB04B", "#EDD54C", "#F34A33"
 """Colours of the bars above slice views: Slicer's own green, yellow and red."""
@@ -33,7 +36,9 @@ SAMPLED = 2**20
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice view: its tag, what it shows in a few words, a volume and a map over it (nodes, or None)."""
+    """A slice view: its tag, what it shows in a few words, a volume and a map over it (nodes, or
+    None).
+    """
 
     tag: str
     label: str
@@ -43,7 +48,9 @@ class Slice:
     color: str = IMAGE
 
 
-def over(tag: str, label: str, below: Any, overlay: Any, opacity: float = 1.0, color: str = DIFFERENCE) -> Slice:
+def over(
+    tag: str, label: str, below: Any, overlay: Any, opacity: float = 1.0, color: str = DIFFERENCE
+) -> Slice:
     """The view of a map over the image ``below``; empty where there is no map."""
     return Slice(tag, label, below if overlay is not None else None, overlay, opacity, color)
 
@@ -80,7 +87,8 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
     Args:
         number: Identifier of the layout.
         rows: From top to bottom, each from left to right.
-        analysed: A volume node that is 0 where nothing was looked at: the views go there and show it with a margin.
+        analysed: A volume node that is 0 where nothing was looked at: the views go there and show
+            it with a margin.
         framed: The volume node whose planes and extent the views follow; default ``analysed``.
     """
     manager = slicer.app.layoutManager()
@@ -112,22 +120,37 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
 
 def _flat(rows: list[Row]) -> list[Slice | Table | Plot]:
     """All views, also those behind tabs."""
-    inside = [list(cell.views.values()) if isinstance(cell, Tabs) else [cell] for row in rows for cell in row]
+    inside = [
+        list(cell.views.values()) if isinstance(cell, Tabs) else [cell]
+        for row in rows
+        for cell in row
+    ]
     return [view for views in inside for view in views]
 
 
 # The layout
 
+
 def layout_description(rows: list[Row]) -> str:
-    """Rows of views as Slicer's layout XML. What slice views are called is no part of it: that changes with the result."""
+    """Rows of views as Slicer's layout XML. What slice views are called is no part of it: that
+    changes with the result.
+    """
     lines = ["".join(f"<item>{_cell(cell)}</item>" for cell in row) for row in rows]
-    return '<layout type="vertical" split="true">' + "".join(
-        f'<item><layout type="horizontal" split="true">{line}</layout></item>' for line in lines) + "</layout>"
+    return (
+        '<layout type="vertical" split="true">'
+        + "".join(
+            f'<item><layout type="horizontal" split="true">{line}</layout></item>' for line in lines
+        )
+        + "</layout>"
+    )
 
 
 def _cell(cell: Slice | Table | Plot | Tabs) -> str:
     if isinstance(cell, Tabs):
-        tabs = "".join(f"<item name={quoteattr(name)}>{_cell(view)}</item>" for name, view in cell.views.items())
+        tabs = "".join(
+            f"<item name={quoteattr(name)}>{_cell(view)}</item>"
+            for name, view in cell.views.items()
+        )
         return f'<layout type="tab">{tabs}</layout>'
     if isinstance(cell, Slice):
         return _view("Slice", cell.tag, orientation="Axial", viewcolor=cell.color)
@@ -136,8 +159,10 @@ def _cell(cell: Slice | Table | Plot | Tabs) -> str:
 
 
 def _view(kind: str, tag: str, **properties: str) -> str:
-    inside = "".join(f'<property name="{name}" action="default">{quoteattr(value)[1:-1]}</property>'
-                     for name, value in properties.items())
+    inside = "".join(
+        f'<property name="{name}" action="default">{quoteattr(value)[1:-1]}</property>'
+        for name, value in properties.items()
+    )
     return f'<view class="vtkMRML{kind}Node" singletontag="{tag}">{inside}</view>'
 
 
@@ -152,8 +177,11 @@ def _arrange(manager, number: int, description: str) -> None:
 
 # A view's content
 
+
 def show_slice(widget, view: Slice) -> None:
-    """Show a volume, and a map over it, in a slice view that says what it is; linked views move together from then on."""
+    """Show a volume, and a map over it, in a slice view that says what it is; linked views move
+    together from then on.
+    """
     composite = widget.mrmlSliceCompositeNode()
     composite.SetBackgroundVolumeID(view.volume.GetID() if view.volume is not None else None)
     composite.SetForegroundVolumeID(view.overlay.GetID() if view.overlay is not None else None)
@@ -185,8 +213,10 @@ def set_opacity(tags: list[str], opacity: float) -> None:
 
 # The part in sight
 
+
 def analysed_box(volume) -> np.ndarray | None:
-    """Corners (8, 3), world RAS in mm, of the box of a volume node in which it is not 0; None if it is 0 everywhere.
+    """Corners (8, 3), world RAS in mm, of the box of a volume node in which it is not 0; None if it
+    is 0 everywhere.
 
     Of a large volume only some rows and columns are looked at; the box is as much larger.
     """
@@ -207,14 +237,20 @@ def _world_points(volume, points: np.ndarray) -> np.ndarray:
     """Points (n, 3) in a volume node's voxels (i, j, k) in world RAS, mm, its transforms included."""
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    points = points @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3].T + slicer.util.arrayFromVTKMatrix(matrix)[:3, 3]
+    points = (
+        points @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3].T
+        + slicer.util.arrayFromVTKMatrix(matrix)[:3, 3]
+    )
     transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(volume.GetParentTransformNode(), None, transform)
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        volume.GetParentTransformNode(), None, transform
+    )
     return np.array([transform.TransformPoint(point) for point in points])
 
 
 def look_at(widget, framed, box: np.ndarray | None = None) -> None:
-    """Turn a slice view to a volume's planes; show the box (corners, RAS) with a margin, or, without one, the whole volume.
+    """Turn a slice view to a volume's planes; show the box (corners, RAS) with a margin, or,
+    without one, the whole volume.
 
     The view's own button "Fit" shows the whole volume again.
     """
@@ -237,13 +273,15 @@ def look_at(widget, framed, box: np.ndarray | None = None) -> None:
 
 # Legends
 
+
 def show_legend(volume) -> None:
     """Give a map its colour legend, with units, in every view that shows it; other images get none.
 
-    A legend that is there already is made anew: Slicer draws one only in views that are older than it.
+    A legend that is there already is made anew: Slicer draws one only in views that are older than
+    it.
     """
     role = volume.GetAttribute("NetInversion.role") if volume is not None else None
-    if role not in mrml.COLORS:
+    if role not in display.COLORS:
         return
     logic = slicer.modules.colors.logic()
     old = logic.GetColorLegendDisplayNode(volume)
@@ -251,11 +289,14 @@ def show_legend(volume) -> None:
         slicer.mrmlScene.RemoveNode(old)
     legend = logic.AddDefaultColorLegendDisplayNode(volume)
     legend.SetName(_("Legend of {name}").format(name=volume.GetName()))
-    legend.SetTitleText(legend_title(role, mrml.units_of(volume)))
+    legend.SetTitleText(legend_title(role, read.units_of(volume)))
     legend.SetUseColorNamesForLabels(False)
     legend.SetLabelFormat("%.3g")
     legend.SetNumberOfLabels(5)
-    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):  # read on light and dark images
+    for text in (
+        legend.GetTitleTextProperty(),
+        legend.GetLabelTextProperty(),
+    ):  # read on light and dark images
         text.SetBackgroundColor(0, 0, 0)
         text.SetBackgroundOpacity(0.6)
     legend.SetSize(0.15, 0.5)
@@ -264,8 +305,12 @@ def show_legend(volume) -> None:
 
 def legend_title(role: str, units: str) -> str:
     """What a map's colours mean, in a word or two, with the unit."""
-    words = {"difference": _("Change"), "factor": _("Factor"), "error": _("Error"),
-             "spread": _("SD") if units else _("Share")}[role]
+    words = {
+        "difference": _("Change"),
+        "factor": _("Factor"),
+        "error": _("Error"),
+        "spread": _("SD") if units else _("Share"),
+    }[role]
     if not units and role in ("difference", "error"):
         units = _("a.u.")  # an MR image's own, arbitrary
     return f"{words} ({units})" if units else words

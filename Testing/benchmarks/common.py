@@ -1,4 +1,6 @@
-"""Held-out regions for the benchmarks: real CT, simulated Dixon, a network that never saw the person."""
+"""Held-out regions for the benchmarks: real CT, simulated Dixon, a network that never saw the
+person.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from NetInversionLib import models, synthetic_ct  # noqa: E402
-from NetInversionLib.volumes import Volume  # noqa: E402
+from NetInversionLib import models  # noqa: E402
+from NetInversionLib.core.volumes import Volume  # noqa: E402
+from NetInversionLib.evaluation import synthetic_ct  # noqa: E402
+from NetInversionLib.training import synthetic_ct as training_synthetic_ct  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
 DATA = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data")) / "ct"
@@ -24,29 +28,43 @@ SIZE = 96
 
 def case_volumes(scan_name: str) -> tuple[dict[str, Volume], np.ndarray]:
     """Volumes by role (simulated Dixon and CT, 3 mm in plane, LPS) and the body mask of one scan."""
-    from NetInversionLib import volumes
+    from NetInversionLib.core import files
 
     path = DATA / f"{scan_name}.nii.gz"
     if not path.exists():
-        sys.exit(f"This benchmark needs real CT: {path} is missing. Set NETINVERSION_DATA to the folder that holds ct/.")
-    case = synthetic_ct.make_case(synthetic_ct.prepare(volumes.load(path), scan_name, PEOPLE[scan_name]))
+        sys.exit(
+            f"This benchmark needs real CT: {path} is missing. Set NETINVERSION_DATA to the folder"
+            " that holds ct/."
+        )
+    case = synthetic_ct.make_case(
+        training_synthetic_ct.prepare(files.load(path), scan_name, PEOPLE[scan_name])
+    )
     i, j, k = case.scan.spacing_mm
     geometry = np.diag([-i, -j, k, 1.0])
-    arrays = dict(zip([channel.role for channel in synthetic_ct.INPUTS], case.images), ct=case.hu)
+    arrays = dict(
+        zip([channel.role for channel in training_synthetic_ct.INPUTS], case.images), ct=case.hu
+    )
     return {role: Volume(array, geometry, role) for role, array in arrays.items()}, case.scan.body
 
 
 def held_out_model(scan_name: str) -> models.Model:
-    return models.load(ROOT / "Testing" / "models" / f"synthetic-ct-without-{PEOPLE[scan_name]}.safetensors")
+    return models.load(
+        ROOT / "Testing" / "models" / f"synthetic-ct-without-{PEOPLE[scan_name]}.safetensors"
+    )
 
 
 def regions(body: np.ndarray, count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """Random one-slice regions of SIZE x SIZE voxels (smaller where the slice is) with at least 25 % body."""
+    """Random one-slice regions of SIZE x SIZE voxels (smaller where the slice is) with at least 25
+    % body.
+    """
     rng, found = np.random.default_rng(seed), []
     size = [min(SIZE, n) for n in body.shape[1:]]
     for _ in range(10_000):
-        k, j, i = (int(rng.integers(n)) for n in (body.shape[0], body.shape[1] - size[0] + 1, body.shape[2] - size[1] + 1))
-        if body[k, j:j + size[0], i:i + size[1]].mean() >= 0.25:
+        k, j, i = (
+            int(rng.integers(n))
+            for n in (body.shape[0], body.shape[1] - size[0] + 1, body.shape[2] - size[1] + 1)
+        )
+        if body[k, j : j + size[0], i : i + size[1]].mean() >= 0.25:
             found.append((k, k + 1, j, j + size[0], i, i + size[1]))
         if len(found) == count:
             return found

@@ -25,7 +25,12 @@ import host  # noqa: E402
 
 host.start()
 
-from NetInversionLib import jobs, speed, volumes  # noqa: E402
+from NetInversionLib import jobs  # noqa: E402
+from NetInversionLib.core import (
+    files,  # noqa: E402
+    steps,  # noqa: E402
+)
+from NetInversionLib.jobs import speed  # noqa: E402
 from NetInversionLib.panel import estimates  # noqa: E402
 
 WITHIN = 2.0
@@ -57,9 +62,7 @@ def harmonize(widget) -> dict:
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    widget.logic.addSample(
-        volumes.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
-    )
+    widget.logic.addSample(files.load(folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"))
     widget.initializeParameterNode()
     modes = type(widget._parameterNode.mode)
     return {
@@ -84,7 +87,7 @@ def estimate(widget) -> float:
 
 def request_of(widget):
     """What Apply would compute."""
-    return jobs.finish(widget.prepareRun().request)
+    return steps.finish(widget.prepareRun().request)
 
 
 def pass_on_a_free_computer() -> float:

@@ -1,8 +1,10 @@
-"""Time and peak memory of harmonizing one, two and four volumes of 288 x 288 x 181 voxels, gate, figures and page included.
+"""Time and peak memory of harmonizing one, two and four volumes of 288 x 288 x 181 voxels, gate,
+figures and page included.
 
     python Testing/benchmarks/harmonize_speed.py [--volumes 1 2 4]
 
-Every count runs `netinversion harmonize` anew, in a folder of its own, on people that the shipped model has not seen.
+Every count runs `netinversion harmonize` anew, in a folder of its own, on people that the shipped
+model has not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import common
 
-from NetInversionLib import devices
+from NetInversionLib.core import devices
 
 PEOPLE = [f"sub-{n}.nii.gz" for n in range(25, 31)]
 MODEL = common.ROOT / "Resources" / "Models" / "t1-brain.safetensors"
@@ -27,16 +29,33 @@ ALLOWED = 60
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--volumes", type=int, nargs="+", default=[1, 2, 4], help=f"at most {len(PEOPLE)}")
+    parser.add_argument(
+        "--volumes", type=int, nargs="+", default=[1, 2, 4], help=f"at most {len(PEOPLE)}"
+    )
     options = parser.parse_args()
     brains = common.DATA.parent / "brain_t1" / "site_a"
     if not brains.is_dir():
-        sys.exit(f"This benchmark needs real brains: {brains} is missing. Set NETINVERSION_DATA to the folder that has them.")
+        sys.exit(
+            f"This benchmark needs real brains: {brains} is missing. Set NETINVERSION_DATA to the"
+            " folder that has them."
+        )
     rows = {count: harmonized(brains, count) for count in options.volumes}
-    lines = [f"288 x 288 x 181 voxels, anatomy-safe, {devices.describe()}, one process", "",
-             "| volumes | seconds | peak memory (GB) |", "|---|---|---|"]
-    lines += [f"| {count} | {seconds:.0f} | {peak / 1e9:.2f} |" for count, (seconds, peak) in rows.items()]
-    lines += ["", f"At most {ALLOWED} s for one are wanted; twice the volumes, twice the time, the same memory."]
+    lines = [
+        f"288 x 288 x 181 voxels, anatomy-safe, {devices.describe()}, one process",
+        "",
+        "| volumes | seconds | peak memory (GB) |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {count} | {seconds:.0f} | {peak / 1e9:.2f} |" for count, (seconds, peak) in rows.items()
+    ]
+    lines += [
+        "",
+        (
+            f"At most {ALLOWED} s for one are wanted; twice the volumes, twice the time, the same"
+            " memory."
+        ),
+    ]
     common.write("harmonize_speed", {"rows": rows}, lines)
 
 
@@ -47,14 +66,24 @@ def harmonized(brains: Path, count: int) -> tuple[float, int]:
         source.mkdir()
         for name in PEOPLE[:count]:
             shutil.copy(brains / name, source)
-        command = [sys.executable, "-m", "NetInversionLib.cli", "harmonize", str(source), str(Path(folder) / "out"),
-                   "--model", str(MODEL)]
+        command = [
+            sys.executable,
+            "-m",
+            "NetInversionLib.cli",
+            "harmonize",
+            str(source),
+            str(Path(folder) / "out"),
+            "--model",
+            str(MODEL),
+        ]
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=common.ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit("harmonize failed: see above")
-        return time.perf_counter() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return time.perf_counter() - began, usage.ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How long sampling invariances takes: beside the straightforward loop, and with the shipped models on a whole CT slice.
+"""How long sampling invariances takes: beside the straightforward loop, and with the shipped models
+on a whole CT slice.
 
     python Testing/benchmarks/invariance_speed.py [--only loop models slices]
 
-loop: networks of the published size with random weights. The loop takes one sample at a time, finds encoder, denoised image and
-H anew for each, and keeps all. models: 250 raw samples with output check on 512 x 512 voxels, 16 projected ones on 128 x 128;
-peak memory of 250 and of 10. slices: one, two and four.
+loop: networks of the published size with random weights. The loop takes one sample at a time, finds
+encoder, denoised image and H anew for each, and keeps all. models: 250 raw samples with output
+check on 512 x 512 voxels, 16 projected ones on 128 x 128; peak memory of 250 and of 10. slices:
+one, two and four.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import torch
 from cinn_speed import compared, ratios
 from invariance_proof import MODELS, low_dose_chest
 
-from NetInversionLib import devices, models, volumes
+from NetInversionLib import models
+from NetInversionLib.core import devices, volumes
 from NetInversionLib.invariances import Settings, invariances
 from NetInversionLib.networks.cinn import CINN
 from NetInversionLib.networks.denoisers import CNN10
@@ -42,7 +45,10 @@ def main() -> None:
     if options.run:
         print(json.dumps(run(options.device, **options.run)))
         return
-    facts, lines = {}, [f"{devices.describe(devices.choose(options.device))}, {options.threads} threads", ""]
+    facts, lines = (
+        {},
+        [f"{devices.describe(devices.choose(options.device))}, {options.threads} threads", ""],
+    )
     for part in options.only:
         PARTS[part](options, facts, lines)
     common.write("invariance_speed", facts, lines)
@@ -53,8 +59,15 @@ def loop(options, facts: dict, lines: list[str]) -> None:
     """Raw samples of one patch with their denoised images, ours and one at a time."""
     device = devices.choose(options.device)
     torch.manual_seed(0)
-    vae, flow, f = VAE().to(device).eval(), CINN(256, blocks=12, features=256).to(device).eval(), CNN10().to(device).eval()
-    x, v = torch.randn(1, 1, 128, 128, device=device), torch.randn(options.samples, 256, device=device)
+    vae, flow, f = (
+        VAE().to(device).eval(),
+        CINN(256, blocks=12, features=256).to(device).eval(),
+        CNN10().to(device).eval(),
+    )
+    x, v = (
+        torch.randn(1, 1, 128, 128, device=device),
+        torch.randn(options.samples, 256, device=device),
+    )
 
     def one_at_a_time() -> torch.Tensor:
         kept = []
@@ -80,21 +93,40 @@ def loop(options, facts: dict, lines: list[str]) -> None:
     best, middle, _ = ratios({"ours": mine, "loop": theirs})[1]
     facts["loop"] = {"ours": mine, "loop": theirs, "difference": difference}
     each = [times["best"] / options.samples for times in (theirs, mine)]
-    lines += [f"Published size, {options.samples} samples of a patch: the loop {each[0]:.3f} s a sample, ours {each[1]:.3f} s: "
-              f"{best:.2f} times faster (median {middle:.2f}; {WANTED} wanted on a CPU); outputs differ by {difference:.0e} of "
-              "the largest", ""]
+    lines += [
+        (
+            f"Published size, {options.samples} samples of a patch: the loop {each[0]:.3f} s a"
+            f" sample, ours {each[1]:.3f} s: {best:.2f} times faster (median {middle:.2f}; {WANTED}"
+            f" wanted on a CPU); outputs differ by {difference:.0e} of the largest"
+        ),
+        "",
+    ]
 
 
 def pair(name: str) -> dict[str, models.Model]:
-    return {kind: models.load(MODELS / f"ct-{file}-{name}.safetensors")
-            for kind, file in (("denoiser", "denoiser"), ("sampler", "invariances"))}
+    return {
+        kind: models.load(MODELS / f"ct-{file}-{name}.safetensors")
+        for kind, file in (("denoiser", "denoiser"), ("sampler", "invariances"))
+    }
 
 
 def apart(options, **settings) -> dict:
     """``run`` in a process of its own, since peak memory never falls."""
-    command = [sys.executable, __file__, "--device", options.device, "--threads", str(options.threads), "--run",
-               json.dumps(settings)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--device",
+        options.device,
+        "--threads",
+        str(options.threads),
+        "--run",
+        json.dumps(settings),
+    ]
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
+            -1
+        ]
+    )
 
 
 def run(device: str, name: str, slices: int = 1, square: bool = False, **settings) -> dict:
@@ -103,24 +135,45 @@ def run(device: str, name: str, slices: int = 1, square: bool = False, **setting
     chest, region = low_dose_chest(slices)
     loaded = pair(name)
     layer = "output" if name == "cnn10" else "13"
-    chosen = Settings(layer=layer, proposals=("cinn",), shown=0, components=0, device=device, region=region if square else None,
-                      **settings)
+    chosen = Settings(
+        layer=layer,
+        proposals=("cinn",),
+        shown=0,
+        components=0,
+        device=device,
+        region=region if square else None,
+        **settings,
+    )
     began = time.perf_counter()
     result = invariances({"low_dose": chest}, loaded, chosen)
-    return {"seconds": time.perf_counter() - began, "peak_mb": devices.peak_memory() / 1e6,
-            "accepted": result.facts["accepted"], "size": list(volumes.check(chest).shape)}
+    return {
+        "seconds": time.perf_counter() - began,
+        "peak_mb": devices.peak_memory() / 1e6,
+        "accepted": result.facts["accepted"],
+        "size": list(volumes.check(chest).shape),
+    }
 
 
 def shipped(options, facts: dict, lines: list[str]) -> None:
     """The shipped models on one slice."""
     lines += ["| shipped models | seconds | peak memory (MB) | accepted |", "|---|---|---|---|"]
     for name in ("cnn10", "wganvgg"):
-        rows = {f"{name}: 250 raw on 512 x 512": apart(options, name=name, samples=250, projected=0),
-                f"{name}: 10 raw on 512 x 512": apart(options, name=name, samples=10, projected=0),
-                f"{name}: 16 projected on 128 x 128": apart(options, name=name, samples=16, projected=16, square=True)}
-        lines += [f"| {title} | {r['seconds']:.0f} | {r['peak_mb']:.0f} | {r['accepted']} |" for title, r in rows.items()]
+        rows = {
+            f"{name}: 250 raw on 512 x 512": apart(options, name=name, samples=250, projected=0),
+            f"{name}: 10 raw on 512 x 512": apart(options, name=name, samples=10, projected=0),
+            f"{name}: 16 projected on 128 x 128": apart(
+                options, name=name, samples=16, projected=16, square=True
+            ),
+        }
+        lines += [
+            f"| {title} | {r['seconds']:.0f} | {r['peak_mb']:.0f} | {r['accepted']} |"
+            for title, r in rows.items()
+        ]
         many, few = (r["peak_mb"] for r in list(rows.values())[:2])
-        lines.append(f"| {name}: memory of 250 over that of 10: {many / few:.2f} (at most {MEMORY}); {SECONDS} s allowed | | | |")
+        lines.append(
+            f"| {name}: memory of 250 over that of 10: {many / few:.2f} (at most {MEMORY});"
+            f" {SECONDS} s allowed | | | |"
+        )
         facts[name] = rows
     lines.append("")
 
@@ -128,7 +181,10 @@ def shipped(options, facts: dict, lines: list[str]) -> None:
 def slices(options, facts: dict, lines: list[str]) -> None:
     """Twice the slices: twice the time, the same memory."""
     rows = {n: apart(options, name="cnn10", slices=n, samples=32, projected=0) for n in (1, 2, 4)}
-    lines += ["| slices of 512 x 512, 32 raw samples each | seconds | peak memory (MB) |", "|---|---|---|"]
+    lines += [
+        "| slices of 512 x 512, 32 raw samples each | seconds | peak memory (MB) |",
+        "|---|---|---|",
+    ]
     lines += [f"| {n} | {r['seconds']:.0f} | {r['peak_mb']:.0f} |" for n, r in rows.items()]
     facts["slices"] = rows
 

@@ -1,6 +1,7 @@
-"""Batched L-BFGS beside torch.optim's L-BFGS and Adam at equal numbers of network evaluations: loss and time.
+"""Batched L-BFGS beside torch.optim's L-BFGS and Adam at equal numbers of network evaluations: loss
+and time.
 
-    python Testing/benchmarks/optimisers.py [--evaluations 200] [--regions 4] [--device cpu]
+python Testing/benchmarks/optimisers.py [--evaluations 200] [--regions 4] [--device cpu]
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import common
 import torch
 from torch import Tensor
 
-from NetInversionLib import devices, ideal_input, lbfgs
-from NetInversionLib.objective import Objective, Terms
+from NetInversionLib.core import devices
+from NetInversionLib.ideal_input import run as ideal_input_run
+from NetInversionLib.optimise import lbfgs
+from NetInversionLib.optimise.objective import Objective, Terms
 
 HISTORY = 20
 
@@ -22,7 +25,9 @@ HISTORY = 20
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--evaluations", type=int, default=200)
-    parser.add_argument("--regions", type=int, default=4, help="of one person; each from three starts")
+    parser.add_argument(
+        "--regions", type=int, default=4, help="of one person; each from three starts"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -30,17 +35,26 @@ def main() -> None:
     objective, starts = problem(options.regions, device)
     methods = {
         "batched L-BFGS (ours)": lambda: batched(objective, starts, options.evaluations),
-        "torch L-BFGS, strong Wolfe, one at a time":
-            lambda: one_at_a_time(objective, starts, options.evaluations, "strong_wolfe"),
-        "torch L-BFGS, fixed step, one at a time": lambda: one_at_a_time(objective, starts, options.evaluations, None),
-        "torch L-BFGS, strong Wolfe, joint": lambda: joint(objective, starts, options.evaluations, "strong_wolfe"),
-        "torch L-BFGS, fixed step, joint": lambda: joint(objective, starts, options.evaluations, None),
+        "torch L-BFGS, strong Wolfe, one at a time": lambda: one_at_a_time(
+            objective, starts, options.evaluations, "strong_wolfe"
+        ),
+        "torch L-BFGS, fixed step, one at a time": lambda: one_at_a_time(
+            objective, starts, options.evaluations, None
+        ),
+        "torch L-BFGS, strong Wolfe, joint": lambda: joint(
+            objective, starts, options.evaluations, "strong_wolfe"
+        ),
+        "torch L-BFGS, fixed step, joint": lambda: joint(
+            objective, starts, options.evaluations, None
+        ),
         "Adam, rate 0.01, joint": lambda: adam(objective, starts, options.evaluations),
     }
     objective.value_and_gradient(starts, torch.arange(len(starts), device=device))  # warm up
     times: dict[str, list[float]] = {name: [] for name in methods}
     losses = {}
-    for _ in range(options.repeats):  # in turn, so that a slow moment of the machine hits all of them
+    for _ in range(
+        options.repeats
+    ):  # in turn, so that a slow moment of the machine hits all of them
         for name, run in methods.items():
             seconds, losses[name] = timed(run, device)
             times[name].append(seconds)
@@ -53,12 +67,23 @@ def problem(count: int, device: torch.device) -> tuple[Objective, Tensor]:
     model = common.held_out_model("pelvis")
     model.network.to(device)
     inputs = [volumes[channel.role] for channel in model.card.inputs]
-    patient, target = model.normalise(inputs, model.scalings(inputs)), model.normalise_target([volumes["ct"]])[0]
-    cut = [(slice(r[0], r[1]), slice(None), slice(*r[2:4]), slice(*r[4:])) for r in common.regions(body, count)]
+    patient, target = (
+        model.normalise(inputs, model.scalings(inputs)),
+        model.normalise_target([volumes["ct"]])[0],
+    )
+    cut = [
+        (slice(r[0], r[1]), slice(None), slice(*r[2:4]), slice(*r[4:]))
+        for r in common.regions(body, count)
+    ]
     patient, target = (torch.cat([x[c] for c in cut]).to(device) for x in (patient, target))
-    settings = ideal_input.Settings()
+    settings = ideal_input_run.Settings()
     noise = torch.rand(patient.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    objective = Objective(model, target, terms=Terms(settings.above, settings.below), multiple=model.card.size_multiple)
+    objective = Objective(
+        model,
+        target,
+        terms=Terms(settings.above, settings.below),
+        multiple=model.card.size_multiple,
+    )
     return objective, torch.cat([patient, torch.zeros_like(patient), noise])
 
 
@@ -75,20 +100,41 @@ def batched(objective: Objective, starts: Tensor, evaluations: int) -> Tensor:
     return lbfgs.minimize(objective.value_and_gradient, starts, options).loss.cpu()
 
 
-def one_at_a_time(objective: Objective, starts: Tensor, evaluations: int, search: str | None) -> Tensor:
-    return torch.cat([_torch(objective, starts[n:n + 1], torch.tensor([n], device=starts.device), evaluations, search)
-                      for n in range(len(starts))])
+def one_at_a_time(
+    objective: Objective, starts: Tensor, evaluations: int, search: str | None
+) -> Tensor:
+    return torch.cat(
+        [
+            _torch(
+                objective,
+                starts[n : n + 1],
+                torch.tensor([n], device=starts.device),
+                evaluations,
+                search,
+            )
+            for n in range(len(starts))
+        ]
+    )
 
 
 def joint(objective: Objective, starts: Tensor, evaluations: int, search: str | None) -> Tensor:
-    return _torch(objective, starts, torch.arange(len(starts), device=starts.device), evaluations, search)
+    return _torch(
+        objective, starts, torch.arange(len(starts), device=starts.device), evaluations, search
+    )
 
 
 def _torch(objective, start, items, evaluations, search) -> Tensor:
     """torch.optim.LBFGS on the sum over ``items``; gives the loss of each at the best sum seen."""
     x = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([x], max_iter=10 * evaluations, max_eval=evaluations, history_size=HISTORY,
-                                  line_search_fn=search, tolerance_grad=0, tolerance_change=0)
+    optimiser = torch.optim.LBFGS(
+        [x],
+        max_iter=10 * evaluations,
+        max_eval=evaluations,
+        history_size=HISTORY,
+        line_search_fn=search,
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
     best, left = [torch.inf, None], [evaluations]
 
     def closure():
@@ -124,19 +170,37 @@ def report(options, device, times: dict[str, float], losses: dict[str, Tensor]) 
     rivals = [name for name in times if "torch L-BFGS" in name]
     best = min(rivals, key=mean.get)
     count = len(losses[ours])
-    lines = [f"{count} tiles of {common.SIZE} x {common.SIZE}, {options.evaluations} evaluations each, "
-             f"{devices.describe(device)}", "",
-             "| optimiser | mean loss | seconds | patient / zeros / noise starts |", "|---|---|---|---|"]
+    lines = [
+        (
+            f"{count} tiles of {common.SIZE} x {common.SIZE}, {options.evaluations} evaluations"
+            f" each, {devices.describe(device)}"
+        ),
+        "",
+        "| optimiser | mean loss | seconds | patient / zeros / noise starts |",
+        "|---|---|---|---|",
+    ]
     for name in times:
         parts = " / ".join(f"{part.mean():.5f}" for part in losses[name].reshape(3, -1))
         lines.append(f"| {name} | {mean[name]:.6f} | {times[name]:.1f} | {parts} |")
     single = times["torch L-BFGS, strong Wolfe, one at a time"]
-    facts = {"loss ratio to the best torch L-BFGS": mean[ours] / mean[best], "time ratio to it": times[ours] / times[best],
-             "best torch L-BFGS": best, "speed-up over one at a time": single / times[ours], "tiles": count,
-             "times": times, "losses": mean}
-    lines += ["", f"Ours against the best of torch's ({best}): loss x {facts['loss ratio to the best torch L-BFGS']:.3f}, "
-              f"time x {facts['time ratio to it']:.3f}; {facts['speed-up over one at a time']:.2f} times as fast as one "
-              "at a time."]
+    facts = {
+        "loss ratio to the best torch L-BFGS": mean[ours] / mean[best],
+        "time ratio to it": times[ours] / times[best],
+        "best torch L-BFGS": best,
+        "speed-up over one at a time": single / times[ours],
+        "tiles": count,
+        "times": times,
+        "losses": mean,
+    }
+    lines += [
+        "",
+        (
+            f"Ours against the best of torch's ({best}): loss x"
+            f" {facts['loss ratio to the best torch L-BFGS']:.3f}, time x"
+            f" {facts['time ratio to it']:.3f}; {facts['speed-up over one at a time']:.2f} times as"
+            " fast as one at a time."
+        ),
+    ]
     common.write("optimisers", facts, lines)
 
 

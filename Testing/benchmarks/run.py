@@ -6,8 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("optimisers", "regions", "whole_volume", "flow_speed", "harmonize_speed", "cinn_speed", "invariance_proof",
-         "invariance_speed")
+NAMES = (
+    "optimisers",
+    "regions",
+    "whole_volume",
+    "flow_speed",
+    "harmonize_speed",
+    "cinn_speed",
+    "invariance_proof",
+    "invariance_speed",
+)
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -1,6 +1,6 @@
 """Time and peak memory of the ideal input of a quarter, a half and the whole of the pelvis CT.
 
-    python Testing/benchmarks/whole_volume.py [--evaluations 40]
+python Testing/benchmarks/whole_volume.py [--evaluations 40]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 
 import common
 
-from NetInversionLib import devices, dixon, volumes
-from NetInversionLib.ideal_input import Settings, ideal_input
+from NetInversionLib.core import devices, files, volumes
+from NetInversionLib.ideal_input import Settings, dixon, ideal_input
 
 
 def main() -> None:
@@ -27,25 +27,53 @@ def main() -> None:
         return
     rows = []
     for slices in (28, 56, 112):  # each in a process of its own: peak memory never falls
-        command = [sys.executable, __file__, "--slices", str(slices), "--evaluations", str(options.evaluations)]
-        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
-    lines = [f"Pelvis, 122 x 101 x 112 voxels, patient start, {options.evaluations} evaluations per slice, "
-             f"{devices.describe()}", "", "| slices | seconds | peak memory (GB) | error (HU) |", "|---|---|---|---|"]
-    lines += [f"| {r['slices']} | {r['seconds']:.0f} | {r['peak_gb']:.2f} | {r['before']:.1f} -> {r['after']:.1f} |"
-              for r in rows]
+        command = [
+            sys.executable,
+            __file__,
+            "--slices",
+            str(slices),
+            "--evaluations",
+            str(options.evaluations),
+        ]
+        rows.append(
+            json.loads(
+                subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True
+                ).stdout.splitlines()[-1]
+            )
+        )
+    lines = [
+        (
+            f"Pelvis, 122 x 101 x 112 voxels, patient start, {options.evaluations} evaluations per"
+            f" slice, {devices.describe()}"
+        ),
+        "",
+        "| slices | seconds | peak memory (GB) | error (HU) |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['slices']} | {r['seconds']:.0f} | {r['peak_gb']:.2f} | {r['before']:.1f} ->"
+        f" {r['after']:.1f} |"
+        for r in rows
+    ]
     common.write("whole_volume", {"rows": rows, "evaluations": options.evaluations}, lines)
 
 
 def run(slices: int, evaluations: int) -> dict:
-    ct = volumes.load(common.DATA / "pelvis.nii.gz")
+    ct = files.load(common.DATA / "pelvis.nii.gz")
     first = (ct.shape[0] - slices) // 2
     ct = volumes.crop(ct, (first, first + slices, 0, ct.shape[1], 0, ct.shape[2]))
     images = {**dixon.simulate_dixon(ct), "ct": ct}
     settings = Settings(max_evaluations=evaluations, validity=False, knobs=False)
     began = time.perf_counter()
     result = ideal_input(images, {"network": common.held_out_model("pelvis")}, settings)
-    return {"slices": slices, "seconds": time.perf_counter() - began, "peak_gb": devices.peak_memory() / 1e9,
-            "before": result.facts["error"]["patient's"], "after": result.facts["error"]["patient"]}
+    return {
+        "slices": slices,
+        "seconds": time.perf_counter() - began,
+        "peak_gb": devices.peak_memory() / 1e9,
+        "before": result.facts["error"]["patient's"],
+        "after": result.facts["error"]["patient"],
+    }
 
 
 if __name__ == "__main__":

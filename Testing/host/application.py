@@ -1,4 +1,5 @@
 """Starting the host: ``slicer.app``, modules, the event loop and panel pictures."""
+
 import atexit
 import importlib
 import importlib.util
@@ -25,7 +26,9 @@ from .plots import save_picture  # noqa: E402
 from .pythonqt import emit, wrap  # noqa: E402
 from .views import Strict, Views  # noqa: E402
 
-errors: list[str] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
+errors: list[
+    str
+] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
 
 
 def temporary_folder() -> str:
@@ -48,7 +51,9 @@ class _Application(QtCore.QObject):
     applicationLocaleName = QtCore.Property(str, lambda self: "en_US")
     temporaryPath = QtCore.Property(str, lambda self: self._temporary)
     slicerHome = QtCore.Property(str, lambda self: self._temporary)
-    documentationBaseUrl = QtCore.Property(str, lambda self: "https://slicer.readthedocs.io/en/latest/")
+    documentationBaseUrl = QtCore.Property(
+        str, lambda self: "https://slicer.readthedocs.io/en/latest/"
+    )
 
     def __init__(self):
         super().__init__()
@@ -77,6 +82,7 @@ class _Application(QtCore.QObject):
 
     def coreIOManager(self):
         from . import files
+
         return files
 
     ioManager = coreIOManager
@@ -124,7 +130,9 @@ class _Application(QtCore.QObject):
 
 
 class CommandOptions(Strict):
-    """``slicer.app.commandOptions()``: ``slicer.util.exit`` tells it that a script ends the application itself."""
+    """``slicer.app.commandOptions()``: ``slicer.util.exit`` tells it that a script ends the
+    application itself.
+    """
 
     __slots__ = ("runPythonAndExit",)
 
@@ -167,7 +175,9 @@ class _ModuleManager(QtCore.QObject):
         return name in self._registered
 
     def loadModules(self, names):
-        """True if all could be loaded; as in Slicer, startupCompleted is over by now and does not come again."""
+        """True if all could be loaded; as in Slicer, startupCompleted is over by now and does not
+        come again.
+        """
         for name in names:
             try:
                 add_module(self._registered[name])
@@ -189,11 +199,28 @@ class _Modules(types.SimpleNamespace):
 
 
 class qSlicerScriptedLoadableModule(Strict):
-    """What a scripted module's constructor gets as ``parent``; only the names that Slicer knows can be set."""
+    """What a scripted module's constructor gets as ``parent``; only the names that Slicer knows can
+    be set.
+    """
 
-    __slots__ = ("title", "categories", "dependencies", "contributors", "helpText", "acknowledgementText", "icon",
-                 "path", "hidden", "index", "associatedNodeTypes", "name", "widgetRepresentationCreationEnabled",
-                 "_python", "_source", "_page")
+    __slots__ = (
+        "title",
+        "categories",
+        "dependencies",
+        "contributors",
+        "helpText",
+        "acknowledgementText",
+        "icon",
+        "path",
+        "hidden",
+        "index",
+        "associatedNodeTypes",
+        "name",
+        "widgetRepresentationCreationEnabled",
+        "_python",
+        "_source",
+        "_page",
+    )
 
     def __init__(self, path: Path):
         self.path, self.name, self._page = str(path), path.stem, None
@@ -220,7 +247,9 @@ class qSlicerScriptedLoadableModule(Strict):
 
 
 def _import(path: Path):
-    """Import a module file as Slicer's module factory does: its own folder goes to the end of sys.path first."""
+    """Import a module file as Slicer's module factory does: its own folder goes to the end of
+    sys.path first.
+    """
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -235,6 +264,7 @@ def _import(path: Path):
 
 # Start and end
 
+
 def start():
     """Make this process look like Slicer: idempotent; a later call only clears the scene."""
     if hasattr(slicer, "app"):
@@ -243,16 +273,21 @@ def start():
     _start_qt()
     sys.modules["qt"] = qt
     from . import ctk
+
     sys.modules["ctk"] = ctk
     slicer.selfTests, slicer.modules = {}, _Modules()
     from . import mrml_widgets
-    vars(slicer).update(mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule)
+
+    vars(slicer).update(
+        mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule
+    )
     slicer.app = wrap(_Application, "qSlicerApplication")()
     slicer.views = Views(slicer.app.temporaryPath)
     slicer.app._main_window = slicer.qSlicerMainWindow()
     slicer.app._main_window.objectName = "qSlicerMainWindow"
     _install_python_files()
     from . import sample_data
+
     sys.modules["SampleData"] = sample_data
     _record_errors()
 
@@ -264,43 +299,55 @@ def _print_qt_message(kind, context, text):
 
 def _start_qt():
     QtCore.qInstallMessageHandler(_print_qt_message)
-    QtCore.QLocale.setDefault(QtCore.QLocale.c())  # as Slicer does: a point in numbers in every country
+    QtCore.QLocale.setDefault(
+        QtCore.QLocale.c()
+    )  # as Slicer does: a point in numbers in every country
     QtCore.QCoreApplication.setOrganizationName("NetInversion")
     QtCore.QCoreApplication.setApplicationName("host")
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
-    QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope,
-                             temporary_folder())
+    QtCore.QSettings.setPath(
+        QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, temporary_folder()
+    )
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["host"])
     application.setStyle("Fusion")
     if hasattr(application.styleHints(), "setColorScheme"):  # Qt 6.8
         application.styleHints().setColorScheme(QtCore.Qt.ColorScheme.Light)
-    # A machine without fonts draws no text offscreen; matplotlib brings one, and pictures are alike everywhere.
+    # A machine without fonts draws no text offscreen; matplotlib brings one, and pictures are alike
+    # everywhere.
     import matplotlib
+
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     QtGui.QFontDatabase.addApplicationFont(str(font))
     application.setFont(QtGui.QFont("DejaVu Sans", 9))
 
 
 def _install_python_files():
-    """Put the module base classes into ``slicer``: the host's, or Slicer's own from SLICER_BASE_PYTHON."""
+    """Put the module base classes into ``slicer``: the host's, or Slicer's own from
+    SLICER_BASE_PYTHON.
+    """
     names = ("i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
     base = os.environ.get("SLICER_BASE_PYTHON")
     if base:
         if not (Path(base) / "slicer" / "ScriptedLoadableModule.py").is_file():
-            raise FileNotFoundError(f"SLICER_BASE_PYTHON={base} has no slicer/ScriptedLoadableModule.py")
+            raise FileNotFoundError(
+                f"SLICER_BASE_PYTHON={base} has no slicer/ScriptedLoadableModule.py"
+            )
         slicer.__path__.append(str(Path(base) / "slicer"))
         for name in names:
             importlib.import_module(f"slicer.{name}")
         return
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
     from . import parameter_node, scripted_module
+
     for name, module in zip(names, (i18n, parameter_node, scripted_module)):
         sys.modules[f"slicer.{name}"] = module
         setattr(slicer, name, module)
 
 
 def _record_errors():
-    """PythonQt and VTK print the exceptions of slots and observers through sys.excepthook and go on."""
+    """PythonQt and VTK print the exceptions of slots and observers through sys.excepthook and go
+    on.
+    """
     previous = sys.excepthook
 
     def hook(kind, value, trace):
@@ -331,8 +378,11 @@ def close():
 
 # Modules
 
+
 def find_module(name_or_path) -> Path:
-    """A module's file: from the flat folder NETINVERSION_MODULES if that is set, else from the source tree."""
+    """A module's file: from the flat folder NETINVERSION_MODULES if that is set, else from the
+    source tree.
+    """
     path = Path(name_or_path)
     if path.suffix == ".py":
         return path.resolve()
@@ -344,7 +394,9 @@ def find_module(name_or_path) -> Path:
 
 
 def load_module(name_or_path):
-    """Load a scripted module (by name, or by the path of its .py) and register it as ``slicer.modules.<name>``."""
+    """Load a scripted module (by name, or by the path of its .py) and register it as
+    ``slicer.modules.<name>``.
+    """
     path = find_module(name_or_path)
     manager = slicer.app.moduleManager()
     if manager.module(path.stem) is None:
@@ -363,7 +415,9 @@ def add_module(path: Path):
 
 
 def open_module(name_or_path):
-    """Load a module if needed, leave the module that is open, enter this one; returns its Python widget."""
+    """Load a module if needed, leave the module that is open, enter this one; returns its Python
+    widget.
+    """
     manager = slicer.app.moduleManager()
     module = manager.module(str(name_or_path)) or load_module(name_or_path)
     for other in manager._loaded.values():
@@ -392,7 +446,9 @@ def unload_module(name):
 
 
 def shown_text(text: str) -> str:
-    """What a label, a tooltip or a dialog shows of a text: what looks like HTML to Qt is HTML there."""
+    """What a label, a tooltip or a dialog shows of a text: what looks like HTML to Qt is HTML
+    there.
+    """
     if not QtGui.Qt.mightBeRichText(text):
         return text
     document = QtGui.QTextDocument()
@@ -402,6 +458,7 @@ def shown_text(text: str) -> str:
 
 # The event loop
 
+
 @dataclass
 class Waited:
     elapsed_s: float
@@ -409,7 +466,9 @@ class Waited:
 
 
 def _clock() -> float:
-    """Seconds, less those in which this thread was ready but other programs had the processors (Linux tells)."""
+    """Seconds, less those in which this thread was ready but other programs had the processors
+    (Linux tells).
+    """
     try:
         kept_waiting = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
     except OSError:
@@ -418,7 +477,9 @@ def _clock() -> float:
 
 
 def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
-    """Serve the event loop until ``condition()`` holds; TimeoutError, with the recorded errors, if it never does."""
+    """Serve the event loop until ``condition()`` holds; TimeoutError, with the recorded errors, if
+    it never does.
+    """
     begin, last = time.perf_counter(), _clock()
     largest = 0.0
     timer = QtCore.QTimer()
@@ -434,7 +495,10 @@ def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
         if condition():
             return Waited(time.perf_counter() - begin, largest)
         if time.perf_counter() - begin > timeout_s:
-            raise TimeoutError(f"{message or 'The condition'} did not hold within {timeout_s} s\n" + "\n".join(errors))
+            raise TimeoutError(
+                f"{message or 'The condition'} did not hold within {timeout_s} s\n"
+                + "\n".join(errors)
+            )
 
 
 def grab(widget, path, width: int = PANEL_WIDTH) -> Path:

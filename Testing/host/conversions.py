@@ -1,9 +1,11 @@
-"""How PythonQt takes Python's values into Qt, and gives Qt's to Python (its PythonQtConversion.cpp).
+"""How PythonQt takes Python's values into Qt, and gives Qt's to Python (its
+PythonQtConversion.cpp).
 
-Qt's own conversions, and so PySide6's, differ: they round where PythonQt rounds down, read numbers in texts that
-PythonQt does not take, and leave a text empty where PythonQt writes the word "None". What PythonQt would do wrong
-in silence is an error here.
+Qt's own conversions, and so PySide6's, differ: they round where PythonQt rounds down, read numbers
+in texts that PythonQt does not take, and leave a text empty where PythonQt writes the word "None".
+What PythonQt would do wrong in silence is an error here.
 """
+
 import enum
 import math
 from typing import Any, get_args
@@ -21,6 +23,7 @@ class Refused(ValueError):
 
 # From Qt
 
+
 def tuples(value):
     """A value of Qt's as PythonQt hands it out: lists as tuples."""
     if isinstance(value, dict):
@@ -35,8 +38,11 @@ def plain(value):
 
 # To Qt
 
+
 def to_type(value, kind: str):
-    """What a property of the C++ type ``kind`` becomes when ``value`` is assigned; ``Refused`` if PythonQt cannot."""
+    """What a property of the C++ type ``kind`` becomes when ``value`` is assigned; ``Refused`` if
+    PythonQt cannot.
+    """
     if kind == "bool":
         return bool(value)
     if kind in WHOLE:
@@ -55,7 +61,9 @@ def to_type(value, kind: str):
 
 
 def whole(value) -> int:
-    """An int; a float is rounded down, and any other number without __index__ (numpy's floats) is refused."""
+    """An int; a float is rounded down, and any other number without __index__ (numpy's floats) is
+    refused.
+    """
     if type(value) is float:
         return math.floor(value)
     value = value.value if isinstance(value, enum.Enum) else value
@@ -72,7 +80,9 @@ def _real(value) -> float:
 
 
 def enumerated(value):
-    """A value for an enum: a member, an int (PythonQt does not count True among these), or a member's name."""
+    """A value for an enum: a member, an int (PythonQt does not count True among these), or a
+    member's name.
+    """
     names = isinstance(value, str) and not value.lstrip("-").isdigit()
     if not (names or isinstance(value, (int, enum.Enum)) and not isinstance(value, bool)):
         raise Refused(f"{value!r}, which is no value of an enum")
@@ -98,7 +108,11 @@ def to_variant(value):
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     kept = isinstance(value, (str, type)) or type(value).__module__.startswith("PySide6")
-    return value if kept or not hasattr(value, "__getitem__") else [to_variant(inner) for inner in value]
+    return (
+        value
+        if kept or not hasattr(value, "__getitem__")
+        else [to_variant(inner) for inner in value]
+    )
 
 
 def arguments(method, given: tuple) -> list:
@@ -119,7 +133,9 @@ def _argument(kinds: set, value):
 
 
 def _takes_none(kind) -> bool:
-    return type(None) in get_args(kind) or isinstance(kind, type) and issubclass(kind, QtCore.QObject)
+    return (
+        type(None) in get_args(kind) or isinstance(kind, type) and issubclass(kind, QtCore.QObject)
+    )
 
 
 def _kinds(method, place: int) -> set:

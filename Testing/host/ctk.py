@@ -1,8 +1,10 @@
 """The ctk widgets that Slicer's panels use, written over PySide6.
 
-Only what the recorded PythonQt table lists can be reached (``pythonqt.wrap`` hides the rest), so helper methods may
-have any name that is not in it. A ctk class that is not here raises when it is asked for.
+Only what the recorded PythonQt table lists can be reached (``pythonqt.wrap`` hides the rest), so
+helper methods may have any name that is not in it. A ctk class that is not here raises when it is
+asked for.
 """
+
 import re
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -26,7 +28,9 @@ class ctkCollapsibleButton(Folding, QtWidgets.QAbstractButton):
             QtWidgets.QAbstractButton.setText(self, text)
         QtWidgets.QAbstractButton.setCheckable(self, True)
         QtWidgets.QAbstractButton.setChecked(self, True)
-        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Preferred)
+        self.setSizePolicy(
+            QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Preferred
+        )
         self.setContentsMargins(0, HEADER, 0, 0)
         QtCore.QObject.connect(self, QtCore.SIGNAL("toggled(bool)"), self._open)
 
@@ -36,8 +40,11 @@ class ctkCollapsibleButton(Folding, QtWidgets.QAbstractButton):
         self.updateGeometry()
         emit(self, "contentsCollapsed(bool)", not opened)
 
-    collapsed = Property(bool, lambda self: not QtWidgets.QAbstractButton.isChecked(self),
-                         lambda self, value: QtWidgets.QAbstractButton.setChecked(self, not value))
+    collapsed = Property(
+        bool,
+        lambda self: not QtWidgets.QAbstractButton.isChecked(self),
+        lambda self, value: QtWidgets.QAbstractButton.setChecked(self, not value),
+    )
     collapsedHeight = stored(int, 0)
     flat = stored(bool, False)
 
@@ -56,7 +63,9 @@ class ctkCollapsibleButton(Folding, QtWidgets.QAbstractButton):
         painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, option)
         option.rect = QtCore.QRect(7, 7, 10, 10)
         arrow = QtWidgets.QStyle.PrimitiveElement
-        painter.drawPrimitive(arrow.PE_IndicatorArrowDown if opened else arrow.PE_IndicatorArrowRight, option)
+        painter.drawPrimitive(
+            arrow.PE_IndicatorArrowDown if opened else arrow.PE_IndicatorArrowRight, option
+        )
         painter.setPen(option.palette.buttonText().color())
         text = QtWidgets.QAbstractButton.text(self).replace("&&", "&")
         painter.drawText(header.adjusted(24, 0, 0, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, text)
@@ -71,32 +80,53 @@ class ctkCollapsibleGroupBox(Folding, QtWidgets.QGroupBox):
     def _open(self, opened):
         self._fold_children()
 
-    collapsed = Property(bool, lambda self: not QtWidgets.QGroupBox.isChecked(self),
-                         lambda self, value: QtWidgets.QGroupBox.setChecked(self, not value))
+    collapsed = Property(
+        bool,
+        lambda self: not QtWidgets.QGroupBox.isChecked(self),
+        lambda self, value: QtWidgets.QGroupBox.setChecked(self, not value),
+    )
     collapsedHeight = stored(int, 14)
 
 
 # Paths and choices
 
-def path_pattern(name_filters) -> str:
-    """CTK's regular expression for the paths that name filters let through; without any, all but the empty one.
 
-    Of "*.nii.gz" it looks at "nii" alone, and it takes a path without its last letter ("a.nii", "a.ni"), as CTK does.
+def path_pattern(name_filters) -> str:
+    """CTK's regular expression for the paths that name filters let through; without any, all but
+    the empty one.
+
+    Of "*.nii.gz" it looks at "nii" alone, and it takes a path without its last letter ("a.nii",
+    "a.ni"), as CTK does.
     """
-    wildcards = [word for line in name_filters for word in (re.findall(r"^.*\((.*)\)$", line) or [line])[0].split(" ")]
-    suffixes = [found[1] for found in (re.search(r"\*\.(\w+)", word) for word in wildcards) if found]
+    wildcards = [
+        word
+        for line in name_filters
+        for word in (re.findall(r"^.*\((.*)\)$", line) or [line])[0].split(" ")
+    ]
+    suffixes = [
+        found[1] for found in (re.search(r"\*\.(\w+)", word) for word in wildcards) if found
+    ]
     return "(" + "|".join(rf".*\.{suffix}?$" for suffix in suffixes) + ")" if suffixes else ".+"
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A path with a browse button. It tells only of a text that its name filters let through, whether there is such a
-    file or not: nobody hears of a text that is cleared, except through ``validInputChanged``.
+    """A path with a browse button. It tells only of a text that its name filters let through,
+    whether there is such a file or not: nobody hears of a text that is cleared, except through
+    ``validInputChanged``.
     """
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
     # QDir's filter bits
-    Dirs, Files, Drives, NoSymLinks, Readable, Writable, Executable = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x40
+    Dirs, Files, Drives, NoSymLinks, Readable, Writable, Executable = (
+        0x1,
+        0x2,
+        0x4,
+        0x8,
+        0x10,
+        0x20,
+        0x40,
+    )
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -118,7 +148,9 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         if self._valid != before:
             emit(self, "validInputChanged(bool)", self._valid)
 
-    currentPath = Property(str, lambda self: self._line.text(), lambda self, path: self._line.setText(path))
+    currentPath = Property(
+        str, lambda self: self._line.text(), lambda self, path: self._line.setText(path)
+    )
     filters = stored(int, 0x1 | 0x2 | 0x4 | 0x80)
     nameFilters = stored("QStringList", (), _filter)
     label = stored(str, "")
@@ -130,7 +162,12 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     def browse(self):
         from . import qt
-        dialog = qt.QFileDialog.getOpenFileName if self.filters & self.Files else qt.QFileDialog.getExistingDirectory
+
+        dialog = (
+            qt.QFileDialog.getOpenFileName
+            if self.filters & self.Files
+            else qt.QFileDialog.getExistingDirectory
+        )
         path = dialog(None, self.label or "Select")
         if path:
             self._line.setText(path)
@@ -165,7 +202,10 @@ class ctkDirectoryButton(QtWidgets.QWidget):
 
     def browse(self):
         from . import qt
-        path = qt.QFileDialog.getExistingDirectory(None, self.caption or self.toolTip, self._directory)
+
+        path = qt.QFileDialog.getExistingDirectory(
+            None, self.caption or self.toolTip, self._directory
+        )
         if path:
             self._choose(path)
         return path
@@ -173,15 +213,23 @@ class ctkDirectoryButton(QtWidgets.QWidget):
     directory = Property(str, lambda self: self._directory, _choose)
     caption = stored(str, "")
     text = stored(str, "", _name)
-    icon = Property(QtGui.QIcon, lambda self: self._button.icon(), lambda self, icon: self._button.setIcon(icon))
+    icon = Property(
+        QtGui.QIcon, lambda self: self._button.icon(), lambda self, icon: self._button.setIcon(icon)
+    )
 
 
 class ctkComboBox(QtWidgets.QComboBox):
     defaultText = stored(str, "")
     forceDefault = stored(bool, False)
     currentUserDataAsString = Property(
-        str, lambda self: str(QtWidgets.QComboBox.itemData(self, QtWidgets.QComboBox.currentIndex(self)) or ""),
-        lambda self, v: QtWidgets.QComboBox.setCurrentIndex(self, QtWidgets.QComboBox.findData(self, v)))
+        str,
+        lambda self: str(
+            QtWidgets.QComboBox.itemData(self, QtWidgets.QComboBox.currentIndex(self)) or ""
+        ),
+        lambda self, v: QtWidgets.QComboBox.setCurrentIndex(
+            self, QtWidgets.QComboBox.findData(self, v)
+        ),
+    )
 
 
 class ctkCheckableComboBox(QtWidgets.QComboBox):
@@ -191,10 +239,14 @@ class ctkCheckableComboBox(QtWidgets.QComboBox):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        QtWidgets.QComboBox.model(self).dataChanged.connect(lambda *_: emit(self, "checkedIndexesChanged()"))
+        QtWidgets.QComboBox.model(self).dataChanged.connect(
+            lambda *_: emit(self, "checkedIndexesChanged()")
+        )
 
     def setCheckState(self, index, state):
-        self.model().setData(index, QtCore.Qt.CheckState(state), QtCore.Qt.ItemDataRole.CheckStateRole)
+        self.model().setData(
+            index, QtCore.Qt.CheckState(state), QtCore.Qt.ItemDataRole.CheckStateRole
+        )
 
     def checkState(self, index):
         state = self.model().data(index, QtCore.Qt.ItemDataRole.CheckStateRole)
@@ -223,6 +275,7 @@ class ctkSearchBox(QtWidgets.QLineEdit):
 
 # Buttons and texts
 
+
 class ctkCheckBox(QtWidgets.QCheckBox):
     pass
 
@@ -232,7 +285,9 @@ class ctkPushButton(QtWidgets.QPushButton):
 
 
 class ctkCheckablePushButton(ctkPushButton):
-    """A button with a check box of its own, which while it "controls the button" makes it a toggle button."""
+    """A button with a check box of its own, which while it "controls the button" makes it a toggle
+    button.
+    """
 
     checkBoxToggled = Signal(bool)
     checkStateChanged = Signal(QtCore.Qt.CheckState)
@@ -270,6 +325,7 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
 
     def changeColor(self):
         from . import qt
+
         color = qt.QColorDialog.getColor(self.color, self)
         if color.isValid():
             self.color, self.colorName = color, ""
@@ -293,7 +349,9 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
 
 
 class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
-    """A text as high as it is; of a collapsible one only the first line shows until its link is clicked."""
+    """A text as high as it is; of a collapsible one only the first line shows until its link is
+    clicked.
+    """
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -310,7 +368,11 @@ class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
         first, found, rest = self._whole.partition(self._break)
         link = "show_details" if self.collapsed else "hide_details"
         words = self.showDetailsText if self.collapsed else self.hideDetailsText
-        shown = first if self.collapsed else first + rest.replace("\n", "<br>" if self._break == "\n" else "\n")
+        shown = (
+            first
+            if self.collapsed
+            else first + rest.replace("\n", "<br>" if self._break == "\n" else "\n")
+        )
         self.setHtml(f'{shown} <a href="#{link}">{words}</a>' if found else self._whole)
 
     def _keep(self, text, is_html):
@@ -343,8 +405,13 @@ class ctkMessageBox(QtWidgets.QMessageBox):
     dontShowAgainSettingsKey = stored(str, "")
 
 
-globals().update({name: wrap(cls, name) for name, cls in {**vars(ctk_numbers), **globals()}.items()
-                  if name.startswith("ctk") and isinstance(cls, type)})
+globals().update(
+    {
+        name: wrap(cls, name)
+        for name, cls in {**vars(ctk_numbers), **globals()}.items()
+        if name.startswith("ctk") and isinstance(cls, type)
+    }
+)
 
 
 class ctkWidgetsUtils:

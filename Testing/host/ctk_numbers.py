@@ -1,8 +1,9 @@
 """The ctk widgets for numbers.
 
-As in CTK they stay exact: decimals round what is shown and typed, single steps what is dragged. A step that is wider
-than the range is not taken.
+As in CTK they stay exact: decimals round what is shown and typed, single steps what is dragged. A
+step that is wider than the range is not taken.
 """
+
 import sys
 
 from PySide6 import QtCore, QtWidgets
@@ -40,7 +41,9 @@ def given(part, limits, step):
 
 
 class Numeric(QtWidgets.QWidget):
-    """What widgets for numbers share: limits, step, and how their spin boxes (``_boxes``) write numbers."""
+    """What widgets for numbers share: limits, step, and how their spin boxes (``_boxes``) write
+    numbers.
+    """
 
     def __init__(self, parent, limits, *parts):
         super().__init__(parent)
@@ -64,17 +67,28 @@ class Numeric(QtWidgets.QWidget):
             self._show()
             if setter == "setDecimals" and hasattr(self, "decimalsChanged"):
                 emit(self, "decimalsChanged(int)", value)
+
         return apply
 
-    minimum = Property(float, lambda self: self._limits[0],
-                       lambda self, value: self._set_limits(value, max(value, self._limits[1])))
-    maximum = Property(float, lambda self: self._limits[1],
-                       lambda self, value: self._set_limits(min(value, self._limits[0]), value))
+    minimum = Property(
+        float,
+        lambda self: self._limits[0],
+        lambda self, value: self._set_limits(value, max(value, self._limits[1])),
+    )
+    maximum = Property(
+        float,
+        lambda self: self._limits[1],
+        lambda self, value: self._set_limits(min(value, self._limits[0]), value),
+    )
+
     def _set_step(self, step, to_boxes=_to_boxes("setSingleStep")):
         low, high = self._limits
         alone = len(self._boxes) == len(self._parts) == 1
         if not alone and low < high and not 0 < step <= high - low:
-            print(f"{self.className()}: a single step of {step} is out of the bounds {low} to {high}", file=sys.stderr)
+            print(
+                f"{self.className()}: a single step of {step} is out of the bounds {low} to {high}",
+                file=sys.stderr,
+            )
             return
         self._step = step
         to_boxes(self, step)
@@ -167,15 +181,20 @@ class ctkDoubleSlider(Number):
         self.setValue(self.sliderPosition)
         emit(self, "sliderReleased()")
 
-    sliderPosition = Property(float, lambda self: given(self._parts[0], self._limits, self.singleStep),
-                              lambda self, value: self.setValue(value))
-    orientation = stored(int, 1, lambda self, value: self._parts[0].setOrientation(QtCore.Qt.Orientation(value)))
+    sliderPosition = Property(
+        float,
+        lambda self: given(self._parts[0], self._limits, self.singleStep),
+        lambda self, value: self.setValue(value),
+    )
+    orientation = stored(
+        int, 1, lambda self, value: self._parts[0].setOrientation(QtCore.Qt.Orientation(value))
+    )
     pageStep = stored(float, 10.0)
 
 
 class ctkSliderWidget(Number):
-    """A slider with its spin box. New decimals tell the value again; without tracking, each change tells that it is
-    changing before it tells the value.
+    """A slider with its spin box. New decimals tell the value again; without tracking, each change
+    tells that it is changing before it tells the value.
     """
 
     valueIsChanging = Signal(float)
@@ -252,7 +271,9 @@ class Ends(Numeric):
 
     def setValues(self, low, high):
         before = self._ends
-        self._ends = tuple(min(max(value, self._limits[0]), self._limits[1]) for value in sorted((low, high)))
+        self._ends = tuple(
+            min(max(value, self._limits[0]), self._limits[1]) for value in sorted((low, high))
+        )
         self._show()
         if self._ends != before:
             emit(self, "valuesChanged(double,double)", *self._ends)
@@ -267,8 +288,12 @@ class Ends(Numeric):
     def setMaximumValue(self, value):
         self.setValues(min(value, self._ends[0]), value)
 
-    minimumValue = Property(float, lambda self: self._ends[0], lambda self, value: self.setMinimumValue(value))
-    maximumValue = Property(float, lambda self: self._ends[1], lambda self, value: self.setMaximumValue(value))
+    minimumValue = Property(
+        float, lambda self: self._ends[0], lambda self, value: self.setMinimumValue(value)
+    )
+    maximumValue = Property(
+        float, lambda self: self._ends[1], lambda self, value: self.setMaximumValue(value)
+    )
 
 
 class ctkDoubleRangeSlider(Ends):

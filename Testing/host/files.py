@@ -1,4 +1,7 @@
-"""``slicer.app.coreIOManager()``: reads and writes scenes, volumes, tables and transforms by MRML's own storage."""
+"""``slicer.app.coreIOManager()``: reads and writes scenes, volumes, tables and transforms by MRML's
+own storage.
+"""
+
 from pathlib import Path
 
 import slicer
@@ -6,7 +9,10 @@ import slicer
 SCENE = "SceneFile"
 # file type: (node class, ends of file names)
 TYPES = {
-    "VolumeFile": ("vtkMRMLScalarVolumeNode", (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd", ".hdr", ".tif")),
+    "VolumeFile": (
+        "vtkMRMLScalarVolumeNode",
+        (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd", ".hdr", ".tif"),
+    ),
     "TableFile": ("vtkMRMLTableNode", (".tsv", ".csv", ".txt")),
     "TransformFile": ("vtkMRMLTransformNode", (".tfm", ".h5", ".mat")),
     "TextFile": ("vtkMRMLTextNode", (".json",)),
@@ -87,4 +93,6 @@ def saveNodes(kind, properties, messages=None) -> bool:
 
 
 def __getattr__(name):
-    raise AttributeError(name if name.startswith("__") else f"coreIOManager().{name} is not in the test host")
+    raise AttributeError(
+        name if name.startswith("__") else f"coreIOManager().{name} is not in the test host"
+    )

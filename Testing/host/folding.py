@@ -1,16 +1,22 @@
-"""How CTK's sections (ctkCollapsibleButton, ctkCollapsibleGroupBox) hide what they hold while they are closed."""
+"""How CTK's sections (ctkCollapsibleButton, ctkCollapsibleGroupBox) hide what they hold while they
+are closed.
+"""
+
 from PySide6 import QtCore, QtWidgets
 from shiboken6 import Shiboken
 
 CREATED = QtCore.Qt.WidgetAttribute.WA_WState_Created
 EXPLICIT = QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide
 HIDDEN = QtCore.Qt.WidgetAttribute.WA_WState_Hidden
-ASKED = "visibilityToParent"  # CTK's own dynamic property: what was last asked of a child by setVisible
+ASKED = (
+    "visibilityToParent"  # CTK's own dynamic property: what was last asked of a child by setVisible
+)
 
 
 class Folding:
-    """A section that folds. What is hidden inside of it stays hidden when it opens, and what is shown while it is
-    closed appears when it opens. Nothing is hidden before the section itself is first shown.
+    """A section that folds. What is hidden inside of it stays hidden when it opens, and what is
+    shown while it is closed appears when it opens. Nothing is hidden before the section itself is
+    first shown.
     """
 
     def _fold_children(self):

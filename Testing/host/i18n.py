@@ -1,17 +1,25 @@
-"""``slicer.i18n``: translations go through ``slicer.app.translate``, which in the host returns the text itself."""
+"""``slicer.i18n``: translations go through ``slicer.app.translate``, which in the host returns the
+text itself.
+"""
+
 import inspect
 from pathlib import Path
 
 
 def translate(context, text):
     import slicer
+
     return slicer.app.translate(context, text)
 
 
 def getContext(source_file):
-    """The translation context of a Python file: its name, with the package in front if it is in one."""
+    """The translation context of a Python file: its name, with the package in front if it is in
+    one.
+    """
     path = Path(source_file)
-    return f"{path.parent.name}.{path.stem}" if (path.parent / "__init__.py").is_file() else path.stem
+    return (
+        f"{path.parent.name}.{path.stem}" if (path.parent / "__init__.py").is_file() else path.stem
+    )
 
 
 def tr(text):

@@ -1,4 +1,7 @@
-"""The qMRML widgets that panels use, over real MRML nodes and PySide6; ``application.start`` puts them in slicer."""
+"""The qMRML widgets that panels use, over real MRML nodes and PySide6; ``application.start`` puts
+them in slicer.
+"""
+
 import weakref
 
 import slicer
@@ -14,7 +17,8 @@ RETIRED = []
 
 
 def observe(widget, subject, event, slot, priority=0.0, node_data=False):
-    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns (subject, tag).
+    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns
+    (subject, tag).
 
     With ``node_data`` it is ``slot(widget, node)``, with the node that the event is about.
     """
@@ -26,7 +30,9 @@ def observe(widget, subject, event, slot, priority=0.0, node_data=False):
         else:
             slot(alive(), *data)
 
-    tag = subject.AddObserver(event, vtk.calldata_type(vtk.VTK_OBJECT)(relay) if node_data else relay, priority)
+    tag = subject.AddObserver(
+        event, vtk.calldata_type(vtk.VTK_OBJECT)(relay) if node_data else relay, priority
+    )
     return subject, tag
 
 
@@ -59,12 +65,14 @@ class qMRMLWidget(InScene, QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
-    """Chooses one node of a scene. The menu shows None, then the nodes, then the actions that are enabled.
+    """Chooses one node of a scene. The menu shows None, then the nodes, then the actions that are
+    enabled.
 
-    As in Slicer it has a model of its own (here the entries of its QComboBox), which fills by the scene's events and so
-    in the order of the scene's observers. A node that the model does not have cannot be chosen: nothing is chosen
-    then, and nobody is told why. While a scene is imported nothing is added; at its end all nodes are taken out and
-    put in anew, so that the selector lets go of its node.
+    As in Slicer it has a model of its own (here the entries of its QComboBox), which fills by the
+    scene's events and so in the order of the scene's observers. A node that the model does not have
+    cannot be chosen: nothing is chosen then, and nobody is told why. While a scene is imported
+    nothing is added; at its end all nodes are taken out and put in anew, so that the selector lets
+    go of its node.
     """
 
     currentNodeChanged = Signal((object,), (bool,))
@@ -85,7 +93,9 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         self._watched = {}  # observer of each node, by identifier
         self._requested, self._switching = "", False
         self._box = QtWidgets.QComboBox(self)
-        self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        self._box.setSizePolicy(
+            QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed
+        )
         self._box.setMinimumContentsLength(12)
         row(self, self._box)
         self._box.currentIndexChanged.connect(lambda index: self._changed())
@@ -101,8 +111,10 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         self._forget()
         self._scene, self._switching = scene, True
         if scene is not None:
-            self._observed = [observe(self, scene, getattr(scene, event), slot, priority, node_data)
-                              for event, slot, priority, node_data in self._events()]
+            self._observed = [
+                observe(self, scene, getattr(scene, event), slot, priority, node_data)
+                for event, slot, priority, node_data in self._events()
+            ]
         self._fill()
         self._write_actions()
         self._switching = False
@@ -114,11 +126,16 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         QtWidgets.QWidget.setEnabled(self, scene is not None)
 
     def _events(self):
-        """(event, slot, priority, whether the slot takes a node) as qMRMLSceneModel observes the scene."""
+        """(event, slot, priority, whether the slot takes a node) as qMRMLSceneModel observes the
+        scene.
+        """
         kind = type(self)
-        return [("NodeAddedEvent", kind._node_added, 10.0, True),
-                ("NodeAboutToBeRemovedEvent", kind._node_leaves, -10.0, True),
-                ("EndImportEvent", kind._fill, 0.0, False), ("EndCloseEvent", kind._fill, 0.0, False)]
+        return [
+            ("NodeAddedEvent", kind._node_added, 10.0, True),
+            ("NodeAboutToBeRemovedEvent", kind._node_leaves, -10.0, True),
+            ("EndImportEvent", kind._fill, 0.0, False),
+            ("EndCloseEvent", kind._fill, 0.0, False),
+        ]
 
     def _forget(self):
         super()._forget()
@@ -161,10 +178,16 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
 
     def _watch(self, node):
         if any(node.IsA(kind) for kind in self.nodeTypes) and node.GetID() not in self._watched:
-            self._watched[node.GetID()] = observe(self, node, "ModifiedEvent", lambda me: me._node_changed(node))
+            self._watched[node.GetID()] = observe(
+                self, node, "ModifiedEvent", lambda me: me._node_changed(node)
+            )
 
     def _node_changed(self, node):
-        if self._scene.IsImporting() or self._scene.IsClosing() or node.GetScene() is not self._scene:
+        if (
+            self._scene.IsImporting()
+            or self._scene.IsClosing()
+            or node.GetScene() is not self._scene
+        ):
             return
         shown, offered = node.GetID() in self._ids, self._offers(node)
         if shown and not offered:
@@ -179,8 +202,13 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
     def _offers(self, node) -> bool:
         kinds = [kind for kind in self.nodeTypes if node.IsA(kind)]
         exact = node.GetClassName() in kinds
-        # A vector or label map volume is a scalar volume too: showChildNodeTypes=false is what keeps it out.
-        if node.GetScene() is not self._scene or not kinds or not (exact or self.showChildNodeTypes):
+        # A vector or label map volume is a scalar volume too: showChildNodeTypes=false is what
+        # keeps it out.
+        if (
+            node.GetScene() is not self._scene
+            or not kinds
+            or not (exact or self.showChildNodeTypes)
+        ):
             return False
         if not exact and any(node.IsA(kind) for kind in self.hideChildNodeTypes):
             return False
@@ -232,7 +260,9 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         for text in wanted:
             self._box.insertItem(0, text)
         self._none = wanted
-        self._box.setCurrentIndex(was if was < 0 and not wanted else max(0, was - had + len(wanted)))
+        self._box.setCurrentIndex(
+            was if was < 0 and not wanted else max(0, was - had + len(wanted))
+        )
         self._box.blockSignals(blocked)
         if self._box.currentIndex() != was and not self._switching:
             self._changed()
@@ -242,12 +272,17 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         self._write_none()
         label = self._label()
         self._box.setPlaceholderText(f"Select a {label}")
-        wanted = [(text, action) for enabled, text, action in (
-            (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
-            (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
-            (self.addEnabled, f"Create new {label}", self._add_by_user),
-            (self.addEnabled and self.renameEnabled, f"Create new {label} as...", self._add_as),
-            (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)) if enabled and self._scene is not None]
+        wanted = [
+            (text, action)
+            for enabled, text, action in (
+                (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
+                (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
+                (self.addEnabled, f"Create new {label}", self._add_by_user),
+                (self.addEnabled and self.renameEnabled, f"Create new {label} as...", self._add_as),
+                (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode),
+            )
+            if enabled and self._scene is not None
+        ]
         if wanted:
             wanted.insert(0, ("", lambda: None))
         was = self._box.currentIndex()
@@ -257,7 +292,9 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         for text, _ in wanted:
             if text:
                 self._box.addItem(text)
-                self._box.model().item(self._box.count() - 1).setSelectable(False)  # pressing it chooses nothing
+                self._box.model().item(self._box.count() - 1).setSelectable(
+                    False
+                )  # pressing it chooses nothing
             else:
                 self._box.insertSeparator(self._box.count())
         self._actions = wanted
@@ -268,7 +305,11 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         return self.nodeTypeLabel(self.nodeTypes[0]) if self.nodeTypes else "node"
 
     def nodeTypeLabel(self, kind):
-        return self._labels.get(kind) or (self._scene and self._scene.GetTypeDisplayNameByClassName(kind)) or "node"
+        return (
+            self._labels.get(kind)
+            or (self._scene and self._scene.GetTypeDisplayNameByClassName(kind))
+            or "node"
+        )
 
     def _activated(self, index):
         action = index - len(self._none) - len(self._ids)
@@ -357,8 +398,11 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
 
     def renameCurrentNode(self):
         from . import qt
+
         if self.currentNode() is not None:
-            name = qt.QInputDialog.getText(None, "Rename", "New name:", None, self.currentNode().GetName())
+            name = qt.QInputDialog.getText(
+                None, "Rename", "New name:", None, self.currentNode().GetName()
+            )
             if name:
                 self.currentNode().SetName(name)
                 emit(self, "currentNodeRenamed(QString)", name)
@@ -410,8 +454,12 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
     baseName = stored(str, "")
     selectNodeUponCreation = stored(bool, True)
     interactionNodeSingletonTag = stored(str, "")
-    currentNodeID = Property(str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id)
-    currentNodeId = Property(str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id)
+    currentNodeID = Property(
+        str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id
+    )
+    currentNodeId = Property(
+        str, lambda self: node.GetID() if (node := self.currentNode()) else "", _set_id
+    )
 
 
 class qMRMLTableView(InScene, QtWidgets.QTableView):
@@ -420,7 +468,9 @@ class qMRMLTableView(InScene, QtWidgets.QTableView):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._node = None
-        QtWidgets.QTableView.setEditTriggers(self, QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
+        QtWidgets.QTableView.setEditTriggers(
+            self, QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers
+        )
 
     def mrmlTableNode(self):
         return self._node
@@ -435,9 +485,13 @@ class qMRMLTableView(InScene, QtWidgets.QTableView):
     def _fill(self):
         model = QtGui.QStandardItemModel(self)
         for column in range(self._node.GetNumberOfColumns() if self._node else 0):
-            model.setHorizontalHeaderItem(column, QtGui.QStandardItem(self._node.GetColumnName(column)))
+            model.setHorizontalHeaderItem(
+                column, QtGui.QStandardItem(self._node.GetColumnName(column))
+            )
             for line in range(self._node.GetNumberOfRows()):
-                model.setItem(line, column, QtGui.QStandardItem(self._node.GetCellText(line, column)))
+                model.setItem(
+                    line, column, QtGui.QStandardItem(self._node.GetCellText(line, column))
+                )
         QtWidgets.QTableView.setModel(self, model)
         QtWidgets.QTableView.resizeColumnsToContents(self)
 
@@ -460,10 +514,18 @@ class qMRMLPlotView(InScene, QtWidgets.QWidget):
     def _follow(self):
         self._forget()
         chart = plots.chart_of(self._node)
-        series = [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())] if chart else []
+        series = (
+            [chart.GetNthPlotSeriesNode(i) for i in range(chart.GetNumberOfPlotSeriesNodes())]
+            if chart
+            else []
+        )
         tables = {s.GetTableNode() for s in series if s and s.GetTableNode()}
-        self._observed = [observe(self, n, "ModifiedEvent", type(self)._follow) for n in (self._node, chart) if n]
-        self._observed += [observe(self, t, "ModifiedEvent", lambda view: view.update()) for t in tables]
+        self._observed = [
+            observe(self, n, "ModifiedEvent", type(self)._follow) for n in (self._node, chart) if n
+        ]
+        self._observed += [
+            observe(self, t, "ModifiedEvent", lambda view: view.update()) for t in tables
+        ]
         self.update()
 
     def fitToContent(self):
@@ -482,11 +544,21 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
     def moduleSelector(self):
         return self
 
-    selectedModule = Property(str, lambda self: next(
-        (m.name for m in slicer.app.moduleManager()._loaded.values() if m._page is not None and m._page.isEntered), ""))
+    selectedModule = Property(
+        str,
+        lambda self: next(
+            (
+                m.name
+                for m in slicer.app.moduleManager()._loaded.values()
+                if m._page is not None and m._page.isEntered
+            ),
+            "",
+        ),
+    )
 
     def selectModule(self, name):
         from . import application
+
         application.open_module(name)
 
 
@@ -501,7 +573,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         return self._python
 
     def setup(self, make):
-        """Create the Python widget by ``make(parent)`` and set it up, as Slicer does when a module is first opened."""
+        """Create the Python widget by ``make(parent)`` and set it up, as Slicer does when a module
+        is first opened.
+        """
         self._make = make
         self._python = make(self)
         setattr(slicer.modules, type(self._python).__name__, self._python)
@@ -520,14 +594,18 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self.hide()
 
     def reload(self):
-        """Make the widget again from the module's present source (``slicer.util.reloadScriptedModule`` calls it)."""
+        """Make the widget again from the module's present source
+        (``slicer.util.reloadScriptedModule`` calls it).
+        """
         was_entered = self._entered
         self.setup(self._make)
         if was_entered:
             self.enter()
 
     def _retire(self):
-        """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets."""
+        """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still
+        hold its widgets.
+        """
         for selector in self.findChildren("qMRMLNodeComboBox"):
             selector._forget()
         RETIRED.append(self)
@@ -543,11 +621,16 @@ class NotHere:
 
 
 NAMED_ONLY = ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget", "qMRMLCheckableNodeComboBox")
-HERE = {name: wrap(cls, name) for name, cls in list(globals().items())
-        if name.startswith(("qMRML", "qSlicer")) and isinstance(cls, type)}
+HERE = {
+    name: wrap(cls, name)
+    for name, cls in list(globals().items())
+    if name.startswith(("qMRML", "qSlicer")) and isinstance(cls, type)
+}
 HERE.update({name: type(name, (NotHere,), {}) for name in NAMED_ONLY})
 globals().update(HERE)
 
 
 def __getattr__(name):
-    raise AttributeError(name if name.startswith("__") else f"slicer.{name} is not in the test host")
+    raise AttributeError(
+        name if name.startswith("__") else f"slicer.{name} is not in the test host"
+    )

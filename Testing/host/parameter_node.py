@@ -1,10 +1,13 @@
-"""``slicer.parameterNodeWrapper``: typed attributes over a ``vtkMRMLScriptedModuleNode``, bound to widgets.
+"""``slicer.parameterNodeWrapper``: typed attributes over a ``vtkMRMLScriptedModuleNode``, bound to
+widgets.
 
-Values are written as Slicer writes them (numbers and strings by ``str``, bool as "True"/"False", an enum by its member
-name, a node as a node reference beside an empty parameter, a union under ``name.<index>``), so that a scene saved
-here is read by Slicer and the other way round. Types: str, int, float, bool, Enum, pathlib.Path, MRML nodes, and
-unions of them (``Optional``). Other types (lists, packs, ranges) raise NotImplementedError.
+Values are written as Slicer writes them (numbers and strings by ``str``, bool as "True"/"False", an
+enum by its member name, a node as a node reference beside an empty parameter, a union under
+``name.<index>``), so that a scene saved here is read by Slicer and the other way round. Types: str,
+int, float, bool, Enum, pathlib.Path, MRML nodes, and unions of them (``Optional``). Other types
+(lists, packs, ranges) raise NotImplementedError.
 """
+
 import enum
 import logging
 import pathlib
@@ -18,13 +21,27 @@ import qt
 import slicer
 import vtk
 
-__all__ = ["parameterNodeWrapper", "isParameterNodeWrapper", "Default", "Decimals", "SingleStep", "NotNone",
-           "WithinRange", "Minimum", "Maximum", "Choice", "Exclude", "Validator", "SlicerParameterNamePropertyName"]
+__all__ = [
+    "parameterNodeWrapper",
+    "isParameterNodeWrapper",
+    "Default",
+    "Decimals",
+    "SingleStep",
+    "NotNone",
+    "WithinRange",
+    "Minimum",
+    "Maximum",
+    "Choice",
+    "Exclude",
+    "Validator",
+    "SlicerParameterNamePropertyName",
+]
 
 SlicerParameterNamePropertyName = "SlicerParameterName"
 
 
 # Annotations
+
 
 @dataclass
 class Default:
@@ -100,6 +117,7 @@ class Exclude(Validator):
 
 # How each type is written
 
+
 class _Parameter:
     """One value in a parameter node: ``accepts`` a Python value, ``read``s and ``write``s it."""
 
@@ -144,7 +162,9 @@ class _Enum(_Parameter):
     def read(self, node, name):
         text = node.GetParameter(name)
         if text not in self.kind.__members__:
-            raise ValueError(f"Found {text!r} in parameter node but it is not a name in {self.kind!r}")
+            raise ValueError(
+                f"Found {text!r} in parameter node but it is not a name in {self.kind!r}"
+            )
         return self.kind[text]
 
 
@@ -191,7 +211,11 @@ class _Union(_Parameter):
     def _chosen(self, value):
         problems = []
         for index, member in enumerate(self.members):
-            if value is None and not isinstance(member, _None) and any(isinstance(m, _None) for m in self.members):
+            if (
+                value is None
+                and not isinstance(member, _None)
+                and any(isinstance(m, _None) for m in self.members)
+            ):
                 continue
             try:
                 member.check(value)
@@ -236,8 +260,9 @@ def _split(hint):
 
 
 def _tell_unused(hint, used):
-    """Slicer's wrapper logs the annotations that it has no use for itself, though widgets are set up by them; a
-    Default beside a value that is assigned is one of them."""
+    """Slicer's wrapper logs the annotations that it has no use for itself, though widgets are set
+    up by them; a Default beside a value that is assigned is one of them.
+    """
     unused = [a for a in _split(hint)[1] if not isinstance(a, used)]
     if unused:
         logging.warning(f"Unused annotations: {unused}")
@@ -258,7 +283,12 @@ def _parameter(hint):
 
 def _maker(kind):
     if isinstance(kind, type):
-        for base, maker in ((bool, _Bool), (enum.Enum, _Enum), (slicer.vtkMRMLNode, _Node), (type(None), _None)):
+        for base, maker in (
+            (bool, _Bool),
+            (enum.Enum, _Enum),
+            (slicer.vtkMRMLNode, _Node),
+            (type(None), _None),
+        ):
             if issubclass(kind, base):
                 return maker
         if kind in (int, float, str, pathlib.Path):
@@ -268,8 +298,11 @@ def _maker(kind):
 
 # The wrapper
 
+
 def parameterNodeWrapper(cls=None):
-    """Class decorator: each annotated attribute becomes a value of the parameter node given to the constructor."""
+    """Class decorator: each annotated attribute becomes a value of the parameter node given to the
+    constructor.
+    """
     return _process if cls is None else _process(cls)
 
 
@@ -284,9 +317,17 @@ def _process(cls):
         parameter = parameters[name] = _parameter(hint)
         annotated = [a.value for a in _split(hint)[1] if isinstance(a, Default)]
         _tell_unused(hint, (Validator,) if hasattr(cls, name) else (Validator, Default))
-        defaults[name] = getattr(cls, name) if hasattr(cls, name) else (annotated or [parameter.default()])[0]
-        setattr(cls, name, property(lambda self, name=name: self.getValue(name),
-                                    lambda self, value, name=name: self.setValue(name, value)))
+        defaults[name] = (
+            getattr(cls, name) if hasattr(cls, name) else (annotated or [parameter.default()])[0]
+        )
+        setattr(
+            cls,
+            name,
+            property(
+                lambda self, name=name: self.getValue(name),
+                lambda self, value, name=name: self.setValue(name, value),
+            ),
+        )
     members = {k: v for k, v in vars(_Wrapper).items() if not k.startswith("__") or k == "__init__"}
     for name, member in members.items():
         if name in hints:
@@ -297,16 +338,19 @@ def _process(cls):
 
 
 class _Kept:
-    """One value of a wrapper. As in Slicer it is what was read at the node's last change: a reference to a node that
-    comes into the scene only later is None until the next one. As there, each has an observer of the node of its own,
-    which goes when the wrapper does."""
+    """One value of a wrapper. As in Slicer it is what was read at the node's last change: a
+    reference to a node that comes into the scene only later is None until the next one. As there,
+    each has an observer of the node of its own, which goes when the wrapper does.
+    """
 
     def __init__(self, parameter, default, node, name):
         self._parameter, self._default, self._node, self._name = parameter, default, node, name
         self._writing = False
         self._read()
         kept = weakref.ref(self)
-        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: kept() and kept()._modified())
+        self._tag = node.AddObserver(
+            vtk.vtkCommand.ModifiedEvent, lambda *_: kept() and kept()._modified()
+        )
 
     def __del__(self):
         if hasattr(self, "_tag"):  # else its first value could not be read
@@ -333,7 +377,9 @@ class _Kept:
 
 
 class _Wrapper:
-    """The members that ``parameterNodeWrapper`` adds to a class. Every one that is made observes the node anew."""
+    """The members that ``parameterNodeWrapper`` adds to a class. Every one that is made observes
+    the node anew.
+    """
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
@@ -354,15 +400,22 @@ class _Wrapper:
         return self._hints[name]
 
     def connectGui(self, gui):
-        """Bind every widget whose dynamic property SlicerParameterName names a parameter; returns a tag."""
-        widgets = gui.findChildren(qt.QWidget) if hasattr(gui, "isWidgetType") else gui.__dict__.values()
+        """Bind every widget whose dynamic property SlicerParameterName names a parameter; returns a
+        tag.
+        """
+        widgets = (
+            gui.findChildren(qt.QWidget) if hasattr(gui, "isWidgetType") else gui.__dict__.values()
+        )
         named = ((w.property(SlicerParameterNamePropertyName), w) for w in widgets)
         return self.connectParametersToGui({name: widget for name, widget in named if name})
 
     def connectParametersToGui(self, mapping):
         unknown = set(mapping) - set(self._parameters)
         if unknown:
-            raise ValueError(f"Cannot find a param with the given name: {sorted(unknown)} in {list(self._parameters)}")
+            raise ValueError(
+                f"Cannot find a param with the given name: {sorted(unknown)} in"
+                f" {list(self._parameters)}"
+            )
         bindings = {name: _bind(widget, self._hints[name]) for name, widget in mapping.items()}
         slots = []
         for name, (signal, read, write) in bindings.items():
@@ -380,6 +433,7 @@ class _Wrapper:
         def changed():
             if not self._updating:
                 self.setValue(name, read())
+
         return changed
 
     def _updateGui(self):
@@ -420,14 +474,18 @@ class _Wrapper:
         self.parameterNode.Modified()
 
 
-# Widgets: each binding is (signal or None, read(), write(value)). As in Slicer, only exact classes are known.
+# Widgets: each binding is (signal or None, read(), write(value)). As in Slicer, only exact classes
+# are known.
+
 
 def _bind(widget, hint):
     kind, annotations = _split(hint)
     for classes, accepts, bind in _BINDINGS:
         if type(widget) in classes and accepts(kind):
             return bind(widget, kind, annotations)
-    raise RuntimeError(f"Unable to create GUI connector from datatype '{hint}' to widget type '{type(widget)}'.")
+    raise RuntimeError(
+        f"Unable to create GUI connector from datatype '{hint}' to widget type '{type(widget)}'."
+    )
 
 
 def _first(annotations, kind):
@@ -438,9 +496,17 @@ def _property(signal, attribute):
     def bind(widget, kind, annotations):
         def write(value):
             value = str(value) if isinstance(value, pathlib.PurePath) else value
-            if getattr(widget, attribute) != value:  # writing the same text again would move the cursor
+            if (
+                getattr(widget, attribute) != value
+            ):  # writing the same text again would move the cursor
                 setattr(widget, attribute, value)
-        return getattr(widget, signal) if signal else None, lambda: kind(getattr(widget, attribute)), write
+
+        return (
+            getattr(widget, signal) if signal else None,
+            lambda: kind(getattr(widget, attribute)),
+            write,
+        )
+
     return bind
 
 
@@ -468,6 +534,7 @@ def _choices(widget, labels, values):
 
     def write(value):
         widget.currentIndex = values.index(value)
+
     return widget.currentIndexChanged, lambda: values[widget.currentIndex], write
 
 
@@ -502,15 +569,21 @@ def _is_enum(kind):
 
 
 def _is_node(kind):
-    return all(isinstance(k, type) and issubclass(k, (slicer.vtkMRMLNode, type(None)))
-               for k in (_split(k)[0] for k in typing.get_args(kind) or (kind,)))
+    return all(
+        isinstance(k, type) and issubclass(k, (slicer.vtkMRMLNode, type(None)))
+        for k in (_split(k)[0] for k in typing.get_args(kind) or (kind,))
+    )
 
 
 _BINDINGS = [
     ((qt.QCheckBox, ctk.ctkCheckBox), _is(bool), _property("stateChanged", "checked")),
     ((qt.QPushButton,), _is(bool), _property("toggled", "checked")),
     ((qt.QSlider, qt.QSpinBox), _is(int), _number),
-    ((qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSlider, ctk.ctkDoubleSpinBox), _is(int, float), _number),
+    (
+        (qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSlider, ctk.ctkDoubleSpinBox),
+        _is(int, float),
+        _number,
+    ),
     ((qt.QComboBox, ctk.ctkComboBox), _is(int, float, str, bool), _choice),
     ((qt.QComboBox, ctk.ctkComboBox), _is_enum, _enum_choice),
     ((qt.QLineEdit,), _is(str), _property("textChanged", "text")),

@@ -1,4 +1,5 @@
 """What the widgets that are written here are made with."""
+
 from PySide6 import QtCore, QtWidgets
 
 Property, Signal = QtCore.Property, QtCore.Signal
@@ -17,6 +18,7 @@ def stored(kind, default, apply=None):
         self.__dict__[key] = value
         if apply and changed:
             apply(self, value)
+
     return Property(kind, read, write)
 
 

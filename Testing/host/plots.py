@@ -1,4 +1,7 @@
-"""MRML plot charts drawn with QPainter: series, tables, titles, colours and log axes are read from the MRML nodes."""
+"""MRML plot charts drawn with QPainter: series, tables, titles, colours and log axes are read from
+the MRML nodes.
+"""
+
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +31,14 @@ def save_picture(picture, path) -> Path:
 
 
 _PEN, _NODE = QtCore.Qt.PenStyle, slicer.vtkMRMLPlotSeriesNode
-DASHES = {_NODE.LineStyleNone: None, _NODE.LineStyleSolid: _PEN.SolidLine, _NODE.LineStyleDash: _PEN.DashLine,
-          _NODE.LineStyleDot: _PEN.DotLine, _NODE.LineStyleDashDot: _PEN.DashDotLine,
-          _NODE.LineStyleDashDotDot: _PEN.DashDotDotLine}
+DASHES = {
+    _NODE.LineStyleNone: None,
+    _NODE.LineStyleSolid: _PEN.SolidLine,
+    _NODE.LineStyleDash: _PEN.DashLine,
+    _NODE.LineStyleDot: _PEN.DotLine,
+    _NODE.LineStyleDashDot: _PEN.DashDotLine,
+    _NODE.LineStyleDashDotDot: _PEN.DashDotDotLine,
+}
 
 
 @dataclass
@@ -44,7 +52,9 @@ class Series:
 
 
 def read_series(chart) -> list[Series]:
-    """What a chart shows, from its series nodes and their tables; points that are no numbers are left out."""
+    """What a chart shows, from its series nodes and their tables; points that are no numbers are
+    left out.
+    """
     found = []
     for index in range(chart.GetNumberOfPlotSeriesNodes()):
         node = chart.GetNthPlotSeriesNode(index)
@@ -52,13 +62,26 @@ def read_series(chart) -> list[Series]:
         y = table.GetTable().GetColumnByName(node.GetYColumnName()) if table is not None else None
         if y is None:
             continue
-        x = table.GetTable().GetColumnByName(node.GetXColumnName()) if node.GetXColumnName() else None
+        x = (
+            table.GetTable().GetColumnByName(node.GetXColumnName())
+            if node.GetXColumnName()
+            else None
+        )
         rows = range(y.GetNumberOfValues())
-        points = [(x.GetVariantValue(i).ToDouble() if x else float(i), y.GetVariantValue(i).ToDouble()) for i in rows]
-        found.append(Series(node.GetName(), [p for p in points if all(map(math.isfinite, p))],
-                            QtGui.QColor.fromRgbF(*node.GetColor()), DASHES[node.GetLineStyle()],
-                            node.GetMarkerStyle(),
-                            node.GetPlotType() in (node.PlotTypeBar, node.PlotTypeScatterBar)))
+        points = [
+            (x.GetVariantValue(i).ToDouble() if x else float(i), y.GetVariantValue(i).ToDouble())
+            for i in rows
+        ]
+        found.append(
+            Series(
+                node.GetName(),
+                [p for p in points if all(map(math.isfinite, p))],
+                QtGui.QColor.fromRgbF(*node.GetColor()),
+                DASHES[node.GetLineStyle()],
+                node.GetMarkerStyle(),
+                node.GetPlotType() in (node.PlotTypeBar, node.PlotTypeScatterBar),
+            )
+        )
     return found
 
 
@@ -68,7 +91,10 @@ class Axis:
     def __init__(self, values, log, given, low_pixel, high_pixel):
         self.log = log
         values = [v for v in values if v > 0 or not log]
-        self.low, self.high = given or (min(values, default=1.0 if log else 0.0), max(values, default=1.0))
+        self.low, self.high = given or (
+            min(values, default=1.0 if log else 0.0),
+            max(values, default=1.0),
+        )
         if self.high <= self.low:
             self.high = self.low * 10 if log else self.low + 1
         self.low_pixel, self.high_pixel = low_pixel, high_pixel
@@ -101,11 +127,21 @@ def draw_chart(painter, rect, chart):
     frame = rect.adjusted(LEFT, TOP, -RIGHT, -BOTTOM)
     if chart is None or not frame.isValid():
         return
-    x = Axis([p[0] for s in series for p in s.points], chart.GetXAxisLogScale(),
-             None if chart.GetXAxisRangeAuto() else chart.GetXAxisRange(), frame.left(), frame.right())
+    x = Axis(
+        [p[0] for s in series for p in s.points],
+        chart.GetXAxisLogScale(),
+        None if chart.GetXAxisRangeAuto() else chart.GetXAxisRange(),
+        frame.left(),
+        frame.right(),
+    )
     bars = [0.0] if any(s.bar for s in series) else []
-    y = Axis([p[1] for s in series for p in s.points] + bars, chart.GetYAxisLogScale(),
-             None if chart.GetYAxisRangeAuto() else chart.GetYAxisRange(), frame.bottom(), frame.top())
+    y = Axis(
+        [p[1] for s in series for p in s.points] + bars,
+        chart.GetYAxisLogScale(),
+        None if chart.GetYAxisRangeAuto() else chart.GetYAxisRange(),
+        frame.bottom(),
+        frame.top(),
+    )
     _draw_axes(painter, rect, frame, x, y, chart)
     painter.save()
     painter.setClipRect(frame.adjusted(-1, -1, 2, 2))
@@ -120,27 +156,42 @@ def _draw_axes(painter, rect, frame, x, y, chart):
     align = QtCore.Qt.AlignmentFlag
     painter.setPen(QtGui.QColor("#d8d8d8"))
     for tick in x.ticks():
-        painter.drawLine(QtCore.QPointF(x.pixel(tick), frame.top()), QtCore.QPointF(x.pixel(tick), frame.bottom()))
+        painter.drawLine(
+            QtCore.QPointF(x.pixel(tick), frame.top()),
+            QtCore.QPointF(x.pixel(tick), frame.bottom()),
+        )
     for tick in y.ticks():
-        painter.drawLine(QtCore.QPointF(frame.left(), y.pixel(tick)), QtCore.QPointF(frame.right(), y.pixel(tick)))
+        painter.drawLine(
+            QtCore.QPointF(frame.left(), y.pixel(tick)),
+            QtCore.QPointF(frame.right(), y.pixel(tick)),
+        )
     painter.setPen(QtGui.QColor("black"))
     painter.drawRect(frame)
     for tick in x.ticks():
         below = QtCore.QRectF(x.pixel(tick) - 40, frame.bottom() + 4, 80, 14)
         painter.drawText(below, align.AlignCenter, f"{tick:.4g}")
     for tick in y.ticks():
-        painter.drawText(QtCore.QRectF(rect.left() + 14, y.pixel(tick) - 8, LEFT - 20, 16),
-                         align.AlignRight | align.AlignVCenter, f"{tick:.4g}")
+        painter.drawText(
+            QtCore.QRectF(rect.left() + 14, y.pixel(tick) - 8, LEFT - 20, 16),
+            align.AlignRight | align.AlignVCenter,
+            f"{tick:.4g}",
+        )
     if chart.GetTitleVisibility():
         above = QtCore.QRect(rect.left(), rect.top(), rect.width(), TOP)
         painter.drawText(above, align.AlignCenter, chart.GetTitle() or "")
-    painter.drawText(QtCore.QRect(frame.left(), frame.bottom() + 20, frame.width(), 20), align.AlignCenter,
-                     chart.GetXAxisTitle() or "")
+    painter.drawText(
+        QtCore.QRect(frame.left(), frame.bottom() + 20, frame.width(), 20),
+        align.AlignCenter,
+        chart.GetXAxisTitle() or "",
+    )
     painter.save()
     painter.translate(rect.left() + 12, frame.center().y())
     painter.rotate(-90)
-    painter.drawText(QtCore.QRect(-frame.height() // 2, -12, frame.height(), 16), align.AlignCenter,
-                     chart.GetYAxisTitle() or "")
+    painter.drawText(
+        QtCore.QRect(-frame.height() // 2, -12, frame.height(), 16),
+        align.AlignCenter,
+        chart.GetYAxisTitle() or "",
+    )
     painter.restore()
 
 
@@ -152,8 +203,12 @@ def _draw_series(painter, one, x, y):
     if one.bar:
         half = 0.4 * abs(x.high_pixel - x.low_pixel) / max(len(points), 1)
         for point in points:
-            painter.drawRect(QtCore.QRectF(QtCore.QPointF(point.x() - half, point.y()),
-                                           QtCore.QPointF(point.x() + half, y.low_pixel)))
+            painter.drawRect(
+                QtCore.QRectF(
+                    QtCore.QPointF(point.x() - half, point.y()),
+                    QtCore.QPointF(point.x() + half, y.low_pixel),
+                )
+            )
         return
     if one.dash is not None:
         painter.setPen(QtGui.QPen(one.colour, 2, one.dash))
@@ -175,7 +230,11 @@ def _draw_marker(painter, marker, at, half=4.0):
     elif marker == _NODE.MarkerStyleDiamond:
         painter.drawPolygon(corners((0, -1.1), (1.1, 0), (0, 1.1), (-1.1, 0)))
     elif marker in (_NODE.MarkerStyleCross, _NODE.MarkerStylePlus):
-        ends = ((-1, -1), (1, 1), (-1, 1), (1, -1)) if marker == _NODE.MarkerStyleCross else ((-1, 0), (1, 0), (0, -1), (0, 1))
+        ends = (
+            ((-1, -1), (1, 1), (-1, 1), (1, -1))
+            if marker == _NODE.MarkerStyleCross
+            else ((-1, 0), (1, 0), (0, -1), (0, 1))
+        )
         a, b, c, d = corners(*ends)
         painter.drawLine(a, b)
         painter.drawLine(c, d)
@@ -184,7 +243,9 @@ def _draw_marker(painter, marker, at, half=4.0):
 def _draw_legend(painter, frame, series):
     """In the upper right corner, as Slicer's charts have it, on a white ground."""
     width = max((painter.fontMetrics().horizontalAdvance(s.name) for s in series), default=0)
-    ground = QtCore.QRect(frame.right() - width - 44, frame.top() + 5, width + 40, 18 * len(series) + 4)
+    ground = QtCore.QRect(
+        frame.right() - width - 44, frame.top() + 5, width + 40, 18 * len(series) + 4
+    )
     painter.fillRect(ground, QtGui.QColor(255, 255, 255, 200))
     for row, one in enumerate(series):
         top = frame.top() + 8 + 18 * row
@@ -196,12 +257,17 @@ def _draw_legend(painter, frame, series):
         painter.setBrush(one.colour)
         _draw_marker(painter, one.marker, QtCore.QPointF(left + 13, top + 8))
         painter.setPen(QtGui.QColor("black"))
-        painter.drawText(QtCore.QRect(frame.right() - width - 8, top, width + 4, 16),
-                         QtCore.Qt.AlignmentFlag.AlignVCenter, one.name)
+        painter.drawText(
+            QtCore.QRect(frame.right() - width - 8, top, width + 4, 16),
+            QtCore.Qt.AlignmentFlag.AlignVCenter,
+            one.name,
+        )
 
 
 def draw_table(painter, rect, node):
-    """Draw what of a table node (or None) fits into a rectangle: headings above columns, as a table view has them."""
+    """Draw what of a table node (or None) fits into a rectangle: headings above columns, as a table
+    view has them.
+    """
     painter.fillRect(rect, QtGui.QColor("white"))
     if node is None:
         return
@@ -213,11 +279,15 @@ def draw_table(painter, rect, node):
         room = rect.width() // columns - 8
         heading = QtCore.QRect(left, rect.top() + 4, room, 54)
         painter.setPen(QtGui.QColor("black"))
-        painter.drawText(heading, align.AlignBottom | QtCore.Qt.TextFlag.TextWordWrap, node.GetColumnName(column))
+        painter.drawText(
+            heading, align.AlignBottom | QtCore.Qt.TextFlag.TextWordWrap, node.GetColumnName(column)
+        )
         for row in range(min(node.GetNumberOfRows(), (rect.bottom() - top) // line)):
             text = _short(node.GetCellText(row, column))
             text = painter.fontMetrics().elidedText(text, QtCore.Qt.TextElideMode.ElideRight, room)
-            painter.drawText(QtCore.QRect(left, top + 4 + row * line, room, line), align.AlignVCenter, text)
+            painter.drawText(
+                QtCore.QRect(left, top + 4 + row * line, room, line), align.AlignVCenter, text
+            )
     painter.drawLine(rect.left(), top, rect.right(), top)
 
 
@@ -230,4 +300,8 @@ def _short(text):
 
 def chart_of(view_node):
     """The chart that a plot view node shows, or None."""
-    return slicer.mrmlScene.GetNodeByID(view_node.GetPlotChartNodeID() or "") if view_node is not None else None
+    return (
+        slicer.mrmlScene.GetNodeByID(view_node.GetPlotChartNodeID() or "")
+        if view_node is not None
+        else None
+    )

@@ -2,6 +2,7 @@
 
 Classes are made on first use. ``qt.dialogs`` and ``qt.replies`` are the host's own: see dialogs.py.
 """
+
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -31,15 +32,25 @@ def _make(base, name):
         return base  # functions, enums and value classes (QSize, QIcon, ...) have the same methods in both bindings
     made = wrap(base, name)
     if issubclass(base, QtWidgets.QMenu):
-        made.__init__ = lambda self, first=None, *rest: base.__init__(self, _text_or_widget(first), *rest)
+        made.__init__ = lambda self, first=None, *rest: base.__init__(
+            self, _text_or_widget(first), *rest
+        )
     if issubclass(base, QtCore.QThread):
-        raise NotImplementedError("qt.QThread is not in the test host: Python code must not run in a QThread in Slicer")
+        raise NotImplementedError(
+            "qt.QThread is not in the test host: Python code must not run in a QThread in Slicer"
+        )
     return made
 
 
 def _text_or_widget(argument):
-    """PythonQt takes any object where a text is expected; Slicer's developer section makes its menu that way."""
-    return argument if argument is None or isinstance(argument, (str, QtWidgets.QWidget)) else str(argument)
+    """PythonQt takes any object where a text is expected; Slicer's developer section makes its menu
+    that way.
+    """
+    return (
+        argument
+        if argument is None or isinstance(argument, (str, QtWidgets.QWidget))
+        else str(argument)
+    )
 
 
 class QUiLoader:
@@ -58,7 +69,9 @@ class QUiLoader:
         if self._problems or widget is None:
             raise RuntimeError(f"Could not load UI file: {self._problems or loader.errorString()}")
         below = QtCore.QObject.findChildren(widget, QtCore.QObject)
-        named = {w.objectName: w for w in [widget, *below] if isinstance(w, Object) and w.objectName}
+        named = {
+            w.objectName: w for w in [widget, *below] if isinstance(w, Object) and w.objectName
+        }
         for name, attribute, value in later["properties"]:
             setattr(named[name], attribute, _enum(type(named[name]), value))
         for sender, signal, receiver, slot in later["connections"]:
@@ -67,10 +80,14 @@ class QUiLoader:
 
 
 def _take_out(tree) -> dict:
-    """Remove from a .ui tree what Qt's loader can not do with classes written in Python: connections and enums."""
+    """Remove from a .ui tree what Qt's loader can not do with classes written in Python:
+    connections and enums.
+    """
     later = {"properties": [], "connections": []}
     for connection in tree.findall("./connections/connection"):
-        later["connections"].append([connection.findtext(k) for k in ("sender", "signal", "receiver", "slot")])
+        later["connections"].append(
+            [connection.findtext(k) for k in ("sender", "signal", "receiver", "slot")]
+        )
     for connections in tree.findall("./connections"):
         tree.remove(connections)
     for widget in tree.iter("widget"):
@@ -93,9 +110,11 @@ def find_class(name):
     """The host's class for a class name in a .ui file."""
     if name.startswith("ctk"):
         from . import ctk
+
         return getattr(ctk, name)
     if name.startswith(("qMRML", "qSlicer")):
         from . import mrml_widgets
+
         return getattr(mrml_widgets, name)
     return getattr(sys.modules[__name__], name)
 

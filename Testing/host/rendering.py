@@ -1,9 +1,11 @@
 """Pictures of slice views, drawn by MRML's own slice logic and displayable managers.
 
-Layers, window and level, colour tables, opacities, segmentations and markups are therefore Slicer's; only the bar on
-top (view name, volumes, offset) is drawn here. Without OpenGL (no EGL, OSMesa or display) the picture is the slice
-logic's blended image, which has the same layers and lacks only what displayable managers draw over them.
+Layers, window and level, colour tables, opacities, segmentations and markups are therefore
+Slicer's; only the bar on top (view name, volumes, offset) is drawn here. Without OpenGL (no EGL,
+OSMesa or display) the picture is the slice logic's blended image, which has the same layers and
+lacks only what displayable managers draw over them.
 """
+
 import ctypes.util
 import os
 import sys
@@ -21,22 +23,34 @@ from vtk.util.numpy_support import vtk_to_numpy
 from .plots import save_picture
 from .views import VIEW_SIZE, Legends
 
-MANAGERS = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSliceDisplayableManager",
-            "vtkMRMLSegmentationsDisplayableManager2D", "vtkMRMLMarkupsDisplayableManager",
-            "vtkMRMLTransformsDisplayableManager2D", "vtkMRMLCrosshairDisplayableManager",
-            "vtkMRMLOrientationMarkerDisplayableManager", "vtkMRMLRulerDisplayableManager")
+MANAGERS = (
+    "vtkMRMLVolumeGlyphSliceDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLTransformsDisplayableManager2D",
+    "vtkMRMLCrosshairDisplayableManager",
+    "vtkMRMLOrientationMarkerDisplayableManager",
+    "vtkMRMLRulerDisplayableManager",
+)
 BAR = 20  # pixels
-ORIENTATIONS = {"Axial": "S", "Sagittal": "R", "Coronal": "A"}  # the axis that the offset runs along
+ORIENTATIONS = {
+    "Axial": "S",
+    "Sagittal": "R",
+    "Coronal": "A",
+}  # the axis that the offset runs along
 
 
-def render_slice_views(path, views=None, *, orientation="Axial", offset_mm=None, size=VIEW_SIZE, columns=None) -> Path:
+def render_slice_views(
+    path, views=None, *, orientation="Axial", offset_mm=None, size=VIEW_SIZE, columns=None
+) -> Path:
     """Save slice views side by side.
 
     Args:
         path: The .png to write.
-        views: What to show: names of slice views as the module left them (default: those of the current layout), or
-            volume nodes, or dicts with ``background`` and any of ``foreground``, ``label`` (nodes),
-            ``foreground_opacity``, ``label_opacity``, ``title``.
+        views: What to show: names of slice views as the module left them (default: those of the
+            current layout), or volume nodes, or dicts with ``background`` and any of
+            ``foreground``, ``label`` (nodes), ``foreground_opacity``, ``label_opacity``, ``title``.
         orientation: Of views made for volumes: "Axial", "Sagittal" or "Coronal".
         offset_mm: Position of those views along their normal; default the middle of the background.
         size: Width and height of one view in pixels.
@@ -44,15 +58,23 @@ def render_slice_views(path, views=None, *, orientation="Axial", offset_mm=None,
     """
     views = slicer.views.slice_views_of_layout() if views is None else list(views)
     if not views:
-        raise ValueError("There is no slice view to draw: give volumes, or set a layout that has slice views")
+        raise ValueError(
+            "There is no slice view to draw: give volumes, or set a layout that has slice views"
+        )
     pictures = [_view_picture(view, orientation, offset_mm, size) for view in views]
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
-    sheet = QtGui.QImage(columns * (size[0] + 4) - 4, rows * (size[1] + BAR + 4) - 4, QtGui.QImage.Format.Format_RGB32)
+    sheet = QtGui.QImage(
+        columns * (size[0] + 4) - 4,
+        rows * (size[1] + BAR + 4) - 4,
+        QtGui.QImage.Format.Format_RGB32,
+    )
     sheet.fill(QtGui.QColor("#303030"))
     painter = QtGui.QPainter(sheet)
     for index, picture in enumerate(pictures):
-        painter.drawImage(index % columns * (size[0] + 4), index // columns * (size[1] + BAR + 4), picture)
+        painter.drawImage(
+            index % columns * (size[0] + 4), index // columns * (size[1] + BAR + 4), picture
+        )
     painter.end()
     return save_picture(sheet, path)
 
@@ -61,10 +83,19 @@ def _view_picture(view, orientation, offset_mm, size) -> QtGui.QImage:
     if isinstance(view, str):
         widget = slicer.app.layoutManager().sliceWidget(view)
         if widget is None:
-            raise ValueError(f"No slice view {view!r}; there is {slicer.app.layoutManager().sliceViewNames()}")
+            raise ValueError(
+                f"No slice view {view!r}; there is {slicer.app.layoutManager().sliceViewNames()}"
+            )
         return _with_bar(slice_pixels(widget.sliceLogic(), size), widget.sliceLogic())
     layers = view if isinstance(view, dict) else {"background": view}
-    unknown = set(layers) - {"background", "foreground", "label", "foreground_opacity", "label_opacity", "title"}
+    unknown = set(layers) - {
+        "background",
+        "foreground",
+        "label",
+        "foreground_opacity",
+        "label_opacity",
+        "title",
+    }
     if unknown:
         raise ValueError(f"Unknown layers {sorted(unknown)}")
     before = {node.GetID() for node in slicer.mrmlScene.GetNodes()}
@@ -91,8 +122,12 @@ def _own_logic(layers, orientation):
     composite = logic.GetSliceCompositeNode()
     for layer in ("background", "foreground", "label"):
         volume = layers.get(layer)
-        getattr(composite, f"Set{layer.capitalize()}VolumeID")(volume.GetID() if volume is not None else None)
-    composite.SetForegroundOpacity(layers.get("foreground_opacity", 0.5 if layers.get("foreground") else 0.0))
+        getattr(composite, f"Set{layer.capitalize()}VolumeID")(
+            volume.GetID() if volume is not None else None
+        )
+    composite.SetForegroundOpacity(
+        layers.get("foreground_opacity", 0.5 if layers.get("foreground") else 0.0)
+    )
     composite.SetLabelOpacity(layers.get("label_opacity", 1.0))
     return logic
 
@@ -144,7 +179,11 @@ def _rendered(logic, size) -> np.ndarray:
     grabber.ReadFrontBufferOff()
     grabber.Update()
     image = grabber.GetOutput()
-    pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(size[1], size[0], -1)[::-1, :, :3].copy()
+    pixels = (
+        vtk_to_numpy(image.GetPointData().GetScalars())
+        .reshape(size[1], size[0], -1)[::-1, :, :3]
+        .copy()
+    )
     del group
     renderer.RemoveAllViewProps()
     window.Finalize()
@@ -190,14 +229,22 @@ def _with_bar(pixels, logic, title=None) -> QtGui.QImage:
     offset = f"{ORIENTATIONS.get(node.GetOrientation(), '')} {logic.GetSliceOffset():.1f} mm"
     room = bar.width() - painter.fontMetrics().horizontalAdvance(offset) - 10
     text = painter.fontMetrics().elidedText(text, QtCore.Qt.TextElideMode.ElideRight, room)
-    painter.drawText(bar, QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.AlignmentFlag.AlignLeft, text)
-    painter.drawText(bar, QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.AlignmentFlag.AlignRight, offset)
+    painter.drawText(
+        bar, QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.AlignmentFlag.AlignLeft, text
+    )
+    painter.drawText(
+        bar, QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.AlignmentFlag.AlignRight, offset
+    )
     painter.drawImage(0, BAR, view)
     painter.end()
     return picture
 
 
 def _names(composite):
-    identifiers = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID())
+    identifiers = (
+        composite.GetBackgroundVolumeID(),
+        composite.GetForegroundVolumeID(),
+        composite.GetLabelVolumeID(),
+    )
     nodes = (slicer.mrmlScene.GetNodeByID(i) for i in identifiers if i)
     return [node.GetName() for node in nodes if node is not None]

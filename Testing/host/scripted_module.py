@@ -1,4 +1,7 @@
-"""``slicer.ScriptedLoadableModule``: the four base classes of a scripted module, with Slicer's interface."""
+"""``slicer.ScriptedLoadableModule``: the four base classes of a scripted module, with Slicer's
+interface.
+"""
+
 import logging
 import sys
 import unittest
@@ -8,17 +11,23 @@ import ctk
 import qt
 import slicer
 
-__all__ = ["ScriptedLoadableModule", "ScriptedLoadableModuleWidget", "ScriptedLoadableModuleLogic",
-           "ScriptedLoadableModuleTest"]
+__all__ = [
+    "ScriptedLoadableModule",
+    "ScriptedLoadableModuleWidget",
+    "ScriptedLoadableModuleLogic",
+    "ScriptedLoadableModuleTest",
+]
 
 
 def _bare(instance, suffix):
     name = type(instance).__name__
-    return name[:-len(suffix)] if name.endswith(suffix) else name
+    return name[: -len(suffix)] if name.endswith(suffix) else name
 
 
 class ScriptedLoadableModule:
-    """Describes the module: its constructor fills in ``parent`` (title, categories, contributors, ...)."""
+    """Describes the module: its constructor fills in ``parent`` (title, categories, contributors,
+    ...).
+    """
 
     def __init__(self, parent):
         super().__init__()
@@ -35,8 +44,11 @@ class ScriptedLoadableModule:
         return str(Path(self.parent.path).parent / "Resources" / filename)
 
     def getDefaultModuleDocumentationLink(self, docPage=None):
-        return f'<p>For more information, see the <a href="{slicer.app.moduleDocumentationUrl(self.moduleName)}">' \
-               "online documentation</a>.</p>"
+        return (
+            "<p>For more information, see the <a"
+            f' href="{slicer.app.moduleDocumentationUrl(self.moduleName)}">online'
+            " documentation</a>.</p>"
+        )
 
     def runTest(self, msec=100, **kwargs):
         test_class = getattr(sys.modules[type(self).__module__], self.moduleName + "Test", None)
@@ -53,7 +65,9 @@ class ScriptedLoadableModuleWidget:
     def __init__(self, parent=None):
         super().__init__()
         self.moduleName = _bare(self, "Widget")
-        self.developerMode = slicer.util.settingsValue("Developer/DeveloperMode", False, converter=slicer.util.toBool)
+        self.developerMode = slicer.util.settingsValue(
+            "Developer/DeveloperMode", False, converter=slicer.util.toBool
+        )
         self.parent = parent
         if parent is None:
             self.parent = slicer.qMRMLWidget()
@@ -63,7 +77,9 @@ class ScriptedLoadableModuleWidget:
         if parent is None:
             self.setup()
             self.parent.show()
-        slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
+        slicer.app.moduleManager().connect(
+            "moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded
+        )
 
     def resourcePath(self, filename):
         return str(Path(slicer.util.modulePath(self.moduleName)).parent / "Resources" / filename)
@@ -77,8 +93,10 @@ class ScriptedLoadableModuleWidget:
         self.reloadCollapsibleButton = ctk.ctkCollapsibleButton()
         self.reloadCollapsibleButton.text = "Reload && Test"
         row = qt.QHBoxLayout(self.reloadCollapsibleButton)
-        for name, text, slot in (("reloadButton", "Reload", self.onReload),
-                                 ("reloadTestButton", "Reload and Test", self.onReloadAndTest)):
+        for name, text, slot in (
+            ("reloadButton", "Reload", self.onReload),
+            ("reloadTestButton", "Reload and Test", self.onReloadAndTest),
+        ):
             button = qt.QPushButton(text)
             button.connect("clicked()", slot)
             row.addWidget(button)
@@ -91,7 +109,9 @@ class ScriptedLoadableModuleWidget:
     def _onModuleAboutToBeUnloaded(self, moduleName):
         if moduleName == self.moduleName:
             self.cleanup()
-            slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
+            slicer.app.moduleManager().disconnect(
+                "moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded
+            )
 
     def onReload(self):
         slicer.util.reloadScriptedModule(self.moduleName)
@@ -115,7 +135,9 @@ class ScriptedLoadableModuleLogic:
         if self.isSingletonParameterNode:
             node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
             if node is not None:
-                node.SetAttribute("ModuleName", self.moduleName)  # closing the scene may have removed it
+                node.SetAttribute(
+                    "ModuleName", self.moduleName
+                )  # closing the scene may have removed it
         else:
             node = next(iter(self.getAllParameterNodes()), None)
         return node if node is not None else slicer.mrmlScene.AddNode(self.createParameterNode())

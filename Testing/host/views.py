@@ -1,4 +1,5 @@
 """The scene with what the application puts into it, its logics, and ``slicer.app.layoutManager()``."""
+
 from pathlib import Path
 
 import slicer
@@ -15,15 +16,31 @@ from slicer import (
 )
 
 # What Slicer files in the subject hierarchy as soon as it is in the scene.
-FILED = ("vtkMRMLVolumeNode", "vtkMRMLTableNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTextNode",
-         "vtkMRMLTransformNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode", "vtkMRMLSegmentationNode")
+FILED = (
+    "vtkMRMLVolumeNode",
+    "vtkMRMLTableNode",
+    "vtkMRMLPlotChartNode",
+    "vtkMRMLPlotSeriesNode",
+    "vtkMRMLTextNode",
+    "vtkMRMLTransformNode",
+    "vtkMRMLModelNode",
+    "vtkMRMLMarkupsNode",
+    "vtkMRMLSegmentationNode",
+)
 VIEW_SIZE = (360, 360)  # pixels of a slice view
 # Slicer's modules whose logic the wheel has: slicer.modules.<name>.logic()
-LOGICS = {"Colors": "vtkSlicerColorLogic", "Volumes": "vtkSlicerVolumesLogic", "Plots": "vtkSlicerPlotsLogic",
-          "Tables": "vtkSlicerTablesLogic", "Transforms": "vtkSlicerTransformLogic",
-          "Segmentations": "vtkSlicerSegmentationsModuleLogic", "CropVolume": "vtkSlicerCropVolumeLogic",
-          "Markups": "vtkSlicerMarkupsLogic",
-          "Sequences": "vtkSlicerSequencesLogic", "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic"}
+LOGICS = {
+    "Colors": "vtkSlicerColorLogic",
+    "Volumes": "vtkSlicerVolumesLogic",
+    "Plots": "vtkSlicerPlotsLogic",
+    "Tables": "vtkSlicerTablesLogic",
+    "Transforms": "vtkSlicerTransformLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "CropVolume": "vtkSlicerCropVolumeLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+}
 
 
 class Strict:
@@ -55,10 +72,11 @@ class SliceWidget(Strict):
 
 
 class Legends(Strict):
-    """What draws the colour legends of one slice view, in a window of its own, for the view's whole life.
+    """What draws the colour legends of one slice view, in a window of its own, for the view's whole
+    life.
 
-    As in Slicer it learns of a legend when that is added to the scene: one that was there before the view is not drawn
-    until its volume is chosen in the view's own selectors.
+    As in Slicer it learns of a legend when that is added to the scene: one that was there before
+    the view is not drawn until its volume is chosen in the view's own selectors.
     """
 
     def __init__(self, logic, application_logic):
@@ -77,13 +95,17 @@ class Legends(Strict):
     def chosen_by_hand(self, composite):
         """The volumes are chosen in the view's own selectors."""
         flags = composite.GetInteractionFlags()
-        composite.SetInteractionFlags(composite.BackgroundVolumeFlag + composite.ForegroundVolumeFlag)
+        composite.SetInteractionFlags(
+            composite.BackgroundVolumeFlag + composite.ForegroundVolumeFlag
+        )
         composite.Modified()
         composite.SetInteractionFlags(flags)
 
 
 class LogicModule(Strict):
-    """A module of Slicer itself, of which the host has only the logic (``slicer.modules.volumes.logic()``)."""
+    """A module of Slicer itself, of which the host has only the logic
+    (``slicer.modules.volumes.logic()``).
+    """
 
     def __init__(self, name, logic):
         self.name, self._logic = name, logic
@@ -103,7 +125,9 @@ class PlotWidget(Strict):
 
 
 class Views(Strict):
-    """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first state."""
+    """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first
+    state.
+    """
 
     def __init__(self, folder):
         self.scene = slicer.mrmlScene = vtkMRMLScene()
@@ -119,7 +143,9 @@ class Views(Strict):
         self.application_logic.SetMRMLScene(self.scene)
         self.application_logic.SetSliceLogics(vtk.vtkCollection())
         self.application_logic.SetViewLogics(vtk.vtkCollection())
-        vtkMRMLSliceViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(self.application_logic)
+        vtkMRMLSliceViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(
+            self.application_logic
+        )
         for name, logic_class in LOGICS.items():
             logic = getattr(slicer, logic_class)()
             logic.SetMRMLApplicationLogic(self.application_logic)
@@ -149,9 +175,12 @@ class Views(Strict):
             self._file(node)
 
     def _scene_settled(self, *_):
-        # Closing removes the hierarchy with the rest, and the scene would go on handing out the dead node.
+        # Closing removes the hierarchy with the rest, and the scene would go on handing out the
+        # dead node.
         slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self.scene)
-        if not (self.scene.IsBatchProcessing() or self.scene.IsImporting() or self.scene.IsClosing()):
+        if not (
+            self.scene.IsBatchProcessing() or self.scene.IsImporting() or self.scene.IsClosing()
+        ):
             for node in self.scene.GetNodes():
                 self._file(node)
 
@@ -164,7 +193,9 @@ class Views(Strict):
             hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
     def clear(self):
-        """Close the scene, which keeps singletons such as views (reset), and remove what modules left there."""
+        """Close the scene, which keeps singletons such as views (reset), and remove what modules
+        left there.
+        """
         slicer.mrmlScene = self.scene  # a test may have put another in its place
         self.scene.Clear(0)
         for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
@@ -177,7 +208,9 @@ class Views(Strict):
         self.layout_logic.GetLayoutNode().SetViewArrangement(layout)
         self._complete()
 
-    layout = property(lambda self: self.layout_logic.GetLayoutNode().GetViewArrangement(), setLayout)
+    layout = property(
+        lambda self: self.layout_logic.GetLayoutNode().GetViewArrangement(), setLayout
+    )
 
     def layoutLogic(self):
         return self.layout_logic
@@ -197,7 +230,9 @@ class Views(Strict):
 
     def legends(self, logic):
         """Of a slice view of the layout; None of any other."""
-        return next((self._legends[name] for name, own in self._logics.items() if own is logic), None)
+        return next(
+            (self._legends[name] for name, own in self._logics.items() if own is logic), None
+        )
 
     def sliceViewNames(self):
         self._complete()
@@ -225,6 +260,7 @@ class Views(Strict):
     def viewport(self):
         """The widget that holds the views."""
         from . import viewport
+
         return viewport.viewport()
 
     plotViewCount = property(lambda self: self.scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode"))

@@ -1,7 +1,9 @@
-"""A task that does to a volume what its name says, and keeps a log; a worker and a command that know it.
+"""A task that does to a volume what its name says, and keeps a log; a worker and a command that
+know it.
 
-As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the ``netinversion`` command.
-A Dask worker learns the task by preloading this module; the tests put it in themselves.
+As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the
+``netinversion`` command. A Dask worker learns the task by preloading this module; the tests put it
+in themselves.
 """
 
 import os
@@ -11,19 +13,23 @@ import time
 from pathlib import Path
 
 from NetInversionLib import cohort, jobs
-from NetInversionLib.results import Result, Table
+from NetInversionLib.core.results import Result, Table
 
 WORKER = (sys.executable, str(Path(__file__).resolve()))
 
 
 def shade(volumes, model_paths, settings, progress):
-    """Source times settings["factor"]; names that begin with "bad", "killer", "odd" or "wrong" have their fate.
+    """Source times settings["factor"]; names that begin with "bad", "killer", "odd" or "wrong" have
+    their fate.
 
     The volume that settings["hangs"] names does so when it is begun for the first time.
     """
     source = volumes["source"]
     note(settings, "start", source.name)
-    if settings.get("hangs") == source.name and Path(settings["log"]).read_text().count(f" {source.name}\n") == 1:
+    if (
+        settings.get("hangs") == source.name
+        and Path(settings["log"]).read_text().count(f" {source.name}\n") == 1
+    ):
         time.sleep(600)
     if source.name.startswith("bad"):
         raise ValueError(f"'{source.name}' is <no> good")
@@ -34,11 +40,24 @@ def shade(volumes, model_paths, settings, progress):
     if "mask" in volumes:
         array = array * (volumes["mask"].array > 0)
     note(settings, "end", source.name)
-    return Result({"harmonized": source.with_array(array)},
-                  {"summary": Table("Summary", {"image": ["source", "harmonized"], "mean": [source.array.mean(), array.mean()],
-                                                "typicality": [float("nan"), 0.5]})},
-                  facts={"verdict": verdict, "nothing": float("inf"),
-                         "reasons": [] if verdict == "accepted" else ["contrast <b>inverted</b>"]})
+    return Result(
+        {"harmonized": source.with_array(array)},
+        {
+            "summary": Table(
+                "Summary",
+                {
+                    "image": ["source", "harmonized"],
+                    "mean": [source.array.mean(), array.mean()],
+                    "typicality": [float("nan"), 0.5],
+                },
+            )
+        },
+        facts={
+            "verdict": verdict,
+            "nothing": float("inf"),
+            "reasons": [] if verdict == "accepted" else ["contrast <b>inverted</b>"],
+        },
+    )
 
 
 def note(settings, what, name):

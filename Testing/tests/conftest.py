@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-# torch reads these: results and times are those of a small machine, and threads that wait leave the cores to others.
+# torch reads these: results and times are those of a small machine, and threads that wait leave the
+# cores to others.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -36,7 +37,9 @@ def data() -> Path:
     """The folder of real images; tests that need it skip without it."""
     folder = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip("real images: set NETINVERSION_DATA to a folder with them (README.md says which)")
+        pytest.skip(
+            "real images: set NETINVERSION_DATA to a folder with them (README.md says which)"
+        )
     return folder
 
 
@@ -45,13 +48,17 @@ def parity() -> Path:
     """The folder of numeric fixtures of published networks; tests that need it skip without it."""
     folder = Path(os.environ.get("NETINVERSION_PARITY", ROOT.parent / "shared" / "parity"))
     if not folder.is_dir():
-        pytest.skip("published networks: set NETINVERSION_PARITY to a folder with their numeric fixtures")
+        pytest.skip(
+            "published networks: set NETINVERSION_PARITY to a folder with their numeric fixtures"
+        )
     return folder
 
 
 @pytest.fixture
 def scene():
-    """An empty scene in the running host. Fails at the end if a slot, timer or observer raised, or a dialog waits."""
+    """An empty scene in the running host. Fails at the end if a slot, timer or observer raised, or
+    a dialog waits.
+    """
     import host
     import slicer
     from host import qt
@@ -69,7 +76,9 @@ def scene():
 
 @pytest.fixture
 def module(scene):
-    """Opens a module by name (or by the path of its .py) and returns its widget, as Slicer shows it first."""
+    """Opens a module by name (or by the path of its .py) and returns its widget, as Slicer shows it
+    first.
+    """
     import host
 
     return host.open_module

@@ -1,7 +1,9 @@
-"""Harmonization for tests of its panel: the real thing, but what takes long answers at once, as the volume's name asks.
+"""Harmonization for tests of its panel: the real thing, but what takes long answers at once, as the
+volume's name asks.
 
-A name with "other contrast" is refused, one with "unusual" flagged, "endless" never ends. As a program it stands in for
-``python -m NetInversionLib.jobs``, with this in the place of the real task.
+A name with "other contrast" is refused, one with "unusual" flagged, "endless" never ends. As a
+program it stands in for ``python -m NetInversionLib.jobs``, with this in the place of the real
+task.
 """
 
 import sys
@@ -12,16 +14,22 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from NetInversionLib import corrector, harmonize, jobs, models, mrflow, networks
-from NetInversionLib.mrflow import FlowSettings
-from NetInversionLib.tone_field import ToneField
-from NetInversionLib.typicality import Check
+from NetInversionLib import harmonize, jobs, models, networks
+from NetInversionLib.harmonize import estimate, run, slices
+from NetInversionLib.harmonize.gate import Check
+from NetInversionLib.harmonize.tone_field import ToneField
+from NetInversionLib.training import flow_file
+from NetInversionLib.training.flow import FlowSettings
 
 TASK = {"harmonize": ("harmonize_tasks", "run_task")}
 FLOW = FlowSettings(spacing_mm=4.0, levels=2, flow_steps=1, hidden=4, features=(4, 4))
-TONE = ToneField([[0.0, 0.5, 1.0, 1.3], [0.02, 0.6, 1.0, 1.2]], np.linspace(-0.2, 0.2, 27).reshape(3, 3, 3),
-                 np.linspace(0.01, -0.01, 27).reshape(3, 3, 3), np.diag([40.0, 40.0, 40.0, 1.0]))
-ESTIMATE = corrector.Estimate(TONE, "m", {"m": 9.0}, 0.0, 0.95, np.eye(4))
+TONE = ToneField(
+    [[0.0, 0.5, 1.0, 1.3], [0.02, 0.6, 1.0, 1.2]],
+    np.linspace(-0.2, 0.2, 27).reshape(3, 3, 3),
+    np.linspace(0.01, -0.01, 27).reshape(3, 3, 3),
+    np.diag([40.0, 40.0, 40.0, 1.0]),
+)
+ESTIMATE = estimate.Estimate(TONE, "m", {"m": 9.0}, 0.0, 0.95, np.eye(4))
 OTHER = "This looks like another contrast: choose a model of this contrast."
 UNUSUAL = "The image is noisier than the target's people."
 
@@ -32,32 +40,56 @@ def run_task(volumes, model_paths, settings, progress):
         progress.report(0.3, "Going on")
         progress.point("correlation, axial", time.monotonic(), 0.5)
         time.sleep(0.01)
-    checks = [Check("contrast", 0.5, 1.0, 2.0, "other contrast" not in name, OTHER, "refused"),
-              Check("noise", 0.5, 0.0, 0.4, "unusual" not in name, UNUSUAL, "flagged")]
-    with (patch.object(corrector, "explain", lambda *_, **__: ESTIMATE),
-          patch.object(harmonize.typicality, "check_source", lambda *_: checks),
-          patch.object(harmonize.typicality, "check_result", lambda *_: []),
-          patch.object(harmonize, "bits_per_dim", lambda *_: 2.5)):
+    checks = [
+        Check("contrast", 0.5, 1.0, 2.0, "other contrast" not in name, OTHER, "refused"),
+        Check("noise", 0.5, 0.0, 0.4, "unusual" not in name, UNUSUAL, "flagged"),
+    ]
+    with (
+        patch.object(estimate, "explain", lambda *_, **__: ESTIMATE),
+        patch.object(run.typicality, "check_source", lambda *_: checks),
+        patch.object(run.typicality, "check_result", lambda *_: []),
+        patch.object(run, "bits_per_dim", lambda *_: 2.5),
+    ):
         return harmonize.run_task(volumes, model_paths, settings, progress)
 
 
 def save_model(path, **changes):
     """A model file with an untrained flow and the figures of three people who never were."""
-    quantiles = np.linspace(0, 1, mrflow.QUANTILES)
-    statistics = {"quantiles": quantiles, "person_quantiles": np.stack([quantiles**p for p in (0.9, 1.0, 1.1)]),
-                  "scale": [400.0, 500.0, 600.0], "bits_per_dim": np.full((3, 4), 2.5), "held_out": [0, 0, 1],
-                  "typical_radius": [[1.0, 0.1], [1.0, 0.1]]}
+    quantiles = np.linspace(0, 1, slices.QUANTILES)
+    statistics = {
+        "quantiles": quantiles,
+        "person_quantiles": np.stack([quantiles**p for p in (0.9, 1.0, 1.1)]),
+        "scale": [400.0, 500.0, 600.0],
+        "bits_per_dim": np.full((3, 4), 2.5),
+        "held_out": [0, 0, 1],
+        "typical_radius": [[1.0, 0.1], [1.0, 0.1]],
+    }
     arrays = {name: np.asarray(values, np.float32) for name, values in statistics.items()}
-    arguments = {"flow": FLOW.flow(), "corrector": None, "statistics": {n: list(a.shape) for n, a in arrays.items()}}
+    arguments = {
+        "flow": FLOW.flow(),
+        "corrector": None,
+        "statistics": {n: list(a.shape) for n, a in arrays.items()},
+    }
     network = networks.build("mrflow", **arguments).eval()
-    mrflow._fill(network, {name: torch.from_numpy(a) for name, a in arrays.items()})
-    fields = dict(name="T1 of a toy scanner", version="1", architecture="mrflow", arguments=arguments,
-                  inputs=(models.Channel("MR image", "source", "", 0.0, 1.0),),
-                  outputs=(models.Channel("MR image of the target scanner", "harmonized", "", 0.0, 1.0),),
-                  dimensions=2, orientation="RAS", spacing_mm=(4.0, 4.0), size_multiple=4,
-                  trained_on=tuple(f"sub-{n}" for n in range(1, 9)), sources="none",
-                  licence="MIT", intended_use="Tests only. It expects brains without skull.",
-                  training={"bin_width": FLOW.bin_width}, task=models.HARMONIZATION)
+    flow_file._fill(network, {name: torch.from_numpy(a) for name, a in arrays.items()})
+    fields = dict(
+        name="T1 of a toy scanner",
+        version="1",
+        architecture="mrflow",
+        arguments=arguments,
+        inputs=(models.Channel("MR image", "source", "", 0.0, 1.0),),
+        outputs=(models.Channel("MR image of the target scanner", "harmonized", "", 0.0, 1.0),),
+        dimensions=2,
+        orientation="RAS",
+        spacing_mm=(4.0, 4.0),
+        size_multiple=4,
+        trained_on=tuple(f"sub-{n}" for n in range(1, 9)),
+        sources="none",
+        licence="MIT",
+        intended_use="Tests only. It expects brains without skull.",
+        training={"bin_width": FLOW.bin_width},
+        task=models.HARMONIZATION,
+    )
     return models.save(path, network, models.Card(**{**fields, **changes}))
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from NetInversionLib import jobs
-from NetInversionLib.results import Curve, Result, Table
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.results import Curve, Result, Table
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.jobs import storage
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    name: ("job_tasks", name) for name in ("double", "wait", "fail", "chatter", "large", "steps", "family", "no_room")
+    name: ("job_tasks", name)
+    for name in ("double", "wait", "fail", "chatter", "large", "steps", "family", "no_room")
 }
 
 
@@ -27,7 +29,9 @@ def double(volumes, model_paths, settings, progress):
     progress.report(0.5, "doubling")
     progress.log("started")
     progress.point("loss", 1, 0.25)
-    doubled = {key: volume.with_array(volume.array * settings["factor"]) for key, volume in volumes.items()}
+    doubled = {
+        key: volume.with_array(volume.array * settings["factor"]) for key, volume in volumes.items()
+    }
     return Result(
         doubled,
         {"errors": Table("Errors", {"region": ["bone", "fat"], "MAE (HU)": [1.5, float("nan")]})},
@@ -109,7 +113,9 @@ def large(volumes, model_paths, settings, progress):
     progress.report(0.5, "large")
     return Result(
         {
-            f"v{i}": Volume(np.arange(i, i + size, dtype=np.int32).reshape(1, 1, -1), np.eye(4), f"v{i}")
+            f"v{i}": Volume(
+                np.arange(i, i + size, dtype=np.int32).reshape(1, 1, -1), np.eye(4), f"v{i}"
+            )
             for i in range(settings["count"])
         }
     )
@@ -138,9 +144,11 @@ def open_full(path, mode):
 
 
 def no_room(volumes, model_paths, settings, progress):
-    """One intermediate result finds room, then the disk is full: the device refuses every byte of an array."""
+    """One intermediate result finds room, then the disk is full: the device refuses every byte of
+    an array.
+    """
     progress.intermediate(Result(facts={"number": 1}))
-    jobs.open = open_full
+    storage.open = open_full
     time.sleep(0.2)
     result = large(volumes, model_paths, {"megabytes": 2, "count": 1}, progress)
     progress.intermediate(result)
@@ -161,10 +169,14 @@ exit 1
 
 
 def launcher(folder: Path, exec_it: bool = True) -> str:
-    """A program that starts the worker above in place of Python; unless ``exec_it`` it stays, as Slicer's does."""
+    """A program that starts the worker above in place of Python; unless ``exec_it`` it stays, as
+    Slicer's does.
+    """
     script = folder / ("python-direct" if exec_it else "python-launcher")
     command = f'"{sys.executable}" "{__file__}" "$@"'
-    script.write_text(f"#!/bin/sh\nexec {command}\n" if exec_it else LAUNCHER.format(command=command))
+    script.write_text(
+        f"#!/bin/sh\nexec {command}\n" if exec_it else LAUNCHER.format(command=command)
+    )
     script.chmod(0o700)
     return str(script)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.volumes import Volume
 
 VTK_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
@@ -16,8 +16,12 @@ def finite(low, high):
 
 @st.composite
 def matrices(draw, tilt=180.0, spacing=(0.3, 5.0), handedness=(1, -1), reach=300.0):
-    """IJK-to-RAS of a box-shaped grid: any rotation up to ``tilt`` degrees, any spacing, any corner, either hand."""
-    turn = Rotation.from_rotvec(draw(st.tuples(*[finite(-tilt, tilt)] * 3)), degrees=True).as_matrix()
+    """IJK-to-RAS of a box-shaped grid: any rotation up to ``tilt`` degrees, any spacing, any
+    corner, either hand.
+    """
+    turn = Rotation.from_rotvec(
+        draw(st.tuples(*[finite(-tilt, tilt)] * 3)), degrees=True
+    ).as_matrix()
     matrix = np.eye(4)
     matrix[:3, :3] = turn * draw(st.tuples(*[finite(*spacing)] * 3))
     matrix[:3, 0] *= draw(st.sampled_from(handedness))

@@ -1,4 +1,6 @@
-"""Cohorts: every volume once, whatever is killed or fails; nothing of the input changes; names are only text."""
+"""Cohorts: every volume once, whatever is killed or fails; nothing of the input changes; names are
+only text.
+"""
 
 import base64
 import csv
@@ -21,11 +23,18 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from NetInversionLib import cohort, cohort_page, jobs, volumes
-from NetInversionLib.cohort_page import shown
-from NetInversionLib.volumes import Volume
+from NetInversionLib import cohort, jobs
+from NetInversionLib.cohort import cluster as cohort_cluster
+from NetInversionLib.cohort import page as cohort_page
+from NetInversionLib.cohort import records as cohort_records
+from NetInversionLib.cohort import runs
+from NetInversionLib.core import files as core_files
+from NetInversionLib.core import volumes
+from NetInversionLib.core.text import shown
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.jobs import request as jobs_request
 
-PATHS = os.pathsep.join(map(str, (Path(__file__).parent, Path(cohort.__file__).parents[1])))
+PATHS = os.pathsep.join(map(str, (Path(__file__).parent, Path(runs.__file__).parents[2])))
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and locks are POSIX's")
 GRID = np.array([[-1.2, 0, 0.1, 30.0], [0, 0, 1.5, -20.0], [0.2, 1.0, 0, 5.0], [0, 0, 0, 1.0]])
 GRID[:3, :3] = np.linalg.qr(GRID[:3, :3])[0] * [1.2, 1.0, 1.5]
@@ -34,7 +43,7 @@ GRID[:3, :3] = np.linalg.qr(GRID[:3, :3])[0] * [1.2, 1.0, 1.5]
 @pytest.fixture(autouse=True)
 def tasks(monkeypatch):
     """The tests' tasks, also under the product's name; elsewhere that one stays the product's."""
-    monkeypatch.setattr(jobs, "TASKS", {**jobs.TASKS, **cohort_tasks.TASKS})
+    monkeypatch.setattr(jobs_request, "TASKS", {**jobs_request.TASKS, **cohort_tasks.TASKS})
 
 
 def picture(seed=0, shape=(5, 6, 7)):
@@ -50,7 +59,12 @@ def make(folder, *names, seed=0):
         path.parent.mkdir(parents=True, exist_ok=True)
         volume = picture(seed + number)
         # by another name first: ITK cannot write every name that a file may have
-        os.replace(volumes.save(volume, path.parent / ("plain.nrrd" if name.endswith("nrrd") else "plain.nii.gz")), path)
+        os.replace(
+            core_files.save(
+                volume, path.parent / ("plain.nrrd" if name.endswith("nrrd") else "plain.nii.gz")
+            ),
+            path,
+        )
         arrays[name] = volume.array
     return arrays
 
@@ -61,8 +75,16 @@ def make_dicom(folder, slices=4):
     writer.KeepOriginalImageUIDOn()
     for k in range(slices):
         image = sitk.GetImageFromArray(np.full((1, 6, 7), 10 * k + 5, np.int16))
-        tags = {"0008|0060": "MR", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k + 1}",
-                "0020|0013": str(k + 1), "0020|0032": f"0\\0\\{2 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0018|0050": "2"}
+        tags = {
+            "0008|0060": "MR",
+            "0020|000e": "1.2.3.4",
+            "0020|000d": "1.2.3",
+            "0008|0018": f"1.2.3.4.{k + 1}",
+            "0020|0013": str(k + 1),
+            "0020|0032": f"0\\0\\{2 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0018|0050": "2",
+        }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         image.SetOrigin((0, 0, 2.0 * k))
@@ -75,10 +97,23 @@ def log(tmp_path):
     return tmp_path / "log.txt"
 
 
-def go(folder, out, log=None, processes=1, force=False, mask=None, suffix="T1w", model_paths=None, scheduler=None, **settings):
+def go(
+    folder,
+    out,
+    log=None,
+    processes=1,
+    force=False,
+    mask=None,
+    suffix="T1w",
+    model_paths=None,
+    scheduler=None,
+    **settings,
+):
     """Plan and run with the toy task; records by volume."""
     settings = {**({"log": str(log)} if log else {}), **settings}
-    items = cohort.plan(folder, out, model_paths, settings, "shade", mask=mask, suffix=suffix, force=force)
+    items = cohort.plan(
+        folder, out, model_paths, settings, "shade", mask=mask, suffix=suffix, force=force
+    )
     cohort.prepare(folder, out)
     records = cohort.run(items, processes, scheduler, worker=cohort_tasks.WORKER)
     return {record["source"]: record for record in records}
@@ -86,18 +121,27 @@ def go(folder, out, log=None, processes=1, force=False, mask=None, suffix="T1w",
 
 def here(monkeypatch):
     """Let workers be this process: quick, where it is not about processes."""
-    monkeypatch.setattr(cohort, "_locally", lambda items, *_: (cohort.work(vars(item)) for item in items))
+    monkeypatch.setattr(
+        runs, "run_locally", lambda items, *_: (cohort.work(vars(item)) for item in items)
+    )
 
 
 def entries(log, what):
     """Volumes that the task noted: what it began, or ended."""
-    return [line.split(" ", 2)[2] for line in log.read_text().splitlines() if line.startswith(what)] if log.exists() else []
+    return (
+        [line.split(" ", 2)[2] for line in log.read_text().splitlines() if line.startswith(what)]
+        if log.exists()
+        else []
+    )
 
 
 def state(folder, *without):
     """Path to content and time of every file, but those below some folders."""
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")
-            if path.is_file() and not any(other in path.parents for other in without)}
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and not any(other in path.parents for other in without)
+    }
 
 
 def wait_until(condition, seconds=60):
@@ -112,25 +156,33 @@ def wait_until(condition, seconds=60):
 
 def test_a_folder_of_all_formats(tmp_path):
     folder = tmp_path / "in"
-    arrays = make(folder, "a.nii.gz", "deep/er/b.nrrd", "deep/c.nii.gz", ".hidden.nii.gz", ".cache/d.nii.gz")
+    arrays = make(
+        folder, "a.nii.gz", "deep/er/b.nrrd", "deep/c.nii.gz", ".hidden.nii.gz", ".cache/d.nii.gz"
+    )
     make_dicom(folder / "deep/series 7")
     (folder / "notes.txt").write_text("no volume")
     before, out = state(folder), folder / "results"
     records = go(folder, out, processes=2)
     assert {name: record["status"] for name, record in records.items()} == dict.fromkeys(
-        ["a.nii.gz", "deep/er/b.nrrd", "deep/c.nii.gz", "deep/series 7"], "accepted")
-    for name, output in [("a.nii.gz", "a"), ("deep/er/b.nrrd", "deep/er/b"), ("deep/c.nii.gz", "deep/c")]:
-        found = volumes.load(out / f"{output}_harmonized.nii.gz")
+        ["a.nii.gz", "deep/er/b.nrrd", "deep/c.nii.gz", "deep/series 7"], "accepted"
+    )
+    for name, output in [
+        ("a.nii.gz", "a"),
+        ("deep/er/b.nrrd", "deep/er/b"),
+        ("deep/c.nii.gz", "deep/c"),
+    ]:
+        found = core_files.load(out / f"{output}_harmonized.nii.gz")
         assert np.array_equal(found.array, 2 * arrays[name])
         np.testing.assert_allclose(found.ijk_to_ras, GRID, atol=1e-5)
         sidecar = json.loads((out / f"{output}_harmonized.json").read_text())
         assert sidecar["Verdict"] == "accepted" and sidecar["Sources"] == [name]
-    dicom = volumes.load(out / "deep/series 7_harmonized.nii.gz")
+    dicom = core_files.load(out / "deep/series 7_harmonized.nii.gz")
     assert np.array_equal(np.sort(dicom.array[:, 0, 0]), [10, 30, 50, 70])
     assert state(folder, out) == before, "the input stays as it was"
     go(folder, tmp_path / "again")
     assert sorted(path.name for path in (tmp_path / "again").rglob("*.nii.gz")) == sorted(
-        path.name for path in out.rglob("*.nii.gz")), "results of an earlier run are no volumes"
+        path.name for path in out.rglob("*.nii.gz")
+    ), "results of an earlier run are no volumes"
 
 
 def test_a_dicom_folder_is_one_volume(tmp_path, monkeypatch):
@@ -145,7 +197,9 @@ def test_names_that_differ_in_their_ending_only(tmp_path, monkeypatch):
     arrays = make(tmp_path / "in", "a.nii.gz", "a.nrrd")
     go(tmp_path / "in", tmp_path / "out")
     for name, array in arrays.items():
-        assert np.array_equal(volumes.load(tmp_path / f"out/{name}_harmonized.nii.gz").array, 2 * array)
+        assert np.array_equal(
+            core_files.load(tmp_path / f"out/{name}_harmonized.nii.gz").array, 2 * array
+        )
 
 
 def test_folders_that_overlap_are_refused(tmp_path):
@@ -173,46 +227,67 @@ def test_masks_by_pattern(tmp_path, monkeypatch):
     inside = np.zeros((5, 6, 7), np.uint8)
     inside[2] = 1
     (tmp_path / "in/masks/p").mkdir(parents=True)
-    volumes.save(Volume(inside, GRID, "mask"), tmp_path / "in/masks/p/one_mask.nii.gz")
+    core_files.save(Volume(inside, GRID, "mask"), tmp_path / "in/masks/p/one_mask.nii.gz")
     records = go(tmp_path / "in", tmp_path / "out", mask="../masks/{folder}/{name}_mask.nii.gz")
     assert list(records) == ["p/one.nii.gz", "p/two.nii.gz"]
-    assert np.array_equal(volumes.load(tmp_path / "out/p/one_harmonized.nii.gz").array, 2 * arrays["p/one.nii.gz"] * inside)
-    assert "two_mask.nii.gz" in records["p/two.nii.gz"]["error"], "a mask that is not there is said, not left out"
+    assert np.array_equal(
+        core_files.load(tmp_path / "out/p/one_harmonized.nii.gz").array,
+        2 * arrays["p/one.nii.gz"] * inside,
+    )
+    assert "two_mask.nii.gz" in records["p/two.nii.gz"]["error"], (
+        "a mask that is not there is said, not left out"
+    )
 
 
 def test_masks_that_lie_beside_their_volumes(tmp_path, log, monkeypatch):
-    """NAME_mask of NAME is used as its mask and is no volume, whatever the endings; one of nobody stays a volume."""
+    """NAME_mask of NAME is used as its mask and is no volume, whatever the endings; one of nobody
+    stays a volume.
+    """
     here(monkeypatch)
     folder, out, said = tmp_path / "in", tmp_path / "out", []
     arrays = make(folder, "p/one.nii.gz", "p/two.nrrd", "three.nii.gz", "lonely_mask.nii.gz")
     inside = np.zeros((5, 6, 7), np.uint8)
     inside[2] = 1
     for name in ("p/one_mask.nrrd", "p/two_mask.nii.gz"):
-        volumes.save(Volume(inside, GRID, "mask"), folder / name)
+        core_files.save(Volume(inside, GRID, "mask"), folder / name)
     make_dicom(folder / "series")
-    series = volumes.load(folder / "series")
-    volumes.save(series.with_array(series.array * 0 + 1), folder / "series_mask.nrrd")
+    series = core_files.load(folder / "series")
+    core_files.save(series.with_array(series.array * 0 + 1), folder / "series_mask.nrrd")
 
     records = go(folder, out, log)
-    assert sorted(records) == ["lonely_mask.nii.gz", "p/one.nii.gz", "p/two.nrrd", "series", "three.nii.gz"]
+    assert sorted(records) == [
+        "lonely_mask.nii.gz",
+        "p/one.nii.gz",
+        "p/two.nrrd",
+        "series",
+        "three.nii.gz",
+    ]
     for name, mask in {"p/one": inside, "p/two": inside, "three": 1, "lonely_mask": 1}.items():
         array = next(array for file, array in arrays.items() if file.startswith(name + "."))
-        assert np.array_equal(volumes.load(out / f"{name}_harmonized.nii.gz").array, 2 * array * mask)
+        assert np.array_equal(
+            core_files.load(out / f"{name}_harmonized.nii.gz").array, 2 * array * mask
+        )
     assert json.loads((out / "p/one_harmonized.json").read_text())["Mask"] == "one_mask.nrrd"
     assert "Mask" not in json.loads((out / "three_harmonized.json").read_text())
 
     cohort.plan(folder, out, task="shade", log=said.append)
     assert said == ["3 files are taken as masks, not as volumes: NAME_mask of NAME beside it"]
     said.clear()
-    assert len(cohort.plan(folder, out, task="shade", mask="{name}_mask.nrrd", log=said.append)) == 5
-    assert said == ["1 files are left out: their names say that they are masks (NAME_mask of NAME beside it)"]
+    assert (
+        len(cohort.plan(folder, out, task="shade", mask="{name}_mask.nrrd", log=said.append)) == 5
+    )
+    assert said == [
+        "1 files are left out: their names say that they are masks (NAME_mask of NAME beside it)"
+    ]
 
     log.unlink()  # another mask: that volume is done again
-    volumes.save(Volume(np.ones((5, 6, 7), np.uint8), GRID, "mask"), folder / "p/one_mask.nrrd")
+    core_files.save(Volume(np.ones((5, 6, 7), np.uint8), GRID, "mask"), folder / "p/one_mask.nrrd")
     go(folder, out, log)
     assert entries(log, "start") == ["one"]
     make(folder, "p/one_mask.nii.gz")
-    with pytest.raises(ValueError, match="p/one.nii.gz has more than one mask: one_mask.nii.gz and one_mask.nrrd"):
+    with pytest.raises(
+        ValueError, match="p/one.nii.gz has more than one mask: one_mask.nii.gz and one_mask.nrrd"
+    ):
         cohort.plan(folder, out)
 
 
@@ -222,26 +297,40 @@ def test_masks_that_lie_beside_their_volumes(tmp_path, log, monkeypatch):
 def test_a_bids_data_set_gives_derivatives(tmp_path, monkeypatch):
     here(monkeypatch)
     folder = tmp_path / "study"
-    arrays = make(folder, "sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-b/anat/sub-02_ses-b_run-2_T1w.nii.gz",
-                  "sub-02/ses-b/anat/sub-02_ses-b_T2w.nii.gz", "sub-harmonized/anat/sub-harmonized_desc-preproc_T1w.nii.gz",
-                  "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz", "sub-01/func/sub-01_T1w.nii.gz")
+    arrays = make(
+        folder,
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_run-2_T1w.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_T2w.nii.gz",
+        "sub-harmonized/anat/sub-harmonized_desc-preproc_T1w.nii.gz",
+        "derivatives/other/sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/func/sub-01_T1w.nii.gz",
+    )
     (folder / "dataset_description.json").write_text('{"Name": "study", "BIDSVersion": "1.8.0"}')
     before, out = state(folder), folder / "derivatives/netinversion"
     records = go(folder, out)
     expected = {
         "sub-01/anat/sub-01_T1w.nii.gz": "sub-01/anat/sub-01_desc-harmonized_T1w",
-        "sub-02/ses-b/anat/sub-02_ses-b_run-2_T1w.nii.gz": "sub-02/ses-b/anat/sub-02_ses-b_run-2_desc-harmonized_T1w",
-        "sub-harmonized/anat/sub-harmonized_desc-preproc_T1w.nii.gz":
-            "sub-harmonized/anat/sub-harmonized_desc-preprocHarmonized_T1w",
+        "sub-02/ses-b/anat/sub-02_ses-b_run-2_T1w.nii.gz": (
+            "sub-02/ses-b/anat/sub-02_ses-b_run-2_desc-harmonized_T1w"
+        ),
+        "sub-harmonized/anat/sub-harmonized_desc-preproc_T1w.nii.gz": (
+            "sub-harmonized/anat/sub-harmonized_desc-preprocHarmonized_T1w"
+        ),
     }
-    assert {name: record["output"] for name, record in records.items()} == {n: o + ".nii.gz" for n, o in expected.items()}
+    assert {name: record["output"] for name, record in records.items()} == {
+        n: o + ".nii.gz" for n, o in expected.items()
+    }
     for name, output in expected.items():
-        assert np.array_equal(volumes.load(out / f"{output}.nii.gz").array, 2 * arrays[name])
+        assert np.array_equal(core_files.load(out / f"{output}.nii.gz").array, 2 * arrays[name])
         sidecar = json.loads((out / f"{output}.json").read_text())
         assert sidecar["Sources"] == [f"bids:source:{name}"] and sidecar["Verdict"] == "accepted"
         assert sidecar["NetInversion"]["facts"]["nothing"] is None, "JSON knows no infinity"
     description = json.loads((out / "dataset_description.json").read_text())
-    assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "NetInversion"
+    assert (
+        description["DatasetType"] == "derivative"
+        and description["GeneratedBy"][0]["Name"] == "NetInversion"
+    )
     assert description["DatasetLinks"]["source"] == folder.as_uri() and description["BIDSVersion"]
     assert state(folder, out) == before
     assert list(go(folder, out, suffix="T2w")) == ["sub-02/ses-b/anat/sub-02_ses-b_T2w.nii.gz"]
@@ -268,28 +357,63 @@ def test_what_fails_or_is_refused_does_not_stop_the_rest(tmp_path, log, monkeypa
     (folder / "gone.nii.gz").symlink_to(folder / "nowhere.nii.gz")
     records = go(folder, out, log)
     assert {name.split(".")[0]: record["status"] for name, record in records.items()} == {
-        "bad": "failed", "damaged": "failed", "fine": "accepted", "gone": "failed", "odd": "flagged", "wrong": "refused"}
-    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["fine_harmonized.nii.gz", "odd_harmonized.nii.gz"]
-    rows = {row["source"]: row for row in csv.DictReader((out / "summary.csv").open(encoding="utf-8"))}
-    assert rows["bad.nii.gz"]["error"] == "'bad' is <no> good" and "damaged or not complete" in rows["damaged.nii.gz"]["error"]
-    assert rows["wrong.nii.gz"]["reasons"] == "contrast <b>inverted</b>" and rows["wrong.nii.gz"]["status"] == "refused"
-    mean = volumes.load(out / "fine_harmonized.nii.gz").array.mean()
+        "bad": "failed",
+        "damaged": "failed",
+        "fine": "accepted",
+        "gone": "failed",
+        "odd": "flagged",
+        "wrong": "refused",
+    }
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == [
+        "fine_harmonized.nii.gz",
+        "odd_harmonized.nii.gz",
+    ]
+    rows = {
+        row["source"]: row for row in csv.DictReader((out / "summary.csv").open(encoding="utf-8"))
+    }
+    assert (
+        rows["bad.nii.gz"]["error"] == "'bad' is <no> good"
+        and "damaged or not complete" in rows["damaged.nii.gz"]["error"]
+    )
+    assert (
+        rows["wrong.nii.gz"]["reasons"] == "contrast <b>inverted</b>"
+        and rows["wrong.nii.gz"]["status"] == "refused"
+    )
+    mean = core_files.load(out / "fine_harmonized.nii.gz").array.mean()
     assert float(rows["fine.nii.gz"]["mean, harmonized"]) == pytest.approx(mean)
-    assert rows["fine.nii.gz"]["typicality, harmonized"] == "0.5" and "typicality, source" not in rows["fine.nii.gz"]
+    assert (
+        rows["fine.nii.gz"]["typicality, harmonized"] == "0.5"
+        and "typicality, source" not in rows["fine.nii.gz"]
+    )
     assert rows["bad.nii.gz"]["mean, harmonized"] == "" and list(rows) == sorted(records)
     page = Page(out / "summary.html")
-    assert "6 volumes: 3 failed, 1 accepted, 1 flagged, 1 refused" in page.text and "contrast <b>inverted</b>" in page.text
+    assert (
+        "6 volumes: 3 failed, 1 accepted, 1 flagged, 1 refused" in page.text
+        and "contrast <b>inverted</b>" in page.text
+    )
     assert page.images == 4, "before and after of the two that have an image"
-    assert "Traceback" in json.loads(next(  # for whoever looks deeper
-        path for path in (out / ".netinversion/records").iterdir() if b"<no> good" in path.read_bytes()).read_bytes())["details"]
+    assert (
+        "Traceback"
+        in json.loads(
+            next(  # for whoever looks deeper
+                path
+                for path in (out / ".netinversion/records").iterdir()
+                if b"<no> good" in path.read_bytes()
+            ).read_bytes()
+        )["details"]
+    )
 
     # Refusals and verdicts stay; failures are tried again.
     log.unlink()
     (folder / "damaged.nii.gz").write_bytes((folder / "fine.nii.gz").read_bytes())
     again = go(folder, out, log)
-    assert sorted(entries(log, "start")) == ["bad", "damaged"] and again["damaged.nii.gz"]["status"] == "accepted"
+    assert (
+        sorted(entries(log, "start")) == ["bad", "damaged"]
+        and again["damaged.nii.gz"]["status"] == "accepted"
+    )
 
-    # Forced, the refused volume has an image too, and only it is done again; not forced, it loses it.
+    # Forced, the refused volume has an image too, and only it is done again; not forced, it loses
+    # it.
     (folder / "bad.nii.gz").unlink()
     log.unlink()
     forced = go(folder, out, log, force=True)
@@ -297,7 +421,10 @@ def test_what_fails_or_is_refused_does_not_stop_the_rest(tmp_path, log, monkeypa
     assert json.loads((out / "wrong_harmonized.json").read_text())["Verdict"] == "refused"
     assert (out / "wrong_harmonized.nii.gz").is_file()
     go(folder, out, log)
-    assert not (out / "wrong_harmonized.nii.gz").exists() and not (out / "wrong_harmonized.json").exists()
+    assert (
+        not (out / "wrong_harmonized.nii.gz").exists()
+        and not (out / "wrong_harmonized.json").exists()
+    )
 
 
 def test_only_what_changed_is_done_again(tmp_path, log, monkeypatch):
@@ -314,11 +441,13 @@ def test_only_what_changed_is_done_again(tmp_path, log, monkeypatch):
 
     assert done() == "abcd" and done() == ""
     make(folder, "b.nii.gz", seed=9)  # another source
-    (out / "c_harmonized.nii.gz").write_bytes((out / "c_harmonized.nii.gz").read_bytes()[:-7])  # half an image
+    (out / "c_harmonized.nii.gz").write_bytes(
+        (out / "c_harmonized.nii.gz").read_bytes()[:-7]
+    )  # half an image
     (out / "d_harmonized.nii.gz").unlink()
     assert done() == "bcd" and done() == ""
-    assert np.array_equal(volumes.load(out / "b_harmonized.nii.gz").array, 2 * picture(9).array)
-    assert volumes.load(out / "c_harmonized.nii.gz").array.shape == (5, 6, 7)
+    assert np.array_equal(core_files.load(out / "b_harmonized.nii.gz").array, 2 * picture(9).array)
+    assert core_files.load(out / "c_harmonized.nii.gz").array.shape == (5, 6, 7)
     assert done(factor=3) == "abcd" and done(factor=3) == ""
     model.write_bytes(b"two")
     assert done(factor=3) == "abcd"
@@ -331,24 +460,43 @@ def test_results_of_another_version_are_kept_and_said(tmp_path, log, monkeypatch
     here(monkeypatch)
     folder, out, said = tmp_path / "in", tmp_path / "out", []
     make(folder, "a.nii.gz", "b.nii.gz", "c.nii.gz")
-    monkeypatch.setattr(cohort, "__version__", "7.1")
+    for module in (cohort_records, runs):
+        monkeypatch.setattr(module, "__version__", "7.1")
     go(folder, out, log)
     page = Page(out / "summary.html").text
     assert "NetInversion 7.1." in page and "different versions" not in page
     (out / "b_harmonized.nii.gz").unlink()
-    c = next(path for path in (out / ".netinversion/records").iterdir() if b"c.nii.gz" in path.read_bytes())
-    c.write_text(json.dumps({key: value for key, value in json.loads(c.read_text()).items() if key != "version"}))
+    c = next(
+        path
+        for path in (out / ".netinversion/records").iterdir()
+        if b"c.nii.gz" in path.read_bytes()
+    )
+    c.write_text(
+        json.dumps(
+            {key: value for key, value in json.loads(c.read_text()).items() if key != "version"}
+        )
+    )
     log.unlink()
-    monkeypatch.setattr(cohort, "__version__", "7.2")
+    for module in (cohort_records, runs):
+        monkeypatch.setattr(module, "__version__", "7.2")
     items = cohort.plan(folder, out, settings={"log": str(log)}, task="shade")
     cohort.run(items, log=said.append)
     assert entries(log, "start") == ["b"]
-    assert said[0].startswith("2 of 3 done before, not all by this version of NetInversion (7.2): 1 by version 7.1, "
-                              "1 by version unknown.")
+    assert said[0].startswith(
+        "2 of 3 done before, not all by this version of NetInversion (7.2): 1 by version 7.1, "
+        "1 by version unknown."
+    )
     rows = csv.DictReader((out / "summary.csv").open(encoding="utf-8"))
-    assert {row["source"][0]: row["version"] for row in rows} == {"a": "7.1", "b": "7.2", "c": "unknown"}
+    assert {row["source"][0]: row["version"] for row in rows} == {
+        "a": "7.1",
+        "b": "7.2",
+        "c": "unknown",
+    }
     page = Page(out / "summary.html").text
-    assert "different versions of NetInversion, whose results may differ: 7.1 (1), 7.2 (1), unknown (1)." in page
+    assert (
+        "different versions of NetInversion, whose results may differ: 7.1 (1), 7.2 (1), unknown"
+        " (1)." in page
+    )
     assert all(page.count(f"NetInversion: {version}") == 1 for version in ("7.1", "7.2", "unknown"))
     assert json.loads((out / "a_harmonized.json").read_text())["NetInversion"]["version"] == "7.1"
 
@@ -370,8 +518,25 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        assert tag in {"html", "head", "meta", "title", "style", "body", "h1", "p", "strong", "table", "tr", "th", "td",
-                       "span", "ul", "li", "img"}, tag
+        assert tag in {
+            "html",
+            "head",
+            "meta",
+            "title",
+            "style",
+            "body",
+            "h1",
+            "p",
+            "strong",
+            "table",
+            "tr",
+            "th",
+            "td",
+            "span",
+            "ul",
+            "li",
+            "img",
+        }, tag
         attributes = dict(attributes)
         assert attributes.keys() <= {"lang", "charset", "class", "src", "alt", "width"}, attributes
         if tag == "img":
@@ -383,14 +548,22 @@ class Page(HTMLParser):
 
 
 def test_pictures_show_the_middle_as_a_radiologist_does():
-    """A head with its right half bright: on the picture's left in axial and coronal views, whatever the file's axes."""
+    """A head with its right half bright: on the picture's left in axial and coronal views, whatever
+    the file's axes.
+    """
     array = np.zeros((40, 50, 60), np.float32)  # RAS: [superior, anterior, right]
     array[10:30, 5:45, 10:30], array[10:30, 5:45, 30:50] = 100, 400
     volume = Volume(array, np.diag([1.0, 1.0, 2.0, 1.0]), "head")
     for axes in ("RAS", "SPL", "ILA"):
-        one, two = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), float)
-                    for text in cohort_page.thumbnails(volumes.reorient(volume, axes), volume.with_array(array * 3)))
-        assert one.shape == (96, 3 * 96) and np.abs(one - two).max() < 8, "each by its own brightness"
+        one, two = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), float)
+            for text in cohort_page.thumbnails(
+                volumes.reorient(volume, axes), volume.with_array(array * 3)
+            )
+        )
+        assert one.shape == (96, 3 * 96) and np.abs(one - two).max() < 8, (
+            "each by its own brightness"
+        )
         for left in (0, 96):  # axial, coronal: 40 of 40 mm high, 40 wide
             view = one[:, left : left + 96]
             assert view[20:76, 10:40].mean() > 240 and 55 < view[20:76, 56:86].mean() < 75
@@ -401,11 +574,23 @@ def test_pictures_show_the_middle_as_a_radiologist_does():
 def test_hostile_names(tmp_path, monkeypatch):
     here(monkeypatch)
     folder, out = tmp_path / "in", tmp_path / "out"
-    names = ["<img src=x onerror=alert(1)>.nii.gz", "=1+cmd|'a'!A1.nii.gz", "line\nbreak\x1b[31m.nii.gz", "é 漢 '\"&amp;.nii.gz",
-             "-rf.nii.gz", "nested/{name}%s.nii.gz", os.fsdecode(b"\xff\xfe.nii.gz"), "x" * 240 + ".nii.gz", "A.NII.GZ"]
+    names = [
+        "<img src=x onerror=alert(1)>.nii.gz",
+        "=1+cmd|'a'!A1.nii.gz",
+        "line\nbreak\x1b[31m.nii.gz",
+        "é 漢 '\"&amp;.nii.gz",
+        "-rf.nii.gz",
+        "nested/{name}%s.nii.gz",
+        os.fsdecode(b"\xff\xfe.nii.gz"),
+        "x" * 240 + ".nii.gz",
+        "A.NII.GZ",
+    ]
     make(folder, *names)
     records = go(folder, out, mask=None)
-    cannot = {names[6], names[7]}  # ITK cannot open the one, the other's result would have too long a name
+    cannot = {
+        names[6],
+        names[7],
+    }  # ITK cannot open the one, the other's result would have too long a name
     assert {name for name, record in records.items() if record["status"] == "failed"} == cannot
     assert all(record["error"] for name, record in records.items() if name in cannot)
     page = Page(out / "summary.html")
@@ -413,7 +598,10 @@ def test_hostile_names(tmp_path, monkeypatch):
     rows = list(csv.reader((out / "summary.csv").open(encoding="utf-8", newline="")))
     assert [row[0].lstrip("'") for row in rows[1:]] == [shown(name) for name in records]
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
-    assert {path.relative_to(out).parts[0] for path in out.rglob("*.nii.gz")} >= {"nested", "A_harmonized.nii.gz"}
+    assert {path.relative_to(out).parts[0] for path in out.rglob("*.nii.gz")} >= {
+        "nested",
+        "A_harmonized.nii.gz",
+    }
 
 
 # Kills
@@ -432,14 +620,19 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log):
     first.wait()
     wait_until(lambda: not psutil.pid_exists(worker))
     assert entries(log, "end") == ["0", "1"] and len(list(out.glob("*.nii.gz"))) == 2
-    for age, name in [(0, "new"), (90000, "old")]:  # what killed ones leave; the new may be somebody's
+    for age, name in [
+        (0, "new"),
+        (90000, "old"),
+    ]:  # what killed ones leave; the new may be somebody's
         (out / f".netinversion/temporary/{name}").mkdir(parents=True)
         os.utime(out / f".netinversion/temporary/{name}", (time.time() - age,) * 2)
     subprocess.run(command, check=True, env=environment)
     assert entries(log, "start") == list("012234"), "what was finished is not done again"
     assert entries(log, "end") == list("01234")
     for name, array in arrays.items():
-        assert np.array_equal(volumes.load(out / f"{name[0]}_harmonized.nii.gz").array, 2 * array)
+        assert np.array_equal(
+            core_files.load(out / f"{name[0]}_harmonized.nii.gz").array, 2 * array
+        )
     assert [path.name for path in (out / ".netinversion/temporary").iterdir()] == ["new"]
 
 
@@ -454,40 +647,45 @@ def test_a_dead_worker_costs_its_volume_only(tmp_path):
 
 def test_the_librarys_own_worker_knows_the_librarys_tasks_only(tmp_path):
     make(tmp_path / "in", "a.nii.gz")
-    record, = cohort.run(cohort.plan(tmp_path / "in", tmp_path / "out", task="shade"))
-    assert record["error"].startswith("There is no task 'shade'. Choose one of: ") and record["pid"] != os.getpid()
+    (record,) = cohort.run(cohort.plan(tmp_path / "in", tmp_path / "out", task="shade"))
+    assert (
+        record["error"].startswith("There is no task 'shade'. Choose one of: ")
+        and record["pid"] != os.getpid()
+    )
 
 
 def test_a_worker_that_does_not_start_fails_with_its_words(tmp_path):
     make(tmp_path / "in", "a.nii.gz")
     items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
-    record, = cohort.run(items, worker=(sys.executable, "-c", "import nothing_of_that_name"))
+    (record,) = cohort.run(items, worker=(sys.executable, "-c", "import nothing_of_that_name"))
     assert record["status"] == "failed" and "nothing_of_that_name" in record["error"]
 
 
 def test_two_that_do_the_same_volume_leave_one_result(tmp_path, monkeypatch):
     make(tmp_path / "in", "a.nii.gz")
-    item, = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
     cohort.prepare(tmp_path / "in", tmp_path / "out")
-    files, real = [], jobs.run_here
+    files, real = [], jobs_request.run_here
 
     def overtaken(request):
-        monkeypatch.setattr(jobs, "run_here", real)
+        monkeypatch.setattr(jobs_request, "run_here", real)
         assert cohort.work(vars(item))["status"] == "accepted"
         files.append(state(tmp_path / "out"))
         return real(request)
 
-    monkeypatch.setattr(jobs, "run_here", overtaken)
-    record = cohort._do(item)
+    monkeypatch.setattr(jobs_request, "run_here", overtaken)
+    record = cohort_records._do(item)
     assert files == [state(tmp_path / "out")] and record["status"] == "accepted"
-    assert cohort._failed(item, "too late")["status"] == "accepted" and files == [state(tmp_path / "out")]
+    assert cohort.failed_record(item, "too late")["status"] == "accepted" and files == [
+        state(tmp_path / "out")
+    ]
 
 
 @posix
 def test_one_run_at_a_time(tmp_path, monkeypatch):
     here(monkeypatch)
     make(tmp_path / "in", "a.nii.gz")
-    with cohort._only_run_in(tmp_path / "out"):
+    with runs._only_run_in(tmp_path / "out"):
         with pytest.raises(ValueError, match="another run writes into"):
             go(tmp_path / "in", tmp_path / "out")
     assert go(tmp_path / "in", tmp_path / "out")["a.nii.gz"]["status"] == "accepted"
@@ -500,7 +698,7 @@ def test_stopped_by_the_user_the_summary_says_what_is_missing(tmp_path, monkeypa
         yield cohort.work(vars(items[0]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cohort, "_locally", stopped)
+    monkeypatch.setattr(runs, "run_locally", stopped)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "in", tmp_path / "out")
     assert "1 accepted, 1 not run" in Page(tmp_path / "out/summary.html").text
@@ -515,7 +713,9 @@ def quiet_dask(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATHS)
     import dask
 
-    with dask.config.set({"distributed.worker.daemon": True, "distributed.comm.timeouts.connect": "5s"}):
+    with dask.config.set(
+        {"distributed.worker.daemon": True, "distributed.comm.timeouts.connect": "5s"}
+    ):
         yield
 
 
@@ -536,20 +736,35 @@ def test_a_killed_workers_volumes_are_done_again_and_nothing_twice(tmp_path, log
             finished.extend(path.name[0] for path in out.glob("*.nii.gz"))
             os.kill(hanging[0], signal.SIGKILL)
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, preload="cohort_tasks",
-                      silence_logs=50) as cluster:
-        records = cohort.run(items, scheduler=cohort.Scheduler(cluster.scheduler_address), log=watch)
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=None,
+        preload="cohort_tasks",
+        silence_logs=50,
+    ) as cluster:
+        records = cohort.run(
+            items, scheduler=cohort.Scheduler(cluster.scheduler_address), log=watch
+        )
         assert [record["status"] for record in records] == ["accepted"] * 8 + ["failed"]
         assert "<no> good" in records[-1]["error"]
-        assert sorted(entries(log, "start")) == [*"012334567", "bad"], "only the killed worker's volume was begun again"
+        assert sorted(entries(log, "start")) == [
+            *"012334567",
+            "bad",
+        ], "only the killed worker's volume was begun again"
         assert sorted(entries(log, "end")) == list("01234567") and len(finished) >= 2
         assert os.getpid() not in {int(line.split()[1]) for line in log.read_text().splitlines()}
         for name, array in arrays.items():
             if name != "bad.nii.gz":
-                assert np.array_equal(volumes.load(out / f"{name[0]}_harmonized.nii.gz").array, 2 * array)
+                assert np.array_equal(
+                    core_files.load(out / f"{name[0]}_harmonized.nii.gz").array, 2 * array
+                )
         log.write_text("start 0 3\n")
         cohort.run(items, scheduler=cohort.Scheduler(cluster.scheduler_address))
-        assert entries(log, "start") == ["3", "bad"], "the second run does what failed, and nothing else"
+        assert entries(log, "start") == [
+            "3",
+            "bad",
+        ], "the second run does what failed, and nothing else"
 
 
 @posix
@@ -559,21 +774,54 @@ def test_a_scheduler_with_tls(tmp_path, quiet_dask, monkeypatch):
     if not shutil.which("openssl"):
         pytest.skip("certificates: the program openssl is not installed")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test", "-keyout",
-                    key, "-out", cert], check=True, capture_output=True)
-    both = {"tls_scheduler_cert": str(cert), "tls_scheduler_key": str(key), "tls_worker_cert": str(cert),
-            "tls_worker_key": str(key), "tls_client_cert": str(cert), "tls_client_key": str(key)}
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=test",
+            "-keyout",
+            key,
+            "-out",
+            cert,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    both = {
+        "tls_scheduler_cert": str(cert),
+        "tls_scheduler_key": str(key),
+        "tls_worker_cert": str(cert),
+        "tls_worker_key": str(key),
+        "tls_client_cert": str(cert),
+        "tls_client_key": str(key),
+    }
     security = Security(tls_ca_file=str(cert), require_encryption=True, **both)
     make(tmp_path / "in", "a.nii.gz")
     items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, security=security,
-                      protocol="tls://", silence_logs=50) as cluster:
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=None,
+        security=security,
+        protocol="tls://",
+        silence_logs=50,
+    ) as cluster:
         address = cluster.scheduler_address
         assert address.startswith("tls://")
-        record, = cohort.run(items, scheduler=cohort.Scheduler(address, str(cert), str(cert), str(key)))
+        (record,) = cohort.run(
+            items, scheduler=cohort.Scheduler(address, str(cert), str(cert), str(key))
+        )
         assert record["status"] == "accepted"
     with pytest.raises(ValueError, match="there is no file"):
-        cohort._client(cohort.Scheduler(address, str(tmp_path / "absent.pem")))
+        cohort_cluster._client(cohort.Scheduler(address, str(tmp_path / "absent.pem")))
 
 
 class Future:
@@ -589,16 +837,27 @@ class Future:
 def test_what_the_cluster_could_not_do_is_said(tmp_path):
     killed = type("KilledWorker", (Exception,), {})("attempted to run task 4 times")
     make(tmp_path / "in", "a.nii.gz")
-    item, = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
     cohort.prepare(tmp_path / "in", tmp_path / "out")
-    for future, error in [(Future("error", killed), cohort.WORKERS_LOST), (Future("cancelled"), cohort.CLUSTER_LOST),
-                          (Future("lost"), cohort.CLUSTER_LOST)]:
-        record = cohort._outcome(item, future)
-        assert record["status"] == "failed" and record["error"] == error == cohort.read_record(item)["error"]
+    for future, error in [
+        (Future("error", killed), cohort.WORKERS_LOST),
+        (Future("cancelled"), cohort.CLUSTER_LOST),
+        (Future("lost"), cohort.CLUSTER_LOST),
+    ]:
+        record = cohort_cluster._outcome(item, future)
+        assert (
+            record["status"] == "failed"
+            and record["error"] == error == cohort.read_record(item)["error"]
+        )
     missing = ModuleNotFoundError("No module named 'NetInversionLib'", name="NetInversionLib")
-    assert "Install 'netinversion[cluster]'" in cohort._outcome(item, Future("error", missing))["error"]
+    assert (
+        "Install 'netinversion[cluster]'"
+        in cohort_cluster._outcome(item, Future("error", missing))["error"]
+    )
     assert cohort.work(vars(item))["status"] == "accepted"
-    assert cohort._outcome(item, Future("lost"))["status"] == "accepted", "a worker that finished in spite of all counts"
+    assert cohort_cluster._outcome(item, Future("lost"))["status"] == "accepted", (
+        "a worker that finished in spite of all counts"
+    )
 
 
 def test_a_worker_without_the_shared_folders_writes_nothing(tmp_path, monkeypatch):
@@ -606,7 +865,7 @@ def test_a_worker_without_the_shared_folders_writes_nothing(tmp_path, monkeypatc
     items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
     record = cohort.work(vars(items[0]))
     assert "does not see" in record["error"] and not (tmp_path / "out").exists()
-    monkeypatch.setattr(cohort, "_locally", lambda *_: iter([record]))
+    monkeypatch.setattr(runs, "run_locally", lambda *_: iter([record]))
     assert cohort.run(items) == [record]
     assert "does not see" in Page(tmp_path / "out/summary.html").text
 
@@ -616,32 +875,44 @@ def test_no_scheduler_at_the_address(quiet_dask):
 
     with dask.config.set({"distributed.comm.timeouts.connect": "300ms"}):
         with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
-            cohort._client(cohort.Scheduler("tcp://127.0.0.1:9"))
+            cohort_cluster._client(cohort.Scheduler("tcp://127.0.0.1:9"))
 
 
 def test_without_dask_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RuntimeError, match=r"pip install 'netinversion\[cluster\]'"):
-        cohort._client(cohort.Scheduler("tcp://localhost:8786"))
+        cohort_cluster._client(cohort.Scheduler("tcp://localhost:8786"))
 
 
 # The command
 
 
 def test_command(tmp_path, capsys, monkeypatch):
-    from NetInversionLib import cli, models  # they need torch, nothing else here does
+    from NetInversionLib import cli  # they need torch, nothing else here does
+    from NetInversionLib.models import (
+        files as models_files,  # they need torch, nothing else here does
+    )
+    from NetInversionLib.models import library  # they need torch, nothing else here does
 
     here(monkeypatch)
-    monkeypatch.setattr(models, "list_models", lambda: {})
+    monkeypatch.setattr(library, "list_models", lambda: {})
     make(tmp_path / "in", "a.nii.gz", "bad.nii.gz")
     model, other = (str(tmp_path / task) for task in ("harmonization", "image-to-image"))
     for path in (model, other):
         Path(path).write_bytes(b"weights")
-    monkeypatch.setattr(models, "read_card", lambda path: SimpleNamespace(task=Path(path).name))
+    monkeypatch.setattr(
+        models_files, "read_card", lambda path: SimpleNamespace(task=Path(path).name)
+    )
     line = ["harmonize", str(tmp_path / "in"), str(tmp_path / "out")]
     assert cli.main(line) == 1 and "name one with --model" in capsys.readouterr().err
-    assert cli.main([*line, "--model", model, "--mode", "nonsense"]) == 1 and "anatomy-safe" in capsys.readouterr().err
-    assert cli.main([*line, "--model", other]) == 1 and "is for image-to-image" in capsys.readouterr().err
+    assert (
+        cli.main([*line, "--model", model, "--mode", "nonsense"]) == 1
+        and "anatomy-safe" in capsys.readouterr().err
+    )
+    assert (
+        cli.main([*line, "--model", other]) == 1
+        and "is for image-to-image" in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
     assert cli.main([*line, "--model", model, "--strength", "0.5"]) == 1
     said = capsys.readouterr()

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from NetInversionLib.components import band_table, principal_components, segment_table, split
+from NetInversionLib.invariances.components import (
+    band_table,
+    principal_components,
+    segment_table,
+    split,
+)
 
 
 @pytest.mark.parametrize("period, share", [(5.0, 0.5), (50.0, 0.993), (2.5, 0.0625)])
@@ -15,7 +20,9 @@ def test_a_wave_is_shared_by_its_period(period, share):
     parts = split(wave, (0.5, 0.8), 5.0)
     torch.testing.assert_close(parts["structure"] + parts["noise"], wave)
     middle = np.s_[:, :, 100:300]
-    assert float(parts["structure"][middle].std() / wave[middle].std()) == pytest.approx(share, rel=0.02)
+    assert float(parts["structure"][middle].std() / wave[middle].std()) == pytest.approx(
+        share, rel=0.02
+    )
 
 
 def test_components_are_the_directions_that_were_put_in():
@@ -41,12 +48,20 @@ def test_segments_count_only_what_was_sampled():
     labels = np.array([[0, 1, 1, 2], [3, 3, 1, 2]])
     maps = {"proven": np.array([[9, 1.0, 3.0, 5.0], [np.nan, np.nan, np.nan, 7.0]])}
     table = segment_table(labels, ("liver", "nodule"), maps)
-    assert table.columns["segment"] == ["liver", "nodule", "label 3"] and table.columns["voxels sampled"] == [2, 2, 0]
+    assert table.columns["segment"] == ["liver", "nodule", "label 3"] and table.columns[
+        "voxels sampled"
+    ] == [2, 2, 0]
     np.testing.assert_equal(table.columns["proven (HU)"], [2.0, 6.0, np.nan])
 
 
 def test_bands_tell_what_survived():
-    maps = {"unproven structure": np.array([3.0, 4.0, np.nan]), "proven structure": np.zeros(3),
-            "unproven noise": np.full(3, 10.0), "proven noise": np.full(3, 5.0)}
+    maps = {
+        "unproven structure": np.array([3.0, 4.0, np.nan]),
+        "proven structure": np.zeros(3),
+        "unproven noise": np.full(3, 10.0),
+        "proven noise": np.full(3, 5.0),
+    }
     table = band_table(maps, 5.0).columns
-    assert table["survived (%)"] == [0.0, 50.0] and table["unproven (HU)"][0] == pytest.approx(12.5**0.5)
+    assert table["survived (%)"] == [0.0, 50.0] and table["unproven (HU)"][0] == pytest.approx(
+        12.5**0.5
+    )

@@ -1,4 +1,6 @@
-"""Denoisers and their layers: the published networks' numbers and key names, plain formulas, layers by name and number."""
+"""Denoisers and their layers: the published networks' numbers and key names, plain formulas, layers
+by name and number.
+"""
 
 import json
 
@@ -8,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from NetInversionLib import networks
-from NetInversionLib.layers import LayerError, UpTo, layers
+from NetInversionLib.networks.layers import LayerError, UpTo, layers
 
 PUBLISHED = {"cnn10": {}, "wganvgg": {}, "redcnn": {"out_ch": 96}}
 SMALL = {"cnn10": {"last_kernel": 3}, "wganvgg": {}, "redcnn": {"out_ch": 4}}
@@ -20,35 +22,53 @@ def seeded():
 
 
 def rounding(network):
-    """How far two orders of summation may be apart in values near 1: by sqrt(n) last places for n summands, in each layer."""
-    summands = [module.weight[0].numel() for module in network.modules() if hasattr(module, "weight")]
-    return torch.finfo(torch.float32).eps * sum(n ** 0.5 for n in summands)
+    """How far two orders of summation may be apart in values near 1: by sqrt(n) last places for n
+    summands, in each layer.
+    """
+    summands = [
+        module.weight[0].numel() for module in network.modules() if hasattr(module, "weight")
+    ]
+    return torch.finfo(torch.float32).eps * sum(n**0.5 for n in summands)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_weights_give_the_published_numbers(name, parity):
     network = networks.build(name, **PUBLISHED[name]).eval()
-    weights, recorded = load_file(parity / f"{name}.safetensors"), load_file(parity / f"{name}_io.safetensors")
+    weights, recorded = (
+        load_file(parity / f"{name}.safetensors"),
+        load_file(parity / f"{name}_io.safetensors"),
+    )
     listing = json.loads((parity / "denoisers_layers.json").read_text())[name]
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == {
-        entry["key"]: entry["shape"] for entry in listing["state_dict"]}
+        entry["key"]: entry["shape"] for entry in listing["state_dict"]
+    }
     network.load_state_dict(weights)
     image, tolerance = recorded["input"], max(1e-5, rounding(network))
     with torch.no_grad():
         torch.testing.assert_close(network(image), recorded["output"], rtol=0, atol=tolerance)
         there = {layer.name: layer for layer in layers(network, image)}
         seen: dict[str, int] = {}
-        for entry in (entry for entry in listing["layers"] if entry["module"]):  # sums are no modules
+        for entry in (
+            entry for entry in listing["layers"] if entry["module"]
+        ):  # sums are no modules
             seen[entry["module"]] = seen.get(entry["module"], 0) + 1
-            layer = entry["module"] + (f" ({seen[entry['module']]})" if seen[entry["module"]] > 1 else "")
+            layer = entry["module"] + (
+                f" ({seen[entry['module']]})" if seen[entry["module"]] > 1 else ""
+            )
             assert list(there.pop(layer).shape) == entry["full_shape"]
             found = UpTo(network, layer, image)(image)[..., ::7, ::7]
-            torch.testing.assert_close(found, recorded[entry["key"]], rtol=0, atol=tolerance * max(1, entry["full_std"] * 10))
+            torch.testing.assert_close(
+                found,
+                recorded[entry["key"]],
+                rtol=0,
+                atol=tolerance * max(1, entry["full_std"] * 10),
+            )
         assert not there
 
 
 def reference(name: str, weights: dict, x: torch.Tensor) -> torch.Tensor:
     """The papers' formulas, written out."""
+
     def conv(key, x, pad):
         return F.conv2d(x, weights[f"{key}.weight"], weights[f"{key}.bias"], padding=pad)
 
@@ -85,8 +105,16 @@ def test_an_image_smaller_than_red_cnn_s_field_of_view_is_refused():
         networks.build("redcnn", out_ch=2)(torch.zeros(1, 1, 20, 40))
 
 
-@pytest.mark.parametrize("name, wrong", [("cnn10", {"last_kernel": 4}), ("redcnn", {"out_ch": 0}), ("redcnn", {"out_ch": 10**9}),
-                                         ("redcnn", {"out_ch": 2.0}), ("wganvgg", {"width": 3})])
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("cnn10", {"last_kernel": 4}),
+        ("redcnn", {"out_ch": 0}),
+        ("redcnn", {"out_ch": 10**9}),
+        ("redcnn", {"out_ch": 2.0}),
+        ("wganvgg", {"width": 3}),
+    ],
+)
 def test_hostile_arguments_are_refused(name, wrong):
     with pytest.raises(ValueError):
         networks.build(name, **wrong)
@@ -97,7 +125,9 @@ def test_the_seed_s_layers_are_the_ones_it_counts():
     chen, yang = (layers(networks.build(name), image) for name in ("cnn10", "wganvgg"))
     assert [layer.kind for layer in chen] == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d"]
     assert [chen[n - 1].shape[1] for n in (1, 3, 5)] == [64, 32, 1]
-    assert [(yang[n - 1].kind, yang[n - 1].shape[1]) for n in (1, 7, 13, 15)] == [("Conv2d", 32)] * 3 + [("Conv2d", 1)]
+    assert [(yang[n - 1].kind, yang[n - 1].shape[1]) for n in (1, 7, 13, 15)] == [
+        ("Conv2d", 32)
+    ] * 3 + [("Conv2d", 1)]
     assert chen[2].title == "3: layers.2, Conv2d, 32 channels"
 
 
@@ -133,5 +163,8 @@ def test_what_comes_after_the_layer_is_not_computed():
 
 
 def test_a_layer_that_does_not_exist_lists_those_that_do():
-    with pytest.raises(LayerError, match="no layer 'layers.9'.*'output' or one of: 1: layers.0, Conv2d, 64 channels; 2:"):
+    with pytest.raises(
+        LayerError,
+        match="no layer 'layers.9'.*'output' or one of: 1: layers.0, Conv2d, 64 channels; 2:",
+    ):
         UpTo(networks.build("cnn10"), "layers.9", torch.zeros(1, 1, 16, 16))

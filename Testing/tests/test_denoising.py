@@ -1,4 +1,6 @@
-"""Training denoisers: pairs of known noise, resume to the same weights, two processes, both losses, honest cards."""
+"""Training denoisers: pairs of known noise, resume to the same weights, two processes, both losses,
+honest cards.
+"""
 
 import json
 import os
@@ -14,12 +16,23 @@ import torch
 from scipy import ndimage
 from toy_models import LPS
 
-from NetInversionLib import denoising, models, volumes
+from NetInversionLib import models
 from NetInversionLib.cli import main
-from NetInversionLib.denoising import DenoiserSettings, Pair, draw_batch, pairs_of
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core import files
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.training import denoiser
+from NetInversionLib.training.denoiser import DenoiserSettings, Pair, draw_batch, pairs_of
 
-SMALL = DenoiserSettings("redcnn", (("out_ch", 4),), steps=12, batch=4, patch=24, views=30, noise_hu=150.0, checkpoint_every=5)
+SMALL = DenoiserSettings(
+    "redcnn",
+    (("out_ch", 4),),
+    steps=12,
+    batch=4,
+    patch=24,
+    views=30,
+    noise_hu=150.0,
+    checkpoint_every=5,
+)
 
 
 def made_up_ct(seed=0, slices=3, size=48):
@@ -32,7 +45,11 @@ def made_up_ct(seed=0, slices=3, size=48):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return [pair for n, person in enumerate("ab") for pair in pairs_of(made_up_ct(n), person, SMALL, number=n)]
+    return [
+        pair
+        for n, person in enumerate("ab")
+        for pair in pairs_of(made_up_ct(n), person, SMALL, number=n)
+    ]
 
 
 def weights(path):
@@ -45,17 +62,28 @@ def test_pairs_are_the_slices_and_their_simulated_noise(pairs):
     inside = pairs[0].normal > -500
     assert abs(pairs[0].noise[inside].mean()) < pairs[0].noise[inside].std()
     again = pairs_of(made_up_ct(0), "a", SMALL)
-    assert np.array_equal(again[1].noise, pairs[1].noise) and not np.array_equal(again[0].noise, again[1].noise)
+    assert np.array_equal(again[1].noise, pairs[1].noise) and not np.array_equal(
+        again[0].noise, again[1].noise
+    )
 
 
 def test_a_batch_is_normal_dose_plus_noise_of_either_sign_turned_alike():
     rng = np.random.default_rng(0)
-    pair = Pair("a", rng.normal(0, 50, (40, 40)).astype(np.float32), rng.normal(0, 20, (40, 40)).astype(np.float32))
+    pair = Pair(
+        "a",
+        rng.normal(0, 50, (40, 40)).astype(np.float32),
+        rng.normal(0, 20, (40, 40)).astype(np.float32),
+    )
     low, normal = draw_batch([pair], replace(SMALL, batch=30), 3)
     assert low.shape == normal.shape == (30, 1, 24, 24)
     noise = (low - normal).numpy()[:, 0] * 502.18507379395044
-    corners = [(sign * turned).ravel() for sign in (1, -1) for k in range(4) for flip in (1, -1)
-               for turned in [np.rot90(pair.noise[:, ::flip], k)]]
+    corners = [
+        (sign * turned).ravel()
+        for sign in (1, -1)
+        for k in range(4)
+        for flip in (1, -1)
+        for turned in [np.rot90(pair.noise[:, ::flip], k)]
+    ]
     # Every patch of noise occurs in some turn of the whole noise image, with some sign.
     whole = [np.lib.stride_tricks.sliding_window_view(c.reshape(40, 40), (24, 24)) for c in corners]
     for patch in noise:
@@ -64,7 +92,9 @@ def test_a_batch_is_normal_dose_plus_noise_of_either_sign_turned_alike():
 
 
 def test_units_are_the_published_ones():
-    assert float(denoising.normalised(torch.tensor(0.0))) == pytest.approx((1024 - 481.45419786099086) / 502.18507379395044)
+    assert float(denoiser.normalised(torch.tensor(0.0))) == pytest.approx(
+        (1024 - 481.45419786099086) / 502.18507379395044
+    )
 
 
 @pytest.mark.parametrize("loss", ["mse", "wgan"])
@@ -72,20 +102,26 @@ def test_a_killed_training_ends_with_the_same_weights(pairs, tmp_path, loss):
     features = None
     settings = replace(SMALL, loss=loss)
     if loss == "wgan":
-        denoising.train(pairs, tmp_path / "features.safetensors", replace(SMALL, architecture="cnn10", arguments=(), steps=2))
+        denoiser.train(
+            pairs,
+            tmp_path / "features.safetensors",
+            replace(SMALL, architecture="cnn10", arguments=(), steps=2),
+        )
         features = models.load(tmp_path / "features.safetensors")
-    denoising.train(pairs, tmp_path / "whole.safetensors", settings, features=features)
+    denoiser.train(pairs, tmp_path / "whole.safetensors", settings, features=features)
 
-    class Kill(denoising.Progress):
+    class Kill(denoiser.Progress):
         def report(self, fraction, message):
             if fraction > 0.9:
                 raise KeyboardInterrupt
 
     checkpoint = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        denoising.train(pairs, tmp_path / "parts.safetensors", settings, None, checkpoint, features, Kill())
+        denoiser.train(
+            pairs, tmp_path / "parts.safetensors", settings, None, checkpoint, features, Kill()
+        )
     assert torch.load(checkpoint, weights_only=True)["step"] == 10
-    denoising.train(pairs, tmp_path / "parts.safetensors", settings, None, checkpoint, features)
+    denoiser.train(pairs, tmp_path / "parts.safetensors", settings, None, checkpoint, features)
     whole, parts = weights(tmp_path / "whole.safetensors"), weights(tmp_path / "parts.safetensors")
     assert all(torch.equal(whole[n], parts[n]) for n in whole)
     card = models.read_card(tmp_path / "whole.safetensors")
@@ -94,27 +130,43 @@ def test_a_killed_training_ends_with_the_same_weights(pairs, tmp_path, loss):
 
 
 def test_a_checkpoint_of_another_training_is_refused(pairs, tmp_path):
-    denoising.train(pairs, tmp_path / "a.safetensors", replace(SMALL, steps=5), checkpoint=tmp_path / "state")
+    denoiser.train(
+        pairs, tmp_path / "a.safetensors", replace(SMALL, steps=5), checkpoint=tmp_path / "state"
+    )
     with pytest.raises(ValueError, match="other settings"):
-        denoising.train(pairs, tmp_path / "a.safetensors", replace(SMALL, steps=6), checkpoint=tmp_path / "state")
+        denoiser.train(
+            pairs,
+            tmp_path / "a.safetensors",
+            replace(SMALL, steps=6),
+            checkpoint=tmp_path / "state",
+        )
 
 
 def test_training_removes_noise_from_a_person_not_trained_on(pairs, tmp_path):
-    settings = replace(SMALL, steps=150, batch=8, learning_rate=3e-3, average=0.9, arguments=(("out_ch", 8),))
-    path = denoising.train(pairs, tmp_path / "a.safetensors", settings, leave_out="b")
-    table = denoising.evaluate(pairs, models.load(path).network, "b")
+    settings = replace(
+        SMALL, steps=150, batch=8, learning_rate=3e-3, average=0.9, arguments=(("out_ch", 8),)
+    )
+    path = denoiser.train(pairs, tmp_path / "a.safetensors", settings, leave_out="b")
+    table = denoiser.evaluate(pairs, models.load(path).network, "b")
     assert table.columns["held out"] == [False, True]
-    assert all(after < before for before, after in zip(table.columns["low dose"], table.columns["denoised"]))
+    assert all(
+        after < before
+        for before, after in zip(table.columns["low dose"], table.columns["denoised"])
+    )
     card = models.read_card(path)
-    assert card.trained_on == ("a",) and any("b, held out" in key for key in card.quality) and "SIMULATED" in card.intended_use
+    assert (
+        card.trained_on == ("a",)
+        and any("b, held out" in key for key in card.quality)
+        and "SIMULATED" in card.intended_use
+    )
 
 
 def test_what_cannot_be_trained_is_refused(pairs, tmp_path):
     out = tmp_path / "a.safetensors"
     with pytest.raises(ValueError, match="nobody is called 'c'; there are a, b"):
-        denoising.train(pairs, out, SMALL, leave_out="c")
+        denoiser.train(pairs, out, SMALL, leave_out="c")
     with pytest.raises(ValueError, match="--features"):
-        denoising.train(pairs, out, replace(SMALL, loss="wgan"))
+        denoiser.train(pairs, out, replace(SMALL, loss="wgan"))
     with pytest.raises(ValueError, match="is it a CT in HU"):
         pairs_of(Volume(np.full((2, 9, 9), 100.0, np.float32), LPS, "mr", ""), "a", SMALL)
     for wrong in ({"loss": "l1"}, {"dose": (0.5, 0.1)}, {"dose": (0.0, 0.5)}):
@@ -126,14 +178,16 @@ def test_what_cannot_be_trained_is_refused(pairs, tmp_path):
 TWO = """
 import sys
 from test_denoising import SMALL, made_up_ct
-from NetInversionLib import denoising
-pairs = [p for n, person in enumerate("ab") for p in denoising.pairs_of(made_up_ct(n), person, SMALL, number=n)]
-denoising.train(pairs, sys.argv[1], SMALL)
+from NetInversionLib.training import denoiser
+pairs = [p for n, person in enumerate("ab") for p in denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)]
+denoiser.train(pairs, sys.argv[1], SMALL)
 """
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    """Batches shared between two processes give the same weights, but for rounding; one file is written."""
+    """Batches shared between two processes give the same weights, but for rounding; one file is
+    written.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -142,29 +196,74 @@ def test_two_processes_train_what_one_does(tmp_path):
 
     def start(name, **more):
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
-        return subprocess.Popen([sys.executable, "-c", TWO, str(tmp_path / name)], env=environment, stderr=subprocess.PIPE,
-                                text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / name)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [start("two.safetensors", **group, RANK="0", LOCAL_RANK="0"),
-               start("second.safetensors", **group, RANK="1", LOCAL_RANK="1"), start("one.safetensors")]
+    started = [
+        start("two.safetensors", **group, RANK="0", LOCAL_RANK="0"),
+        start("second.safetensors", **group, RANK="1", LOCAL_RANK="1"),
+        start("one.safetensors"),
+    ]
     for process in started:
         errors = process.communicate()[1]
         assert process.returncode == 0, errors
     assert not (tmp_path / "second.safetensors").exists()
     one, two = weights(tmp_path / "one.safetensors"), weights(tmp_path / "two.safetensors")
-    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 0.2 * SMALL.learning_rate * SMALL.steps
+    assert (
+        max(float((one[n] - two[n]).abs().max()) for n in one)
+        < 0.2 * SMALL.learning_rate * SMALL.steps
+    )
 
 
 def test_command(tmp_path, capsys):
     folder = tmp_path / "ct"
     folder.mkdir()
     for n in range(2):
-        volumes.save(made_up_ct(n), folder / f"person{n}.nii.gz")
+        files.save(made_up_ct(n), folder / f"person{n}.nii.gz")
     output = tmp_path / "denoiser.safetensors"
-    assert main(["train", "denoiser", str(folder), "--architecture", "redcnn", "--arguments", json.dumps({"out_ch": 2}),
-                 "--leave-out", "person1", "--output", str(output), "--steps", "3", "--every", "2"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "denoiser",
+                str(folder),
+                "--architecture",
+                "redcnn",
+                "--arguments",
+                json.dumps({"out_ch": 2}),
+                "--leave-out",
+                "person1",
+                "--output",
+                str(output),
+                "--steps",
+                "3",
+                "--every",
+                "2",
+            ]
+        )
+        == 0
+    )
     assert str(output) in capsys.readouterr().out and output.with_suffix(".checkpoint").exists()
     assert models.verify(output).card.arguments == {"out_ch": 2}
-    assert main(["train", "denoiser", str(folder), "--leave-out", "nobody", "--output", str(output), "--steps", "3"]) == 1
+    assert (
+        main(
+            [
+                "train",
+                "denoiser",
+                str(folder),
+                "--leave-out",
+                "nobody",
+                "--output",
+                str(output),
+                "--steps",
+                "3",
+            ]
+        )
+        == 1
+    )
     assert "there are person0, person1" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Devices: the choice, memory figures against independent ones, halving against an allocator that can be counted on."""
+"""Devices: the choice, memory figures against independent ones, halving against an allocator that
+can be counted on.
+"""
 
 import errno
 import itertools
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from NetInversionLib import devices
+from NetInversionLib.core import devices
 
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
@@ -97,7 +99,9 @@ def linux_tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-MEMINFO = {"proc/meminfo": f"MemTotal: {64 * 2**20} kB\nMemFree: 1 kB\nMemAvailable:   {32 * 2**20} kB\n"}
+MEMINFO = {
+    "proc/meminfo": f"MemTotal: {64 * 2**20} kB\nMemFree: 1 kB\nMemAvailable:   {32 * 2**20} kB\n"
+}
 V2 = "sys/fs/cgroup/"
 V1 = "sys/fs/cgroup/memory/"
 JOB = {
@@ -146,8 +150,9 @@ def test_linux_memory_honours_every_control_group_above(tmp_path, files, gib):
 
 def test_macos_memory_counts_what_can_be_taken_back():
     report = (
-        "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:      1000.\nPages active:  9000.\n"
-        "Pages inactive:   200.\nPages speculative:   30.\nPages wired down:  8000.\nPages purgeable:    4.\n"
+        "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:      1000.\nPages"
+        " active:  9000.\nPages inactive:   200.\nPages speculative:   30.\nPages wired down: "
+        " 8000.\nPages purgeable:    4.\n"
     )
     assert devices._macos_free(report) == 16384 * 1234
 
@@ -166,16 +171,20 @@ def test_a_cards_reserve_counts_as_available(monkeypatch):
 
 
 def test_peak_memory_is_the_process_own_and_keeps_what_was_let_go():
-    ours = np.ones(300 * 2**20 // 8)  # must not count in the new process, which getrusage would let it
+    ours = np.ones(
+        300 * 2**20 // 8
+    )  # must not count in the new process, which getrusage would let it
     code = """if True:
         import numpy as np
-        from NetInversionLib.devices import peak_memory
+        from NetInversionLib.core.devices import peak_memory
         print(peak_memory())
         block = np.ones(200 * 2**20 // 8)
         del block
         print(peak_memory())
     """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     before, after = map(int, run.stdout.split())
     assert before < ours.nbytes
     assert after - before == pytest.approx(200 * 2**20, rel=0.05)
@@ -189,8 +198,13 @@ def test_peak_memory_is_the_process_own_and_keeps_what_was_let_go():
     [
         MemoryError(),
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:80] . DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you"
+            " tried"
+        ),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:80] . DefaultCPUAllocator: not enough memory: you tried"
+        ),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
         RuntimeError("Invalid buffer size: 24.00 GiB"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
@@ -276,15 +290,22 @@ def test_a_core_is_left_free_only_where_there_are_more_than_two(monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     for cores, default in [(8, 8), (8, 4), (2, 2), (1, 1)]:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False
+        )
         monkeypatch.setattr(torch, "get_num_threads", lambda default=default: default)
         devices.leave_a_core_free()
     assert threads == [7]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's: another C library gives memory back as it likes")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc",
+    reason="glibc's: another C library gives memory back as it likes",
+)
 def test_large_buffers_are_given_back_at_once():
-    """Buffers below a smaller one that stays, freed: without the call they would stay with the program."""
+    """Buffers below a smaller one that stays, freed: without the call they would stay with the
+    program.
+    """
     code = """
 import ctypes, psutil
 from NetInversionLib import devices
@@ -300,7 +321,9 @@ for buffer in buffers:
     libc.free(buffer)
 assert full - psutil.Process().memory_info().rss > 200 * mega
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory in this way")
@@ -320,4 +343,6 @@ for buffer in buffers[::2]:
 full = psutil.Process().memory_info().rss
 assert devices.trim_memory() and full - psutil.Process().memory_info().rss > 80 * mega
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
+    )

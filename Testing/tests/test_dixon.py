@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from NetInversionLib import dixon, volumes
-from NetInversionLib.dixon import DixonSettings
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core import files, volumes
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.ideal_input import dixon
+from NetInversionLib.ideal_input.dixon import DixonSettings
 
 FAT_HU, SOFT_HU, CORTICAL_HU = -100.0, 100.0, 1600.0
 IDEAL = DixonSettings(bias=0, psf_mm=0, snr=math.inf)
 
 
 def images_of(hu, settings=IDEAL, shape=(4, 16, 16), seed=0, spacing=(1.0, 1.0, 1.0)):
-    return dixon.simulate_arrays(np.full(shape, hu, np.float32), spacing, settings, np.random.default_rng(seed))
+    return dixon.simulate_arrays(
+        np.full(shape, hu, np.float32), spacing, settings, np.random.default_rng(seed)
+    )
 
 
 def test_fractions_are_a_partition():
@@ -28,18 +31,33 @@ def test_fractions_are_a_partition():
     assert np.abs(np.diff(parts)).max() < 0.01 * (hu[1] - hu[0])
 
 
-@pytest.mark.parametrize("hu, expected", [
-    (-1000, (0, 0, 0)), (FAT_HU, (0, 1, 0)), (1600, (0.0, 0.0, 1.0)), (80, (1, 0, 0)), (-560, (0.5, 0, 0)),
-])
+@pytest.mark.parametrize(
+    "hu, expected",
+    [
+        (-1000, (0, 0, 0)),
+        (FAT_HU, (0, 1, 0)),
+        (1600, (0.0, 0.0, 1.0)),
+        (80, (1, 0, 0)),
+        (-560, (0.5, 0, 0)),
+    ],
+)
 def test_fractions_of_known_tissues(hu, expected):
-    np.testing.assert_allclose([float(x) for x in dixon.tissue_fractions(np.array(hu))], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        [float(x) for x in dixon.tissue_fractions(np.array(hu))], expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("te, t2star", [(2.3, 15.0), (1.15, 20.0), (4.6, 0.5)])
 def test_decay_is_exact(te, t2star):
-    water, _ = dixon.echo_signals(np.array(80.0), DixonSettings(echo_time_ms=te, t2star_water_ms=t2star))
-    _, fat = dixon.echo_signals(np.array(FAT_HU), DixonSettings(echo_time_ms=te, t2star_fat_ms=t2star))
-    bone, _ = dixon.echo_signals(np.array(CORTICAL_HU), DixonSettings(echo_time_ms=te, t2star_bone_ms=t2star))
+    water, _ = dixon.echo_signals(
+        np.array(80.0), DixonSettings(echo_time_ms=te, t2star_water_ms=t2star)
+    )
+    _, fat = dixon.echo_signals(
+        np.array(FAT_HU), DixonSettings(echo_time_ms=te, t2star_fat_ms=t2star)
+    )
+    bone, _ = dixon.echo_signals(
+        np.array(CORTICAL_HU), DixonSettings(echo_time_ms=te, t2star_bone_ms=t2star)
+    )
     assert float(water) == pytest.approx(math.exp(-te / t2star), rel=1e-6)
     assert float(fat) == pytest.approx(1.3 * math.exp(-te / t2star), rel=1e-6)
     assert float(bone) == pytest.approx(0.2 * math.exp(-te / t2star), rel=1e-6)
@@ -54,7 +72,9 @@ def test_pure_water_and_pure_fat():
     assert np.all(water == 0) and fat == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("settings", [IDEAL, DixonSettings(bias=0, psf_mm=0, snr=math.inf, background=0)])
+@pytest.mark.parametrize(
+    "settings", [IDEAL, DixonSettings(bias=0, psf_mm=0, snr=math.inf, background=0)]
+)
 def test_air_is_zero_and_not_a_number_nowhere(settings):
     assert np.all(images_of(-1000.0, settings) == 0)
 
@@ -66,7 +86,8 @@ def test_background_rule_is_exact():
 
 
 def test_noise_in_air_is_rician():
-    # In air the magnitude of complex noise: mean sigma sqrt(pi/2), standard deviation sigma sqrt(2 - pi/2).
+    # In air the magnitude of complex noise: mean sigma sqrt(pi/2), standard deviation sigma sqrt(2
+    # - pi/2).
     settings = DixonSettings(bias=0, psf_mm=0, snr=20)
     sigma = 1000 * math.exp(-2.3 / 25) / 20
     air = images_of(-1000.0, settings, (16, 64, 64))[0]
@@ -76,9 +97,12 @@ def test_noise_in_air_is_rician():
 
 @pytest.mark.parametrize("snr", [20, 40, 80])
 def test_noise_in_tissue_scales_with_snr(snr):
-    in_phase, _, water = images_of(80.0, DixonSettings(bias=0, psf_mm=0, snr=snr, background=0), (16, 64, 64))
+    in_phase, _, water = images_of(
+        80.0, DixonSettings(bias=0, psf_mm=0, snr=snr, background=0), (16, 64, 64)
+    )
     assert in_phase.mean() / in_phase.std() == pytest.approx(snr, rel=0.02)
-    # F is the magnitude of half the difference of two noises (sigma / sqrt 2): its mean is sigma sqrt(pi) / 2.
+    # F is the magnitude of half the difference of two noises (sigma / sqrt 2): its mean is sigma
+    # sqrt(pi) / 2.
     assert 1 - water.mean() == pytest.approx(math.sqrt(math.pi) / 2 / snr, rel=0.07)
 
 
@@ -95,13 +119,17 @@ def test_field_leaves_fractions_alone():
     hu = np.random.default_rng(0).uniform(-100, 300, (3, 12, 12)).astype(np.float32)
     with_field = DixonSettings(bias=0.4, psf_mm=0, snr=math.inf, background=0)
     flat = DixonSettings(bias=0, psf_mm=0, snr=math.inf, background=0)
-    a, b = (dixon.simulate_arrays(hu, (1, 1, 1), s, np.random.default_rng(1)) for s in (with_field, flat))
+    a, b = (
+        dixon.simulate_arrays(hu, (1, 1, 1), s, np.random.default_rng(1))
+        for s in (with_field, flat)
+    )
     np.testing.assert_allclose(a[1:], b[1:], atol=1e-5)
     assert np.abs(a[0] / b[0] - 1).max() == pytest.approx(0.4, abs=1e-4)
 
 
 def test_point_spread_has_its_width_in_millimetres():
-    # The in-phase image of an edge between tissue and air is the Gaussian's cumulative distribution.
+    # The in-phase image of an edge between tissue and air is the Gaussian's cumulative
+    # distribution.
     hu = np.full((1, 8, 64), -1000.0, np.float32)
     hu[..., 32:] = 80.0
     settings = DixonSettings(bias=0, psf_mm=6.0, snr=math.inf)
@@ -117,9 +145,17 @@ def test_same_seed_same_images():
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"snr": 0}, {"snr": math.nan}, {"t2star_bone_ms": 0}, {"psf_mm": -1}, {"bias": 1.0}, {"echo_time_ms": math.inf},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"snr": 0},
+        {"snr": math.nan},
+        {"t2star_bone_ms": 0},
+        {"psf_mm": -1},
+        {"bias": 1.0},
+        {"echo_time_ms": math.inf},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DixonSettings(**wrong)
@@ -149,21 +185,27 @@ def test_body_mask_keeps_arm_and_lung_and_drops_the_table():
 
 
 def couch(kind, first):
-    """bool [j, i] of a couch's cross-section on the grid of ``body_on_a_table``, from row ``first``."""
+    """bool [j, i] of a couch's cross-section on the grid of ``body_on_a_table``, from row
+    ``first``.
+    """
     there = np.zeros((80, 100), bool)
     if kind == "block":  # a rail or the head of a couch: as thick as an arm
-        there[first:first + 10, 30:70] = True
+        there[first : first + 10, 30:70] = True
     if kind in ("shell", "hollow"):
-        there[first:first + 2, 5:95] = True
+        there[first : first + 2, 5:95] = True
     if kind == "hollow":  # two shells and their ends, foam between them
-        there[first + 8:first + 10, 5:95] = True
-        there[first:first + 10, 5:7] = there[first:first + 10, 93:95] = True
+        there[first + 8 : first + 10, 5:95] = True
+        there[first : first + 10, 5:7] = there[first : first + 10, 93:95] = True
     return there
 
 
-@pytest.mark.parametrize("kind, first", [("block", 66), ("shell", 61), ("shell", 66), ("hollow", 61), ("hollow", 66)])
+@pytest.mark.parametrize(
+    "kind, first", [("block", 66), ("shell", 61), ("shell", 66), ("hollow", 61), ("hollow", 66)]
+)
 def test_no_kind_of_couch_is_body(kind, first):
-    """Also where the patient lies on it: then a strip as thick as its shell may stay, as wide as the skin is flat."""
+    """Also where the patient lies on it: then a strip as thick as its shell may stay, as wide as
+    the skin is flat.
+    """
     hu, body, _ = body_on_a_table()
     hu[:, 61:] = -1000
     hu[:, couch(kind, first)] = 185
@@ -199,19 +241,25 @@ def test_the_sample_shows_no_couch_in_any_image():
     assert found["ct"].shape[1] <= len(rows) + 2 * 8 + 2, "cut to the body, with 8 voxels around it"
     below = found["ct"].array[:, -5:]
     assert (below == -1000).all()
-    assert found["in_phase"].array[:, -5:].max() < 250 < 0.5 * np.percentile(found["in_phase"].array, 90)
+    assert (
+        found["in_phase"].array[:, -5:].max()
+        < 250
+        < 0.5 * np.percentile(found["in_phase"].array, 90)
+    )
 
 
-@pytest.mark.parametrize("name", ["chest_b40f", "chest_b70f", "pelvis", "abdomen_slab", "upper_abdomen"])
+@pytest.mark.parametrize(
+    "name", ["chest_b40f", "chest_b70f", "pelvis", "abdomen_slab", "upper_abdomen"]
+)
 def test_the_samples_of_real_ct_show_no_couch(data, name):
     """Beneath the trunk's last row nothing is denser than air; arms beside it stay."""
-    ct = dixon.sample(volumes.load(data / "ct" / f"{name}.nii.gz"))["ct"].array
+    ct = dixon.sample(files.load(data / "ct" / f"{name}.nii.gz"))["ct"].array
     labels, count = ndimage.label(ct > -300)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     trunk = labels == sizes.argmax()
     last = np.flatnonzero(trunk.any((0, 2)))[-1]
-    assert (ct[:, last + 1:] == -1000).all()
+    assert (ct[:, last + 1 :] == -1000).all()
     if name == "upper_abdomen":
         assert np.ptp(np.flatnonzero((ct > -300).any((0, 1)))) * 3 > 450, "arms beside 360 mm"
 
@@ -247,13 +295,17 @@ def test_not_a_number_is_refused():
 def check_real(ct):
     found = dixon.simulate_dixon(ct)
     hu = volumes.reorient(ct, "LPS")
-    mask = volumes.reorient_like(hu.with_array(dixon.body_mask(hu.float32(), hu.spacing_mm)), ct).array
+    mask = volumes.reorient_like(
+        hu.with_array(dixon.body_mask(hu.float32(), hu.spacing_mm)), ct
+    ).array
     fat = mask & (np.abs(ct.array + 100) < 15)
     muscle = mask & (np.abs(ct.array - 60) < 15)
     assert np.median(found["fat_fraction"].array[fat]) > 0.9
     assert np.median(found["water_fraction"].array[muscle]) > 0.9
     bone = mask & (ct.array > 600)
-    assert np.median(found["in_phase"].array[bone]) < 0.85 * np.median(found["in_phase"].array[muscle])
+    assert np.median(found["in_phase"].array[bone]) < 0.85 * np.median(
+        found["in_phase"].array[muscle]
+    )
 
 
 def test_tissues_of_generated_ct_look_as_they_should():
@@ -265,4 +317,4 @@ def test_tissues_of_generated_ct_look_as_they_should():
 
 
 def test_tissues_of_real_ct_look_as_they_should(data):
-    check_real(volumes.load(data / "ct" / "abdomen_slab.nii.gz"))
+    check_real(files.load(data / "ct" / "abdomen_slab.nii.gz"))

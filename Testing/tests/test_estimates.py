@@ -9,10 +9,20 @@ import torch
 
 host.start()
 
-from NetInversionLib import invariances, level_set, qtjobs, speed  # noqa: E402
-from NetInversionLib.invariance_choices import _tiles, network_voxels  # noqa: E402
-from NetInversionLib.invariance_settings import Settings  # noqa: E402
-from NetInversionLib.panel import estimates  # noqa: E402
+from NetInversionLib import invariances  # noqa: E402
+from NetInversionLib.invariances import level_set  # noqa: E402
+from NetInversionLib.invariances.choices import (
+    _tiles,  # noqa: E402
+    network_voxels,  # noqa: E402
+)
+from NetInversionLib.invariances.settings import Settings  # noqa: E402
+from NetInversionLib.jobs import speed  # noqa: E402
+from NetInversionLib.panel import (
+    estimates,  # noqa: E402
+    job,  # noqa: E402
+    packages,  # noqa: E402
+)
+from NetInversionLib.panel import logic as panel_logic  # noqa: E402
 
 CARD = SimpleNamespace(name="Net", version="1")
 
@@ -28,7 +38,7 @@ def machine(scene, monkeypatch):
     return estimates.MACHINE
 
 
-class Logic(qtjobs.ModuleLogic):
+class Logic(panel_logic.ModuleLogic):
     def __init__(self):
         self.moduleName = "Estimates"
 
@@ -59,14 +69,14 @@ def test_the_words_say_how_sure_the_time_is(machine, monkeypatch):
     machine._measured["cpu"] = {"pass_s": 1.0, "start_s": 8.0}
     assert "this computer's speed" in logic.timeText(30, False, "cpu")
     assert logic.timeText(30, True, "cpu") == "Takes about 30 s."
-    monkeypatch.setattr(qtjobs, "_installed", lambda name: ())
+    monkeypatch.setattr(packages, "installed", lambda name: ())
     assert "about 30 s after installation of PyTorch" in logic.timeText(30, False, "cpu")
 
 
 def test_a_process_measures_once_and_the_next_session_knows_it(machine):
     ended = []
-    machine.measure(qtjobs.find_python(), "cpu", lambda: ended.append(machine.slowness("cpu")))
-    machine.measure(qtjobs.find_python(), "cpu", lambda: ended.append("twice"))
+    machine.measure(job.find_python(), "cpu", lambda: ended.append(machine.slowness("cpu")))
+    machine.measure(job.find_python(), "cpu", lambda: ended.append("twice"))
     assert not machine.is_measured("cpu")
     host.wait(lambda: ended, 300)
     assert len(ended) == 1 and ended[0] > 0 and machine.start_seconds("cpu") > 0.1
@@ -75,7 +85,7 @@ def test_a_process_measures_once_and_the_next_session_knows_it(machine):
 
 def test_a_measurement_that_fails_leaves_the_guess(machine):
     ended = []
-    machine.measure(qtjobs.find_python(), "no such device", lambda: ended.append(1))
+    machine.measure(job.find_python(), "no such device", lambda: ended.append(1))
     process = machine._processes["no such device"]
     host.wait(lambda: process.state() == type(process).NotRunning, 300)
     host.wait(lambda: True)

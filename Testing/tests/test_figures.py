@@ -8,11 +8,10 @@ import pytest
 from PIL import Image
 from toy_models import LPS
 
-from NetInversionLib import volumes
-from NetInversionLib.core import figures
+from NetInversionLib.core import figures, volumes
 from NetInversionLib.core.figures import Picture, Scale
-from NetInversionLib.results import Curve
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.results import Curve
+from NetInversionLib.core.volumes import Volume
 
 RIGHT, ANTERIOR, SUPERIOR = np.array([30.0, 0, 0]), np.array([0, 30.0, 0]), np.array([0, 0, 30.0])
 AXES = ["LPS", "RAS", "LAS", "PIR", "SAL", "ILA"]

@@ -1,10 +1,18 @@
-"""Free-form refinement: closed forms with volume-preserving flows, autograd's gradients, slices and orientations."""
+"""Free-form refinement: closed forms with volume-preserving flows, autograd's gradients, slices and
+orientations.
+"""
 
 import pytest
 import torch
 
-from NetInversionLib.free_form import SMOOTH_ABS, drawn, gradient_of_edges, gradient_of_ncc, refine
-from NetInversionLib.harmonize_settings import Settings
+from NetInversionLib.harmonize.free_form import (
+    SMOOTH_ABS,
+    drawn,
+    gradient_of_edges,
+    gradient_of_ncc,
+    refine,
+)
+from NetInversionLib.harmonize.settings import Settings
 from NetInversionLib.networks.flow import ConditionalFlow
 
 SHAPE = (5, 9, 14)
@@ -23,7 +31,9 @@ def images():
 
 
 def rotation_flow():
-    """Untrained: every coupling is the identity and every mixing a rotation, so that latents are x, rotated."""
+    """Untrained: every coupling is the identity and every mixing a rotation, so that latents are x,
+    rotated.
+    """
     return ConditionalFlow(steps=2, levels=2, features=(4, 4), hidden=4).eval()
 
 
@@ -36,35 +46,63 @@ def trained_like_flow():
 
 
 def settings(**changes):
-    return Settings(mode="seed", **{"alpha": 0.1, "beta_edges": 0.0, "beta_similarity": 0.0, "iterations": 3, **changes})
+    return Settings(
+        mode="seed",
+        **{"alpha": 0.1, "beta_edges": 0.0, "beta_similarity": 0.0, "iterations": 3, **changes},
+    )
 
 
 def test_shrinking_the_latents_of_a_rotation_shrinks_the_image():
     start, source, edges, mask = images()
-    found = refine(start, source, edges, torch.ones_like(mask), rotation_flow(), settings(orientations=("axial",)))
-    # Odd sizes are padded with zeros, which a rotation of each 2 x 2 block and its features leaves at zero on average
-    # only where whole blocks lie inside: compare there.
+    found = refine(
+        start,
+        source,
+        edges,
+        torch.ones_like(mask),
+        rotation_flow(),
+        settings(orientations=("axial",)),
+    )
+    # Odd sizes are padded with zeros, which a rotation of each 2 x 2 block and its features leaves
+    # at zero on average only where whole blocks lie inside: compare there.
     torch.testing.assert_close(found[:, :8, :12], 0.9**3 * start[:, :8, :12], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal"])
 def test_without_steps_a_flow_gives_the_image_back(orientation):
     start, source, edges, mask = images()
-    found = refine(start, source, edges, mask, trained_like_flow(), settings(alpha=0.0, orientations=(orientation,)))
+    found = refine(
+        start,
+        source,
+        edges,
+        mask,
+        trained_like_flow(),
+        settings(alpha=0.0, orientations=(orientation,)),
+    )
     torch.testing.assert_close(found, start, rtol=0, atol=1e-4)
 
 
 def test_what_lies_outside_the_mask_stays():
     start, source, edges, mask = images()
-    found = refine(start, source, edges, mask, trained_like_flow(), settings(beta_edges=0.1, beta_similarity=0.1))
-    assert torch.equal(found[~mask], start[~mask]) and not torch.allclose(found[mask], start[mask], atol=1e-2)
+    found = refine(
+        start,
+        source,
+        edges,
+        mask,
+        trained_like_flow(),
+        settings(beta_edges=0.1, beta_similarity=0.1),
+    )
+    assert torch.equal(found[~mask], start[~mask]) and not torch.allclose(
+        found[mask], start[mask], atol=1e-2
+    )
 
 
 def test_three_orientations_are_the_average_of_each():
     start, source, edges, mask = images()
     flow = trained_like_flow()
-    each = [refine(start, source, edges, mask, flow, settings(orientations=(name,)))
-            for name in ("axial", "coronal", "sagittal")]
+    each = [
+        refine(start, source, edges, mask, flow, settings(orientations=(name,)))
+        for name in ("axial", "coronal", "sagittal")
+    ]
     torch.testing.assert_close(refine(start, source, edges, mask, flow, settings()), sum(each) / 3)
 
 
@@ -76,13 +114,17 @@ def test_latents_are_drawn_to_the_typical_radius():
         torch.testing.assert_close(z.square().mean((1, 2, 3)).sqrt(), torch.full((2,), expected))
     for before, after, typical in zip(latents, drawn(latents, 0.25, radius), radius):
         rms = before.square().mean((1, 2, 3)).sqrt()
-        torch.testing.assert_close(after.square().mean((1, 2, 3)).sqrt(), 0.75 * rms + 0.25 * typical)
+        torch.testing.assert_close(
+            after.square().mean((1, 2, 3)).sqrt(), 0.75 * rms + 0.25 * typical
+        )
 
 
 def test_the_direction_of_similarity_is_the_gradient_of_ncc():
     start, source, _, mask = images()
-    x, source, mask = (image[:, None].double() if image.is_floating_point() else image[:, None]
-                       for image in (start, source, mask))
+    x, source, mask = (
+        image[:, None].double() if image.is_floating_point() else image[:, None]
+        for image in (start, source, mask)
+    )
     x.requires_grad_()
     a, b = x[mask] - x[mask].mean(), source[mask] - source[mask].mean()
     expected = (a * b).sum() / (a.norm() * b.norm())
@@ -105,7 +147,9 @@ def test_the_direction_against_edges_is_the_gradient_of_their_sum():
 
 
 def test_without_a_flow_similarity_rises_and_noise_between_edges_falls():
-    """A step image and its noisy, brightened copy: the ablation draws it back, without touching the step."""
+    """A step image and its noisy, brightened copy: the ablation draws it back, without touching the
+    step.
+    """
     source = torch.zeros(4, 16, 16)
     source[:, :, 8:] = 1
     edges = torch.zeros_like(source)
@@ -113,26 +157,46 @@ def test_without_a_flow_similarity_rises_and_noise_between_edges_falls():
     mask = torch.ones_like(source, dtype=torch.bool)
     start = 0.8 * source + 0.1 * torch.randn(source.shape)
     seen = []
-    found = refine(start, source, edges, mask, None, settings(beta_similarity=0.2, beta_edges=0.02, iterations=20),
-                   step=lambda orientation, iteration, ncc: seen.append(ncc))
+    found = refine(
+        start,
+        source,
+        edges,
+        mask,
+        None,
+        settings(beta_similarity=0.2, beta_edges=0.02, iterations=20),
+        step=lambda orientation, iteration, ncc: seen.append(ncc),
+    )
     assert seen[19] > seen[0] and seen[19] > 0.99
     flat = edges[0, 0] == 0
-    assert found[..., flat].diff(dim=1).abs().mean() < 0.5 * start[..., flat].diff(dim=1).abs().mean()
+    assert (
+        found[..., flat].diff(dim=1).abs().mean() < 0.5 * start[..., flat].diff(dim=1).abs().mean()
+    )
     assert (found[..., 8] - found[..., 7]).mean() > 0.7 * 0.8
 
 
 def test_the_same_settings_give_the_same_bits():
     start, source, edges, mask = images()
     flow = trained_like_flow()
-    runs = [refine(start, source, edges, mask, flow, settings(beta_edges=0.05, beta_similarity=0.1)) for _ in range(2)]
+    runs = [
+        refine(start, source, edges, mask, flow, settings(beta_edges=0.05, beta_similarity=0.1))
+        for _ in range(2)
+    ]
     assert torch.equal(*runs)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"mode": "gan"}, "mode is one of"), ({"output_range": "8 bit"}, "output_range"), ({"strength": 1.5}, "strength"),
-    ({"alpha": 1.0}, "alpha"), ({"iterations": 0}, "iterations"), ({"beta_edges": -1.0}, "betas"),
-    ({"orientations": ()}, "empty"), ({"orientations": ("oblique",)}, "oblique"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"mode": "gan"}, "mode is one of"),
+        ({"output_range": "8 bit"}, "output_range"),
+        ({"strength": 1.5}, "strength"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"iterations": 0}, "iterations"),
+        ({"beta_edges": -1.0}, "betas"),
+        ({"orientations": ()}, "empty"),
+        ({"orientations": ("oblique",)}, "oblique"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Settings(**wrong)

@@ -1,4 +1,6 @@
-"""Harmonization from volume to result: generated brains, a small model of their scanner, geometry, types, modes, refusals."""
+"""Harmonization from volume to result: generated brains, a small model of their scanner, geometry,
+types, modes, refusals.
+"""
 
 from dataclasses import asdict, replace
 
@@ -8,25 +10,24 @@ import torch
 from toy_brains import brain, scan
 from toy_models import random_matrix
 
-from NetInversionLib import (
-    corrector_training,
-    harmonize_report,
-    jobs,
-    models,
-    mr,
-    mrflow,
-    similarity,
-    simulated_domains,
-    typicality,
-    volumes,
-)
 from NetInversionLib import harmonize as method
-from NetInversionLib.harmonize import harmonize
-from NetInversionLib.harmonize_settings import Settings
-from NetInversionLib.results import Cancelled, Progress
+from NetInversionLib import jobs, models
+from NetInversionLib.core import files, volumes
+from NetInversionLib.core.progress import Cancelled, Progress
+from NetInversionLib.harmonize import gate, harmonize, similarity, simulated_scanners, slices
+from NetInversionLib.harmonize import report as harmonize_report
+from NetInversionLib.harmonize import run as harmonize_run
+from NetInversionLib.harmonize import scan as harmonize_scan
+from NetInversionLib.harmonize.settings import Settings
+from NetInversionLib.training import corrector, flow_file
+from NetInversionLib.training import flow as training_flow
 
-FLOW = mrflow.FlowSettings(steps=6, batch=4, spacing_mm=4.0, levels=2, flow_steps=2, hidden=8, features=(4, 8))
-LEARN = corrector_training.TrainSettings(views=24, voxels=15_000, fields=200, rank=12, components=20, rounds=1)
+FLOW = training_flow.FlowSettings(
+    steps=6, batch=4, spacing_mm=4.0, levels=2, flow_steps=2, hidden=8, features=(4, 8)
+)
+LEARN = corrector.TrainSettings(
+    views=24, voxels=15_000, fields=200, rank=12, components=20, rounds=1
+)
 FIELD = "field 0.3 seed 1"
 
 
@@ -36,13 +37,15 @@ def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("target")
     people = [scan(person) for person in range(8)]
     for person in range(8):
-        volumes.save(brain(person), folder / f"person{person}.nii.gz")
-    cases = [mrflow.make_case(s, FLOW.spacing_mm, f"person{n}") for n, s in enumerate(people)]
-    flow = mrflow.train(cases, folder / "flow.safetensors", FLOW)
-    learnt = corrector_training.train(sorted(folder.glob("*.nii.gz")), LEARN)
+        files.save(brain(person), folder / f"person{person}.nii.gz")
+    cases = [slices.make_case(s, FLOW.spacing_mm, f"person{n}") for n, s in enumerate(people)]
+    flow = training_flow.train(cases, folder / "flow.safetensors", FLOW)
+    learnt = corrector.train(sorted(folder.glob("*.nii.gz")), LEARN)
     # No gate: these heads are too symmetric for it, and its own tests judge it.
     scales = torch.tensor([s.scale for s in people])
-    return mrflow.combine(flow, folder / "target.safetensors", learnt, learnt.arguments, {"scale": scales})
+    return flow_file.combine(
+        flow, folder / "target.safetensors", learnt, learnt.arguments, {"scale": scales}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,14 @@ def model(path):
 
 
 def shown(domain, person=21):
-    """A person new to the model as a simulated scanner shows them: (truth, source volume in its own intensities)."""
+    """A person new to the model as a simulated scanner shows them: (truth, source volume in its own
+    intensities).
+    """
     truth = scan(person)
-    source = simulated_domains.parse(domain)[0](truth)
-    return truth, replace(truth.original, array=(source.image * 700).astype(np.float32), name="source")
+    source = simulated_scanners.parse(domain)[0](truth)
+    return truth, replace(
+        truth.original, array=(source.image * 700).astype(np.float32), name="source"
+    )
 
 
 def run(source, model, mask=None, **settings):
@@ -67,10 +74,17 @@ def test_a_smooth_field_is_taken_out_and_everything_is_told(model):
     result = run(source, model, baselines=True)
     assert result.facts["verdict"] in ("accepted", "flagged"), result.facts["reasons"]
     image = result.volumes["harmonized"]
-    before = mr.rescaled(source.array, truth.mask)
-    after = mr.rescaled(image.array, truth.mask)
-    assert similarity.psnr(after, truth.image, truth.mask) > similarity.psnr(before, truth.image, truth.mask) + 3
-    assert set(result.volumes) == {"harmonized", "change", "multiplicative field", "additive field"} == set(result.roles)
+    before = harmonize_scan.rescaled(source.array, truth.mask)
+    after = harmonize_scan.rescaled(image.array, truth.mask)
+    assert (
+        similarity.psnr(after, truth.image, truth.mask)
+        > similarity.psnr(before, truth.image, truth.mask) + 3
+    )
+    assert (
+        set(result.volumes)
+        == {"harmonized", "change", "multiplicative field", "additive field"}
+        == set(result.roles)
+    )
     columns = result.tables["summary"].columns
     summary = dict(zip(columns["image"], columns["Wasserstein distance to the target"]))
     assert summary["harmonized"] < summary["source"]
@@ -83,11 +97,15 @@ def test_a_smooth_field_is_taken_out_and_everything_is_told(model):
 def test_change_is_the_difference_and_the_change_can_be_taken_back(model):
     truth, source = shown("gamma 0.75 + field 0.25 seed 3")
     result = run(source, model)
-    np.testing.assert_allclose(result.volumes["harmonized"].array - source.array, result.volumes["change"].array, atol=0.05)
-    tone = method.ToneField.from_dict(result.facts["tone_field"])
+    np.testing.assert_allclose(
+        result.volumes["harmonized"].array - source.array, result.volumes["change"].array, atol=0.05
+    )
+    tone = harmonize_run.ToneField.from_dict(result.facts["tone_field"])
     scale = result.facts["scale"]
     shines = source.array > 0
-    back = tone.inverse(result.volumes["harmonized"].array / scale, source.ijk_to_ras, shines) * scale
+    back = (
+        tone.inverse(result.volumes["harmonized"].array / scale, source.ijk_to_ras, shines) * scale
+    )
     # Cutting negative values to 0 cannot be taken back; nothing else is lost.
     kept = shines & (result.volumes["harmonized"].array > 0)
     assert kept.mean() > 0.95 * shines.mean()
@@ -98,11 +116,16 @@ def test_change_is_the_difference_and_the_change_can_be_taken_back(model):
 def test_the_volumes_and_the_table_undo_the_change_as_the_tutorial_says(model, output_range):
     _, source = shown("gamma 0.75 + field 0.25 seed 3")
     result = run(source, model, output_range=output_range)
-    y, m, a = (result.volumes[key].array for key in ("harmonized", "multiplicative field", "additive field"))
+    y, m, a = (
+        result.volumes[key].array
+        for key in ("harmonized", "multiplicative field", "additive field")
+    )
     table, facts = result.tables["curve"].columns, result.facts
     scaled = y / facts["result_scale"]
     kept = (source.array > 0) & (y > 0) & (scaled < table["output (scaled)"][-1])
-    x = (facts["scale"] * np.interp(scaled, table["output (scaled)"], table["input (scaled)"]) - a) / m
+    x = (
+        facts["scale"] * np.interp(scaled, table["output (scaled)"], table["input (scaled)"]) - a
+    ) / m
     assert kept.mean() > 0.9 * (source.array > 0).mean()
     np.testing.assert_allclose(x[kept], source.array[kept], rtol=2e-3, atol=0.5)
 
@@ -115,7 +138,12 @@ def test_native_range_and_type_are_kept(model, dtype):
     image = run(source, model).volumes["harmonized"]
     assert image.array.dtype == dtype and np.array_equal(image.ijk_to_ras, source.ijk_to_ras)
     assert np.array_equal(image.array[source.array <= 0], source.array[source.array <= 0])
-    assert 0.5 < np.percentile(image.array[source.array > 0], 99.5) / np.percentile(source.array[source.array > 0], 99.5) < 2
+    assert (
+        0.5
+        < np.percentile(image.array[source.array > 0], 99.5)
+        / np.percentile(source.array[source.array > 0], 99.5)
+        < 2
+    )
 
 
 def test_the_target_s_range_is_that_of_its_people(model):
@@ -129,8 +157,14 @@ def test_the_target_s_range_is_that_of_its_people(model):
 def test_a_model_without_the_target_s_intensities_is_refused_before_any_work(model, monkeypatch):
     _, source = shown("none")
     known = type(model.network).statistic
-    monkeypatch.setattr(type(model.network), "statistic", lambda self, name: None if name == "scale" else known(self, name))
-    monkeypatch.setattr(method.mr, "prepare", lambda *given: pytest.fail("the volume was looked at"))
+    monkeypatch.setattr(
+        type(model.network),
+        "statistic",
+        lambda self, name: None if name == "scale" else known(self, name),
+    )
+    monkeypatch.setattr(
+        harmonize_run.mr, "prepare", lambda *given: pytest.fail("the volume was looked at")
+    )
     with pytest.raises(models.ModelError, match="train flow"):
         run(source, model, output_range="target")
 
@@ -139,11 +173,18 @@ def test_neighbours_farther_apart_than_the_margin_keep_their_order(model):
     _, source = shown(FIELD)
     result = run(source, model)
     scale, margin = result.facts["scale"], result.facts["order_margin"]
-    assert 0 < margin < 0.2 and "order_margin" not in run(source, model, strength=0.5, iterations=1).facts
+    assert (
+        0 < margin < 0.2
+        and "order_margin" not in run(source, model, strength=0.5, iterations=1).facts
+    )
     seen, given = source.array / scale, result.volumes["harmonized"].array
     for axis in range(3):
         ends = [np.take(seen, range(n, seen.shape[axis] - 1 + n), axis) for n in (0, 1)]
-        clear = (np.diff(seen, axis=axis) > margin) & (np.minimum(*ends) > 0) & (np.maximum(*ends) < mr.BRIGHTEST)
+        clear = (
+            (np.diff(seen, axis=axis) > margin)
+            & (np.minimum(*ends) > 0)
+            & (np.maximum(*ends) < harmonize_scan.BRIGHTEST)
+        )
         assert clear.sum() > 100 and (np.diff(given, axis=axis)[clear] >= 0).all()
 
 
@@ -151,12 +192,22 @@ def test_what_was_found_is_told_and_a_poor_alignment_is_flagged(model, monkeypat
     _, source = shown(FIELD)
     told = run(source, model)
     found = told.facts["estimate"]
-    assert "field" in found["explanation"] and found["evidence"]["tone curve"] == 0 and found["unchanged"] == 0
+    assert (
+        "field" in found["explanation"]
+        and found["evidence"]["tone curve"] == 0
+        and found["unchanged"] == 0
+    )
     assert found["alignment"] > method.LEAST_ALIGNMENT and told.facts["mask"] == "voxels above 0"
-    verdict = dict(zip(told.tables["verdict"].columns["check"], told.tables["verdict"].columns["passed"]))
+    verdict = dict(
+        zip(told.tables["verdict"].columns["check"], told.tables["verdict"].columns["passed"])
+    )
     assert verdict["alignment to the target"] == "yes"
-    known = method.corrector.explain
-    monkeypatch.setattr(method.corrector, "explain", lambda *given, **more: replace(known(*given, **more), alignment=0.8))
+    known = harmonize_run.corrector.explain
+    monkeypatch.setattr(
+        harmonize_run.corrector,
+        "explain",
+        lambda *given, **more: replace(known(*given, **more), alignment=0.8),
+    )
     poor = run(source, model)
     assert poor.facts["verdict"] == "flagged" and "harmonized" in poor.volumes
     assert any("could not be aligned" in reason for reason in poor.facts["reasons"])
@@ -179,7 +230,10 @@ def test_values_beyond_the_scaled_range_are_not_cut(model):
     bright = source.array.copy()
     bright[centre] = 2 * bright.max()
     image = run(replace(source, array=bright), model).volumes["harmonized"].array
-    assert image[centre] > 1.3 * np.delete(image.ravel(), np.ravel_multi_index(centre, image.shape)).max()
+    assert (
+        image[centre]
+        > 1.3 * np.delete(image.ravel(), np.ravel_multi_index(centre, image.shape)).max()
+    )
 
 
 @pytest.mark.parametrize("mode", ["seed", "no-flow"])
@@ -190,12 +244,17 @@ def test_free_form_modes_stay_close_to_the_source_and_tell_their_course(model, m
     assert "multiplicative field" not in result.volumes and "similarity" in result.curves
     assert [len(x) for x, _ in result.curves["similarity"].lines.values()] == [3, 3, 3]
     inside = source.array > 0
-    assert np.corrcoef(image[inside], source.array[inside])[0, 1] > 0.9 and not np.allclose(image, source.array, atol=1)
+    assert np.corrcoef(image[inside], source.array[inside])[0, 1] > 0.9 and not np.allclose(
+        image, source.array, atol=1
+    )
 
 
 def test_strength_blends_and_is_off_by_default(model):
     _, source = shown(FIELD)
-    images = {s: run(source, model, strength=s, iterations=1).volumes["harmonized"].array for s in (0, 0.5, 1)}
+    images = {
+        s: run(source, model, strength=s, iterations=1).volumes["harmonized"].array
+        for s in (0, 0.5, 1)
+    }
     assert np.array_equal(images[0], run(source, model).volumes["harmonized"].array)
     np.testing.assert_allclose(images[0.5], (images[0] + images[1]) / 2, rtol=1e-3, atol=1.0)
 
@@ -203,18 +262,24 @@ def test_strength_blends_and_is_off_by_default(model):
 def test_the_same_settings_give_the_same_bits_also_as_a_job(model, path):
     _, source = shown(FIELD)
     first = run(source, model)
-    request = jobs.Request("harmonize", {"source": source}, {"model": str(path)}, asdict(Settings(device="cpu")))
+    request = jobs.Request(
+        "harmonize", {"source": source}, {"model": str(path)}, asdict(Settings(device="cpu"))
+    )
     second = jobs.run_here(request)
     assert np.array_equal(first.volumes["harmonized"].array, second.volumes["harmonized"].array)
 
 
 def test_what_the_gate_refuses_is_not_given_but_flagged_if_forced(model, monkeypatch):
     words = "White matter is darker than grey: is it a T2?"
-    failed = typicality.Check("tissues of the source", 0.1, 0.5, 1.0, False, words, "refused")
-    monkeypatch.setattr(typicality, "check_source", lambda scan, statistics: [failed])
+    failed = gate.Check("tissues of the source", 0.1, 0.5, 1.0, False, words, "refused")
+    monkeypatch.setattr(gate, "check_source", lambda scan, statistics: [failed])
     _, source = shown("none")
     result = run(source, model)
-    assert result.facts["verdict"] == "refused" and "is it a T2" in result.facts["reasons"][0] and not result.volumes
+    assert (
+        result.facts["verdict"] == "refused"
+        and "is it a T2" in result.facts["reasons"][0]
+        and not result.volumes
+    )
     assert "tissues of the source" in result.tables["verdict"].columns["check"]
     forced = run(source, model, force=True)
     assert forced.facts["verdict"] == "flagged" and "harmonized" in forced.volumes
@@ -223,7 +288,9 @@ def test_what_the_gate_refuses_is_not_given_but_flagged_if_forced(model, monkeyp
 
 def test_a_given_mask_on_another_grid_is_used(model):
     truth, source = shown(FIELD)
-    coarse = volumes.Volume(np.ones((6, 6, 6), np.uint8), source.ijk_to_ras @ np.diag([8.0, 8.0, 8.0, 1.0]), "mask")
+    coarse = volumes.Volume(
+        np.ones((6, 6, 6), np.uint8), source.ijk_to_ras @ np.diag([8.0, 8.0, 8.0, 1.0]), "mask"
+    )
     result = run(source, model, coarse, force=True)
     assert result.facts["mask_voxels"] > truth.mask.sum() and result.facts["mask"] == "given: mask"
     assert "mask (given: mask)" in harmonize_report.methods(result.facts)
@@ -238,7 +305,7 @@ def test_cancelling_leaves_at_once(model):
         harmonize({"source": shown(FIELD)[1]}, {"model": model}, Settings(device="cpu"), Stop())
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def test_what_is_no_volume_to_harmonize_is_refused(model):
@@ -266,24 +333,47 @@ def test_negative_background_is_left_alone(model):
 
 def test_thick_slices_and_oblique_axes_are_taken(model):
     _, source = shown(FIELD)
-    thick = replace(source, array=source.array[::2].copy(), ijk_to_ras=source.ijk_to_ras @ np.diag([1.0, 1.0, 2.0, 1.0]))
+    thick = replace(
+        source,
+        array=source.array[::2].copy(),
+        ijk_to_ras=source.ijk_to_ras @ np.diag([1.0, 1.0, 2.0, 1.0]),
+    )
     result = run(thick, model, force=True)
     assert result.volumes["harmonized"].shape == thick.shape
     oblique = replace(source, ijk_to_ras=random_matrix(1, (2.0, 2.0, 2.0)))
     assert run(oblique, model, force=True).volumes["harmonized"].shape == source.shape
 
 
-@pytest.mark.parametrize("name, value", [
-    ("alpha", "x"), ("alpha", float("nan")), ("beta_edges", float("inf")), ("strength", True), ("iterations", 2.5),
-    ("iterations", "3"), ("iterations", True), ("baselines", "no"), ("force", 1), ("orientations", "axial"),
-    ("orientations", [1]), ("orientations", ["oblique"]), ("mode", None), ("mode", ["seed"]), ("device", 0), ("seed", 0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("alpha", "x"),
+        ("alpha", float("nan")),
+        ("beta_edges", float("inf")),
+        ("strength", True),
+        ("iterations", 2.5),
+        ("iterations", "3"),
+        ("iterations", True),
+        ("baselines", "no"),
+        ("force", 1),
+        ("orientations", "axial"),
+        ("orientations", [1]),
+        ("orientations", ["oblique"]),
+        ("mode", None),
+        ("mode", ["seed"]),
+        ("device", 0),
+        ("seed", 0),
+    ],
+)
 def test_settings_of_the_wrong_type_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         Settings.from_json({name: value})
 
 
 def test_settings_that_fit_are_taken_as_json_writes_them():
-    assert Settings.from_json({"alpha": 0, "orientations": ["axial"]}) == Settings(alpha=0.0, orientations=("axial",))
+    assert Settings.from_json({"alpha": 0, "orientations": ["axial"]}) == Settings(
+        alpha=0.0, orientations=("axial",)
+    )
     with pytest.raises(ValueError, match="JSON object"):
         Settings.from_json([1])
 

@@ -8,66 +8,88 @@ import pytest
 import toy_brains
 from scipy import ndimage
 
-from NetInversionLib import cli, gate_evaluation, harmonize_evaluation, intensity_matching, mr, simulated_domains, volumes
-from NetInversionLib.volumes import Volume
+from NetInversionLib import cli
+from NetInversionLib.core import files, results
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.evaluation import gate, harmonize, visits
+from NetInversionLib.harmonize import matching, simulated_scanners
+from NetInversionLib.harmonize import scan as harmonize_scan
 
 FAST = "source,histogram*,Ny*,z-score"
 
 
 def brain(seed, shape=(22, 26, 24), spacing=4.0, curve=lambda x: x, noise=0.02, grain=2):
-    """Three tissues in a ball, another anatomy for each seed, in the intensities of an arbitrary scale."""
+    """Three tissues in a ball, another anatomy for each seed, in the intensities of an arbitrary
+    scale.
+    """
     rng = np.random.default_rng(seed)
     grids = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
     mask = sum(g**2 for g in grids) < 1
     pattern = ndimage.gaussian_filter(rng.normal(size=shape), grain)
     tissue = np.digitize(pattern, np.quantile(pattern[mask], (0.15, 0.6)))
-    image = curve(np.clip(np.array([0.25, 0.55, 0.85])[tissue] + rng.normal(0, noise, shape), 0.05, 1)) * mask
-    volume = Volume((image * 900).astype(np.float32), np.diag([spacing] * 3 + [1.0]), f"brain {seed}")
+    image = (
+        curve(np.clip(np.array([0.25, 0.55, 0.85])[tissue] + rng.normal(0, noise, shape), 0.05, 1))
+        * mask
+    )
+    volume = Volume(
+        (image * 900).astype(np.float32), np.diag([spacing] * 3 + [1.0]), f"brain {seed}"
+    )
     return volume, np.where(mask, tissue + 1, 0).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Folders "target" (6 people), "source" (4, brighter by a curve) and "labels" of the source's tissues."""
+    """Folders "target" (6 people), "source" (4, brighter by a curve) and "labels" of the source's
+    tissues.
+    """
     root = tmp_path_factory.mktemp("cohort")
     for name in ("target", "source", "labels"):
         (root / name).mkdir()
     for n in range(6):
-        volumes.save(brain(n)[0], root / "target" / f"sub-{n}.nii.gz")
+        files.save(brain(n)[0], root / "target" / f"sub-{n}.nii.gz")
     for n in range(4):
         volume, labels = brain(100 + n, curve=np.sqrt)
-        volumes.save(volume, root / "source" / f"other-{n}.nii.gz")
-        volumes.save(volume.with_array(labels), root / "labels" / f"other-{n}.nii.gz")
+        files.save(volume, root / "source" / f"other-{n}.nii.gz")
+        files.save(volume.with_array(labels), root / "labels" / f"other-{n}.nii.gz")
     return root
 
 
 def fast_methods(target):
-    return harmonize_evaluation.methods_of(target, wanted=FAST)
+    return harmonize.methods_of(target, wanted=FAST)
 
 
 def test_people_by_patterns(cohort):
-    names = [volumes.scan_name(p) for p in harmonize_evaluation.find_people(cohort / "target", "sub-[0-2], sub-5")]
+    names = [
+        files.scan_name(p) for p in harmonize.find_people(cohort / "target", "sub-[0-2], sub-5")
+    ]
     assert names == ["sub-0", "sub-1", "sub-2", "sub-5"]
     with pytest.raises(ValueError, match="holds sub-0, sub-1"):
-        harmonize_evaluation.find_people(cohort / "target", "sub-9")
+        harmonize.find_people(cohort / "target", "sub-9")
     with pytest.raises(ValueError, match="no folder"):
-        harmonize_evaluation.find_people(cohort / "absent")
+        harmonize.find_people(cohort / "absent")
 
 
 def test_methods_by_name():
     target = np.linspace(0, 1, 513)
     assert list(fast_methods(target)) == ["source", "histogram matching", "Nyúl", "z-score"]
-    assert list(harmonize_evaluation.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
+    assert list(harmonize.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
 
 
 def test_a_method_that_knows_the_truth_is_perfect_and_the_source_is_not(cohort):
-    path = harmonize_evaluation.find_people(cohort / "target", "sub-0")
-    truth = harmonize_evaluation.read(path[0])
-    methods = {"source": lambda scan: scan.image, "truth": lambda scan: truth.image,
-               "off by 0.1": lambda scan: truth.image + np.float32(0.1)}
-    table = harmonize_evaluation.simulate(path, methods).columns
-    assert list(dict.fromkeys(table["domain"])) == [d.name for d in simulated_domains.parse()] + ["none"]
-    for domain, method, psnr, ssim, mae in zip(*(table[k] for k in ("domain", "method", "PSNR (dB)", "SSIM", "MAE"))):
+    path = harmonize.find_people(cohort / "target", "sub-0")
+    truth = harmonize.read(path[0])
+    methods = {
+        "source": lambda scan: scan.image,
+        "truth": lambda scan: truth.image,
+        "off by 0.1": lambda scan: truth.image + np.float32(0.1),
+    }
+    table = harmonize.simulate(path, methods).columns
+    assert list(dict.fromkeys(table["domain"])) == [d.name for d in simulated_scanners.parse()] + [
+        "none"
+    ]
+    for domain, method, psnr, ssim, mae in zip(
+        *(table[k] for k in ("domain", "method", "PSNR (dB)", "SSIM", "MAE"))
+    ):
         if method == "truth" or (method, domain) == ("source", "none"):
             assert (psnr, mae) == (np.inf, 0) and ssim == pytest.approx(1)
         elif method == "source":
@@ -77,69 +99,116 @@ def test_a_method_that_knows_the_truth_is_perfect_and_the_source_is_not(cohort):
 
 
 def test_family_means_are_means_over_people(cohort):
-    people = harmonize_evaluation.find_people(cohort / "target", "sub-[0-1]")
-    domains = simulated_domains.parse("gamma 0.7, field 0.3, none")
-    table = harmonize_evaluation.simulate(people, fast_methods(np.linspace(0, 1, 513)), domains)
-    means = harmonize_evaluation.family_means(table).columns
-    assert means["domain"] == ["gamma 0.7", "field 0.3 seed 1", "none", "mean", "mean of those with a field"]
+    people = harmonize.find_people(cohort / "target", "sub-[0-1]")
+    domains = simulated_scanners.parse("gamma 0.7, field 0.3, none")
+    table = harmonize.simulate(people, fast_methods(np.linspace(0, 1, 513)), domains)
+    means = harmonize.family_means(table).columns
+    assert means["domain"] == [
+        "gamma 0.7",
+        "field 0.3 seed 1",
+        "none",
+        "mean",
+        "mean of those with a field",
+    ]
     c = table.columns
     rows = list(zip(c["PSNR (dB)"], c["domain"], c["method"]))
-    nyul = {domain: [value for value, *where in rows if where == [domain, "Nyúl"]] for domain in means["domain"]}
-    assert means["Nyúl"][:2] == pytest.approx([np.mean(nyul["gamma 0.7"]), np.mean(nyul["field 0.3 seed 1"])])
+    nyul = {
+        domain: [value for value, *where in rows if where == [domain, "Nyúl"]]
+        for domain in means["domain"]
+    }
+    assert means["Nyúl"][:2] == pytest.approx(
+        [np.mean(nyul["gamma 0.7"]), np.mean(nyul["field 0.3 seed 1"])]
+    )
     assert means["Nyúl"][3:] == pytest.approx([np.mean(means["Nyúl"][:2]), means["Nyúl"][1]])
     assert all(len(values) == 2 for values in list(nyul.values())[:3])
 
 
 def test_histogram_matching_undoes_curves_and_not_fields(cohort):
-    people = harmonize_evaluation.find_people(cohort / "target", "sub-5")
-    others = harmonize_evaluation.find_people(cohort / "target", "sub-[0-4]")
-    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, others))
-    means = harmonize_evaluation.family_means(harmonize_evaluation.simulate(people, fast_methods(target))).columns
+    people = harmonize.find_people(cohort / "target", "sub-5")
+    others = harmonize.find_people(cohort / "target", "sub-[0-4]")
+    target = matching.mean_quantiles(map(harmonize.read, others))
+    means = harmonize.family_means(harmonize.simulate(people, fast_methods(target))).columns
     undone = dict(zip(means["domain"], means["histogram matching"]))
     assert np.ptp([undone[d] for d in ("gamma 0.7", "gamma 1.5", "log 3", "exp 1.5")]) < 1
     assert min(undone["gamma 0.7"], undone["none"]) > undone["field 0.3 seed 1"] + 3
 
 
 def test_prospective_before_and_after(cohort):
-    people, targets = (harmonize_evaluation.find_people(cohort / name) for name in ("source", "target"))
-    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, targets))
-    table, means, histograms = harmonize_evaluation.prospective(people, targets, fast_methods(target), cohort / "labels")
-    row = {name: {key: column[n] for key, column in means.columns.items()} for n, name in enumerate(means.columns["method"])}
+    people, targets = (harmonize.find_people(cohort / name) for name in ("source", "target"))
+    target = matching.mean_quantiles(map(harmonize.read, targets))
+    table, means, histograms = harmonize.prospective(
+        people, targets, fast_methods(target), cohort / "labels"
+    )
+    row = {
+        name: {key: column[n] for key, column in means.columns.items()}
+        for n, name in enumerate(means.columns["method"])
+    }
     assert list(row) == ["target", "source", "histogram matching", "Nyúl", "z-score"]
     matched, source, own = row["histogram matching"], row["source"], row["target"]
     assert matched["Wasserstein"] < own["Wasserstein"] < source["Wasserstein"]
     assert source["site probe (histogram)"] == 1 and matched["site probe (histogram)"] < 0.9
-    assert abs(matched["white/grey contrast"] / own["white/grey contrast"] - 1) < 0.1 < abs(
-        source["white/grey contrast"] / own["white/grey contrast"] - 1)
-    assert source["grey overlap"] > 0.95 and source["edge agreement"] == pytest.approx(1) and source["slice score"] == 0
-    expected = [0.5 * (np.sqrt(b) - np.sqrt(a)) / (0.5 * (np.sqrt(b) + np.sqrt(a))) for a, b in ((0.55, 0.85), (0.25, 0.55))]
-    assert (source["white/grey in labels"], source["grey/CSF in labels"]) == pytest.approx(expected, rel=0.03)
+    assert (
+        abs(matched["white/grey contrast"] / own["white/grey contrast"] - 1)
+        < 0.1
+        < abs(source["white/grey contrast"] / own["white/grey contrast"] - 1)
+    )
+    assert (
+        source["grey overlap"] > 0.95
+        and source["edge agreement"] == pytest.approx(1)
+        and source["slice score"] == 0
+    )
+    expected = [
+        0.5 * (np.sqrt(b) - np.sqrt(a)) / (0.5 * (np.sqrt(b) + np.sqrt(a)))
+        for a, b in ((0.55, 0.85), (0.25, 0.55))
+    ]
+    assert (source["white/grey in labels"], source["grey/CSF in labels"]) == pytest.approx(
+        expected, rel=0.03
+    )
     assert np.isnan(own["white/grey in labels"]) and len(table.columns["person"]) == 6 + 4 * 4
     for shares in histograms.values():
         assert shares.sum() == pytest.approx(1)
 
 
 def test_sessions_of_a_person_stay_together(tmp_path):
-    """Two scans each of ten people of one scanner: a probe that knows a person's other scan would tell the 'sites'."""
+    """Two scans each of ten people of one scanner: a probe that knows a person's other scan would
+    tell the 'sites'.
+    """
     for n in range(10):
         volume, _ = brain(n)
         for session in range(2):
-            noise = np.random.default_rng([n, session]).normal(0, 4, volume.shape).astype(np.float32)
-            seen = volume.with_array(np.where(volume.array > 0, np.maximum(volume.array + noise, 1), 0))
-            volumes.save(seen, tmp_path / f"sub-{n}_ses-{session}_T1w.nii.gz")
-    paths = harmonize_evaluation.find_people(tmp_path)
+            noise = (
+                np.random.default_rng([n, session]).normal(0, 4, volume.shape).astype(np.float32)
+            )
+            seen = volume.with_array(
+                np.where(volume.array > 0, np.maximum(volume.array + noise, 1), 0)
+            )
+            files.save(seen, tmp_path / f"sub-{n}_ses-{session}_T1w.nii.gz")
+    paths = harmonize.find_people(tmp_path)
     methods = {"source": lambda scan: scan.image}
-    table, means, _ = harmonize_evaluation.prospective(paths[:10], paths[10:], methods)
-    assert means.columns["site probe (histogram)"][1] <= 0.6 and means.columns["site probe (all)"][1] <= 0.6
-    assert set(table.columns["person"]) == {f"sub-{n}" for n in range(10)} and len(set(table.columns["scan"])) == 20
+    table, means, _ = harmonize.prospective(paths[:10], paths[10:], methods)
+    assert (
+        means.columns["site probe (histogram)"][1] <= 0.6
+        and means.columns["site probe (all)"][1] <= 0.6
+    )
+    assert (
+        set(table.columns["person"]) == {f"sub-{n}" for n in range(10)}
+        and len(set(table.columns["scan"])) == 20
+    )
     own = dict(zip(table.columns["scan"], table.columns["Wasserstein"]))
-    q = np.array([intensity_matching.quantiles(harmonize_evaluation.read(p)) for p in paths[10:]])
-    assert own["sub-5_ses-1_T1w"] == pytest.approx(np.abs(q[1] - q[2:].mean(axis=0)).mean(), rel=0.02)
+    q = np.array([matching.quantiles(harmonize.read(p)) for p in paths[10:]])
+    assert own["sub-5_ses-1_T1w"] == pytest.approx(
+        np.abs(q[1] - q[2:].mean(axis=0)).mean(), rel=0.02
+    )
 
 
 def test_a_person_s_other_session_is_no_target_and_counts_no_person(tmp_path, capsys):
-    for name, seed in (("sub-1_ses-1", 1), ("sub-1_ses-2", 1), ("sub-2_ses-1", 2), ("sub-3_ses-1", 3)):
-        volumes.save(brain(seed)[0], tmp_path / f"{name}.nii.gz")
+    for name, seed in (
+        ("sub-1_ses-1", 1),
+        ("sub-1_ses-2", 1),
+        ("sub-2_ses-1", 2),
+        ("sub-3_ses-1", 3),
+    ):
+        files.save(brain(seed)[0], tmp_path / f"{name}.nii.gz")
     line = ["evaluate", "harmonize", str(tmp_path), "--simulate", "gamma 0.7", "--methods", "hist*"]
     assert cli.main([*line, "--people", "sub-1_ses-1,sub-2*"]) == 0
     printed = capsys.readouterr()
@@ -149,47 +218,63 @@ def test_a_person_s_other_session_is_no_target_and_counts_no_person(tmp_path, ca
 
 
 def test_a_mean_over_people_counts_each_once():
-    rows = [("a", "a_1", "none", "source", 1.0), ("a", "a_2", "none", "source", 3.0), ("b", "b_1", "none", "source", 8.0)]
-    table = harmonize_evaluation._table("", ["person", "scan", "domain", "method", "MAE"], rows)
-    assert harmonize_evaluation.family_means(table, "MAE").columns["source"] == [5.0]
+    rows = [
+        ("a", "a_1", "none", "source", 1.0),
+        ("a", "a_2", "none", "source", 3.0),
+        ("b", "b_1", "none", "source", 8.0),
+    ]
+    table = results.table_of_rows("", ["person", "scan", "domain", "method", "MAE"], rows)
+    assert harmonize.family_means(table, "MAE").columns["source"] == [5.0]
 
 
 def test_labels_of_tissues_or_of_regions():
     volume, tissue = brain(3)
-    scan = mr.prepare(volume)
+    scan = harmonize_scan.prepare(volume)
     regions = np.array([0, 51, 100, 81], np.uint8)[tissue]
-    few, many = (harmonize_evaluation.label_overlap(scan, volume.with_array(labels)) for labels in (tissue, regions))
+    few, many = (
+        harmonize.label_overlap(scan, volume.with_array(labels)) for labels in (tissue, regions)
+    )
     assert few == many and min(few) > 0.95
 
 
 def moved(volume, degrees, shift_mm):
     """The same head lying otherwise in the scanner: voxels stay, their place changes."""
     a = np.deg2rad(degrees)
-    turn = np.array([[np.cos(a), -np.sin(a), 0, shift_mm[0]], [np.sin(a), np.cos(a), 0, shift_mm[1]], [0, 0, 1, shift_mm[2]],
-                     [0, 0, 0, 1]])
+    turn = np.array(
+        [
+            [np.cos(a), -np.sin(a), 0, shift_mm[0]],
+            [np.sin(a), np.cos(a), 0, shift_mm[1]],
+            [0, 0, 1, shift_mm[2]],
+            [0, 0, 0, 1],
+        ]
+    )
     return replace(volume, ijk_to_ras=turn @ volume.ijk_to_ras)
 
 
 def test_align_finds_a_known_movement():
     volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
     other = moved(volume, 6, (5, -4, 3))
-    found = harmonize_evaluation.align(volume, other)
-    back = harmonize_evaluation.move(other, found, volume, "linear", 0)
+    found = visits.align(volume, other)
+    back = visits.move(other, found, volume, "linear", 0)
     inside = ndimage.binary_erosion(volume.array > 0, iterations=2)
     assert np.abs(back.array - volume.array)[inside].mean() < 0.1 * volume.array[inside].std()
 
 
 def test_visits_are_as_far_apart_as_their_curve_makes_them():
-    """The same head, moved and seen through a curve: what is left after histogram matching is interpolation."""
+    """The same head, moved and seen through a curve: what is left after histogram matching is
+    interpolation.
+    """
     volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
     second = moved(brain(1, shape=(30, 34, 32), spacing=3.0, curve=np.sqrt)[0], 4, (3, 2, -2))
-    target = intensity_matching.quantiles(mr.prepare(brain(2)[0]))
-    table = harmonize_evaluation.repeatability(volume, second, fast_methods(target)).columns
+    target = matching.quantiles(harmonize_scan.prepare(brain(2)[0]))
+    table = visits.repeatability(volume, second, fast_methods(target)).columns
     difference = dict(zip(table["method"], table["mean absolute difference"]))
     assert difference["histogram matching"] < 0.5 * difference["source"]
     robust = dict(zip(table["method"], table["in interquartile ranges"]))
-    assert robust["histogram matching"] < robust["source"] == pytest.approx(robust["z-score"], rel=0.1)
-    again = harmonize_evaluation.repeatability(volume, second, fast_methods(target)).columns
+    assert (
+        robust["histogram matching"] < robust["source"] == pytest.approx(robust["z-score"], rel=0.1)
+    )
+    again = visits.repeatability(volume, second, fast_methods(target)).columns
     assert again == table
 
 
@@ -200,12 +285,14 @@ def test_a_mask_beside_an_image_is_its_mask_and_no_person(tmp_path):
     mask[12:-12, 14:-14, 12:-12] = 1
     for folder in ("masked", "alone"):
         (tmp_path / folder).mkdir()
-        volumes.save(image, tmp_path / folder / "sub-0.nii.gz")
-    volumes.save(image.with_array(mask), tmp_path / "masked" / "sub-0_mask.nrrd")
-    people = harmonize_evaluation.find_people(tmp_path / "masked")
+        files.save(image, tmp_path / folder / "sub-0.nii.gz")
+    files.save(image.with_array(mask), tmp_path / "masked" / "sub-0_mask.nrrd")
+    people = harmonize.find_people(tmp_path / "masked")
     assert people == [tmp_path / "masked" / "sub-0.nii.gz"]
-    assert 0 < harmonize_evaluation.read(people[0]).mask.sum() <= mask.sum() < (image.array > 0).sum()
-    masked, alone = (gate_evaluation.read_all([tmp_path / folder], log=pytest.fail) for folder in ("masked", "alone"))
+    assert 0 < harmonize.read(people[0]).mask.sum() <= mask.sum() < (image.array > 0).sum()
+    masked, alone = (
+        gate.read_all([tmp_path / folder], log=pytest.fail) for folder in ("masked", "alone")
+    )
     assert list(masked) == ["masked/sub-0.nii.gz"] and list(alone) == ["alone/sub-0.nii.gz"]
     assert masked.popitem()[1].mask.sum() < alone.popitem()[1].mask.sum()
 
@@ -214,16 +301,33 @@ def test_template_mask_finds_a_brain_inside_a_head():
     """A template's brain, smaller, turned, and with a skull around it that the template lacks."""
     template, _ = brain(4, shape=(40, 46, 42), spacing=4.0, grain=5)
     inside = template.array > 0
-    shell = ndimage.binary_dilation(inside, iterations=4) & ~ndimage.binary_dilation(inside, iterations=2)
-    head = moved(template.with_array(template.array + 700 * shell.astype(np.float32)), 5, (6, -5, 8))
+    shell = ndimage.binary_dilation(inside, iterations=4) & ~ndimage.binary_dilation(
+        inside, iterations=2
+    )
+    head = moved(
+        template.with_array(template.array + 700 * shell.astype(np.float32)), 5, (6, -5, 8)
+    )
     head = replace(head, ijk_to_ras=np.diag([0.93, 0.93, 0.93, 1]) @ head.ijk_to_ras)
-    mask = harmonize_evaluation.template_mask(head, template, template.with_array(inside.astype(np.uint8))).array > 0
+    mask = (
+        visits.template_mask(head, template, template.with_array(inside.astype(np.uint8))).array > 0
+    )
     assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.93
 
 
 def test_command_on_simulated_scanners(cohort, tmp_path, capsys):
-    line = ["evaluate", "harmonize", str(cohort / "target"), "--simulate", "gamma 0.7, none", "--people", "sub-[45]",
-            "--methods", FAST, "--output", str(tmp_path / "out")]
+    line = [
+        "evaluate",
+        "harmonize",
+        str(cohort / "target"),
+        "--simulate",
+        "gamma 0.7, none",
+        "--people",
+        "sub-[45]",
+        "--methods",
+        FAST,
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(line) == 0
     printed = capsys.readouterr()
     assert "mean over 2 people" in printed.out and "target: 4 people" in printed.err
@@ -236,29 +340,74 @@ def test_command_on_simulated_scanners(cohort, tmp_path, capsys):
 
 
 def test_command_on_two_scanners(cohort, tmp_path, capsys):
-    line = ["evaluate", "harmonize", "--prospective", str(cohort / "source"), str(cohort / "target"), "--methods", "histogram*",
-            "--labels", str(cohort / "labels"), "--output", str(tmp_path)]
+    line = [
+        "evaluate",
+        "harmonize",
+        "--prospective",
+        str(cohort / "source"),
+        str(cohort / "target"),
+        "--methods",
+        "histogram*",
+        "--labels",
+        str(cohort / "labels"),
+        "--output",
+        str(tmp_path),
+    ]
     assert cli.main(line) == 0
     assert "site probe" in capsys.readouterr().out
-    assert {p.name for p in tmp_path.iterdir()} == {"histograms.png", "prospective.csv", "prospective_people.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "histograms.png",
+        "prospective.csv",
+        "prospective_people.csv",
+    }
 
 
 def test_command_on_two_visits(cohort, tmp_path, capsys):
     one, other = brain(1)[0], moved(brain(1, curve=np.sqrt)[0], 2, (2, 1, 0))
-    for name, volume in (("first", one), ("second", other), ("mask", one.with_array((one.array > 0).astype(np.uint8)))):
-        volumes.save(volume, tmp_path / f"{name}.nii.gz")
-    line = ["evaluate", "harmonize", str(cohort / "target"), "--visits", str(tmp_path / "first.nii.gz"),
-            str(tmp_path / "second.nii.gz"), "--mask", str(tmp_path / "mask.nii.gz"), "--methods", FAST]
+    for name, volume in (
+        ("first", one),
+        ("second", other),
+        ("mask", one.with_array((one.array > 0).astype(np.uint8))),
+    ):
+        files.save(volume, tmp_path / f"{name}.nii.gz")
+    line = [
+        "evaluate",
+        "harmonize",
+        str(cohort / "target"),
+        "--visits",
+        str(tmp_path / "first.nii.gz"),
+        str(tmp_path / "second.nii.gz"),
+        "--mask",
+        str(tmp_path / "mask.nii.gz"),
+        "--methods",
+        FAST,
+    ]
     assert cli.main(line) == 0
     assert "mean absolute difference" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line, says", [
-    ([], "say what to evaluate"), (["--simulate"], "needs the folder"), (["absent", "--simulate"], "no folder absent"),
-    (["FOLDER", "--simulate", "gamma"], "no simulated domain"), (["FOLDER", "--simulate", "--people", "nobody"], "holds sub-0"),
-    (["FOLDER", "--simulate", "none", "--visits", "a", "b"], "say what to evaluate")])
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ([], "say what to evaluate"),
+        (["--simulate"], "needs the folder"),
+        (["absent", "--simulate"], "no folder absent"),
+        (["FOLDER", "--simulate", "gamma"], "no simulated domain"),
+        (["FOLDER", "--simulate", "--people", "nobody"], "holds sub-0"),
+        (["FOLDER", "--simulate", "none", "--visits", "a", "b"], "say what to evaluate"),
+    ],
+)
 def test_wrong_command_lines_say_what_to_do(line, says, cohort, capsys):
-    assert cli.main(["evaluate", "harmonize", *(str(cohort / "target") if word == "FOLDER" else word for word in line)]) == 1
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "harmonize",
+                *(str(cohort / "target") if word == "FOLDER" else word for word in line),
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error
 
@@ -266,11 +415,13 @@ def test_wrong_command_lines_say_what_to_do(line, says, cohort, capsys):
 def test_real_scanners(data):
     """The second scanner's two batches as they come: apart before, together after matching."""
     folder = data / "brain_t1" / "site_b"
-    targets = harmonize_evaluation.find_people(folder, "ixi07*,ixi136*,ixi15*")
-    people = harmonize_evaluation.find_people(folder, "ixi012*,ixi014*")
-    target = intensity_matching.mean_quantiles(map(harmonize_evaluation.read, targets))
-    methods = harmonize_evaluation.methods_of(target, wanted="histogram*")
-    _, means, _ = harmonize_evaluation.prospective(people, targets, methods, data / "brain_t1" / "site_b_labels")
+    targets = harmonize.find_people(folder, "ixi07*,ixi136*,ixi15*")
+    people = harmonize.find_people(folder, "ixi012*,ixi014*")
+    target = matching.mean_quantiles(map(harmonize.read, targets))
+    methods = harmonize.methods_of(target, wanted="histogram*")
+    _, means, _ = harmonize.prospective(
+        people, targets, methods, data / "brain_t1" / "site_b_labels"
+    )
     c = means.columns
     assert c["Wasserstein"][2] < 0.2 * c["Wasserstein"][1] and min(c["white overlap"][1:]) > 0.6
     assert min(c["edge agreement"][1:]) > 0.95

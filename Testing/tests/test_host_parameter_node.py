@@ -1,4 +1,6 @@
-"""The host's parameterNodeWrapper stores what Slicer's stores. With SLICER_BASE_PYTHON these run on Slicer's own."""
+"""The host's parameterNodeWrapper stores what Slicer's stores. With SLICER_BASE_PYTHON these run on
+Slicer's own.
+"""
 
 # ruff: noqa: E402 (the host must run before anything of Slicer's can be imported)
 
@@ -19,10 +21,20 @@ import ctk
 import qt
 import slicer
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTableNode
-from slicer.parameterNodeWrapper import Choice, Decimals, Default, Maximum, Minimum, WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import (
+    Choice,
+    Decimals,
+    Default,
+    Maximum,
+    Minimum,
+    WithinRange,
+    parameterNodeWrapper,
+)
 
 SLICERS_OWN = "SLICER_BASE_PYTHON" in os.environ
-quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 class Start(enum.Enum):
@@ -63,28 +75,48 @@ def stored(node):
 def test_defaults_are_written_as_slicer_writes_them(node):
     Parameters(node)
     assert stored(node) == {
-        "volume": "", "result.1": "True", "either.2": "True", "steps": "100", "weight": "1.0", "bounds": "True",
-        "note": "", "start": "PATIENT", "limit.1": "True", "device": "auto", "model": ".", "folder": ".", "tolerance": "0.5",
-        "share": "0.25"}
+        "volume": "",
+        "result.1": "True",
+        "either.2": "True",
+        "steps": "100",
+        "weight": "1.0",
+        "bounds": "True",
+        "note": "",
+        "start": "PATIENT",
+        "limit.1": "True",
+        "device": "auto",
+        "model": ".",
+        "folder": ".",
+        "tolerance": "0.5",
+        "share": "0.25",
+    }
 
 
 @quick
-@given(steps=st.integers(1, 500), weight=st.floats(0, 10), bounds=st.booleans(), start=st.sampled_from(Start),
-       note=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
-       limit=st.none() | st.integers(-9, 9))
+@given(
+    steps=st.integers(1, 500),
+    weight=st.floats(0, 10),
+    bounds=st.booleans(),
+    start=st.sampled_from(Start),
+    note=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    limit=st.none() | st.integers(-9, 9),
+)
 def test_values_come_back_exactly(node, **values):
     parameters = Parameters(node)
     for name, value in values.items():
         setattr(parameters, name, value)
     again = Parameters(node)
     assert {name: getattr(again, name) for name in values} == values
-    assert type(again.steps) is int and math.copysign(1, again.weight) == math.copysign(1, values["weight"])
+    assert type(again.steps) is int and math.copysign(1, again.weight) == math.copysign(
+        1, values["weight"]
+    )
 
 
 def test_nodes_are_references_that_survive_the_scene_file(scene, node, tmp_path):
     parameters = Parameters(node)
-    parameters.volume = parameters.result = parameters.either = volume = slicer.mrmlScene.AddNewNodeByClass(
-        "vtkMRMLScalarVolumeNode", "patient")
+    parameters.volume = parameters.result = parameters.either = volume = (
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "patient")
+    )
     parameters.start, parameters.limit = Start.NOISE, 7
     assert node.GetNodeReference("volume") is node.GetNodeReference("result.0") is volume
     parameters.either = table = scene.AddNewNodeByClass("vtkMRMLTableNode", "table")
@@ -96,17 +128,32 @@ def test_nodes_are_references_that_survive_the_scene_file(scene, node, tmp_path)
     slicer.util.loadScene(str(tmp_path / "scene.mrml"))
     loaded = scene.GetFirstNodeByName("Parameters")
     again = Parameters(loaded)
-    assert stored(loaded) == before and again.volume.GetName() == "patient" and again.either.GetName() == "table"
+    assert (
+        stored(loaded) == before
+        and again.volume.GetName() == "patient"
+        and again.either.GetName() == "table"
+    )
     assert again.start is Start.NOISE and again.limit == 7
     scene.RemoveNode(again.volume)
     assert again.volume is None
 
 
-@pytest.mark.parametrize(("name", "wrong", "error"), [
-    ("steps", 0, ValueError), ("steps", 501, ValueError), ("weight", -0.1, ValueError), ("weight", 10.5, ValueError),
-    ("steps", 1.5, TypeError), ("steps", None, (TypeError, ValueError)), ("note", 3, TypeError),
-    ("start", "NOISE", TypeError),
-    ("device", "mps", ValueError), ("bounds", "True", TypeError), ("volume", "patient", TypeError)])
+@pytest.mark.parametrize(
+    ("name", "wrong", "error"),
+    [
+        ("steps", 0, ValueError),
+        ("steps", 501, ValueError),
+        ("weight", -0.1, ValueError),
+        ("weight", 10.5, ValueError),
+        ("steps", 1.5, TypeError),
+        ("steps", None, (TypeError, ValueError)),
+        ("note", 3, TypeError),
+        ("start", "NOISE", TypeError),
+        ("device", "mps", ValueError),
+        ("bounds", "True", TypeError),
+        ("volume", "patient", TypeError),
+    ],
+)
 def test_a_wrong_value_raises_and_changes_nothing(node, name, wrong, error):
     parameters = Parameters(node)
     before = stored(node)
@@ -120,7 +167,9 @@ def test_a_node_of_another_class_is_refused(node, scene):
         Parameters(node).volume = scene.AddNewNodeByClass("vtkMRMLTableNode", "table")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the end of Slicer's half-made wrapper
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the end of Slicer's half-made wrapper
 def test_an_unknown_enum_name_in_an_old_scene_is_an_error(node):
     node.SetParameter("start", "ZEROS")
     with pytest.raises(ValueError, match="ZEROS"):
@@ -130,7 +179,11 @@ def test_an_unknown_enum_name_in_an_old_scene_is_an_error(node):
 @pytest.mark.parametrize("hint", [list[int], dict, complex, tuple[int, int]])
 def test_an_unknown_type_is_refused(hint):
     known = SLICERS_OWN and hint is not complex  # Slicer has more types than the host
-    with nullcontext() if known else pytest.raises(Exception, match="no type|Unable to create serializer"):
+    with (
+        nullcontext()
+        if known
+        else pytest.raises(Exception, match="no type|Unable to create serializer")
+    ):
         parameterNodeWrapper(type("Lists", (), {"__annotations__": {"values": hint}}))
 
 
@@ -138,10 +191,20 @@ def test_an_unknown_type_is_refused(hint):
 def panel(scene):
     """One widget per parameter, named by the dynamic property as in a .ui file."""
     panel = qt.QWidget()
-    widgets = {"volume": slicer.qMRMLNodeComboBox, "result": slicer.qMRMLNodeComboBox, "steps": qt.QSpinBox,
-               "weight": ctk.ctkSliderWidget, "bounds": qt.QCheckBox, "note": qt.QLineEdit, "start": qt.QComboBox,
-               "device": qt.QComboBox, "model": ctk.ctkPathLineEdit, "folder": ctk.ctkDirectoryButton,
-               "tolerance": qt.QDoubleSpinBox, "share": ctk.ctkDoubleSlider}
+    widgets = {
+        "volume": slicer.qMRMLNodeComboBox,
+        "result": slicer.qMRMLNodeComboBox,
+        "steps": qt.QSpinBox,
+        "weight": ctk.ctkSliderWidget,
+        "bounds": qt.QCheckBox,
+        "note": qt.QLineEdit,
+        "start": qt.QComboBox,
+        "device": qt.QComboBox,
+        "model": ctk.ctkPathLineEdit,
+        "folder": ctk.ctkDirectoryButton,
+        "tolerance": qt.QDoubleSpinBox,
+        "share": ctk.ctkDoubleSlider,
+    }
     for name, kind in widgets.items():
         widgets[name] = kind(panel)
         widgets[name].setObjectName(name)
@@ -157,7 +220,11 @@ def test_the_gui_follows_the_node_and_the_node_the_gui(panel, node, scene):
     parameters = Parameters(node)
     parameters.volume, parameters.weight, parameters.start = a, 2.5, Start.NOISE
     tag = parameters.connectGui(panel)
-    assert panel.volume.currentNode() is a and panel.weight.value == 2.5 and panel.start.currentText == "Noise"
+    assert (
+        panel.volume.currentNode() is a
+        and panel.weight.value == 2.5
+        and panel.start.currentText == "Noise"
+    )
     assert (panel.weight.minimum, panel.weight.maximum, panel.weight.decimals) == (0, 10, 3)
     assert (panel.steps.minimum, panel.steps.maximum) == (1, 500) and panel.device.count == 3
 
@@ -166,11 +233,24 @@ def test_the_gui_follows_the_node_and_the_node_the_gui(panel, node, scene):
     panel.steps.value, panel.weight.value, panel.bounds.checked = 33, 0.125, False
     panel.device.setCurrentText("cpu")
     panel.note.text, panel.start.currentIndex, panel.tolerance.value = "seen", 0, 0.25
-    panel.model.currentPath, panel.folder.directory, panel.share.value = "/models/unet.safetensors", "/cohort", 0.125
-    assert (parameters.volume, parameters.result, parameters.steps, parameters.weight, parameters.bounds) == (
-        b, a, 33, 0.125, False)
+    panel.model.currentPath, panel.folder.directory, panel.share.value = (
+        "/models/unet.safetensors",
+        "/cohort",
+        0.125,
+    )
+    assert (
+        parameters.volume,
+        parameters.result,
+        parameters.steps,
+        parameters.weight,
+        parameters.bounds,
+    ) == (b, a, 33, 0.125, False)
     assert (parameters.note, parameters.start, parameters.device) == ("seen", Start.PATIENT, "cpu")
-    assert parameters.tolerance == 0.25 and parameters.share == 0.125 and parameters.folder == pathlib.Path("/cohort")
+    assert (
+        parameters.tolerance == 0.25
+        and parameters.share == 0.125
+        and parameters.folder == pathlib.Path("/cohort")
+    )
     assert parameters.model == pathlib.Path("/models/unet.safetensors")
 
     parameters.steps, parameters.note = 44, "written"
@@ -189,10 +269,17 @@ def test_a_removed_node_leaves_the_selector_and_the_parameter(panel, node, scene
     assert panel.volume.currentNode() is None and parameters.volume is None
 
 
-@pytest.mark.parametrize(("widget", "name", "error"), [
-    (qt.QSpinBox, "note", RuntimeError), (qt.QLineEdit, "steps", RuntimeError), (qt.QComboBox, "steps", RuntimeError),
-    (qt.QWidget, "bounds", RuntimeError), (ctk.ctkSliderWidget, "tolerance", RuntimeError),
-    (qt.QLineEdit, "missing", ValueError)])
+@pytest.mark.parametrize(
+    ("widget", "name", "error"),
+    [
+        (qt.QSpinBox, "note", RuntimeError),
+        (qt.QLineEdit, "steps", RuntimeError),
+        (qt.QComboBox, "steps", RuntimeError),
+        (qt.QWidget, "bounds", RuntimeError),
+        (ctk.ctkSliderWidget, "tolerance", RuntimeError),
+        (qt.QLineEdit, "missing", ValueError),
+    ],
+)
 def test_a_binding_that_slicer_refuses_is_refused(node, widget, name, error):
     panel = qt.QWidget()
     widget(panel).setProperty("SlicerParameterName", name)

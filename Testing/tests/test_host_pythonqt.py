@@ -1,4 +1,6 @@
-"""The host's Qt is PythonQt's: it walks the table recorded from real PythonQt and CTK, and tries the rules."""
+"""The host's Qt is PythonQt's: it walks the table recorded from real PythonQt and CTK, and tries
+the rules.
+"""
 
 import enum
 import os
@@ -13,34 +15,57 @@ from shiboken6 import Shiboken
 
 TABLE = pythonqt.FACTS
 HERE = sorted(TABLE)
-VALUE_CLASSES = {"QIcon", "QPixmap", "QFont", "QSize", "QUrl"}  # PySide6's own: only what both have is compared
-# Qt 5 has these, Qt 6 (and so the host) has not; a panel that used them would break in a Slicer built with Qt 6.
-QT5_ONLY = set("""autoCompletion autoCompletionCaseSensitivity margin setMargin tabStopWidth setTabStopWidth
+VALUE_CLASSES = {
+    "QIcon",
+    "QPixmap",
+    "QFont",
+    "QSize",
+    "QUrl",
+}  # PySide6's own: only what both have is compared
+# Qt 5 has these, Qt 6 (and so the host) has not; a panel that used them would break in a Slicer
+# built with Qt 6.
+QT5_ONLY = set(
+    """autoCompletion autoCompletionCaseSensitivity margin setMargin tabStopWidth setTabStopWidth
     getTextMargins
     viewOptions isFirstItemColumnSpanned setFirstItemColumnSpanned showExtension confirmOverwrite setConfirmOverwrite
     nameFilterDetailsVisible isNameFilterDetailsVisible setNameFilterDetailsVisible readOnly isReadOnly setReadOnly
     resolveSymlinks setResolveSymlinks associatedWidgets associatedGraphicsWidgets parentWidget iniCodec setIniCodec
-    readFrom writeTo""".split())
+    readFrom writeTo""".split()
+)
 # What the host's own ctk and qMRML widgets leave out; it raises when asked for.
 LEFT_OUT = {
-    "ctkCollapsibleButton": "buttonTextAlignment contentsFrameShadow contentsFrameShape contentsLineWidth "
-                            "contentsMidLineWidth indicatorAlignment",
-    "ctkSliderWidget": "invertedAppearance invertedControls popupSlider spinBoxAlignment synchronizeSiblings "
-                       "tickPosition",
-    "ctkRangeWidget": "autoSpinBoxWidth customSpinBoxesLimitsMax customSpinBoxesLimitsMin maximumValueIsChanging "
-                      "minimumValueIsChanging spinBoxAlignment spinBoxTextAlignment symmetricMoves",
-    "ctkDoubleSpinBox": "alignment decimalsOption frame invertedControls isSettingValue setMode sizeHintPolicy",
+    "ctkCollapsibleButton": (
+        "buttonTextAlignment contentsFrameShadow contentsFrameShape contentsLineWidth "
+        "contentsMidLineWidth indicatorAlignment"
+    ),
+    "ctkSliderWidget": (
+        "invertedAppearance invertedControls popupSlider spinBoxAlignment synchronizeSiblings "
+        "tickPosition"
+    ),
+    "ctkRangeWidget": (
+        "autoSpinBoxWidth customSpinBoxesLimitsMax customSpinBoxesLimitsMin maximumValueIsChanging "
+        "minimumValueIsChanging spinBoxAlignment spinBoxTextAlignment symmetricMoves"
+    ),
+    "ctkDoubleSpinBox": (
+        "alignment decimalsOption frame invertedControls isSettingValue setMode sizeHintPolicy"
+    ),
     "ctkDoubleSlider": "handleToolTip invertedAppearance invertedControls tickPosition",
-    "ctkDoubleRangeSlider": "maximumPosition maximumPositionChanged minimumPosition minimumPositionChanged "
-                            "orientation positionsChanged symmetricMoves tickPosition",
+    "ctkDoubleRangeSlider": (
+        "maximumPosition maximumPositionChanged minimumPosition minimumPositionChanged "
+        "orientation positionsChanged symmetricMoves tickPosition"
+    ),
     "ctkPathLineEdit": "addCurrentPathToHistory comboBox retrieveHistory sizeAdjustPolicy",
     "ctkDirectoryButton": "acceptMode elideMode options",
     "ctkComboBox": "defaultIcon elideMode returnRelease scrollWheelEffect",
     "ctkCheckBox": "indicatorIcon indicatorIconSize",
     "ctkPushButton": "buttonTextAlignment elideMode iconAlignment",
-    "ctkCheckablePushButton": "buttonTextAlignment checkBoxControlsButtonToggleState elideMode iconAlignment "
-                              "indicatorAlignment",
-    "ctkCheckableComboBox": "allPatiallyChecked checkableModelHelper returnRelease setCheckableModel",
+    "ctkCheckablePushButton": (
+        "buttonTextAlignment checkBoxControlsButtonToggleState elideMode iconAlignment "
+        "indicatorAlignment"
+    ),
+    "ctkCheckableComboBox": (
+        "allPatiallyChecked checkableModelHelper returnRelease setCheckableModel"
+    ),
     "ctkColorPickerButton": "dialogOptions",
     "ctkFittedTextBrowser": "disableMouseScroll",
     "ctkSearchBox": "clearIcon searchIcon showSearchIcon",
@@ -57,6 +82,7 @@ def running(scene):
 @pytest.fixture
 def button():
     import qt
+
     return qt.QPushButton("go")
 
 
@@ -69,8 +95,11 @@ def kind(value) -> str:
 @pytest.mark.parametrize("name", HERE)
 def test_every_recorded_name_is_of_its_kind(name):
     entry, instance = TABLE[name], find_class(name)()
-    expected = dict.fromkeys(entry["methods"], "method") | dict.fromkeys(entry["signals"], "signal") | dict.fromkeys(
-        entry["values"], "value")
+    expected = (
+        dict.fromkeys(entry["methods"], "method")
+        | dict.fromkeys(entry["signals"], "signal")
+        | dict.fromkeys(entry["values"], "value")
+    )
     missing = {n for n in expected if not hasattr(instance, n)}
     found = {n: kind(getattr(instance, n)) for n in expected.keys() - missing}
     assert found == {n: k for n, k in expected.items() if n not in missing}
@@ -84,10 +113,23 @@ def test_every_recorded_name_is_of_its_kind(name):
 def test_no_name_is_offered_that_pythonqt_has_not(name):
     entry, instance = TABLE[name], find_class(name)()
     recorded = entry["methods"] | entry["signals"] | entry["values"].keys()
-    more = {n for n in dir(instance) if not n.startswith("_") and n not in recorded and hasattr(instance, n)}
+    more = {
+        n
+        for n in dir(instance)
+        if not n.startswith("_") and n not in recorded and hasattr(instance, n)
+    }
     more = {n for n in more if not isinstance(getattr(instance, n), (type, enum.Enum, int))}
-    # name is PythonQt's own; a keyword's name is reached with an underscore; two hooks must stay callable for Qt
-    assert more <= {"name", "connectNotify", "disconnectNotify", "del_", "exec_", "print_", "raise_"}
+    # name is PythonQt's own; a keyword's name is reached with an underscore; two hooks must stay
+    # callable for Qt
+    assert more <= {
+        "name",
+        "connectNotify",
+        "disconnectNotify",
+        "del_",
+        "exec_",
+        "print_",
+        "raise_",
+    }
 
 
 def test_properties_are_values_and_calling_them_fails(button):
@@ -100,7 +142,12 @@ def test_properties_are_values_and_calling_them_fails(button):
 
 def test_assigning_sets_the_property_and_refuses_the_rest(button):
     button.text, button.enabled, button.name, button.focusPolicy = "stop", False, "stopButton", 0
-    assert (button.text, button.isEnabled(), button.objectName, button.focusPolicy) == ("stop", False, "stopButton", 0)
+    assert (button.text, button.isEnabled(), button.objectName, button.focusPolicy) == (
+        "stop",
+        False,
+        "stopButton",
+        0,
+    )
     for name in ("click", "clicked", "setText", "connect", "help", "toolTp", "sizeHint"):
         with pytest.raises(AttributeError):
             setattr(button, name, lambda: None)
@@ -123,6 +170,7 @@ def test_only_classes_derived_in_python_take_new_attributes():
 
 def test_dynamic_properties_and_children_are_attributes(button):
     import qt
+
     button.setProperty("SlicerParameterName", "threshold")
     assert button.SlicerParameterName == button.property("SlicerParameterName") == "threshold"
     child = qt.QLabel("inside", button)
@@ -133,9 +181,12 @@ def test_dynamic_properties_and_children_are_attributes(button):
         button.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("kind", ["QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout", "QStackedLayout"])
+@pytest.mark.parametrize(
+    "kind", ["QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout", "QStackedLayout"]
+)
 def test_an_empty_layout_is_false_and_so_is_one_whose_widgets_are_hidden(kind):
     import qt
+
     widget = qt.QWidget()
     layout, inside = getattr(qt, kind)(widget), qt.QLabel("inside")
     assert not layout and widget
@@ -149,6 +200,7 @@ def test_an_empty_layout_is_false_and_so_is_one_whose_widgets_are_hidden(kind):
 
 def test_an_empty_menu_is_false():
     import qt
+
     menu = qt.QMenu()
     assert not menu
     menu.addAction("Reload")
@@ -157,20 +209,31 @@ def test_an_empty_menu_is_false():
 
 def test_what_is_false_is_not_found_in_a_ui_file(tmp_path):
     import slicer
+
     file = tmp_path / "Panel.ui"
-    file.write_text("""<?xml version="1.0" encoding="UTF-8"?>
+    file.write_text(
+        """<?xml version="1.0" encoding="UTF-8"?>
         <ui version="4.0"><class>Panel</class><widget class="QWidget" name="Panel"><layout class="QVBoxLayout" name="outer">
         <item><widget class="QWidget" name="box"><layout class="QVBoxLayout" name="empty"/></widget></item>
         <item><widget class="QWidget" name="row"><layout class="QHBoxLayout" name="full">
-        <item><widget class="QLabel" name="text"/></item></layout></widget></item></layout></widget></ui>""")
+        <item><widget class="QLabel" name="text"/></item></layout></widget></item></layout></widget></ui>"""
+    )
     panel = slicer.util.loadUI(str(file))
     ui = slicer.util.childWidgetVariables(panel)
-    assert set(vars(ui)) - {"qt_spinbox_lineedit"} == {"Panel", "outer", "box", "row", "full", "text"}
+    assert set(vars(ui)) - {"qt_spinbox_lineedit"} == {
+        "Panel",
+        "outer",
+        "box",
+        "row",
+        "full",
+        "text",
+    }
     assert ui.box.layout() is not None and not ui.box.layout()
 
 
 def test_children_are_found_by_class_nearer_ones_first():
     import qt
+
     window = qt.QWidget()
     inside = qt.QWidget(window)
     made = [qt.QLabel("below", inside), qt.QLabel("unnamed", window), qt.QLabel("near", window)]
@@ -178,7 +241,9 @@ def test_children_are_found_by_class_nearer_ones_first():
     assert window.findChildren(qt.QLabel) == tuple(made) == window.findChildren("QLabel")
     assert window.findChildren(qt.QLabel, "label") == (made[0], made[2])
     assert window.findChildren(qt.QLabel, "") == (made[1],)  # the empty name is a name
-    assert window.findChild(qt.QLabel, "label") is made[2] and window.findChild(qt.QLabel) is made[1]
+    assert (
+        window.findChild(qt.QLabel, "label") is made[2] and window.findChild(qt.QLabel) is made[1]
+    )
     assert window.findChildren(None) == () and window.findChild(None) is None
     with pytest.raises(TypeError):
         window.findChildren()
@@ -186,9 +251,14 @@ def test_children_are_found_by_class_nearer_ones_first():
 
 def test_a_method_takes_no_keywords():
     import qt
+
     label, layout = qt.QLabel("go"), qt.QVBoxLayout()
-    for call in (lambda: qt.QLabel("go", parent=None), lambda: qt.QTimer(interval=3),
-                 lambda: layout.addWidget(label, stretch=1), lambda: label.setProperty("state", value=3)):
+    for call in (
+        lambda: qt.QLabel("go", parent=None),
+        lambda: qt.QTimer(interval=3),
+        lambda: layout.addWidget(label, stretch=1),
+        lambda: label.setProperty("state", value=3),
+    ):
         with pytest.raises(ValueError, match="keyword arguments"):
             call()
 
@@ -196,6 +266,7 @@ def test_a_method_takes_no_keywords():
 def test_numbers_become_what_pythonqt_makes_of_them():
     import numpy as np
     import qt
+
     box, real = qt.QSpinBox(), qt.QDoubleSpinBox()
     box.minimum = real.minimum = -9
     for value, becomes in ((3.7, 3), (-0.5, -1), (True, 1), (np.int64(4), 4)):
@@ -221,6 +292,7 @@ def test_numbers_become_what_pythonqt_makes_of_them():
 def test_nothing_is_no_text():
     """PythonQt would write the word None."""
     import qt
+
     label, box = qt.QLabel("go"), qt.QComboBox()
     with pytest.raises(AttributeError, match="word 'None'"):
         label.toolTip = None
@@ -234,8 +306,13 @@ def test_nothing_is_no_text():
 def test_an_items_data_are_what_qt_keeps_of_them():
     import numpy as np
     import qt
+
     box = qt.QComboBox()
-    kept = {"list": ([1, [2]], (1, (2,))), "dict": ({1: ["a"]}, {"1": ("a",)}), "array": (np.arange(2.0), (0.0, 1.0))}
+    kept = {
+        "list": ([1, [2]], (1, (2,))),
+        "dict": ({1: ["a"]}, {"1": ("a",)}),
+        "array": (np.arange(2.0), (0.0, 1.0)),
+    }
     for text, (data, _) in kept.items():
         box.addItem(text, data)
     assert [box.itemData(i) for i in range(3)] == [data for _, data in kept.values()]
@@ -246,6 +323,7 @@ def test_an_items_data_are_what_qt_keeps_of_them():
 
 def test_what_is_destroyed_is_false_and_none_and_cannot_be_used(button):
     import qt
+
     label = qt.QLabel("inside", button)
     assert label and label != None  # noqa: E711 - PythonQt's == is asked
     Shiboken.delete(label)
@@ -261,14 +339,21 @@ def test_what_is_destroyed_is_false_and_none_and_cannot_be_used(button):
 
 def test_numbers_have_a_point_in_every_country():
     import qt
-    code = "import host; host.start(); import qt; b = qt.QDoubleSpinBox(); b.value = 1.5; print('=', b.text)"
+
+    code = (
+        "import host; host.start(); import qt; b = qt.QDoubleSpinBox(); b.value = 1.5; print('=',"
+        " b.text)"
+    )
     environment = {**os.environ, "LC_ALL": "de_DE.UTF-8", "PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert "= 1.50" in said.stdout and qt.QLocale().name() == "C"
 
 
 def test_nobody_keeps_what_qt_does_not_own():
     import qt
+
     view, line = qt.QTableView(), qt.QLineEdit()
     with pytest.raises(ValueError, match="nobody keeps"):
         view.setModel(qt.QStandardItemModel(3, 1))
@@ -301,6 +386,7 @@ def test_a_slot_gets_as_many_arguments_as_it_declares(button):
 
 def test_signals_are_emitted_by_calling_or_emit():
     import qt
+
     box, got = qt.QComboBox(), []
     box.addItems(["a", "b"])
     box.currentIndexChanged.connect(got.append)
@@ -328,6 +414,7 @@ def test_an_exception_in_a_slot_is_recorded_and_goes_no_further(button, capsys):
 
 def test_errors_of_timers_and_of_scene_observers_are_recorded_too(scene):
     import qt
+
     tag = scene.AddObserver(scene.NodeAddedEvent, lambda *_: {}["observer"])
     scene.AddNewNodeByClass("vtkMRMLTextNode")
     qt.QTimer.singleShot(0, lambda: {}["timer"])
@@ -339,21 +426,35 @@ def test_errors_of_timers_and_of_scene_observers_are_recorded_too(scene):
 
 def test_receiver_and_slot_name_can_be_given():
     import qt
+
     slider, box = qt.QSlider(), qt.QSpinBox()
     slider.connect("valueChanged(int)", box, "setValue(int)")
     slider.value = 42
     assert box.value == 42
 
 
-@pytest.mark.parametrize("ask", [
-    "qt.QNothing", "qt.QThread", "qt.QPushButton().nothing", "ctk.ctkNothing", "slicer.modules.nothing",
-    "slicer.app.nothing", "slicer.app.layoutManager().nothing", "slicer.app.coreIOManager().nothing",
-    "slicer.app.layoutManager().sliceWidget('Red').nothing", "slicer.modules.plots.nothing",
-    "slicer.app.pythonConsole().nothing", "slicer.qMRMLSpinBox()"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        "qt.QNothing",
+        "qt.QThread",
+        "qt.QPushButton().nothing",
+        "ctk.ctkNothing",
+        "slicer.modules.nothing",
+        "slicer.app.nothing",
+        "slicer.app.layoutManager().nothing",
+        "slicer.app.coreIOManager().nothing",
+        "slicer.app.layoutManager().sliceWidget('Red').nothing",
+        "slicer.modules.plots.nothing",
+        "slicer.app.pythonConsole().nothing",
+        "slicer.qMRMLSpinBox()",
+    ],
+)
 def test_what_the_host_has_not_raises_and_names_the_host(ask):
     import ctk
     import qt
     import slicer
+
     with pytest.raises((AttributeError, NotImplementedError), match="test host"):
         eval(ask, {"qt": qt, "ctk": ctk, "slicer": slicer})
 
@@ -361,6 +462,7 @@ def test_what_the_host_has_not_raises_and_names_the_host(ask):
 def test_dialogs_are_noted_and_answered_and_never_wait():
     import qt
     import slicer
+
     slicer.app.setTestingEnabled(False)
     qt.replies += [qt.QMessageBox.Cancel, "/model.safetensors"]
     assert slicer.util.messageBox("Really?", windowTitle="Ask") == qt.QMessageBox.Cancel
@@ -373,14 +475,20 @@ def test_dialogs_are_noted_and_answered_and_never_wait():
 
 def test_timers_processes_and_settings_work_as_in_slicer():
     import qt
+
     fired, ended = [], []
     qt.QTimer.singleShot(0, lambda: fired.append(1))
     process = qt.QProcess()
-    process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
+    process.connect(
+        "finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status))
+    )
     process.start(sys.executable, ["-c", "import sys; print('hello'); sys.exit(3)"])
     host.wait(lambda: fired and ended, 20)
     assert ended == [(3, 0)] and bytes(process.readAllStandardOutput().data()).strip() == b"hello"
     assert process.state() == qt.QProcess.NotRunning
     settings = qt.QSettings()
     settings.setValue("NetInversion/device", "cpu")
-    assert qt.QSettings().value("NetInversion/device") == "cpu" and "netinversion-host-" in settings.fileName()
+    assert (
+        qt.QSettings().value("NetInversion/device") == "cpu"
+        and "netinversion-host-" in settings.fileName()
+    )

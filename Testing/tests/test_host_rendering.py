@@ -1,4 +1,6 @@
-"""Pictures show what MRML says: window and level, colour tables, layers, orientation, plots, text on panels."""
+"""Pictures show what MRML says: window and level, colour tables, layers, orientation, plots, text
+on panels.
+"""
 
 import host
 import numpy as np
@@ -19,6 +21,7 @@ def pixels(path):
 def volume(array, name="volume", kind="vtkMRMLScalarVolumeNode", window=None):
     """A volume whose voxels are 1 mm and whose middle voxel is at the origin."""
     import slicer
+
     matrix = np.eye(4)
     matrix[:3, 3] = [-(n // 2) for n in array.shape[::-1]]
     node = slicer.util.addVolumeFromArray(array, matrix, name, kind)
@@ -46,14 +49,22 @@ def test_window_and_level_are_applied(scene, tmp_path, value):
 
 def test_colour_table_label_and_opacity_mix_as_the_nodes_say(scene, tmp_path):
     import slicer
+
     grey = volume(np.full((3, 20, 20), 50.0), window=(100, 50))
     hot = volume(np.full((3, 20, 20), 70.0), "hot", window=(100, 50))
     hot.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeRed")
     label = volume(np.full((3, 20, 20), 2, np.uint8), "label", "vtkMRMLLabelMapVolumeNode")
     colour = np.zeros(4)
     slicer.util.getNode(label.GetDisplayNode().GetColorNodeID()).GetColor(2, colour)
-    path = host.render_slice_views(tmp_path / "views.png", size=SIZE, views=[
-        hot, {"background": grey, "foreground": hot, "foreground_opacity": 0.25}, {"background": grey, "label": label}])
+    path = host.render_slice_views(
+        tmp_path / "views.png",
+        size=SIZE,
+        views=[
+            hot,
+            {"background": grey, "foreground": hot, "foreground_opacity": 0.25},
+            {"background": grey, "label": label},
+        ],
+    )
     red, base = np.array([0.7, 0, 0]) * 255, np.full(3, 0.5) * 255
     assert np.abs(middle(path, 0) - red).max() <= 3
     assert np.abs(middle(path, 1) - (0.25 * red + 0.75 * base)).max() <= 3
@@ -66,9 +77,13 @@ def test_patient_right_is_on_the_left_and_anterior_or_superior_up(scene, tmp_pat
     array[10:, :, :] += 50  # superior half
     array[:, 10:, :] += 25  # anterior half
     array[:, :, 10:] += 100  # right half: RAS axis 0 grows to the right
-    path = host.render_slice_views(tmp_path / "view.png", [volume(array, window=(200, 100))], orientation=orientation,
-                                   size=(100, 100))
-    picture = pixels(path)[rendering.BAR:, :, 0].astype(int)
+    path = host.render_slice_views(
+        tmp_path / "view.png",
+        [volume(array, window=(200, 100))],
+        orientation=orientation,
+        size=(100, 100),
+    )
+    picture = pixels(path)[rendering.BAR :, :, 0].astype(int)
     assert picture[:, :40].mean() > picture[:, 60:].mean() + 50
     assert picture[:40, 45].mean() > picture[60:, 45].mean() + 15
 
@@ -77,6 +92,7 @@ def test_opengl_and_the_logic_alone_give_the_same_picture(scene):
     if not rendering.opengl():
         pytest.skip("rendering: VTK has no OpenGL here, the logic's own picture is what is used")
     import slicer
+
     node = volume(np.random.default_rng(0).normal(40, 100, (9, 30, 40)), window=(400, 40))
     slicer.util.setSliceViewerLayers(background=node, fit=True)
     logic = slicer.app.layoutManager().sliceWidget("Red").sliceLogic()
@@ -86,6 +102,7 @@ def test_opengl_and_the_logic_alone_give_the_same_picture(scene):
 
 def test_views_of_the_layout_show_what_the_module_put_there(scene, tmp_path):
     import slicer
+
     layout = slicer.app.layoutManager()
     dark, light = (volume(np.full((5, 20, 20), float(v)), window=(100, 50)) for v in (10, 90))
     layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
@@ -102,25 +119,35 @@ def test_views_of_the_layout_show_what_the_module_put_there(scene, tmp_path):
 
 def test_a_custom_layout_gets_its_views(scene):
     import slicer
-    views = "".join(f'<item><view class="vtkMRMLSliceNode" singletontag="{tag}"><property name="orientation" '
-                    f'action="default">Axial</property></view></item>' for tag in ("Patient", "Ideal"))
+
+    views = "".join(
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{tag}"><property name="orientation" '
+        f'action="default">Axial</property></view></item>'
+        for tag in ("Patient", "Ideal")
+    )
     node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
     node.AddLayoutDescription(601, f'<layout type="horizontal">{views}</layout>')
     slicer.app.layoutManager().setLayout(601)
     assert slicer.views.slice_views_of_layout() == ["Patient", "Ideal"]
-    assert slicer.app.layoutManager().sliceWidget("Ideal").mrmlSliceNode().GetOrientation() == "Axial"
+    assert (
+        slicer.app.layoutManager().sliceWidget("Ideal").mrmlSliceNode().GetOrientation() == "Axial"
+    )
 
 
 def test_a_picture_leaves_the_scene_as_it_was(scene, tmp_path):
     node = volume(np.zeros((3, 4, 5)))
     before = sorted(n.GetID() for n in scene.GetNodes())
     for _ in range(2):
-        host.render_slice_views(tmp_path / "a.png", [node, {"background": node, "title": "again"}], size=SIZE)
+        host.render_slice_views(
+            tmp_path / "a.png", [node, {"background": node, "title": "again"}], size=SIZE
+        )
     assert sorted(n.GetID() for n in scene.GetNodes()) == before
 
 
-@pytest.mark.parametrize(("views", "says"), [
-    (["Blue"], "No slice view"), ([], "no slice view"), ([{"back": 1}], "Unknown")])
+@pytest.mark.parametrize(
+    ("views", "says"),
+    [(["Blue"], "No slice view"), ([], "no slice view"), ([{"back": 1}], "Unknown")],
+)
 def test_what_can_not_be_drawn_is_an_error(scene, tmp_path, views, says):
     with pytest.raises(ValueError, match=says):
         host.render_slice_views(tmp_path / "a.png", views)
@@ -129,6 +156,7 @@ def test_what_can_not_be_drawn_is_an_error(scene, tmp_path, views, says):
 @pytest.fixture
 def chart(scene):
     import slicer
+
     nodes, x = {}, np.arange(50.0)
     values = np.stack([x, 100 * 0.9**x, np.full(50, 10.0)], 1)
     slicer.util.plot(values, 0, ["step", "patient", "zeros"], "Loss", nodes=nodes)
@@ -140,7 +168,10 @@ def chart(scene):
 
 def test_plots_read_series_tables_and_colours(chart, tmp_path):
     first, second = plots.read_series(chart)
-    assert first.points == [(float(i), pytest.approx(100 * 0.9**i)) for i in range(50)] and second.name == "Loss zeros"
+    assert (
+        first.points == [(float(i), pytest.approx(100 * 0.9**i)) for i in range(50)]
+        and second.name == "Loss zeros"
+    )
     picture = pixels(host.render_plot(chart, tmp_path / "plot.png", (400, 300))).astype(int)
     red = np.argwhere((picture[..., 0] > 200) & (picture[..., 1:].sum(-1) < 60))
     blue = np.argwhere((picture[..., 2] > 200) & (picture[..., :2].sum(-1) < 60))
@@ -162,12 +193,15 @@ def test_a_log_axis_makes_a_decay_straight(chart):
 
 def test_a_plot_view_follows_its_table(chart, scene):
     import slicer
+
     view = slicer.qMRMLPlotView()
     view.setMRMLScene(scene)
     view.setMRMLPlotViewNode(slicer.app.layoutManager().plotWidget(0).mrmlPlotViewNode())
     view.resize(300, 200)
     view.show()
-    assert plots.chart_of(view.mrmlPlotViewNode()) is chart  # slicer.util.plot showed it in the layout
+    assert (
+        plots.chart_of(view.mrmlPlotViewNode()) is chart
+    )  # slicer.util.plot showed it in the layout
     before = view.grab().toImage()
     host.wait(lambda: True)
     table = chart.GetNthPlotSeriesNode(0).GetTableNode()
@@ -179,6 +213,7 @@ def test_a_plot_view_follows_its_table(chart, scene):
 
 def test_panels_show_text_and_have_slicers_width(scene, tmp_path):
     import qt
+
     panel = qt.QWidget()
     label = qt.QLabel("Ideal input", panel)
     qt.QVBoxLayout(panel).addWidget(label)
@@ -187,7 +222,9 @@ def test_panels_show_text_and_have_slicers_width(scene, tmp_path):
     second = pixels(host.grab(panel, tmp_path / "b.png"))
     assert first.shape == second.shape and first.shape[1] == 500
     dark = (first < 100).all(-1)
-    assert 60 < dark.sum() < 2000 and np.ptp(np.argwhere(dark)[:, 1]) > 40 and (first != second).any()
+    assert (
+        60 < dark.sum() < 2000 and np.ptp(np.argwhere(dark)[:, 1]) > 40 and (first != second).any()
+    )
     assert first[0, 0].min() > 200  # the light style
 
 

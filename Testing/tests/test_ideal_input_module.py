@@ -20,12 +20,20 @@ import timing
 import torch
 from panel_steps import choose_second_model, pick
 
-from NetInversionLib import jobs, models, networks, volumes
-from NetInversionLib.results import Result
+from NetInversionLib import jobs, models, networks
+from NetInversionLib.core import steps, volumes
+from NetInversionLib.core.results import Result
 
 host.start()
 
-from NetInversionLib import mrml, qtjobs  # noqa: E402
+from NetInversionLib.panel import (
+    job,  # noqa: E402
+    packages,  # noqa: E402
+    pictures,  # noqa: E402
+    stepper,  # noqa: E402
+)
+from NetInversionLib.scene import read  # noqa: E402
+from NetInversionLib.scene import tables as scene_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("in_phase", "fat_fraction", "water_fraction", "ct")
@@ -35,14 +43,27 @@ NAME = "tiny.safetensors"
 
 def card(inputs=3, **changes):
     """The card of a network made for the tests, like the reference network's."""
-    channels = [models.Channel("Dixon in-phase", "in_phase", "a.u.", 0.0, None, 99.5),
-                models.Channel("Dixon fat fraction", "fat_fraction", "", 0.0, 1.0),
-                models.Channel("Dixon water fraction", "water_fraction", "", 0.0, 1.0)]
-    fields = dict(name="Tiny", version="1", architecture="unet",
-                  arguments={"dimensions": 2, "in_channels": inputs, "out_channels": 1, "features": [6, 8]},
-                  inputs=tuple(channels[:inputs]), outputs=(models.Channel("CT", "ct", "HU", -1000.0, 2000.0),),
-                  dimensions=2, orientation="LPS", spacing_mm=(1.5, 4.0), size_multiple=2, trained_on=("nothing",),
-                  sources="none", licence="MIT", intended_use="Tests on SIMULATED images only.")
+    channels = [
+        models.Channel("Dixon in-phase", "in_phase", "a.u.", 0.0, None, 99.5),
+        models.Channel("Dixon fat fraction", "fat_fraction", "", 0.0, 1.0),
+        models.Channel("Dixon water fraction", "water_fraction", "", 0.0, 1.0),
+    ]
+    fields = dict(
+        name="Tiny",
+        version="1",
+        architecture="unet",
+        arguments={"dimensions": 2, "in_channels": inputs, "out_channels": 1, "features": [6, 8]},
+        inputs=tuple(channels[:inputs]),
+        outputs=(models.Channel("CT", "ct", "HU", -1000.0, 2000.0),),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(1.5, 4.0),
+        size_multiple=2,
+        trained_on=("nothing",),
+        sources="none",
+        licence="MIT",
+        intended_use="Tests on SIMULATED images only.",
+    )
     return models.Card(**{**fields, **changes})
 
 
@@ -60,13 +81,24 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def arrays(tiny):
-    """[k, j, i] by role; the target is what the network gives for other images, so that it can be reached."""
-    k, j, i = np.mgrid[:SHAPE[0], :SHAPE[1], :SHAPE[2]]
-    patient = np.stack([0.5 + 0.4 * np.sin(i * f + k) * np.cos(j * g) for f, g in ((0.4, 0.3), (0.2, 0.5), (0.6, 0.2))])
+    """[k, j, i] by role; the target is what the network gives for other images, so that it can be
+    reached.
+    """
+    k, j, i = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    patient = np.stack(
+        [
+            0.5 + 0.4 * np.sin(i * f + k) * np.cos(j * g)
+            for f, g in ((0.4, 0.3), (0.2, 0.5), (0.6, 0.2))
+        ]
+    )
     model = models.load(tiny)
     other = np.clip(patient + 0.3 * np.cos(0.9 * i + 0.7 * j), 0, 1)
-    target = model.denormalise_output(model(torch.from_numpy(other.astype(np.float32)).transpose(0, 1)))
-    found = dict(zip(ROLES, [1000 * patient[0], *patient[1:], target[:, 0].clamp(-1000, 2000).numpy()]))
+    target = model.denormalise_output(
+        model(torch.from_numpy(other.astype(np.float32)).transpose(0, 1))
+    )
+    found = dict(
+        zip(ROLES, [1000 * patient[0], *patient[1:], target[:, 0].clamp(-1000, 2000).numpy()])
+    )
     return {role: np.ascontiguousarray(array, np.float32) for role, array in found.items()}
 
 
@@ -83,8 +115,10 @@ def add_nodes(arrays, matrix=np.diag([-2.0, -2.0, 3.0, 1.0]), **replaced):
     import slicer
 
     matrix = slicer.util.vtkMatrixFromArray(matrix)
-    nodes = {role: slicer.util.addVolumeFromArray(array.copy(), matrix, f"My {role.replace('_', ' ')}")
-             for role, array in {**arrays, **replaced}.items()}
+    nodes = {
+        role: slicer.util.addVolumeFromArray(array.copy(), matrix, f"My {role.replace('_', ' ')}")
+        for role, array in {**arrays, **replaced}.items()
+    }
     return nodes
 
 
@@ -142,24 +176,35 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
     widget.ui.evaluationsSpinBox.value = 60
     widget.ui.workerCheckBox.checked = True
     gaps = []
-    while len(gaps) < 3 and min(gaps, default=1) >= 0.1:  # the best of three: other programs may take the processor away
+    while (
+        len(gaps) < 3 and min(gaps, default=1) >= 0.1
+    ):  # the best of three: other programs may take the processor away
         press(widget)
         assert widget.ui.applyButton.text == "Cancel" and widget.ui.applyButton.enabled
         assert not widget.ui.inputsCollapsibleButton.enabled
         gaps.append(finish(widget).largest_gap_s)  # until the results are shown
     assert min(gaps) < timing.limit(0.1), "the event loop was not served"
     found = results(widget)
-    assert widget.ui.applyButton.text == "Apply" and "Done" in widget.ui.statusLabel.text, log(widget)
+    assert widget.ui.applyButton.text == "Apply" and "Done" in widget.ui.statusLabel.text, log(
+        widget
+    )
 
     # The network really gives this error on these images.
     model = models.load(tiny)
     for start in ("patient", "zeros"):
-        ideal = [volumes.Volume(array(found[f"ideal {role} {start}"]), np.eye(4), role) for role in ROLES[:3]]
-        scaling = model.scalings([volumes.Volume(arrays[role], np.eye(4), role) for role in ROLES[:3]])
+        ideal = [
+            volumes.Volume(array(found[f"ideal {role} {start}"]), np.eye(4), role)
+            for role in ROLES[:3]
+        ]
+        scaling = model.scalings(
+            [volumes.Volume(arrays[role], np.eye(4), role) for role in ROLES[:3]]
+        )
         # LPS: the nodes' axes run to the left and posterior already.
         output = model.denormalise_output(model(model.normalise(ideal, scaling)))[:, 0].numpy()
         np.testing.assert_allclose(array(found[f"output ct {start}"]), output, atol=0.5)
-        np.testing.assert_allclose(array(found[f"error ct {start}"]), np.abs(output - arrays["ct"]), atol=0.5)
+        np.testing.assert_allclose(
+            array(found[f"error ct {start}"]), np.abs(output - arrays["ct"]), atol=0.5
+        )
         change = array(found[f"ideal in_phase {start}"]) - arrays["in_phase"]
         np.testing.assert_allclose(array(found[f"change in_phase {start}"]), change, atol=0.01)
     before, after = (array(found[f"error ct {name}"]).mean() for name in ("patient's", "patient"))
@@ -167,51 +212,96 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
     facts = json.loads(found["facts"].GetText())
     assert facts["error"]["patient"] == pytest.approx(after, rel=1e-3)
     assert facts["model"]["sha256"] == model.sha256 and facts["settings"]["max_evaluations"] == 60
-    assert {"seed", "starts"} <= facts["settings"].keys() and facts["versions"]["torch"] == torch.__version__
+    assert {"seed", "starts"} <= facts["settings"].keys() and facts["versions"][
+        "torch"
+    ] == torch.__version__
 
     # Names, units, tables and plots
-    again = f" (run {len(gaps)})" if len(gaps) > 1 else ""  # results of earlier runs keep their names
+    again = (
+        f" (run {len(gaps)})" if len(gaps) > 1 else ""
+    )  # results of earlier runs keep their names
     source = nodes["in_phase"].GetName()
-    assert found["ideal in_phase patient"].GetName() == f"Ideal Dixon in-phase, from the patient's images: {source}{again}"
+    assert (
+        found["ideal in_phase patient"].GetName()
+        == f"Ideal Dixon in-phase, from the patient's images: {source}{again}"
+    )
     assert found["output ct zeros"].GetVoxelValueUnits().GetCodeMeaning() == "Hounsfield unit"
     assert {"error", "change", "swap back", "validity"} <= found.keys()
     summary = widget.ui.summaryLabel.text
     assert f"Patient's own input: {before:.1f} HU" in summary
-    assert f"Ideal, from the patient's images: {after:.1f} HU, {100 * after / before:.0f} % of the patient's own" in summary
-    assert summary.startswith("<b>With the patient's own input the network's image differs from the target by ")
+    assert (
+        f"Ideal, from the patient's images: {after:.1f} HU, {100 * after / before:.0f} % of the"
+        " patient's own" in summary
+    )
+    assert summary.startswith(
+        "<b>With the patient's own input the network's image differs from the target by "
+    )
     starts = widget.ui.shownStartSelector
     assert [starts.itemText(i) for i in range(starts.count)] == ["the patient's images", "zeros"]
     columns = [found["error"].GetColumnName(i) for i in range(found["error"].GetNumberOfColumns())]
     assert "MAE everything (HU)" in columns
     series = found["convergence"].GetNthPlotSeriesNode(0)
     loss = series.GetTableNode().GetTable().GetColumnByName(series.GetYColumnName())
-    assert loss.GetNumberOfValues() > 10 and loss.GetValue(loss.GetNumberOfValues() - 1) < loss.GetValue(0)
+    assert loss.GetNumberOfValues() > 10 and loss.GetValue(
+        loss.GetNumberOfValues() - 1
+    ) < loss.GetValue(0)
 
     # Shown: patient beside ideal, all views on one slice, one window for both errors
     manager = slicer.app.layoutManager()
-    shown = [manager.sliceWidget(f"IdealInput{i}").mrmlSliceCompositeNode().GetBackgroundVolumeID() for i in range(1, 6)]
-    keys = ("ideal in_phase patient", "change in_phase patient", "error ct patient's", "error ct patient")
+    shown = [
+        manager.sliceWidget(f"IdealInput{i}").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+        for i in range(1, 6)
+    ]
+    keys = (
+        "ideal in_phase patient",
+        "change in_phase patient",
+        "error ct patient's",
+        "error ct patient",
+    )
     patient = nodes["in_phase"].GetID()
-    assert shown == [patient, found[keys[0]].GetID(), patient, *(found[key].GetID() for key in keys[2:])]
+    assert shown == [
+        patient,
+        found[keys[0]].GetID(),
+        patient,
+        *(found[key].GetID() for key in keys[2:]),
+    ]
     change = manager.sliceWidget("IdealInput3").mrmlSliceCompositeNode().GetForegroundVolumeID()
     assert change == found[keys[1]].GetID()
-    assert len({manager.sliceWidget(f"IdealInput{i}").sliceLogic().GetSliceOffset() for i in range(1, 6)}) == 1
+    assert (
+        len(
+            {
+                manager.sliceWidget(f"IdealInput{i}").sliceLogic().GetSliceOffset()
+                for i in range(1, 6)
+            }
+        )
+        == 1
+    )
     assert len({found[key].GetDisplayNode().GetWindowLevelMax() for key in keys[2:]}) == 1
     plot = slicer.mrmlScene.GetSingletonNode("IdealInputPlot1", "vtkMRMLPlotViewNode")
     assert plot.GetPlotChartNodeID() == found["convergence"].GetID()
     widget.ui.shownStartSelector.setCurrentIndex(widget.ui.shownStartSelector.findData("zeros"))
     widget.ui.showButton.click()
-    assert manager.sliceWidget("IdealInput2").mrmlSliceCompositeNode().GetBackgroundVolumeID() == \
-        found["ideal in_phase zeros"].GetID()
+    assert (
+        manager.sliceWidget("IdealInput2").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+        == found["ideal in_phase zeros"].GetID()
+    )
 
 
 def test_three_lines_from_the_console(widget, arrays):
     from IdealInput import IdealInputLogic
 
     nodes = add_nodes(arrays)
-    output = IdealInputLogic().run([nodes[role] for role in ROLES[:3]], nodes["ct"], max_evaluations=20, device="cpu",
-                                   locked=["fat_fraction"])
-    assert array(output.nodes["error ct patient"]).mean() < array(output.nodes["error ct patient's"]).mean()
+    output = IdealInputLogic().run(
+        [nodes[role] for role in ROLES[:3]],
+        nodes["ct"],
+        max_evaluations=20,
+        device="cpu",
+        locked=["fat_fraction"],
+    )
+    assert (
+        array(output.nodes["error ct patient"]).mean()
+        < array(output.nodes["error ct patient's"]).mean()
+    )
     assert not array(output.nodes["change fat_fraction patient"]).any()
     assert output.tables.keys() == {"error", "change", "swap back", "validity", "acquirable"}
     assert output.charts.keys() == {"convergence", "spectrum patient"}
@@ -221,10 +311,19 @@ def test_three_lines_from_the_console(widget, arrays):
 def test_other_patients_stand_in_the_table_of_validity(widget, arrays):
     from IdealInput import IdealInputLogic
 
-    nodes, others = add_nodes(arrays), add_nodes({role: image[::-1].copy() for role, image in arrays.items()})
+    nodes, others = (
+        add_nodes(arrays),
+        add_nodes({role: image[::-1].copy() for role, image in arrays.items()}),
+    )
     inputs = [nodes[role] for role in ROLES[:3]]
-    output = IdealInputLogic().run(inputs, nodes["ct"], max_evaluations=3, device="cpu", knobs=False,
-                                   otherInputs=[[others[role] for role in ROLES[:3]], inputs])
+    output = IdealInputLogic().run(
+        inputs,
+        nodes["ct"],
+        max_evaluations=3,
+        device="cpu",
+        knobs=False,
+        otherInputs=[[others[role] for role in ROLES[:3]], inputs],
+    )
     table = dict(zip(*list(output.result.tables["validity"].columns.values())[:2]))
     # The second "other patient" is the patient, who errs as he does.
     assert table["Other patient 2's input"] == pytest.approx(table["Patient's own input"], rel=1e-4)
@@ -273,33 +372,50 @@ def test_every_run_has_tables_of_its_own(widget, arrays):
     first = results(widget)
     press(widget)
     second = results(widget)
-    assert {"error", "change", "convergence", "spectrum patient", "facts"} <= first.keys() == second.keys()
-    assert not {node.GetID() for node in first.values()} & {node.GetID() for node in second.values()}
+    assert (
+        {"error", "change", "convergence", "spectrum patient", "facts"}
+        <= first.keys()
+        == second.keys()
+    )
+    assert not {node.GetID() for node in first.values()} & {
+        node.GetID() for node in second.values()
+    }
     assert all(second[key].GetName() == f"{node.GetName()} (run 2)" for key, node in first.items())
     series = second["convergence"].GetNthPlotSeriesNodeID(0)
 
     choose(widget, add_nodes(arrays))
     press(widget)
     third = results(widget)
-    assert not {node.GetID() for node in third.values()} & {node.GetID() for node in second.values()}
+    assert not {node.GetID() for node in third.values()} & {
+        node.GetID() for node in second.values()
+    }
     assert third["convergence"].GetNthPlotSeriesNodeID(0) != series
 
 
-@pytest.mark.parametrize("region, expected", [("DISPLAYED", (1, 20, 24)), ("SLICES", (2, 20, 24)), ("ROI", (2, 20, 21))])
+@pytest.mark.parametrize(
+    "region, expected", [("DISPLAYED", (1, 20, 24)), ("SLICES", (2, 20, 24)), ("ROI", (2, 20, 21))]
+)
 def test_region(widget, arrays, region, expected):
     import slicer
 
     nodes = add_nodes(arrays)
     choose(widget, nodes)
     choices = [widget.ui.regionSelector.itemText(i) for i in range(widget.ui.regionSelector.count)]
-    widget.ui.regionSelector.setCurrentIndex(choices.index({
-        "DISPLAYED": "Displayed slice", "SLICES": "Some slices", "ROI": "Region of interest"}[region]))
+    widget.ui.regionSelector.setCurrentIndex(
+        choices.index(
+            {"DISPLAYED": "Displayed slice", "SLICES": "Some slices", "ROI": "Region of interest"}[
+                region
+            ]
+        )
+    )
     slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(3.0)  # slice 1
     widget.ui.firstSliceSpinBox.value = 1  # to the last one
     if region == "ROI":
         assert "region of interest" in widget.ui.applyButton.toolTip
         roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
-        roi.SetCenter(-4.0, -19.0, 4.5)  # i 0 to 4, around it 16 voxels of context; all j; k 1 and 2
+        roi.SetCenter(
+            -4.0, -19.0, 4.5
+        )  # i 0 to 4, around it 16 voxels of context; all j; k 1 and 2
         roi.SetSize(10.0, 100.0, 3.0)
         widget.ui.roiSelector.setCurrentNode(roi)
     else:
@@ -321,8 +437,12 @@ def test_the_first_click_searches_the_displayed_slice_and_says_so(widget, arrays
     choose(widget, nodes)
     assert "Only the displayed slice" not in widget.ui.estimateLabel.text
     widget.ui.regionSelector.setCurrentIndex(1)
-    assert widget.ui.estimateLabel.text.startswith("Only the displayed slice is searched; choose another region for more.")
-    slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(500.0)  # mm, far outside
+    assert widget.ui.estimateLabel.text.startswith(
+        "Only the displayed slice is searched; choose another region for more."
+    )
+    slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(
+        500.0
+    )  # mm, far outside
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
     press(widget)
     window = json.loads(results(widget)["facts"].GetText())["window"]
@@ -350,8 +470,12 @@ def test_mask_keeps_what_lies_outside(widget, arrays):
     nodes = add_nodes(arrays)
     mask = np.zeros(SHAPE, np.uint8)
     mask[:, 5:9, 6:12] = 1
-    label = slicer.util.addVolumeFromArray(mask, slicer.util.vtkMatrixFromArray(np.diag([-2.0, -2.0, 3.0, 1.0])), "Label",
-                                           "vtkMRMLLabelMapVolumeNode")
+    label = slicer.util.addVolumeFromArray(
+        mask,
+        slicer.util.vtkMatrixFromArray(np.diag([-2.0, -2.0, 3.0, 1.0])),
+        "Label",
+        "vtkMRMLLabelMapVolumeNode",
+    )
     choose(widget, nodes)
     widget.ui.maskSelector.setCurrentNode(label)
     press(widget)
@@ -388,12 +512,18 @@ def once_there_is_a_result(widget, act):
 def test_cancel_keeps_the_last_intermediate_result(widget, arrays):
     endless(widget, arrays, worker=True)
     press(widget)
-    host.wait(lambda: widget._going.curves.get("from the patient's images", [(0, 0)])[-1][0] > 1, 60)
+    host.wait(
+        lambda: widget._going.curves.get("from the patient's images", [(0, 0)])[-1][0] > 1, 60
+    )
     host.wait(lambda: any(Path(widget._going.job._folder).glob("intermediate-[0-9]")), 30)
     widget.ui.applyButton.click()
     assert finish(widget, 20).elapsed_s < timing.limit(1)
     found = results(widget)
-    assert found["ideal in_phase patient"].GetName().startswith("Ideal Dixon in-phase, from the patient's images: ")
+    assert (
+        found["ideal in_phase patient"]
+        .GetName()
+        .startswith("Ideal Dixon in-phase, from the patient's images: ")
+    )
     assert array(found["change in_phase patient"]).any()
     assert "Incomplete" in widget.ui.summaryLabel.text and widget.ui.applyButton.text == "Apply"
     assert json.loads(found["facts"].GetText())["complete"] is False
@@ -405,13 +535,17 @@ def test_closing_the_scene_stops_the_run(widget, arrays):
 
     endless(widget, arrays, worker=True)
     press(widget)
-    host.wait(lambda: widget.ui.progressBar.value > 0 or "Optimising" in widget.ui.statusLabel.text, 60)
+    host.wait(
+        lambda: widget.ui.progressBar.value > 0 or "Optimising" in widget.ui.statusLabel.text, 60
+    )
     process = widget._going.job._process
     host.close()
     assert widget._going is None and process.state() == qt.QProcess.NotRunning
     assert "scene was closed" in widget.ui.statusLabel.text
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    assert widget.ui.applyButton.text == "Apply" and "Choose a volume" in widget.ui.applyButton.toolTip
+    assert (
+        widget.ui.applyButton.text == "Apply" and "Choose a volume" in widget.ui.applyButton.toolTip
+    )
 
 
 @pytest.mark.parametrize("role", ["in_phase", "ct"])
@@ -432,8 +566,11 @@ def test_a_run_in_this_process_can_be_stopped(widget, arrays, end):
     import slicer
 
     nodes = endless(widget, arrays, worker=False)
-    act = {"cancel": widget.ui.applyButton.click, "close": host.close,
-           "delete": lambda: slicer.mrmlScene.RemoveNode(nodes["ct"])}[end]
+    act = {
+        "cancel": widget.ui.applyButton.click,
+        "close": host.close,
+        "delete": lambda: slicer.mrmlScene.RemoveNode(nodes["ct"]),
+    }[end]
     once_there_is_a_result(widget, act)
     press(widget)  # returns when the run has ended
     assert widget._going is None
@@ -449,8 +586,8 @@ def test_a_run_can_be_stopped_while_its_volumes_are_read(widget, arrays, monkeyp
     nodes = add_nodes(arrays)
     choose(widget, nodes)
     widget.ui.workerCheckBox.checked = True
-    monkeypatch.setattr(qtjobs, "BUDGET", 0)
-    monkeypatch.setattr(qtjobs, "QtJob", lambda *_: 1 / 0)
+    monkeypatch.setattr(stepper, "BUDGET", 0)
+    monkeypatch.setattr(job, "QtJob", lambda *_: 1 / 0)
     before = scene_ids()
     press(widget)
     if end == "cancel":
@@ -465,21 +602,34 @@ def test_a_run_can_be_stopped_while_its_volumes_are_read(widget, arrays, monkeyp
     with contextlib.suppress(TimeoutError):
         host.wait(lambda: False, 0.3)
     if end == "cancel":
-        assert scene_ids() == before and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
+        assert (
+            scene_ids() == before
+            and widget.ui.applyButton.text == "Apply"
+            and widget.ui.applyButton.enabled
+        )
 
 
 def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
-    """512 x 512 x 112 voxels from Apply to the views, but for the computation; the best of three, as elsewhere."""
+    """512 x 512 x 112 voxels from Apply to the views, but for the computation; the best of three,
+    as elsewhere.
+    """
     large = {role: np.random.default_rng(1).random((112, 512, 512), np.float32) for role in ROLES}
-    kinds = {"ideal in_phase patient": "input", "output ct patient": "ct", "error ct patient": "error"}
+    kinds = {
+        "ideal in_phase patient": "input",
+        "output ct patient": "ct",
+        "error ct patient": "error",
+    }
 
     class Job:
         def __init__(self, request, progress, log, point, finished, failed):
             from host import qt
-            images = {key: request.volumes["ct"].with_array(large["ct"], key) for key in kinds}
-            qt.QTimer.singleShot(0, lambda: finished(Result(images, facts={"complete": False}, roles=kinds), "Done."))
 
-    monkeypatch.setattr(qtjobs, "QtJob", Job)
+            images = {key: request.volumes["ct"].with_array(large["ct"], key) for key in kinds}
+            qt.QTimer.singleShot(
+                0, lambda: finished(Result(images, facts={"complete": False}, roles=kinds), "Done.")
+            )
+
+    monkeypatch.setattr(job, "QtJob", Job)
     choose(widget, add_nodes(large))
     widget.ui.workerCheckBox.checked = True
     gaps = []
@@ -488,7 +638,9 @@ def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
         press(widget)
         pressed = time.thread_time() - before
         gaps.append(max(pressed, finish(widget).largest_gap_s))
-    assert min(gaps) < max(timing.limit(0.1), 2 * timing.copying(large["ct"])), "the event loop was not served"
+    assert min(gaps) < max(timing.limit(0.1), 2 * timing.copying(large["ct"])), (
+        "the event loop was not served"
+    )
     np.testing.assert_array_equal(array(results(widget)["error ct patient"]), large["ct"])
 
 
@@ -499,17 +651,24 @@ def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
 def computed(tiny, arrays):
     """A whole result of the arrays."""
     matrix = np.diag([-2.0, -2.0, 3.0, 1.0])
-    images = {role: volumes.Volume(array, matrix, f"My {role.replace('_', ' ')}") for role, array in arrays.items()}
+    images = {
+        role: volumes.Volume(array, matrix, f"My {role.replace('_', ' ')}")
+        for role, array in arrays.items()
+    }
     settings = dict(max_evaluations=5, device="cpu", knobs=False)
     return jobs.run_here(jobs.Request("ideal_input", images, {"network": str(tiny)}, settings))
 
 
 @pytest.fixture
 def writing(widget, arrays, computed, monkeypatch):
-    """The panel while it writes its result, one step at a time; the computation itself is left out. Nodes by role."""
+    """The panel while it writes its result, one step at a time; the computation itself is left out.
+    Nodes by role.
+    """
+
     class Job:
         def __init__(self, request, progress, log, point, finished, failed):
             from host import qt
+
             qt.QTimer.singleShot(0, lambda: finished(copy.deepcopy(computed), "Done."))
 
         def cancel(self):
@@ -518,8 +677,8 @@ def writing(widget, arrays, computed, monkeypatch):
         def discard(self):
             pass
 
-    monkeypatch.setattr(qtjobs, "QtJob", Job)
-    monkeypatch.setattr(qtjobs, "BUDGET", 0)
+    monkeypatch.setattr(job, "QtJob", Job)
+    monkeypatch.setattr(stepper, "BUDGET", 0)
     nodes = add_nodes(arrays)
     choose(widget, nodes)
     widget.ui.workerCheckBox.checked = True
@@ -539,15 +698,22 @@ def write(widget):
 def our_nodes():
     import slicer
 
-    return [node.GetName() for node in slicer.mrmlScene.GetNodes()
-            if "NetInversion" in (node.GetDescription() or "") or "Ideal input" in (node.GetName() or "")]
+    return [
+        node.GetName()
+        for node in slicer.mrmlScene.GetNodes()
+        if "NetInversion" in (node.GetDescription() or "")
+        or "Ideal input" in (node.GetName() or "")
+    ]
 
 
 def folders():
     import slicer
     import vtk
 
-    hierarchy, items = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene), vtk.vtkIdList()
+    hierarchy, items = (
+        slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene),
+        vtk.vtkIdList(),
+    )
     hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
     names = [hierarchy.GetItemName(items.GetId(i)) for i in range(items.GetNumberOfIds())]
     return [name for name in names if name.startswith("Ideal Input for ")]
@@ -560,7 +726,12 @@ def test_a_result_appears_bit_by_bit_and_whole(widget, writing, computed):
     found = results(widget)
     assert found.keys() == {*computed.volumes, *computed.tables, *computed.curves, "facts"}
     assert "Done." in widget.ui.statusLabel.text and folders() == ["Ideal Input for My in phase"]
-    shown = slicer.app.layoutManager().sliceWidget("IdealInput2").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+    shown = (
+        slicer.app.layoutManager()
+        .sliceWidget("IdealInput2")
+        .mrmlSliceCompositeNode()
+        .GetBackgroundVolumeID()
+    )
     assert shown == found["ideal in_phase patient"].GetID()
 
 
@@ -579,15 +750,26 @@ def test_cancel_while_writing_takes_all_of_it_away_again(widget, writing):
 
 def test_cancel_while_writing_leaves_an_earlier_result_as_it_was(widget, writing):
     finish(widget)
-    before = {key: (node.GetName(), node.GetAttribute("IdealInput.run")) for key, node in results(widget).items()}
-    tables = {key: node.GetTable().GetMTime() for key, node in results(widget).items() if node.IsA("vtkMRMLTableNode")}
+    before = {
+        key: (node.GetName(), node.GetAttribute("IdealInput.run"))
+        for key, node in results(widget).items()
+    }
+    tables = {
+        key: node.GetTable().GetMTime()
+        for key, node in results(widget).items()
+        if node.IsA("vtkMRMLTableNode")
+    }
     press(widget)
     count = len(our_nodes())
     host.wait(lambda: len(our_nodes()) >= count + 3)
     widget.ui.applyButton.click()
     found = results(widget)
-    assert {key: (node.GetName(), node.GetAttribute("IdealInput.run")) for key, node in found.items()} == before
-    assert {key: found[key].GetTable().GetMTime() for key in tables} == tables and len(our_nodes()) == count
+    assert {
+        key: (node.GetName(), node.GetAttribute("IdealInput.run")) for key, node in found.items()
+    } == before
+    assert {key: found[key].GetTable().GetMTime() for key in tables} == tables and len(
+        our_nodes()
+    ) == count
 
 
 def test_closing_the_scene_while_writing(widget, writing):
@@ -610,7 +792,11 @@ def widget_arrays(nodes):
 
 
 def test_reloading_the_module_while_writing(widget, writing):
-    library = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "NetInversionLib"}
+    library = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "NetInversionLib"
+    }
     try:
         widget.onReload()
     finally:
@@ -629,7 +815,9 @@ def test_a_result_survives_its_inputs_while_it_is_written(widget, writing, compu
     found = results(widget)
     assert found.keys() >= {*computed.volumes, *computed.tables}
     for key in computed.volumes:
-        np.testing.assert_allclose(mrml.volume_from_node(found[key]).ijk_to_ras, np.diag([-2.0, -2.0, 3.0, 1.0]), atol=1e-9)
+        np.testing.assert_allclose(
+            read.volume_from_node(found[key]).ijk_to_ras, np.diag([-2.0, -2.0, 3.0, 1.0]), atol=1e-9
+        )
 
 
 def test_a_part_that_the_user_deletes_while_the_rest_is_written_stays_away(widget, writing):
@@ -654,7 +842,11 @@ def test_a_user_who_has_gone_to_another_module_keeps_his_views(widget, writing):
 def test_views_that_fail_do_not_cost_the_result(widget, writing, monkeypatch, caplog):
     monkeypatch.setattr(widget.logic, "_showSlice", lambda *_: 1 / 0)
     finish(widget)
-    assert results(widget) and "Done." in widget.ui.statusLabel.text and "could not be shown" in caplog.text
+    assert (
+        results(widget)
+        and "Done." in widget.ui.statusLabel.text
+        and "could not be shown" in caplog.text
+    )
 
 
 def test_an_incomplete_result_is_replaced_by_a_complete_one(widget, writing, computed, monkeypatch):
@@ -682,17 +874,28 @@ def test_parts_of_a_result_may_be_deleted_afterwards(widget, writing):
     assert "figures was removed" in widget.ui.summaryLabel.text
 
 
-@pytest.mark.parametrize("error, words", [(RuntimeError("Python was not found"), "Python was not found"),
-                                          (OSError(errno.ENOSPC, "No space"), "disk is full")])
-def test_a_job_that_cannot_be_started_leaves_the_panel_ready(widget, arrays, monkeypatch, error, words):
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (RuntimeError("Python was not found"), "Python was not found"),
+        (OSError(errno.ENOSPC, "No space"), "disk is full"),
+    ],
+)
+def test_a_job_that_cannot_be_started_leaves_the_panel_ready(
+    widget, arrays, monkeypatch, error, words
+):
     def no_job(*_):
         raise error
 
-    monkeypatch.setattr(qtjobs, "QtJob", no_job)
+    monkeypatch.setattr(job, "QtJob", no_job)
     choose(widget, add_nodes(arrays))
     widget.ui.workerCheckBox.checked = True
     refused(widget, words)
-    assert widget._going is None and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
+    assert (
+        widget._going is None
+        and widget.ui.applyButton.text == "Apply"
+        and widget.ui.applyButton.enabled
+    )
 
 
 def test_no_memory_to_copy_the_images_is_said(widget, arrays, monkeypatch):
@@ -700,7 +903,7 @@ def test_no_memory_to_copy_the_images_is_said(widget, arrays, monkeypatch):
         raise MemoryError
 
     choose(widget, add_nodes(arrays))
-    monkeypatch.setattr(mrml, "read_volume", no_room)
+    monkeypatch.setattr(read, "read_volume", no_room)
     refused(widget, "ran out of memory")
 
 
@@ -712,9 +915,16 @@ def test_cancel_pressed_twice_keeps_the_best_result_so_far(widget, arrays):
 
 
 def test_a_loss_that_is_no_number_is_left_out_of_the_live_curve(widget):
-    lines, labels = qtjobs.curvePixels({"a": [(0, 4.0), (1, math.nan), (2, math.inf), (3, 1.0)]}, 0, 0, 30, 108)
-    assert lines == {"a": [(0, 4), (30, 104)]} and [text for text, *_ in labels] == ["4", "1", "0", "3"]
-    assert qtjobs.curvePixels({"a": [(0, math.nan), (1, math.nan)]}, 0, 0, 30, 108) == ({}, [])
+    lines, labels = pictures.curvePixels(
+        {"a": [(0, 4.0), (1, math.nan), (2, math.inf), (3, 1.0)]}, 0, 0, 30, 108
+    )
+    assert lines == {"a": [(0, 4), (30, 104)]} and [text for text, *_ in labels] == [
+        "4",
+        "1",
+        "0",
+        "3",
+    ]
+    assert pictures.curvePixels({"a": [(0, math.nan), (1, math.nan)]}, 0, 0, 30, 108) == ({}, [])
 
 
 def test_only_networks_from_image_to_image_are_offered(module, tmp_path, monkeypatch):
@@ -726,7 +936,9 @@ def test_only_networks_from_image_to_image_are_offered(module, tmp_path, monkeyp
     assert offered.count("Tiny") == 1 and "Harmonizer" not in offered
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
     widget.ui.modelFileEdit.currentPath = str(other)
-    assert "Harmonizer is a network for another task (harmonization)" in widget.ui.applyButton.toolTip
+    assert (
+        "Harmonizer is a network for another task (harmonization)" in widget.ui.applyButton.toolTip
+    )
 
 
 def second_models(widget):
@@ -738,7 +950,11 @@ def second_models(widget):
 def test_a_second_network_is_chosen_from_a_list_and_taken_away_again(module, tmp_path, monkeypatch):
     from host import qt
 
-    for name, title, inputs in ((NAME, "Tiny", 3), ("fits.safetensors", "Fits", 3), ("other.safetensors", "One in", 1)):
+    for name, title, inputs in (
+        (NAME, "Tiny", 3),
+        ("fits.safetensors", "Fits", 3),
+        ("other.safetensors", "One in", 1),
+    ):
         save_model(tmp_path / name, name=title, inputs=inputs)
     mine = save_model(tmp_path / "elsewhere" / "mine.safetensors", name="Mine")
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
@@ -748,7 +964,9 @@ def test_a_second_network_is_chosen_from_a_list_and_taken_away_again(module, tmp
     offered = ["None", "Fits", "From file..."]
     assert [text for text in second_models(widget)[0] if "Dixon" not in text] == offered
     pick(widget.ui.secondModelSelector, "Fits")
-    assert node.secondModel == "fits.safetensors"  # without its folder, which another computer has elsewhere
+    assert (
+        node.secondModel == "fits.safetensors"
+    )  # without its folder, which another computer has elsewhere
     assert logic.secondPath(node) == str(tmp_path / "fits.safetensors")
     choose_second_model(widget, mine)
     assert node.secondModel == logic.secondPath(node) == str(mine)
@@ -807,12 +1025,20 @@ def test_a_saved_scene_brings_the_panel_back(widget, arrays, tmp_path):
 def test_module_reload(widget, arrays):
     import slicer
 
-    library = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "NetInversionLib"}
+    library = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "NetInversionLib"
+    }
     choose(widget, add_nodes(arrays))
     try:
         widget.onReload()
         again = slicer.modules.IdealInputWidget
-        assert again is not widget and sys.modules["NetInversionLib.mrml"] is not library["NetInversionLib.mrml"]
+        assert (
+            again is not widget
+            and sys.modules["NetInversionLib.scene.results"]
+            is not library["NetInversionLib.scene.results"]
+        )
         assert again._selectors["ct"].currentNode().GetName() == "My ct"
         press(again)
         assert results(again)
@@ -832,8 +1058,13 @@ def test_apply_says_all_that_is_missing(widget, arrays):
     for box in widget._locks.values():
         box.checked = True
     reasons = widget.ui.applyButton.toolTip
-    for words in ("'My in phase' is chosen for both", "at least one start", "largest change", "/nowhere.safetensors",
-                  "leave at least one free"):
+    for words in (
+        "'My in phase' is chosen for both",
+        "at least one start",
+        "largest change",
+        "/nowhere.safetensors",
+        "leave at least one free",
+    ):
         assert words in reasons
     choose(widget, nodes)
     widget.ui.startPatientCheckBox.checked = True
@@ -841,7 +1072,10 @@ def test_apply_says_all_that_is_missing(widget, arrays):
     choose_second_model(widget, "")
     widget._locks["in_phase"].checked = False
     assert widget.ui.applyButton.enabled
-    assert all(words in widget.ui.estimateLabel.text for words in ("Takes about ", " s", "At most ", " GB of memory"))
+    assert all(
+        words in widget.ui.estimateLabel.text
+        for words in ("Takes about ", " s", "At most ", " GB of memory")
+    )
 
 
 def test_worst_input_within_a_ball(widget, arrays):
@@ -850,7 +1084,11 @@ def test_worst_input_within_a_ball(widget, arrays):
     widget.ui.ballSpinBox.value = 0.05
     press(widget)
     found = results(widget)
-    assert found["ideal in_phase patient"].GetName().startswith("Worst Dixon in-phase, from the patient's images: ")
+    assert (
+        found["ideal in_phase patient"]
+        .GetName()
+        .startswith("Worst Dixon in-phase, from the patient's images: ")
+    )
     assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
 
 
@@ -866,14 +1104,16 @@ def test_a_second_network_shows_what_of_the_gain_transfers(widget, arrays, tmp_p
 
 
 def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
-    from NetInversionLib.ideal_input_settings import PRESETS, Settings
+    from NetInversionLib.ideal_input.settings import PRESETS, Settings
 
     for role, node in add_nodes(arrays).items():
         widget._selectors[role].setCurrentNode(node)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card))
     assert Settings.from_json(request.settings) == Settings()
     widget.ui.presetSelector.setCurrentIndex(1)
-    settings = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)).settings
+    settings = steps.finish(
+        widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)
+    ).settings
     assert Settings.from_json(settings) == Settings(**{**PRESETS["seed"], "starts": ("patient",)})
     assert not widget.ui.aboveSpinBox.enabled
 
@@ -895,7 +1135,9 @@ def test_self_test(widget):
 
 
 def refused(widget, *words):
-    """Press Apply, or read why it can not be pressed; the words must be there and nothing in the scene changed."""
+    """Press Apply, or read why it can not be pressed; the words must be there and nothing in the
+    scene changed.
+    """
     before = scene_ids()
     if widget.ui.applyButton.enabled:
         widget.ui.applyButton.click()
@@ -934,7 +1176,9 @@ def test_label_maps_and_colour_volumes_are_not_offered(widget, arrays, kind):
     import slicer
 
     shape = (*SHAPE, 3) if "Vector" in kind else SHAPE
-    node = slicer.util.addVolumeFromArray(np.zeros(shape, np.uint8), name="Other", nodeClassName=kind)
+    node = slicer.util.addVolumeFromArray(
+        np.zeros(shape, np.uint8), name="Other", nodeClassName=kind
+    )
     nodes = add_nodes(arrays)
     choose(widget, {**nodes, "ct": node})
     refused(widget, "Choose a volume for CT.")
@@ -991,7 +1235,10 @@ def test_other_grids_are_resampled_and_it_is_said(widget, arrays):
 
 def test_swapped_channels_are_pointed_out(widget, arrays):
     nodes = add_nodes(arrays)
-    choose(widget, {**nodes, "fat_fraction": nodes["water_fraction"], "water_fraction": nodes["fat_fraction"]})
+    choose(
+        widget,
+        {**nodes, "fat_fraction": nodes["water_fraction"], "water_fraction": nodes["fat_fraction"]},
+    )
     press(widget)
     assert "by its name it is the Dixon fat fraction. Are two volumes swapped?" in log(widget)
     facts = json.loads(results(widget)["facts"].GetText())
@@ -1017,20 +1264,32 @@ def test_network_with_other_channels(widget, arrays, tmp_path):
     nodes = add_nodes(arrays)
     choose(widget, nodes)
     before = scene_ids()
-    with pytest.raises(ValueError, match=r"needs 1 volumes, in_phase \(Dixon in-phase\), and got 3; choose one"):
+    with pytest.raises(
+        ValueError, match=r"needs 1 volumes, in_phase \(Dixon in-phase\), and got 3; choose one"
+    ):
         widget.logic.run([nodes[role] for role in ROLES[:3]], nodes["ct"], path)
     assert scene_ids() == before
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
     widget.ui.modelFileEdit.currentPath = str(path)
-    assert list(widget._selectors) == ["in_phase", "ct"]  # the panel asks for what this network takes
+    assert list(widget._selectors) == [
+        "in_phase",
+        "ct",
+    ]  # the panel asks for what this network takes
     press(widget)
     assert "ideal in_phase patient" in results(widget)
     choose_second_model(widget, str(models.model_folders()[0] / NAME))
     assert "takes or gives other images" in widget.ui.applyButton.toolTip
 
 
-@pytest.mark.parametrize("how, words", [("missing", "check the path"), ("truncated", "get the file again"),
-                                        ("foreign", "not a safetensors file"), ("no card", "no NetInversion card")])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("missing", "check the path"),
+        ("truncated", "get the file again"),
+        ("foreign", "not a safetensors file"),
+        ("no card", "no NetInversion card"),
+    ],
+)
 def test_model_file_that_cannot_be_used(widget, arrays, tiny, tmp_path, how, words):
     from safetensors.torch import save_file
 
@@ -1055,10 +1314,18 @@ def test_graphics_card_that_is_absent(widget, arrays):
     refused(widget, "There is no device 'cuda' here", "Choose one of: auto, cpu")
 
 
-@pytest.mark.parametrize("how, words", [("memory", "ran out of memory"), ("killed", "memory ran out"),
-                                        ("disk", "The disk is full"), ("import", "'package_that_nobody_has' is missing")])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("memory", "ran out of memory"),
+        ("killed", "memory ran out"),
+        ("disk", "The disk is full"),
+        ("import", "'package_that_nobody_has' is missing"),
+    ],
+)
 def test_a_worker_that_fails(widget, arrays, monkeypatch, tmp_path, caplog, how, words):
-    monkeypatch.setattr(qtjobs, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
+
     def failing(*_, **__):
         yield True
         return jobs.Request("fail", {}, {}, {"how": how})
@@ -1080,21 +1347,25 @@ def test_memory_or_scene_that_refuses_the_result(widget, arrays, monkeypatch):
     def no_room(*_):
         raise MemoryError("Unable to allocate 3 GiB")
 
-    monkeypatch.setattr(mrml, "table_to_node", no_room)
+    monkeypatch.setattr(scene_tables, "table_to_node", no_room)
     choose(widget, add_nodes(arrays))
     refused(widget, "could not be added to the scene", "ran out of memory")
 
 
 def test_packages_that_are_not_installed(widget, arrays, monkeypatch):
-    installed = qtjobs._installed
-    monkeypatch.setattr(qtjobs, "_installed", lambda name: () if name == "torch" else installed(name))
+    installed = packages.installed
+    monkeypatch.setattr(
+        packages, "installed", lambda name: () if name == "torch" else installed(name)
+    )
     choose(widget, add_nodes(arrays))
     refused(widget, "Ideal Input needs torch")
 
 
 @pytest.mark.module
 def test_module_opens_without_torch(tiny):
-    """In a Python that has none of the packages: the panel is there, knows its models and says what is missing."""
+    """In a Python that has none of the packages: the panel is there, knows its models and says what
+    is missing.
+    """
     code = """
         import sys
         class Nowhere:
@@ -1116,9 +1387,17 @@ def test_module_opens_without_torch(tiny):
         assert "The Python package 'torch' is missing" in widget.ui.statusLabel.text, widget.ui.statusLabel.text
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not host.errors
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "Testing"), *sys.path]),
-                   "NETINVERSION_MODELS": str(tiny.parent)}
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "Testing"), *sys.path]),
+        "NETINVERSION_MODELS": str(tiny.parent),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -1128,13 +1407,19 @@ def test_module_opens_without_torch(tiny):
 def test_sample_data_are_registered(widget):
     import slicer
 
-    source, = (s for s in slicer.modules.sampleDataSources["NetInversion"] if s.sampleName == "IdealInputDixon")
+    (source,) = (
+        s
+        for s in slicer.modules.sampleDataSources["NetInversion"]
+        if s.sampleName == "IdealInputDixon"
+    )
     picture = Path(source.thumbnailFileName)
     assert picture.is_file() and picture.stat().st_size < 100_000 and source.customDownloader
 
 
 def chest():
-    """A made-up CT in Hounsfield units: a body of soft tissue with fat around, a bone and a lung, on a table."""
+    """A made-up CT in Hounsfield units: a body of soft tissue with fat around, a bone and a lung,
+    on a table.
+    """
     k, j, i = np.mgrid[:40, :80, :100].astype(np.float32)
     radius = np.hypot((i - 50) / 42, (j - 38) / 32)
     hu = np.where(radius < 1, np.where(radius < 0.85, 40.0, -100.0), -1000.0)
@@ -1150,16 +1435,24 @@ def test_sample_data_come_marked_and_are_chosen_at_once(widget, monkeypatch):
 
     def download(self, name):
         assert name == "CTChest"
-        return slicer.util.addVolumeFromArray(chest(), slicer.util.vtkMatrixFromArray(np.diag([-1.5, -1.5, 2.0, 1.0])), name)
+        return slicer.util.addVolumeFromArray(
+            chest(), slicer.util.vtkMatrixFromArray(np.diag([-1.5, -1.5, 2.0, 1.0])), name
+        )
 
     monkeypatch.setattr(SampleData.SampleDataLogic, "downloadSample", download)
     SampleData.press("IdealInputDixon")
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 4  # the CT itself does not stay
+    assert (
+        len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 4
+    )  # the CT itself does not stay
     widget.parent.exit()
     widget.parent.enter()
     names = [widget._selectors[role].currentNode().GetName() for role in ROLES]
-    assert names == ["Sample in-phase (simulated)", "Sample fat fraction (simulated)", "Sample water fraction (simulated)",
-                     "Sample CT"]
+    assert names == [
+        "Sample in-phase (simulated)",
+        "Sample fat fraction (simulated)",
+        "Sample water fraction (simulated)",
+        "Sample CT",
+    ]
     assert widget.ui.applyButton.enabled
     ct = array(widget._selectors["ct"].currentNode())
     assert ct.shape[0] == 4 and ct.max() > 400 and -1000 <= ct.min() < -900
@@ -1169,7 +1462,9 @@ def test_sample_data_come_marked_and_are_chosen_at_once(widget, monkeypatch):
 
 
 def test_real_images(module, data, monkeypatch):
-    """A real CT, Dixon images simulated from it, a trained network: the error falls, most of it in few evaluations."""
+    """A real CT, Dixon images simulated from it, a trained network: the error falls, most of it in
+    few evaluations.
+    """
     import SampleData
 
     monkeypatch.setenv("NETINVERSION_DATA", str(data))

@@ -4,47 +4,91 @@ import re
 
 import pytest
 
-from NetInversionLib.ideal_input_reading import answer, best_start, input_words, start_words, summary
-from NetInversionLib.results import Table
+from NetInversionLib.core.results import Table
+from NetInversionLib.ideal_input.reading import (
+    answer,
+    best_start,
+    input_words,
+    start_words,
+    summary,
+)
 
 OWN, PATIENT, ZEROS = "patient's", "patient", "zeros"
 
 
 def result(own=40.0, errors=None, noisier=9.0, blurred=38.0, direction="best", tissues=True):
-    """Facts and tables as the algorithm gives them; errors of the whole region, those of the body twice as large."""
+    """Facts and tables as the algorithm gives them; errors of the whole region, those of the body
+    twice as large.
+    """
     errors = errors or {PATIENT: 4.0}
     kind = "ideal" if direction == "best" else "worst"
     errors = {OWN: own, **errors}
-    facts = {"error": errors, "settings": {"direction": direction},
-             "model": {"name": "A <small> network", "intended_use": "Demonstration on SIMULATED images."}}
-    columns = {"input": [input_words(name, kind) for name in errors],
-               "MAE everything (HU)": list(errors.values())}
+    facts = {
+        "error": errors,
+        "settings": {"direction": direction},
+        "model": {
+            "name": "A <small> network",
+            "intended_use": "Demonstration on SIMULATED images.",
+        },
+    }
+    columns = {
+        "input": [input_words(name, kind) for name in errors],
+        "MAE everything (HU)": list(errors.values()),
+    }
     if tissues:
         columns["MAE body (HU)"] = [2 * error for error in errors.values()]
         columns["MAE bone (HU)"] = [5 * error for error in errors.values()]
         columns["MAE fat (HU)"] = [error for error in errors.values()]
-    validity = {input_words(OWN): own, f"{input_words(OWN)}, blurred": own + 5, f"{input_words(OWN)}, noisier": own + 1}
+    validity = {
+        input_words(OWN): own,
+        f"{input_words(OWN)}, blurred": own + 5,
+        f"{input_words(OWN)}, noisier": own + 1,
+    }
     for start in list(errors)[1:]:
         words = input_words(start, kind)
-        validity |= {words: errors[start], f"{words}, blurred": blurred, f"{words}, noisier": noisier}
+        validity |= {
+            words: errors[start],
+            f"{words}, blurred": blurred,
+            f"{words}, noisier": noisier,
+        }
     starts = [start_words(start) for start in list(errors)[1:]]
-    swapped = {"start": [start for start in starts for _ in range(2)],
-               "channel put back": ["in_phase", "water_fraction"] * len(starts),
-               "MAE (HU)": [20.0, 30.0] * len(starts), "share of the gain lost (%)": [44.0, 72.0] * len(starts)}
-    return facts, {"error": Table("Error", columns), "swap back": Table("Swap", swapped),
-                   "validity": Table("Validity", {"input": list(validity), "MAE (HU)": list(validity.values())})}
+    swapped = {
+        "start": [start for start in starts for _ in range(2)],
+        "channel put back": ["in_phase", "water_fraction"] * len(starts),
+        "MAE (HU)": [20.0, 30.0] * len(starts),
+        "share of the gain lost (%)": [44.0, 72.0] * len(starts),
+    }
+    return facts, {
+        "error": Table("Error", columns),
+        "swap back": Table("Swap", swapped),
+        "validity": Table(
+            "Validity", {"input": list(validity), "MAE (HU)": list(validity.values())}
+        ),
+    }
 
 
 def test_what_came_out_how_sure_and_what_next():
     text = answer(*result())
-    assert text.startswith("With the patient's own input the network's image differs from the target by 80.0 HU on "
-                           "average inside the body;")
-    assert "with the ideal input (searched from the patient's images) by 8.0 HU, 10 % of that" in text
+    assert text.startswith(
+        "With the patient's own input the network's image differs from the target by 80.0 HU on "
+        "average inside the body;"
+    )
+    assert (
+        "with the ideal input (searched from the patient's images) by 8.0 HU, 10 % of that" in text
+    )
     # Of a gain of 36 HU, 41 - 9 stay under noise and 45 - 38 under the blur.
-    assert "of the gain 89 % stays when noise of 2 % of the input's range is added to both inputs" in text
+    assert (
+        "of the gain 89 % stays when noise of 2 % of the input's range is added to both inputs"
+        in text
+    )
     assert ", 19 % when both are blurred by 1 voxel" in text
-    assert "most of it lies in fine patterns and tells about this network, not about a scanner" in text
-    assert "Look next at the change of the water fraction (without it 72 % of the gain is lost)" in text
+    assert (
+        "most of it lies in fine patterns and tells about this network, not about a scanner" in text
+    )
+    assert (
+        "Look next at the change of the water fraction (without it 72 % of the gain is lost)"
+        in text
+    )
     assert text.endswith("and at bone (error 200 before, 20 HU after).")
     assert len(re.findall(r"\.(?: |$)", text)) == 3
 
@@ -60,19 +104,29 @@ def test_several_starts_are_compared_and_the_best_is_told():
     assert best_start(facts) == ZEROS
     text = answer(facts, tables)
     assert "searched from zeros) by 6.0 HU" in text
-    assert "the 2 starts end between 3.0 and 4.0 HU over the whole region, so this input is one answer of several" in text
+    assert (
+        "the 2 starts end between 3.0 and 4.0 HU over the whole region, so this input is one answer"
+        " of several" in text
+    )
 
 
 def test_starts_that_disagree_are_told_as_such():
-    assert "what is found depends on the start" in answer(*result(errors={PATIENT: 4.0, ZEROS: 20.0}))
+    assert "what is found depends on the start" in answer(
+        *result(errors={PATIENT: 4.0, ZEROS: 20.0})
+    )
 
 
 def test_the_worst_input_is_the_one_with_the_greatest_error():
     facts, tables = result(errors={PATIENT: 60.0}, direction="worst")
     text = answer(facts, tables)
-    assert "worst input (searched from the patient's images within the largest change) by 120.0 HU, 150 % of that" in text
+    assert (
+        "worst input (searched from the patient's images within the largest change) by 120.0 HU,"
+        " 150 % of that" in text
+    )
     assert "stays when" not in text
-    assert "Worst, from the patient's images: 60.0 HU, 150 % of the patient's own" in summary(facts, tables)
+    assert "Worst, from the patient's images: 60.0 HU, 150 % of the patient's own" in summary(
+        facts, tables
+    )
 
 
 def test_nothing_to_gain_and_nothing_gained():
@@ -117,5 +171,7 @@ def test_summary_has_each_input_and_what_the_network_is():
     assert "- Patient's own input: 40.0 HU<br>" in text
     assert "- Ideal, from the patient's images: 4.0 HU, 10 % of the patient's own" in text
     assert "- Ideal, from zeros: 10.0 HU, 25 % of the patient's own" in text
-    assert text.startswith("<b>With the patient's own input") and "% of that.</b> How sure: " in text
+    assert (
+        text.startswith("<b>With the patient's own input") and "% of that.</b> How sure: " in text
+    )
     assert "A &lt;small&gt; network. Demonstration on SIMULATED images." in text

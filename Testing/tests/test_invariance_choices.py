@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from NetInversionLib import volumes
-from NetInversionLib.invariance_choices import body, region_around
-from NetInversionLib.volumes import Volume, VolumeError
+from NetInversionLib.core import volumes
+from NetInversionLib.core.volumes import Volume, VolumeError
+from NetInversionLib.invariances.choices import body, region_around
 
 LUNG, COUCH = (slice(60, 90), slice(70, 110)), (slice(150, 154), slice(20, 180))
 

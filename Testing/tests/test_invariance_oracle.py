@@ -1,7 +1,9 @@
-"""Invariances where they are known: Gaussian images and a linear network, whose p(x|z) has a closed form.
+"""Invariances where they are known: Gaussian images and a linear network, whose p(x|z) has a closed
+form.
 
-Images of 8 x 8 voxels have a deviation that differs from place to place, and correlated voxels. The network is a strided blur of
-16 outputs. The autoencoder is exact but for its posterior's noise, as trained ones have: latents are the voxels plus noise.
+Images of 8 x 8 voxels have a deviation that differs from place to place, and correlated voxels. The
+network is a strided blur of 16 outputs. The autoencoder is exact but for its posterior's noise, as
+trained ones have: latents are the voxels plus noise.
 """
 
 import math
@@ -10,25 +12,33 @@ import pytest
 import torch
 from torch import nn
 
-from NetInversionLib.invariance_training import CINNSettings, bits_per_latent, fit_flows
-from NetInversionLib.level_set import LevelSet, Window, project
+from NetInversionLib.invariances.level_set import LevelSet, Window, project
 from NetInversionLib.networks.cinn import CINN
+from NetInversionLib.training.sampler import CINNSettings, bits_per_latent, fit_flows
 
 SIZE, NOISE, SAMPLES = 8, 0.2, 4000
-SETTINGS = CINNSettings(steps=1000, batch=128, learning_rate=8e-3, average=0.99, checkpoint_every=100)
+SETTINGS = CINNSettings(
+    steps=1000, batch=128, learning_rate=8e-3, average=0.99, checkpoint_every=100
+)
 
 
 class World:
-    """x ~ N(mean, covariance), z = A x, the network's first layer, and what follows exactly for latents x + noise given z."""
+    """x ~ N(mean, covariance), z = A x, the network's first layer, and what follows exactly for
+    latents x + noise given z.
+    """
 
     def __init__(self):
         place = torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE)).double()
-        bump = torch.exp(-(place - torch.tensor([0.3, 0.6]) * SIZE).square().sum(1) / (2 * (SIZE / 4) ** 2))
+        bump = torch.exp(
+            -(place - torch.tensor([0.3, 0.6]) * SIZE).square().sum(1) / (2 * (SIZE / 4) ** 2)
+        )
         deviation = 0.5 + 1.5 * bump
         near = torch.exp(-torch.cdist(place, place).square() / (2 * 1.5**2))
         self.mean = torch.linspace(-1, 1, SIZE**2, dtype=torch.float64)
         self.covariance = deviation[:, None] * deviation * (0.8 * near + 0.2 * torch.eye(SIZE**2))
-        self.network = nn.Sequential(nn.Conv2d(1, 1, 4, stride=2, padding=1, bias=False), nn.Upsample(scale_factor=2))
+        self.network = nn.Sequential(
+            nn.Conv2d(1, 1, 4, stride=2, padding=1, bias=False), nn.Upsample(scale_factor=2)
+        )
         self.network.requires_grad_(False).size_multiple = 2
         self.layer = self.network[0]
         row = torch.tensor([1.0, 3, 3, 1]) / 8
@@ -41,9 +51,15 @@ class World:
 
     def images(self, count: int, generator: torch.Generator) -> torch.Tensor:
         noise = torch.randn(count, SIZE**2, dtype=torch.float64, generator=generator)
-        return (self.mean + noise @ torch.linalg.cholesky(self.covariance).T).float().reshape(-1, 1, SIZE, SIZE)
+        return (
+            (self.mean + noise @ torch.linalg.cholesky(self.covariance).T)
+            .float()
+            .reshape(-1, 1, SIZE, SIZE)
+        )
 
-    def batch(self, step: int, group=None, count: int = SETTINGS.batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def batch(
+        self, step: int, group=None, count: int = SETTINGS.batch
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         generator = torch.Generator().manual_seed(step)
         x = self.images(count, generator)
         latents = x.flatten(1) + NOISE * torch.randn(count, SIZE**2, generator=generator)
@@ -61,7 +77,9 @@ def flow(world):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    flows = nn.ModuleList([CINN(SIZE**2, 1, SIZE // 2, blocks=4, hidden=64, depth=0, features=16, downs=0)])
+    flows = nn.ModuleList(
+        [CINN(SIZE**2, 1, SIZE // 2, blocks=4, hidden=64, depth=0, features=16, downs=0)]
+    )
     state = fit_flows(flows, world.batch, SETTINGS, ["Gaussian images"])
     flows.load_state_dict(state.averaged_state())
     torch.set_num_threads(threads)
@@ -71,18 +89,24 @@ def flow(world):
 def samples(world, flow, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An image, and what the flow draws given the network's output for it."""
     x0 = world.images(1, torch.Generator().manual_seed(10**6 + seed))
-    drawn = flow.sample(flow.embed(world.layer(x0)), SAMPLES, 1.0, torch.Generator().manual_seed(seed))
+    drawn = flow.sample(
+        flow.embed(world.layer(x0)), SAMPLES, 1.0, torch.Generator().manual_seed(seed)
+    )
     return x0, drawn.reshape(-1, 1, SIZE, SIZE)
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
     """(correlation, root-mean-square relative error) of two maps."""
     found = found.flatten().double()
-    return float(torch.corrcoef(torch.stack([found, exact]))[0, 1]), float((found / exact - 1).square().mean().sqrt())
+    return float(torch.corrcoef(torch.stack([found, exact]))[0, 1]), float(
+        (found / exact - 1).square().mean().sqrt()
+    )
 
 
 def test_the_case_is_neither_flat_nor_free(world):
-    """The map to be found varies by more than two, and conditions matter: knowing z leaves less than half of most variances."""
+    """The map to be found varies by more than two, and conditions matter: knowing z leaves less
+    than half of most variances.
+    """
     exact = world.latents_left.diagonal().sqrt()
     assert exact.max() > 2 * exact.min()
     assert (world.left.diagonal() / world.covariance.diagonal()).median() < 0.5
@@ -91,15 +115,22 @@ def test_the_case_is_neither_flat_nor_free(world):
 
 
 def test_sampling_noise_alone_is_one_percent(world):
-    """The figure to be reached, from exact samples: so many that the flow's own error is what the next test finds."""
+    """The figure to be reached, from exact samples: so many that the flow's own error is what the
+    next test finds.
+    """
     exact = world.latents_left.diagonal().sqrt()
-    noise = torch.randn(SAMPLES, SIZE**2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    correlation, relative = error((noise @ torch.linalg.cholesky(world.latents_left).T).std(0), exact)
+    noise = torch.randn(
+        SAMPLES, SIZE**2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    correlation, relative = error(
+        (noise @ torch.linalg.cholesky(world.latents_left).T).std(0), exact
+    )
     assert correlation > 0.999 and 0.005 < relative < 0.02
 
 
 def test_the_likelihood_comes_close_to_the_entropy_and_not_below(world, flow):
     """No density has fewer bits than the true one, so a log-determinant that is off shows at once."""
+
     def entropy(covariance):
         return float(torch.logdet(2 * math.pi * math.e * covariance)) / (2 * SIZE**2 * math.log(2))
 

@@ -1,4 +1,6 @@
-"""Proposals of a sampler: known draws of a toy one, the true context of the layer, no trace of padding, the floor; bad input."""
+"""Proposals of a sampler: known draws of a toy one, the true context of the layer, no trace of
+padding, the floor; bad input.
+"""
 
 import json
 from dataclasses import replace
@@ -12,28 +14,54 @@ from test_invariances import SCALE, averaging, body, denoiser
 from torch import nn
 from toy_models import channel
 
-from NetInversionLib import cli, models, networks, volumes
-from NetInversionLib.denoising import CHANNEL
-from NetInversionLib.invariance_proposals import DECODER_REACH, Proposer, Sampling
-from NetInversionLib.invariance_settings import SAMPLING, Settings, samplers_for
+from NetInversionLib import cli, models, networks
+from NetInversionLib.core import files
 from NetInversionLib.invariances import invariances
-from NetInversionLib.layers import UpTo, same_values
-from NetInversionLib.level_set import Window
+from NetInversionLib.invariances.level_set import Window
+from NetInversionLib.invariances.proposals import DECODER_REACH, Proposer
+from NetInversionLib.invariances.sampler import Sampling
+from NetInversionLib.invariances.settings import Settings
 from NetInversionLib.models import Model, ModelError
+from NetInversionLib.models.library import SAMPLING, samplers_for
+from NetInversionLib.networks.layers import UpTo, same_values
 from NetInversionLib.networks.sampler import Sampler
+from NetInversionLib.training.denoiser import CHANNEL
 
 HU = (channel("ct", "HU", -542.5, -40.3),)
-VAE = {"latents": 4, "condition_channels": 0, "encoder": "small", "encoder_width": 2, "blocks": 2, "decoder_width": 4,
-       "attention": False, "spatial": True}
-FLOW = {"channels": 4, "condition_size": 32, "blocks": 2, "hidden": 8, "depth": 1, "features": 4, "downs": 2, "embedder_width": 4,
-        "spatial": True, "latent_size": 8}
+VAE = {
+    "latents": 4,
+    "condition_channels": 0,
+    "encoder": "small",
+    "encoder_width": 2,
+    "blocks": 2,
+    "decoder_width": 4,
+    "attention": False,
+    "spatial": True,
+}
+FLOW = {
+    "channels": 4,
+    "condition_size": 32,
+    "blocks": 2,
+    "hidden": 8,
+    "depth": 1,
+    "features": 4,
+    "downs": 2,
+    "embedder_width": 4,
+    "spatial": True,
+    "latent_size": 8,
+}
 
 
 def random_sampler(layers=("output",), vae=None, **flow):
-    """A sampler with random weights whose flows do something; ``layers`` may give the channels of each."""
+    """A sampler with random weights whose flows do something; ``layers`` may give the channels of
+    each.
+    """
     torch.manual_seed(0)
     channels = layers if isinstance(layers, dict) else dict.fromkeys(layers, 1)
-    network = Sampler(vae or VAE, {name: {**FLOW, "condition_channels": n, **flow} for name, n in channels.items()})
+    network = Sampler(
+        vae or VAE,
+        {name: {**FLOW, "condition_channels": n, **flow} for name, n in channels.items()},
+    )
     with torch.no_grad():
         for flow in network.flows:
             for weight in flow.blocks.parameters():
@@ -42,21 +70,41 @@ def random_sampler(layers=("output",), vae=None, **flow):
 
 
 def card(network, **changes):
-    fields = dict(name="Sampler of the denoiser", version="1", architecture="ct_sampler", arguments={}, inputs=HU, outputs=HU,
-                  dimensions=2, orientation="LPS", spacing_mm=(0.5, 3.5), size_multiple=getattr(network, "size_multiple", 1),
-                  trained_on=("nothing",), sources="none", licence="MIT", intended_use="Tests.", task=SAMPLING,
-                  training={"denoiser": "denoiser", "denoiser SHA-256": "0" * 64})
+    fields = dict(
+        name="Sampler of the denoiser",
+        version="1",
+        architecture="ct_sampler",
+        arguments={},
+        inputs=HU,
+        outputs=HU,
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.5, 3.5),
+        size_multiple=getattr(network, "size_multiple", 1),
+        trained_on=("nothing",),
+        sources="none",
+        licence="MIT",
+        intended_use="Tests.",
+        task=SAMPLING,
+        training={"denoiser": "denoiser", "denoiser SHA-256": "0" * 64},
+    )
     return models.Card(**{**fields, **changes})
 
 
 def sampler_of(network, **changes):
     """As a model made for ``test_invariances.denoiser``."""
-    return Model(network.eval().requires_grad_(False), card(network, **changes), Path("sampler.safetensors"), "1" * 64)
+    return Model(
+        network.eval().requires_grad_(False),
+        card(network, **changes),
+        Path("sampler.safetensors"),
+        "1" * 64,
+    )
 
 
 class Toy(nn.Module):
-    """Draws z plus noise of known strength, and codes images with a known error: what a perfect flow would give if the layer
-    kept everything but noise."""
+    """Draws z plus noise of known strength, and codes images with a known error: what a perfect
+    flow would give if the layer kept everything but noise.
+    """
 
     layers, size_multiple = ("output",), 4
 
@@ -76,7 +124,9 @@ class Toy(nn.Module):
 
     def given(self, layer, z, size):
         assert tuple(z.shape[2:]) == size and not any(n % 4 for n in size)
-        return lambda count, generator: z + self.noise * torch.randn(count, *z.shape[1:], generator=generator)
+        return lambda count, generator: (
+            z + self.noise * torch.randn(count, *z.shape[1:], generator=generator)
+        )
 
 
 def keeping():
@@ -86,20 +136,36 @@ def keeping():
 
 
 def run(network=None, sampler=None, volume=None, **changes):
-    chosen = {"samples": 40, "projected": 0, "shown": 2, "epsilon_hu": 1.0, "proposals": ("cinn",), "device": "cpu", **changes}
+    chosen = {
+        "samples": 40,
+        "projected": 0,
+        "shown": 2,
+        "epsilon_hu": 1.0,
+        "proposals": ("cinn",),
+        "device": "cpu",
+        **changes,
+    }
     given = {"denoiser": denoiser(network or keeping()), "sampler": sampler or sampler_of(Toy())}
-    return invariances({"low_dose": body() if volume is None else volume}, given, Settings(**chosen))
+    return invariances(
+        {"low_dose": body() if volume is None else volume}, given, Settings(**chosen)
+    )
 
 
 def column(result, start):
-    return next(values for heading, values in result.tables["proof"].columns.items() if heading.startswith(start))
+    return next(
+        values
+        for heading, values in result.tables["proof"].columns.items()
+        if heading.startswith(start)
+    )
 
 
-# -- known samplers ----------------------------------------------------------------------------------------------------
+# -- known samplers --------------------------------------------------------------------------------
 
 
 def test_a_known_sampler_gives_known_maps_measures_and_floor():
-    """Of a network that keeps every voxel, noise of 30 HU changes the output by 30 HU, and an autoencoder 5 HU off by 5 HU."""
+    """Of a network that keeps every voxel, noise of 30 HU changes the output by 30 HU, and an
+    autoencoder 5 HU off by 5 HU.
+    """
     volume = body((41, 46), 1)  # no multiples of four
     result = run(volume=volume, region=(0, 1, 3, 41, 5, 46), samples=200)
     assert column(result, "unproven samples")[0] == pytest.approx(30, rel=0.01)
@@ -108,67 +174,99 @@ def test_a_known_sampler_gives_known_maps_measures_and_floor():
     assert column(result, "autoencoder's image")[0] == pytest.approx(5, abs=1e-3)
     floor = result.volumes["vae floor"].array[0]
     np.testing.assert_allclose(floor[3:, 5:], 5, atol=1e-3)
-    assert not floor[:3].any() and not floor[:, :5].any() and result.roles["vae floor"] == "difference"
+    assert (
+        not floor[:3].any() and not floor[:, :5].any() and result.roles["vae floor"] == "difference"
+    )
     drawn = result.volumes["proposal 1"].array[0] - volume.array[0]
     assert drawn[3:, 5:].std() == pytest.approx(30, rel=0.05) and not drawn[:3].any()
-    assert result.facts["sampler"]["flow"] == "output" and result.facts["sampler"]["sha256"] == "1" * 64
+    assert (
+        result.facts["sampler"]["flow"] == "output"
+        and result.facts["sampler"]["sha256"] == "1" * 64
+    )
 
 
 def test_samples_are_not_clipped():
     loud = run(sampler=sampler_of(Toy(noise_hu=5000.0)), shown=1)
-    assert loud.volumes["proposal 1"].array.min() < -5000 and loud.volumes["proposal 1"].array.max() > 5000
+    assert (
+        loud.volumes["proposal 1"].array.min() < -5000
+        and loud.volumes["proposal 1"].array.max() > 5000
+    )
 
 
 def test_projected_draws_are_accepted_and_what_survived_is_told():
-    """An average loses fine noise; the flow's draws are moved on the level set as any other proposal."""
-    result = run(averaging(), region=(0, 1, 10, 30, 12, 34), samples=8, projected=4, max_evaluations=200)
+    """An average loses fine noise; the flow's draws are moved on the level set as any other
+    proposal.
+    """
+    result = run(
+        averaging(), region=(0, 1, 10, 30, 12, 34), samples=8, projected=4, max_evaluations=200
+    )
     assert result.facts["accepted"] == 4 and 20 < column(result, "survived")[0] < 105
     assert column(result, "largest accepted")[0] <= 1.0 < column(result, "unproven samples")[0]
 
 
 def test_the_layer_is_that_of_the_whole_slice():
-    """At a region's edge the denoiser sees what lies beyond: an average of the slice, not of the region."""
+    """At a region's edge the denoiser sees what lies beyond: an average of the slice, not of the
+    region.
+    """
     volume, network = body(slices=1), averaging()
     hu = torch.from_numpy(volume.array[0])
     x0 = ((hu + 542.5) / SCALE)[None, None]
     region = Window(12, 21, 13, 24)
     given = denoiser(network)
-    drawn = Sampling(sampler_of(Toy(noise_hu=0.0)), given, "output", torch.device("cpu")).changes(hu, x0, region)
+    drawn = Sampling(sampler_of(Toy(noise_hu=0.0)), given, "output", torch.device("cpu")).changes(
+        hu, x0, region
+    )
     with torch.no_grad():
         whole = given.network(x0)[0, 0] * SCALE - 542.5
-    torch.testing.assert_close(drawn(1, torch.Generator())[0], (whole - hu)[region.slices], atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        drawn(1, torch.Generator())[0], (whole - hu)[region.slices], atol=1e-2, rtol=0
+    )
 
 
 def test_the_kinds_take_turns_however_few_are_drawn_at_once():
     hu = torch.from_numpy(body(slices=1).array[0])
     settings = Settings(proposals=("texture", "cinn"), match_noise=False)
-    proposer = Proposer(hu, (1.0, 1.0), Window(0, 8, 0, 8), settings, lambda count, generator: torch.full((count, 8, 8), 7.0))
+    proposer = Proposer(
+        hu,
+        (1.0, 1.0),
+        Window(0, 8, 0, 8),
+        settings,
+        lambda count, generator: torch.full((count, 8, 8), 7.0),
+    )
     for at_once in (1, 3):
         generator = torch.Generator().manual_seed(0)
-        found = torch.cat([proposer.draw(first, at_once, generator) for first in range(0, 6, at_once)])
+        found = torch.cat(
+            [proposer.draw(first, at_once, generator) for first in range(0, 6, at_once)]
+        )
         assert [bool((one == 7).all()) for one in found] == [False, True] * 3
 
 
 def test_fresh_noise_and_other_places_stand_beside_every_measure():
-    """Of a network that keeps every voxel the reference is the noise's own strength, whatever is proposed."""
+    """Of a network that keeps every voxel the reference is the noise's own strength, whatever is
+    proposed.
+    """
     volume = body((72, 72), 1, noise=40.0)
     result = run(volume=volume, region=(0, 1, 24, 48, 24, 48), proposals=("texture",), samples=4)
     assert column(result, "reference: fresh noise")[0] == pytest.approx(40, rel=0.35)
     assert column(result, "reference: other places")[0] > 100
 
 
-# -- real samplers with random weights ---------------------------------------------------------------------------------
+# -- real samplers with random weights -------------------------------------------------------------
 
 
 def test_the_decoder_sees_no_padding_inside_the_region():
-    """What is drawn in a window equals what is drawn for the whole slice from the same latents; one latent less would not."""
+    """What is drawn in a window equals what is drawn for the whole slice from the same latents; one
+    latent less would not.
+    """
     vae = random_sampler().vae.fold()
     z, size = torch.randn(1, 4, 20, 24, generator=torch.Generator().manual_seed(1)), (80, 96)
     region, whole = Window(32, 48, 36, 60), vae.decode(z)
     for margin, equal in ((DECODER_REACH, True), (DECODER_REACH - 1, False)):
         window = region.grown(4 * margin, size)
-        part = vae.decode(z[:, :, window.j0 // 4:window.j1 // 4, window.i0 // 4:window.i1 // 4])
-        difference = float((part[(..., *region.within(window).slices)] - whole[(..., *region.slices)]).abs().max())
+        part = vae.decode(z[:, :, window.j0 // 4 : window.j1 // 4, window.i0 // 4 : window.i1 // 4])
+        difference = float(
+            (part[(..., *region.within(window).slices)] - whole[(..., *region.slices)]).abs().max()
+        )
         assert (difference < 2e-6 * float(whole.abs().max())) is equal
 
 
@@ -176,10 +274,15 @@ def test_the_decoder_sees_no_padding_inside_the_region():
 def test_the_seed_decides_every_bit_and_the_caller_s_sampler_stays(region, tmp_path):
     sampler = sampler_of(random_sampler())
     before = {name: values.clone() for name, values in sampler.network.state_dict().items()}
-    results = [run(averaging(), sampler, body((42, 45), 1), region=region, samples=5, seed=seed) for seed in (1, 1, 2)]
+    results = [
+        run(averaging(), sampler, body((42, 45), 1), region=region, samples=5, seed=seed)
+        for seed in (1, 1, 2)
+    ]
     arrays = [one.volumes["std unproven"].array for one in results]
     assert np.array_equal(arrays[0], arrays[1]) and not np.array_equal(arrays[0], arrays[2])
-    assert all(torch.equal(values, before[name]) for name, values in sampler.network.state_dict().items())
+    assert all(
+        torch.equal(values, before[name]) for name, values in sampler.network.state_dict().items()
+    )
     assert not any(getattr(module, "folded", False) for module in sampler.network.modules())
 
 
@@ -189,19 +292,33 @@ def test_vectors_draw_patches_of_their_size_and_no_more():
     for region in ((0, 1, 4, 30, 12, 44), (0, 1, 0, 32, 0, 32)):
         result = run(averaging(), sampler_of(vectors), body((40, 44), 1), region=region, samples=3)
         assert np.isfinite(column(result, "unproven samples")).all()
-    with pytest.raises(ModelError, match="draws images of 32 x 32 voxels: choose a region that is not larger"):
+    with pytest.raises(
+        ModelError, match="draws images of 32 x 32 voxels: choose a region that is not larger"
+    ):
         run(averaging(), sampler_of(vectors), body((40, 44), 1))
 
 
 def test_a_layer_of_another_size_is_seen_in_the_window_alone():
     """RED-CNN's convolutions have no padding: their maps are smaller than the image."""
     network = networks.build("redcnn", out_ch=2)
-    result = run(network, sampler_of(random_sampler({"conv2": 2})), layer="conv2", samples=3, region=(0, 1, 8, 30, 8, 33))
+    result = run(
+        network,
+        sampler_of(random_sampler({"conv2": 2})),
+        layer="conv2",
+        samples=3,
+        region=(0, 1, 8, 30, 8, 33),
+    )
     assert np.isfinite(column(result, "unproven samples")).all()
 
 
-@pytest.mark.parametrize("flow, asked", [("layers.4", ("5", "layers.4", "output")), ("output", ("5", "layers.4", "output")),
-                                         ("layers.2", ("3", "layers.2"))])
+@pytest.mark.parametrize(
+    "flow, asked",
+    [
+        ("layers.4", ("5", "layers.4", "output")),
+        ("output", ("5", "layers.4", "output")),
+        ("layers.2", ("3", "layers.2")),
+    ],
+)
 def test_a_flow_is_found_by_every_name_of_its_layer(flow, asked):
     network = networks.build("cnn10")
     sampler = sampler_of(random_sampler({flow: 1 if flow != "layers.2" else 32}))
@@ -223,22 +340,32 @@ def test_all_names_of_a_layer():
 
 
 def test_noise_and_textures_are_the_same_whatever_a_sampler_draws():
-    """Two denoisers are asked about the same ones, though each sampler takes as many random numbers as it likes."""
+    """Two denoisers are asked about the same ones, though each sampler takes as many random numbers
+    as it likes.
+    """
     volume, region = body(), Window(10, 30, 12, 34)
     hu, drawn = torch.from_numpy(volume.array[0]), []
     for takes in (1, 1000):
+
         def sampler(count, generator, takes=takes):
             torch.randn(takes, generator=generator)
             return torch.zeros(count, *region.size)
 
-        proposer = Proposer(hu, volume.spacing_mm[:2], region, Settings(proposals=("cinn", "noise", "texture")), sampler)
+        proposer = Proposer(
+            hu,
+            volume.spacing_mm[:2],
+            region,
+            Settings(proposals=("cinn", "noise", "texture")),
+            sampler,
+        )
         generator = torch.Generator().manual_seed(3)
         changes = torch.cat([proposer.draw(first, 6, generator) for first in (0, 6)])
         drawn.append((changes, torch.rand(2, generator=generator)))
     for one, other in zip(*drawn):
         assert torch.equal(one, other)
     changes = drawn[0][0].flatten(1)
-    # Number 0, 3, 6 and 9 are the sampler's nothing. Independent ones lie as far apart as their own sizes together.
+    # Number 0, 3, 6 and 9 are the sampler's nothing. Independent ones lie as far apart as their own
+    # sizes together.
     asked = [number for number in range(12) if number % 3]
     assert changes[::3].count_nonzero() == 0
     for first, second in combinations(asked, 2):
@@ -246,20 +373,37 @@ def test_noise_and_textures_are_the_same_whatever_a_sampler_draws():
         assert apart.norm() > 0.5 * sizes.norm() > 0, (first, second)
 
 
-# -- files and bad input -----------------------------------------------------------------------------------------------
+# -- files and bad input ---------------------------------------------------------------------------
 
 
 def saved(folder, name="sampler", **changes):
     """Paths of a denoiser's file and of a sampler made for it."""
     torch.manual_seed(1)
-    one = card(None, architecture="cnn10", arguments={"last_kernel": 3}, inputs=(CHANNEL,), outputs=(CHANNEL,), size_multiple=1,
-               task="denoising", training={}, name="Denoiser")
+    one = card(
+        None,
+        architecture="cnn10",
+        arguments={"last_kernel": 3},
+        inputs=(CHANNEL,),
+        outputs=(CHANNEL,),
+        size_multiple=1,
+        task="denoising",
+        training={},
+        name="Denoiser",
+    )
     network = random_sampler({"layers.0": 64, "layers.4": 1})
     path = models.save(folder / "denoiser.safetensors", networks.build("cnn10", last_kernel=3), one)
-    flows = {name: {**FLOW, "condition_channels": n} for name, n in (("layers.0", 64), ("layers.4", 1))}
+    flows = {
+        name: {**FLOW, "condition_channels": n} for name, n in (("layers.0", 64), ("layers.4", 1))
+    }
     arguments = {"vae": VAE, "flows": flows}
     training = {"denoiser": "Denoiser", "denoiser SHA-256": models.load(path).sha256}
-    made = card(network, arguments=arguments, inputs=(CHANNEL,), outputs=(CHANNEL,), **{"training": training, **changes})
+    made = card(
+        network,
+        arguments=arguments,
+        inputs=(CHANNEL,),
+        outputs=(CHANNEL,),
+        **{"training": training, **changes},
+    )
     return path, models.save(folder / f"{name}.safetensors", network, made)
 
 
@@ -268,24 +412,56 @@ def test_files_that_fit_are_found_and_run(tmp_path, monkeypatch):
     saved(tmp_path, "other", training={"denoiser SHA-256": "1" * 64})
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
     assert list(samplers_for(denoiser)) == [sampler]
-    result = invariances({"low_dose": body()}, {"denoiser": models.load(denoiser), "sampler": models.load(sampler)},
-                         Settings(layer="5", proposals=("cinn",), samples=2, projected=0, shown=1, region=(0, 1, 8, 24, 8, 24)))
-    assert result.facts["sampler"]["flow"] == "layers.4" and np.isfinite(result.volumes["vae floor"].array).all()
+    result = invariances(
+        {"low_dose": body()},
+        {"denoiser": models.load(denoiser), "sampler": models.load(sampler)},
+        Settings(
+            layer="5",
+            proposals=("cinn",),
+            samples=2,
+            projected=0,
+            shown=1,
+            region=(0, 1, 8, 24, 8, 24),
+        ),
+    )
+    assert (
+        result.facts["sampler"]["flow"] == "layers.4"
+        and np.isfinite(result.volumes["vae floor"].array).all()
+    )
 
 
 def test_the_command_takes_the_sampler_that_fits(tmp_path, monkeypatch, capsys):
     saved(tmp_path)
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path))
-    volumes.save(body((40, 44), 1), tmp_path / "low.nii.gz")
-    command = ["compute", "invariances", str(tmp_path / "low.nii.gz"), "--output", str(tmp_path / "out"), "--device", "cpu",
-               "--model", str(tmp_path / "denoiser.safetensors"), "--samples", "3", "--projected", "0", "--shown", "1",
-               "--settings", '{"region": [0, 1, 8, 24, 8, 24]}']
+    files.save(body((40, 44), 1), tmp_path / "low.nii.gz")
+    command = [
+        "compute",
+        "invariances",
+        str(tmp_path / "low.nii.gz"),
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--model",
+        str(tmp_path / "denoiser.safetensors"),
+        "--samples",
+        "3",
+        "--projected",
+        "0",
+        "--shown",
+        "1",
+        "--settings",
+        '{"region": [0, 1, 8, 24, 8, 24]}',
+    ]
     assert cli.main(command) == 0 and "sampler.safetensors" in capsys.readouterr().err
     facts = json.loads((tmp_path / "out" / "facts.json").read_text())
     assert facts["settings"]["proposals"] == ["cinn"] and facts["sampler"]["flow"] == "layers.4"
-    assert volumes.load(tmp_path / "out" / "vae floor.nrrd").array.any()
+    assert files.load(tmp_path / "out" / "vae floor.nrrd").array.any()
     assert cli.main([*command, "--layer", "3"]) == 1
-    assert "has no flow for layer '3' of 'Denoiser', only for layers.0, layers.4" in capsys.readouterr().err
+    assert (
+        "has no flow for layer '3' of 'Denoiser', only for layers.0, layers.4"
+        in capsys.readouterr().err
+    )
     assert cli.main([*command, "--layer", "3", "--proposals", "noise"]) == 0
     assert cli.main([*command, "--sampler", str(tmp_path / "denoiser.safetensors")]) == 1
     assert "is a model for denoising and not a sampler" in capsys.readouterr().err
@@ -300,12 +476,17 @@ def test_models_in_each_other_s_place_are_refused():
 
 def test_samplers_that_do_not_fit_are_refused():
     other = {"denoiser": "Yang's", "denoiser SHA-256": "ab" * 32}
-    with pytest.raises(ModelError, match="was made for \"Yang's\" .SHA-256 ababab.* and not for 'denoiser'.*train a sampler"):
+    with pytest.raises(
+        ModelError,
+        match="was made for \"Yang's\" .SHA-256 ababab.* and not for 'denoiser'.*train a sampler",
+    ):
         run(sampler=sampler_of(Toy(), training=other))
     with pytest.raises(ModelError, match="an autoencoder without flows"):
         run(sampler=sampler_of(random_sampler(()), training={}))
     two = random_sampler({"layers.0": 64, "layers.2": 32})
-    with pytest.raises(ModelError, match="no flow for layer 'output' of 'denoiser', only for layers.0, layers.2"):
+    with pytest.raises(
+        ModelError, match="no flow for layer 'output' of 'denoiser', only for layers.0, layers.2"
+    ):
         run(networks.build("cnn10"), sampler_of(two))
     with pytest.raises(ValueError, match="no layer '99'"):
         run(layer="99")
@@ -325,13 +506,25 @@ def test_proposals_of_a_sampler_need_one_for_each_denoiser():
     second = denoiser(averaging(3))
     second = replace(second, card=replace(second.card, name="second"))
     with pytest.raises(ModelError, match="there is none for 'second'"):
-        invariances(volume, {"denoiser": denoiser(averaging()), "sampler": sampler_of(Toy()), "second": second}, settings)
+        invariances(
+            volume,
+            {"denoiser": denoiser(averaging()), "sampler": sampler_of(Toy()), "second": second},
+            settings,
+        )
 
 
 def test_two_denoisers_with_a_sampler_each():
-    models = {"denoiser": denoiser(keeping()), "sampler": sampler_of(Toy(noise_hu=20.0)),
-              "second": denoiser(averaging()), "second sampler": sampler_of(Toy(noise_hu=60.0))}
-    result = invariances({"low_dose": body(slices=1)}, models, Settings(proposals=("cinn",), samples=30, projected=0, shown=1))
+    models = {
+        "denoiser": denoiser(keeping()),
+        "sampler": sampler_of(Toy(noise_hu=20.0)),
+        "second": denoiser(averaging()),
+        "second sampler": sampler_of(Toy(noise_hu=60.0)),
+    }
+    result = invariances(
+        {"low_dose": body(slices=1)},
+        models,
+        Settings(proposals=("cinn",), samples=30, projected=0, shown=1),
+    )
     for suffix, noise in (("", 20), (" second", 60)):
         assert result.tables[f"proof{suffix}"].columns["slice"] == [0]
         drawn = result.volumes[f"std unproven{suffix}"].array.mean()
@@ -339,10 +532,15 @@ def test_two_denoisers_with_a_sampler_each():
 
 
 def test_the_floor_needs_no_flow():
-    """Fresh noise at a layer that the sampler has no flow for: the autoencoder's error is told all the same."""
+    """Fresh noise at a layer that the sampler has no flow for: the autoencoder's error is told all
+    the same.
+    """
     sampler = sampler_of(random_sampler({"layers.2": 32}))
     result = run(networks.build("cnn10"), sampler, proposals=("texture",), samples=3)
-    assert column(result, "autoencoder's error")[0] > 0 and result.facts["sampler"]["flow"] == "none used"
+    assert (
+        column(result, "autoencoder's error")[0] > 0
+        and result.facts["sampler"]["flow"] == "none used"
+    )
 
 
 def test_draws_that_are_no_numbers_end_the_run():

@@ -4,8 +4,8 @@ import html
 
 import pytest
 
-from NetInversionLib import invariance_reading as reading
-from NetInversionLib.results import Table
+from NetInversionLib.core.results import Table
+from NetInversionLib.invariances import reading
 
 
 def facts(**changes):
@@ -175,16 +175,19 @@ def test_what_is_said_of_a_sample_is_the_worst_of_its_accepted_slices():
         Table("", {**table.columns, "accepted": ["True", "True", "False", "True"]}),
     ):  # read from a scene
         known = {"proof of samples": written}
-        assert reading.proof(part, known, "samples", 5) == (
-            "Sample 5, proven: the network's layer 3 changes by 0.9 %, at most 1 % are allowed. Its "
-            "output changes by 2 HU. "
-            "15 % of the proposed change survived."
+        assert (
+            reading.proof(part, known, "samples", 5)
+            == "Sample 5, proven: the network's layer 3 changes by 0.9 %, at most 1 % are allowed."
+            " Its output changes by 2 HU. 15 % of the proposed change survived."
         )
-        assert reading.proof(part, known, "proposals", 5) == (
-            "Proposal 5, unproven: the network's layer 3 changes by 70 %; 1 % count as unnoticed."
+        assert (
+            reading.proof(part, known, "proposals", 5)
+            == "Proposal 5, unproven: the network's layer 3 changes by 70 %; 1 % count as"
+            " unnoticed."
         )
-    assert reading.proof({**part, "second": part}, {}, "samples second", 1) == (
-        "Proven: the network's layer 3 changes by at most 1 %."
+    assert (
+        reading.proof({**part, "second": part}, {}, "samples second", 1)
+        == "Proven: the network's layer 3 changes by at most 1 %."
     )
     assert reading.proof(part, {}, "hidden lesion", None).endswith(
         "the network's layer 3 changes by at most 1 %."

@@ -1,4 +1,6 @@
-"""Training what proposes invariances: resume and two processes give one training's weights; honest cards; what is refused."""
+"""Training what proposes invariances: resume and two processes give one training's weights; honest
+cards; what is refused.
+"""
 
 import os
 import socket
@@ -12,25 +14,46 @@ import torch
 from test_denoising import LPS, SMALL, made_up_ct
 from toy_models import model
 
-from NetInversionLib import denoising, invariance_training, models, volumes
+from NetInversionLib import models
 from NetInversionLib.cli import main
-from NetInversionLib.denoising import CHANNEL, Pair
-from NetInversionLib.invariance_settings import SAMPLING
-from NetInversionLib.invariance_training import CINNSettings, VAESettings, bits_per_latent, train_cinn, train_vae
-from NetInversionLib.layers import LayerError
+from NetInversionLib.core import files
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.models.library import SAMPLING
 from NetInversionLib.networks.cinn import CINN
-from NetInversionLib.volumes import Volume
+from NetInversionLib.networks.layers import LayerError
+from NetInversionLib.training import denoiser as training_denoiser
+from NetInversionLib.training import sampler
+from NetInversionLib.training.denoiser import CHANNEL, Pair
+from NetInversionLib.training.sampler import (
+    CINNSettings,
+    VAESettings,
+    bits_per_latent,
+    train_cinn,
+    train_vae,
+)
 
-VAE_MAPS = {"latents": 4, "condition_channels": 0, "encoder": "small", "encoder_width": 2, "blocks": 2, "decoder_width": 2,
-            "attention": False, "spatial": True}
+VAE_MAPS = {
+    "latents": 4,
+    "condition_channels": 0,
+    "encoder": "small",
+    "encoder_width": 2,
+    "blocks": 2,
+    "decoder_width": 2,
+    "attention": False,
+    "spatial": True,
+}
 FLOW = {"blocks": 2, "hidden": 8, "depth": 1, "features": 4, "downs": 2, "embedder_width": 4}
-VAE_SETTINGS = VAESettings(tuple(VAE_MAPS.items()), steps=6, batch=2, patch=32, critic_width=2, checkpoint_every=2)
-CINN_SETTINGS = CINNSettings(layers=("3", "output"), **FLOW, steps=6, batch=2, patch=32, checkpoint_every=2)
+VAE_SETTINGS = VAESettings(
+    tuple(VAE_MAPS.items()), steps=6, batch=2, patch=32, critic_width=2, checkpoint_every=2
+)
+CINN_SETTINGS = CINNSettings(
+    layers=("3", "output"), **FLOW, steps=6, batch=2, patch=32, checkpoint_every=2
+)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(invariance_training, "HELD_OUT_BATCHES", 2)
+    monkeypatch.setattr(sampler, "HELD_OUT_BATCHES", 2)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +62,34 @@ def pairs():
 
 
 def made_up_pairs():
-    return [pair for n, person in enumerate("ab") for pair in denoising.pairs_of(made_up_ct(n), person, SMALL, number=n)]
+    return [
+        pair
+        for n, person in enumerate("ab")
+        for pair in training_denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)
+    ]
 
 
 @pytest.fixture(scope="module")
 def made(pairs, tmp_path_factory):
     """Files of a denoiser and an autoencoder."""
     folder = tmp_path_factory.mktemp("made")
-    denoising.train(pairs, folder / "denoiser.safetensors", replace(SMALL, architecture="cnn10", arguments=(), steps=2))
-    learns = replace(VAE_SETTINGS, steps=40, batch=4, learning_rate=5e-3, average=0.9, critic_from=1.0, divergence=0.0)
-    train_vae(pairs, folder / "vae.safetensors", learns, leave_out="b")  # long enough for latents to depend on the image
+    training_denoiser.train(
+        pairs,
+        folder / "denoiser.safetensors",
+        replace(SMALL, architecture="cnn10", arguments=(), steps=2),
+    )
+    learns = replace(
+        VAE_SETTINGS,
+        steps=40,
+        batch=4,
+        learning_rate=5e-3,
+        average=0.9,
+        critic_from=1.0,
+        divergence=0.0,
+    )
+    train_vae(
+        pairs, folder / "vae.safetensors", learns, leave_out="b"
+    )  # long enough for latents to depend on the image
     return folder
 
 
@@ -66,7 +107,7 @@ def weights(path):
     return {name: w.clone() for name, w in models.load(path).network.state_dict().items()}
 
 
-class Kill(invariance_training.Progress):
+class Kill(sampler.Progress):
     """Ends the training after its second checkpoint."""
 
     def report(self, fraction, message):
@@ -80,13 +121,18 @@ def test_a_killed_training_ends_with_the_same_weights(pairs, made, tmp_path, kin
         if kind == "vae":
             return train_vae(pairs, tmp_path / output, VAE_SETTINGS, "b", **options)
         networks = {name: models.load(made / f"{name}.safetensors") for name in ("vae", "denoiser")}
-        return train_cinn(pairs, tmp_path / output, settings=CINN_SETTINGS, leave_out="b", **networks, **options)
+        return train_cinn(
+            pairs, tmp_path / output, settings=CINN_SETTINGS, leave_out="b", **networks, **options
+        )
 
     train("whole.safetensors")
     checkpoint = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         train("parts.safetensors", checkpoint=checkpoint, progress=Kill())
-    assert torch.load(checkpoint, weights_only=True)["step"] == 4 and not (tmp_path / "parts.safetensors").exists()
+    assert (
+        torch.load(checkpoint, weights_only=True)["step"] == 4
+        and not (tmp_path / "parts.safetensors").exists()
+    )
     torch.manual_seed(17)  # nothing may follow from what happened in the process before
     train("parts.safetensors", checkpoint=checkpoint)
     whole, parts = weights(tmp_path / "whole.safetensors"), weights(tmp_path / "parts.safetensors")
@@ -94,10 +140,18 @@ def test_a_killed_training_ends_with_the_same_weights(pairs, made, tmp_path, kin
 
 
 def test_the_autoencoder_learns_and_its_card_tells_the_held_out_person_apart(pairs, tmp_path):
-    settings = replace(VAE_SETTINGS, steps=60, batch=4, learning_rate=5e-3, average=0.9, critic_from=1.0, checkpoint_every=20)
+    settings = replace(
+        VAE_SETTINGS,
+        steps=60,
+        batch=4,
+        learning_rate=5e-3,
+        average=0.9,
+        critic_from=1.0,
+        checkpoint_every=20,
+    )
     seen = []
 
-    class Look(invariance_training.Progress):
+    class Look(sampler.Progress):
         def point(self, curve, x, y):
             seen.append((curve, x, y))
 
@@ -106,35 +160,63 @@ def test_the_autoencoder_learns_and_its_card_tells_the_held_out_person_apart(pai
     assert len(held_out) == 3 and held_out[-1] < held_out[0]
     card = models.read_card(path)
     assert card.task == SAMPLING and card.trained_on == ("a",) and card.training["left out"] == "b"
-    a, b = (card.quality[f"{who}, RMSE of D(E(x)) to x (HU)"] for who in ("a, trained on", "b, held out"))
+    a, b = (
+        card.quality[f"{who}, RMSE of D(E(x)) to x (HU)"]
+        for who in ("a, trained on", "b, held out")
+    )
     assert b == pytest.approx(held_out[-1], rel=1e-4) and a > 0
     # The figure is what the file's network does, not what the training remembers.
     network, apart = models.load(path).network, [p for p in pairs if p.person == "b"]
-    squares = [(network(x) - x).square().mean() for x in
-               (denoising.draw_batch(apart, settings, n)[0] for n in range(invariance_training.HELD_OUT_BATCHES))]
-    assert b == pytest.approx(float(torch.stack(squares).mean().sqrt()) * (CHANNEL.high - CHANNEL.low), rel=1e-4)
+    squares = [
+        (network(x) - x).square().mean()
+        for x in (
+            training_denoiser.draw_batch(apart, settings, n)[0]
+            for n in range(sampler.HELD_OUT_BATCHES)
+        )
+    ]
+    assert b == pytest.approx(
+        float(torch.stack(squares).mean().sqrt()) * (CHANNEL.high - CHANNEL.low), rel=1e-4
+    )
 
 
-def test_flows_learn_and_their_card_names_networks_layers_and_people(pairs, vae, denoiser, tmp_path):
-    settings = replace(CINN_SETTINGS, steps=20, batch=4, learning_rate=5e-3, average=0.9, checkpoint_every=20)
+def test_flows_learn_and_their_card_names_networks_layers_and_people(
+    pairs, vae, denoiser, tmp_path
+):
+    settings = replace(
+        CINN_SETTINGS, steps=20, batch=4, learning_rate=5e-3, average=0.9, checkpoint_every=20
+    )
     before = {name: w.clone() for name, w in vae.network.vae.state_dict().items()}
     path = train_cinn(pairs, tmp_path / "flows.safetensors", vae, denoiser, settings, "b")
     found = models.load(path)
-    assert found.card.training["denoiser SHA-256"] == denoiser.sha256 and found.card.training["autoencoder SHA-256"] == vae.sha256
+    assert (
+        found.card.training["denoiser SHA-256"] == denoiser.sha256
+        and found.card.training["autoencoder SHA-256"] == vae.sha256
+    )
     assert found.network.layers == ["layers.2", "output"] and found.card.trained_on == ("a",)
     assert all(torch.equal(w, before[name]) for name, w in found.network.vae.state_dict().items())
-    bits = {key: value for key, value in found.card.quality.items() if key.endswith("(bits per latent)")}
-    assert set(bits) == {f"{who}, layer {layer} (bits per latent)" for who in ("a, trained on", "b, held out")
-                         for layer in found.network.layers}
-    start = train_cinn(pairs, tmp_path / "start.safetensors", vae, denoiser, replace(settings, steps=1), "b")
+    bits = {
+        key: value for key, value in found.card.quality.items() if key.endswith("(bits per latent)")
+    }
+    assert set(bits) == {
+        f"{who}, layer {layer} (bits per latent)"
+        for who in ("a, trained on", "b, held out")
+        for layer in found.network.layers
+    }
+    start = train_cinn(
+        pairs, tmp_path / "start.safetensors", vae, denoiser, replace(settings, steps=1), "b"
+    )
     assert all(value < models.read_card(start).quality[key] for key, value in bits.items())
     assert any("D(E(x))" in key for key in found.card.quality)
 
 
 def test_bits_are_those_of_the_normal_density(vae):
-    """An untrained flow with its ActNorms set: the bits of a normal density with each channel's mean and deviation."""
+    """An untrained flow with its ActNorms set: the bits of a normal density with each channel's
+    mean and deviation.
+    """
     torch.manual_seed(0)
-    flows = torch.nn.ModuleList(CINN(4, 1, 16, **FLOW, spatial=True, latent_size=4) for _ in range(2))
+    flows = torch.nn.ModuleList(
+        CINN(4, 1, 16, **FLOW, spatial=True, latent_size=4) for _ in range(2)
+    )
     latents = 3 + 5 * torch.randn(500, 4, 4, 4)
     z = torch.randn(500, 1, 16, 16)
     bits_per_latent(flows.train(), latents, [z, 2 * z])
@@ -144,8 +226,13 @@ def test_bits_are_those_of_the_normal_density(vae):
 
 
 def test_the_first_batch_sets_every_scale_also_when_nothing_varies(pairs, vae, denoiser, tmp_path):
-    """A CT without noise or tissue borders: activations and latents hardly differ, and nothing becomes infinite."""
-    flat = [Pair(p, v * torch.ones(40, 40).numpy(), torch.zeros(40, 40).numpy()) for p, v in (("a", 30.0), ("b", 35.0))]
+    """A CT without noise or tissue borders: activations and latents hardly differ, and nothing
+    becomes infinite.
+    """
+    flat = [
+        Pair(p, v * torch.ones(40, 40).numpy(), torch.zeros(40, 40).numpy())
+        for p, v in (("a", 30.0), ("b", 35.0))
+    ]
     path = train_cinn(flat, tmp_path / "flat.safetensors", vae, denoiser, CINN_SETTINGS, "b")
     found = models.load(path)
     assert all(w.isfinite().all() for w in found.network.state_dict().values())
@@ -167,9 +254,16 @@ def test_the_layers_are_the_denoisers(pairs, vae, denoiser, tmp_path):
 
 def test_what_cannot_be_trained_is_refused(pairs, vae, denoiser, tmp_path):
     out = tmp_path / "a.safetensors"
-    with pytest.raises(LayerError, match="no layer 'conv9'; choose 'output' or one of: 1: layers.0, Conv2d, 64 channels; 2:"):
+    with pytest.raises(
+        LayerError,
+        match="no layer 'conv9'; choose 'output' or one of: 1: layers.0, Conv2d, 64 channels; 2:",
+    ):
         train_cinn(pairs, out, vae, denoiser, replace(CINN_SETTINGS, layers=("conv9",)))
-    for people, leave_out in ((pairs, "c"), ([p for p in pairs if p.person == "b"], "b"), ([], None)):
+    for people, leave_out in (
+        (pairs, "c"),
+        ([p for p in pairs if p.person == "b"], "b"),
+        ([], None),
+    ):
         with pytest.raises(ValueError, match="nobody"):
             train_cinn(people, out, vae, denoiser, CINN_SETTINGS, leave_out)
         with pytest.raises(ValueError, match="nobody"):
@@ -177,17 +271,34 @@ def test_what_cannot_be_trained_is_refused(pairs, vae, denoiser, tmp_path):
     with pytest.raises(ValueError, match="no autoencoder made by 'train vae'"):
         train_cinn(pairs, out, denoiser, denoiser, CINN_SETTINGS)
     with pytest.raises(ValueError, match="denoiser"):
-        train_cinn(pairs, out, vae, model(torch.nn.Conv2d(1, 1, 3, padding=1), name="other units"), CINN_SETTINGS)
+        train_cinn(
+            pairs,
+            out,
+            vae,
+            model(torch.nn.Conv2d(1, 1, 3, padding=1), name="other units"),
+            CINN_SETTINGS,
+        )
     assert not out.exists()
 
 
 def test_checkpoints_of_other_networks_are_refused(pairs, vae, denoiser, tmp_path):
     state, out = tmp_path / "state", tmp_path / "a.safetensors"
     train_cinn(pairs, out, vae, denoiser, replace(CINN_SETTINGS, steps=1), checkpoint=state)
-    for wrong in ({"vae": replace(vae, sha256="1" * 64)}, {"denoiser": replace(denoiser, sha256="1" * 64)}, {"leave_out": "b"}):
-        with pytest.raises(ValueError, match="other settings, or of other people, scans or networks"):
-            train_cinn(pairs, out, **{"vae": vae, "denoiser": denoiser, **wrong}, settings=replace(CINN_SETTINGS, steps=1),
-                       checkpoint=state)
+    for wrong in (
+        {"vae": replace(vae, sha256="1" * 64)},
+        {"denoiser": replace(denoiser, sha256="1" * 64)},
+        {"leave_out": "b"},
+    ):
+        with pytest.raises(
+            ValueError, match="other settings, or of other people, scans or networks"
+        ):
+            train_cinn(
+                pairs,
+                out,
+                **{"vae": vae, "denoiser": denoiser, **wrong},
+                settings=replace(CINN_SETTINGS, steps=1),
+                checkpoint=state,
+            )
     with pytest.raises(ValueError, match="other settings"):
         train_vae(pairs, out, VAE_SETTINGS, checkpoint=state)
 
@@ -196,7 +307,7 @@ TWO = """
 import sys
 from test_invariance_training import CINN_SETTINGS, VAE_SETTINGS, made_up_pairs
 from NetInversionLib import models
-from NetInversionLib.invariance_training import train_cinn, train_vae
+from NetInversionLib.training.sampler import train_cinn, train_vae
 if len(sys.argv) == 2:
     train_vae(made_up_pairs(), sys.argv[1], VAE_SETTINGS, "b")
 else:
@@ -206,17 +317,35 @@ else:
 
 @pytest.mark.parametrize("kind", ["vae", "cinn"])
 def test_two_processes_train_what_one_does(kind, made, pairs, vae, denoiser, tmp_path):
-    """Also the ActNorms, which are set from the whole first batch, and batch norm's statistics; one file is written."""
+    """Also the ActNorms, which are set from the whole first batch, and batch norm's statistics; one
+    file is written.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [str(made / "vae.safetensors"), str(made / "denoiser.safetensors")] if kind == "cinn" else []
-    started = [subprocess.Popen([sys.executable, "-c", TWO, str(tmp_path / f"{rank}.safetensors"), *command],
-                                env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-               for rank in "01"]
+    group = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = (
+        [str(made / "vae.safetensors"), str(made / "denoiser.safetensors")]
+        if kind == "cinn"
+        else []
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / f"{rank}.safetensors"), *command],
+            env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
     settings = VAE_SETTINGS if kind == "vae" else CINN_SETTINGS
     if kind == "vae":
         train_vae(pairs, tmp_path / "one.safetensors", settings, "b")
@@ -227,7 +356,8 @@ def test_two_processes_train_what_one_does(kind, made, pairs, vae, denoiser, tmp
         assert process.returncode == 0, errors
     assert not (tmp_path / "1.safetensors").exists()
     one, two = weights(tmp_path / "one.safetensors"), weights(tmp_path / "0.safetensors")
-    # Adam makes whole steps of gradients that are rounding: a few weights may differ by that, not all.
+    # Adam makes whole steps of gradients that are rounding: a few weights may differ by that, not
+    # all.
     differences = torch.cat([(one[n].float() - two[n].float()).abs().flatten() for n in one])
     step = settings.learning_rate
     assert differences.max() < step * settings.steps and differences.mean() < 0.05 * step
@@ -245,13 +375,41 @@ def test_commands(tmp_path, capsys, made):
     folder = tmp_path / "ct"
     folder.mkdir()
     for n in range(2):
-        volumes.save(Volume(made_up_ct(n, slices=1, size=66).array, LPS, "ct", "HU"), folder / f"person{n}.nii.gz")
+        files.save(
+            Volume(made_up_ct(n, slices=1, size=66).array, LPS, "ct", "HU"),
+            folder / f"person{n}.nii.gz",
+        )
     output = tmp_path / "flows.safetensors"
-    networks = ["--vae", str(made / "vae.safetensors"), "--denoiser", str(made / "denoiser.safetensors"), "--output", str(output)]
-    assert main(["train", "cinn", str(folder), *networks, "--steps", "1", "--layers", "3", "--leave-out", "person1"]) == 0
+    networks = [
+        "--vae",
+        str(made / "vae.safetensors"),
+        "--denoiser",
+        str(made / "denoiser.safetensors"),
+        "--output",
+        str(output),
+    ]
+    assert (
+        main(
+            [
+                "train",
+                "cinn",
+                str(folder),
+                *networks,
+                "--steps",
+                "1",
+                "--layers",
+                "3",
+                "--leave-out",
+                "person1",
+            ]
+        )
+        == 0
+    )
     assert str(output) in capsys.readouterr().out and output.with_suffix(".checkpoint").exists()
     assert models.verify(output).card.training["left out"] == "person1"
     assert main(["train", "cinn", str(folder), *networks, "--layers", "77"]) == 1
     assert "no layer '77'; choose 'output' or one of: 1: layers.0" in capsys.readouterr().err
-    assert main(["train", "vae", str(folder), "--leave-out", "nobody", "--output", str(output)]) == 1
+    assert (
+        main(["train", "vae", str(folder), "--leave-out", "nobody", "--output", str(output)]) == 1
+    )
     assert "there are person0, person1" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Invariances without a decoder: maps of known networks, proof from the saved volumes, tiles that do not bias, bad input."""
+"""Invariances without a decoder: maps of known networks, proof from the saved volumes, tiles that
+do not bias, bad input.
+"""
 
 from dataclasses import replace
 
@@ -10,14 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 from toy_models import LPS, channel, model, random_matrix
 
-from NetInversionLib import networks, volumes
-from NetInversionLib.invariance_settings import Settings
+from NetInversionLib import networks
+from NetInversionLib.core import volumes
+from NetInversionLib.core.progress import Progress
+from NetInversionLib.core.volumes import Volume
 from NetInversionLib.invariances import Blended, Moments, image_noise, invariances, tiles
-from NetInversionLib.layers import LayerError
-from NetInversionLib.level_set import LevelSet, Window, verify
+from NetInversionLib.invariances.level_set import LevelSet, Window, verify
+from NetInversionLib.invariances.settings import Settings
 from NetInversionLib.models import ModelError
-from NetInversionLib.results import Progress
-from NetInversionLib.volumes import Volume
+from NetInversionLib.networks.layers import LayerError
 
 HU = (channel("ct", "HU", -542.5, -40.3),)
 SCALE = 502.2
@@ -43,16 +46,35 @@ def body(size=(40, 44), slices=2, noise=30.0, matrix=LPS, seed=0):
 
 
 def run(volume, network, progress=None, **changes):
-    chosen = {"samples": 12, "projected": 6, "shown": 2, "epsilon_hu": 1.0, "proposals": ("texture",), "device": "cpu",
-              "max_evaluations": 200, **changes}
-    return invariances({"low_dose": volume}, {"denoiser": denoiser(network)}, Settings(**chosen), progress or Progress())
+    chosen = {
+        "samples": 12,
+        "projected": 6,
+        "shown": 2,
+        "epsilon_hu": 1.0,
+        "proposals": ("texture",),
+        "device": "cpu",
+        "max_evaluations": 200,
+        **changes,
+    }
+    return invariances(
+        {"low_dose": volume},
+        {"denoiser": denoiser(network)},
+        Settings(**chosen),
+        progress or Progress(),
+    )
 
 
-# -- moments and tiles -------------------------------------------------------------------------------------------------
+# -- moments and tiles -----------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(5, 90), st.integers(5, 90), st.integers(8, 40), st.integers(0, 20), st.integers(0, 9))
+@given(
+    st.integers(5, 90),
+    st.integers(5, 90),
+    st.integers(8, 40),
+    st.integers(0, 20),
+    st.integers(0, 9),
+)
 def test_tiles_cover_the_region_and_nothing_else(height, width, tile, overlap, corner):
     overlap = min(overlap, tile // 2)
     region = Window(corner, corner + height, 3, 3 + width)
@@ -66,7 +88,9 @@ def test_tiles_cover_the_region_and_nothing_else(height, width, tile, overlap, c
 
 
 def test_blended_moments_of_noise_are_the_noise_s_everywhere():
-    """Independent tiles of the same noise: blending samples would lose up to 30 % in overlaps, blending moments nothing."""
+    """Independent tiles of the same noise: blending samples would lose up to 30 % in overlaps,
+    blending moments nothing.
+    """
     torch.manual_seed(0)
     found = Blended((40, 60))
     for tile, weight in tiles(Window(0, 40, 0, 60), 24, 8):
@@ -75,7 +99,11 @@ def test_blended_moments_of_noise_are_the_noise_s_everywhere():
             moments.add(10 * torch.randn(50, *tile.size))
         found.add(moments, tile, weight)
     deviation = found.deviation()
-    assert deviation.mean() == pytest.approx(10, rel=0.005) and deviation.min() > 9 and deviation.max() < 11
+    assert (
+        deviation.mean() == pytest.approx(10, rel=0.005)
+        and deviation.min() > 9
+        and deviation.max() < 11
+    )
     assert deviation[18:22].mean() == pytest.approx(10, rel=0.02)
 
 
@@ -86,14 +114,16 @@ def test_moments_are_numpy_s():
     for part in changes.split(7):
         moments.add(part)
     found.add(moments, Window(0, 5, 0, 6), torch.ones(5, 6))
-    np.testing.assert_allclose(found.deviation(), changes.double().numpy().std(0, ddof=1), rtol=1e-9)
+    np.testing.assert_allclose(
+        found.deviation(), changes.double().numpy().std(0, ddof=1), rtol=1e-9
+    )
 
 
 def test_noise_is_measured_in_soft_tissue():
     assert image_noise(body((90, 90), noise=25.0).array) == pytest.approx(25, rel=0.1)
 
 
-# -- whole runs --------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 def test_every_accepted_sample_is_on_the_level_set_when_read_back():
@@ -102,9 +132,17 @@ def test_every_accepted_sample_is_on_the_level_set_when_read_back():
     region = (0, 2, 10, 30, 12, 34)
     result = run(volume, network, region=region)
     table = result.tables["proof"].columns
-    assert table["accepted (%)"] == [100.0, 100.0] and result.facts["accepted"] == 12 and result.facts["complete"]
+    assert (
+        table["accepted (%)"] == [100.0, 100.0]
+        and result.facts["accepted"] == 12
+        and result.facts["complete"]
+    )
     each = result.tables["proof of samples"].columns
-    assert each["slice"] == 6 * [0] + 6 * [1] and each["sample"] == 2 * list(range(1, 7)) and all(each["accepted"])
+    assert (
+        each["slice"] == 6 * [0] + 6 * [1]
+        and each["sample"] == 2 * list(range(1, 7))
+        and all(each["accepted"])
+    )
     for number in (1, 2):
         after = result.volumes[f"sample {number}"].array
         changed = after != volume.array
@@ -112,27 +150,52 @@ def test_every_accepted_sample_is_on_the_level_set_when_read_back():
         for k in range(2):
             found = measured_again(volume, after, k, Window(10, 30, 12, 34))
             row = 6 * k + number - 1
-            assert 0 < found <= 1.0 and each["projected, change of the output (HU)"][row] == pytest.approx(found, rel=1e-3)
+            assert 0 < found <= 1.0 and each["projected, change of the output (HU)"][
+                row
+            ] == pytest.approx(found, rel=1e-3)
             change = (after - volume.array)[k, 10:30, 12:34]
-            assert each["input change after (HU)"][row] == pytest.approx(np.sqrt(np.mean(change**2)), rel=1e-4)
+            assert each["input change after (HU)"][row] == pytest.approx(
+                np.sqrt(np.mean(change**2)), rel=1e-4
+            )
 
 
 def measured_again(volume, after, k, region, network=None):
     """What a slice of a sample changes, HU, in float64 on the whole slice."""
-    x0, x = (torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after))
-    return verify(LevelSet(denoiser(network or averaging()).network, x0, region, scale=SCALE), x0, x)
+    x0, x = (
+        torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after)
+    )
+    return verify(
+        LevelSet(denoiser(network or averaging()).network, x0, region, scale=SCALE), x0, x
+    )
 
 
 @pytest.mark.parametrize("epsilon_hu", [0.5, 1.0])
 def test_samples_put_together_from_tiles_are_proven_as_a_whole(epsilon_hu):
-    """Each tile by itself may use all of epsilon; what they change together is more, and is taken back."""
+    """Each tile by itself may use all of epsilon; what they change together is more, and is taken
+    back.
+    """
     torch.manual_seed(0)
-    volume, network, region = body((72, 80), 1), networks.build("cnn10", last_kernel=3), (0, 1, 4, 68, 6, 70)
-    result = run(volume, network, region=region, tile=32, overlap=8, samples=3, projected=3, epsilon_hu=epsilon_hu)
+    volume, network, region = (
+        body((72, 80), 1),
+        networks.build("cnn10", last_kernel=3),
+        (0, 1, 4, 68, 6, 70),
+    )
+    result = run(
+        volume,
+        network,
+        region=region,
+        tile=32,
+        overlap=8,
+        samples=3,
+        projected=3,
+        epsilon_hu=epsilon_hu,
+    )
     each = result.tables["proof of samples"].columns
     assert each["sample"] == [1, 2] and all(each["accepted"])
     for number, told in zip(each["sample"], each["projected, change of the output (HU)"]):
-        found = measured_again(volume, result.volumes[f"sample {number}"].array, 0, Window(4, 68, 6, 70), network)
+        found = measured_again(
+            volume, result.volumes[f"sample {number}"].array, 0, Window(4, 68, 6, 70), network
+        )
         assert 0.8 * epsilon_hu < found <= epsilon_hu and told == pytest.approx(found, rel=1e-3)
 
 
@@ -142,18 +205,25 @@ def test_a_cropped_volume_has_the_same_samples():
     region = (1, 2, 10, 30, 12, 34)
     both = ((volume, region), (volumes.crop(volume, (1, 2, 0, 40, 0, 44)), (0, 1, *region[2:])))
     whole, part = (run(one, averaging(), region=box, samples=4, projected=2) for one, box in both)
-    np.testing.assert_array_equal(whole.volumes["std proven"].array[1], part.volumes["std proven"].array[0])
+    np.testing.assert_array_equal(
+        whole.volumes["std proven"].array[1], part.volumes["std proven"].array[0]
+    )
     assert part.volumes["std proven"].array.any()
 
 
 def test_what_an_average_loses_survives_and_what_it_keeps_does_not():
-    """Fine texture passes an average of 5 x 5 half unnoticed; a network that keeps every voxel lets nothing pass."""
+    """Fine texture passes an average of 5 x 5 half unnoticed; a network that keeps every voxel lets
+    nothing pass.
+    """
     fine = run(body(), averaging(), region=(0, 1, 10, 30, 12, 34))
     keeping = run(body(), averaging(1), region=(0, 1, 10, 30, 12, 34))
     survived = [r.tables["proof"].columns["survived (%)"][0] for r in (fine, keeping)]
     assert survived[0] > 30 and survived[1] < 5
     inside = np.s_[0, 16:24, 18:28]
-    ratio = fine.volumes["std proven"].array[inside].mean() / fine.volumes["std unproven"].array[inside].mean()
+    ratio = (
+        fine.volumes["std proven"].array[inside].mean()
+        / fine.volumes["std unproven"].array[inside].mean()
+    )
     assert 0.3 < ratio <= 1.05
     assert fine.volumes["std unproven"].array[inside].mean() == pytest.approx(50, rel=0.2)
 
@@ -184,11 +254,18 @@ def test_any_orientation_gives_the_same_maps(axes):
 
 
 def test_large_regions_are_tiled_and_the_seed_decides():
-    runs = [run(body((60, 64), 1), averaging(), tile=32, overlap=8, samples=4, projected=2, seed=seed) for seed in (1, 1, 2)]
+    runs = [
+        run(body((60, 64), 1), averaging(), tile=32, overlap=8, samples=4, projected=2, seed=seed)
+        for seed in (1, 1, 2)
+    ]
     proof = runs[0].tables["proof"].columns
-    assert len(proof["rows"]) == 1 + 9 and proof["rows"][0] == "0-59"  # tried on the whole, projected in tiles
+    assert (
+        len(proof["rows"]) == 1 + 9 and proof["rows"][0] == "0-59"
+    )  # tried on the whole, projected in tiles
     assert proof["projected"] == [0, *[2] * 9] and runs[0].facts["projected"] == 18
-    assert runs[0].volumes["std unproven"].array[0, 20:40, 20:44].mean() == pytest.approx(50, rel=0.3)
+    assert runs[0].volumes["std unproven"].array[0, 20:40, 20:44].mean() == pytest.approx(
+        50, rel=0.3
+    )
     arrays = [r.volumes["std proven"].array for r in runs]
     assert np.array_equal(arrays[0], arrays[1]) and not np.array_equal(arrays[0], arrays[2])
     assert arrays[0][0, 20:40, 20:44].min() > 0
@@ -196,7 +273,9 @@ def test_large_regions_are_tiled_and_the_seed_decides():
 
 def test_fresh_noise_has_the_image_s_strength():
     volume = body((72, 72), 1, noise=40.0)
-    result = run(volume, averaging(), proposals=("noise",), samples=24, projected=2, epsilon_hu=None)
+    result = run(
+        volume, averaging(), proposals=("noise",), samples=24, projected=2, epsilon_hu=None
+    )
     assert result.facts["epsilon"] == pytest.approx(4, rel=0.1)
     inside = result.volumes["std unproven"].array[0, 30:42, 30:42]
     assert 25 < inside.mean() < 60
@@ -205,15 +284,28 @@ def test_fresh_noise_has_the_image_s_strength():
 def test_hidden_layers_are_compared_relative_to_themselves():
     torch.manual_seed(0)
     network = networks.build("cnn10", last_kernel=3)
-    result = run(body(), network, region=(0, 1, 14, 26, 16, 28), layer="layers.1", samples=3, projected=3, epsilon_hu=None)
+    result = run(
+        body(),
+        network,
+        region=(0, 1, 14, 26, 16, 28),
+        layer="layers.1",
+        samples=3,
+        projected=3,
+        epsilon_hu=None,
+    )
     assert result.facts["epsilon"] == 0.01 and result.facts["epsilon_units"] == "relative"
     assert any("relative" in heading for heading in result.tables["proof"].columns)
-    for heading in ("projected samples, change of the output (HU)", "projected, change of the output (HU)"):
+    for heading in (
+        "projected samples, change of the output (HU)",
+        "projected, change of the output (HU)",
+    ):
         table = result.tables["proof" if "samples" in heading else "proof of samples"].columns
         after, mean = result.volumes["sample 1"].array, np.mean(table[heading])
         assert mean > 0 and len(table[heading]) == (1 if "samples" in heading else 3)
     told = result.tables["proof of samples"].columns["projected, change of the output (HU)"][0]
-    assert told == pytest.approx(measured_again(body(), after, 0, Window(14, 26, 16, 28), network), rel=1e-3)
+    assert told == pytest.approx(
+        measured_again(body(), after, 0, Window(14, 26, 16, 28), network), rel=1e-3
+    )
 
 
 def test_a_projection_tells_how_far_it_is_and_can_be_stopped():
@@ -225,7 +317,9 @@ def test_a_projection_tells_how_far_it_is_and_can_be_stopped():
             self.told.append((fraction, message))
 
     progress = Count()
-    run(body(slices=1), averaging(), progress, region=(0, 1, 10, 30, 12, 34), samples=4, projected=4)
+    run(
+        body(slices=1), averaging(), progress, region=(0, 1, 10, 30, 12, 34), samples=4, projected=4
+    )
     fractions = [f for f, _ in progress.told]
     assert fractions == sorted(fractions) and sum("evaluation" in m for _, m in progress.told) > 5
 
@@ -242,11 +336,14 @@ def test_a_partial_result_is_usable_and_says_so(monkeypatch):
     monkeypatch.setattr("NetInversionLib.invariances.INTERMEDIATE_EVERY_S", -1)
     progress = Stop()
     run(body(), averaging(), progress, region=(0, 2, 10, 30, 12, 34), samples=4, projected=2)
-    assert not progress.kept.facts["complete"] and "partial" in progress.kept.volumes["std proven"].name
+    assert (
+        not progress.kept.facts["complete"]
+        and "partial" in progress.kept.volumes["std proven"].name
+    )
     assert progress.kept.volumes["std proven"].array[0].any()
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def test_what_is_no_ct_in_hu_is_refused():
@@ -261,7 +358,10 @@ def test_networks_of_another_kind_are_refused():
     with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
         invariances({"low_dose": body()}, {"denoiser": two})
     with pytest.raises(ModelError, match="does not work in HU"):
-        invariances({"low_dose": body()}, {"denoiser": model(nn.Conv2d(1, 1, 1), inputs=("mr",), outputs=HU)})
+        invariances(
+            {"low_dose": body()},
+            {"denoiser": model(nn.Conv2d(1, 1, 1), inputs=("mr",), outputs=HU)},
+        )
     broken = averaging()
     with torch.no_grad():
         broken.weight[0, 0, 0, 0] = float("nan")
@@ -286,11 +386,26 @@ def test_layers_regions_and_tolerances_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="epsilon must be above 0"):
         run(body(), averaging(), epsilon_hu=0.0)
     with pytest.raises(ValueError, match="give epsilon in HU"):
-        run(replace(body(noise=0.0), array=np.full((1, 40, 44), -1000, np.float32)), averaging(), epsilon_hu=None)
+        run(
+            replace(body(noise=0.0), array=np.full((1, 40, 44), -1000, np.float32)),
+            averaging(),
+            epsilon_hu=None,
+        )
 
 
-@pytest.mark.parametrize("wrong", [{"proposals": ("gan",)}, {"proposals": ()}, {"samples": 1}, {"projected": 300}, {"tile": 4},
-                                   {"overlap": 100}, {"texture_hu": 0.0}, {"max_evaluations": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"proposals": ("gan",)},
+        {"proposals": ()},
+        {"samples": 1},
+        {"projected": 300},
+        {"tile": 4},
+        {"overlap": 100},
+        {"texture_hu": 0.0},
+        {"max_evaluations": 0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         Settings(**wrong)

@@ -11,14 +11,20 @@ from panel_steps import choose_second_model
 from test_invariance_proposals import saved
 from test_invariances import body
 
-from NetInversionLib import jobs, models, networks
-from NetInversionLib.denoising import CHANNEL
-from NetInversionLib.level_set import LevelSet, Window, verify
-from NetInversionLib.results import Result, Table
+from NetInversionLib import models, networks
+from NetInversionLib.core import steps
+from NetInversionLib.core.results import Result, Table
+from NetInversionLib.invariances.level_set import LevelSet, Window, verify
+from NetInversionLib.models import library
+from NetInversionLib.training.denoiser import CHANNEL
 
 host.start()
 
-from NetInversionLib import mrml, qtjobs  # noqa: E402
+from NetInversionLib.panel import (
+    packages,  # noqa: E402
+    pictures,  # noqa: E402
+)
+from NetInversionLib.scene import tables  # noqa: E402
 
 NAME = "averaging.safetensors"
 SCALE = CHANNEL.high - CHANNEL.low
@@ -27,14 +33,30 @@ REGION = (1, 2, 10, 30, 12, 34)  # what ``roi`` below encloses
 
 
 def card(**changes):
-    fields = dict(name="Averaging", version="1", architecture="cnn10", arguments={"last_kernel": 3}, inputs=(CHANNEL,),
-                  outputs=(CHANNEL,), dimensions=2, orientation="LPS", spacing_mm=(0.5, 4.0), size_multiple=1,
-                  trained_on=("nothing",), sources="none", licence="MIT", intended_use="Tests.", task="denoising")
+    fields = dict(
+        name="Averaging",
+        version="1",
+        architecture="cnn10",
+        arguments={"last_kernel": 3},
+        inputs=(CHANNEL,),
+        outputs=(CHANNEL,),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.5, 4.0),
+        size_multiple=1,
+        trained_on=("nothing",),
+        sources="none",
+        licence="MIT",
+        intended_use="Tests.",
+        task="denoising",
+    )
     return models.Card(**{**fields, **changes})
 
 
 class PlainAverage(torch.nn.Module):
-    """A quick network for runs in this process: an average, which loses what is finer, in the manner of a denoiser."""
+    """A quick network for runs in this process: an average, which loses what is finer, in the
+    manner of a denoiser.
+    """
 
     def __init__(self, side=5):
         super().__init__()
@@ -67,7 +89,11 @@ def averaging():
 
 
 def plain(path, side=5, **changes):
-    return models.save(path, PlainAverage(side), card(architecture="plain_average", arguments={"side": side}, **changes))
+    return models.save(
+        path,
+        PlainAverage(side),
+        card(architecture="plain_average", arguments={"side": side}, **changes),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +104,9 @@ def denoiser(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
-    return models.save(tmp_path_factory.mktemp("published") / "cnn10.safetensors", averaging(), card())
+    return models.save(
+        tmp_path_factory.mktemp("published") / "cnn10.safetensors", averaging(), card()
+    )
 
 
 @pytest.fixture
@@ -93,7 +121,9 @@ def add_ct(volume=None, name="My CT"):
     import slicer
 
     volume = body((40, 44), 3) if volume is None else volume
-    return slicer.util.addVolumeFromArray(volume.array.copy(), slicer.util.vtkMatrixFromArray(MATRIX), name)
+    return slicer.util.addVolumeFromArray(
+        volume.array.copy(), slicer.util.vtkMatrixFromArray(MATRIX), name
+    )
 
 
 def roi():
@@ -172,13 +202,19 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     finish(widget)
     assert "Done" in widget.ui.statusLabel.text, widget.ui.logText.toPlainText()
     found = results(widget)
-    assert facts(widget)["accepted"] == facts(widget)["projected"] == 6 and "6 of 6" in widget.ui.summaryLabel.text
+    assert (
+        facts(widget)["accepted"] == facts(widget)["projected"] == 6
+        and "6 of 6" in widget.ui.summaryLabel.text
+    )
     assert widget.ui.summaryLabel.text.startswith("<b>In the chosen region, images that differ by ")
 
     # Only the slice of the region, where it lies in the patient
     unproven, proven = (array(found[f"std {kind}"]) for kind in ("unproven", "proven"))
     assert unproven.shape == (1, 40, 44) and found["std proven"].GetOrigin()[2] == 2.0
-    assert 40 < unproven[0, 12:28, 14:32].mean() < 60 and 0 < proven[0, 12:28, 14:32].mean() < unproven[0, 12:28, 14:32].mean()
+    assert (
+        40 < unproven[0, 12:28, 14:32].mean() < 60
+        and 0 < proven[0, 12:28, 14:32].mean() < unproven[0, 12:28, 14:32].mean()
+    )
     np.testing.assert_array_equal(array(found["patient"])[0], volume.array[1])
 
     # The browser shows each sample, and each is what it says when read back
@@ -186,8 +222,11 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     x0 = (torch.from_numpy(volume.array[1:2])[None] - CHANNEL.low) / SCALE
     target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE)
     selector, slider = widget.ui.shownImageSelector, widget.ui.shownSlider
-    proofs = mrml.columns_of(found["proof of samples"])
-    for key, low, high, column in (("samples", 0.0, 1.0, "projected"), ("proposals", 1.0, 200.0, "unproven")):
+    proofs = tables.columns_of(found["proof of samples"])
+    for key, low, high, column in (
+        ("samples", 0.0, 1.0, "projected"),
+        ("proposals", 1.0, 200.0, "unproven"),
+    ):
         selector.setCurrentIndex(selector.findData(key))
         widget._onImage(0)
         seen = []
@@ -199,38 +238,65 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
             assert low < change <= high + 1e-4
             _check_differences(widget, model.network, x0, seen[-1], key)
             row = proofs["sample"].index(number)
-            assert proofs[f"{column}, change of the output (HU)"][row] == pytest.approx(change, rel=2e-3)
+            assert proofs[f"{column}, change of the output (HU)"][row] == pytest.approx(
+                change, rel=2e-3
+            )
             said = widget.ui.shownProofLabel.text
             assert f" {number}, " in said
-            assert f"the network's output changes by {proofs[f'{column}, change of the output (HU)'][row]:.2g} HU" in said
-            assert (f"{proofs['survived (%)'][row]:.0f} % of the proposed change survived" in said) == (key == "samples")
+            assert (
+                "the network's output changes by"
+                f" {proofs[f'{column}, change of the output (HU)'][row]:.2g} HU" in said
+            )
+            assert (
+                f"{proofs['survived (%)'][row]:.0f} % of the proposed change survived" in said
+            ) == (key == "samples")
         assert not np.array_equal(seen[0], seen[1]) and slider.maximum == 3
-        assert (", unproven:" if key == "proposals" else ", proven:") in widget.ui.shownProofLabel.text
-    assert found["browser"].GetNumberOfItems() == 3 and found["sequence of samples"].GetNumberOfDataNodes() == 3
+        assert (
+            ", unproven:" if key == "proposals" else ", proven:"
+        ) in widget.ui.shownProofLabel.text
+    assert (
+        found["browser"].GetNumberOfItems() == 3
+        and found["sequence of samples"].GetNumberOfDataNodes() == 3
+    )
 
     # A component, by the slider, which draws it once though its limits and decimals change
     drawn, choose_image = [], widget.logic.choose
-    widget.logic.choose = lambda nodes, *chosen: (drawn.append(chosen), choose_image(nodes, *chosen))
+    widget.logic.choose = lambda nodes, *chosen: (
+        drawn.append(chosen),
+        choose_image(nodes, *chosen),
+    )
     selector.setCurrentIndex(selector.findData("component 1"))
     widget._onImage(0)
     assert drawn == [("component 1", 1.0)]
     slider.value = -2.0
     shown = results(widget)["shown component"]
-    np.testing.assert_allclose(array(shown), array(found["patient"]) - 2 * array(found["component 1"]), atol=1e-3)
+    np.testing.assert_allclose(
+        array(shown), array(found["patient"]) - 2 * array(found["component 1"]), atol=1e-3
+    )
     assert "not proven" in widget.ui.shownProofLabel.text
 
     # Shown: both maps over the CT in one window and perceptual colours, the table of proofs
     widget.ui.showButton.click()
     manager = slicer.app.layoutManager()
-    composites = {tag: manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode() for tag in
-                  ("Low", "Denoised", "Sample", "Unproven", "Proven")}
+    composites = {
+        tag: manager.sliceWidget(f"Invariances{tag}").mrmlSliceCompositeNode()
+        for tag in ("Low", "Denoised", "Sample", "Unproven", "Proven")
+    }
     for tag in ("Unproven", "Proven"):
         assert composites[tag].GetBackgroundVolumeID() == found["patient"].GetID()
         assert composites[tag].GetForegroundVolumeID() == found[f"std {tag.lower()}"].GetID()
         assert composites[tag].GetForegroundOpacity() == pytest.approx(0.6)
         assert "spread" in found[f"std {tag.lower()}"].GetDisplayNode().GetColorNode().GetName()
     assert composites["Sample"].GetBackgroundVolumeID() == shown.GetID()
-    assert len({found[f"std {kind}"].GetDisplayNode().GetWindowLevelMax() for kind in ("unproven", "proven")}) == 1
+    assert (
+        len(
+            {
+                found[f"std {kind}"].GetDisplayNode().GetWindowLevelMax()
+                for kind in ("unproven", "proven")
+            }
+        )
+        == 1
+    )
     widget.ui.opacitySlider.value = 0.2
     assert composites["Proven"].GetForegroundOpacity() == pytest.approx(0.2)
     change = manager.sliceWidget("InvariancesChange").mrmlSliceCompositeNode()
@@ -239,23 +305,50 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
 
 
 def _check_differences(widget, network, x0, shown, key):
-    """The shown image minus the patient's, and what the network makes of both, in one window around 0."""
+    """The shown image minus the patient's, and what the network makes of both, in one window around
+    0.
+    """
     found = results(widget)
-    np.testing.assert_allclose(array(found["shown change"]), shown - array(found["patient"]), atol=1e-3)
+    np.testing.assert_allclose(
+        array(found["shown change"]), shown - array(found["patient"]), atol=1e-3
+    )
     if key == "samples":
         with torch.no_grad():
-            pair = [network(x)[0].numpy() * SCALE for x in ((torch.from_numpy(shown)[None] - CHANNEL.low) / SCALE, x0)]
-        np.testing.assert_allclose(array(found["shown change of answer"]), pair[0] - pair[1], atol=0.02)
-        windows = [found[name].GetDisplayNode() for name in ("shown change", "shown change of answer")]
-        assert windows[0].GetWindowLevelMax() == windows[1].GetWindowLevelMax() == -windows[0].GetWindowLevelMin() > 0
+            pair = [
+                network(x)[0].numpy() * SCALE
+                for x in ((torch.from_numpy(shown)[None] - CHANNEL.low) / SCALE, x0)
+            ]
+        np.testing.assert_allclose(
+            array(found["shown change of answer"]), pair[0] - pair[1], atol=0.02
+        )
+        windows = [
+            found[name].GetDisplayNode() for name in ("shown change", "shown change of answer")
+        ]
+        assert (
+            windows[0].GetWindowLevelMax()
+            == windows[1].GetWindowLevelMax()
+            == -windows[0].GetWindowLevelMin()
+            > 0
+        )
 
 
 def test_three_lines_from_the_console(widget):
     from Invariances import InvariancesLogic
 
-    output = InvariancesLogic().run(add_ct(), samples=4, projected=3, epsilon_hu=1.0, proposals=["texture"], region=REGION,
-                                    device="cpu", shown=2)
-    assert output.facts["accepted"] == 3 and max(mrml.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
+    output = InvariancesLogic().run(
+        add_ct(),
+        samples=4,
+        projected=3,
+        epsilon_hu=1.0,
+        proposals=["texture"],
+        region=REGION,
+        device="cpu",
+        shown=2,
+    )
+    assert (
+        output.facts["accepted"] == 3
+        and max(tables.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
+    )
     assert output.nodes["std proven"].GetName().startswith("Proven SD: My CT")
 
 
@@ -264,17 +357,35 @@ def test_a_result_is_deleted_with_its_sequences_differences_and_legends(widget):
     import slicer
 
     ct = add_ct()
-    output = widget.logic.run(ct, samples=4, projected=3, epsilon_hu=1.0, proposals=["texture"], region=REGION,
-                              device="cpu", shown=2)
+    output = widget.logic.run(
+        ct,
+        samples=4,
+        projected=3,
+        epsilon_hu=1.0,
+        proposals=["texture"],
+        region=REGION,
+        device="cpu",
+        shown=2,
+    )
     widget._parameterNode.run = output.run
     widget.ui.showButton.click()
-    assert slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode") and "shown change" in results(widget)
+    assert slicer.util.getNodesByClass(
+        "vtkMRMLColorLegendDisplayNode"
+    ) and "shown change" in results(widget)
     slicer.app.setTestingEnabled(False)  # else Slicer does not ask
     qt.replies.append(qt.QMessageBox.Ok)
     widget.ui.deleteRunButton.click()
     assert results(widget) == {} and not widget.logic.runs()
     assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1  # the low-dose CT
-    for kind in ("ColorLegendDisplay", "Table", "PlotChart", "PlotSeries", "Text", "Sequence", "SequenceBrowser"):
+    for kind in (
+        "ColorLegendDisplay",
+        "Table",
+        "PlotChart",
+        "PlotSeries",
+        "Text",
+        "Sequence",
+        "SequenceBrowser",
+    ):
         assert not slicer.util.getNodesByClass(f"vtkMRML{kind}Node"), kind
 
 
@@ -284,7 +395,9 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     second = plain(tmp_path / "other.safetensors", 1, name="Keeping")
     labels = np.zeros((3, 40, 44), np.uint8)
     labels[:, 12:20, 14:24], labels[:, 22:28, 14:24] = 1, 3
-    label = slicer.util.addVolumeFromArray(labels, slicer.util.vtkMatrixFromArray(MATRIX), "Organs", "vtkMRMLLabelMapVolumeNode")
+    label = slicer.util.addVolumeFromArray(
+        labels, slicer.util.vtkMatrixFromArray(MATRIX), "Organs", "vtkMRMLLabelMapVolumeNode"
+    )
     point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion")
     choose(widget, add_ct())
     ui = widget.ui
@@ -293,7 +406,9 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     point.AddControlPoint(-20.0, -20.0, 200.0)
     assert "The lesion's point lies outside of 'My CT'" in ui.applyButton.toolTip
     with pytest.raises(ValueError, match="lesion's point lies outside of 'My CT'"):
-        jobs.finish(widget.logic.requestSteps(widget._parameterNode.lowDose, point=point, region=REGION))
+        steps.finish(
+            widget.logic.requestSteps(widget._parameterNode.lowDose, point=point, region=REGION)
+        )
     point.RemoveAllControlPoints()
     point.AddControlPoint(-20.0, -20.0, 2.0)
     assert ui.applyButton.enabled
@@ -306,19 +421,36 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     finish(widget)
     found = results(widget)
     assert "Done" in ui.statusLabel.text, ui.logText.toPlainText()
-    segments = mrml.columns_of(found["segments"])
+    segments = tables.columns_of(found["segments"])
     assert len(segments["segment"]) == 2 and list(segments["voxels sampled"]) == [80, 60]
     for suffix in ("", " second"):
-        assert list(mrml.columns_of(found[f"lesions{suffix}"])["diameter (mm)"]) == [4, 8]
-        assert {f"detectability{suffix}", f"gains{suffix}", f"spectrum{suffix}", f"sequence of samples{suffix}"} <= found.keys()
-    losing, keeping = (mrml.columns_of(found[f"spectrum{suffix}"]) for suffix in ("", " second"))
-    assert losing["lost (%)"][0] > 5 and keeping["lost (%)"][0] == 0 and "injective" in keeping["in words"][0]
-    assert [ui.shownModelSelector.itemText(i) for i in range(ui.shownModelSelector.count)] == ["Averaging", "Keeping"]
+        assert list(tables.columns_of(found[f"lesions{suffix}"])["diameter (mm)"]) == [4, 8]
+        assert {
+            f"detectability{suffix}",
+            f"gains{suffix}",
+            f"spectrum{suffix}",
+            f"sequence of samples{suffix}",
+        } <= found.keys()
+    losing, keeping = (tables.columns_of(found[f"spectrum{suffix}"]) for suffix in ("", " second"))
+    assert (
+        losing["lost (%)"][0] > 5
+        and keeping["lost (%)"][0] == 0
+        and "injective" in keeping["in words"][0]
+    )
+    assert [ui.shownModelSelector.itemText(i) for i in range(ui.shownModelSelector.count)] == [
+        "Averaging",
+        "Keeping",
+    ]
     plot = slicer.mrmlScene.GetSingletonNode("InvariancesPlot1", "vtkMRMLPlotViewNode")
     assert plot.GetPlotChartNodeID() == found["detectability"].GetID()
     ui.shownModelSelector.setCurrentIndex(1)
     widget._onShown(1)
-    shown = slicer.app.layoutManager().sliceWidget("InvariancesProven").mrmlSliceCompositeNode().GetForegroundVolumeID()
+    shown = (
+        slicer.app.layoutManager()
+        .sliceWidget("InvariancesProven")
+        .mrmlSliceCompositeNode()
+        .GetForegroundVolumeID()
+    )
     assert shown == results(widget)["std proven second"].GetID()
 
 
@@ -335,50 +467,80 @@ def test_the_layers_are_read_off_the_network(widget, published):
     widget._onLayer(index)
     assert widget._parameterNode.layer == selector.itemData(index)
     assert widget.ui.epsilonSlider.isHidden() and widget.ui.layerToleranceSpinBox.enabled
-    assert widget.ui.automaticLabel.text == "1 % of the layer's size (Advanced)" and not widget.ui.automaticCheckBox.enabled
+    assert (
+        widget.ui.automaticLabel.text == "1 % of the layer's size (Advanced)"
+        and not widget.ui.automaticCheckBox.enabled
+    )
     press(widget)
     finish(widget)
     assert facts(widget)["epsilon_units"] == "relative" and facts(widget)["epsilon"] == 0.01
     # Only that layer was bounded; what the output does is a figure of its own
     assert "to change the network's layer layers.0 by at most 1 %" in widget.ui.summaryLabel.text
     said = widget.logic.proofOf(results(widget), "samples", 1)
-    proofs = mrml.columns_of(results(widget)["proof of samples"])
-    assert "proven: the network's layer layers.0 changes by" in said and "at most 1 % are allowed" in said
-    assert f"Its output changes by {proofs['projected, change of the output (HU)'][0]:.2g} HU." in said
+    proofs = tables.columns_of(results(widget)["proof of samples"])
+    assert (
+        "proven: the network's layer layers.0 changes by" in said
+        and "at most 1 % are allowed" in said
+    )
+    assert (
+        f"Its output changes by {proofs['projected, change of the output (HU)'][0]:.2g} HU." in said
+    )
 
 
 def test_what_is_said_of_a_sample_is_the_worst_of_its_accepted_slices(widget):
     import slicer
 
     def table(**columns):
-        return mrml.table_to_node(Table("Proof of each sample", columns))
+        return tables.table_to_node(Table("Proof of each sample", columns))
 
     part = {"settings": {"layer": "3"}, "epsilon": 0.01, "epsilon_units": "relative"}
     text = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode")
     text.SetText(json.dumps({**part, "second": part}))
-    nodes = {"sample 2": None, "sample 5": None, "facts": text,
-             "proof of samples": table(**{
-                 "slice": [0, 1, 2, 0], "sample": [5, 5, 5, 2],
-                 "unproven, change of the layer 3 (relative)": [0.5, 0.6, 0.7, 0.9],
-                 "projected, change of the layer 3 (relative)": [0.008, 0.009, 0.4, 0.001],
-                 "accepted": [True, True, False, True], "projected, change of the output (HU)": [2.0, 1.0, 50.0, 9.0],
-                 "survived (%)": [10.0, 20.0, 90.0, 70.0]})}
-    assert widget.logic.proofOf(nodes, "samples", 2) == (
-        "Sample 5, proven: the network's layer 3 changes by 0.9 %, at most 1 % are allowed. Its output changes by 2 HU. "
-        "15 % of the proposed change survived.")
+    nodes = {
+        "sample 2": None,
+        "sample 5": None,
+        "facts": text,
+        "proof of samples": table(
+            **{
+                "slice": [0, 1, 2, 0],
+                "sample": [5, 5, 5, 2],
+                "unproven, change of the layer 3 (relative)": [0.5, 0.6, 0.7, 0.9],
+                "projected, change of the layer 3 (relative)": [0.008, 0.009, 0.4, 0.001],
+                "accepted": [True, True, False, True],
+                "projected, change of the output (HU)": [2.0, 1.0, 50.0, 9.0],
+                "survived (%)": [10.0, 20.0, 90.0, 70.0],
+            }
+        ),
+    }
+    assert (
+        widget.logic.proofOf(nodes, "samples", 2)
+        == "Sample 5, proven: the network's layer 3 changes by 0.9 %, at most 1 % are allowed. Its"
+        " output changes by 2 HU. 15 % of the proposed change survived."
+    )
     nodes.update({"proposal 5": None})
-    assert widget.logic.proofOf(nodes, "proposals", 1) == (
-        "Proposal 5, unproven: the network's layer 3 changes by 70 %; 1 % count as unnoticed.")
-    assert widget.logic.proofOf(nodes, "hidden lesion", 1).endswith("the network's layer 3 changes by at most 1 %.")
-    assert widget.logic.proofOf(nodes, "samples second", 1) == "Proven: the network's layer 3 changes by at most 1 %."
+    assert (
+        widget.logic.proofOf(nodes, "proposals", 1)
+        == "Proposal 5, unproven: the network's layer 3 changes by 70 %; 1 % count as unnoticed."
+    )
+    assert widget.logic.proofOf(nodes, "hidden lesion", 1).endswith(
+        "the network's layer 3 changes by at most 1 %."
+    )
+    assert (
+        widget.logic.proofOf(nodes, "samples second", 1)
+        == "Proven: the network's layer 3 changes by at most 1 %."
+    )
 
 
 def test_the_preview_is_of_the_denoiser_that_is_worked_on(widget, monkeypatch):
     shown = {}
-    monkeypatch.setattr(qtjobs, "mapsPicture", lambda maps, high: shown.update(maps))
-    result = Result(tables={f"proof{suffix}": Table("", {"slice": [1]}) for suffix in ("", " second")})
+    monkeypatch.setattr(pictures, "mapsPicture", lambda maps, high: shown.update(maps))
+    result = Result(
+        tables={f"proof{suffix}": Table("", {"slice": [1]}) for suffix in ("", " second")}
+    )
     for value, key in enumerate(("unproven", "proven", "unproven second", "proven second"), 1):
-        result.volumes[f"std {key}"] = body(slices=2).with_array(np.full((2, 40, 44), value, np.float32))
+        result.volumes[f"std {key}"] = body(slices=2).with_array(
+            np.full((2, 40, 44), value, np.float32)
+        )
         if value % 2 == 0:
             shown.clear()
             widget.logic.preview(result)
@@ -397,21 +559,26 @@ def test_a_layer_that_the_second_denoiser_lacks_is_told_before_apply(widget, tmp
     use_model(widget, second)
     choose_second_model(widget, str(plain(tmp_path / "plain.safetensors", name="Plain")))
     widget.setValues(layer="layers.4")
-    assert "'Plain' has no layer 'layers.4'; choose 'output' or one of: 1: layers.0" in widget.ui.applyButton.toolTip
+    assert (
+        "'Plain' has no layer 'layers.4'; choose 'output' or one of: 1: layers.0"
+        in widget.ui.applyButton.toolTip
+    )
     choose_second_model(widget, "")
     assert widget.ui.applyButton.enabled
 
 
 def test_the_panel_starts_with_the_library_s_settings(widget):
-    from NetInversionLib.invariance_settings import Settings
+    from NetInversionLib.invariances.settings import Settings
 
     widget.ui.lowDoseSelector.setCurrentNode(add_ct())
     choose_region(widget, "Whole volume")
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
     assert Settings.from_json(request.settings) == Settings()
 
 
-@pytest.mark.parametrize("region, slices", [("Whole volume", 3), ("Displayed slice", 1), ("Some slices", 2)])
+@pytest.mark.parametrize(
+    "region, slices", [("Whole volume", 3), ("Displayed slice", 1), ("Some slices", 2)]
+)
 def test_region(widget, region, slices):
     import slicer
 
@@ -419,7 +586,7 @@ def test_region(widget, region, slices):
     choose_region(widget, region)
     widget.ui.firstSliceSpinBox.value = 1  # to the last one
     slicer.app.layoutManager().sliceWidget("Red").sliceLogic().SetSliceOffset(4.0)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
     assert request.volumes["low_dose"].shape == (slices, 40, 44)
     if slices < 3:
         assert tuple(request.settings["region"]) == (0, slices, 0, 40, 0, 44)
@@ -435,7 +602,7 @@ def test_the_first_region_is_a_square_around_the_view_s_centre(widget):
     assert widget.ui.regionSelector.currentText == "Around the view's centre"
     node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     node.JumpSliceByCentering(-60.0, -70.0, 2.0)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
     assert request.volumes["low_dose"].shape == (1, 200, 220)
     region = np.array(request.settings["region"]).reshape(3, 2)
     np.testing.assert_array_equal(region[:, 1] - region[:, 0], [1, 80, 80])  # voxels of 1 mm
@@ -447,8 +614,11 @@ def test_the_first_region_is_a_square_around_the_view_s_centre(widget):
     widget.ui.samplesSpinBox.value, widget.ui.projectedSpinBox.value = 3, 2
     press(widget)
     finish(widget)
-    assert widget.ui.summaryLabel.text.startswith("<b>In 80 x 80 mm around the view's centre, images that differ by ")
-    # The result's views stand on what changed, nearly the whole square: a second run is of the same place.
+    assert widget.ui.summaryLabel.text.startswith(
+        "<b>In 80 x 80 mm around the view's centre, images that differ by "
+    )
+    # The result's views stand on what changed, nearly the whole square: a second run is of the same
+    # place.
     np.testing.assert_allclose(widget.logic.region(widget._parameterNode), first, atol=5)
 
 
@@ -459,9 +629,9 @@ def test_a_view_on_air_is_moved_into_the_body_and_says_so(widget):
     widget.ui.lowDoseSelector.setCurrentNode(slicer.util.getNode("My CT"))
     node = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     node.JumpSliceByCentering(-2.0, -2.0, 2.0)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode))
     region = request.settings["region"]
-    inside = request.volumes["low_dose"].array[0, region[2]:region[3], region[4]:region[5]]
+    inside = request.volumes["low_dose"].array[0, region[2] : region[3], region[4] : region[5]]
     assert (inside > -500).mean() > 0.4 and "mm into the body" in request.settings["region_from"]
 
 
@@ -473,11 +643,19 @@ def test_a_button_places_a_box_around_the_view_s_centre_and_chooses_it(widget):
     ui.lowDoseSelector.setCurrentNode(add_ct(body((200, 220), 3)))
     around = widget.logic.region(node)
     ui.placeRegionButton.click()
-    assert ui.regionSelector.currentText == "Region of interest" and ui.roiSelector.currentNode().GetName() == "Region"
+    assert (
+        ui.regionSelector.currentText == "Region of interest"
+        and ui.roiSelector.currentNode().GetName() == "Region"
+    )
     assert not ui.roiSelector.isHidden() and widget.logic.region(node) == around
-    slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode().JumpSliceByCentering(-60.0, -70.0, 4.0)
+    slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode().JumpSliceByCentering(
+        -60.0, -70.0, 4.0
+    )
     ui.placeRegionButton.click()  # moves the box, and makes no other
-    assert len(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")) == 1 and widget.logic.region(node)[0] == 2
+    assert (
+        len(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")) == 1
+        and widget.logic.region(node)[0] == 2
+    )
 
 
 def test_a_button_starts_to_place_the_lesion_s_point(widget):
@@ -487,10 +665,18 @@ def test_a_button_starts_to_place_the_lesion_s_point(widget):
     ui = widget.ui
     ui.placeLesionButton.click()
     point = ui.lesionSelector.currentNode()
-    interaction, selection = (slicer.mrmlScene.GetNodeByID(f"vtkMRML{kind}NodeSingleton")
-                              for kind in ("Interaction", "Selection"))
-    assert interaction.GetCurrentInteractionMode() == interaction.Place and not interaction.GetPlaceModePersistence()
-    assert selection.GetActivePlaceNodeID() == point.GetID() and "Place a point in 'Lesion'" in ui.applyButton.toolTip
+    interaction, selection = (
+        slicer.mrmlScene.GetNodeByID(f"vtkMRML{kind}NodeSingleton")
+        for kind in ("Interaction", "Selection")
+    )
+    assert (
+        interaction.GetCurrentInteractionMode() == interaction.Place
+        and not interaction.GetPlaceModePersistence()
+    )
+    assert (
+        selection.GetActivePlaceNodeID() == point.GetID()
+        and "Place a point in 'Lesion'" in ui.applyButton.toolTip
+    )
     point.AddControlPoint(-20.0, -20.0, 2.0)  # the click
     assert ui.applyButton.enabled
     ui.placeLesionButton.click()  # another place for the same
@@ -507,12 +693,17 @@ def test_automatic_shows_the_value_that_is_used(widget, region):
     shown = ui.automaticLabel.text
     noise = float(shown.split("(")[1].split()[0])
     assert not ui.automaticLabel.isHidden() and ui.epsilonSlider.isHidden()
-    assert noise == pytest.approx(31, rel=0.15) and shown.endswith(f" HU, a tenth of the noise ({noise:.2g} HU)")
+    assert noise == pytest.approx(31, rel=0.15) and shown.endswith(
+        f" HU, a tenth of the noise ({noise:.2g} HU)"
+    )
     ui.samplesSpinBox.value, ui.projectedSpinBox.value = 3, 2
     press(widget)
     finish(widget)
     assert shown.startswith(f"{facts(widget)['epsilon']:.2g} HU, ")
-    assert f"within {facts(widget)['epsilon']:.2g} HU, 0.1 times the noise of {noise:.2g} HU" in ui.summaryLabel.text
+    assert (
+        f"within {facts(widget)['epsilon']:.2g} HU, 0.1 times the noise of {noise:.2g} HU"
+        in ui.summaryLabel.text
+    )
 
 
 def test_automatic_of_many_slices_is_measured_by_the_run(widget):
@@ -526,7 +717,9 @@ def test_automatic_of_many_slices_is_measured_by_the_run(widget):
 
 def test_a_lesion_beside_the_region_brings_its_slice(widget):
     volume = add_ct()
-    request = jobs.finish(widget.logic.requestSteps(volume, region=REGION, lesion=(-20.0, -20.0, 4.0)))
+    request = steps.finish(
+        widget.logic.requestSteps(volume, region=REGION, lesion=(-20.0, -20.0, 4.0))
+    )
     assert request.volumes["low_dose"].shape == (2, 40, 44)
     assert tuple(request.settings["region"]) == (0, 1, *REGION[2:])
 
@@ -565,19 +758,35 @@ def test_a_sampler_that_fits_is_taken_and_draws(sampled):
     import slicer
 
     ui, node = sampled.ui, sampled._parameterNode
-    assert entries(ui.samplerSelector) == {"": "none", "sampler.safetensors": "Sampler of the denoiser"}
-    assert node.sampler == "sampler.safetensors" and ui.flowCheckBox.checked and not ui.noiseCheckBox.checked
+    assert entries(ui.samplerSelector) == {
+        "": "none",
+        "sampler.safetensors": "Sampler of the denoiser",
+    }
+    assert (
+        node.sampler == "sampler.safetensors"
+        and ui.flowCheckBox.checked
+        and not ui.noiseCheckBox.checked
+    )
     layers = entries(ui.layerSelector)
-    assert [name for name, title in layers.items() if "VAE + flow" in title] == ["output", "layers.0", "layers.4"]
+    assert [name for name, title in layers.items() if "VAE + flow" in title] == [
+        "output",
+        "layers.0",
+        "layers.4",
+    ]
     choose(sampled, add_ct())
     ui.textureCheckBox.checked, ui.projectedSpinBox.value = False, 0
     for layer in ("layers.2", "output"):  # the second has a flow, by the name of the last layer
         sampled.setValues(layer=layer)
-        assert ui.applyButton.enabled == (layer == "output") and ("no flow" in ui.applyButton.toolTip) == (layer != "output")
+        assert ui.applyButton.enabled == (layer == "output") and (
+            "no flow" in ui.applyButton.toolTip
+        ) == (layer != "output")
     press(sampled)
     finish(sampled)
     assert "Done" in ui.statusLabel.text, ui.logText.toPlainText()
-    assert facts(sampled)["settings"]["proposals"] == ["cinn"] and facts(sampled)["sampler"]["flow"] == "layers.4"
+    assert (
+        facts(sampled)["settings"]["proposals"] == ["cinn"]
+        and facts(sampled)["sampler"]["flow"] == "layers.4"
+    )
     ui.showButton.click()
     floor = slicer.app.layoutManager().sliceWidget("InvariancesFloor").mrmlSliceCompositeNode()
     assert floor.GetForegroundVolumeID() == results(sampled)["vae floor"].GetID()
@@ -589,8 +798,15 @@ def test_a_sampler_that_fits_is_taken_and_draws(sampled):
 def test_another_denoiser_has_another_sampler_or_none(sampled):
     ui, node = sampled.ui, sampled._parameterNode
     denoiser = sampled._cardPath
-    ui.modelSelector.setCurrentIndex([text for text in entries(ui.modelSelector).values()].index("Without"))
-    assert node.sampler == "" and not ui.samplerSelector.enabled and ui.noiseCheckBox.checked and not ui.flowCheckBox.checked
+    ui.modelSelector.setCurrentIndex(
+        [text for text in entries(ui.modelSelector).values()].index("Without")
+    )
+    assert (
+        node.sampler == ""
+        and not ui.samplerSelector.enabled
+        and ui.noiseCheckBox.checked
+        and not ui.flowCheckBox.checked
+    )
     choose(sampled, add_ct())
     ui.flowCheckBox.checked = True
     assert "Choose a sampler" in ui.applyButton.toolTip
@@ -613,9 +829,19 @@ def test_a_layer_without_flow_is_refused_with_those_that_have_one(sampled):
     choose(sampled, add_ct())
     sampled._parameterNode.layer = "layers.2"
     denoiser = str(sampled.files[0])
-    assert "no flow for layer 'layers.2', only for layers.0, layers.4" in sampled.logic.layerProblem(denoiser, "layers.2", True)
-    assert sampled.logic.layerProblem(denoiser, "layers.2", False) == sampled.logic.layerProblem(denoiser, "output", True) == ""
-    assert "has no flow for layer 'layers.2', only for layers.0, layers.4, output" in sampled.ui.applyButton.toolTip
+    assert (
+        "no flow for layer 'layers.2', only for layers.0, layers.4"
+        in sampled.logic.layerProblem(denoiser, "layers.2", True)
+    )
+    assert (
+        sampled.logic.layerProblem(denoiser, "layers.2", False)
+        == sampled.logic.layerProblem(denoiser, "output", True)
+        == ""
+    )
+    assert (
+        "has no flow for layer 'layers.2', only for layers.0, layers.4, output"
+        in sampled.ui.applyButton.toolTip
+    )
     sampled._withFlow = None  # the layers were not read yet: the run says it
     sampled._showApply()
     refused(sampled, "has no flow for layer 'layers.2'", "only for layers.0, layers.4")
@@ -629,14 +855,34 @@ def test_a_sampler_is_no_denoiser(sampled):
 
 def test_a_sampler_from_the_console(sampled):
     denoiser, sampler = sampled.files
-    output = sampled.logic.run(add_ct(), str(denoiser), sampler=str(sampler), samples=3, projected=0, shown=1, region=REGION,
-                               device="cpu")
+    output = sampled.logic.run(
+        add_ct(),
+        str(denoiser),
+        sampler=str(sampler),
+        samples=3,
+        projected=0,
+        shown=1,
+        region=REGION,
+        device="cpu",
+    )
     assert list(output.facts["settings"]["proposals"]) == ["cinn"] and "vae floor" in output.nodes
-    request = jobs.finish(sampled.logic.requestSteps(add_ct(), str(denoiser), proposals=["cinn"], secondModel=str(denoiser)))
+    request = steps.finish(
+        sampled.logic.requestSteps(
+            add_ct(), str(denoiser), proposals=["cinn"], secondModel=str(denoiser)
+        )
+    )
     assert request.model_paths["sampler"] == request.model_paths["second sampler"] == str(sampler)
     with pytest.raises(models.ModelError, match="not a sampler"):
-        sampled.logic.run(add_ct(), str(denoiser), sampler=str(denoiser), samples=3, projected=0, shown=1,
-                          region=REGION, device="cpu")
+        sampled.logic.run(
+            add_ct(),
+            str(denoiser),
+            sampler=str(denoiser),
+            samples=3,
+            projected=0,
+            shown=1,
+            region=REGION,
+            device="cpu",
+        )
 
 
 # ---- stopping, saving
@@ -644,16 +890,22 @@ def test_a_sampler_from_the_console(sampled):
 
 @pytest.mark.parametrize("worker", [False, True])
 def test_cancel_keeps_a_partial_map_that_says_so(widget, published, monkeypatch, worker):
-    from NetInversionLib import invariances
+    from NetInversionLib.invariances import run
 
-    monkeypatch.setattr(invariances, "INTERMEDIATE_EVERY_S", 0)
+    monkeypatch.setattr(run, "INTERMEDIATE_EVERY_S", 0)
     monkeypatch.setattr(type(widget), "PREVIEW_EVERY_S", 0.1)
     choose(widget, add_ct(), worker=worker)
     use_model(widget, published)
     widget.ui.samplesSpinBox.value = 100000
     if worker:
         press(widget)
-        host.wait(lambda: widget._going.job and any(Path(widget._going.job._folder).glob("intermediate-[0-9]*")), 60)
+        host.wait(
+            lambda: (
+                widget._going.job
+                and any(Path(widget._going.job._folder).glob("intermediate-[0-9]*"))
+            ),
+            60,
+        )
         host.wait(lambda: not widget.ui.previewLabel.isHidden(), 60)
         widget.ui.applyButton.click()
         finish(widget, 10)
@@ -661,16 +913,35 @@ def test_cancel_keeps_a_partial_map_that_says_so(widget, published, monkeypatch,
         from host import qt
 
         timer = qt.QTimer(widget.parent)
-        timer.timeout.connect(lambda: widget._going and not widget.ui.previewLabel.isHidden() and widget.ui.applyButton.click())
+        timer.timeout.connect(
+            lambda: (
+                widget._going
+                and not widget.ui.previewLabel.isHidden()
+                and widget.ui.applyButton.click()
+            )
+        )
         timer.start(50)
         press(widget)  # returns when the run has ended
         timer.stop()
     assert widget._going is None and "Cancelled" in widget.ui.statusLabel.text
     found = results(widget)
-    assert "partial" in found["std unproven"].GetName() and "(incomplete)" in found["std unproven"].GetName()
-    assert array(found["std unproven"])[0, 12:28, 14:32].mean() > 30 and "Incomplete" in widget.ui.summaryLabel.text
-    assert facts(widget)["complete"] is False and facts(widget)["projected"] == 0  # that comes after everything was tried
-    assert mrml.columns_of(found["proof"])[next(c for c in mrml.columns_of(found["proof"]) if c.startswith("unproven"))][0] > 1
+    assert (
+        "partial" in found["std unproven"].GetName()
+        and "(incomplete)" in found["std unproven"].GetName()
+    )
+    assert (
+        array(found["std unproven"])[0, 12:28, 14:32].mean() > 30
+        and "Incomplete" in widget.ui.summaryLabel.text
+    )
+    assert (
+        facts(widget)["complete"] is False and facts(widget)["projected"] == 0
+    )  # that comes after everything was tried
+    assert (
+        tables.columns_of(found["proof"])[
+            next(c for c in tables.columns_of(found["proof"]) if c.startswith("unproven"))
+        ][0]
+        > 1
+    )
     assert widget.ui.previewLabel.isHidden()
 
 
@@ -684,7 +955,10 @@ def test_closing_the_scene_stops_the_run(widget, published):
     host.wait(lambda: "trying sample" in widget.ui.statusLabel.text, 60)
     host.close()
     assert widget._going is None and "scene was closed" in widget.ui.statusLabel.text
-    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") and "Choose a low-dose CT" in widget.ui.applyButton.toolTip
+    assert (
+        not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        and "Choose a low-dose CT" in widget.ui.applyButton.toolTip
+    )
 
 
 def test_a_saved_scene_brings_the_result_back(widget, tmp_path):
@@ -701,10 +975,17 @@ def test_a_saved_scene_brings_the_result_back(widget, tmp_path):
     slicer.util.loadScene(str(path))
     found = results(widget)
     np.testing.assert_allclose(array(found["std proven"]), before, atol=1e-4)
-    assert widget._parameterNode.lowDose.GetName() == "My CT" and widget._parameterNode.samples == 12
-    assert not widget.ui.resultsCollapsibleButton.isHidden() and found["sequence of samples"].GetNumberOfDataNodes() == 3
+    assert (
+        widget._parameterNode.lowDose.GetName() == "My CT" and widget._parameterNode.samples == 12
+    )
+    assert (
+        not widget.ui.resultsCollapsibleButton.isHidden()
+        and found["sequence of samples"].GetNumberOfDataNodes() == 3
+    )
     widget.ui.shownSlider.value = 3
-    np.testing.assert_allclose(array(found["samples"]), array(found["sequence of samples"].GetNthDataNode(2)), atol=1e-3)
+    np.testing.assert_allclose(
+        array(found["samples"]), array(found["sequence of samples"].GetNthDataNode(2)), atol=1e-3
+    )
 
 
 # ---- bad input: a message that says what to do, and the scene as it was
@@ -726,7 +1007,10 @@ def refused(widget, *words):
 def test_an_mr_image_and_raw_values_are_no_ct_in_hu(widget):
     from dataclasses import replace
 
-    for values in (np.abs(body((40, 44), 3).array), (body((40, 44), 3).array + 1100).astype(np.uint16)):
+    for values in (
+        np.abs(body((40, 44), 3).array),
+        (body((40, 44), 3).array + 1100).astype(np.uint16),
+    ):
         choose(widget, add_ct(replace(body((40, 44), 3), array=values), "MR"))
         refused(widget, "'MR' holds no air", "is it a CT in HU?", "rescale slope")
 
@@ -736,7 +1020,9 @@ def test_a_network_of_another_kind(widget, tmp_path):
     unet = {"dimensions": 2, "in_channels": 2, "out_channels": 1, "features": [4, 4]}
     inputs = (CHANNEL, models.Channel("MR", "mr", "a.u.", 0.0, 1.0))
     two = card(architecture="unet", arguments=unet, inputs=inputs, size_multiple=2)
-    use_model(widget, models.save(tmp_path / "two.safetensors", networks.build("unet", **unet), two))
+    use_model(
+        widget, models.save(tmp_path / "two.safetensors", networks.build("unet", **unet), two)
+    )
     refused(widget, "has 2 inputs and 1 outputs", "Choose another model")
     other = card(task="image-to-image")
     use_model(widget, models.save(tmp_path / "other.safetensors", averaging(), other))
@@ -745,8 +1031,11 @@ def test_a_network_of_another_kind(widget, tmp_path):
 
 def test_a_size_rule_is_no_obstacle_where_the_network_pads(widget, tmp_path):
     unet = {"dimensions": 2, "in_channels": 1, "out_channels": 1, "features": [4, 4]}
-    path = models.save(tmp_path / "unet.safetensors", networks.build("unet", **unet),
-                       card(architecture="unet", arguments=unet, size_multiple=2))
+    path = models.save(
+        tmp_path / "unet.safetensors",
+        networks.build("unet", **unet),
+        card(architecture="unet", arguments=unet, size_multiple=2),
+    )
     choose(widget, add_ct(body((41, 45), 3)))
     use_model(widget, path)
     press(widget)
@@ -772,7 +1061,10 @@ def test_weights_that_are_no_numbers(widget, tmp_path):
 def test_a_constant_patch(widget):
     from dataclasses import replace
 
-    choose(widget, add_ct(replace(body((40, 44), 3), array=np.full((3, 40, 44), -1000, np.float32)), "Air"))
+    choose(
+        widget,
+        add_ct(replace(body((40, 44), 3), array=np.full((3, 40, 44), -1000, np.float32)), "Air"),
+    )
     widget.ui.automaticCheckBox.checked = True
     refused(widget, "no noise could be measured", "give epsilon in HU")
 
@@ -803,14 +1095,16 @@ def test_epsilon_of_nothing_and_other_settings(widget):
 
 def test_no_volume_no_model(widget, monkeypatch, tmp_path):
     assert "Choose a low-dose CT" in widget.ui.applyButton.toolTip
-    monkeypatch.setattr(models, "model_folders", lambda: [tmp_path])
+    monkeypatch.setattr(library, "model_folders", lambda: [tmp_path])
     with pytest.raises(ValueError, match="No denoiser is shipped"):
         widget.logic.run(add_ct())
 
 
 def test_packages_that_are_not_installed(widget, monkeypatch):
-    installed = qtjobs._installed
-    monkeypatch.setattr(qtjobs, "_installed", lambda name: () if name == "torch" else installed(name))
+    installed = packages.installed
+    monkeypatch.setattr(
+        packages, "installed", lambda name: () if name == "torch" else installed(name)
+    )
     choose(widget, add_ct())
     refused(widget, "Invariances needs torch")
 
@@ -828,16 +1122,25 @@ def test_sample_data_are_registered_and_chosen(widget, monkeypatch):
     import SampleData
     import slicer
 
-    sources = {source.sampleName: source for source in slicer.modules.sampleDataSources["NetInversion"]}
+    sources = {
+        source.sampleName: source for source in slicer.modules.sampleDataSources["NetInversion"]
+    }
     assert Path(sources["InvariancesLowDoseCT"].thumbnailFileName).is_file()
 
     def download(self, name):
         assert name == "CTChest"
-        return slicer.util.addVolumeFromArray(body((40, 44), 9).array, slicer.util.vtkMatrixFromArray(MATRIX), name)
+        return slicer.util.addVolumeFromArray(
+            body((40, 44), 9).array, slicer.util.vtkMatrixFromArray(MATRIX), name
+        )
 
     monkeypatch.setattr(SampleData.SampleDataLogic, "downloadSample", download)
     SampleData.press("InvariancesLowDoseCT")
-    assert {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")} == \
-        {"Sample CT, normal dose", "Sample CT, simulated low dose"}
+    assert {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")} == {
+        "Sample CT, normal dose",
+        "Sample CT, simulated low dose",
+    }
     assert widget._parameterNode.lowDose.GetName() == "Sample CT, simulated low dose"
-    assert array(widget._parameterNode.normalDose).shape == (3, 40, 44) and widget.ui.applyButton.enabled
+    assert (
+        array(widget._parameterNode.normalDose).shape == (3, 40, 44)
+        and widget.ui.applyButton.enabled
+    )

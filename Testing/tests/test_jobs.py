@@ -1,4 +1,6 @@
-"""Jobs: what is saved comes back the same, a worker gives what the caller would get, every bad end has its words."""
+"""Jobs: what is saved comes back the same, a worker gives what the caller would get, every bad end
+has its words.
+"""
 
 import contextlib
 import errno
@@ -20,16 +22,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from NetInversionLib import jobs
-from NetInversionLib.results import Cancelled, Curve, Progress, Result, Table
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core import steps
+from NetInversionLib.core.progress import Cancelled, Progress
+from NetInversionLib.core.results import Curve, Result, Table
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.jobs import request as jobs_request
+from NetInversionLib.jobs import storage
+from NetInversionLib.jobs import worker as jobs_worker
 
 posix = pytest.mark.skipif(os.name != "posix", reason="process groups and signals are POSIX's")
-OBLIQUE = np.array([[0.3, -1 / 3, 0.1, -17.25], [1e-17, 2.5, 0.2, 1e6], [0.7, 0, np.pi, 0], [0, 0, 0, 1]])
+OBLIQUE = np.array(
+    [[0.3, -1 / 3, 0.1, -17.25], [1e-17, 2.5, 0.2, 1e6], [0.7, 0, np.pi, 0], [0, 0, 0, 1]]
+)
 
 
 @pytest.fixture
 def tasks(monkeypatch):
-    monkeypatch.setattr(jobs, "TASKS", job_tasks.TASKS)
+    monkeypatch.setattr(jobs_request, "TASKS", job_tasks.TASKS)
 
 
 def volume(array, **kwargs):
@@ -56,15 +65,23 @@ arrays = st_numpy.arrays(scalars, st_numpy.array_shapes(min_dims=3, max_dims=3, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(array=arrays, order=st.permutations([0, 1, 2]), name=st.text(), key=st.text(), piece=st.integers(1, 40))
+@given(
+    array=arrays,
+    order=st.permutations([0, 1, 2]),
+    name=st.text(),
+    key=st.text(),
+    piece=st.integers(1, 40),
+)
 def test_a_request_comes_back_bit_for_bit(tmp_path_factory, array, order, name, key, piece):
     folder = tmp_path_factory.mktemp("job")
     before = volume(array.transpose(order)[::-1], name=name, units="HU")  # not contiguous
-    request = jobs.Request("double", {key: before, "second": volume(np.zeros((1, 2, 3)))}, settings={"lambda": 0.1})
+    request = jobs.Request(
+        "double", {key: before, "second": volume(np.zeros((1, 2, 3)))}, settings={"lambda": 0.1}
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "PIECE", 8 * piece)
-        jobs.finish(jobs.save_request(folder, request))
-        after = jobs.finish(jobs.load_request(folder))
+        patch.setattr(steps, "PIECE", 8 * piece)
+        steps.finish(jobs.save_request(folder, request))
+        after = steps.finish(jobs.load_request(folder))
     assert (after.task, after.settings, list(after.volumes)) == (
         "double",
         {"lambda": 0.1},
@@ -77,17 +94,26 @@ def test_a_request_comes_back_bit_for_bit(tmp_path_factory, array, order, name, 
 def test_a_result_comes_back_with_tables_curves_facts_and_roles(tmp_path):
     before = Result(
         {"ideal": volume(np.ones((2, 3, 4), np.float32), units="HU")},
-        {"t": Table("Errors", {"region": ["bone"], "MAE (HU)": [np.float32(1.5)], "seed": [np.int64(2**40)]})},
+        {
+            "t": Table(
+                "Errors",
+                {"region": ["bone"], "MAE (HU)": [np.float32(1.5)], "seed": [np.int64(2**40)]},
+            )
+        },
         {
             "c": Curve(
-                "Loss", "step", "loss", {"noise": ([0.0, 1.0], [float("inf"), 0.1]), "zeros": ([], [])}, log_y=True
+                "Loss",
+                "step",
+                "loss",
+                {"noise": ([0.0, 1.0], [float("inf"), 0.1]), "zeros": ([], [])},
+                log_y=True,
             )
         },
         {"seed": 1, "nested": {"devices": ["cpu"], "none": None, "yes": True}, "ratio": 0.1 + 0.2},
         {"ideal": "input"},
     )
-    jobs.finish(jobs.save_result(tmp_path, before))
-    after = jobs.finish(jobs.load_result(tmp_path))
+    steps.finish(storage.save_result(tmp_path, before))
+    after = steps.finish(jobs.load_result(tmp_path))
     same_volume(before.volumes["ideal"], after.volumes["ideal"])
     assert (after.tables, after.curves, after.facts, after.roles) == (
         before.tables,
@@ -99,60 +125,81 @@ def test_a_result_comes_back_with_tables_curves_facts_and_roles(tmp_path):
 
 def test_arrays_are_plain_npy_files_and_nothing_else_but_json(tmp_path):
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    jobs.finish(jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(array)})))
+    steps.finish(jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(array)})))
     assert sorted(path.name for path in (tmp_path / "request").iterdir()) == ["0.npy", "facts.json"]
     assert np.array_equal(np.load(tmp_path / "request/0.npy", allow_pickle=False), array)
 
 
 def test_objects_are_never_pickled_nor_unpickled(tmp_path):
     with pytest.raises(TypeError, match="without pickle"):
-        jobs.finish(jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.array([[[{}]]]))})))
+        steps.finish(
+            jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.array([[[{}]]]))}))
+        )
     assert list(tmp_path.iterdir()) == []
-    jobs.finish(jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.zeros((1, 1, 1)))})))
+    steps.finish(
+        jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.zeros((1, 1, 1)))}))
+    )
     pickled = io.BytesIO()
     np.save(pickled, np.array([print], dtype=object), allow_pickle=True)
     (tmp_path / "request/0.npy").write_bytes(pickled.getvalue())
     with pytest.raises(jobs.JobError, match="damaged"):
-        jobs.finish(jobs.load_request(tmp_path))
+        steps.finish(jobs.load_request(tmp_path))
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0"])
 def test_a_truncated_or_longer_array_is_refused(tmp_path, change):
-    jobs.finish(jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.zeros((3, 3, 3)))})))
+    steps.finish(
+        jobs.save_request(tmp_path, jobs.Request("double", {"x": volume(np.zeros((3, 3, 3)))}))
+    )
     path = tmp_path / "request/0.npy"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(jobs.JobError, match=r"damaged \(0.npy\)"):
-        jobs.finish(jobs.load_request(tmp_path))
+        steps.finish(jobs.load_request(tmp_path))
 
 
 def test_settings_are_json_from_the_start_so_that_here_and_worker_agree(tmp_path):
-    given_ = {"tuple": (1, 2), "number": np.float64(0.1), "count": np.int32(3), "array": np.arange(3), "path": tmp_path}
+    given_ = {
+        "tuple": (1, 2),
+        "number": np.float64(0.1),
+        "count": np.int32(3),
+        "array": np.arange(3),
+        "path": tmp_path,
+    }
     request = jobs.Request("double", {}, {"net": "model.safetensors"}, given_)
-    assert request.settings == {"tuple": [1, 2], "number": 0.1, "count": 3, "array": [0, 1, 2], "path": str(tmp_path)}
+    assert request.settings == {
+        "tuple": [1, 2],
+        "number": 0.1,
+        "count": 3,
+        "array": [0, 1, 2],
+        "path": str(tmp_path),
+    }
     assert os.path.isabs(request.model_paths["net"])  # a worker has another working folder
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         jobs.Request("double", {}, settings={"function": print})
 
 
 def test_nothing_is_left_under_the_name_when_saving_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "open", job_tasks.open_full, raising=False)
+    monkeypatch.setattr(storage, "open", job_tasks.open_full, raising=False)
     with pytest.raises(OSError, match="No space left") as caught:
-        jobs.finish(jobs.save_result(tmp_path, Result({"x": volume(np.zeros((4, 4, 4)))})))
+        steps.finish(storage.save_result(tmp_path, Result({"x": volume(np.zeros((4, 4, 4)))})))
     assert list(tmp_path.iterdir()) == []
     assert jobs.explain(caught.value) == jobs.DISK_FULL
 
 
 def test_saving_and_loading_pause_between_pieces(tmp_path):
-    size = 10 * jobs.PIECE
+    size = 10 * steps.PIECE
     big = volume(np.arange(size // 8).reshape(1, 1, -1))
-    for make in (lambda: jobs.save_result(tmp_path, Result({"x": big})), lambda: jobs.load_result(tmp_path)):
+    for make in (
+        lambda: storage.save_result(tmp_path, Result({"x": big})),
+        lambda: jobs.load_result(tmp_path),
+    ):
         assert 10 <= sum(1 for _ in make()) <= 12
 
 
 def test_an_intermediate_result_can_be_read_at_any_time_while_it_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "INTERMEDIATE_SHARE", 1)
-    monkeypatch.setattr(jobs, "PIECE", 1024)
-    reporter = jobs._Reporter(os.open(os.devnull, os.O_WRONLY), tmp_path)
+    monkeypatch.setattr(jobs_worker, "INTERMEDIATE_SHARE", 1)
+    monkeypatch.setattr(steps, "PIECE", 1024)
+    reporter = jobs_worker._Reporter(os.open(os.devnull, os.O_WRONLY), tmp_path)
     stop, seen = threading.Event(), []
 
     def stopping(fraction, message):
@@ -164,27 +211,33 @@ def test_an_intermediate_result_can_be_read_at_any_time_while_it_is_replaced(tmp
             job_tasks.steps({}, {}, {"shape": (4, 32, 32)}, reporter)
 
     reporter.report = stopping
-    assert jobs.finish(jobs.load_intermediate(tmp_path)) is None
+    assert steps.finish(jobs.load_intermediate(tmp_path)) is None
     writer = threading.Thread(target=write)
     writer.start()
     end = time.monotonic() + 1.5
     while time.monotonic() < end:
-        result = jobs.finish(jobs.load_intermediate(tmp_path))
+        result = steps.finish(jobs.load_intermediate(tmp_path))
         if result is not None:
             values = {float(value) for v in result.volumes.values() for value in np.unique(v.array)}
-            assert values == {float(result.facts["number"])}  # never half of one and half of another
+            assert values == {
+                float(result.facts["number"])
+            }  # never half of one and half of another
             seen.append(result.facts["number"])
     stop.set()
     writer.join()
     reporter.close()
     assert seen == sorted(seen) and len(set(seen)) > 10
-    assert len([p for p in tmp_path.iterdir() if p.name.startswith("intermediate")]) <= 3  # two, and one being written
+    assert (
+        len([p for p in tmp_path.iterdir() if p.name.startswith("intermediate")]) <= 3
+    )  # two, and one being written
 
 
 def test_a_damaged_intermediate_result_is_none_and_not_an_endless_search(tmp_path):
-    jobs.finish(jobs.save_result(tmp_path, Result({"x": volume(np.zeros((2, 2, 2)))}), "intermediate-4"))
+    steps.finish(
+        storage.save_result(tmp_path, Result({"x": volume(np.zeros((2, 2, 2)))}), "intermediate-4")
+    )
     (tmp_path / "intermediate-4/0.npy").unlink()
-    assert jobs.finish(jobs.load_intermediate(tmp_path)) is None
+    assert steps.finish(jobs.load_intermediate(tmp_path)) is None
 
 
 # Running
@@ -206,10 +259,16 @@ class Recorder(Progress):
 
 def test_run_here_gives_the_tasks_result_and_its_reports(tasks):
     recorder = Recorder()
-    request = jobs.Request("double", {"x": volume(np.ones((2, 2, 2)), units="HU")}, settings={"factor": 2.0})
+    request = jobs.Request(
+        "double", {"x": volume(np.ones((2, 2, 2)), units="HU")}, settings={"factor": 2.0}
+    )
     result = jobs.run_here(request, recorder)
     assert np.all(result.volumes["x"].array == 2) and result.volumes["x"].units == "HU"
-    assert recorder.heard == [("progress", 0.5, "doubling"), ("log", "started"), ("point", "loss", 1, 0.25)]
+    assert recorder.heard == [
+        ("progress", 0.5, "doubling"),
+        ("log", "started"),
+        ("point", "loss", 1, 0.25),
+    ]
     assert np.all(jobs.run_here(request).volumes["x"].array == 2)  # without anybody listening
 
 
@@ -218,17 +277,29 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
         jobs.run_here(jobs.Request("nonsense", {}))
 
 
-@pytest.mark.parametrize("name", jobs.TASKS)
+@pytest.mark.parametrize("name", jobs_request.TASKS)
 def test_every_task_is_a_function_of_this_library_with_the_four_arguments(name):
-    task = jobs._find_task(name)
+    task = jobs.find_task(name)
     assert task.__module__.startswith("NetInversionLib.")
-    assert list(inspect.signature(task).parameters) == ["volumes", "model_paths", "settings", "progress"]
+    assert list(inspect.signature(task).parameters) == [
+        "volumes",
+        "model_paths",
+        "settings",
+        "progress",
+    ]
 
 
 def worker(folder, request, *options, **kwargs):
     """Start a worker on the request; its messages come from ``messages``."""
-    jobs.finish(jobs.save_request(folder, request))
-    command = [sys.executable, job_tasks.__file__, "-m", "NetInversionLib.jobs", str(folder), *options]
+    steps.finish(jobs.save_request(folder, request))
+    command = [
+        sys.executable,
+        job_tasks.__file__,
+        "-m",
+        "NetInversionLib.jobs",
+        str(folder),
+        *options,
+    ]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     environment = {**os.environ, "PYTHONPATH": str(job_tasks.ROOT)}
     return subprocess.Popen(command, env=environment, **{**pipes, **kwargs})
@@ -245,11 +316,13 @@ def gather(found, kind):
 
 def test_a_worker_gives_bit_for_bit_what_the_caller_gets(tmp_path, tasks):
     settings_ = {"factor": 0.1, "tuple": (1, 2)}
-    request = jobs.Request("double", {"x": volume(np.random.default_rng(0).random((3, 4, 5)))}, {"net": "m"}, settings_)
+    request = jobs.Request(
+        "double", {"x": volume(np.random.default_rng(0).random((3, 4, 5)))}, {"net": "m"}, settings_
+    )
     here = jobs.run_here(request)
     process = worker(tmp_path, request)
     found, _ = messages(process)
-    there = jobs.finish(jobs.load_result(tmp_path))
+    there = steps.finish(jobs.load_result(tmp_path))
     assert process.returncode == 0
     same_volume(here.volumes["x"], there.volumes["x"])
     assert there.facts == here.facts and there.curves == here.curves and there.roles == here.roles
@@ -260,18 +333,24 @@ def test_a_worker_gives_bit_for_bit_what_the_caller_gets(tmp_path, tasks):
 
 
 def test_the_installed_command_runs_the_tasks_of_the_library(tmp_path):
-    jobs.finish(jobs.save_request(tmp_path, jobs.Request("nonsense", {})))
+    steps.finish(jobs.save_request(tmp_path, jobs.Request("nonsense", {})))
     command = [sys.executable, "-m", "NetInversionLib.jobs", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=job_tasks.ROOT)
+    run = subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=job_tasks.ROOT
+    )
     last = json.loads(run.stdout.splitlines()[-1])
-    assert run.returncode == 1 and "ideal_input" in last["failed"] and "Traceback" in last["details"]
+    assert (
+        run.returncode == 1 and "ideal_input" in last["failed"] and "Traceback" in last["details"]
+    )
 
 
 def test_messages_are_gathered_and_none_but_outdated_progress_is_lost(tmp_path):
     start = time.monotonic()
-    found, words = messages(worker(tmp_path, jobs.Request("chatter", {}, settings={"seconds": 1.0})))
+    found, words = messages(
+        worker(tmp_path, jobs.Request("chatter", {}, settings={"seconds": 1.0}))
+    )
     elapsed = time.monotonic() - start
-    count = jobs.finish(jobs.load_result(tmp_path)).facts["count"]
+    count = steps.finish(jobs.load_result(tmp_path)).facts["count"]
     assert count > 500
     assert len(found) <= 20 * elapsed + 2
     assert [point[1] for point in gather(found, "points")] == list(range(1, count + 1))
@@ -309,34 +388,39 @@ def test_a_failing_task_says_what_to_do_and_keeps_its_traceback(tmp_path, how):
     assert FAILURES[how] in found[-1]["failed"]
     assert "job_tasks.py" in found[-1]["details"] and "Traceback" in found[-1]["details"]
     assert "words on standard output" in words and "words on standard error" in words
-    assert jobs.finish(jobs.load_result(tmp_path)) is None
-    assert jobs.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
+    assert steps.finish(jobs.load_result(tmp_path)) is None
+    assert steps.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
 
 
 @posix
 @pytest.mark.parametrize(
-    ("how", "code", "said"), [("killed", 9, jobs.KILLED), ("segfault", 11, "crashed (code 11)"), ("exit", 3, jobs.LOST)]
+    ("how", "code", "said"),
+    [("killed", 9, jobs.KILLED), ("segfault", 11, "crashed (code 11)"), ("exit", 3, jobs.LOST)],
 )
 def test_a_worker_that_dies_without_a_word_is_explained_by_its_exit(tmp_path, how, code, said):
     process = worker(tmp_path, jobs.Request("fail", {}, settings={"how": how}))
     _, words = messages(process)
     assert abs(process.returncode) == code
     assert said in jobs.explain_exit(abs(process.returncode), process.returncode < 0, words)
-    assert ("Segmentation fault" in words and "job_tasks.py" in words) == (how == "segfault")  # where it happened
-    assert jobs.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
+    assert ("Segmentation fault" in words and "job_tasks.py" in words) == (
+        how == "segfault"
+    )  # where it happened
+    assert steps.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_costs_an_intermediate_result_nothing_but_itself(tmp_path):
     found, _ = messages(worker(tmp_path, jobs.Request("no_room", {})))
-    assert ["not kept" in line and "disk is full" in line for line in gather(found, "logs")] == [True]
+    assert ["not kept" in line and "disk is full" in line for line in gather(found, "logs")] == [
+        True
+    ]
     assert found[-1]["failed"] == jobs.DISK_FULL
-    assert jobs.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
+    assert steps.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
 
 
 def test_saving_intermediate_results_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(jobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(jobs_worker.time, "monotonic", lambda: clock[0])
     saved = []
 
     def save(folder, result, name):
@@ -344,8 +428,8 @@ def test_saving_intermediate_results_takes_a_small_share_of_the_time(tmp_path, m
         clock[0] += 2.0
         yield True
 
-    monkeypatch.setattr(jobs, "save_result", save)
-    reporter = jobs._Reporter(os.open(os.devnull, os.O_WRONLY), tmp_path)
+    monkeypatch.setattr(jobs_worker, "save_result", save)
+    reporter = jobs_worker._Reporter(os.open(os.devnull, os.O_WRONLY), tmp_path)
     for _ in range(1000):
         clock[0] += 0.1
         reporter.intermediate(Result())
@@ -408,9 +492,11 @@ def test_an_attached_worker_ends_with_its_parent_and_leaves_nothing(relatives):
 
 
 def test_a_worker_that_is_not_attached_needs_no_input(tmp_path):
-    process = worker(tmp_path, jobs.Request("double", {}, settings={"factor": 1}), stdin=subprocess.DEVNULL)
+    process = worker(
+        tmp_path, jobs.Request("double", {}, settings={"factor": 1}), stdin=subprocess.DEVNULL
+    )
     messages(process)
-    assert process.returncode == 0 and jobs.finish(jobs.load_result(tmp_path)).facts["seed"] == 7
+    assert process.returncode == 0 and steps.finish(jobs.load_result(tmp_path)).facts["seed"] == 7
 
 
 # Words
@@ -419,8 +505,18 @@ def test_a_worker_that_is_not_attached_needs_no_input(tmp_path):
 @pytest.mark.parametrize(
     ("code", "crashed", "words", "said"),
     [
-        (1, False, "x\nModuleNotFoundError: No module named 'safetensors.torch'\n", "'safetensors' is missing"),
-        (1, False, "/usr/bin/python: No module named NetInversionLib\n", "Install the extension again"),
+        (
+            1,
+            False,
+            "x\nModuleNotFoundError: No module named 'safetensors.torch'\n",
+            "'safetensors' is missing",
+        ),
+        (
+            1,
+            False,
+            "/usr/bin/python: No module named NetInversionLib\n",
+            "Install the extension again",
+        ),
         (1, False, "MemoryError\n", jobs.MEMORY),
         (1, False, "torch.OutOfMemoryError: CUDA out of memory.", jobs.GRAPHICS_MEMORY),
         (6, True, "terminate called after throwing an instance of 'std::bad_alloc'", jobs.MEMORY),
@@ -430,7 +526,12 @@ def test_a_worker_that_is_not_attached_needs_no_input(tmp_path):
         (137, False, "", jobs.KILLED),
         (9, False, "", jobs.LOST),
         (1, False, "error: [/opt/python-real] exit abnormally - Report the problem.", jobs.KILLED),
-        (1, False, "Fatal Python error: Segmentation fault\nerror: [python] exit abnormally - Report", "crashed"),
+        (
+            1,
+            False,
+            "Fatal Python error: Segmentation fault\nerror: [python] exit abnormally - Report",
+            "crashed",
+        ),
         (-1073741819, True, "", "crashed"),
         (0, False, "", jobs.LOST),
     ],
@@ -444,13 +545,19 @@ def test_every_exit_has_its_words(code, crashed, words, said):
     [
         (jobs.JobError("do this"), "do this"),
         (ValueError("do that"), "do that"),
-        (ModuleNotFoundError("No module named 'skimage.x'", name="skimage.x"), "'skimage' is missing"),
+        (
+            ModuleNotFoundError("No module named 'skimage.x'", name="skimage.x"),
+            "'skimage' is missing",
+        ),
         (
             ImportError("DLL load failed while importing _C", name="torch._C"),
             "'torch' is missing or does not load (DLL",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), jobs.DISK_FULL),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), "PermissionError: [Errno 13] Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            "PermissionError: [Errno 13] Permission denied",
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), jobs.GRAPHICS_MEMORY),
         (MemoryError("Unable to allocate 2 EiB for an array"), jobs.MEMORY),
     ],

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from NetInversionLib.lesions import Nodule, detectability, draw, hide
-from NetInversionLib.level_set import LevelSet, Window
+from NetInversionLib.invariances.lesions import Nodule, detectability, draw, hide
+from NetInversionLib.invariances.level_set import LevelSet, Window
 
 HU = 500.0
 SPACING = (0.8, 1.0)
@@ -25,7 +25,9 @@ def level_set(kernel, size=(40, 44)):
 
 def test_a_nodule_has_the_area_of_its_cut_and_its_place():
     change = draw(Nodule((12.0, 15.0), 10.0, 80.0), Window(2, 32, 3, 40), SPACING).numpy()
-    assert change.shape == (30, 37) and change.sum() / 80 * SPACING[0] * SPACING[1] == pytest.approx(np.pi * 25, rel=0.02)
+    assert change.shape == (30, 37) and change.sum() / 80 * SPACING[0] * SPACING[
+        1
+    ] == pytest.approx(np.pi * 25, rel=0.02)
     j, i = (np.average(np.indices(change.shape)[axis], weights=change) for axis in (0, 1))
     assert ((i + 3) * SPACING[0], (j + 2) * SPACING[1]) == pytest.approx((12.0, 15.0), abs=0.05)
     assert change.max() == pytest.approx(80, rel=0.02)
@@ -39,42 +41,73 @@ def test_a_network_that_keeps_everything_hides_nothing():
 def test_an_average_hides_small_nodules_better_than_large_ones():
     nodules = [Nodule((16.8, 20.0), diameter, 100.0) for diameter in (1.5, 10.0)]
     found = hide(level_set(5), nodules, SPACING, HU, 0.5, 300)
-    assert found.accepted.all() and found.survived[0] > 2 * found.survived[1] and found.shown[0] < found.shown[1]
+    assert (
+        found.accepted.all()
+        and found.survived[0] > 2 * found.survived[1]
+        and found.shown[0] < found.shown[1]
+    )
 
 
 def test_within_the_tolerance_a_nodule_survives_whole():
     faint = Nodule((16.8, 20.0), 6.0, 1.0)
     found = hide(level_set(5), [faint], SPACING, HU, 5.0)
-    assert found.survived[0] == pytest.approx(1) and found.survived_hu[0] == pytest.approx(1) and found.shown[0] < 5
+    assert (
+        found.survived[0] == pytest.approx(1)
+        and found.survived_hu[0] == pytest.approx(1)
+        and found.shown[0] < 5
+    )
 
 
 def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
     one = level_set(5)
-    table, curve, images = detectability({6.0: one, 2.0: one}, (16.8, 20.0), [40.0, -40.0], SPACING, HU, 0.5, 100)
+    table, curve, images = detectability(
+        {6.0: one, 2.0: one}, (16.8, 20.0), [40.0, -40.0], SPACING, HU, 0.5, 100
+    )
     assert list(curve.lines) == ["-40 HU", "40 HU"] and curve.lines["40 HU"][0] == [2.0, 6.0]
-    assert table.columns["diameter (mm)"] == [2.0, 2.0, 6.0, 6.0] and table.columns["contrast (HU)"] == [-40.0, 40.0] * 2
+    assert (
+        table.columns["diameter (mm)"] == [2.0, 2.0, 6.0, 6.0]
+        and table.columns["contrast (HU)"] == [-40.0, 40.0] * 2
+    )
     assert all(table.columns["output unchanged"])
     # A linear network treats bright and dark alike.
-    np.testing.assert_allclose(curve.lines["-40 HU"][1], -np.array(curve.lines["40 HU"][1]), rtol=0.1, atol=0.5)
+    np.testing.assert_allclose(
+        curve.lines["-40 HU"][1], -np.array(curve.lines["40 HU"][1]), rtol=0.1, atol=0.5
+    )
     survived = table.columns["contrast that survives (HU)"]
     assert curve.lines["-40 HU"][1] == survived[::2] and curve.lines["40 HU"][1] == survived[1::2]
     strongest = max(range(4), key=lambda n: abs(survived[n]))
     (region, whole), (_, hidden) = images["lesion"], images["hidden lesion"]
-    drawn = draw(Nodule((16.8, 20.0), table.columns["diameter (mm)"][strongest], table.columns["contrast (HU)"][strongest]),
-                 region, SPACING)
+    drawn = draw(
+        Nodule(
+            (16.8, 20.0),
+            table.columns["diameter (mm)"][strongest],
+            table.columns["contrast (HU)"][strongest],
+        ),
+        region,
+        SPACING,
+    )
     np.testing.assert_array_equal(whole, drawn)
     share = float((whole.double() * hidden).sum() / whole.double().square().sum())
-    assert share == pytest.approx(survived[strongest] / table.columns["contrast (HU)"][strongest], rel=1e-3)
+    assert share == pytest.approx(
+        survived[strongest] / table.columns["contrast (HU)"][strongest], rel=1e-3
+    )
 
 
 def test_what_a_refused_projection_left_is_no_answer():
-    """After one evaluation the search stands at the nodule itself, which the output shows; a faint one needs no search."""
+    """After one evaluation the search stands at the nodule itself, which the output shows; a faint
+    one needs no search.
+    """
     faint, strong = 0.1, 100.0
-    table, curve, images = detectability({8.0: level_set(5)}, (16.8, 20.0), [faint, strong], SPACING, HU, 0.5, 1)
+    table, curve, images = detectability(
+        {8.0: level_set(5)}, (16.8, 20.0), [faint, strong], SPACING, HU, 0.5, 1
+    )
     assert table.columns["output unchanged"] == [True, False]
     for column in ("contrast that survives (HU)", "survives (%)"):
         assert np.isnan(table.columns[column]).tolist() == [False, True]
-    assert curve.lines["0.1 HU"][1] == [pytest.approx(faint)] and np.isnan(curve.lines["100 HU"][1]).all()
+    assert (
+        curve.lines["0.1 HU"][1] == [pytest.approx(faint)]
+        and np.isnan(curve.lines["100 HU"][1]).all()
+    )
     assert images["lesion"][1].abs().max() == pytest.approx(faint, rel=0.05)
     assert detectability({8.0: level_set(5)}, (16.8, 20.0), [strong], SPACING, HU, 0.5, 1)[2] == {}
 
@@ -85,7 +118,9 @@ def test_a_nodule_of_nothing_is_refused(wrong):
         Nodule(**{"centre_mm": (1.0, 1.0), "diameter_mm": 2.0, "contrast_hu": 10.0, **wrong})
 
 
-@pytest.mark.parametrize("nodule", [Nodule((500.0, 5.0), 4.0, 50.0), Nodule((10.0, 10.0), 0.01, 50.0)])
+@pytest.mark.parametrize(
+    "nodule", [Nodule((500.0, 5.0), 4.0, 50.0), Nodule((10.0, 10.0), 0.01, 50.0)]
+)
 def test_a_nodule_beside_the_slice_or_between_its_voxels_is_refused(nodule):
     with pytest.raises(ValueError, match="does not touch the slice"):
         draw(nodule, Window(0, 32, 0, 40), SPACING)

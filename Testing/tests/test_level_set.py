@@ -1,4 +1,6 @@
-"""Level sets: exact projection for linear networks, the whole slice's numbers on a window, proof in float64, honest refusals."""
+"""Level sets: exact projection for linear networks, the whole slice's numbers on a window, proof in
+float64, honest refusals.
+"""
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ import torch
 from torch import nn
 
 from NetInversionLib import networks
-from NetInversionLib.layers import LayerError
-from NetInversionLib.level_set import LevelSet, Window, project, rms, survived, verify
+from NetInversionLib.invariances.level_set import LevelSet, Window, project, rms, survived, verify
+from NetInversionLib.networks.layers import LayerError
 
 HU = 502.0
 
@@ -35,7 +37,9 @@ def matrix_of(network, size):
 
 
 def test_projection_on_a_linear_network_lands_on_the_exact_level_set():
-    """Once on the level set of A, only components in A's range have moved: the null space keeps all of the change."""
+    """Once on the level set of A, only components in A's range have moved: the null space keeps all
+    of the change.
+    """
     network = averaging(4 + 1)
     size = (12, 11)
     x0 = torch.rand(1, 1, *size)
@@ -53,7 +57,10 @@ def test_projection_on_a_linear_network_lands_on_the_exact_level_set():
 
 
 def test_the_level_set_of_a_projector_is_reached_to_rounding():
-    """f keeps rows only: x may change anywhere else, and the accepted point is the proposal with its rows put back."""
+    """f keeps rows only: x may change anywhere else, and the accepted point is the proposal with
+    its rows put back.
+    """
+
     class EvenRows(nn.Module):
         def __init__(self):
             super().__init__()
@@ -76,10 +83,14 @@ def test_the_level_set_of_a_projector_is_reached_to_rounding():
     assert (found.measure / rms(level_set.start) < 1e-3).all()
 
 
-@pytest.mark.parametrize("name, arguments", [("cnn10", {"last_kernel": 3}), ("wganvgg", {}), ("redcnn", {"out_ch": 3})])
+@pytest.mark.parametrize(
+    "name, arguments", [("cnn10", {"last_kernel": 3}), ("wganvgg", {}), ("redcnn", {"out_ch": 3})]
+)
 @pytest.mark.parametrize("place", [Window(0, 12, 30, 44), Window(52, 66, 48, 62)])
 def test_a_window_gives_the_whole_slice_s_numbers(name, arguments, place):
-    """In the middle and at a corner: the measure equals that of f on the whole slice, in float64, every output counted."""
+    """In the middle and at a corner: the measure equals that of f on the whole slice, in float64,
+    every output counted.
+    """
     network = frozen(networks.build(name, **arguments))
     x0 = torch.randn(1, 1, 120, 112)
     level_set = LevelSet(network, x0, place, scale=HU)
@@ -92,12 +103,17 @@ def test_a_window_gives_the_whole_slice_s_numbers(name, arguments, place):
         assert next(network.parameters()).dtype == torch.float32
         with torch.no_grad():
             whole = (network(after) - network(x0)).double()
-        assert float(whole.square().sum() / np.prod(place.size)) ** 0.5 * HU == pytest.approx(float(measured), rel=1e-4)
+        assert float(whole.square().sum() / np.prod(place.size)) ** 0.5 * HU == pytest.approx(
+            float(measured), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("place", [Window(48, 62, 48, 62), Window(49, 63, 51, 66)])
 def test_a_window_begins_on_the_grid_of_a_network_with_strides(place):
-    """Wherever the region begins: elsewhere the squares that are pooled would be others than the whole slice's."""
+    """Wherever the region begins: elsewhere the squares that are pooled would be others than the
+    whole slice's.
+    """
+
     class Pooled(nn.Module):
         size_multiple = 4
 
@@ -106,14 +122,20 @@ def test_a_window_begins_on_the_grid_of_a_network_with_strides(place):
             self.first, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 1, 3, padding=1)
 
         def forward(self, x):
-            return self.last(nn.functional.interpolate(nn.functional.max_pool2d(self.first(x), 4), scale_factor=4))
+            return self.last(
+                nn.functional.interpolate(
+                    nn.functional.max_pool2d(self.first(x), 4), scale_factor=4
+                )
+            )
 
     x0 = torch.randn(1, 1, 128, 112)
     level_set = LevelSet(frozen(Pooled()), x0, place, scale=HU)
     assert level_set.window.size != (128, 112)
     after = x0.clone()
     after[(0, 0, *place.slices)] += 0.3 * torch.randn(place.size)
-    assert verify(level_set, x0, after) == pytest.approx(float(level_set.measure(after[(..., *place.slices)])), rel=1e-4)
+    assert verify(level_set, x0, after) == pytest.approx(
+        float(level_set.measure(after[(..., *place.slices)])), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("layer", [1, 3, "layers.3", "output"])
@@ -130,8 +152,10 @@ def test_hidden_layers_are_measured_relative_to_themselves(layer):
     value, gradient = level_set.value_and_gradient(x, torch.tensor([0]))
     assert float(value) == pytest.approx(float(level_set.measure(x)) ** 2, rel=1e-4)
     step = 1e-3 * torch.randn_like(x)
-    slope = (level_set.value_and_gradient(x + step, torch.tensor([0]))[0]
-             - level_set.value_and_gradient(x - step, torch.tensor([0]))[0]) / 2
+    slope = (
+        level_set.value_and_gradient(x + step, torch.tensor([0]))[0]
+        - level_set.value_and_gradient(x - step, torch.tensor([0]))[0]
+    ) / 2
     assert float(slope) == pytest.approx(float((gradient * step).sum()), rel=0.02, abs=1e-7)
 
 
@@ -143,7 +167,11 @@ def test_what_is_accepted_is_on_the_level_set_and_keeps_a_share_of_the_change():
     proposals = level_set.start + 0.2 * torch.randn(4, 1, 24, 24)
     epsilon = 0.1 * float(level_set.measure(proposals).min())
     found = project(level_set, proposals, epsilon, 100)
-    assert found.accepted.all() and (found.measure <= epsilon).all() and (found.proposed > epsilon).all()
+    assert (
+        found.accepted.all()
+        and (found.measure <= epsilon).all()
+        and (found.proposed > epsilon).all()
+    )
     assert ((0 < found.survived) & (found.survived < 1)).all()
     assert (found.change_after > 0).all() and found.images.shape == proposals.shape
     # One at a time gives the same.
@@ -172,7 +200,9 @@ def test_survived_is_one_for_everything_and_zero_for_nothing():
     start, proposals = torch.rand(1, 1, 6, 6), torch.rand(2, 1, 6, 6)
     assert survived(proposals, proposals, start).tolist() == pytest.approx([1, 1])
     assert survived(proposals, start.expand(2, -1, -1, -1), start).tolist() == [0, 0]
-    assert survived(proposals, start + 0.25 * (proposals - start), start).tolist() == pytest.approx([0.25] * 2)
+    assert survived(proposals, start + 0.25 * (proposals - start), start).tolist() == pytest.approx(
+        [0.25] * 2
+    )
 
 
 def test_exactly_the_same_output_is_refused():

@@ -1,4 +1,6 @@
-"""Low-dose simulation: projections of disks in closed form, scikit-image's radon, the variance that the formula says."""
+"""Low-dose simulation: projections of disks in closed form, scikit-image's radon, the variance that
+the formula says.
+"""
 
 import math
 
@@ -8,8 +10,10 @@ import torch
 from skimage.transform import iradon, radon
 from toy_models import LPS, random_matrix
 
-from NetInversionLib import low_dose, volumes
-from NetInversionLib.low_dose import (
+from NetInversionLib.core import files, volumes
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.invariances import low_dose
+from NetInversionLib.invariances.low_dose import (
     LowDoseSettings,
     back_project,
     exposed,
@@ -19,7 +23,6 @@ from NetInversionLib.low_dose import (
     projection_noise,
     simulate_low_dose,
 )
-from NetInversionLib.volumes import Volume
 
 
 def disk(size, spacing, radius, centre=(0.0, 0.0)):
@@ -59,16 +62,20 @@ def test_coarse_line_integrals_are_those_of_the_disk():
 
 def test_back_projection_agrees_with_scikit_image():
     """The same projections through both, without and with the Hann window."""
-    image = disk((97, 97), (1.0, 1.0), 25, (8.0, 5.0)) + 0.5 * disk((97, 97), (1.0, 1.0), 8, (-15.0, -12.0))
+    image = disk((97, 97), (1.0, 1.0), 25, (8.0, 5.0)) + 0.5 * disk(
+        (97, 97), (1.0, 1.0), 8, (-15.0, -12.0)
+    )
     views = 180
     angles = math.pi * torch.arange(views) / views
     projections = project(image[None], (1.0, 1.0), angles)
     for window, cutoff in (("ramp", 0.0), ("hann", 1.0)):
         ours = back_project(projections, (97, 97), (1.0, 1.0), angles, cutoff)[0].numpy()
-        theirs = iradon(projections[0].numpy().T, np.degrees(angles.numpy()), filter_name=window, circle=True)
+        theirs = iradon(
+            projections[0].numpy().T, np.degrees(angles.numpy()), filter_name=window, circle=True
+        )
         middle = (len(theirs) - 97) // 2
         # Its axes: rows downward with the angle turning the other way.
-        theirs = theirs[::-1][middle:middle + 97, middle:middle + 97]
+        theirs = theirs[::-1][middle : middle + 97, middle : middle + 97]
         inner = np.hypot(*np.mgrid[-48:49, -48:49]) < 42
         assert np.corrcoef(ours[inner], theirs[inner])[0, 1] > 0.995
         assert abs(ours[inner] - theirs[inner]).mean() < 0.02
@@ -80,14 +87,18 @@ def test_projections_agree_with_scikit_image():
     theirs = radon(image.numpy()[::-1], degrees, circle=True).T
     ours = project(image[None], (1.0, 1.0), torch.from_numpy(np.radians(degrees)))[0].numpy()
     start = (ours.shape[1] - 64) / 2
-    ours = np.stack([np.interp(np.arange(64) + start, np.arange(ours.shape[1]), row) for row in ours])
+    ours = np.stack(
+        [np.interp(np.arange(64) + start, np.arange(ours.shape[1]), row) for row in ours]
+    )
     assert np.abs(ours - theirs).mean() < 0.03 * theirs.max()
 
 
 def test_there_and_back_gives_the_image():
     image = disk((80, 70), (0.8, 1.0), 18, (4.0, 3.0))
     angles = math.pi * torch.arange(240) / 240
-    found = back_project(project(image[None], (0.8, 1.0), angles), (80, 70), (0.8, 1.0), angles, 1.0)[0]
+    found = back_project(
+        project(image[None], (0.8, 1.0), angles), (80, 70), (0.8, 1.0), angles, 1.0
+    )[0]
     assert found[30:50, 30:45].mean() == pytest.approx(1, abs=0.02)
     assert (found - image).abs().mean() < 0.03
 
@@ -104,7 +115,9 @@ def test_the_noise_of_a_line_integral_has_the_variance_that_is_missing(dose, ele
             return 1 / photons + (electronic / photons) ** 2
 
         assert float(noise.var()) == pytest.approx(variance(dose) - variance(1.0), rel=0.03)
-        assert abs(float(noise.mean())) < 0.02 * float(noise.std()) + 1 / (1e5 * dose * math.exp(-p))
+        assert abs(float(noise.mean())) < 0.02 * float(noise.std()) + 1 / (
+            1e5 * dose * math.exp(-p)
+        )
 
 
 def water(size=72, slices=2, matrix=LPS):
@@ -130,13 +143,18 @@ def test_fresh_noise_of_a_window_is_that_of_the_slice_and_has_all_of_the_varianc
     settings = LowDoseSettings(dose=0.5, electronic=0.0, views=60, photons=1e5)
     source = low_dose.FreshNoise(hu, (1.0, 1.0), settings)
     window = slice(20, 50), slice(30, 44)
-    whole, part = (source.draw(3, torch.Generator().manual_seed(1), *where) for where in ((), (window,)))
+    whole, part = (
+        source.draw(3, torch.Generator().manual_seed(1), *where) for where in ((), (window,))
+    )
     assert part.shape == (3, 30, 14)
     torch.testing.assert_close(part, whole[(slice(None), *window)])
     assert not torch.equal(part[0], part[1])
-    # At half the dose, half of the variance is in the image already: all of it is twice what is added.
+    # At half the dose, half of the variance is in the image already: all of it is twice what is
+    # added.
     many = source.draw(40, torch.Generator().manual_seed(2), window)
-    added = low_dose.noise_image(hu.expand(40, -1, -1), (1.0, 1.0), settings, torch.Generator().manual_seed(3))
+    added = low_dose.noise_image(
+        hu.expand(40, -1, -1), (1.0, 1.0), settings, torch.Generator().manual_seed(3)
+    )
     assert float(many.var() / added[(slice(None), *window)].var()) == pytest.approx(2, rel=0.1)
 
 
@@ -156,8 +174,12 @@ def test_exposure_control_needs_a_body():
 
 def test_full_dose_adds_nothing_and_the_same_seed_the_same():
     phantom = water()
-    assert np.array_equal(simulate_low_dose(phantom, LowDoseSettings(dose=1.0, views=30)).array, phantom.array)
-    first, again, other = (simulate_low_dose(phantom, LowDoseSettings(seed=n, views=30)).array for n in (1, 1, 2))
+    assert np.array_equal(
+        simulate_low_dose(phantom, LowDoseSettings(dose=1.0, views=30)).array, phantom.array
+    )
+    first, again, other = (
+        simulate_low_dose(phantom, LowDoseSettings(seed=n, views=30)).array for n in (1, 1, 2)
+    )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
@@ -166,11 +188,22 @@ def test_grid_padding_and_orientation_are_kept():
     phantom = water(matrix=matrix)
     phantom.array[:, :3] = -2000  # beyond the field of view
     found = simulate_low_dose(phantom, LowDoseSettings(views=30))
-    assert np.array_equal(found.ijk_to_ras, matrix) and found.array.dtype == np.float32 and found.units == "HU"
-    assert (found.array[:, :3] == -2000).all() and found.array.min() >= -2000 and "25 % dose" in found.name
+    assert (
+        np.array_equal(found.ijk_to_ras, matrix)
+        and found.array.dtype == np.float32
+        and found.units == "HU"
+    )
+    assert (
+        (found.array[:, :3] == -2000).all()
+        and found.array.min() >= -2000
+        and "25 % dose" in found.name
+    )
     # The same body in another voxel order is the same body: only the draw of the noise differs.
     turned = volumes.reorient(phantom, "RAS")
-    assert simulate_low_dose(turned, LowDoseSettings(dose=1.0, views=30)).array.tobytes() == turned.array.tobytes()
+    assert (
+        simulate_low_dose(turned, LowDoseSettings(dose=1.0, views=30)).array.tobytes()
+        == turned.array.tobytes()
+    )
 
 
 def test_raw_values_are_no_hu():
@@ -178,8 +211,17 @@ def test_raw_values_are_no_hu():
         simulate_low_dose(Volume(np.full((2, 8, 8), 1024.0, np.float32), LPS, "raw", ""))
 
 
-@pytest.mark.parametrize("wrong", [{"dose": 0.0}, {"dose": 1.5}, {"photons": 0.0}, {"electronic": -1.0}, {"views": 1},
-                                   {"cutoff": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dose": 0.0},
+        {"dose": 1.5},
+        {"photons": 0.0},
+        {"electronic": -1.0},
+        {"views": 1},
+        {"cutoff": 2.0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         LowDoseSettings(**wrong)
@@ -187,7 +229,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 def test_a_real_chest_at_a_tenth_of_its_dose(data):
     """Noise is stronger between the shoulders and in the middle of the body than in the air around."""
-    chest = volumes.load(data / "ct" / "chest_b40f.nii.gz")
+    chest = files.load(data / "ct" / "chest_b40f.nii.gz")
     slice_ = volumes.crop(chest, (10, 11, 0, chest.array.shape[1], 0, chest.array.shape[2]))
     found = simulate_low_dose(slice_, LowDoseSettings(dose=0.1, views=180))
     change = found.array - np.clip(slice_.float32(), -1024, 3071)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_ideal_input_module import NAME, save_model
 
-from NetInversionLib import jobs
+from NetInversionLib.jobs import request
 
 host.start()
 
-from NetInversionLib import qtjobs  # noqa: E402
+from NetInversionLib.panel import job  # noqa: E402
 
-CODE = '''
+CODE = """
 import slicer
 from slicer import vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import parameterNodeWrapper
@@ -69,13 +69,22 @@ class DoublerLogic(qtjobs.ModuleLogic):
 
     def run(self, node, **settings):
         return self.addResult(jobs.run_here(jobs.finish(self.requestSteps(node, **settings))), node)
-'''
+"""
 
-WIDGETS = {"QComboBox": ("modelSelector", "deviceSelector", "shownRunSelector"), "ctkPathLineEdit": ("modelFileEdit",),
-           "QLabel": ("modelFileLabel", "modelInfoLabel", "estimateLabel", "statusLabel", "curveLabel"),
-           "ctkCollapsibleButton": ("inputsCollapsibleButton", "outputsCollapsibleButton", "advancedCollapsibleButton",
-                                    "resultsCollapsibleButton"),
-           "QPushButton": ("applyButton", "deleteRunButton"), "QProgressBar": ("progressBar",), "QPlainTextEdit": ("logText",)}
+WIDGETS = {
+    "QComboBox": ("modelSelector", "deviceSelector", "shownRunSelector"),
+    "ctkPathLineEdit": ("modelFileEdit",),
+    "QLabel": ("modelFileLabel", "modelInfoLabel", "estimateLabel", "statusLabel", "curveLabel"),
+    "ctkCollapsibleButton": (
+        "inputsCollapsibleButton",
+        "outputsCollapsibleButton",
+        "advancedCollapsibleButton",
+        "resultsCollapsibleButton",
+    ),
+    "QPushButton": ("applyButton", "deleteRunButton"),
+    "QProgressBar": ("progressBar",),
+    "QPlainTextEdit": ("logText",),
+}
 SELECTOR = """<item><widget class="qMRMLNodeComboBox" name="inputSelector">
 <property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
 <property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>"""
@@ -87,11 +96,20 @@ CONNECTION = """<connections><connection><sender>Doubler</sender><signal>mrmlSce
 
 def ui():
     """All that ModulePanel asks for, and a selector."""
-    items = "".join(f'<item><widget class="{kind}" name="{name}"/></item>' for kind, names in WIDGETS.items() for name in names)
-    custom = "".join(f"<customwidget><class>{name}</class><extends>QWidget</extends><header>{name}.h</header></customwidget>"
-                     for name in ("ctkPathLineEdit", "ctkCollapsibleButton", "qMRMLNodeComboBox", "qMRMLWidget"))
-    return (f'<ui version="4.0"><class>Doubler</class><widget class="qMRMLWidget" name="Doubler"><layout class="QVBoxLayout" '
-            f'name="top">{items}{SELECTOR}</layout></widget><customwidgets>{custom}</customwidgets>{CONNECTION}</ui>')
+    items = "".join(
+        f'<item><widget class="{kind}" name="{name}"/></item>'
+        for kind, names in WIDGETS.items()
+        for name in names
+    )
+    custom = "".join(
+        f"<customwidget><class>{name}</class><extends>QWidget</extends><header>{name}.h</header></customwidget>"
+        for name in ("ctkPathLineEdit", "ctkCollapsibleButton", "qMRMLNodeComboBox", "qMRMLWidget")
+    )
+    return (
+        '<ui version="4.0"><class>Doubler</class><widget class="qMRMLWidget" name="Doubler"><layout'
+        ' class="QVBoxLayout" '
+        f'name="top">{items}{SELECTOR}</layout></widget><customwidgets>{custom}</customwidgets>{CONNECTION}</ui>'
+    )
 
 
 @pytest.fixture
@@ -103,8 +121,8 @@ def widget(module, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     save_model(tmp_path / "models" / NAME)
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path / "models"))
-    monkeypatch.setattr(jobs, "TASKS", job_tasks.TASKS)
-    monkeypatch.setattr(qtjobs, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(request, "TASKS", job_tasks.TASKS)
+    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
     return module(folder / "Doubler.py")
 
 
@@ -118,10 +136,13 @@ def node(widget):
 
 
 def test_a_panel_needs_little_code(widget):
-    own = CODE[CODE.index("class DoublerWidget"):CODE.index("class DoublerLogic")]
+    own = CODE[CODE.index("class DoublerWidget") : CODE.index("class DoublerLogic")]
     assert len([line for line in own.splitlines() if line.strip()]) < 20
     assert not widget.ui.applyButton.enabled and widget.ui.applyButton.toolTip == "Choose a volume."
-    assert "Tiny" in widget.ui.modelInfoLabel.text and widget.ui.deviceSelector.currentText == "Automatic"
+    assert (
+        "Tiny" in widget.ui.modelInfoLabel.text
+        and widget.ui.deviceSelector.currentText == "Automatic"
+    )
 
 
 @pytest.mark.parametrize("worker", [False, True])
@@ -135,27 +156,42 @@ def test_apply_runs_writes_and_shows(widget, node, worker):
         host.wait(lambda: widget._going is None, 60)
         found = widget.logic.resultNodes(widget._parameterNode.run)
         assert found.keys() == {"volume", "errors", "loss", "facts"}
-        np.testing.assert_array_equal(slicer.util.arrayFromVolume(found["volume"]), 2 * np.arange(24.0).reshape(2, 3, 4))
-        shown = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().GetBackgroundVolumeID()
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromVolume(found["volume"]), 2 * np.arange(24.0).reshape(2, 3, 4)
+        )
+        shown = (
+            slicer.app.layoutManager()
+            .sliceWidget("Red")
+            .mrmlSliceCompositeNode()
+            .GetBackgroundVolumeID()
+        )
         assert shown == found["volume"].GetID()
     assert "Done" in widget.ui.statusLabel.text and "started" in widget.ui.logText.toPlainText()
-    assert not widget.ui.resultsCollapsibleButton.isHidden() and widget.ui.applyButton.text == "Apply"
+    assert (
+        not widget.ui.resultsCollapsibleButton.isHidden() and widget.ui.applyButton.text == "Apply"
+    )
 
 
 def test_the_console_runs_at_once(widget, node):
     import slicer
 
     output = widget.logic.run(node, factor=3)
-    np.testing.assert_array_equal(slicer.util.arrayFromVolume(output.nodes["volume"]), 3 * np.arange(24.0).reshape(2, 3, 4))
+    np.testing.assert_array_equal(
+        slicer.util.arrayFromVolume(output.nodes["volume"]), 3 * np.arange(24.0).reshape(2, 3, 4)
+    )
     assert output.tables["errors"] is output.nodes["errors"] and output.facts["seed"] == 7
 
 
 def test_a_failure_is_said_and_the_panel_goes_on(widget, node, monkeypatch):
-    monkeypatch.setattr(jobs, "TASKS", {"double": ("job_tasks", "fail")})
+    monkeypatch.setattr(request, "TASKS", {"double": ("job_tasks", "fail")})
     before = widget.ui.logText.toPlainText()
     widget.ui.applyButton.click()
     assert "unexpected error: KeyError: 'how'" in widget.ui.statusLabel.text
-    assert widget._going is None and widget.ui.applyButton.enabled and widget.ui.logText.toPlainText() != before
+    assert (
+        widget._going is None
+        and widget.ui.applyButton.enabled
+        and widget.ui.logText.toPlainText() != before
+    )
     assert "facts" in widget.logic.resultNodes(widget._parameterNode.run)  # its intermediate result
 
 
@@ -201,8 +237,11 @@ def nodes_of_the_scene():
     """All but what the application makes for views, by class and name."""
     import slicer
 
-    return sorted((node.GetClassName(), node.GetName() or "") for node in slicer.mrmlScene.GetNodes()
-                  if not node.IsA("vtkMRMLAbstractViewNode") and "Slice" not in node.GetClassName())
+    return sorted(
+        (node.GetClassName(), node.GetName() or "")
+        for node in slicer.mrmlScene.GetNodes()
+        if not node.IsA("vtkMRMLAbstractViewNode") and "Slice" not in node.GetClassName()
+    )
 
 
 def test_an_older_result_is_shown_when_it_is_chosen(widget, node):
@@ -219,7 +258,9 @@ def test_an_older_result_is_shown_when_it_is_chosen(widget, node):
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(widget, node, reloaded, monkeypatch):
+def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(
+    widget, node, reloaded, monkeypatch
+):
     """The scene's nodes are those from before the run, also if the panel was reloaded in between."""
     import qt
     import slicer
@@ -255,4 +296,6 @@ def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(wi
     qt.replies.append(qt.QMessageBox.Ok)
     widget.ui.deleteRunButton.click()
     assert not widget.logic.runs() and widget._parameterNode.run == ""
-    assert not widget.ui.resultsCollapsibleButton.isVisible() and node.GetScene() is slicer.mrmlScene
+    assert (
+        not widget.ui.resultsCollapsibleButton.isVisible() and node.GetScene() is slicer.mrmlScene
+    )

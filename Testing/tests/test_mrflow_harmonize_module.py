@@ -1,4 +1,6 @@
-"""The module MRFlow Harmonize driven as a user does: choose volumes, press Apply, wait, read the nodes."""
+"""The module MRFlow Harmonize driven as a user does: choose volumes, press Apply, wait, read the
+nodes.
+"""
 
 import json
 import os
@@ -19,13 +21,19 @@ from pages import check_alone, check_same
 from test_ideal_input_module import save_model
 from toy_brains import brain
 
-from NetInversionLib import harmonize_reading, jobs, models, volumes
-from NetInversionLib.harmonize_settings import Settings
-from NetInversionLib.volumes import load
+from NetInversionLib import jobs, models
+from NetInversionLib.core import steps, volumes
+from NetInversionLib.core.files import load
+from NetInversionLib.harmonize import reading
+from NetInversionLib.harmonize.settings import Settings
 
 host.start()
 
-from NetInversionLib import mrml, qtjobs  # noqa: E402
+from NetInversionLib.panel import job  # noqa: E402
+from NetInversionLib.scene import (
+    read,  # noqa: E402
+    tables,  # noqa: E402
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = (16, 20, 18)  # k, j, i
@@ -37,14 +45,16 @@ KEYS = IMAGES | {"verdict", "summary", "curve", "histograms", "tone curve", "fac
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory):
     """Path of a small model for harmonization, alone in its folder."""
-    return harmonize_tasks.save_model(tmp_path_factory.mktemp("harmonization") / "toy-t1.safetensors")
+    return harmonize_tasks.save_model(
+        tmp_path_factory.mktemp("harmonization") / "toy-t1.safetensors"
+    )
 
 
 @pytest.fixture
 def widget(module, model_path, monkeypatch, tmp_path):
     monkeypatch.setenv("NETINVERSION_MODELS", str(model_path.parent))
     monkeypatch.setitem(jobs.TASKS, "harmonize", harmonize_tasks.TASK["harmonize"])
-    monkeypatch.setattr(qtjobs, "find_python", lambda: harmonize_tasks.launcher(tmp_path))
+    monkeypatch.setattr(job, "find_python", lambda: harmonize_tasks.launcher(tmp_path))
     widget = module("MRFlowHarmonize")
     # Those that are shipped come after it.
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(str(model_path)))
@@ -59,7 +69,9 @@ def add(name="My T1", array=None, matrix=np.diag([-8.0, -8.0, 8.0, 1.0]), kind=N
     import slicer
 
     array = toy() if array is None else array
-    return slicer.util.addVolumeFromArray(array.copy(), slicer.util.vtkMatrixFromArray(matrix), name, kind)
+    return slicer.util.addVolumeFromArray(
+        array.copy(), slicer.util.vtkMatrixFromArray(matrix), name, kind
+    )
 
 
 def choose(widget, source, mask=None, worker=False):
@@ -80,7 +92,9 @@ def press(widget):
 
 
 def finish(widget, timeout_s=60):
-    return host.wait(lambda: widget._going is None and not widget._waiting, timeout_s, "The run's end")
+    return host.wait(
+        lambda: widget._going is None and not widget._waiting, timeout_s, "The run's end"
+    )
 
 
 def run(widget, source, mask=None, **options):
@@ -109,7 +123,9 @@ def scene_ids():
 def background(index):
     import slicer
 
-    return slicer.app.layoutManager().sliceWidget(f"MRFlowHarmonize{index}").mrmlSliceCompositeNode()
+    return (
+        slicer.app.layoutManager().sliceWidget(f"MRFlowHarmonize{index}").mrmlSliceCompositeNode()
+    )
 
 
 # ---- a run
@@ -121,14 +137,22 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     source = add()
     choose(widget, source, worker=True)
     gaps = []
-    while len(gaps) < 3 and min(gaps, default=1) >= 0.1:  # the best of three: other programs may take the processor away
+    while (
+        len(gaps) < 3 and min(gaps, default=1) >= 0.1
+    ):  # the best of three: other programs may take the processor away
         press(widget)
-        assert widget.ui.applyButton.text == "Cancel" and not widget.ui.inputsCollapsibleButton.enabled
+        assert (
+            widget.ui.applyButton.text == "Cancel" and not widget.ui.inputsCollapsibleButton.enabled
+        )
         gaps.append(finish(widget).largest_gap_s)
     print(f"longest time without the event loop: {1000 * min(gaps):.0f} ms")
     assert min(gaps) < timing.limit(0.1), "the event loop was not served"
     found = results(widget)
-    assert found.keys() == KEYS and "Done" in widget.ui.statusLabel.text and "Accepted." in widget.ui.statusLabel.text
+    assert (
+        found.keys() == KEYS
+        and "Done" in widget.ui.statusLabel.text
+        and "Accepted." in widget.ui.statusLabel.text
+    )
 
     # T(x) of the voxels, in their own type; what was 0 stays 0
     facts = json.loads(found["facts"].GetText())
@@ -140,28 +164,45 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     np.testing.assert_allclose(harmonized, np.where(scaled > 0, expected, 0), atol=1)
     np.testing.assert_allclose(array(found["change"]), harmonized - toy().astype(float), atol=1)
     assert found["harmonized"].GetName().startswith("Harmonized (anatomy-safe): My T1")
-    assert facts["model"]["name"] == "T1 of a toy scanner" and facts["settings"]["mode"] == "anatomy-safe"
+    assert (
+        facts["model"]["name"] == "T1 of a toy scanner"
+        and facts["settings"]["mode"] == "anatomy-safe"
+    )
 
-    # Shown: source beside result with one window, the change around 0, the factor around 1, the plots, the verdict
+    # Shown: source beside result with one window, the change around 0, the factor around 1, the
+    # plots, the verdict
     windows = [node.GetDisplayNode() for node in (source, found["harmonized"])]
-    assert windows[0].GetWindow() == windows[1].GetWindow() and windows[0].GetLevel() == windows[1].GetLevel()
+    assert (
+        windows[0].GetWindow() == windows[1].GetWindow()
+        and windows[0].GetLevel() == windows[1].GetLevel()
+    )
     assert found["change"].GetDisplayNode().GetLevel() == 0
     assert found["multiplicative field"].GetDisplayNode().GetLevel() == pytest.approx(1)
     shown = [background(i).GetBackgroundVolumeID() for i in (1, 2, 3)]
     assert shown == [source.GetID(), found["harmonized"].GetID(), source.GetID()]
-    assert background(3).GetForegroundVolumeID() == found["change"].GetID() and background(3).GetForegroundOpacity() == 1
+    assert (
+        background(3).GetForegroundVolumeID() == found["change"].GetID()
+        and background(3).GetForegroundOpacity() == 1
+    )
     assert all(background(i).GetLinkedControl() for i in (1, 2, 3))
     for tag, key in (("Plot1", "histograms"), ("Plot2", "tone curve")):
         view = slicer.mrmlScene.GetSingletonNode(f"MRFlowHarmonize{tag}", "vtkMRMLPlotViewNode")
         assert view.GetPlotChartNodeID() == found[key].GetID()
-    assert "accepted" in widget.ui.verdictLabel.text and "#cdebd0" in widget.ui.verdictLabel.styleSheet
-    answer = harmonize_reading.answer(facts, widget.logic.tables(found))
+    assert (
+        "accepted" in widget.ui.verdictLabel.text and "#cdebd0" in widget.ui.verdictLabel.styleSheet
+    )
+    answer = reading.answer(facts, widget.logic.tables(found))
     assert widget.ui.verdictLabel.text.startswith(f"<b>Verdict: accepted.</b> {answer}")
-    assert answer.startswith("Shown as by the target scanner (T1 of a toy scanner), the image's intensities are ")
+    assert answer.startswith(
+        "Shown as by the target scanner (T1 of a toy scanner), the image's intensities are "
+    )
     assert "How sure: 3 of 3 checks passed; only one rising tone curve" in answer
-    columns = mrml.columns_of(found["summary"])
+    columns = tables.columns_of(found["summary"])
     before, after = columns["Wasserstein distance to the target"][:2]
-    assert f"{before:.3f} before" in widget.ui.verdictLabel.text and f"{after:.3f}" in widget.ui.verdictLabel.text
+    assert (
+        f"{before:.3f} before" in widget.ui.verdictLabel.text
+        and f"{after:.3f}" in widget.ui.verdictLabel.text
+    )
 
     # The map that the third view shows, also laid over the result
     ui = widget.ui
@@ -179,8 +220,13 @@ def test_three_lines_from_the_console(widget, model_path):
     source = add(array=toy(kind="float32"))
     output = MRFlowHarmonizeLogic().run(source, model=model_path, device="cpu", baselines=True)
     assert output.facts["verdict"] == "accepted" and output.nodes.keys() == KEYS | {"baselines"}
-    assert {"histogram matching", "no-flow"} <= set(mrml.columns_of(output.tables["baselines"])["method"])
-    assert output.charts.keys() == {"histograms", "tone curve"} and output.result.volumes.keys() == IMAGES
+    assert {"histogram matching", "no-flow"} <= set(
+        tables.columns_of(output.tables["baselines"])["method"]
+    )
+    assert (
+        output.charts.keys() == {"histograms", "tone curve"}
+        and output.result.volumes.keys() == IMAGES
+    )
     assert array(output.nodes["harmonized"]).dtype == np.float32
     with pytest.raises(ValueError, match="mode is one of"):
         MRFlowHarmonizeLogic().run(source, mode="wild")
@@ -190,7 +236,7 @@ def test_the_panel_starts_with_the_library_s_settings_and_hands_them_all_on(widg
     source = add()
     choose(widget, source)
     widget.ui.deviceSelector.setCurrentIndex(0)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
     assert Settings.from_json(request.settings) == Settings()
     ui = widget.ui
     ui.strengthSlider.value = 0.5
@@ -202,15 +248,20 @@ def test_the_panel_starts_with_the_library_s_settings_and_hands_them_all_on(widg
     for box in (ui.baselinesCheckBox, ui.forceCheckBox):
         box.checked = True
     ui.outputRangeSelector.setCurrentIndex(1)
-    wanted = Settings("anatomy-safe", 0.5, 7, 0.02, 0.03, 0.4, ("axial", "sagittal"), "target", True, True)
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
+    wanted = Settings(
+        "anatomy-safe", 0.5, 7, 0.02, 0.03, 0.4, ("axial", "sagittal"), "target", True, True
+    )
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
     assert Settings.from_json(request.settings) == wanted
     ui.modeSelector.setCurrentIndex(1)  # which knows no strength
     assert not ui.strengthSlider.enabled and ui.alphaSpinBox.enabled
-    request = jobs.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
+    request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
     assert (request.settings["mode"], request.settings["strength"]) == ("seed", 0)
     ui.modeSelector.setCurrentIndex(2)
-    assert not ui.alphaSpinBox.enabled and widget.logic.settings(widget._parameterNode)["mode"] == "no-flow"
+    assert (
+        not ui.alphaSpinBox.enabled
+        and widget.logic.settings(widget._parameterNode)["mode"] == "no-flow"
+    )
     for box in (ui.axialCheckBox, ui.sagittalCheckBox):
         box.checked = False
     assert "orientations must be among" in ui.applyButton.toolTip and not ui.applyButton.enabled
@@ -230,9 +281,19 @@ def test_free_form_has_a_course_and_no_fields(widget):
     widget.ui.modeSelector.setCurrentIndex(1)
     widget.ui.iterationsSpinBox.value = 2
     found = run(widget, add(array=toy(kind="float32")))
-    assert found.keys() == {"harmonized", "change", "verdict", "summary", "histograms", "similarity", "facts"}
+    assert found.keys() == {
+        "harmonized",
+        "change",
+        "verdict",
+        "summary",
+        "histograms",
+        "similarity",
+        "facts",
+    }
     assert found["harmonized"].GetName() == "Harmonized (seed): My T1"
-    columns = [widget.ui.shownMapSelector.itemData(i) for i in range(widget.ui.shownMapSelector.count)]
+    columns = [
+        widget.ui.shownMapSelector.itemData(i) for i in range(widget.ui.shownMapSelector.count)
+    ]
     assert columns == ["change"]
 
 
@@ -242,7 +303,9 @@ def test_target_range_is_the_target_s(widget):
     facts = json.loads(found["facts"].GetText())
     image = array(found["harmonized"])
     assert image.dtype == np.float32 and facts["settings"]["output_range"] == "target"
-    native = TONE.apply(toy().astype(np.float32) / facts["scale"], np.diag([-8.0, -8.0, 8.0, 1.0]), toy() > 0)
+    native = TONE.apply(
+        toy().astype(np.float32) / facts["scale"], np.diag([-8.0, -8.0, 8.0, 1.0]), toy() > 0
+    )
     np.testing.assert_allclose(image, 500 * native, atol=0.1)  # 500 is the median person's scale
 
 
@@ -263,7 +326,9 @@ def test_masks_of_every_kind_say_where_the_brain_is(widget, kind):
         image.DeepCopy(labels.GetImageData())
         image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(np.diag([-8.0, -8.0, 8.0, 1.0])))
         segment = slicer.vtkSegment()
-        segment.AddRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image)
+        segment.AddRepresentation(
+            slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image
+        )
         segment.SetLabelValue(3)
         node.GetSegmentation().AddSegment(segment, "brain")
     found = run(widget, source, node)
@@ -276,7 +341,11 @@ def test_results_lie_where_the_source_lies(widget):
 
     rng = np.random.default_rng(1)
     place, moved = np.eye(4), np.eye(4)
-    place[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] * (8.0, 8.0, 9.0)  # oblique, left-handed or not
+    place[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] * (
+        8.0,
+        8.0,
+        9.0,
+    )  # oblique, left-handed or not
     moved[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     source = add(matrix=place)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Moved")
@@ -289,7 +358,10 @@ def test_results_lie_where_the_source_lies(widget):
     matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
     source.GetIJKToRASMatrix(matrices[0])
     for key, node in found.items():
-        assert hierarchy.GetItemParent(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))) == person, key
+        assert (
+            hierarchy.GetItemParent(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
+            == person
+        ), key
         if key in IMAGES:
             node.GetIJKToRASMatrix(matrices[1])
             np.testing.assert_array_equal(*(slicer.util.arrayFromVTKMatrix(m) for m in matrices))
@@ -304,10 +376,16 @@ def test_a_refused_volume_shows_the_reasons_and_no_image(widget):
     found = run(widget, source)
     assert found.keys() == {"verdict", "facts"}
     assert OTHER in widget.ui.statusLabel.text and "Refused:" in widget.ui.statusLabel.text
-    assert OTHER in widget.ui.verdictLabel.text and "no image was made" in widget.ui.verdictLabel.text
+    assert (
+        OTHER in widget.ui.verdictLabel.text and "no image was made" in widget.ui.verdictLabel.text
+    )
     assert "#f6c4bf" in widget.ui.verdictLabel.styleSheet
     assert not widget.ui.shownMapSelector.enabled and not widget.ui.overlayCheckBox.enabled
-    assert [background(i).GetBackgroundVolumeID() for i in (1, 2, 3)] == [source.GetID(), None, None]
+    assert [background(i).GetBackgroundVolumeID() for i in (1, 2, 3)] == [
+        source.GetID(),
+        None,
+        None,
+    ]
     widget.ui.forceCheckBox.checked = True
     press(widget)
     found = results(widget)
@@ -317,7 +395,11 @@ def test_a_refused_volume_shows_the_reasons_and_no_image(widget):
 
 def test_a_flagged_volume_has_images_and_reasons(widget):
     found = run(widget, add("unusual <b>name</b>"))
-    assert "harmonized" in found and UNUSUAL in widget.ui.verdictLabel.text and "flagged" in widget.ui.verdictLabel.text
+    assert (
+        "harmonized" in found
+        and UNUSUAL in widget.ui.verdictLabel.text
+        and "flagged" in widget.ui.verdictLabel.text
+    )
     assert "unusual <b>name</b> (flagged)" == widget.ui.shownRunSelector.currentText
 
 
@@ -342,10 +424,16 @@ def test_a_batch_goes_on_after_a_failure_and_puts_each_result_beside_its_source(
     timer.stop()
     assert any(text.startswith("1 of 4, first:") for text in shown)
     runs = widget.logic.runs()
-    assert list(runs.values()) == ["first (accepted)", "other contrast (refused)", "last (accepted)"]
+    assert list(runs.values()) == [
+        "first (accepted)",
+        "other contrast (refused)",
+        "last (accepted)",
+    ]
     for run_, source in zip(runs, (good, other, last)):
         nodes = widget.logic.resultNodes(run_)
-        assert widget.logic.sourceOf(nodes) is source and ("harmonized" in nodes) == (source is not other)
+        assert widget.logic.sourceOf(nodes) is source and ("harmonized" in nodes) == (
+            source is not other
+        )
     text = widget.ui.logText.toPlainText()
     assert "constant: constant is constant (every voxel is 7): choose another volume" in text
     assert "Batch: 3 of 4 volumes done. Failed: constant." in widget.ui.statusLabel.text
@@ -354,7 +442,10 @@ def test_a_batch_goes_on_after_a_failure_and_puts_each_result_beside_its_source(
     # Any of them can be looked at again.
     widget.ui.shownRunSelector.setCurrentIndex(0)
     widget.ui.shownRunSelector.activated.emit(0)
-    assert background(1).GetBackgroundVolumeID() == good.GetID() and "accepted" in widget.ui.verdictLabel.text
+    assert (
+        background(1).GetBackgroundVolumeID() == good.GetID()
+        and "accepted" in widget.ui.verdictLabel.text
+    )
     assert [box.text for box in widget._boxes.values()] == offered  # results are no candidates
 
 
@@ -366,12 +457,26 @@ def test_cancel_ends_the_whole_batch(widget):
     host.wait(lambda: "Going on" in widget.ui.statusLabel.text, 60)
     assert not widget.ui.curveLabel.isHidden()  # it has a live curve
     tip = widget.ui.applyButton.toolTip
-    assert "Nothing is kept of this volume, those after it are left out" in tip and "best result" not in tip
+    assert (
+        "Nothing is kept of this volume, those after it are left out" in tip
+        and "best result" not in tip
+    )
     widget.ui.applyButton.click()
     assert finish(widget, 20).elapsed_s < timing.limit(1)
-    assert widget.ui.logText.toPlainText().splitlines()[-2].endswith("  endless: Cancelled; there was no result yet.")
-    assert widget.ui.statusLabel.text == "Batch: 0 of 2 volumes done. Stopped: endless. Left out: second."
-    assert not widget.logic.runs() and widget.ui.applyButton.text == "Apply" and widget.ui.applyButton.enabled
+    assert (
+        widget.ui.logText.toPlainText()
+        .splitlines()[-2]
+        .endswith("  endless: Cancelled; there was no result yet.")
+    )
+    assert (
+        widget.ui.statusLabel.text
+        == "Batch: 0 of 2 volumes done. Stopped: endless. Left out: second."
+    )
+    assert (
+        not widget.logic.runs()
+        and widget.ui.applyButton.text == "Apply"
+        and widget.ui.applyButton.enabled
+    )
 
 
 def test_a_volume_removed_before_its_turn_is_left_out(widget):
@@ -391,7 +496,10 @@ def test_a_volume_removed_before_its_turn_is_left_out(widget):
     finish(widget)
     assert list(widget.logic.runs().values()) == ["third (accepted)"]
     assert "'endless' was removed" in widget.ui.logText.toPlainText()
-    assert widget.ui.statusLabel.text == "Batch: 1 of 3 volumes done. Stopped: endless. Left out: second."
+    assert (
+        widget.ui.statusLabel.text
+        == "Batch: 1 of 3 volumes done. Stopped: endless. Left out: second."
+    )
 
 
 def test_a_batch_whose_rest_was_removed_is_over(widget):
@@ -432,8 +540,12 @@ def test_closing_the_scene_stops_the_batch(widget):
     host.wait(lambda: "Going on" in widget.ui.statusLabel.text, 60)
     process = widget._going.job._process
     host.close()
-    assert widget._going is None and not widget._waiting and process.state() == qt.QProcess.NotRunning
-    assert "scene was closed" in widget.ui.statusLabel.text and widget.ui.applyButton.text == "Apply"
+    assert (
+        widget._going is None and not widget._waiting and process.state() == qt.QProcess.NotRunning
+    )
+    assert (
+        "scene was closed" in widget.ui.statusLabel.text and widget.ui.applyButton.text == "Apply"
+    )
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") and not widget._boxes
 
 
@@ -446,7 +558,9 @@ def test_a_run_in_this_process_can_be_cancelled(widget):
     timer.start(200)
     press(widget)
     timer.stop()
-    assert widget._going is None and "Cancelled" in widget.ui.statusLabel.text and not results(widget)
+    assert (
+        widget._going is None and "Cancelled" in widget.ui.statusLabel.text and not results(widget)
+    )
 
 
 # ---- report, saving
@@ -462,7 +576,11 @@ def test_reports_can_be_saved_and_shown_also_from_a_saved_scene(widget, tmp_path
     qt.replies.append(str(path))
     widget.ui.saveReportButton.click()
     page = path.read_text()
-    assert "Harmonization of My T1" in page and "T1 of a toy scanner" in page and len(re.findall("<img", page)) == 3
+    assert (
+        "Harmonization of My T1" in page
+        and "T1 of a toy scanner" in page
+        and len(re.findall("<img", page)) == 3
+    )
     assert f"saved as {path}" in widget.ui.statusLabel.text
 
     slicer.util.saveScene(str(tmp_path / "scene.mrb"))
@@ -470,9 +588,14 @@ def test_reports_can_be_saved_and_shown_also_from_a_saved_scene(widget, tmp_path
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     assert widget.ui.sourceSelector.currentNode().GetName() == "My T1"
     assert widget.ui.verdictLabel.text == summary and results(widget).keys() == KEYS
-    assert widget.ui.applyButton.enabled and widget.ui.modelSelector.currentText == "T1 of a toy scanner"
+    assert (
+        widget.ui.applyButton.enabled
+        and widget.ui.modelSelector.currentText == "T1 of a toy scanner"
+    )
     opened = []
-    monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    monkeypatch.setattr(
+        qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile())
+    )
     widget.ui.showReportButton.click()
     again = Path(opened[0]).read_text()
     assert check_same(page, again) == 3 and check_alone(page)
@@ -488,7 +611,9 @@ def test_reports_can_be_saved_and_shown_also_from_a_saved_scene(widget, tmp_path
 def test_a_batch_and_its_settings_are_kept_in_the_scene(widget, tmp_path):
     import slicer
 
-    first, second, third = (add(name, toy(n)) for n, name in enumerate(("first", "second", "third")))
+    first, second, third = (
+        add(name, toy(n)) for n, name in enumerate(("first", "second", "third"))
+    )
     choose(widget, first, third)
     tick(widget, second)
     widget.ui.strengthSlider.value = 0.25
@@ -499,9 +624,16 @@ def test_a_batch_and_its_settings_are_kept_in_the_scene(widget, tmp_path):
     assert not widget.ui.applyButton.enabled
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     node = widget._parameterNode
-    assert [v.GetName() for v in widget.logic.sources(node)] == ["first", "second"] and node.maskNode.GetName() == "third"
+    assert [v.GetName() for v in widget.logic.sources(node)] == [
+        "first",
+        "second",
+    ] and node.maskNode.GetName() == "third"
     assert [(box.text, box.checked) for box in widget._boxes.values()] == [("second", True)]
-    assert node.strength == 0.25 and not node.sagittal and widget.ui.maskSelector.currentNode().GetName() == "third"
+    assert (
+        node.strength == 0.25
+        and not node.sagittal
+        and widget.ui.maskSelector.currentNode().GetName() == "third"
+    )
 
 
 def test_parts_of_a_result_may_be_deleted_afterwards(widget):
@@ -518,7 +650,11 @@ def test_parts_of_a_result_may_be_deleted_afterwards(widget):
 def test_module_reload(widget):
     import slicer
 
-    library = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "NetInversionLib"}
+    library = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.split(".")[0] == "NetInversionLib"
+    }
     choose(widget, add())
     try:
         widget.onReload()
@@ -544,17 +680,30 @@ def refused(widget, *words):
     assert scene_ids() == before and not results(widget)
 
 
-@pytest.mark.parametrize("case, words", [
-    ("nan", ("'My T1'", "1 of 5760 voxels", "Replace them")), ("constant", ("constant", "choose another volume")),
-    ("one slice", ("single slice", "at least two")), ("negative", ("mask of My T1 is empty",)), ("empty", ("is empty",))])
+@pytest.mark.parametrize(
+    "case, words",
+    [
+        ("nan", ("'My T1'", "1 of 5760 voxels", "Replace them")),
+        ("constant", ("constant", "choose another volume")),
+        ("one slice", ("single slice", "at least two")),
+        ("negative", ("mask of My T1 is empty",)),
+        ("empty", ("is empty",)),
+    ],
+)
 def test_volumes_that_cannot_be_used(widget, case, words):
     import slicer
 
     image = toy(kind="float32")
     if case == "nan":
         image[3, 4, 5] = np.nan
-    image = {"constant": np.full(SMALL, 9.0), "one slice": image[:1], "negative": -image - 1}.get(case, image)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "My T1") if case == "empty" else add(array=image)
+    image = {"constant": np.full(SMALL, 9.0), "one slice": image[:1], "negative": -image - 1}.get(
+        case, image
+    )
+    node = (
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "My T1")
+        if case == "empty"
+        else add(array=image)
+    )
     choose(widget, node)
     refused(widget, *words)
 
@@ -575,14 +724,20 @@ def test_thick_slices_are_taken(widget):
 def test_volumes_with_more_than_one_value_per_voxel_are_not_offered(widget):
     import slicer
 
-    for kind, shape in (("vtkMRMLVectorVolumeNode", (*SMALL, 3)), ("vtkMRMLLabelMapVolumeNode", SMALL)):
-        node = slicer.util.addVolumeFromArray(np.ones(shape, np.uint8), name="Other", nodeClassName=kind)
+    for kind, shape in (
+        ("vtkMRMLVectorVolumeNode", (*SMALL, 3)),
+        ("vtkMRMLLabelMapVolumeNode", SMALL),
+    ):
+        node = slicer.util.addVolumeFromArray(
+            np.ones(shape, np.uint8), name="Other", nodeClassName=kind
+        )
         choose(widget, node)
         refused(widget, "Choose a source volume.")
         with pytest.raises(ValueError, match="'Other' is"):
             widget.logic.run(node)
-    sequence = slicer.util.addVolumeFromArray(np.ones((*SMALL, 4), np.uint8), name="Series",
-                                              nodeClassName="vtkMRMLVectorVolumeNode")  # 4-D data come as vectors
+    sequence = slicer.util.addVolumeFromArray(
+        np.ones((*SMALL, 4), np.uint8), name="Series", nodeClassName="vtkMRMLVectorVolumeNode"
+    )  # 4-D data come as vectors
     with pytest.raises(ValueError, match="'Series' is no scalar volume"):
         widget.logic.run(sequence)
 
@@ -614,7 +769,7 @@ def test_a_worker_that_dies_is_explained(widget, monkeypatch, tmp_path):
         yield True
         return jobs.Request("fail", {}, {}, {"how": "killed"})
 
-    monkeypatch.setattr(qtjobs, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
     monkeypatch.setattr(widget.logic, "requestSteps", failing)
     choose(widget, add(), worker=True)
     press(widget)
@@ -623,7 +778,9 @@ def test_a_worker_that_dies_is_explained(widget, monkeypatch, tmp_path):
 
 
 def test_module_opens_without_torch(model_path):
-    """In a Python that has none of the packages: the panel is there, knows its models and says what is missing."""
+    """In a Python that has none of the packages: the panel is there, knows its models and says what
+    is missing.
+    """
     code = """
         import sys
         class Nowhere:
@@ -643,9 +800,17 @@ def test_module_opens_without_torch(model_path):
         assert "The Python package 'torch' is missing" in widget.ui.statusLabel.text, widget.ui.statusLabel.text
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not host.errors
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "Testing"), *sys.path]),
-                   "NETINVERSION_MODELS": str(model_path.parent)}
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "Testing"), *sys.path]),
+        "NETINVERSION_MODELS": str(model_path.parent),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -653,8 +818,10 @@ def test_module_opens_without_torch(model_path):
 
 
 def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
-    """288 x 288 x 181 voxels from Apply to the views, but for the computation; the best of three, as elsewhere."""
-    from NetInversionLib.results import Result
+    """288 x 288 x 181 voxels from Apply to the views, but for the computation; the best of three,
+    as elsewhere.
+    """
+    from NetInversionLib.core.results import Result
 
     large = np.random.default_rng(1).random((181, 288, 288), np.float32)
     roles = {"harmonized": "input", "change": "difference", "multiplicative field": "factor"}
@@ -662,11 +829,20 @@ def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
     class Job:
         def __init__(self, request, progress, log, point, finished, failed):
             from host import qt
-            images = {key: request.volumes["source"].with_array(large, key) for key in roles}
-            facts = {"complete": False, "verdict": "accepted", "reasons": [], "source": "x", "model": {"name": "x"}}
-            qt.QTimer.singleShot(0, lambda: finished(Result(images, facts=facts, roles=roles), "Done."))
 
-    monkeypatch.setattr(qtjobs, "QtJob", Job)
+            images = {key: request.volumes["source"].with_array(large, key) for key in roles}
+            facts = {
+                "complete": False,
+                "verdict": "accepted",
+                "reasons": [],
+                "source": "x",
+                "model": {"name": "x"},
+            }
+            qt.QTimer.singleShot(
+                0, lambda: finished(Result(images, facts=facts, roles=roles), "Done.")
+            )
+
+    monkeypatch.setattr(job, "QtJob", Job)
     choose(widget, add(array=large), worker=True)
     gaps = []
     while len(gaps) < 3 and min(gaps, default=1) >= 0.1:
@@ -675,7 +851,9 @@ def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
         pressed = time.thread_time() - before
         gaps.append(max(pressed, finish(widget).largest_gap_s))
     print(f"longest time without the event loop: {1000 * min(gaps):.0f} ms")
-    assert min(gaps) < max(timing.limit(0.1), 2 * timing.copying(large)), "the event loop was not served"
+    assert min(gaps) < max(timing.limit(0.1), 2 * timing.copying(large)), (
+        "the event loop was not served"
+    )
     np.testing.assert_array_equal(array(results(widget)["change"]), large)
 
 
@@ -690,25 +868,39 @@ def test_sample_data_are_registered_and_chosen_at_once(widget, monkeypatch):
     assert picture.is_file() and picture.stat().st_size < 100_000
     from nilearn import datasets
 
-    file = Path(datasets.__file__).parent / "data" / source.fileNames[0]  # the same file as behind the address
+    file = (
+        Path(datasets.__file__).parent / "data" / source.fileNames[0]
+    )  # the same file as behind the address
     assert source.checksums[0] == "SHA256:" + hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(slicer.util, "downloadFile", lambda uri, path, checksum: bool(Path(path).write_bytes(file.read_bytes())))
+    monkeypatch.setattr(
+        slicer.util,
+        "downloadFile",
+        lambda uri, path, checksum: bool(Path(path).write_bytes(file.read_bytes())),
+    )
     SampleData.press("MRFlowHarmonizeBrain")
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1  # the template itself does not stay
+    assert (
+        len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    )  # the template itself does not stay
     widget.parent.exit()
     widget.parent.enter()
     sample = widget.ui.sourceSelector.currentNode()
-    assert sample.GetName() == "MNI152 T1 brain (simulated scanner)" and widget.ui.applyButton.enabled
+    assert (
+        sample.GetName() == "MNI152 T1 brain (simulated scanner)" and widget.ui.applyButton.enabled
+    )
     template = load(file)
-    shown = volumes.reorient_like(volumes.reorient(mrml.volume_from_node(sample), "RAS"), template)
+    shown = volumes.reorient_like(volumes.reorient(read.volume_from_node(sample), "RAS"), template)
     assert np.array_equal(shown.array > 0, template.array > 0) and shown.array.dtype == np.int16
     assert np.percentile(shown.array[shown.array > 0], 99.5) == pytest.approx(1000, abs=2)
 
 
 def shipped():
     """Models that can harmonize in the anatomy-safe mode."""
-    cards = [models.read_card(path) for path in (ROOT / "Resources" / "Models").glob("*.safetensors")]
-    return [card for card in cards if card.task == models.HARMONIZATION and card.arguments["corrector"]]
+    cards = [
+        models.read_card(path) for path in (ROOT / "Resources" / "Models").glob("*.safetensors")
+    ]
+    return [
+        card for card in cards if card.task == models.HARMONIZATION and card.arguments["corrector"]
+    ]
 
 
 @pytest.mark.skipif(not shipped(), reason="no model with a corrector is shipped")

@@ -50,19 +50,36 @@ def test_input_gradient_equals_the_numerical_one():
 
 
 def test_sizes_that_are_multiples_are_not_padded():
-    # An output voxel sees 8 * multiple - 6 voxels far; what lies farther from the new part must not change.
+    # An output voxel sees 8 * multiple - 6 voxels far; what lies farther from the new part must not
+    # change.
     network = networks.build("unet", **SMALL).double()
     image = torch.rand(1, 2, 64, 64, dtype=torch.float64)
     larger = torch.cat([image, torch.rand(1, 2, 64, 64, dtype=torch.float64)], 2)
     inner = 64 - (8 * network.size_multiple - 6)
-    torch.testing.assert_close(network(larger)[:, :, :inner], network(image)[:, :, :inner], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        network(larger)[:, :, :inner], network(image)[:, :, :inner], rtol=1e-12, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize("wrong", [
-    {"dimensions": 4}, {"dimensions": "2"}, {"in_channels": 0}, {"in_channels": 10**9}, {"out_channels": 1.5},
-    {"features": []}, {"features": [4] * 7}, {"features": [4, -1]}, {"features": [10**6]}, {"features": "444"},
-    {"features": [True]}, {"features": None}, {"colour": 3}, {"in_channels": None},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dimensions": 4},
+        {"dimensions": "2"},
+        {"in_channels": 0},
+        {"in_channels": 10**9},
+        {"out_channels": 1.5},
+        {"features": []},
+        {"features": [4] * 7},
+        {"features": [4, -1]},
+        {"features": [10**6]},
+        {"features": "444"},
+        {"features": [True]},
+        {"features": None},
+        {"colour": 3},
+        {"in_channels": None},
+    ],
+)
 def test_arguments_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         networks.build("unet", **wrong)

@@ -10,7 +10,7 @@ from torch import nn
 from toy_models import linear
 
 from NetInversionLib import networks
-from NetInversionLib.objective import Objective, Terms, bytes_per_voxel, receptive_halo
+from NetInversionLib.optimise.objective import Objective, Terms, bytes_per_voxel, receptive_halo
 
 DOUBLE = torch.float64
 
@@ -21,7 +21,9 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 def unet(dimensions, features, dtype=torch.float32, **arguments):
     torch.manual_seed(0)
-    network = networks.build("unet", dimensions=dimensions, in_channels=2, features=features, **arguments)
+    network = networks.build(
+        "unet", dimensions=dimensions, in_channels=2, features=features, **arguments
+    )
     return network.to(dtype).eval().requires_grad_(False)
 
 
@@ -32,7 +34,10 @@ def whole(network, x, target, weight, terms):
     values = []
     for image, y, w in zip(x, target, weight):
         error = ((network(image[None])[0] - y).abs() * w).sum()
-        penalty = terms.above * (image - 1).relu().square().sum() + terms.below * (-image).relu().square().sum()
+        penalty = (
+            terms.above * (image - 1).relu().square().sum()
+            + terms.below * (-image).relu().square().sum()
+        )
         if terms.mean:
             error, penalty = error / (w.sum() * len(y)), penalty / image.numel()
         values.append(terms.sign * error + penalty)
@@ -40,13 +45,17 @@ def whole(network, x, target, weight, terms):
     return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 
-# -- closed forms ------------------------------------------------------------------------------------------------------
+# -- closed forms ----------------------------------------------------------------------------------
 
 
 def test_value_by_hand():
-    """y = 2 a - b + 0.5 on four voxels: errors 0.5, 0, 2.5, 1; a is 0.5 above 1 once and 0.25 below 0 once."""
+    """y = 2 a - b + 0.5 on four voxels: errors 0.5, 0, 2.5, 1; a is 0.5 above 1 once and 0.25 below
+    0 once.
+    """
     network = linear([[2.0, -1.0]], [0.5])
-    x = torch.tensor([[[[0.5, 1.5], [-0.25, 0.25]], [[0.0, 0.5], [0.0, 0.0]]]])  # outputs 1.5, 3, 0, 1
+    x = torch.tensor(
+        [[[[0.5, 1.5], [-0.25, 0.25]], [[0.0, 0.5], [0.0, 0.0]]]]
+    )  # outputs 1.5, 3, 0, 1
     target = torch.tensor([[[[1.0, 3.0], [2.5, 0.0]]]])
     items = torch.tensor([0])
     value, gradient = Objective(network, target, terms=Terms(3, 7)).value_and_gradient(x, items)
@@ -54,26 +63,40 @@ def test_value_by_hand():
     # d/da: sign * 2 / 4, and the penalties' slopes; where the error is 0 only those.
     slope_a = [[2 / 4, 3 * 2 * 0.5 / 8], [-2 / 4 - 7 * 2 * 0.25 / 8, 2 / 4]]
     torch.testing.assert_close(gradient[0], torch.tensor([slope_a, [[-1 / 4, 0], [1 / 4, -1 / 4]]]))
-    value, _ = Objective(network, target, terms=Terms(3, 7, mean=False)).value_and_gradient(x, items)
+    value, _ = Objective(network, target, terms=Terms(3, 7, mean=False)).value_and_gradient(
+        x, items
+    )
     assert value.item() == pytest.approx(4.0 + 3 * 0.25 + 7 * 0.0625)
     value, _ = Objective(network, target, terms=Terms(0, 0, sign=-1)).value_and_gradient(x, items)
     assert value.item() == pytest.approx(-1.0)
 
 
-@pytest.mark.parametrize("terms", [Terms(), Terms(2, 5, mean=False), Terms(2, 5, sign=-1), Terms(0, 0)])
+@pytest.mark.parametrize(
+    "terms", [Terms(), Terms(2, 5, mean=False), Terms(2, 5, sign=-1), Terms(0, 0)]
+)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_value_and_gradient_are_those_of_the_formula(terms, weighted):
-    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 1)).double().requires_grad_(False)
+    network = (
+        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 1))
+        .double()
+        .requires_grad_(False)
+    )
     x, target = 3 * random(3, 2, 5, 7, dtype=DOUBLE) - 1, random(3, 2, 5, 7, seed=1, dtype=DOUBLE)
     weight = (random(3, 1, 5, 7, seed=2, dtype=DOUBLE) > 0.4).double() if weighted else None
-    value, gradient = Objective(network, target, weight, terms).value_and_gradient(x, torch.arange(3))
+    value, gradient = Objective(network, target, weight, terms).value_and_gradient(
+        x, torch.arange(3)
+    )
     expected, slope = whole(network, x, target, weight, terms)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, slope, rtol=1e-12, atol=1e-12)
 
 
 def test_gradient_agrees_with_finite_differences():
-    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 1, 1)).double().requires_grad_(False)
+    network = (
+        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 1, 1))
+        .double()
+        .requires_grad_(False)
+    )
     x = 3 * random(2, 2, 4, 5, dtype=DOUBLE) - 1
     objective = Objective(network, random(2, 1, 4, 5, seed=3, dtype=DOUBLE), terms=Terms(2, 5))
 
@@ -89,7 +112,9 @@ def test_gradient_agrees_with_finite_differences():
             return slope[:, None, None, None] * context.saved_tensors[0]
 
     # Nowhere near a kink, where a difference across it would be no derivative.
-    assert (network(x) - objective.target).abs().min() > 1e-4 and min(x.abs().min(), (x - 1).abs().min()) > 1e-4
+    assert (network(x) - objective.target).abs().min() > 1e-4 and min(
+        x.abs().min(), (x - 1).abs().min()
+    ) > 1e-4
     assert torch.autograd.gradcheck(Value.apply, x.requires_grad_(), eps=1e-6, atol=1e-7)
 
 
@@ -101,7 +126,11 @@ def test_the_error_counts_only_where_the_weight_is():
     x[weight == 0] += 0.1
     objective = Objective(network, target, weight, Terms(0, 0))
     value, gradient = objective.value_and_gradient(x, torch.arange(2))
-    assert (value == 0).all() and (gradient == 0).all() and (objective.error(x, torch.arange(2)) == 0).all()
+    assert (
+        (value == 0).all()
+        and (gradient == 0).all()
+        and (objective.error(x, torch.arange(2)) == 0).all()
+    )
     x[:, :, 1, 2] += 0.25
     torch.testing.assert_close(objective.error(x, torch.arange(2)), torch.full((2,), 0.25 / 4))
 
@@ -110,7 +139,9 @@ def test_error_is_the_mean_absolute_error_without_penalty_and_sign():
     network, target = unet(2, [3, 4]), random(3, 1, 9, 11)
     x = 5 * random(3, 2, 9, 11, seed=1) - 2
     objective = Objective(network, target, terms=Terms(9, 9, mean=False, sign=-1))
-    torch.testing.assert_close(objective.error(x, torch.arange(3)), (network(x) - target).abs().flatten(1).mean(1))
+    torch.testing.assert_close(
+        objective.error(x, torch.arange(3)), (network(x) - target).abs().flatten(1).mean(1)
+    )
 
 
 def test_rows_belong_to_images_modulo_their_number():
@@ -128,12 +159,13 @@ def test_rows_belong_to_images_modulo_their_number():
 def test_an_image_whose_weight_is_nowhere_has_no_error_and_no_nan():
     weight = torch.zeros(2, 1, 4, 4)
     weight[0] = 1
-    value, gradient = Objective(linear([[1.0]]), random(2, 1, 4, 4), weight, Terms(0, 0)).value_and_gradient(
-        torch.zeros(2, 1, 4, 4), torch.arange(2))
+    value, gradient = Objective(
+        linear([[1.0]]), random(2, 1, 4, 4), weight, Terms(0, 0)
+    ).value_and_gradient(torch.zeros(2, 1, 4, 4), torch.arange(2))
     assert value[1] == 0 and torch.isfinite(gradient).all() and value[0] > 0
 
 
-# -- in pieces ---------------------------------------------------------------------------------------------------------
+# -- in pieces -------------------------------------------------------------------------------------
 
 
 CASES = [(2, (101, 122), (3, 4)), (2, (161, 90), (3, 4, 5)), (3, (41, 37, 60), (3, 4))]
@@ -141,7 +173,9 @@ CASES = [(2, (101, 122), (3, 4)), (2, (161, 90), (3, 4, 5)), (3, (41, 37, 60), (
 
 @pytest.mark.parametrize("dimensions, space, features", CASES)
 def test_tiles_give_the_whole_image_s_figures(dimensions, space, features):
-    """The real architecture, sizes that are no multiple of its pooling, a budget of about an eighth of the image."""
+    """The real architecture, sizes that are no multiple of its pooling, a budget of about an eighth
+    of the image.
+    """
     network = unet(dimensions, features)
     x, target = 2 * random(1, 2, *space) - 0.5, random(1, 1, *space, seed=1)
     weight = (random(1, 1, *space, seed=2) > 0.2).float()
@@ -149,8 +183,15 @@ def test_tiles_give_the_whole_image_s_figures(dimensions, space, features):
     multiple = network.size_multiple
     per_voxel = bytes_per_voxel(network, x, multiple)
     terms = Terms(2, 5)
-    tiled = Objective(network, target, weight, terms, multiple=multiple, log=said.append,
-                      budget=0.55 * per_voxel * math.prod(space))
+    tiled = Objective(
+        network,
+        target,
+        weight,
+        terms,
+        multiple=multiple,
+        log=said.append,
+        budget=0.55 * per_voxel * math.prod(space),
+    )
     value, gradient = tiled.value_and_gradient(x, items)
     assert math.prod(-(-n // t) for n, t in zip(space, tiled.tile)) >= 2 and tiled.halo > 0
     assert any("tiles of" in line for line in said)
@@ -163,7 +204,9 @@ def test_tiles_give_the_whole_image_s_figures(dimensions, space, features):
 
 
 def test_tiles_in_double_precision_leave_nothing_but_rounding():
-    """An L1 error's gradient is a sign: in single precision a voxel near its target can hide a seam or look like one."""
+    """An L1 error's gradient is a sign: in single precision a voxel near its target can hide a seam
+    or look like one.
+    """
     network = unet(2, (3, 4), DOUBLE)
     x, target = random(2, 2, 75, 64, dtype=DOUBLE), random(2, 1, 75, 64, seed=1, dtype=DOUBLE)
     budget = 0.4 * bytes_per_voxel(network, x, 2) * 75 * 64
@@ -190,8 +233,12 @@ def test_tiles_keep_to_the_budget():
 
     x = random(5, 2, 128, 100)
     voxels = 128 * 100 / 2
-    objective = Objective(Watched(), random(5, 1, 128, 100, seed=1), multiple=2,
-                          budget=voxels * bytes_per_voxel(Watched(), x, 2))
+    objective = Objective(
+        Watched(),
+        random(5, 1, 128, 100, seed=1),
+        multiple=2,
+        budget=voxels * bytes_per_voxel(Watched(), x, 2),
+    )
     objective.value_and_gradient(x, torch.arange(5))
     given.clear()
     objective.value_and_gradient(x, torch.arange(5))
@@ -203,9 +250,13 @@ def test_tiles_keep_to_the_budget():
 
 
 def test_a_network_that_mixes_the_whole_image_is_not_cut():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 1, 1)).eval()
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 1, 1)
+    ).eval()
     x = random(1, 1, 64, 64)
-    assert Objective(network, x).value_and_gradient(x, torch.tensor([0]))[0] > 0  # whole, it is fine
+    assert (
+        Objective(network, x).value_and_gradient(x, torch.tensor([0]))[0] > 0
+    )  # whole, it is fine
     small = Objective(network, x, budget=1000.0)
     with pytest.raises(ValueError, match="depends on the whole image.*smaller region"):
         small.value_and_gradient(x, torch.tensor([0]))
@@ -217,10 +268,16 @@ class Swish(nn.Module):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("kernels, dilation", [((1,), 1), ((3,), 1), ((3, 3, 3), 1), ((5, 3), 1), ((3, 3), 4)])
+@pytest.mark.parametrize(
+    "kernels, dilation", [((1,), 1), ((3,), 1), ((3, 3, 3), 1), ((5, 3), 1), ((3, 3), 4)]
+)
 def test_halo_of_convolutions_is_their_reach(dimensions, kernels, dilation):
     conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    layers = [layer for k in kernels for layer in (conv(1, 1, k, padding="same", dilation=dilation), Swish())]
+    layers = [
+        layer
+        for k in kernels
+        for layer in (conv(1, 1, k, padding="same", dilation=dilation), Swish())
+    ]
     torch.manual_seed(1)
     reach = sum(dilation * (k - 1) // 2 for k in kernels)
     halo = receptive_halo(nn.Sequential(*layers), random(1, 1, *(50,) * dimensions), 1)
@@ -230,12 +287,18 @@ def test_halo_of_convolutions_is_their_reach(dimensions, kernels, dilation):
 def test_halo_of_the_unet_covers_its_reach():
     network = unet(2, (3, 4, 5))
     halo = receptive_halo(network, random(1, 2, 200, 200), network.size_multiple)
-    # Two 3-wide convolutions per level, down and up: 2 * (1 + 2 + 4) + 2 * (1 + 2), and pooling and upsampling besides.
-    assert halo % network.size_multiple == 0 and 8 * network.size_multiple - 6 <= halo <= 8 * network.size_multiple + 2
+    # Two 3-wide convolutions per level, down and up: 2 * (1 + 2 + 4) + 2 * (1 + 2), and pooling and
+    # upsampling besides.
+    assert (
+        halo % network.size_multiple == 0
+        and 8 * network.size_multiple - 6 <= halo <= 8 * network.size_multiple + 2
+    )
 
 
 def test_finding_the_halo_is_no_larger_than_the_image():
-    """In 3-D a probe of a few hundred voxels a side would take more memory than the volume that did not fit."""
+    """In 3-D a probe of a few hundred voxels a side would take more memory than the volume that did
+    not fit.
+    """
     network, given = unet(3, (2, 2, 2)), []
 
     def watched(x):
@@ -243,7 +306,7 @@ def test_finding_the_halo_is_no_larger_than_the_image():
         return network(x)
 
     receptive_halo(watched, random(1, 2, 96, 96, 96), network.size_multiple)
-    assert max(given) <= 96 ** 3 / 20
+    assert max(given) <= 96**3 / 20
 
 
 def test_halo_of_networks_that_look_along_one_axis_only():
@@ -265,7 +328,9 @@ def test_a_network_that_ends_in_a_dead_or_living_relu():
 class Hungry(nn.Module):
     """Runs out of memory when given more than ``most`` voxels."""
 
-    def __init__(self, network, most, error=RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")):
+    def __init__(
+        self, network, most, error=RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    ):
         super().__init__()
         self.network, self.most, self.error, self.failures = network, most, error, 0
 
@@ -277,7 +342,9 @@ class Hungry(nn.Module):
 
 
 @pytest.mark.parametrize("most", [2 * 7200, 7200, 4500])
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError()]
+)
 def test_out_of_memory_halves_the_images_then_the_tile(most, error):
     network, said = unet(2, (3, 4)), []
     x, target = random(6, 2, 90, 80), random(6, 1, 90, 80, seed=1)
@@ -299,7 +366,9 @@ def test_out_of_memory_without_gradients(most):
     objective = Objective(Hungry(network, most), target, multiple=2)
     torch.testing.assert_close(objective.forward(x), network(x), rtol=0, atol=1e-6)
     objective = Objective(Hungry(network, most), target, multiple=2)
-    torch.testing.assert_close(objective.error(x, torch.arange(6)), (network(x) - target).abs().flatten(1).mean(1))
+    torch.testing.assert_close(
+        objective.error(x, torch.arange(6)), (network(x) - target).abs().flatten(1).mean(1)
+    )
 
 
 def test_out_of_memory_with_nothing_left_to_halve():
@@ -321,14 +390,16 @@ def test_other_errors_of_a_network_are_not_taken_for_lack_of_memory():
 
     network = Broken()
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        Objective(network, random(4, 1, 8, 8)).value_and_gradient(random(4, 1, 8, 8), torch.arange(4))
+        Objective(network, random(4, 1, 8, 8)).value_and_gradient(
+            random(4, 1, 8, 8), torch.arange(4)
+        )
     assert network.calls == 2
 
 
 MEASURE = """
 import re, sys, torch
 from NetInversionLib import networks
-from NetInversionLib.objective import Objective, bytes_per_voxel
+from NetInversionLib.optimise.objective import Objective, bytes_per_voxel
 torch.set_num_threads(1)
 peak = lambda name: 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 network = networks.build("unet", in_channels=2, features=[16, 32, 64]).eval().requires_grad_(False)
@@ -345,6 +416,10 @@ print((peak("VmHWM") - before) / 320**2, bytes_per_voxel(network, x, 4))
 def test_estimated_memory_is_near_the_memory_taken():
     from conftest import ROOT
 
-    run = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     measured, estimated = map(float, run.stdout.split())
-    assert measured / 1.5 <= estimated <= 4 * measured, f"bytes per voxel: {estimated:.0f} estimated, {measured:.0f} taken"
+    assert measured / 1.5 <= estimated <= 4 * measured, (
+        f"bytes per voxel: {estimated:.0f} estimated, {measured:.0f} taken"
+    )

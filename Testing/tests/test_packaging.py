@@ -1,7 +1,8 @@
 """The extension as Slicer installs it, and the library as pip does.
 
-CMake configures, builds and installs a copy of the tree against the stand-in in Testing/packaging. What has to arrive
-is read from the folders, not from the CMake lists, so a file that somebody forgot to list is found here.
+CMake configures, builds and installs a copy of the tree against the stand-in in Testing/packaging.
+What has to arrive is read from the folders, not from the CMake lists, so a file that somebody
+forgot to list is found here.
 """
 
 import collections
@@ -24,14 +25,24 @@ RAW_URL = "https://raw.githubusercontent.com/NetInversion/SlicerNetInversion/mai
 
 def call(*command, **keywords) -> subprocess.CompletedProcess:
     """Run ``command`` with its output captured as one text in ``stdout``."""
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, **keywords)
+    return subprocess.run(
+        [str(c) for c in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **keywords,
+    )
 
 
 def cmake_program() -> str:
     """CMake beside this Python (a test dependency), else the machine's own."""
     beside = Path(sys.executable).parent
-    return shutil.which("cmake", path=beside) or shutil.which("cmake") or pytest.fail("CMake is not installed")
+    return (
+        shutil.which("cmake", path=beside)
+        or shutil.which("cmake")
+        or pytest.fail("CMake is not installed")
+    )
 
 
 def copy_of_tree(folder: Path) -> Path:
@@ -51,7 +62,9 @@ def add_module(tree: Path, name: str) -> None:
     folder = tree / name
     for path in sorted((tree / "IdealInput").rglob("*")):
         if path.is_file() and path.name != "CMakeLists.txt" and path.suffix != ".pyc":
-            part = folder / path.relative_to(tree / "IdealInput").as_posix().replace("IdealInput", name)
+            part = folder / path.relative_to(tree / "IdealInput").as_posix().replace(
+                "IdealInput", name
+            )
             part.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("" if part.suffix == ".py" else name)
     lists = (tree / "IdealInput/CMakeLists.txt").read_text()
@@ -59,11 +72,21 @@ def add_module(tree: Path, name: str) -> None:
 
 
 def shipped(tree: Path) -> dict[str, list[Path]]:
-    """Path in the flat folder -> the files that want to be there: all that modules, library and models hold."""
+    """Path in the flat folder -> the files that want to be there: all that modules, library and
+    models hold.
+    """
     wanted = collections.defaultdict(list)
-    for top, within in [("NetInversionLib", tree), ("Resources/Models", tree), *((m, tree / m) for m in MODULES)]:
+    for top, within in [
+        ("NetInversionLib", tree),
+        ("Resources/Models", tree),
+        *((m, tree / m) for m in MODULES),
+    ]:
         for path in sorted((tree / top).rglob("*")):
-            beside = path.name == "CMakeLists.txt" or path.suffix in {".md", ".pyc"} or "Testing" in path.parts
+            beside = (
+                path.name == "CMakeLists.txt"
+                or path.suffix in {".md", ".pyc"}
+                or "Testing" in path.parts
+            )
             if path.is_file() and not beside:
                 wanted[path.relative_to(within).as_posix()].append(path)
     return wanted
@@ -71,14 +94,24 @@ def shipped(tree: Path) -> dict[str, list[Path]]:
 
 def configure(tree: Path, build: Path) -> subprocess.CompletedProcess:
     packaging = tree / "Testing/packaging"
-    return call(cmake_program(), "-S", tree, "-B", build, f"-DSlicer_DIR={packaging}",
-                f"-DCMAKE_TOOLCHAIN_FILE={packaging / 'no_compiler.cmake'}")
+    return call(
+        cmake_program(),
+        "-S",
+        tree,
+        "-B",
+        build,
+        f"-DSlicer_DIR={packaging}",
+        f"-DCMAKE_TOOLCHAIN_FILE={packaging / 'no_compiler.cmake'}",
+    )
 
 
 def install(tree: Path, folder: Path) -> Path:
     """Configure, build and install ``tree`` below ``folder``; return the installed flat folder."""
-    for step in (configure(tree, folder / "build"), call(cmake_program(), "--build", folder / "build"),
-                 call(cmake_program(), "--install", folder / "build", "--prefix", folder / "installed")):
+    for step in (
+        configure(tree, folder / "build"),
+        call(cmake_program(), "--build", folder / "build"),
+        call(cmake_program(), "--install", folder / "build", "--prefix", folder / "installed"),
+    ):
         assert step.returncode == 0, step.stdout
     return folder / "installed" / FLAT_FOLDER
 
@@ -134,14 +167,20 @@ def test_modules_do_not_overwrite_each_other(whole):
 def test_modules_are_tested_in_slicer(whole):
     build = whole[1].parents[2].parent / "build"
     listing = call(Path(cmake_program()).with_name("ctest"), "-N", cwd=build).stdout
-    assert "py_IdealInput" in listing and "py_nomainwindow_qSlicerIdealInputModuleGenericTest" in listing
+    assert (
+        "py_IdealInput" in listing
+        and "py_nomainwindow_qSlicerIdealInputModuleGenericTest" in listing
+    )
 
 
 def test_later_modules_join_when_they_come(tree, tmp_path):
     add_module(tree, "Invariances")
     add_module(tree, "MRFlowHarmonize")
-    added = {f"{place}{module}{kind}" for module in MODULES[1:]
-             for place, kind in [("", ".py"), ("Resources/UI/", ".ui"), ("Resources/Icons/", ".png")]}
+    added = {
+        f"{place}{module}{kind}"
+        for module in MODULES[1:]
+        for place, kind in [("", ".py"), ("Resources/UI/", ".ui"), ("Resources/Icons/", ".png")]
+    }
     assert installed_files(install(tree, tmp_path)) >= added | {"IdealInput.py"}
     assert collisions(tree) == set()
 
@@ -156,9 +195,11 @@ def test_listed_but_missing_file_stops_the_configuration(tree, tmp_path):
 
 
 def test_unlisted_files_are_found(tree, tmp_path):
-    new = {"NetInversionLib/new.py": "NetInversionLib/new.py",
-           "IdealInput/Resources/Icons/New.png": "Resources/Icons/New.png",
-           "Resources/Models/new.safetensors": "Resources/Models/new.safetensors"}
+    new = {
+        "NetInversionLib/new.py": "NetInversionLib/new.py",
+        "IdealInput/Resources/Icons/New.png": "Resources/Icons/New.png",
+        "Resources/Models/new.safetensors": "Resources/Models/new.safetensors",
+    }
     for source in new:
         (tree / source).write_text("")
     assert not_installed(tree, install(tree, tmp_path)) >= set(new.values())
@@ -183,8 +224,12 @@ def test_missing_metadata_stops_the_configuration(tree, tmp_path, name):
 
 
 def catalogue_value(name: str) -> str:
-    """The value of ``EXTENSION_<name>`` as the catalogue's own check reads it: one line, nothing before the bracket."""
-    found = re.findall(rf'set\s*\(EXTENSION_{name}\s*"([^"]+)"\)', (ROOT / "CMakeLists.txt").read_text())
+    """The value of ``EXTENSION_<name>`` as the catalogue's own check reads it: one line, nothing
+    before the bracket.
+    """
+    found = re.findall(
+        rf'set\s*\(EXTENSION_{name}\s*"([^"]+)"\)', (ROOT / "CMakeLists.txt").read_text()
+    )
     assert len(found) == 1, f"the catalogue finds EXTENSION_{name} {len(found)} times"
     return found[0]
 
@@ -202,8 +247,15 @@ def test_catalogue_entry_agrees_with_cmake():
     path = ROOT / "Resources/Docs/NetInversion.json"
     entry = json.loads(path.read_text())
     assert b"\r" not in path.read_bytes()
-    assert set(entry) == {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url",
-                          "tier"}
+    assert set(entry) == {
+        "$schema",
+        "build_dependencies",
+        "build_subdirectory",
+        "category",
+        "scm_revision",
+        "scm_url",
+        "tier",
+    }
     assert path.stem == re.findall(r"project\(([^\s)]+)", (ROOT / "CMakeLists.txt").read_text())[0]
     assert entry["scm_url"] == catalogue_value("HOMEPAGE") + ".git"
     assert entry["build_dependencies"] == catalogue_value("DEPENDS").split()
@@ -212,7 +264,7 @@ def test_catalogue_entry_agrees_with_cmake():
 def test_catalogue_icon_is_a_png_of_128_pixels():
     url = catalogue_value("ICONURL")
     assert url.startswith(RAW_URL) and url.endswith(".png")
-    head = (ROOT / url[len(RAW_URL):]).read_bytes()[:24]
+    head = (ROOT / url[len(RAW_URL) :]).read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", head[16:]) == (128, 128)
 
 
@@ -221,7 +273,7 @@ def test_catalogue_screenshots_are_in_the_tree():
         pytest.skip("screenshots: none made yet (make screenshots)")
     for url in catalogue_value("SCREENSHOTURLS").split():
         assert url.startswith(RAW_URL) and url.endswith((".png", ".jpg")), url
-        assert (ROOT / url[len(RAW_URL):]).is_file(), url
+        assert (ROOT / url[len(RAW_URL) :]).is_file(), url
 
 
 # ---- the installed tree works
@@ -230,33 +282,64 @@ def test_catalogue_screenshots_are_in_the_tree():
 @pytest.mark.module
 def test_library_and_models_come_from_the_tree_under_test():
     from NetInversionLib import models
+    from NetInversionLib.models import model
 
     expected = Path(os.environ.get("NETINVERSION_MODULES", ROOT)).resolve()
-    assert Path(models.__file__).resolve().parents[1] == expected
+    assert Path(model.__file__).resolve().parents[2] == expected
     assert expected / "Resources/Models" in models.model_folders()
 
 
 def test_module_tests_pass_on_the_installed_tree(whole, tmp_path):
     flat = whole[1]
-    environment = {**os.environ, "NETINVERSION_MODULES": str(flat), "PYTHONPATH": str(flat),
-                   "PYTHONDONTWRITEBYTECODE": "1"}
-    run = call(sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, ROOT / "Testing/tests",
-               "-m", "module", "-p", "no:cacheprovider", cwd=tmp_path, env=environment)
+    environment = {
+        **os.environ,
+        "NETINVERSION_MODULES": str(flat),
+        "PYTHONPATH": str(flat),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    run = call(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        ROOT / "pyproject.toml",
+        "--rootdir",
+        ROOT,
+        ROOT / "Testing/tests",
+        "-m",
+        "module",
+        "-p",
+        "no:cacheprovider",
+        cwd=tmp_path,
+        env=environment,
+    )
     assert run.returncode == 0, run.stdout
 
 
 def test_pip_installs_library_models_and_command(tree, tmp_path):
     (tree / "Resources/Models/Probe.safetensors").write_bytes(b"probe")
     site = tmp_path / "site"
-    step = call(sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target",
-                site, tree)
+    step = call(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        site,
+        tree,
+    )
     assert step.returncode == 0, step.stdout
     for path in (tree / "NetInversionLib").rglob("*.py"):
         assert (site / path.relative_to(tree)).read_bytes() == path.read_bytes(), path
 
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    probe = ("import NetInversionLib.models as m; "
-             "print(m.__file__, [f for f in m.model_folders() if (f / 'Probe.safetensors').is_file()])")
+    probe = (
+        "import NetInversionLib.models as m; "
+        "print(m.__file__, [f for f in m.model_folders() if (f / 'Probe.safetensors').is_file()])"
+    )
     found = call(sys.executable, "-c", probe, cwd=tmp_path, env=environment).stdout
     assert str(site) in found and "[]" not in found, found
     command = call(site / "bin/netinversion", "--help", cwd=tmp_path, env=environment)

@@ -9,7 +9,7 @@ import pytest
 from pages import Reader, check_alone
 
 from NetInversionLib.core import page
-from NetInversionLib.results import Table
+from NetInversionLib.core.results import Table
 
 NASTY = "<script>alert('x')</script> & \"quoted\" Größe\x1b[31m"
 PIXEL = b"\x89PNG\r\n\x1a\n"

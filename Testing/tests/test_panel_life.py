@@ -1,4 +1,6 @@
-"""What a panel leaves behind, and what it shows, when it is visited, and when scenes are loaded and added."""
+"""What a panel leaves behind, and what it shows, when it is visited, and when scenes are loaded and
+added.
+"""
 
 import gc
 import logging
@@ -60,7 +62,11 @@ def shown(selector):
 
 def selectors(widget):
     """The node selectors that a panel makes in code or fills by itself, with what they show."""
-    names = {"IdealInput": "maskSelector", "Invariances": "segmentationSelector", "MRFlowHarmonize": "maskSelector"}
+    names = {
+        "IdealInput": "maskSelector",
+        "Invariances": "segmentationSelector",
+        "MRFlowHarmonize": "maskSelector",
+    }
     made = getattr(widget, "_selectors", {})
     return {**made, "": getattr(widget.ui, names[widget.moduleName])}
 
@@ -70,7 +76,11 @@ def choose(widget):
     import slicer
 
     for number, (role, selector) in enumerate(selectors(widget).items()):
-        label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mask") if role == "" else None
+        label = (
+            slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mask")
+            if role == ""
+            else None
+        )
         selector.setCurrentNode(label or volume(f"image {number}"))
     return {role: shown(selector) for role, selector in selectors(widget).items()}
 
@@ -112,7 +122,9 @@ EVIL = '<b>CT</b> & "mask" <script>'
 """What a node or a model may be called."""
 
 
-@pytest.mark.parametrize("text", ["plain, 3 < 4", EVIL, "&lt;b&gt;", "first\n<i>second</i>", "<b>CT", "a < b > c"])
+@pytest.mark.parametrize(
+    "text", ["plain, 3 < 4", EVIL, "&lt;b&gt;", "first\n<i>second</i>", "<b>CT", "a < b > c"]
+)
 def test_a_text_is_shown_as_it_is(module, text):
     from NetInversionLib.panel.texts import literal
 
@@ -124,12 +136,13 @@ def test_a_text_is_shown_as_it_is(module, text):
 def test_a_model_s_card_is_shown_as_it_is_written(module, scene):
     from dataclasses import replace
 
-    from NetInversionLib import models, qtjobs
+    from NetInversionLib import models
+    from NetInversionLib.panel import pictures
 
     _path, card = next(iter(models.list_models().items()))
     channel = replace(card.inputs[0], name=EVIL, units="<u>HU</u>")
     card = replace(card, name=EVIL, inputs=(channel,), trained_on=(EVIL,), intended_use=EVIL)
-    shown = host.shown_text(qtjobs.cardText("/folder/<i>file.safetensors", card))
+    shown = host.shown_text(pictures.cardText("/folder/<i>file.safetensors", card))
     lines = shown.split("\n")
     assert lines[0] == f"{EVIL}, <i>file.safetensors" and lines[-1] == EVIL
     assert f"Takes {EVIL} (<u>HU</u>)" in lines[1] and f"Trained on: {EVIL}." in lines

@@ -6,9 +6,9 @@ import pytest
 
 host.start()
 
-from NetInversionLib import mrml  # noqa: E402
+from NetInversionLib.core.volumes import Volume  # noqa: E402
 from NetInversionLib.panel import placing  # noqa: E402
-from NetInversionLib.volumes import Volume  # noqa: E402
+from NetInversionLib.scene import read  # noqa: E402
 
 TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
 GRIDS = {
@@ -32,9 +32,9 @@ def grid(axes):
 def test_a_box_encloses_exactly_the_region(scene, axes, region):
     volume = grid(axes)
     node = placing.place_box(None, "Region", volume, region)
-    assert mrml.region_from_roi_node(node, volume) == region
+    assert read.region_from_roi_node(node, volume) == region
     moved = placing.place_box(node, "Region", volume, (1, 3, 2, 9, 2, 9))
-    assert moved is node and mrml.region_from_roi_node(node, volume) == (1, 3, 2, 9, 2, 9)
+    assert moved is node and read.region_from_roi_node(node, volume) == (1, 3, 2, 9, 2, 9)
 
 
 def test_a_second_box_has_another_name(scene):

@@ -1,4 +1,6 @@
-"""Jobs from the event loop: one final callback, an event loop that is served throughout, and nothing left behind."""
+"""Jobs from the event loop: one final callback, an event loop that is served throughout, and
+nothing left behind.
+"""
 
 import contextlib
 import gc
@@ -22,16 +24,24 @@ from test_jobs import alive, same_volume, until, volume
 from timing import limit
 
 from NetInversionLib import jobs
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.jobs import request as jobs_request
+from NetInversionLib.jobs import storage
 
 host.start()
 
 import qt  # noqa: E402
 import slicer  # noqa: E402
 
-from NetInversionLib import qtjobs  # noqa: E402
+from NetInversionLib.panel import job as panel_job  # noqa: E402
+from NetInversionLib.panel import (
+    packages,  # noqa: E402
+)
+from NetInversionLib.panel import stepper as panel_stepper  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the test worker is started by a shell script")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="the test worker is started by a shell script"
+)
 
 
 class Heard:
@@ -75,7 +85,9 @@ def python(tmp_path):
 
 @pytest.fixture
 def start(python, tmp_path, monkeypatch):
-    """start(task, volumes, **settings) -> (job, heard); afterwards no process, timer or folder may be left."""
+    """start(task, volumes, **settings) -> (job, heard); afterwards no process, timer or folder may
+    be left.
+    """
     room = tmp_path / "temporary"
     room.mkdir()
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda app: str(room)))
@@ -84,7 +96,7 @@ def start(python, tmp_path, monkeypatch):
     def start_(task, volumes=None, python=python, more=None, **settings):
         heard = Heard()
         request = jobs.Request(task, volumes or {}, settings=settings)
-        job = qtjobs.QtJob(request, python=python, **{**heard.callbacks(), **(more or {})})
+        job = panel_job.QtJob(request, python=python, **{**heard.callbacks(), **(more or {})})
         started.append(job)
         return job, heard
 
@@ -93,7 +105,9 @@ def start(python, tmp_path, monkeypatch):
         assert not job.running
         assert job._process is None or job._process.state() == qt.QProcess.NotRunning
         if job._pid is not None:
-            until(lambda: not alive(job._pid))  # what was killed may still wait for a processor to die on
+            until(
+                lambda: not alive(job._pid)
+            )  # what was killed may still wait for a processor to die on
     assert list(room.iterdir()) == []
 
 
@@ -109,9 +123,13 @@ def wait_for(items, job, timeout=20):
 # The way it should go
 
 
-def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(start, either_python, monkeypatch):
-    monkeypatch.setattr(jobs, "TASKS", job_tasks.TASKS)
-    volumes = {"x": volume(np.random.default_rng(1).random((3, 4, 5)).astype(np.float32), units="HU")}
+def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(
+    start, either_python, monkeypatch
+):
+    monkeypatch.setattr(jobs_request, "TASKS", job_tasks.TASKS)
+    volumes = {
+        "x": volume(np.random.default_rng(1).random((3, 4, 5)).astype(np.float32), units="HU")
+    }
     job, heard = start("double", volumes, either_python, factor=3)
     assert job.running and heard.ends == []
     wait(job)
@@ -121,7 +139,9 @@ def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(start, e
     same_volume(result.volumes["x"], here.volumes["x"])
     assert result.facts == here.facts and result.curves == here.curves
     assert heard.progress[-1] == (0.5, "doubling") and heard.points == [("loss", 1, 0.25)]
-    launchers = [("info: a launcher may say something",), ("12",)] if "launcher" in either_python else []
+    launchers = (
+        [("info: a launcher may say something",), ("12",)] if "launcher" in either_python else []
+    )
     assert heard.logs == [*launchers, ("started",)]
     assert heard.threads == {threading.main_thread()}
 
@@ -140,7 +160,11 @@ def test_the_temporary_folder_is_private(start):
     wait_for(heard.progress, job)
     folder = Path(job._folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".txt", ".json", ".npy"}
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {
+        ".txt",
+        ".json",
+        ".npy",
+    }
     job.discard()
 
 
@@ -158,7 +182,9 @@ def test_a_flood_of_reports_reaches_the_callbacks_in_order(start):
 
 
 def test_the_event_loop_is_served_while_large_images_come_and_go(start):
-    """200 MB of input and 200 MB of result; the best of three, since other programs may take the processor away."""
+    """200 MB of input and 200 MB of result; the best of three, since other programs may take the
+    processor away.
+    """
     # Float16 and every other row: the slow way, through NumPy's buffer.
     array = np.ones((200, 2, 2**19), np.float16)[:, ::2]
     big = {"x": Volume(array, np.eye(4), "big")}
@@ -169,16 +195,23 @@ def test_the_event_loop_is_served_while_large_images_come_and_go(start):
         volumes = heard.end[1].volumes
         for i in range(2):
             array = volumes[f"v{i}"].array
-            assert array.nbytes == 100 * 2**20 and np.array_equal(array.ravel(), np.arange(i, i + array.size))
+            assert array.nbytes == 100 * 2**20 and np.array_equal(
+                array.ravel(), np.arange(i, i + array.size)
+            )
         if gaps[-1] < limit(0.1):
             return
     pytest.fail(f"The event loop waited {min(gaps):.3f} s")
 
 
 def test_two_jobs_run_side_by_side(start):
-    (a, heard_a), (b, heard_b) = (start("double", {"x": volume(np.full((2, 2, 2), n))}, factor=1) for n in (1, 2))
+    (a, heard_a), (b, heard_b) = (
+        start("double", {"x": volume(np.full((2, 2, 2), n))}, factor=1) for n in (1, 2)
+    )
     host.wait(lambda: not (a.running or b.running))
-    assert [np.unique(h.end[1].volumes["x"].array).tolist() for h in (heard_a, heard_b)] == [[1], [2]]
+    assert [np.unique(h.end[1].volumes["x"].array).tolist() for h in (heard_a, heard_b)] == [
+        [1],
+        [2],
+    ]
 
 
 def test_a_callback_may_run_the_event_loop(start):
@@ -212,7 +245,9 @@ def test_a_callback_that_fails_costs_nothing_but_itself(start, caplog):
 # Cancel and discard
 
 
-def test_cancel_takes_effect_within_a_second_and_keeps_the_last_intermediate_result(start, either_python):
+def test_cancel_takes_effect_within_a_second_and_keeps_the_last_intermediate_result(
+    start, either_python
+):
     job, heard = start("steps", python=either_python, shape=(16, 256, 256))  # 4 MB each
     host.wait(lambda: heard.progress and heard.progress[-1][0] > 0.02, 20)
     steps = heard.progress[-1][0] * 1000
@@ -292,7 +327,9 @@ def test_nothing_is_handed_on_after_cancel_not_even_the_rest_of_a_message(start)
 
 
 def test_cancel_from_a_callback(start):
-    job, heard = start("wait", more={"on_progress": lambda fraction, _: fraction and job.cancel()}, kept=1)
+    job, heard = start(
+        "wait", more={"on_progress": lambda fraction, _: fraction and job.cancel()}, kept=1
+    )
     wait(job)
     assert heard.end[0] == "finished" and heard.end[1].facts == {"number": 1}
 
@@ -315,7 +352,9 @@ def test_a_result_that_is_complete_when_cancel_comes_is_delivered(start):
 
 @pytest.mark.parametrize("when", ["at once", "running", "loading"])
 def test_discard_ends_it_at_once_and_in_silence(start, either_python, when):
-    job, heard = start("large", {"x": volume(np.zeros((4, 4, 4)))}, either_python, megabytes=20, count=4)
+    job, heard = start(
+        "large", {"x": volume(np.zeros((4, 4, 4)))}, either_python, megabytes=20, count=4
+    )
     if when == "running":
         host.wait(lambda: job._pid, 20)
     if when == "loading":
@@ -398,7 +437,9 @@ def test_a_python_that_cannot_be_started_is_named(start, python):
     job, heard = start("double", python=python)
     wait(job)
     kind, message, _, last = heard.end
-    assert kind == "failed" and f"Python could not be started ({python})" in message and last is None
+    assert (
+        kind == "failed" and f"Python could not be started ({python})" in message and last is None
+    )
 
 
 def test_a_python_without_numpy_names_it(start, tmp_path):
@@ -411,7 +452,7 @@ def test_a_python_without_numpy_names_it(start, tmp_path):
 
 
 def test_a_disk_that_is_full_at_the_request_is_said_and_nothing_started(start, monkeypatch):
-    monkeypatch.setattr(jobs, "open", job_tasks.open_full, raising=False)
+    monkeypatch.setattr(storage, "open", job_tasks.open_full, raising=False)
     job, heard = start("double", {"x": volume(np.zeros((4, 4, 4)))}, factor=1)
     wait(job)
     assert heard.end[:2] == ("failed", jobs.DISK_FULL) and job._process is None
@@ -419,14 +460,14 @@ def test_a_disk_that_is_full_at_the_request_is_said_and_nothing_started(start, m
 
 def test_a_damaged_result_is_said(start):
     job, heard = start("double", {"x": volume(np.zeros((4, 4, 4)))}, factor=1)
-    load = jobs.load_result
+    load = storage.load_result
 
     def damaged(folder, name="result"):
         (folder / "result/0.npy").write_bytes(b"nonsense")
         return load(folder, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "load_result", damaged)
+        patch.setattr(storage, "load_result", damaged)
         wait(job)
     assert heard.end[0] == "failed" and heard.end[3] is None
 
@@ -443,11 +484,13 @@ def test_a_job_lets_go_of_its_images_once_they_are_written(start):
 
 
 def test_the_library_is_found_whatever_the_working_folder(start, monkeypatch, tmp_path):
-    """The real command line, with the interpreter that runs this; modules lying about in folders are not picked up."""
+    """The real command line, with the interpreter that runs this; modules lying about in folders
+    are not picked up.
+    """
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "somewhere"))
-    job, heard = start("nonsense", python=qtjobs.find_python())
+    job, heard = start("nonsense", python=panel_job.find_python())
     wait(job)
     assert "There is no task 'nonsense'" in heard.end[1]
 
@@ -460,8 +503,11 @@ class Steps:
 
     def __init__(self, count=5, fail=None, more=True):
         self.done, self.undone, self.ends = 0, 0, []
-        self.stepper = qtjobs.Stepper(self._steps(count, fail, more), lambda value: self.ends.append(value),
-                                      lambda error: self.ends.append(error))
+        self.stepper = panel_stepper.Stepper(
+            self._steps(count, fail, more),
+            lambda value: self.ends.append(value),
+            lambda error: self.ends.append(error),
+        )
 
     def _steps(self, count, fail, more):
         try:
@@ -488,7 +534,7 @@ def test_steps_run_from_the_event_loop_and_give_their_value():
 def test_a_step_that_waits_is_followed_a_tick_later():
     steps = Steps(more=False)
     waited = host.wait(lambda: not steps.stepper.running)
-    assert steps.done == 5 and waited.elapsed_s > 4 * qtjobs.TICK_MS / 1000
+    assert steps.done == 5 and waited.elapsed_s > 4 * panel_stepper.TICK_MS / 1000
 
 
 def test_steps_that_fail_say_so_once():
@@ -519,7 +565,7 @@ def test_a_step_may_close_its_own_stepper():
         finally:
             undone.append("undone")
 
-    stepper = qtjobs.Stepper(steps(), undone.append, undone.append)
+    stepper = panel_stepper.Stepper(steps(), undone.append, undone.append)
     host.wait(lambda: not stepper.running)
     assert undone == ["undone"]
 
@@ -538,27 +584,29 @@ def test_slicers_python_is_preferred_and_slicer_itself_never_taken(monkeypatch, 
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "SlicerApp-real"))
     with pytest.raises(RuntimeError, match="PythonSlicer.*was not found"):
-        qtjobs.find_python()
+        panel_job.find_python()
     for folder in ("bin", "path"):
         program = tmp_path / folder / "PythonSlicer"
         program.parent.mkdir()
         program.write_text("#!/bin/sh\n")
         program.chmod(0o700)
-        assert qtjobs.find_python() == str(program)
+        assert panel_job.find_python() == str(program)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3.12")
-    assert qtjobs.find_python() == "/usr/bin/python3.12"
+    assert panel_job.find_python() == "/usr/bin/python3.12"
 
 
 @pytest.fixture
 def shop(monkeypatch):
-    """A computer on which packages can be missing and are installed in a dictionary; ``log`` tells what was asked."""
-    installed = {name: "99.0" for name in qtjobs.PACKAGES}
+    """A computer on which packages can be missing and are installed in a dictionary; ``log`` tells
+    what was asked.
+    """
+    installed = {name: "99.0" for name in packages.PACKAGES}
     log = []
 
     def version(name):
         if name not in installed:
-            raise qtjobs.importlib.metadata.PackageNotFoundError(name)
+            raise packages.importlib.metadata.PackageNotFoundError(name)
         return installed[name]
 
     class PyTorchUtilsLogic:
@@ -587,8 +635,10 @@ def shop(monkeypatch):
 
     shop_ = types.SimpleNamespace(installed=installed, log=log, answer=True, broken=False)
     shop_.modern = types.SimpleNamespace(pip_ensure=pip_ensure)
-    monkeypatch.setattr(qtjobs.importlib.metadata, "version", version)
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
+    monkeypatch.setattr(packages.importlib.metadata, "version", version)
+    monkeypatch.setitem(
+        sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic)
+    )
     monkeypatch.setitem(sys.modules, "slicer.packaging", shop_.modern)
     monkeypatch.setattr(slicer.util, "pip_install", pip_install)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", confirm)
@@ -598,13 +648,13 @@ def shop(monkeypatch):
 
 
 def test_nothing_is_asked_when_all_is_there(shop):
-    qtjobs.ensure_packages("IdealInput")
+    packages.ensure_packages("IdealInput")
     assert shop.log == []
 
 
 def test_missing_packages_come_from_the_pytorch_extension_and_slicers_packaging(shop):
     shop.installed.clear()
-    qtjobs.ensure_packages("IdealInput")
+    packages.ensure_packages("IdealInput")
     assert shop.log == [
         ("torch", True, ">=2.2"),
         ("pip_ensure", ["scikit-image>=0.22", "safetensors>=0.4"], "IdealInput"),
@@ -614,7 +664,7 @@ def test_missing_packages_come_from_the_pytorch_extension_and_slicers_packaging(
 def test_older_slicers_ask_and_use_their_own_installer(shop, monkeypatch):
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)  # import fails
     shop.installed["safetensors"] = "0.3.9"
-    qtjobs.ensure_packages("IdealInput")
+    packages.ensure_packages("IdealInput")
     assert [entry[0] for entry in shop.log] == ["confirm", "pip_install"]
     assert "IdealInput" in shop.log[0][1] and "safetensors>=0.4" in shop.log[0][1]
     assert shop.log[1][1] == "safetensors>=0.4"
@@ -627,41 +677,49 @@ def test_declining_installs_nothing_and_says_how_to_go_on(shop, monkeypatch, mis
         monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     shop.answer = False
     del shop.installed[missing]
-    with pytest.raises(qtjobs.PackagesMissing, match="cannot run without.*agree to the installation"):
-        qtjobs.ensure_packages("IdealInput")
-    assert missing not in shop.installed and not any(entry[0] == "pip_install" for entry in shop.log)
+    with pytest.raises(
+        packages.PackagesMissing, match="cannot run without.*agree to the installation"
+    ):
+        packages.ensure_packages("IdealInput")
+    assert missing not in shop.installed and not any(
+        entry[0] == "pip_install" for entry in shop.log
+    )
 
 
 def test_no_pytorch_extension(shop, monkeypatch):
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     del shop.installed["torch"]
-    with pytest.raises(qtjobs.PackagesMissing, match="needs the PyTorch extension.*Extensions Manager"):
-        qtjobs.ensure_packages("IdealInput")
+    with pytest.raises(
+        packages.PackagesMissing, match="needs the PyTorch extension.*Extensions Manager"
+    ):
+        packages.ensure_packages("IdealInput")
 
 
 def test_a_torch_that_is_too_old_is_not_replaced_under_the_users_feet(shop):
     shop.installed["torch"] = "2.1.2"
-    with pytest.raises(qtjobs.PackagesMissing, match="older PyTorch is installed.*Uninstall"):
-        qtjobs.ensure_packages("IdealInput")
+    with pytest.raises(packages.PackagesMissing, match="older PyTorch is installed.*Uninstall"):
+        packages.ensure_packages("IdealInput")
     assert shop.log == []
 
 
 def test_an_installation_that_fails_or_brings_nothing_is_said(shop, monkeypatch):
     del shop.installed["safetensors"]
     shop.modern.pip_ensure = lambda requirements, requester=None: None
-    with pytest.raises(qtjobs.PackagesMissing, match="safetensors>=0.4, which the installation did not bring"):
-        qtjobs.ensure_packages("IdealInput")
+    with pytest.raises(
+        packages.PackagesMissing, match="safetensors>=0.4, which the installation did not bring"
+    ):
+        packages.ensure_packages("IdealInput")
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     shop.broken = True
-    with pytest.raises(qtjobs.PackagesMissing, match="could not be installed.*connection"):
-        qtjobs.ensure_packages("IdealInput")
+    with pytest.raises(packages.PackagesMissing, match="could not be installed.*connection"):
+        packages.ensure_packages("IdealInput")
 
 
 def test_testing_mode_installs_nothing(shop):
     slicer.app.setTestingEnabled(True)
     shop.installed.clear()
-    with pytest.raises(qtjobs.PackagesMissing, match="testing mode installs nothing"):
-        qtjobs.ensure_packages("IdealInput")
+    with pytest.raises(packages.PackagesMissing, match="testing mode installs nothing"):
+        packages.ensure_packages("IdealInput")
     assert shop.log == []
 
 
@@ -670,7 +728,7 @@ def test_installing_is_for_the_main_thread(shop):
 
     def ask():
         try:
-            qtjobs.ensure_packages("IdealInput")
+            packages.ensure_packages("IdealInput")
         except RuntimeError as error:
             caught.append(str(error))
 
@@ -682,4 +740,4 @@ def test_installing_is_for_the_main_thread(shop):
 
 def test_the_packages_asked_for_are_those_of_the_project_file():
     text = (job_tasks.ROOT / "pyproject.toml").read_text()
-    assert all(f'"{name}>={minimum}"' in text for name, minimum in qtjobs.PACKAGES.items())
+    assert all(f'"{name}>={minimum}"' in text for name, minimum in packages.PACKAGES.items())

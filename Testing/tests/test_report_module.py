@@ -11,7 +11,7 @@ from pages import check_alone, check_same
 from test_ideal_input_module import arrays, tiny  # noqa: F401 - fixtures
 from test_invariances_module import denoiser  # noqa: F401 - fixture
 
-from NetInversionLib.results import Result
+from NetInversionLib.core.results import Result
 
 host.start()
 

@@ -12,21 +12,17 @@ from test_invariances import averaging, body, denoiser
 from test_invariances import run as run_invariances
 from toy_models import LPS, model, smooth, volume
 
-from NetInversionLib import (
-    cli,
-    harmonize_report,
-    harmonize_settings,
-    ideal_input_report,
-    ideal_input_settings,
-    invariance_report,
-    invariance_settings,
-    volumes,
-)
-from NetInversionLib.core import figures
-from NetInversionLib.core import page as parts
+from NetInversionLib import cli
+from NetInversionLib.core import figures, files, page, volumes
+from NetInversionLib.core.results import Result
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.harmonize import report as harmonize_report
+from NetInversionLib.harmonize import settings as harmonize_settings
+from NetInversionLib.ideal_input import report as ideal_input_report
+from NetInversionLib.ideal_input import settings as ideal_input_settings
 from NetInversionLib.invariances import invariances
-from NetInversionLib.results import Result
-from NetInversionLib.volumes import Volume
+from NetInversionLib.invariances import report as invariances_report
+from NetInversionLib.invariances import settings as invariances_settings
 
 NASTY = "<script>alert('x')</script> & \"quoted\" Größe\x1b[31m"
 REGION = (1, 3, 4, 12, 5, 15)
@@ -75,7 +71,7 @@ def found():
 @pytest.fixture(params=["ideal", "found"])
 def made(request):
     """(library file of the report, result, source)."""
-    library = {"ideal": ideal_input_report, "found": invariance_report}[request.param]
+    library = {"ideal": ideal_input_report, "found": invariances_report}[request.param]
     return library, *request.getfixturevalue(request.param)
 
 
@@ -97,9 +93,9 @@ def test_every_number_of_every_table_stands_on_the_page(made):
         for heading, values in table.columns.items():
             assert heading in cells, f"{heading} of {table.title}"
             for value in values:
-                assert parts.cell(value) in cells
+                assert page.cell(value) in cells
                 if isinstance(value, float) and np.isfinite(value):
-                    assert float(parts.cell(value)) == pytest.approx(value, rel=1e-3, abs=1e-12)
+                    assert float(page.cell(value)) == pytest.approx(value, rel=1e-3, abs=1e-12)
 
 
 def test_whatever_a_name_holds_is_text(made):
@@ -119,12 +115,12 @@ def test_a_page_says_what_is_needed_to_run_it_again(made):
     cells = Reader(text).cells
     facts = result.facts
     assert facts["model"]["sha256"] in cells and facts["versions"]["torch"] in cells
-    assert facts["device"] in cells and parts.NOTICE in text
+    assert facts["device"] in cells and page.NOTICE in text
     assert source.name in cells, "the inputs by name"
     for name, value in facts["settings"].items():
-        assert name in cells and parts.value_of(value) in cells
-    methods = library.methods(parts.plain(facts))
-    assert facts["model"]["sha256"][:16] in methods and parts.text(methods) in text
+        assert name in cells and page.value_of(value) in cells
+    methods = library.methods(page.plain(facts))
+    assert facts["model"]["sha256"][:16] in methods and page.text(methods) in text
     assert "ISMRM 2019, abstract 4866" in text or "doi:10.1117/12.2647170" in text
 
 
@@ -138,7 +134,7 @@ def test_images_that_were_removed_are_told(made):
     "report, settings",
     [
         (ideal_input_report, ideal_input_settings),
-        (invariance_report, invariance_settings),
+        (invariances_report, invariances_settings),
         (harmonize_report, harmonize_settings),
     ],
 )
@@ -235,7 +231,7 @@ def test_the_worst_input_is_called_so():
 
 def test_both_maps_have_one_scale_over_the_ct_in_hu(found, sheets):
     result, source = found
-    invariance_report.page(result, source)
+    invariances_report.page(result, source)
     unproven, proven = named(sheets, "Unproven")[0], named(sheets, "Proven: ")[0]
     assert unproven.over[1] == proven.over[1] and unproven.over[1].low == 0
     assert unproven.over[1].units == "standard deviation (HU)"
@@ -248,19 +244,19 @@ def test_both_maps_have_one_scale_over_the_ct_in_hu(found, sheets):
 
 
 def test_the_tolerance_is_told_with_its_unit(found):
-    text = invariance_report.page(*found)
+    text = invariances_report.page(*found)
     assert "the network&#x27;s output changes by at most 1 HU (root mean square" in text
     automatic = {"epsilon_hu": None, "epsilon_noise": 0.1, "layer": "output"}
     facts = {"settings": automatic, "epsilon": 4.4, "epsilon_units": "HU"}
-    assert "at most 4.4 HU, 0.1 times the noise of 44 HU" in invariance_report.tolerance(facts)
+    assert "at most 4.4 HU, 0.1 times the noise of 44 HU" in invariances_report.tolerance(facts)
     hidden = {**facts, "settings": {**automatic, "layer": "3"}, "epsilon": 0.01}
     hidden["epsilon_units"] = "relative"
-    assert "layer 3 changes by at most 1 %" in invariance_report.tolerance(hidden)
+    assert "layer 3 changes by at most 1 %" in invariances_report.tolerance(hidden)
 
 
 def test_the_lesion_is_shown_around_its_point(found, sheets):
     result, source = found
-    invariance_report.page(result, source)
+    invariances_report.page(result, source)
     nodule = named(sheets, "The nodule")[0]
     strength = np.abs(nodule.slice.array)
     rows, columns = np.nonzero(strength > 0.5 * strength.max())
@@ -270,7 +266,7 @@ def test_the_lesion_is_shown_around_its_point(found, sheets):
 
 
 def test_two_denoisers_have_chapters_of_their_own():
-    settings = invariance_settings.Settings(
+    settings = invariances_settings.Settings(
         samples=6, projected=3, shown=1, epsilon_hu=1.0, proposals=("texture",), device="cpu"
     )
     second = denoiser(averaging(3))
@@ -278,7 +274,7 @@ def test_two_denoisers_have_chapters_of_their_own():
     result = invariances(
         {"low_dose": ct}, {"denoiser": denoiser(averaging()), "second": second}, settings
     )
-    text = invariance_report.page(result, ct)
+    text = invariances_report.page(result, ct)
     check_alone(text)
     assert text.count("<h2>Proof</h2>") == 1 and "<h2>Proof, second denoiser: denoiser</h2>" in text
 
@@ -286,7 +282,7 @@ def test_two_denoisers_have_chapters_of_their_own():
 def test_a_run_without_projected_samples_has_a_report():
     """Nothing was projected, and no sample kept."""
     result = run_invariances(body(), averaging(), projected=0, shown=0)
-    text = invariance_report.page(result, None)
+    text = invariances_report.page(result, None)
     assert "Nothing is proven" in text and "No sample is there as an image" in text
 
 
@@ -297,7 +293,7 @@ def test_compute_invariances_writes_a_report(tmp_path, capsys):
     from test_invariances_module import plain
 
     file = plain(tmp_path / "average.safetensors")
-    ct = volumes.save(Volume(body(slices=1).array, LPS, "ct", "HU"), tmp_path / "ct.nrrd")
+    ct = files.save(Volume(body(slices=1).array, LPS, "ct", "HU"), tmp_path / "ct.nrrd")
     options = ["--samples", "6", "--projected", "3", "--shown", "1", "--proposals", "texture"]
     command = ["compute", "invariances", str(ct), "--model", str(file), *options]
     assert cli.main([*command, "--output", str(tmp_path / "out")]) == 0, capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 import pytest
 
-from NetInversionLib.results import Cancelled, Part, Progress, Result
+from NetInversionLib.core.progress import Cancelled, Part, Progress
+from NetInversionLib.core.results import Result
 
 
 class Recorder(Progress):
@@ -34,7 +35,9 @@ def test_a_part_hands_everything_on():
 
 def test_results_are_completed():
     whole = Recorder()
-    Part(whole, 0, 1, lambda result: Result(facts={"part of": result})).intermediate(part := Result())
+    Part(whole, 0, 1, lambda result: Result(facts={"part of": result})).intermediate(
+        part := Result()
+    )
     assert whole.seen[0].facts == {"part of": part}
 
 

@@ -1,4 +1,6 @@
-"""The sampler of invariances: by hand the same images, any size, files that ask for what does not fit or for too much."""
+"""The sampler of invariances: by hand the same images, any size, files that ask for what does not
+fit or for too much.
+"""
 
 import json
 import math
@@ -10,13 +12,30 @@ import torch
 from test_invariance_training import FLOW, VAE_MAPS
 
 from NetInversionLib import models, networks
-from NetInversionLib.denoising import CHANNEL
 from NetInversionLib.networks.cinn import CINN
 from NetInversionLib.networks.sampler import MAX_FLOWS, Sampler
+from NetInversionLib.training.denoiser import CHANNEL
 
-VAE_VECTORS = {"latents": 6, "condition_channels": 0, "encoder": "small", "encoder_width": 2, "size": 16, "blocks": 2,
-               "decoder_width": 2, "code": 1, "classes": 0, "attention": False}
-MAP_FLOW = {**FLOW, "channels": 4, "condition_channels": 3, "condition_size": 32, "spatial": True, "latent_size": 8}
+VAE_VECTORS = {
+    "latents": 6,
+    "condition_channels": 0,
+    "encoder": "small",
+    "encoder_width": 2,
+    "size": 16,
+    "blocks": 2,
+    "decoder_width": 2,
+    "code": 1,
+    "classes": 0,
+    "attention": False,
+}
+MAP_FLOW = {
+    **FLOW,
+    "channels": 4,
+    "condition_channels": 3,
+    "condition_size": 32,
+    "spatial": True,
+    "latent_size": 8,
+}
 VECTOR_FLOW = {**FLOW, "channels": 6, "condition_channels": 3, "condition_size": 16}
 
 
@@ -30,8 +49,14 @@ def as_if_trained(vae: dict, flow: dict) -> Sampler:
     return sampler.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("vae, flow, size", [(VAE_MAPS, MAP_FLOW, (32, 32)), (VAE_MAPS, MAP_FLOW, (20, 48)),
-                                             (VAE_VECTORS, VECTOR_FLOW, (16, 16))])
+@pytest.mark.parametrize(
+    "vae, flow, size",
+    [
+        (VAE_MAPS, MAP_FLOW, (32, 32)),
+        (VAE_MAPS, MAP_FLOW, (20, 48)),
+        (VAE_VECTORS, VECTOR_FLOW, (16, 16)),
+    ],
+)
 def test_samples_are_decoded_samples_of_the_layers_flow(vae, flow, size):
     sampler, z = as_if_trained(vae, flow), torch.randn(1, 3, *size)
     found = sampler.given("layers.2", z)(5, torch.Generator().manual_seed(3))
@@ -64,7 +89,10 @@ def test_the_whole_is_the_autoencoder():
 
 def test_wrong_uses_are_refused():
     sampler = as_if_trained(VAE_MAPS, MAP_FLOW)
-    with pytest.raises(ValueError, match="no flow was trained for layer 'layers.9'; there are flows for layers.2, output"):
+    with pytest.raises(
+        ValueError,
+        match="no flow was trained for layer 'layers.9'; there are flows for layers.2, output",
+    ):
         sampler.given("layers.9", torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match="for none"):
         Sampler(VAE_MAPS).flow("output")
@@ -73,14 +101,21 @@ def test_wrong_uses_are_refused():
             sampler.given("layers.2", torch.randn(shape))
 
 
-@pytest.mark.parametrize("arguments, reason", [
-    ({"vae": {**VAE_MAPS, "latents": 10**9}}, "latents"),
-    ({"vae": VAE_MAPS, "flows": {"a": {**MAP_FLOW, "hidden": 10**9}}}, "hidden"),
-    ({"vae": VAE_MAPS, "flows": {"a": {**MAP_FLOW, "channels": 6}}}, "layer 'a' does not take"),
-    ({"vae": VAE_MAPS, "flows": {"a": VECTOR_FLOW}}, "layer 'a' does not take"),
-    ({"vae": VAE_MAPS, "flows": {str(n): MAP_FLOW for n in range(MAX_FLOWS + 1)}}, "at most"),
-    ({"vae": VAE_MAPS, "flows": [MAP_FLOW]}, "tables"), ({"vae": 3}, "tables"), ({}, "vae"),
-    ({"vae": VAE_MAPS, "flows": {"a": 3}}, "arguments"), ({"vae": {**VAE_MAPS, "surprise": 1}}, "surprise")])
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ({"vae": {**VAE_MAPS, "latents": 10**9}}, "latents"),
+        ({"vae": VAE_MAPS, "flows": {"a": {**MAP_FLOW, "hidden": 10**9}}}, "hidden"),
+        ({"vae": VAE_MAPS, "flows": {"a": {**MAP_FLOW, "channels": 6}}}, "layer 'a' does not take"),
+        ({"vae": VAE_MAPS, "flows": {"a": VECTOR_FLOW}}, "layer 'a' does not take"),
+        ({"vae": VAE_MAPS, "flows": {str(n): MAP_FLOW for n in range(MAX_FLOWS + 1)}}, "at most"),
+        ({"vae": VAE_MAPS, "flows": [MAP_FLOW]}, "tables"),
+        ({"vae": 3}, "tables"),
+        ({}, "vae"),
+        ({"vae": VAE_MAPS, "flows": {"a": 3}}, "arguments"),
+        ({"vae": {**VAE_MAPS, "surprise": 1}}, "surprise"),
+    ],
+)
 def test_hostile_arguments_are_refused_before_there_are_weights(tmp_path, arguments, reason):
     with pytest.raises(ValueError, match=reason), torch.device("meta"):
         networks.build("ct_sampler", **arguments)
@@ -93,8 +128,22 @@ def test_hostile_arguments_are_refused_before_there_are_weights(tmp_path, argume
 
 
 def card_of(arguments: dict) -> models.Card:
-    return models.Card("s", "1", "ct_sampler", arguments, (CHANNEL,), (CHANNEL,), 2, "LPS", (0.5, 3.5), 4, ("a",), "none", "MIT",
-                       "tests")
+    return models.Card(
+        "s",
+        "1",
+        "ct_sampler",
+        arguments,
+        (CHANNEL,),
+        (CHANNEL,),
+        2,
+        "LPS",
+        (0.5, 3.5),
+        4,
+        ("a",),
+        "none",
+        "MIT",
+        "tests",
+    )
 
 
 def test_a_file_gives_back_the_same_samples(tmp_path):
@@ -112,8 +161,12 @@ def test_a_file_gives_back_the_same_samples(tmp_path):
 
 
 def test_an_untrained_flow_draws_from_the_prior():
-    """Last layers start at zero: latents are the noise, in another order, and their likelihood that of the normal."""
+    """Last layers start at zero: latents are the noise, in another order, and their likelihood that
+    of the normal.
+    """
     flow = CINN(**MAP_FLOW).eval()
     z, x = torch.randn(1, 3, 32, 32), torch.randn(2, 4, 8, 8)
-    expected = -0.5 * x.double().square().sum((1, 2, 3)) - 0.5 * x[0].numel() * math.log(2 * math.pi)
+    expected = -0.5 * x.double().square().sum((1, 2, 3)) - 0.5 * x[0].numel() * math.log(
+        2 * math.pi
+    )
     torch.testing.assert_close(flow.log_prob(x, flow.embed(z)), expected)

@@ -8,9 +8,11 @@ from scipy import stats
 from skimage import metrics
 from test_simulated_domains import make_scan
 
-from NetInversionLib import mr, similarity, simulated_domains, volumes
-from NetInversionLib.intensity_matching import FRACTIONS, quantiles
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core import files, volumes
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.harmonize import scan as harmonize_scan
+from NetInversionLib.harmonize import similarity, simulated_scanners
+from NetInversionLib.harmonize.matching import FRACTIONS, quantiles
 
 
 def two_tissues(shape=(28, 30, 26), seed=0):
@@ -20,7 +22,9 @@ def two_tissues(shape=(28, 30, 26), seed=0):
     rng = np.random.default_rng(seed)
     grids = np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape), indexing="ij")
     mask = sum(g**2 for g in grids) < 1
-    image = np.where(ndimage.gaussian_filter(rng.normal(size=shape), 2.5) > 0, 0.8, 0.5) + rng.normal(0, 0.03, shape)
+    image = np.where(
+        ndimage.gaussian_filter(rng.normal(size=shape), 2.5) > 0, 0.8, 0.5
+    ) + rng.normal(0, 0.03, shape)
     return (image * mask).astype(np.float32), mask
 
 
@@ -31,7 +35,8 @@ def test_errors_against_scikit_image_and_by_hand():
     assert similarity.psnr(image, truth, mask) == pytest.approx(20, abs=1e-4)
     other = truth + np.random.default_rng(1).normal(0, 0.05, truth.shape).astype(np.float32)
     assert similarity.psnr(other, truth, mask) == pytest.approx(
-        metrics.peak_signal_noise_ratio(truth[mask], other[mask], data_range=1), abs=1e-4)
+        metrics.peak_signal_noise_ratio(truth[mask], other[mask], data_range=1), abs=1e-4
+    )
     assert similarity.psnr(truth, truth, mask) == np.inf and similarity.mae(truth, truth, mask) == 0
 
 
@@ -40,7 +45,9 @@ def test_ssim_is_scikit_images_averaged_inside(shape):
     truth, mask = two_tissues(shape)
     image = truth + np.random.default_rng(1).normal(0, 0.05, shape).astype(np.float32)
     window = min(7, *(n - 1 + n % 2 for n in shape))
-    full = metrics.structural_similarity(image, truth, win_size=window, data_range=1.0, full=True)[1]
+    full = metrics.structural_similarity(image, truth, win_size=window, data_range=1.0, full=True)[
+        1
+    ]
     assert similarity.ssim(image, truth, mask) == pytest.approx(full[mask].mean(), abs=1e-5)
 
 
@@ -66,9 +73,17 @@ def test_wasserstein_against_scipy(seed, power, shift):
 
 def test_wasserstein_is_a_distance_and_exact_where_the_two_cross():
     a, b, c = np.linspace(0, 1, 513), np.full(513, 0.3), np.linspace(0.2, 0.9, 513) ** 2
-    assert similarity.wasserstein(a, a) == 0 and similarity.wasserstein(a, a + 0.07) == pytest.approx(0.07)
-    assert similarity.wasserstein(a, b) == similarity.wasserstein(b, a) == pytest.approx((0.3**2 + 0.7**2) / 2, abs=1e-12)
-    assert similarity.wasserstein(a, c) <= similarity.wasserstein(a, b) + similarity.wasserstein(b, c)
+    assert similarity.wasserstein(a, a) == 0 and similarity.wasserstein(
+        a, a + 0.07
+    ) == pytest.approx(0.07)
+    assert (
+        similarity.wasserstein(a, b)
+        == similarity.wasserstein(b, a)
+        == pytest.approx((0.3**2 + 0.7**2) / 2, abs=1e-12)
+    )
+    assert similarity.wasserstein(a, c) <= similarity.wasserstein(a, b) + similarity.wasserstein(
+        b, c
+    )
 
 
 def test_leave_one_out_distances():
@@ -84,7 +99,9 @@ def test_edge_agreement():
     noise = np.random.default_rng(2).normal(size=image.shape).astype(np.float32)
     assert abs(similarity.edge_agreement(noise, image, mask)) < 0.1
     assert similarity.edge_agreement(image**0.7, image, mask) > 0.97
-    assert similarity.edge_agreement(np.ones_like(image), image, mask) == 1  # no edges: none in a wrong place
+    assert (
+        similarity.edge_agreement(np.ones_like(image), image, mask) == 1
+    )  # no edges: none in a wrong place
 
 
 def test_slice_score_sees_flicker_and_not_contrast():
@@ -93,10 +110,16 @@ def test_slice_score_sees_flicker_and_not_contrast():
     assert similarity.slice_score(0.5 * image + 0.1, image, mask) == pytest.approx(0, abs=1e-3)
     for axis in range(3):
         flicker = np.random.default_rng(axis).normal(0, 0.05, image.shape[axis])
-        flickering = image + np.expand_dims(flicker, [a for a in range(3) if a != axis]).astype(np.float32)
+        flickering = image + np.expand_dims(flicker, [a for a in range(3) if a != axis]).astype(
+            np.float32
+        )
         worse = image + (flickering - image) * 2
-        assert 0.1 < similarity.slice_score(flickering, image, mask) < similarity.slice_score(worse, image, mask)
-    field = simulated_domains.smooth_field(image.shape, 1)
+        assert (
+            0.1
+            < similarity.slice_score(flickering, image, mask)
+            < similarity.slice_score(worse, image, mask)
+        )
+    field = simulated_scanners.smooth_field(image.shape, 1)
     assert abs(similarity.slice_score(image * (1 + 0.2 * field), image, mask)) < 0.15
 
 
@@ -109,12 +132,16 @@ def test_tissues_of_a_known_mixture():
     np.testing.assert_allclose(fit.shares, (0.2, 0.5, 0.3), atol=0.02)
     assert fit.deviation == pytest.approx(0.07, abs=0.005)
     assert fit.contrasts == pytest.approx((0.25 / 1.35, 0.3 / 0.8), abs=0.01)
-    densities = np.stack([p * stats.norm(m, fit.deviation).pdf(values) for m, p in zip(fit.means, fit.shares)])
+    densities = np.stack(
+        [p * stats.norm(m, fit.deviation).pdf(values) for m, p in zip(fit.means, fit.shares)]
+    )
     np.testing.assert_array_equal(fit.classify(values), densities.argmax(axis=0))
 
 
 def test_tissues_scale_with_the_image_and_need_three_values():
-    values = np.random.default_rng(0).choice([0.2, 0.5, 0.9], 5000) + np.random.default_rng(1).normal(0, 0.02, 5000)
+    values = np.random.default_rng(0).choice([0.2, 0.5, 0.9], 5000) + np.random.default_rng(
+        1
+    ).normal(0, 0.02, 5000)
     one, twice = similarity.fit_tissues(values), similarity.fit_tissues(2 * values)
     np.testing.assert_allclose(twice.means, 2 * one.means, rtol=1e-6)
     assert one.contrasts == pytest.approx(twice.contrasts)
@@ -125,7 +152,11 @@ def test_tissues_scale_with_the_image_and_need_three_values():
 def probe_set(shift, people=8, seed=0):
     rng = np.random.default_rng(seed)
     sites = np.repeat([0, 1], people)
-    return rng.normal(size=(2 * people, 5)) + shift * sites[:, None], sites, [f"p{n}" for n in range(2 * people)]
+    return (
+        rng.normal(size=(2 * people, 5)) + shift * sites[:, None],
+        sites,
+        [f"p{n}" for n in range(2 * people)],
+    )
 
 
 def test_probe_finds_a_difference_and_only_a_difference():
@@ -160,7 +191,9 @@ def test_probe_training_ends_where_the_gradient_does():
 
 
 def test_probe_features_do_not_depend_on_the_grid():
-    """The same ball on 1 mm and 2 mm voxels looks alike to the probe: resolution alone must not tell the site."""
+    """The same ball on 1 mm and 2 mm voxels looks alike to the probe: resolution alone must not
+    tell the site.
+    """
     features = []
     for spacing in (1.0, 2.0):
         n = int(60 / spacing)
@@ -168,8 +201,14 @@ def test_probe_features_do_not_depend_on_the_grid():
         z, y, x = np.meshgrid(*grid, indexing="ij")
         image = (np.sqrt(x**2 + y**2 + z**2) < 25) * (0.6 + 0.3 * np.sin(x / 6) * np.cos(y / 7))
         matrix = np.diag([spacing] * 3 + [1.0])
-        features.append(similarity.probe_features(mr.prepare(Volume(image.astype(np.float32), matrix, "ball"))))
-    assert features[0]["histogram"].sum() == pytest.approx(1) and features[0]["texture"].shape == (12,)
+        features.append(
+            similarity.probe_features(
+                harmonize_scan.prepare(Volume(image.astype(np.float32), matrix, "ball"))
+            )
+        )
+    assert features[0]["histogram"].sum() == pytest.approx(1) and features[0]["texture"].shape == (
+        12,
+    )
     assert np.abs(np.cumsum(features[0]["histogram"] - features[1]["histogram"])).max() < 0.05
     np.testing.assert_allclose(features[0]["texture"], features[1]["texture"], rtol=0.3, atol=0.003)
 
@@ -183,12 +222,12 @@ def test_box_holds_the_mask_and_no_more():
 
 def test_tissues_of_real_brains_against_labels(data):
     """The unsupervised classes are the labelled ones, as far as brightness alone can tell."""
-    from NetInversionLib import harmonize_evaluation
+    from NetInversionLib.evaluation import harmonize
 
     folder = data / "brain_t1"
-    scan = mr.prepare(volumes.load(folder / "site_b" / "ixi150_1550.nii.gz"))
-    labels = volumes.reorient(volumes.load(folder / "site_b_labels" / "ixi150_1550.nii.gz"), "RAS")
-    overlap = harmonize_evaluation.label_overlap(scan, labels)
+    scan = harmonize_scan.prepare(files.load(folder / "site_b" / "ixi150_1550.nii.gz"))
+    labels = volumes.reorient(files.load(folder / "site_b_labels" / "ixi150_1550.nii.gz"), "RAS")
+    overlap = harmonize.label_overlap(scan, labels)
     assert min(overlap) > 0.5 and overlap[2] > 0.7
     white, grey = similarity.fit_tissues(scan.inside).contrasts
     assert 0.1 < white < grey < 0.8
@@ -197,5 +236,5 @@ def test_tissues_of_real_brains_against_labels(data):
 
 def test_measures_take_a_scan_of_the_simulated_domains():
     scan = make_scan()
-    changed = simulated_domains.parse()[0](scan)
+    changed = simulated_scanners.parse()[0](scan)
     assert similarity.wasserstein(quantiles(scan), quantiles(changed)) > 0.05

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from NetInversionLib import mr, simulated_domains, volumes
-from NetInversionLib.simulated_domains import STANDARD, UNCHANGED, Domain, DomainError, Step, parse, smooth_field
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core import files, volumes
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.harmonize import scan as harmonize_scan
+from NetInversionLib.harmonize import simulated_scanners
+from NetInversionLib.harmonize.simulated_scanners import (
+    STANDARD,
+    UNCHANGED,
+    Domain,
+    DomainError,
+    Step,
+    parse,
+    smooth_field,
+)
 
 
 def make_scan(seed=0, shape=(14, 17, 15)):
@@ -14,16 +24,27 @@ def make_scan(seed=0, shape=(14, 17, 15)):
     rng = np.random.default_rng(seed)
     grids = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     image = (sum(g**2 for g in grids) < 0.7) * (rng.uniform(0.05, 1, shape) * 1000)
-    return mr.prepare(Volume(image.astype(np.float32), np.diag([1.0, 2.0, 1.5, 1.0]), "ball"))
+    return harmonize_scan.prepare(
+        Volume(image.astype(np.float32), np.diag([1.0, 2.0, 1.5, 1.0]), "ball")
+    )
 
 
 def test_the_standard_list_is_the_seven_families():
     assert [d.name for d in parse()] == [
-        "gamma 0.7", "gamma 1.5", "log 3", "exp 1.5", "field 0.3 seed 1", "offset 0.15 seed 2", "gamma 0.75 + field 0.25 seed 3"]
+        "gamma 0.7",
+        "gamma 1.5",
+        "log 3",
+        "exp 1.5",
+        "field 0.3 seed 1",
+        "offset 0.15 seed 2",
+        "gamma 0.75 + field 0.25 seed 3",
+    ]
     assert [d.spatial for d in parse()] == [False] * 4 + [True] * 3
 
 
-@pytest.mark.parametrize("text", [STANDARD, "none", "none, gamma 2", "log 3 + offset 0.1 seed 7 + gamma 0.9"])
+@pytest.mark.parametrize(
+    "text", [STANDARD, "none", "none, gamma 2", "log 3 + offset 0.1 seed 7 + gamma 0.9"]
+)
 def test_a_name_is_what_it_is_read_from(text):
     domains = parse(text)
     assert parse(", ".join(d.name for d in domains)) == domains
@@ -33,19 +54,45 @@ def test_fields_have_the_stated_default_seeds():
     assert parse("field 0.3, offset 0.1") == parse("field 0.3 seed 1, offset 0.1 seed 2")
 
 
-@pytest.mark.parametrize("text", ["", "gamma", "gamma x", "gamma 0", "gamma nan", "gamma -1", "gamma inf", "gama 0.7", "field 1",
-                                  "field 0.3 1",
-                                  "field 0.3 seed", "field 0.3 seed -1", "gamma 0.7 seed 1", "gamma 0.7,,", "gamma 0.7 +"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "gamma",
+        "gamma x",
+        "gamma 0",
+        "gamma nan",
+        "gamma -1",
+        "gamma inf",
+        "gama 0.7",
+        "field 1",
+        "field 0.3 1",
+        "field 0.3 seed",
+        "field 0.3 seed -1",
+        "gamma 0.7 seed 1",
+        "gamma 0.7,,",
+        "gamma 0.7 +",
+    ],
+)
 def test_what_cannot_be_read_is_refused_with_what_to_write(text):
     with pytest.raises(DomainError, match="gamma 0.7"):
         parse(text)
 
 
-@pytest.mark.parametrize("text, formula", [
-    ("gamma 0.7", lambda x: x**0.7), ("log 3", lambda x: np.log(1 + 3 * x)), ("exp 1.5", lambda x: np.exp(1.5 * x) - 1),
-    ("field 0.3", lambda x: x * (1 + 0.3 * smooth_field(x.shape, 1))),
-    ("offset 0.15", lambda x: np.maximum(x + 0.15 * smooth_field(x.shape, 2), 0)),
-    ("gamma 0.75 + field 0.25 seed 3", lambda x: x**0.75 * (1 + 0.25 * smooth_field(x.shape, 3)))])
+@pytest.mark.parametrize(
+    "text, formula",
+    [
+        ("gamma 0.7", lambda x: x**0.7),
+        ("log 3", lambda x: np.log(1 + 3 * x)),
+        ("exp 1.5", lambda x: np.exp(1.5 * x) - 1),
+        ("field 0.3", lambda x: x * (1 + 0.3 * smooth_field(x.shape, 1))),
+        ("offset 0.15", lambda x: np.maximum(x + 0.15 * smooth_field(x.shape, 2), 0)),
+        (
+            "gamma 0.75 + field 0.25 seed 3",
+            lambda x: x**0.75 * (1 + 0.25 * smooth_field(x.shape, 3)),
+        ),
+    ],
+)
 def test_formulas(text, formula):
     scan = make_scan()
     changed = parse(text)[0](scan)
@@ -59,15 +106,24 @@ def test_what_stays(domain):
     scan = make_scan()
     before = scan.image.copy()
     changed = domain(scan)
-    assert changed.mask is scan.mask and volumes.same_grid(changed.volume, scan.volume) and changed.original is scan.original
+    assert (
+        changed.mask is scan.mask
+        and volumes.same_grid(changed.volume, scan.volume)
+        and changed.original is scan.original
+    )
     assert (changed.image[scan.image == 0][~scan.mask[scan.image == 0]] == 0).all()
-    assert changed.image.dtype == np.float32 and changed.image.min() >= 0 and changed.image.max() <= np.float32(1.3)
+    assert (
+        changed.image.dtype == np.float32
+        and changed.image.min() >= 0
+        and changed.image.max() <= np.float32(1.3)
+    )
     assert np.percentile(changed.inside, 99.5) == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(scan.image, before)
     np.testing.assert_array_equal(domain(scan).image, changed.image)
     if not domain.spatial and domain is not UNCHANGED:
         order = np.argsort(scan.inside)
-        # A processor's float32 powers and logarithms are right to some last places: so much may neighbours change places.
+        # A processor's float32 powers and logarithms are right to some last places: so much may
+        # neighbours change places.
         assert (np.diff(changed.inside[order]) >= -8 * np.finfo(np.float32).eps).all()
 
 
@@ -86,23 +142,34 @@ def test_field_is_scipys_zoom_of_the_drawn_values(shape):
 
 
 def test_air_between_voxels_of_the_mask_stays_out_of_the_scale():
-    """A head with a brain mask: tissue outside the mask changes too, and the scale comes from inside."""
+    """A head with a brain mask: tissue outside the mask changes too, and the scale comes from
+    inside.
+    """
     scan = make_scan()
     mask = scan.mask & (np.arange(scan.image.shape[0])[:, None, None] < 7)
-    half = mr.prepare(scan.original, scan.original.with_array(mask.astype(np.uint8)))
-    changed = simulated_domains.parse("gamma 2")[0](half)
-    np.testing.assert_allclose(changed.image, np.clip(half.image**2 / np.percentile(half.inside**2, 99.5), 0, 1.3), atol=1e-5)
+    half = harmonize_scan.prepare(scan.original, scan.original.with_array(mask.astype(np.uint8)))
+    changed = simulated_scanners.parse("gamma 2")[0](half)
+    np.testing.assert_allclose(
+        changed.image,
+        np.clip(half.image**2 / np.percentile(half.inside**2, 99.5), 0, 1.3),
+        atol=1e-5,
+    )
 
 
 def test_steps_are_applied_in_their_order():
     scan = make_scan()
-    one, other = (Domain(steps)(scan).image for steps in ((Step("gamma", 2.0), Step("offset", 0.2, 1)),
-                                                          (Step("offset", 0.2, 1), Step("gamma", 2.0))))
+    one, other = (
+        Domain(steps)(scan).image
+        for steps in (
+            (Step("gamma", 2.0), Step("offset", 0.2, 1)),
+            (Step("offset", 0.2, 1), Step("gamma", 2.0)),
+        )
+    )
     assert np.abs(one - other).max() > 0.01
 
 
 def test_a_real_brain(data):
-    scan = mr.prepare(volumes.load(data / "brain_t1" / "site_b" / "ixi012_1211.nii.gz"))
+    scan = harmonize_scan.prepare(files.load(data / "brain_t1" / "site_b" / "ixi012_1211.nii.gz"))
     for domain in parse():
         changed = domain(scan)
         assert np.percentile(changed.inside, 99.5) == pytest.approx(1, abs=1e-5)

@@ -1,4 +1,6 @@
-"""The Jacobian's spectrum: identity, projectors, convolutions as matrices, ReLU networks by finite differences, density."""
+"""The Jacobian's spectrum: identity, projectors, convolutions as matrices, ReLU networks by finite
+differences, density.
+"""
 
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ import torch
 from torch import nn
 
 from NetInversionLib import networks
-from NetInversionLib.level_set import LevelSet, Window
-from NetInversionLib.results import Progress
-from NetInversionLib.spectrum import curve, float64_device, spectrum
+from NetInversionLib.core.progress import Progress
+from NetInversionLib.invariances.level_set import LevelSet, Window
+from NetInversionLib.invariances.spectrum import curve, float64_device, spectrum
 
 HU = 500.0
 
@@ -35,7 +37,9 @@ class Keep(nn.Module):
 
 
 def test_the_identity_loses_nothing_and_says_so():
-    level_set = LevelSet(frozen(Keep(1.0, 1)), torch.rand(1, 1, 30, 30), Window(8, 20, 9, 19), scale=HU)
+    level_set = LevelSet(
+        frozen(Keep(1.0, 1)), torch.rand(1, 1, 30, 30), Window(8, 20, 9, 19), scale=HU
+    )
     found = spectrum(level_set)
     np.testing.assert_allclose(found.gains, HU, rtol=1e-9)
     assert found.whole and len(found.gains) == 120 and found.lost(1.0, 0.1) == 0
@@ -43,7 +47,9 @@ def test_the_identity_loses_nothing_and_says_so():
 
 
 def test_a_projector_loses_half_and_a_tolerance_decides():
-    level_set = LevelSet(frozen(Keep(0.5)), torch.rand(1, 1, 30, 30), Window(8, 20, 9, 19), scale=HU)
+    level_set = LevelSet(
+        frozen(Keep(0.5)), torch.rand(1, 1, 30, 30), Window(8, 20, 9, 19), scale=HU
+    )
     found = spectrum(level_set)
     assert found.lost(1.0, 0.1) == pytest.approx(0.5)
     # A change of 0.1 moves the rows that pass by 0.5 x 0.1 x 500 = 25 HU.
@@ -71,7 +77,9 @@ def test_a_convolution_has_the_singular_values_of_its_matrix():
 
 @pytest.mark.parametrize("layer", [2, 3, "output"])
 def test_a_relu_network_s_largest_gain_is_its_steepest_change(layer):
-    """No random direction is steeper, and the whole spectrum explains the mean square of random changes."""
+    """No random direction is steeper, and the whole spectrum explains the mean square of random
+    changes.
+    """
     network = frozen(networks.build("cnn10", last_kernel=3))
     x0 = torch.randn(1, 1, 56, 56)
     region = Window(24, 32, 24, 32)
@@ -90,7 +98,7 @@ def test_the_density_agrees_with_the_whole_spectrum():
     network = frozen(networks.build("cnn10", last_kernel=3))
     level_set = LevelSet(network, torch.randn(1, 1, 60, 60), Window(20, 36, 20, 36), scale=HU)
     whole = spectrum(level_set)
-    import NetInversionLib.spectrum as module
+    import NetInversionLib.invariances.spectrum as module
 
     density = module._density(level_set, Progress(), seed=0, steps=40, probes=10)
     assert not density.whole and density.weights.sum() == pytest.approx(256)
@@ -98,11 +106,15 @@ def test_the_density_agrees_with_the_whole_spectrum():
     for share in (0.1, 0.3, 0.6):
         threshold = np.quantile(whole.gains, share)
         assert density.lost(threshold, 1.0) == pytest.approx(share, abs=0.06)
-    assert np.average(density.gains**2, weights=density.weights) == pytest.approx((whole.gains**2).mean(), rel=0.1)
+    assert np.average(density.gains**2, weights=density.weights) == pytest.approx(
+        (whole.gains**2).mean(), rel=0.1
+    )
 
 
 def test_regions_above_24_x_24_get_a_density_of_a_known_spectrum():
-    level_set = LevelSet(frozen(Keep(2.0)), torch.rand(1, 1, 60, 60), Window(10, 40, 10, 40), scale=1.0)
+    level_set = LevelSet(
+        frozen(Keep(2.0)), torch.rand(1, 1, 60, 60), Window(10, 40, 10, 40), scale=1.0
+    )
     found = spectrum(level_set, probes=4)
     assert not found.whole and found.lost(1e-3, 1.0) == pytest.approx(0.5, abs=0.05)
     assert "about" in found.words(1e-3, 1.0, "output")
@@ -112,10 +124,14 @@ def test_regions_above_24_x_24_get_a_density_of_a_known_spectrum():
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_everything_is_where_the_network_is_and_the_network_stays_as_it_is(whole):
-    """What is made without saying where would be on the default device, here one that holds no values."""
+    """What is made without saying where would be on the default device, here one that holds no
+    values.
+    """
     network = frozen(networks.build("cnn10", last_kernel=3))
     side = 8 if whole else 25
-    level_set = LevelSet(network, torch.randn(1, 1, 60, 60), Window(20, 20 + side, 20, 20 + side), scale=HU)
+    level_set = LevelSet(
+        network, torch.randn(1, 1, 60, 60), Window(20, 20 + side, 20, 20 + side), scale=HU
+    )
     expected, seen = spectrum(level_set, steps=3, probes=1), []
 
     class Watching(Progress):
@@ -129,4 +145,8 @@ def test_everything_is_where_the_network_is_and_the_network_stays_as_it_is(whole
 
 
 def test_an_apple_gpu_has_no_float64():
-    assert [float64_device(torch.device(name)).type for name in ("mps", "cuda:1", "cpu")] == ["cpu", "cuda", "cpu"]
+    assert [float64_device(torch.device(name)).type for name in ("mps", "cuda:1", "cpu")] == [
+        "cpu",
+        "cuda",
+        "cpu",
+    ]

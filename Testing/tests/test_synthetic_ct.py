@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from NetInversionLib import cli, models, synthetic_ct, volumes
-from NetInversionLib.results import Progress
-from NetInversionLib.synthetic_ct import TrainSettings
-from NetInversionLib.volumes import Volume
+from NetInversionLib import cli, models
+from NetInversionLib.core import files
+from NetInversionLib.core.progress import Progress
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.evaluation import synthetic_ct as evaluation_synthetic_ct
+from NetInversionLib.training import people as training_people
+from NetInversionLib.training import synthetic_ct
+from NetInversionLib.training.synthetic_ct import TrainSettings
 
-TINY = TrainSettings(steps=6, batch=2, patch=32, features=(4, 8), checkpoint_every=2, bf16_share=0.5)
+TINY = TrainSettings(
+    steps=6, batch=2, patch=32, features=(4, 8), checkpoint_every=2, bf16_share=0.5
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +33,11 @@ def one_thread():
 
 
 def generated_ct(seed, slices=4, size=(56, 64)) -> Volume:
-    """An elliptic body with fat outside, muscle, a bone ring with marrow, gas, and CT noise; 3 mm, RAS axes."""
+    """An elliptic body with fat outside, muscle, a bone ring with marrow, gas, and CT noise; 3 mm,
+    RAS axes.
+    """
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size[0], :size[1]].astype(float)
+    y, x = np.mgrid[: size[0], : size[1]].astype(float)
     hu = np.full((slices, *size), -1000.0)
     for k in range(slices):
         a, b = rng.uniform(24, 29), rng.uniform(20, 25)
@@ -53,7 +61,7 @@ def scans():
 def folder(tmp_path):
     (tmp_path / "ct").mkdir()
     for n in range(3):
-        volumes.save(generated_ct(n), tmp_path / "ct" / f"ct{n}.nii.gz")
+        files.save(generated_ct(n), tmp_path / "ct" / f"ct{n}.nii.gz")
     return tmp_path / "ct"
 
 
@@ -68,7 +76,7 @@ class Recorder(Progress):
         self.lines.append(message)
 
 
-# -- scans and people -------------------------------------------------------------------------------------------------
+# -- scans and people ------------------------------------------------------------------------------
 
 
 def test_prepare_turns_cuts_and_clips():
@@ -79,9 +87,15 @@ def test_prepare_turns_cuts_and_clips():
     assert scan.hu.max() == 2000 and scan.hu.min() == -1000
     assert np.all(scan.hu[~scan.body] == -1000)
     # The body touches every border: nothing but air was cut off.
-    assert all(scan.body.any(0)[edge].any() for edge in ((0,), (-1,), (slice(None), 0), (slice(None), -1)))
-    # j rises toward posterior in LPS and toward anterior in the file: the spine, far in the file, comes to lie near.
-    gas, bone = ((scan.hu[0] < -900) & scan.body[0]).nonzero()[0].mean(), (scan.hu[0] > 500).nonzero()[0].mean()
+    assert all(
+        scan.body.any(0)[edge].any() for edge in ((0,), (-1,), (slice(None), 0), (slice(None), -1))
+    )
+    # j rises toward posterior in LPS and toward anterior in the file: the spine, far in the file,
+    # comes to lie near.
+    gas, bone = (
+        ((scan.hu[0] < -900) & scan.body[0]).nonzero()[0].mean(),
+        (scan.hu[0] > 500).nonzero()[0].mean(),
+    )
     assert bone < gas
 
 
@@ -97,30 +111,50 @@ def test_resampling_keeps_extent_and_mean(scans):
         assert scan.hu.mean() == pytest.approx(scans[0].hu.mean(), abs=25)
     assert finer.hu.shape[1] == 2 * scans[0].hu.shape[1]
     one = synthetic_ct.resampled(scans[0], 1.5, slice(2, 3))
-    # Up to the rounding of a mean of values up to 3000 HU: one slice may be averaged in another order than three.
-    np.testing.assert_allclose(one.hu[0], finer.hu[2], rtol=0, atol=4 * 3000 * np.finfo(np.float32).eps)
+    # Up to the rounding of a mean of values up to 3000 HU: one slice may be averaged in another
+    # order than three.
+    np.testing.assert_allclose(
+        one.hu[0], finer.hu[2], rtol=0, atol=4 * 3000 * np.finfo(np.float32).eps
+    )
 
 
 def test_people_of_known_names_of_others_and_of_a_table(tmp_path):
-    for name in ("pelvis.nii.gz", "abdomen_slab.nii.gz", "a.nrrd", "b.mha", "a_labels.nii.gz", "notes.txt"):
+    for name in (
+        "pelvis.nii.gz",
+        "abdomen_slab.nii.gz",
+        "a.nrrd",
+        "b.mha",
+        "a_labels.nii.gz",
+        "notes.txt",
+    ):
         (tmp_path / name).touch()
-    people = {p.name: who for p, who in synthetic_ct.read_people(tmp_path).items()}
-    assert people == {"pelvis.nii.gz": "pelvis", "abdomen_slab.nii.gz": "pelvis", "a.nrrd": "a", "b.mha": "b"}
+    people = {p.name: who for p, who in training_people.read_people(tmp_path).items()}
+    assert people == {
+        "pelvis.nii.gz": "pelvis",
+        "abdomen_slab.nii.gz": "pelvis",
+        "a.nrrd": "a",
+        "b.mha": "b",
+    }
     (tmp_path / "people.csv").write_text("file,person\na.nrrd,anna\nb,anna\n")
-    assert {p.name: w for p, w in synthetic_ct.read_people(tmp_path).items()} == {"a.nrrd": "anna", "b.mha": "anna"}
+    assert {p.name: w for p, w in training_people.read_people(tmp_path).items()} == {
+        "a.nrrd": "anna",
+        "b.mha": "anna",
+    }
     (tmp_path / "people.csv").write_text("file,person\nc.nrrd,anna\n")
     with pytest.raises(ValueError, match="not in the folder: c"):
-        synthetic_ct.read_people(tmp_path)
+        training_people.read_people(tmp_path)
     with pytest.raises(ValueError, match="no CT volume"):
-        synthetic_ct.read_people(tmp_path / "absent")
+        training_people.read_people(tmp_path / "absent")
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def test_batches_depend_on_seed_and_step_only(scans):
     first, again, later = (synthetic_ct.draw_batch(scans, TINY, step) for step in (3, 3, 4))
-    assert all(torch.equal(a, b) for a, b in zip(first, again)) and not torch.equal(first[0], later[0])
+    assert all(torch.equal(a, b) for a, b in zip(first, again)) and not torch.equal(
+        first[0], later[0]
+    )
     inputs, targets = first
     assert inputs.shape == (2, 3, 32, 32) and targets.shape == (2, 1, 32, 32)
     assert inputs.min() >= 0 and inputs.max() < 1.3 and 0 <= targets.min() and targets.max() <= 1
@@ -138,7 +172,9 @@ def test_interrupted_training_ends_with_the_same_weights(scans, tmp_path):
         synthetic_ct.train(scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", Stop())
     assert not (tmp_path / "cut.safetensors").exists()
     recorder = Recorder()
-    cut = synthetic_ct.train(scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", recorder)
+    cut = synthetic_ct.train(
+        scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", recorder
+    )
     assert recorder.lines == ["goes on from step 2"] and len(recorder.losses) == 4
     assert whole.read_bytes() == cut.read_bytes()
 
@@ -155,14 +191,22 @@ def test_checkpoint_of_another_training_is_refused(scans, tmp_path):
 def test_training_lowers_the_loss(scans, tmp_path):
     recorder = Recorder()
     settings = replace(TINY, steps=100, batch=4, features=(8, 16), learning_rate=5e-3)
-    model = models.verify(synthetic_ct.train(scans, tmp_path / "a.safetensors", settings, progress=recorder))
+    model = models.verify(
+        synthetic_ct.train(scans, tmp_path / "a.safetensors", settings, progress=recorder)
+    )
     assert np.mean(recorder.losses[-8:]) < 0.6 * np.mean(recorder.losses[:4])
-    assert model.card.trained_on == ("ct0", "ct1", "ct2", "ct3") and model.card.spacing_mm == settings.spacing_mm
+    assert (
+        model.card.trained_on == ("ct0", "ct1", "ct2", "ct3")
+        and model.card.spacing_mm == settings.spacing_mm
+    )
     assert "SIMULATED" in model.card.intended_use and [c.role for c in model.card.inputs] == [
-        "in_phase", "fat_fraction", "water_fraction"]
+        "in_phase",
+        "fat_fraction",
+        "water_fraction",
+    ]
 
 
-# -- evaluation -------------------------------------------------------------------------------------------------------
+# -- evaluation ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -174,63 +218,91 @@ def trained(scans, tmp_path_factory):
 
 def rows_of(table):
     _, _, scans, predictors, *figures = table.columns.values()
-    return {(s, p): dict(zip(synthetic_ct.COLUMNS[4:], f)) for s, p, *f in zip(scans, predictors, *figures)}
+    return {
+        (s, p): dict(zip(evaluation_synthetic_ct.COLUMNS[4:], f))
+        for s, p, *f in zip(scans, predictors, *figures)
+    }
 
 
 def test_only_people_left_out_are_evaluated(scans, trained):
-    table = synthetic_ct.evaluate(scans, [trained])
-    assert set(table.columns["person"]) == {"person1", "all"} and set(table.columns["scan"][:-1]) >= {"ct2", "ct3"}
+    table = evaluation_synthetic_ct.evaluate(scans, [trained])
+    assert set(table.columns["person"]) == {"person1", "all"} and set(
+        table.columns["scan"][:-1]
+    ) >= {"ct2", "ct3"}
     assert len({len(c) for c in table.columns.values()}) == 1
     rows = rows_of(table)
     for name in set(table.columns["predictor"]):
-        for column in synthetic_ct.COLUMNS[4:]:
+        for column in evaluation_synthetic_ct.COLUMNS[4:]:
             mean = (rows["ct2", name][column] + rows["ct3", name][column]) / 2
             assert rows["mean over people", name][column] == pytest.approx(mean)
 
 
 def test_constant_predictor_in_closed_form(scans, trained):
-    fit = [synthetic_ct.make_case(s) for s in scans if s.person == "person0"]
+    fit = [evaluation_synthetic_ct.make_case(s) for s in scans if s.person == "person0"]
     median = np.median(np.concatenate([c.hu[c.scan.body] for c in fit]))
-    case = synthetic_ct.make_case(scans[2])
+    case = evaluation_synthetic_ct.make_case(scans[2])
     body, bone = case.scan.body, case.scan.body & (case.hu > 200)
-    row = rows_of(synthetic_ct.evaluate(scans, [trained]))["ct2", "constant"]
-    assert row["MAE in the body (HU)"] == pytest.approx(np.abs(case.hu[body] - median).mean(), rel=1e-5)
+    row = rows_of(evaluation_synthetic_ct.evaluate(scans, [trained]))["ct2", "constant"]
+    assert row["MAE in the body (HU)"] == pytest.approx(
+        np.abs(case.hu[body] - median).mean(), rel=1e-5
+    )
     assert row["MAE in bone (HU)"] == pytest.approx(np.abs(case.hu[bone] - median).mean(), rel=1e-5)
-    assert row["mean error in bone (HU)"] == pytest.approx((median - case.hu[bone]).mean(), rel=1e-5)
+    assert row["mean error in bone (HU)"] == pytest.approx(
+        (median - case.hu[bone]).mean(), rel=1e-5
+    )
 
 
 def test_perfect_network_has_no_error(scans, trained):
-    case = synthetic_ct.make_case(scans[0])
-    assert synthetic_ct._errors(case, case.hu) == (0, 0, 0)
-    assert synthetic_ct._errors(case, case.hu + 10) == pytest.approx((10, 10, 10), abs=1e-3)
+    case = evaluation_synthetic_ct.make_case(scans[0])
+    assert evaluation_synthetic_ct._errors(case, case.hu) == (0, 0, 0)
+    assert evaluation_synthetic_ct._errors(case, case.hu + 10) == pytest.approx(
+        (10, 10, 10), abs=1e-3
+    )
 
 
 def test_voxelwise_predictor_beats_the_constant(scans, trained):
-    rows = rows_of(synthetic_ct.evaluate(scans, [trained]))
+    rows = rows_of(evaluation_synthetic_ct.evaluate(scans, [trained]))
     for column in ("MAE in the body (HU)", "MAE in bone (HU)"):
-        assert rows["mean over people", "voxel by voxel"][column] < 0.5 * rows["mean over people", "constant"][column]
+        assert (
+            rows["mean over people", "voxel by voxel"][column]
+            < 0.5 * rows["mean over people", "constant"][column]
+        )
 
 
 def test_prediction_is_in_hounsfield_units(scans, trained):
-    case = synthetic_ct.make_case(scans[0])
+    case = evaluation_synthetic_ct.make_case(scans[0])
     images = trained.as_images(list(case.images))
     output = trained(trained.normalise_tensor(images, trained.scalings_of(images)))
     expected = output[:, 0].numpy() * 3000 - 1000
-    np.testing.assert_allclose(synthetic_ct.predictor(trained)(case), expected, rtol=1e-4, atol=0.05)
+    np.testing.assert_allclose(
+        evaluation_synthetic_ct.predictor(trained)(case), expected, rtol=1e-4, atol=0.05
+    )
 
 
 def test_nobody_left_out(scans, tmp_path):
-    model = models.load(synthetic_ct.train(scans, tmp_path / "all.safetensors", replace(TINY, steps=1)))
+    model = models.load(
+        synthetic_ct.train(scans, tmp_path / "all.safetensors", replace(TINY, steps=1))
+    )
     with pytest.raises(ValueError, match="--leave-out"):
-        synthetic_ct.evaluate(scans, [model])
+        evaluation_synthetic_ct.evaluate(scans, [model])
 
 
-# -- the command line -------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 
 def test_train_evaluate_and_record(folder, tmp_path, capsys):
     out = tmp_path / "without-ct1.safetensors"
-    line = ["train", "synthetic-ct", str(folder), "--leave-out", "ct1", "--output", str(out), "--steps", "2"]
+    line = [
+        "train",
+        "synthetic-ct",
+        str(folder),
+        "--leave-out",
+        "ct1",
+        "--output",
+        str(out),
+        "--steps",
+        "2",
+    ]
     assert cli.main([*line, "--threads", "1"]) == 0
     assert models.read_card(out).trained_on == ("ct0", "ct2")
     line = ["evaluate", "synthetic-ct", str(folder), str(out), "--output", str(tmp_path / "table")]
@@ -239,24 +311,38 @@ def test_train_evaluate_and_record(folder, tmp_path, capsys):
     table = json.loads((tmp_path / "table" / "evaluation.json").read_text())
     lines = list(csv.DictReader(open(tmp_path / "table" / "evaluation.csv", newline="")))
     assert [r["scan"] for r in lines] == table["columns"]["scan"]
-    assert all(math.isclose(float(r["MAE in bone (HU)"]), v)
-               for r, v in zip(lines, table["columns"]["MAE in bone (HU)"]))
+    assert all(
+        math.isclose(float(r["MAE in bone (HU)"]), v)
+        for r, v in zip(lines, table["columns"]["MAE in bone (HU)"])
+    )
     quality = models.read_card(out).quality
-    mean = table["columns"]["MAE in the body (HU)"][table["columns"]["scan"].index("mean over people")]
-    assert quality["network: MAE in the body (HU)"] == round(mean, 1) and "voxel by voxel" in printed
+    mean = table["columns"]["MAE in the body (HU)"][
+        table["columns"]["scan"].index("mean over people")
+    ]
+    assert (
+        quality["network: MAE in the body (HU)"] == round(mean, 1) and "voxel by voxel" in printed
+    )
 
 
 def test_leaving_out_a_stranger(folder, tmp_path, capsys):
-    line = ["train", "synthetic-ct", str(folder), "--leave-out", "nobody", "--output", str(tmp_path / "a.safetensors")]
+    line = [
+        "train",
+        "synthetic-ct",
+        str(folder),
+        "--leave-out",
+        "nobody",
+        "--output",
+        str(tmp_path / "a.safetensors"),
+    ]
     assert cli.main(line) == 1
     assert "people there: ct0, ct1, ct2" in capsys.readouterr().err
 
 
-# -- real CT and the models that are shipped --------------------------------------------------------------------------
+# -- real CT and the models that are shipped -------------------------------------------------------
 
 
 def test_one_person_in_the_data_has_two_scans(data):
-    people = {p.name: who for p, who in synthetic_ct.read_people(data / "ct").items()}
+    people = {p.name: who for p, who in training_people.read_people(data / "ct").items()}
     assert people["pelvis.nii.gz"] == people["abdomen_slab.nii.gz"]
     assert people["chest_b70f.nii.gz"] == people["chest_b40f.nii.gz"]
     assert len(set(people.values())) == 3
@@ -264,44 +350,68 @@ def test_one_person_in_the_data_has_two_scans(data):
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "Resources" / "Models" / "dixon-to-synthetic-ct.safetensors"
-HELD_OUT = {p: ROOT / "Testing" / "models" / f"synthetic-ct-without-{p}.safetensors" for p in
-            sorted(set(synthetic_ct.KNOWN_PEOPLE.values()))}
+HELD_OUT = {
+    p: ROOT / "Testing" / "models" / f"synthetic-ct-without-{p}.safetensors"
+    for p in sorted(set(training_people.KNOWN_PEOPLE.values()))
+}
 
 
 @pytest.mark.parametrize("path", [SHIPPED, *HELD_OUT.values()], ids=lambda p: p.stem)
 def test_models_in_the_repository_are_whole_and_say_what_they_are(path):
     card = models.verify(path).card
     assert path.stat().st_size < 4e6
-    assert card.licence == "MIT" and "SIMULATED" in card.intended_use and "CC BY 4.0" in card.sources
-    assert card.quality["network: MAE in the body (HU)"] < card.quality["constant: MAE in the body (HU)"]
+    assert (
+        card.licence == "MIT" and "SIMULATED" in card.intended_use and "CC BY 4.0" in card.sources
+    )
+    assert (
+        card.quality["network: MAE in the body (HU)"]
+        < card.quality["constant: MAE in the body (HU)"]
+    )
     assert card.quality["network: MAE in bone (HU)"] < card.quality["constant: MAE in bone (HU)"]
 
 
 def test_models_were_trained_on_whom_they_say():
-    everyone = set(synthetic_ct.KNOWN_PEOPLE)
+    everyone = set(training_people.KNOWN_PEOPLE)
     assert set(models.read_card(SHIPPED).trained_on) == everyone
     for person, path in HELD_OUT.items():
-        own = {scan for scan, who in synthetic_ct.KNOWN_PEOPLE.items() if who == person}
+        own = {scan for scan, who in training_people.KNOWN_PEOPLE.items() if who == person}
         assert set(models.read_card(path).trained_on) == everyone - own
 
 
 def check_against_record(scan):
-    """The figures in Resources/Docs are what the model in the repository gives on a person it has not seen."""
-    with open(ROOT / "Resources" / "Docs" / "synthetic-ct" / "evaluation.csv", newline="", encoding="utf-8") as file:
-        row = next(r for r in csv.DictReader(file) if (r["scan"], r["predictor"]) == (scan.name, "network"))
-    case = synthetic_ct.make_case(scan)
-    found = synthetic_ct._errors(case, synthetic_ct.predictor(models.load(HELD_OUT[scan.person]))(case))
-    assert found == pytest.approx([float(row[c]) for c in synthetic_ct.COLUMNS[4:]], abs=0.1)
+    """The figures in Resources/Docs are what the model in the repository gives on a person it has
+    not seen.
+    """
+    with open(
+        ROOT / "Resources" / "Docs" / "synthetic-ct" / "evaluation.csv",
+        newline="",
+        encoding="utf-8",
+    ) as file:
+        row = next(
+            r for r in csv.DictReader(file) if (r["scan"], r["predictor"]) == (scan.name, "network")
+        )
+    case = evaluation_synthetic_ct.make_case(scan)
+    found = evaluation_synthetic_ct._errors(
+        case, evaluation_synthetic_ct.predictor(models.load(HELD_OUT[scan.person]))(case)
+    )
+    assert found == pytest.approx(
+        [float(row[c]) for c in evaluation_synthetic_ct.COLUMNS[4:]], abs=0.1
+    )
 
 
 def test_recorded_figures_on_real_ct(data):
     path = data / "ct" / "abdomen_slab.nii.gz"
-    check_against_record(synthetic_ct.prepare(volumes.load(path), "abdomen_slab", "pelvis"))
+    check_against_record(synthetic_ct.prepare(files.load(path), "abdomen_slab", "pelvis"))
 
 
 def test_network_on_generated_ct(scans):
-    # A person as drawn here was in nobody's training: the network must still do better than the best constant.
-    case = synthetic_ct.make_case(scans[0])
-    mae, bone, _ = synthetic_ct._errors(case, synthetic_ct.predictor(models.load(SHIPPED))(case))
-    constant = synthetic_ct._errors(case, synthetic_ct._constant([case])(case))
+    # A person as drawn here was in nobody's training: the network must still do better than the
+    # best constant.
+    case = evaluation_synthetic_ct.make_case(scans[0])
+    mae, bone, _ = evaluation_synthetic_ct._errors(
+        case, evaluation_synthetic_ct.predictor(models.load(SHIPPED))(case)
+    )
+    constant = evaluation_synthetic_ct._errors(
+        case, evaluation_synthetic_ct._constant([case])(case)
+    )
     assert mae < 0.6 * constant[0] and bone < constant[1]

@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from NetInversionLib import tone_field
-from NetInversionLib.tone_field import ToneField, ToneFieldError
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.harmonize import tone_field
+from NetInversionLib.harmonize.tone_field import ToneField, ToneFieldError
 
 
 def random_change(seed: int, shape=(4, 5, 4), log_m=0.2, a=0.05, spacing=36.0) -> ToneField:
-    """A change with a bent curve and both fields, its control grid turned and sheared against the patient's axes."""
+    """A change with a bent curve and both fields, its control grid turned and sheared against the
+    patient's axes.
+    """
     rng = np.random.default_rng(seed)
     matrix = np.eye(4)
     matrix[:3, :3] = spacing * (np.eye(3) + rng.uniform(-0.1, 0.1, (3, 3)))
@@ -86,7 +88,8 @@ def test_fields_stay_within_their_control_values_and_have_no_kink_anywhere():
     _, a = change.fields_at(points)
     assert a.min() >= change.a.min() and a.max() <= change.a.max()
     slope = np.diff(a) / 0.1
-    # A kink would be a jump of the slope, some 1e-3 here; steps of 0.1 mm along a smooth curve change it by far less.
+    # A kink would be a jump of the slope, some 1e-3 here; steps of 0.1 mm along a smooth curve
+    # change it by far less.
     assert np.abs(np.diff(slope)).max() < 2e-5
 
 
@@ -119,14 +122,18 @@ def test_neighbours_keep_their_order_beyond_the_margin(seed):
 
 
 def test_the_change_does_not_depend_on_the_grid_it_is_evaluated_on():
-    """A coarse grid's voxels are every second voxel of a fine one: the same values there; an axis flipped, too."""
+    """A coarse grid's voxels are every second voxel of a fine one: the same values there; an axis
+    flipped, too.
+    """
     change = random_change(5)
     fine = np.random.default_rng(0).uniform(0, 1, (16, 18, 20)).astype(np.float32)
     matrix = grid()
     coarse_matrix = matrix.copy()
     coarse_matrix[:3, :3] *= 2
     changed = change.apply(fine, matrix)
-    assert np.allclose(change.apply(fine[::2, ::2, ::2], coarse_matrix), changed[::2, ::2, ::2], atol=1e-6)
+    assert np.allclose(
+        change.apply(fine[::2, ::2, ::2], coarse_matrix), changed[::2, ::2, ::2], atol=1e-6
+    )
     flipped = matrix.copy()
     flipped[:3, 0] *= -1
     flipped[:3, 3] += matrix[:3, 0] * (fine.shape[2] - 1)
@@ -137,15 +144,21 @@ def test_volumes_of_the_fields_are_what_apply_uses():
     change = random_change(7)
     image = np.random.default_rng(0).uniform(0, 1, (8, 9, 10)).astype(np.float32)
     m, a = change.fields(Volume(image, grid(), "scan"))
-    assert np.allclose(change.curve(m.array * image + a.array), change.apply(image, grid()), atol=1e-6)
+    assert np.allclose(
+        change.curve(m.array * image + a.array), change.apply(image, grid()), atol=1e-6
+    )
     assert np.array_equal(m.ijk_to_ras, grid()) and m.array.dtype == np.float32
 
 
 def test_slabs_join_without_a_seam(monkeypatch):
-    change, image = random_change(8), np.random.default_rng(0).uniform(0, 1, (9, 10, 11)).astype(np.float32)
+    change, image = (
+        random_change(8),
+        np.random.default_rng(0).uniform(0, 1, (9, 10, 11)).astype(np.float32),
+    )
     whole = change.apply(image, grid(), image > 0.3)
     monkeypatch.setattr(tone_field, "SLAB_VOXELS", 200)
-    # Not to the last bit: a product of matrices is rounded by its width, and the slabs are narrower.
+    # Not to the last bit: a product of matrices is rounded by its width, and the slabs are
+    # narrower.
     found = change.apply(image, grid(), image > 0.3)
     np.testing.assert_allclose(found, whole, rtol=4 * np.finfo(np.float32).eps)
 
@@ -172,21 +185,28 @@ def test_points_with_ties_and_cliffs_become_a_strict_curve(seed):
     slopes = np.diff(knots[1]) / np.diff(knots[0])
     assert (np.diff(knots) > 0).all() and slopes.min() > 0.019 and slopes.max() < 50.1
     gentle = np.linspace(0, 1, 20)
-    assert np.allclose(tone_field.strictly_increasing(gentle, gentle**1.5 + gentle)[1], gentle**1.5 + gentle, atol=1e-12)
+    assert np.allclose(
+        tone_field.strictly_increasing(gentle, gentle**1.5 + gentle)[1],
+        gentle**1.5 + gentle,
+        atol=1e-12,
+    )
 
 
-@pytest.mark.parametrize(("part", "value", "says"), [
-    ("curve", {"input": [0, 1, 1], "output": [0, 1, 2]}, "strictly increasing"),
-    ("curve", {"input": [0, 1], "output": [1, 0]}, "strictly increasing"),
-    ("curve", {"input": [0], "output": [0]}, "points"),
-    ("curve", {"input": [0, float("nan")], "output": [0, 1]}, "strictly increasing"),
-    ("curve", {"input": [0, 1, 2], "output": [0, 1]}, "not a tone field"),
-    ("log_m", [[[0.0, 0.1]]], "one shape"),
-    ("log_m", [[[9.0]]], "between"),
-    ("a", [[[float("inf")]]], "finite"),
-    ("control_to_ras", [[0] * 4] * 4, "inverted"),
-    ("a", None, "one shape"),
-])
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("curve", {"input": [0, 1, 1], "output": [0, 1, 2]}, "strictly increasing"),
+        ("curve", {"input": [0, 1], "output": [1, 0]}, "strictly increasing"),
+        ("curve", {"input": [0], "output": [0]}, "points"),
+        ("curve", {"input": [0, float("nan")], "output": [0, 1]}, "strictly increasing"),
+        ("curve", {"input": [0, 1, 2], "output": [0, 1]}, "not a tone field"),
+        ("log_m", [[[0.0, 0.1]]], "one shape"),
+        ("log_m", [[[9.0]]], "between"),
+        ("a", [[[float("inf")]]], "finite"),
+        ("control_to_ras", [[0] * 4] * 4, "inverted"),
+        ("a", None, "one shape"),
+    ],
+)
 def test_numbers_that_are_no_tone_field_are_refused(part, value, says):
     numbers = ToneField.identity().to_dict() | {part: value}
     with pytest.raises(ToneFieldError, match=says):

@@ -1,4 +1,6 @@
-"""What trainings share: the learning rate's curve, running means, checkpoints, means over processes, honest refusals."""
+"""What trainings share: the learning rate's curve, running means, checkpoints, means over
+processes, honest refusals.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +23,13 @@ class Settings:
 def state(settings=Settings(), names=("b", "a", "b"), seed=0) -> State:
     torch.manual_seed(seed)
     network = nn.Linear(3, 2)
-    return State(settings, list(names), network, optimiser=torch.optim.Adam(network.parameters()), other=nn.Linear(1, 1))
+    return State(
+        settings,
+        list(names),
+        network,
+        optimiser=torch.optim.Adam(network.parameters()),
+        other=nn.Linear(1, 1),
+    )
 
 
 def step(state: State, clip=None) -> None:
@@ -36,8 +44,12 @@ def test_the_learning_rate_rises_over_a_twentieth_and_falls_as_half_a_cosine():
     for s.step in range(100):
         rates.append(s.rate)
     assert rates[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
-    assert rates[50] == pytest.approx(0.05) and rates[25] == pytest.approx(0.05 * (1 + math.sqrt(0.5)))
-    assert 0 < rates[-1] < 1e-4 and rates[5:] == sorted(rates[5:], reverse=True) and max(rates) < 0.1
+    assert rates[50] == pytest.approx(0.05) and rates[25] == pytest.approx(
+        0.05 * (1 + math.sqrt(0.5))
+    )
+    assert (
+        0 < rates[-1] < 1e-4 and rates[5:] == sorted(rates[5:], reverse=True) and max(rates) < 0.1
+    )
 
 
 def test_an_update_is_adams_at_this_rate():
@@ -69,7 +81,9 @@ def test_the_running_mean_in_closed_form():
         decay = min(0.9, n / (n + 10))
         expected = decay * expected + (1 - decay) * n
     torch.testing.assert_close(s.mean["weight"].double(), expected, rtol=1e-5, atol=0)
-    assert s.averaged_state()["weight"].mean() < 120 and torch.equal(s.averaged_state()["bias"], s.mean["bias"])
+    assert s.averaged_state()["weight"].mean() < 120 and torch.equal(
+        s.averaged_state()["bias"], s.mean["bias"]
+    )
 
 
 def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
@@ -86,7 +100,9 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
     for _ in range(3):
         step(second)
-    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), second.network.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.network.parameters(), second.network.parameters())
+    )
     assert all(torch.equal(whole.mean[n], second.mean[n]) for n in whole.mean)
     assert torch.equal(first.parts["other"].weight, second.parts["other"].weight)
 
@@ -94,7 +110,11 @@ def test_a_checkpoint_goes_on_bit_for_bit(tmp_path):
 def test_checkpoints_of_other_trainings_and_other_files_are_refused(tmp_path):
     state().save(tmp_path / "state")
     state(names=("a", "b")).load(tmp_path / "state")
-    for other in (state(names=("a", "c")), state(Settings(steps=101)), state(Settings(nested=(("a", (1, 3)), ("b", 3))))):
+    for other in (
+        state(names=("a", "c")),
+        state(Settings(steps=101)),
+        state(Settings(nested=(("a", (1, 3)), ("b", 3)))),
+    ):
         with pytest.raises(ValueError, match="other settings"):
             other.load(tmp_path / "state")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "weights")
@@ -111,7 +131,12 @@ def test_a_training_gone_astray_says_so_and_leaves_the_weights(value):
     s = state()
     before = s.network.weight.detach().clone()
     with pytest.raises(ValueError, match="astray at step 0.*lower learning rate"):
-        s.update(s.parts["optimiser"], list(s.network.parameters()), s.network.weight.sum() * value, Group())
+        s.update(
+            s.parts["optimiser"],
+            list(s.network.parameters()),
+            s.network.weight.sum() * value,
+            Group(),
+        )
     assert torch.equal(s.network.weight, before)
 
 

@@ -1,4 +1,6 @@
-"""Every .ui file holds only what Slicer can do with it, and code connects only signals that its widgets have."""
+"""Every .ui file holds only what Slicer can do with it, and code connects only signals that its
+widgets have.
+"""
 
 import ast
 import re
@@ -17,7 +19,10 @@ from host.qt import find_class  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("*/Resources/UI/*.ui"))
 TABLE = pythonqt.FACTS
-LIBRARY = [ROOT / "NetInversionLib" / "qtjobs.py", *sorted((ROOT / "NetInversionLib" / "panel").glob("*.py"))]
+LIBRARY = [
+    ROOT / "NetInversionLib" / "qtjobs.py",
+    *sorted((ROOT / "NetInversionLib" / "panel").glob("*.py")),
+]
 CODE = [ROOT / file.stem / f"{file.stem}.py" for file in FILES] + LIBRARY
 GIVEN = {"slicer.app": "qSlicerApplication", ("optional_model", "selector"): "QComboBox"}
 """Classes of objects that code is given: by expression, or by (file's name, parameter)."""
@@ -39,9 +44,11 @@ def classes(file):
 
 
 def signals(name):
-    """The signals of a class with their arguments, that both the host and the record of real PythonQt have.
+    """The signals of a class with their arguments, that both the host and the record of real
+    PythonQt have.
 
-    The record has widgets; of another class of Qt (QProcess) the signals are those that Qt itself says.
+    The record has widgets; of another class of Qt (QProcess) the signals are those that Qt itself
+    says.
     """
     import qt
 
@@ -64,27 +71,45 @@ def test_there_is_a_file_for_each_module():
 
 
 def test_no_named_layout_is_empty(tree):
-    """An empty layout is false in PythonQt, and so has no attribute in ``self.ui``: code asks its widget for it.
+    """An empty layout is false in PythonQt, and so has no attribute in ``self.ui``: code asks its
+    widget for it.
 
     One whose widgets are all hidden is empty, too.
     """
+
     def hidden(item):
         visible = item.find("./widget/property[@name='visible']/bool")
         return visible is not None and visible.text == "false"
 
-    empty = [layout.get("name") for layout in tree.iter("layout")
-             if layout.get("name") and all(hidden(item) for item in layout.findall("item"))]
+    empty = [
+        layout.get("name")
+        for layout in tree.iter("layout")
+        if layout.get("name") and all(hidden(item) for item in layout.findall("item"))
+    ]
     assert empty == []
 
 
 # Every control is reached by keyboard
 
-FOCUS = {"QComboBox", "QSpinBox", "QDoubleSpinBox", "QCheckBox", "QPushButton", "QToolButton", "QLineEdit", "QPlainTextEdit",
-         "ctkSliderWidget", "ctkPathLineEdit", "qMRMLNodeComboBox"}
+FOCUS = {
+    "QComboBox",
+    "QSpinBox",
+    "QDoubleSpinBox",
+    "QCheckBox",
+    "QPushButton",
+    "QToolButton",
+    "QLineEdit",
+    "QPlainTextEdit",
+    "ctkSliderWidget",
+    "ctkPathLineEdit",
+    "qMRMLNodeComboBox",
+}
 
 
 def controls(element):
-    """The controls in a widget, a layout or a cell, in the order of the file, which is that in which Qt makes them."""
+    """The controls in a widget, a layout or a cell, in the order of the file, which is that in
+    which Qt makes them.
+    """
     return [widget for widget in element.iter("widget") if widget.get("class") in FOCUS]
 
 
@@ -107,14 +132,21 @@ def rows(form):
 
 
 def test_the_tab_key_follows_the_eye(tree):
-    """Controls are made, and so visited, from top to bottom and from left to right; none is left out."""
+    """Controls are made, and so visited, from top to bottom and from left to right; none is left
+    out.
+    """
     assert tree.find("tabstops") is None  # the order of the file is the order of the keys
     for form in tree.iter("layout"):
         if form.get("class") == "QFormLayout":
-            places = [(int(item.get("row")), int(item.get("column"))) for item in form.findall("item")]
+            places = [
+                (int(item.get("row")), int(item.get("column"))) for item in form.findall("item")
+            ]
             assert places == sorted(places), form.get("name")
-    policies = [widget.get("name") for widget in tree.iter("widget")
-                if "NoFocus" in (widget.findtext("property[@name='focusPolicy']/enum") or "")]
+    policies = [
+        widget.get("name")
+        for widget in tree.iter("widget")
+        if "NoFocus" in (widget.findtext("property[@name='focusPolicy']/enum") or "")
+    ]
     assert policies == []
 
 
@@ -124,10 +156,17 @@ def test_the_label_of_each_row_is_its_controls_buddy(tree):
     for form in tree.iter("layout"):
         for number, cells in rows(form).items() if form.get("class") == "QFormLayout" else ():
             label = cells[0].find("widget") if 0 in cells else None
-            if label is None or label.get("class") != "QLabel" or 1 not in cells or not controls(cells[1]):
+            if (
+                label is None
+                or label.get("class") != "QLabel"
+                or 1 not in cells
+                or not controls(cells[1])
+            ):
                 continue
             first = controls(cells[1])[0].get("name")
-            assert buddy_of(label) == first, f"{form.get('name')}, row {number}: {label.get('name')}"
+            assert buddy_of(label) == first, (
+                f"{form.get('name')}, row {number}: {label.get('name')}"
+            )
     assert {buddy_of(widget) for widget in tree.iter("widget") if buddy_of(widget)} <= names
 
 
@@ -136,21 +175,35 @@ def test_controls_say_what_they_are(tree):
     buddies = {buddy_of(widget) for widget in tree.iter("widget")}
     for widget in controls(tree):
         if widget.get("class") != "QPlainTextEdit":  # the log, below a title of its own
-            assert widget.get("name") in buddies or text_of(widget) or text_of(widget, "toolTip"), widget.get("name")
+            assert widget.get("name") in buddies or text_of(widget) or text_of(widget, "toolTip"), (
+                widget.get("name")
+            )
 
 
 def test_no_two_controls_have_the_same_letter(tree):
-    letters = [text[text.index("&") + 1].lower() for text in map(text_of, tree.iter("widget"))
-               if "&" in text.replace("&&", "")]
+    letters = [
+        text[text.index("&") + 1].lower()
+        for text in map(text_of, tree.iter("widget"))
+        if "&" in text.replace("&&", "")
+    ]
     assert len(letters) == len(set(letters)) >= 5, letters
 
 
 def test_no_colour_is_fixed_without_its_ground_and_none_speaks_alone(tree):
-    """In a dark theme letters of a fixed colour on the theme's own ground cannot be read, and the other way round."""
+    """In a dark theme letters of a fixed colour on the theme's own ground cannot be read, and the
+    other way round.
+    """
     styles = [found.text or "" for found in tree.iterfind(".//property[@name='styleSheet']/string")]
-    code = [line for path in ROOT.glob("*/*.py") for line in path.read_text().splitlines() if "background-color" in line]
+    code = [
+        line
+        for path in ROOT.glob("*/*.py")
+        for line in path.read_text().splitlines()
+        if "background-color" in line
+    ]
     for style in (*styles, *code):
-        assert ("background" in style) == ("color:" in style.replace("background-color:", "")), style
+        assert ("background" in style) == ("color:" in style.replace("background-color:", "")), (
+            style
+        )
 
 
 def test_every_class_is_slicer_s(tree):
@@ -162,10 +215,14 @@ def test_every_class_is_slicer_s(tree):
 
 def test_every_property_is_the_class_s_own(tree):
     """Slicer's loader goes on without one that the class does not have."""
-    unknown = [(widget.get("name"), prop.get("name")) for widget in tree.iter("widget")
-               for prop in widget.findall("property")
-               if prop.get("stdset") != "0" and prop.get("name") not in TABLE[widget.get("class")]["values"]
-               and (widget.get("class"), prop.get("name")) != ("QLabel", "buddy")]  # the loader's own
+    unknown = [
+        (widget.get("name"), prop.get("name"))
+        for widget in tree.iter("widget")
+        for prop in widget.findall("property")
+        if prop.get("stdset") != "0"
+        and prop.get("name") not in TABLE[widget.get("class")]["values"]
+        and (widget.get("class"), prop.get("name")) != ("QLabel", "buddy")
+    ]  # the loader's own
     assert unknown == []
 
 
@@ -173,7 +230,9 @@ def test_every_property_is_the_class_s_own(tree):
 def test_every_connection_of_a_ui_file_can_be_made(file):
     kinds = classes(file)
     for connection in parsed(file).iter("connection"):
-        sender, signal, receiver, slot = (connection.findtext(k) for k in ("sender", "signal", "receiver", "slot"))
+        sender, signal, receiver, slot = (
+            connection.findtext(k) for k in ("sender", "signal", "receiver", "slot")
+        )
         assert plain(signal) in signals(kinds[sender]), signal
         assert slot.split("(")[0] in TABLE[kinds[receiver]]["methods"], slot
 
@@ -182,7 +241,9 @@ def test_every_connection_of_a_ui_file_can_be_made(file):
 
 
 class Connections(ast.NodeVisitor):
-    """The signals that a file connects: (line, expression of the object, classes that it can have, signal)."""
+    """The signals that a file connects: (line, expression of the object, classes that it can have,
+    signal).
+    """
 
     def __init__(self, file, widgets):
         self.file, self.widgets, self.found = file, widgets, []
@@ -197,7 +258,9 @@ class Connections(ast.NodeVisitor):
 
     def visit_Call(self, node):
         self.generic_visit(node)
-        if not (isinstance(node.func, ast.Attribute) and node.func.attr in ("connect", "disconnect")):
+        if not (
+            isinstance(node.func, ast.Attribute) and node.func.attr in ("connect", "disconnect")
+        ):
             return
         sender, first = node.func.value, node.args[0] if node.args else None
         if isinstance(first, ast.Constant):  # widget.connect("clicked(bool)", f)
@@ -213,7 +276,11 @@ class Connections(ast.NodeVisitor):
         if widget_of(text) in self.widgets:
             return {self.widgets[widget_of(text)]}
         where = self.module if isinstance(sender, ast.Attribute) else self.function
-        found = {GIVEN[key]} if (key := (self.file.stem, text.removeprefix("self._"))) in GIVEN else set()
+        found = (
+            {GIVEN[key]}
+            if (key := (self.file.stem, text.removeprefix("self._"))) in GIVEN
+            else set()
+        )
         for value in assigned(where, text):
             found |= self.made_in(value)
         return found
@@ -221,8 +288,13 @@ class Connections(ast.NodeVisitor):
     def made_in(self, value):
         """Classes of the widgets that an expression names or makes."""
         calls = [node.func for node in ast.walk(value) if isinstance(node, ast.Call)]
-        made = {call.attr for call in calls if isinstance(call, ast.Attribute) and call.attr[:1].isalpha()
-                and ast.unparse(call.value) in ("qt", "ctk", "slicer")}
+        made = {
+            call.attr
+            for call in calls
+            if isinstance(call, ast.Attribute)
+            and call.attr[:1].isalpha()
+            and ast.unparse(call.value) in ("qt", "ctk", "slicer")
+        }
         named = [node for node in ast.walk(value) if isinstance(node, ast.Attribute)]
         for node in named:
             text = ast.unparse(node)
@@ -264,18 +336,27 @@ def test_every_signal_that_code_connects_exists(file):
     for line, sender, kinds, signal in connections(file):
         assert kinds, f"{file.name}:{line}: of what class is {sender}?"
         for kind in kinds:
-            offered = {s.split("(")[0] for s in signals(kind)} if "(" not in signal else signals(kind)
-            assert (plain(signal) if "(" in signal else signal) in offered, f"{file.name}:{line}: {kind} has no {signal}"
+            offered = (
+                {s.split("(")[0] for s in signals(kind)} if "(" not in signal else signals(kind)
+            )
+            assert (plain(signal) if "(" in signal else signal) in offered, (
+                f"{file.name}:{line}: {kind} has no {signal}"
+            )
 
 
 def test_the_walk_sees_every_connection_and_a_wrong_one(tmp_path):
     assert sum(len(connections(file)) for file in CODE) > 30
     wrong = tmp_path / "IdealInput.py"
-    wrong.write_text("def setup(self):\n    ui = self.ui\n    ui.applyButton.connect('pressd()', print)\n"
-                     "    for box in (ui.maskSelector, ui.boxCheckBox):\n        box.connect('toggled(bool)', print)\n")
+    wrong.write_text(
+        "def setup(self):\n    ui = self.ui\n    ui.applyButton.connect('pressd()', print)\n    for"
+        " box in (ui.maskSelector, ui.boxCheckBox):\n        box.connect('toggled(bool)', print)\n"
+    )
     assert [(sender, kinds, signal) for _, sender, kinds, signal in connections(wrong)] == [
         ("ui.applyButton", {"QPushButton"}, "pressd()"),
-        ("box", {"qMRMLNodeComboBox", "QCheckBox"}, "toggled(bool)")]
-    assert "pressd()" not in signals("QPushButton") and "toggled(bool)" not in signals("qMRMLNodeComboBox")
+        ("box", {"qMRMLNodeComboBox", "QCheckBox"}, "toggled(bool)"),
+    ]
+    assert "pressd()" not in signals("QPushButton") and "toggled(bool)" not in signals(
+        "qMRMLNodeComboBox"
+    )
     with pytest.raises(AssertionError, match="QPushButton has no pressd"):
         test_every_signal_that_code_connects_exists(wrong)

@@ -1,4 +1,6 @@
-"""Results in the views: layout, labels, legends with units, and the part in sight, as Slicer's own logics have them."""
+"""Results in the views: layout, labels, legends with units, and the part in sight, as Slicer's own
+logics have them.
+"""
 
 import host
 import numpy as np
@@ -7,9 +9,9 @@ import slicer
 import vtk
 from test_host_rendering import pixels
 
-from NetInversionLib import mrml
-from NetInversionLib.jobs import finish
-from NetInversionLib.volumes import Volume
+from NetInversionLib.core.steps import finish
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.scene import read, write
 
 host.start()  # what the panel's code imports
 
@@ -25,13 +27,20 @@ def maps(scene):
     matrix = np.array([[0.9, 0, 0.2, -30], [0, 1.1, 0, 20], [-0.2, 0, 3.0, 5], [0, 0, 0, 1.0]])
     change = np.zeros((8, 80, 90), np.float32)
     change[BOX] = np.random.default_rng(0).normal(0, 20, change[BOX].shape)
-    patient = mrml.volume_to_node(Volume(np.full_like(change, 50), matrix, "Patient", "HU"), role="ct")
-    return patient, mrml.volume_to_node(Volume(change, matrix, "Change", "HU"), role="difference")
+    patient = write.volume_to_node(
+        Volume(np.full_like(change, 50), matrix, "Patient", "HU"), role="ct"
+    )
+    return patient, write.volume_to_node(Volume(change, matrix, "Change", "HU"), role="difference")
 
 
 def arrangement(patient, change):
-    return [[views.Slice("ViewsA", "Patient", patient), views.Slice("ViewsB", "Change & more", patient, change)],
-            [views.Tabs({"Numbers": views.Table("ViewsTable"), "Lines": views.Plot("ViewsPlot")})]]
+    return [
+        [
+            views.Slice("ViewsA", "Patient", patient),
+            views.Slice("ViewsB", "Change & more", patient, change),
+        ],
+        [views.Tabs({"Numbers": views.Table("ViewsTable"), "Lines": views.Plot("ViewsPlot")})],
+    ]
 
 
 def shown(patient, change, analysed=None):
@@ -45,7 +54,10 @@ def test_the_layout_has_what_was_asked_for_and_each_view_says_what_it_is(maps):
     first, second = shown(patient, change, change)
     assert slicer.app.layoutManager().layout == LAYOUT
     assert slicer.views.slice_views_of_layout() == ["ViewsA", "ViewsB"]
-    assert [w.mrmlSliceNode().GetLayoutLabel() for w in (first, second)] == ["Patient", "Change & more"]
+    assert [w.mrmlSliceNode().GetLayoutLabel() for w in (first, second)] == [
+        "Patient",
+        "Change & more",
+    ]
     assert first.mrmlSliceCompositeNode().GetForegroundVolumeID() is None
     assert second.mrmlSliceCompositeNode().GetForegroundVolumeID() == change.GetID()
     assert second.mrmlSliceCompositeNode().GetForegroundOpacity() == 1
@@ -59,7 +71,9 @@ def test_the_layout_has_what_was_asked_for_and_each_view_says_what_it_is(maps):
 
 
 def in_slice(widget, corners):
-    """Of points in RAS, how far they reach in a view: mm across and up from its middle, and off its plane."""
+    """Of points in RAS, how far they reach in a view: mm across and up from its middle, and off its
+    plane.
+    """
     to_slice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(widget.mrmlSliceNode().GetSliceToRAS()))
     return corners @ to_slice[:3, :3].T + to_slice[:3, 3]
 
@@ -74,7 +88,7 @@ def test_views_show_what_was_analysed_with_a_margin_and_lie_on_one_of_its_slices
         node.SetAndObserveTransformNodeID(parent.GetID())
     corners = views.analysed_box(change)
     inside = np.argwhere(slicer.util.arrayFromVolume(change))[:, ::-1]
-    world = mrml.volume_from_node(change).ijk_to_ras
+    world = read.volume_from_node(change).ijk_to_ras
     points = inside @ world[:3, :3].T + world[:3, 3]
     for widget in shown(patient, change, change):
         node = widget.mrmlSliceNode()
@@ -82,7 +96,9 @@ def test_views_show_what_was_analysed_with_a_margin_and_lie_on_one_of_its_slices
         field = np.array(node.GetFieldOfView()[:2])
         assert (np.abs(reach[:, :2]) <= field / 2).all()  # all of it is in sight
         share = np.ptp(box[:, :2], axis=0) / field
-        assert share.max() == pytest.approx(1 / views.MARGIN, rel=1e-6)  # and fills the view but for the margin
+        assert share.max() == pytest.approx(
+            1 / views.MARGIN, rel=1e-6
+        )  # and fills the view but for the margin
         assert reach[:, 2].min() <= 1e-6 and reach[:, 2].max() >= -1e-6
     # Fit, as Slicer's own button does, shows all again.
     before = node.GetFieldOfView()[0]
@@ -97,24 +113,36 @@ def test_a_small_region_near_the_border_or_nothing_at_all_is_shown_too(maps):
     whole = shown(patient, change, change)[0].mrmlSliceNode().GetFieldOfView()
     array = np.ones((8, 80, 90), np.float32)
     slicer.util.updateVolumeFromArray(change, array)
-    assert shown(patient, change, change)[0].mrmlSliceNode().GetFieldOfView() == pytest.approx(whole)  # no more than all
+    assert shown(patient, change, change)[0].mrmlSliceNode().GetFieldOfView() == pytest.approx(
+        whole
+    )  # no more than all
 
 
 def test_the_box_of_a_large_volume_holds_all_of_it_and_little_more():
     array = np.zeros((3, 1200, 1300), np.float32)
     array[1, 100:1003, 57:1100] = 1
-    node = mrml.volume_to_node(Volume(array, np.eye(4), "large"))
+    node = write.volume_to_node(Volume(array, np.eye(4), "large"))
     corners = views.analysed_box(node)
     low, high = corners.min(0), corners.max(0)
     assert (low <= (56.5, 99.5, 0.5)).all() and (high >= (1099.5, 1002.5, 1.5)).all()
     assert (low > (50, 90, 0)).all() and (high < (1106, 1010, 2)).all()
 
 
-@pytest.mark.parametrize("role, units, title", [
-    ("difference", "HU", "Change (HU)"), ("factor", "", "Factor"), ("error", "HU", "Error (HU)"), ("spread", "HU", "SD (HU)"),
-    ("spread", "", "Share"), ("difference", "", "Change (a.u.)")])
+@pytest.mark.parametrize(
+    "role, units, title",
+    [
+        ("difference", "HU", "Change (HU)"),
+        ("factor", "", "Factor"),
+        ("error", "HU", "Error (HU)"),
+        ("spread", "HU", "SD (HU)"),
+        ("spread", "", "Share"),
+        ("difference", "", "Change (a.u.)"),
+    ],
+)
 def test_a_legend_says_what_the_colours_mean_with_the_unit(scene, role, units, title):
-    node = mrml.volume_to_node(Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "map", units), role=role)
+    node = write.volume_to_node(
+        Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "map", units), role=role
+    )
     views.show_legend(node)
     logic = slicer.modules.colors.logic()
     legend = logic.GetColorLegendDisplayNode(node)
@@ -125,7 +153,9 @@ def test_a_legend_says_what_the_colours_mean_with_the_unit(scene, role, units, t
 
 @pytest.mark.parametrize("role", ["ct", "input", None])
 def test_an_image_that_is_no_map_gets_no_legend(scene, role):
-    node = mrml.volume_to_node(Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "image", "HU"), role=role)
+    node = write.volume_to_node(
+        Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "image", "HU"), role=role
+    )
     views.show_legend(node)
     views.show_legend(None)
     assert not slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
@@ -146,11 +176,15 @@ def test_legends_are_drawn_in_the_views_that_show_the_map_and_in_no_other(maps, 
     change_array[BOX] = np.sign(change_array[BOX])  # not of the colours of the ends
     change.GetDisplayNode().SetWindowLevelMinMax(-20, 20)
     shown(patient, change, change)
-    left, right = (pixels(host.render_slice_views(tmp_path / "view.png", [tag], size=(360, 300)))
-                   for tag in ("ViewsA", "ViewsB"))
+    left, right = (
+        pixels(host.render_slice_views(tmp_path / "view.png", [tag], size=(360, 300)))
+        for tag in ("ViewsA", "ViewsB")
+    )
     assert not has_legend(left) and has_legend(right)
     slicer.mrmlScene.RemoveNode(slicer.modules.colors.logic().GetColorLegendDisplayNode(change))
-    assert not has_legend(pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsB"], size=(360, 300))))
+    assert not has_legend(
+        pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsB"], size=(360, 300)))
+    )
 
 
 def test_a_legend_older_than_a_view_is_not_drawn_in_it_until_it_is_made_anew(maps, tmp_path):
@@ -158,16 +192,24 @@ def test_a_legend_older_than_a_view_is_not_drawn_in_it_until_it_is_made_anew(map
     if not host.rendering.opengl():
         pytest.skip("rendering: VTK has no OpenGL here, and legends are drawn by it")
     patient, change = maps
-    change.GetDisplayNode().SetWindowLevelMinMax(-1e4, 1e4)  # none of the colours of the ends in the image
+    change.GetDisplayNode().SetWindowLevelMinMax(
+        -1e4, 1e4
+    )  # none of the colours of the ends in the image
     views.show_legend(change)
     manager = slicer.app.layoutManager()
-    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(7002, views.layout_description([[views.Slice("ViewsNew", "")]]))
+    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(
+        7002, views.layout_description([[views.Slice("ViewsNew", "")]])
+    )
     manager.setLayout(7002)
-    views.show_slice(manager.sliceWidget("ViewsNew"), views.Slice("ViewsNew", "New", patient, change))
+    views.show_slice(
+        manager.sliceWidget("ViewsNew"), views.Slice("ViewsNew", "New", patient, change)
+    )
     manager.sliceWidget("ViewsNew").fitSliceToBackground()
 
     def drawn():
-        return has_legend(pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsNew"], size=(360, 300))))
+        return has_legend(
+            pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsNew"], size=(360, 300)))
+        )
 
     assert not drawn()
     views.show_legend(change)
@@ -179,14 +221,18 @@ def test_what_did_not_change_is_not_painted(maps, tmp_path):
     patient.GetDisplayNode().SetWindowLevelMinMax(0, 100)
     _first, second = shown(patient, change)
     second.sliceLogic().FitSliceToBackground()
-    picture = pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsB"], size=(300, 300)))[20:, :200].astype(int)
+    picture = pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsB"], size=(300, 300)))[
+        20:, :200
+    ].astype(int)
     coloured = np.ptp(picture, axis=2) > 30
     grey = np.abs(picture - 127).max(2) < 4  # the patient's 50 in a window of 0 to 100
     assert 100 < coloured.sum() < 0.2 * grey.sum()
 
 
 def focus_chain(panel):
-    """Names of a panel's controls in the order in which the Tab key visits them; of a part, what it is part of."""
+    """Names of a panel's controls in the order in which the Tab key visits them; of a part, what it
+    is part of.
+    """
     from PySide6.QtWidgets import QWidget
 
     found, widget = [], QWidget.nextInFocusChain(panel)

@@ -8,7 +8,8 @@ IDLE_START_S = 0.05  # a bare Python starts in less where nothing else runs
 
 
 def limit(seconds: float) -> float:
-    """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts later.
+    """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts
+    later.
 
     Ask for it after what was measured: a machine that was busy then is so a moment later.
     """

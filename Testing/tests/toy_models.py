@@ -6,20 +6,38 @@ import numpy as np
 import torch
 from torch import nn
 
+from NetInversionLib.core.volumes import Volume
 from NetInversionLib.models import Card, Channel, Model
-from NetInversionLib.volumes import Volume
 
 
 def channel(role, units="", low=0.0, high=1.0, percentile=None):
     """By default in the network's own units, so that expected values can be read off."""
-    return Channel(role.replace("_", " "), role, units, low, None if percentile else high, percentile)
+    return Channel(
+        role.replace("_", " "), role, units, low, None if percentile else high, percentile
+    )
 
 
 def model(network, inputs=("mr",), outputs=("ct",), dimensions=2, multiple=1, name="toy"):
     """A network as a ``Model``: roles or ``Channel``s for its inputs and outputs."""
-    inputs, outputs = (tuple(channel(c) if isinstance(c, str) else c for c in cs) for cs in (inputs, outputs))
-    card = Card(name, "1", "toy", {}, inputs, outputs, dimensions, "LPS", (0.1, 10.0), multiple, ("nothing",), "none",
-                "MIT", "tests")
+    inputs, outputs = (
+        tuple(channel(c) if isinstance(c, str) else c for c in cs) for cs in (inputs, outputs)
+    )
+    card = Card(
+        name,
+        "1",
+        "toy",
+        {},
+        inputs,
+        outputs,
+        dimensions,
+        "LPS",
+        (0.1, 10.0),
+        multiple,
+        ("nothing",),
+        "none",
+        "MIT",
+        "tests",
+    )
     return Model(network.eval().requires_grad_(False), card, Path(f"{name}.safetensors"), "0" * 64)
 
 

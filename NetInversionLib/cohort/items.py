@@ -1,0 +1,361 @@
+"""What a cohort consists of: which files are read, which are written, under which names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import jobs
+from ..core import files as core_files
+from . import page
+
+READABLE = (*core_files.SUFFIXES, ".nhdr", ".mhd")
+OWN = ".netinversion"
+"""Folder for records inside an output folder; a folder that has it is never searched for volumes.
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One volume's job, JSON through and through.
+
+    Attributes:
+        source: The volume's path below the input folder, with forward slashes; its name in tables.
+        out, output: The output folder, and the image's path below it.
+        task, volumes, model_paths, settings: As in ``jobs.Request``, but volumes are paths.
+        result: Which of the result's volumes is the image.
+        fingerprint: Changes with settings, model contents, or size or time of a volume's file.
+        force: Write the image of a refused volume too; the task is told by its setting "force".
+        sidecar: Fields for the JSON file beside the image.
+    """
+
+    source: str
+    out: str
+    output: str
+    task: str
+    volumes: dict[str, str]
+    model_paths: dict[str, str]
+    settings: dict
+    result: str
+    fingerprint: str = ""
+    force: bool = False
+    sidecar: dict | None = None
+
+    @property
+    def image(self) -> Path:
+        return Path(self.out) / self.output
+
+    @property
+    def sidecar_file(self) -> Path:
+        return self.image.with_name(self.image.name[: -len(".nii.gz")] + ".json")
+
+    @property
+    def record_file(self) -> Path:
+        return Path(self.out) / OWN / "records" / f"{text_hash(self.source)[:32]}.json"
+
+    def request(self) -> jobs.Request:
+        """The job with its volumes read. Raises what ``volumes.load`` raises."""
+        loaded = {key: core_files.load(_utf8(path)) for key, path in self.volumes.items()}
+        return jobs.Request(
+            self.task,
+            loaded,
+            self.model_paths,
+            self.settings | ({"force": True} if self.force else {}),
+        )
+
+
+# What is to be done -------------------------------------------------------------------------------
+
+
+def plan(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    model_paths: dict[str, str] | None = None,
+    settings: dict | None = None,
+    task: str = "harmonize",
+    result: str = "harmonized",
+    mask: str | None = None,
+    suffix: str = "T1w",
+    force: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> list[Item]:
+    """An item for every volume of ``folder``; nothing is written.
+
+    Args:
+        folder: Volumes (NIfTI, NRRD, MetaImage, folders of one DICOM series) at any depth, symbolic
+            links to folders not followed; or a BIDS data set, told by its dataset_description.json.
+        out: Output folder; it may lie inside ``folder``, not the other way round.
+        mask: Path of a volume's mask, from the volume's folder on; {name}, {folder}, {subject} and
+            {session} stand for the volume's file name without its ending, its folder below
+            ``folder``, and its BIDS labels. None: NAME_mask beside NAME is its mask. With or
+            without a pattern, such a file is no volume.
+        suffix: Which images of a BIDS data set: "T1w", "T2w", ...
+        log: Is told what is taken for a mask by its name.
+
+    Raises:
+        ValueError: No volumes, folders that overlap, two volumes whose results would have the same
+            name, or a volume with two masks.
+    """
+    folder, out = Path(folder), Path(_utf8(os.path.abspath(out)))
+    _require_apart(folder, out)
+    bids = is_bids(folder)
+    sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
+    masks, sources = _masks(sources, folder, mask, log)
+    if not sources:
+        what = (
+            f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz"
+            if bids
+            else f"{', '.join(READABLE)} or DICOM folders"
+        )
+        raise ValueError(f"no volumes in {folder} (looked for {what})")
+    inside = [path for path in sources if out.resolve() in path.resolve().parents]
+    if inside:
+        raise ValueError(
+            f"{inside[0]} lies in the output folder {out}; choose another output folder"
+        )
+    settings = jobs.Request(task, {}, {}, settings or {}).settings
+    model_paths = {key: os.path.abspath(path) for key, path in (model_paths or {}).items()}
+    models = {key: _file_hash(path) for key, path in model_paths.items()}
+    items = []
+    for path, output in _outputs(sources, folder, suffix if bids else None).items():
+        files = {"source": os.path.abspath(path)}
+        if path in masks:
+            files["mask"] = _beside(path, masks[path])
+        item = Item(
+            _below(path, folder),
+            str(out),
+            output,
+            task,
+            files,
+            model_paths,
+            settings,
+            result,
+            force=force,
+            sidecar=_sidecar(path, folder, models, bids, masks.get(path)),
+        )
+        identity = [
+            item.source,
+            task,
+            settings,
+            models,
+            {key: _state(file) for key, file in files.items()},
+        ]
+        items.append(replace(item, fingerprint=text_hash(json.dumps(identity, sort_keys=True))))
+    return items
+
+
+def is_bids(folder: str | os.PathLike) -> bool:
+    """Whether a folder is a BIDS data set."""
+    return (Path(folder) / "dataset_description.json").is_file()
+
+
+def _require_apart(folder: Path, out: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    here, there = folder.resolve(), out.resolve()
+    if here == there or there in here.parents:
+        raise ValueError(
+            f"results in {out} would mix with the volumes of {folder}; choose another output"
+            " folder, beside it or inside it"
+        )
+
+
+def _files(folder: Path, out: Path) -> Iterator[Path]:
+    """Volume files and DICOM folders at any depth, in order; hidden files and folders of results
+    are left out.
+    """
+    for parent, folders, names in os.walk(folder):
+        parent = Path(parent)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (parent / name / OWN).is_dir()
+            and (parent / name).resolve() != out.resolve()
+        )
+        names = sorted(name for name in names if not name.startswith("."))
+        if any(_is_dicom(parent / name) for name in names):
+            yield parent
+        yield from (parent / name for name in names if name.lower().endswith(READABLE))
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.name == "DICOMDIR" or path.name.lower().endswith(READABLE) or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _bids_files(folder: Path, suffix: str) -> list[Path]:
+    endings = (f"_{suffix}.nii.gz", f"_{suffix}.nii")
+    files = [*folder.glob("sub-*/anat/*"), *folder.glob("sub-*/ses-*/anat/*")]
+    ours = re.compile(r"_desc-(harmonized|[0-9A-Za-z]+Harmonized)_")
+    return sorted(
+        path for path in files if path.name.endswith(endings) and not ours.search(path.name)
+    )
+
+
+def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict[Path, str]:
+    """Where each source's image goes below the output folder; files that differ in their ending
+    only keep it.
+    """
+    named = {
+        path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized.nii.gz"
+        for path in sources
+    }
+    parent = {path: Path(_below(path, folder)).parent for path in sources}
+    outputs = {path: (parent[path] / name).as_posix() for path, name in named.items()}
+    if not bids_suffix:
+        count = Counter(outputs.values())
+        outputs = {
+            path: (
+                output
+                if count[output] == 1
+                else (parent[path] / f"{path.name}_harmonized.nii.gz").as_posix()
+            )
+            for path, output in outputs.items()
+        }
+    for output, number in Counter(outputs.values()).items():
+        if number > 1:
+            twins = [_below(path, folder) for path in sources if outputs[path] == output]
+            raise ValueError(f"{' and '.join(twins)} would both become {output}; rename one")
+    return outputs
+
+
+def _bids_name(path: Path, suffix: str) -> str:
+    """The derivative's name: "desc" is the last entity; a label that is there already stays part of
+    it.
+    """
+    entities = _name(path)[: -len(suffix) - 1]
+    described = re.search(r"_desc-([0-9A-Za-z]+)$", entities)
+    if described:
+        return f"{entities}Harmonized_{suffix}.nii.gz"
+    return f"{entities}_desc-harmonized_{suffix}.nii.gz"
+
+
+def _masks(
+    sources: list[Path], folder: Path, pattern: str | None, log: Callable[[str], None]
+) -> tuple[dict[Path, str], list[Path]]:
+    """The mask of each source that has one, seen from the source's folder; and the sources that are
+    no masks.
+
+    Masks are what the pattern names; without one, NAME_mask beside NAME, whatever the endings.
+    """
+    named = {}
+    for path in sources:
+        names = [f"{_name(path)}_mask{ending}" for ending in READABLE]
+        named[path] = [
+            name for name in names if path != folder and os.path.lexists(_beside(path, name))
+        ]
+        if len(named[path]) > 1 and not pattern:
+            raise ValueError(
+                f"{_below(path, folder)} has more than one mask: {' and '.join(named[path])}; keep"
+                " one of them, or name them by a pattern"
+            )
+    masks = {
+        path: _filled(pattern, path, folder) if pattern else named[path][0]
+        for path in sources
+        if pattern or named[path]
+    }
+    used = {_beside(path, name) for path, name in masks.items()}
+    left = {_beside(path, name) for path, names in named.items() for name in names} - used
+    if masks and not pattern:
+        log(f"{len(used)} files are taken as masks, not as volumes: NAME_mask of NAME beside it")
+    if left:
+        log(
+            f"{len(left)} files are left out: their names say that they are masks (NAME_mask of"
+            " NAME beside it)"
+        )
+    return masks, [path for path in sources if os.path.abspath(path) not in used | left]
+
+
+def _beside(path: Path, name: str) -> str:
+    """The absolute path of what is called ``name``, seen from the folder of ``path``."""
+    return os.path.abspath(path.parent / name)
+
+
+def _filled(mask: str, path: Path, folder: Path) -> str:
+    below = _below(path, folder)
+    labels = {
+        key: re.search(rf"(?:^|[/_]){key[:3]}-([0-9A-Za-z]+)", below)
+        for key in ("subject", "session")
+    }
+    values = {
+        "name": _name(path),
+        "folder": Path(below).parent.as_posix(),
+        **{key: found[1] if found else "" for key, found in labels.items()},
+    }
+    return re.sub(r"\{(name|folder|subject|session)\}", lambda found: values[found[1]], mask)
+
+
+def _name(path: Path) -> str:
+    """File name without the ending of an image; a DICOM folder's name."""
+    name = path.name or path.resolve().name
+    ending = next((ending for ending in READABLE if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _below(path: Path, folder: Path) -> str:
+    """The path below the folder; the folder's own name if it is the volume (one DICOM series)."""
+    return path.resolve().name if path == folder else path.relative_to(folder).as_posix()
+
+
+def _sidecar(
+    path: Path, folder: Path, models: dict[str, str], bids: bool, mask: str | None
+) -> dict:
+    source = f"bids:source:{_below(path, folder)}" if bids else _below(path, folder)
+    return {
+        "Description": (
+            "MR image with the intensities of another scanner. Research use only, never for"
+            " diagnosis."
+        ),
+        "Sources": [source],
+        **({"Mask": mask} if mask else {}),
+        "Models": models,
+    }
+
+
+def _state(path: str) -> list | None:
+    """Size and time of a file, or of each file of a folder; None if it is not there."""
+    try:
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return [status.st_size, status.st_mtime_ns]
+        files = sorted((entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file())
+        return [[name, status.st_size, status.st_mtime_ns] for name, status in files]
+    except OSError:
+        return None
+
+
+def _utf8(path: str) -> str:
+    """The path. Raises ValueError if it holds bytes that are not UTF-8: ITK ends the whole program
+    over one.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"The path {page.shown(path)} is not valid UTF-8. Rename the file or folder."
+        ) from None
+    return path
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _file_hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,137 @@
+"""A cohort on this machine: one process a volume at a time, several beside each other."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import jobs
+from ..core import devices
+from .records import failed_record, work
+
+if TYPE_CHECKING:
+    from .items import Item
+
+
+WORKER = (sys.executable, "-m", "NetInversionLib.cohort")
+"""Command of a local worker: items as JSON lines on standard input, records as JSON lines on
+standard output.
+"""
+
+
+# Workers of this computer -------------------------------------------------------------------------
+
+
+def run_locally(items: list[Item], processes: int, command: Sequence[str]) -> Iterator[dict]:
+    waiting, ends = queue.SimpleQueue(), queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    workers = [_Worker(command, processes) for _ in range(min(processes, len(items)))]
+
+    def serve(worker: _Worker) -> None:
+        with contextlib.suppress(queue.Empty):
+            while not worker.stopped:
+                item = waiting.get_nowait()
+                try:
+                    ends.put(worker.do(item))
+                except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+                    ends.put(error)
+
+    for worker in workers:
+        threading.Thread(target=serve, args=(worker,), daemon=True).start()
+    try:
+        for _ in items:
+            end = ends.get()
+            if isinstance(end, Exception):
+                raise end
+            yield end
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that does items one by one; if it dies, the item it had has failed, and the next
+    gets a new process.
+    """
+
+    def __init__(self, command: Sequence[str], share: int):
+        self._command, self._process, self.stopped = command, None, False
+        library = str(Path(__file__).parents[2])
+        paths = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        if share > 1:
+            self._environment.setdefault(
+                "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share))
+            )
+
+    def do(self, item: Item) -> dict | None:
+        """The item's record, or None after ``stop``."""
+        if self._process is None:
+            self._start()
+        process = self._process
+        try:
+            process.stdin.write(json.dumps(asdict(item)) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except OSError:
+            answer = ""
+        if answer.endswith("\n"):
+            return json.loads(answer)
+        if self.stopped:
+            return None
+        code, self._process = process.wait(), None
+        self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - 4000))
+        words = self._words.read().decode(errors="replace")
+        return failed_record(item, jobs.explain_exit(abs(code), code < 0, words), words)
+
+    def _start(self) -> None:
+        self._words = tempfile.TemporaryFile()
+        # A session of its own: Ctrl-C reaches the runner alone, which stops the workers.
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            text=True,
+            encoding="ascii",
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self._process is not None and self._process.poll() is None:
+            jobs.kill_tree(self._process.pid)
+            self._process.wait()
+
+
+def main() -> int:
+    """A local worker (see ``WORKER``); it ends, whatever it does, when the runner does."""
+    faulthandler.enable()
+    devices.wait_asleep()
+    devices.give_memory_back()
+    output = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what libraries print does not mix with the records
+    lines = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        jobs.kill_tree(os.getpid())
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        print(json.dumps(work(json.loads(lines.get()))), file=output, flush=True)

@@ -1,0 +1,457 @@
+"""Measure harmonization: on simulated scanners, where the truth is known; between two real ones;
+between two visits.
+
+A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations
+take named methods, so that ours and the classical peers (``intensity_matching.peers``) stand in the
+same table; scans are read one at a time. People may have several scans (``person``): these stay
+together wherever some people are judged by others, and a mean over people counts each person once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+
+from ..core import files, volumes
+from ..core.progress import Progress
+from ..core.results import Table, table_of_rows
+from ..core.volumes import Volume
+from ..harmonize import matching, similarity, simulated_scanners
+from ..harmonize import scan as harmonize_scan
+from ..harmonize.matching import Method
+from ..harmonize.scan import Scan
+from ..harmonize.simulated_scanners import UNCHANGED, Domain
+from ..training import people as training_people
+from .pictures import HISTOGRAM_BINS, draw_families, draw_histograms
+from .visits import repeatability
+
+MEASURES = {"PSNR (dB)": similarity.psnr, "SSIM": similarity.ssim, "MAE": similarity.mae}
+# Region numbers of MUSE/DLMUSE labels; every other one that is not 0 is grey matter.
+MUSE_CSF = (1, 4, 11, 46, 49, 50, 51, 52)
+MUSE_WHITE = (35, 40, 41, *range(81, 96))
+
+
+def run(options, model, output: Path | None, progress: Progress) -> Iterator[tuple[Table, str]]:
+    """What ``netinversion evaluate harmonize`` asks for: tables, each with a file name; figures go
+    to ``output``.
+
+    Args:
+        options: With the attributes of the command's arguments (``netinversion evaluate harmonize
+            --help``).
+        model: ``models.Model`` of the target scanner, or None.
+
+    Raises:
+        ValueError: People, a list of domains, or a volume cannot be used.
+    """
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    modes = options.mode or ["anatomy-safe"]
+    if options.visits:
+        first, second, *given = (
+            files.load(p) for p in (*options.visits, *(options.template or ()))
+        )
+        mask = files.load(options.mask) if options.mask else None
+        methods = methods_of(
+            _target(options, None, [], model, progress), model, modes, options.methods
+        )
+        yield repeatability(first, second, methods, mask, given or None), "visits"
+        return
+    source, target = options.prospective or (options.folder, options.folder)
+    people = find_people(source, options.people)
+    if options.prospective:
+        targets = find_people(target, options.target_people)
+        methods = methods_of(
+            _target(options, target, [], model, progress), model, modes, options.methods
+        )
+        table, means, histograms = prospective(
+            people, targets, methods, options.labels and Path(options.labels), progress
+        )
+        if output:
+            draw_histograms(histograms, output / "histograms.png")
+        yield means, "prospective"
+        yield table, "prospective_people"
+        return
+    domains = simulated_scanners.parse(options.simulate) if options.simulate else None
+    methods = methods_of(
+        _target(options, target, people, model, progress), model, modes, options.methods
+    )
+    table = simulate(people, methods, domains, progress)
+    for measure in MEASURES:
+        name = measure.split()[0]
+        if output:
+            draw_families(table, output / f"{name}.png", measure)
+        yield family_means(table, measure), f"simulated_{name}"
+    if output:
+        yield table, "simulated_people"
+
+
+# People and methods -------------------------------------------------------------------------------
+
+
+def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
+    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted;
+    NAME_mask of NAME is none.
+
+    ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its
+    suffix.
+
+    Raises:
+        ValueError: No such folder, or nothing in it fits.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
+    paths = [
+        p
+        for p in sorted(folder.iterdir())
+        if p.is_dir() or p.name.endswith(files.SUFFIXES) and not harmonize_scan.is_mask(p)
+    ]
+    found = [
+        p
+        for p in paths
+        if any(fnmatch(files.scan_name(p), one.strip()) for one in patterns.split(","))
+    ]
+    if not found:
+        held = ", ".join(map(files.scan_name, paths)) or "none"
+        raise ValueError(f"no volume in {folder} fits '{patterns}': it holds {held}")
+    return found
+
+
+def person(path: Path) -> str:
+    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
+    return training_people.person_of(files.scan_name(path))
+
+
+def read(path: Path) -> Scan:
+    """A prepared scan, within its NAME_mask if that lies beside it. Raises as ``mr.read``."""
+    return harmonize_scan.read(path, harmonize_scan.mask_beside(path))
+
+
+def methods_of(
+    target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*"
+) -> dict[str, Method]:
+    """The classical peers, and with a model its modes.
+
+    Args:
+        target: Quantiles, (513,).
+        model: ``models.Model`` of the target domain; None runs the peers alone.
+        wanted: Patterns of names with commas between; "source" always stays, since everything is
+            compared to it.
+    """
+    methods = matching.peers(target)
+    if model is not None:
+        from .. import harmonize
+
+        methods |= {mode: harmonize.method(model, mode) for mode in modes}
+    return {
+        name: method
+        for name, method in methods.items()
+        if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))
+    }
+
+
+def _target(
+    options, folder: str | None, evaluated: list[Path], model, progress: Progress
+) -> np.ndarray:
+    """The target's quantiles: those in the model, else of the people who are not evaluated."""
+    if model is not None:
+        from .. import harmonize
+
+        return harmonize.harmonizer(model).statistic("quantiles").double().cpu().numpy()
+    if folder is None:
+        if options.folder is None:
+            progress.log(
+                "no target: the methods go by a straight line of quantiles; name a folder of target"
+                " people or a model"
+            )
+            return np.linspace(0, 1, len(matching.FRACTIONS))
+        folder = options.folder
+    apart = set(map(person, evaluated))
+    others = [
+        path for path in find_people(folder, options.target_people) if person(path) not in apart
+    ]
+    if not others:
+        raise ValueError(
+            f"everybody in {folder} is evaluated, so nobody is left to learn the target from:"
+            " evaluate fewer people (--people), or name a model"
+        )
+    progress.log(f"target: {len(set(map(person, others)))} people of {folder}")
+    return matching.mean_quantiles(map(read, others))
+
+
+# Simulated scanners -------------------------------------------------------------------------------
+
+
+def simulate(
+    people: Sequence[Path],
+    methods: Mapping[str, Method],
+    domains: Sequence[Domain] | None = None,
+    progress: Progress | None = None,
+) -> Table:
+    """Show people as simulated scanners would, harmonize, and compare with the truth inside the
+    mask.
+
+    Args:
+        people: Files of the target domain that no method has learnt from.
+        domains: Default: the seven families, and the unchanged scan.
+
+    Returns:
+        A row for every scan, domain and method: PSNR in dB (peak 1.0), SSIM (range 1.0, 3-D, 7
+        voxels), MAE (scaled units), and seconds.
+    """
+    domains = [*simulated_scanners.parse(), UNCHANGED] if domains is None else list(domains)
+    progress = progress or Progress()
+    rows = []
+    for n, path in enumerate(people):
+        truth = read(path)
+        for m, domain in enumerate(domains):
+            progress.report(
+                (n + m / len(domains)) / len(people), f"{files.scan_name(path)}: {domain.name}"
+            )
+            seen = domain(truth)
+            for name, method in methods.items():
+                image, seconds = _timed(method, seen)
+                measured = [
+                    measure(image, truth.image, truth.mask) for measure in MEASURES.values()
+                ]
+                rows.append(
+                    (person(path), files.scan_name(path), domain.name, name, *measured, seconds)
+                )
+    return table_of_rows(
+        "Simulated scanners", ["person", "scan", "domain", "method", *MEASURES, "time (s)"], rows
+    )
+
+
+def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
+    """A simulated evaluation's means over people: a row per domain, a column per method, and rows
+    of means over domains.
+
+    The mean of all domains, and the mean of those with a field, leave the unchanged scan out.
+    """
+    columns = table.columns
+    domains, methods = (list(dict.fromkeys(columns[key])) for key in ("domain", "method"))
+    means = {}
+    for method in methods:
+        cell = {d: _over_people(table, measure, domain=d, method=method) for d in domains}
+        changed = [d for d in domains if d != UNCHANGED.name]
+        spatial = [d for d in changed if simulated_scanners.parse(d)[0].spatial]
+        cell |= {
+            name: float(np.mean([cell[d] for d in some]))
+            for name, some in (("mean", changed), ("mean of those with a field", spatial))
+            if some
+        }
+        means[method] = cell
+    rows = [
+        (row, *(means[method][row] for method in methods)) for row in next(iter(means.values()), {})
+    ]
+    return table_of_rows(
+        f"{measure}, mean over {len(set(columns['person']))} people", ["domain", *methods], rows
+    )
+
+
+def _over_people(
+    table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str
+) -> float:
+    """The average over people of the mean over each one's scans, in the rows whose columns hold
+    what ``where`` says.
+    """
+    columns, values = table.columns, {}
+    for n, value in enumerate(columns[measure]):
+        if all(columns[key][n] == wanted for key, wanted in where.items()):
+            values.setdefault(columns["person"][n], []).append(value)
+    return float(average([np.mean(own) for own in values.values()]))
+
+
+# Two real scanners --------------------------------------------------------------------------------
+
+
+def prospective(
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    methods: Mapping[str, Method],
+    labels: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Table, Table, dict[str, np.ndarray]]:
+    """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and
+    after.
+
+    Args:
+        labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files
+            named as the sources.
+
+    Returns:
+        A table with a row per scan and method, targets' own scans included as method "target"
+        (their Wasserstein distance is to the mean of the other people's); a table with a row per
+        method, the first being the target; and mean histograms (130 shares, 0 to 1.3) by method.
+    """
+    progress = progress or Progress()
+    rows, seen = [], {"target": []}
+    for n, path in enumerate(targets):
+        progress.report(0.3 * n / len(targets), f"target: {files.scan_name(path)}")
+        seen["target"].append(_look(read(path)))
+    own = np.array([look["quantiles"] for look in seen["target"]])
+    for path, look, distance in zip(targets, seen["target"], _distances_to_others(own, targets)):
+        rows.append(
+            (
+                person(path),
+                files.scan_name(path),
+                "target",
+                distance,
+                *look["contrasts"],
+                *[np.nan] * 7,
+                0.0,
+            )
+        )
+    for n, path in enumerate(sources):
+        progress.report(0.3 + 0.7 * n / len(sources), f"source: {files.scan_name(path)}")
+        scan = read(path)
+        classes = _label_classes(scan, files.load(labels / path.name)) if labels else None
+        for name, method in methods.items():
+            image, seconds = _timed(method, scan)
+            look = _look(scan.with_image(image))
+            seen.setdefault(name, []).append(look)
+            distance = similarity.wasserstein(look["quantiles"], own.mean(axis=0))
+            rows.append(
+                (
+                    person(path),
+                    files.scan_name(path),
+                    name,
+                    distance,
+                    *look["contrasts"],
+                    *_in_labels(scan.with_image(image), classes),
+                    similarity.edge_agreement(image, scan.image, scan.mask),
+                    similarity.slice_score(image, scan.image, scan.mask),
+                    seconds,
+                )
+            )
+    headings = [
+        "person",
+        "scan",
+        "method",
+        "Wasserstein",
+        "white/grey contrast",
+        "grey/CSF contrast",
+        "white/grey in labels",
+        "grey/CSF in labels",
+        "CSF overlap",
+        "grey overlap",
+        "white overlap",
+        "edge agreement",
+        "slice score",
+        "time (s)",
+    ]
+    table = table_of_rows("Two scanners, by person", headings, rows)
+    histograms = {
+        name: np.mean([look["histogram"] for look in looks], axis=0) for name, looks in seen.items()
+    }
+    return table, _two_scanners(table, seen, [person(p) for p in [*targets, *sources]]), histograms
+
+
+def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
+    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN
+    where there are none.
+    """
+    people = np.array([person(path) for path in paths])
+    return [
+        (
+            similarity.wasserstein(own, quantiles[people != whose].mean(axis=0))
+            if (people != whose).any()
+            else np.nan
+        )
+        for own, whose in zip(quantiles, people)
+    ]
+
+
+def _look(scan: Scan) -> dict:
+    histogram = (
+        np.histogram(scan.inside, HISTOGRAM_BINS, (0, harmonize_scan.BRIGHTEST))[0]
+        / scan.mask.sum()
+    )
+    return {
+        "quantiles": matching.quantiles(scan),
+        "contrasts": similarity.fit_tissues(scan.inside).contrasts,
+        "histogram": histogram,
+        **{"probe " + key: value for key, value in similarity.probe_features(scan).items()},
+    }
+
+
+def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
+    """A row per method: means over people, and what the site probe still tells. ``people``: of
+    targets, then of sources.
+    """
+    picked = [key for key in table.columns if key not in ("person", "scan", "method")]
+    # Somebody who was on both scanners is left out of both at once.
+    sites = [0] * len(seen["target"]) + [1] * (len(people) - len(seen["target"]))
+    rows = []
+    for name, looks in seen.items():
+        probes = [float("nan")] * 2
+        if name != "target":
+            kinds = ("probe histogram",), ("probe histogram", "probe texture")
+            features = [
+                np.array(
+                    [np.concatenate([look[k] for k in kind]) for look in seen["target"] + looks]
+                )
+                for kind in kinds
+            ]
+            probes = [similarity.site_probe(f, sites, people) for f in features]
+        rows.append(
+            (
+                name,
+                _over_people(table, "Wasserstein", np.median, method=name),
+                *(_over_people(table, key, method=name) for key in picked),
+                *probes,
+            )
+        )
+    return table_of_rows(
+        "Two scanners",
+        ["method", "median Wasserstein", *picked, "site probe (histogram)", "site probe (all)"],
+        rows,
+    )
+
+
+def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
+    """Dice overlap of the unsupervised classes with labelled CSF, grey and white matter.
+
+    Args:
+        scan: Scaled, with its mask.
+        labels: [k, j, i]; see ``prospective``.
+    """
+    return _in_labels(scan, _label_classes(scan, labels))[2:]
+
+
+def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
+    """0, 1, 2 for CSF, grey, white matter on the scan's grid; -1 elsewhere."""
+    labels = volumes.resample(
+        volumes.reorient(volumes.check(labels), "RAS"), scan.volume, "nearest", fill=0
+    ).array
+    few = labels.max() <= 3
+    classes = np.where(labels > 0, 1, -1)
+    classes[np.isin(labels, (1,) if few else MUSE_CSF)] = 0
+    classes[np.isin(labels, (3,) if few else MUSE_WHITE)] = 2
+    return np.where(scan.mask, classes, -1)
+
+
+def _in_labels(scan: Scan, classes: np.ndarray | None) -> tuple[float, ...]:
+    """Two contrasts of the labelled tissues' means, as ``Tissues.contrasts``, and the Dice overlap
+    of three fitted classes.
+    """
+    if classes is None:
+        return (float("nan"),) * 5
+    means = np.array([scan.image[classes == tissue].mean() for tissue in range(3)])
+    labelled = classes >= 0
+    fitted = similarity.fit_tissues(scan.inside).classify(scan.image[labelled])
+    truth = classes[labelled]
+    overlaps = [
+        2 * np.sum((fitted == t) & (truth == t)) / max(np.sum(fitted == t) + np.sum(truth == t), 1)
+        for t in range(3)
+    ]
+    return (*similarity.Tissues(means, np.ones(3), 1.0).contrasts, *map(float, overlaps))
+
+
+def _timed(method: Method, scan: Scan) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    return method(scan), time.perf_counter() - start

@@ -1,0 +1,222 @@
+"""Harmonization: an MR volume of any scanner, as the scanner that a model knows would have shown
+it.
+
+    result = harmonize({"source": volume}, {"model": model}, Settings())
+
+Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "seed"; the anatomy-safe mode is
+this project's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .. import models as model_files
+from ..core import devices
+from ..core import volumes as core_volumes
+from ..core.progress import Progress
+from ..core.results import Result
+from ..core.volumes import Volume
+from ..models import Model
+from ..networks.mrflow import MRFlow
+from . import gate, gate_figures
+from . import scan as harmonize_scan
+from .change import changeable, gate_statistics, harmonizer, restyle, scaled_uncut
+from .figures import baselines, bits_per_dim, describe
+from .gate import alignment_check
+from .scan import Scan
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .change import Restyled
+
+
+def run_task(
+    volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
+) -> Result:
+    """``harmonize`` as a job: settings as JSON values, the model as a file."""
+    return harmonize(
+        volumes,
+        {"model": model_files.load(model_paths["model"])},
+        Settings.from_json(settings),
+        progress,
+    )
+
+
+def harmonize(
+    volumes: dict[str, Volume],
+    models: dict[str, Model],
+    settings: Settings = Settings(),
+    progress: Progress = Progress(),
+) -> Result:
+    """Bring ``volumes["source"]`` to the target scanner of ``models["model"]``.
+
+    Args:
+        volumes: "source", an MR volume of any orientation, spacing and type; optional "mask",
+            nonzero inside the brain (or head, if the model was trained so), on any grid.
+        models: "model", with task "harmonization".
+        settings: See ``Settings``.
+        progress: Receives progress, log, the correlation's curve; may raise ``Cancelled``.
+
+    Returns:
+        Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type
+        or the target's), "change", and in the anatomy-safe mode "multiplicative field" and
+        "additive field"; tables "verdict", "summary", "curve" and, if asked for, "baselines";
+        curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted",
+        "flagged" or "refused"), "reasons", and all that is needed to run it again. A refused volume
+        has no images unless ``force``.
+
+        Of the facts, "scale" and "result_scale" are what 1 means in the source's and the result's
+        intensities. Those of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``),
+        "estimate" (see ``_estimate_facts``) and (at strength 0) "order_margin": two neighbours
+        along an axis keep their order if they differ by more than this, scaled, and neither is
+        brighter than 1.3.
+
+    Raises:
+        ValueError: An unusable volume, mask or model; says what to do.
+    """
+    model = models["model"]
+    device = devices.choose(settings.device, progress.log)
+    network = harmonizer(model).to(device)
+    target_scale = (
+        _target_scale(network) if settings.output_range == "target" else None
+    )  # raises before any work is done
+    progress.report(0.0, "Reading the volume")
+    source = volumes["source"]
+    scan = harmonize_scan.prepare(source, core_volumes.get("mask"))
+    statistics = gate_statistics(network)
+    progress.report(0.02, "Checking contrast, orientation and artefacts")
+    seen = gate_figures.look(scan)
+    checks = gate.check_source(seen, statistics)
+    result = Result(facts=_facts(model, settings, device, scan, source, core_volumes.get("mask")))
+    word, reasons = gate.verdict(checks)
+    if word == "refused" and not settings.force:
+        result.tables["verdict"] = gate.table(checks)
+        result.facts.update(verdict=word, reasons=reasons)
+        progress.report(1.0, "Refused")
+        return result
+
+    raw = scaled_uncut(scan)
+    restyled = restyle(scan, raw, network, settings, model, progress)
+    progress.report(0.8, "Checking the result")
+    harmonized = scan.with_image(np.clip(restyled.image, 0, harmonize_scan.BRIGHTEST))
+    bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
+    checks += gate.check_result(seen, harmonized, statistics, bits[1])
+    if restyled.estimate is not None:
+        checks.append(alignment_check(restyled.estimate.alignment))
+    word, reasons = gate.verdict(checks)
+    if word == "refused" and settings.force:
+        word, reasons = (
+            "flagged",
+            [
+                "The volume would have been refused; the result was asked for all the same.",
+                *reasons,
+            ],
+        )
+    result.tables["verdict"] = gate.table(checks)
+    result.facts.update(verdict=word, reasons=reasons)
+    describe(result, scan, harmonized, restyled, network, bits, settings)
+    if settings.baselines:
+        progress.report(0.85, "Trying the classical methods")
+        result.tables["baselines"] = baselines(scan, harmonized, network, settings, model)
+    if word != "refused":
+        _add_images(
+            result,
+            scan,
+            raw,
+            restyled,
+            scan.scale if target_scale is None else target_scale,
+            settings,
+        )
+    progress.report(1.0, f"Done: {word}")
+    return result
+
+
+def _facts(
+    model: Model,
+    settings: Settings,
+    device: torch.device,
+    scan: Scan,
+    source: Volume,
+    mask: Volume | None,
+) -> dict:
+    return {
+        "settings": asdict(settings),
+        "model": model.facts(),
+        "device": devices.describe(device),
+        "versions": devices.versions(device),
+        "source": source.name,
+        "scale": scan.scale,
+        "mask": "voxels above 0" if mask is None else f"given: {mask.name}",
+        "mask_voxels": int(scan.mask.sum()),
+        "grid": " x ".join(map(str, scan.original.shape[::-1])),
+    }
+
+
+# The images ---------------------------------------------------------------------------------------
+
+
+def _add_images(
+    result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings
+) -> None:
+    """Add the volumes; ``unit``: what 1 means in the result's intensities."""
+    source = scan.original
+    result.facts["result_scale"] = unit
+
+    def put(key: str, array: np.ndarray, role: str, label: str, units: str) -> None:
+        image = replace(scan.volume, array=array, name=label, units=units)
+        volume = core_volumes.reorient_like(image, source)
+        result.volumes[key], result.roles[key] = volume, role
+
+    image = restyled.image * np.float32(unit)
+    if settings.output_range == "native":
+        image = np.where(
+            changeable(scan, raw),
+            _as_type(image, source.array.dtype),
+            core_volumes.reorient(source, "RAS").array,
+        )
+    put("harmonized", image, "input", f"Harmonized ({settings.mode})", source.units)
+    put(
+        "change",
+        (restyled.image - raw) * np.float32(scan.scale),
+        "difference",
+        "Change by harmonization",
+        source.units,
+    )
+    if restyled.tone is not None:
+        m, a = restyled.tone.fields(scan.volume)
+        put("multiplicative field", m.array, "factor", "Multiplicative field", "")
+        put(
+            "additive field",
+            a.array * np.float32(scan.scale),
+            "difference",
+            "Additive field",
+            source.units,
+        )
+
+
+def _target_scale(network: MRFlow) -> float:
+    """What 1 means in the target's own intensities: the median over its people.
+
+    Raises:
+        models.ModelError: The model does not know.
+    """
+    scales = network.statistic("scale")
+    if scales is None:
+        raise model_files.ModelError(
+            "the model does not say what intensities its scanner has: choose the native range, or a"
+            " model made by 'netinversion train flow' of this version, which stores them"
+        )
+    return float(scales.median())
+
+
+def _as_type(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rounded and cut to what the source's voxel type can hold."""
+    if not np.issubdtype(dtype, np.integer):
+        return image.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(image), limits.min, limits.max).astype(dtype)

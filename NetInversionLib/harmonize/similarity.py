@@ -1,0 +1,381 @@
+"""How alike are two MR images, or two scanners: errors against a truth, distributions, edges,
+slices, tissues, a site probe.
+
+Images are scaled (0 to 1.3) and [k, j, i]; every figure is of the voxels inside a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage, optimize, special
+from skimage.metrics import structural_similarity
+
+from . import scan as harmonize_scan
+from .matching import FRACTIONS
+
+PEAK = 1.0  # the range of PSNR and SSIM: scaled images reach it at their 99.5th percentile
+SSIM_WINDOW = 7
+PROBE_SPACING_MM = 2.0
+PROBE_EROSION = 2  # voxels of the probe's grid
+
+
+# Against the truth --------------------------------------------------------------------------------
+
+
+def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Peak signal-to-noise ratio inside the mask, dB, for a peak of 1.0; infinite for equal images.
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+    """
+    difference = np.subtract(image[mask], truth[mask], dtype=np.float64)
+    squared = np.mean(difference**2)
+    return float(10 * np.log10(PEAK**2 / squared)) if squared else float("inf")
+
+
+def mae(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Mean absolute difference inside the mask, scaled units.
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+    """
+    return float(np.mean(np.abs(np.subtract(image[mask], truth[mask], dtype=np.float64))))
+
+
+def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Structural similarity for a range of 1.0, its map averaged inside the mask.
+
+    3-D, scikit-image's uniform window of 7 voxels a side (the largest odd one that fits a thin
+    volume).
+
+    Args:
+        image: [k, j, i], scaled.
+        truth: Of the same shape.
+        mask: Boolean, of the same shape.
+
+    Raises:
+        ValueError: The volume has fewer than three slices along an axis.
+    """
+    window = min(SSIM_WINDOW, *((size - 1) // 2 * 2 + 1 for size in image.shape))
+    if window < 3:
+        raise ValueError(
+            f"SSIM needs three slices along each axis, the volume has shape {image.shape}"
+        )
+    near = box(mask, window // 2)
+    return _ssim(image[near], truth[near], mask[near], window)
+
+
+def _ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, window: int) -> float:
+    # The box may be thinner than the window near a border of the volume.
+    pad = [(0, max(0, window - size)) for size in image.shape]
+    image, truth = (np.pad(x.astype(np.float32), pad, mode="symmetric") for x in (image, truth))
+    _, values = structural_similarity(image, truth, win_size=window, data_range=PEAK, full=True)
+    return float(values[tuple(map(slice, mask.shape))][mask].mean(dtype=np.float64))
+
+
+def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
+    """The slices that hold all of a mask and a margin, as far as the volume goes.
+
+    Args:
+        mask: Boolean, [k, j, i].
+        margin: Voxels on each side.
+    """
+    slices = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(
+        slice(max(s.start - margin, 0), min(s.stop + margin, size))
+        for s, size in zip(slices, mask.shape)
+    )
+
+
+# Distributions ------------------------------------------------------------------------------------
+
+
+def wasserstein(quantiles: np.ndarray, other: np.ndarray) -> float:
+    """Wasserstein-1 distance of two distributions, scaled units.
+
+    The integral of |difference| over the fractions, straight lines between, so exact also where the
+    two cross.
+
+    Args:
+        quantiles: Of the one, shape (513,).
+        other: Of the other, of the same shape.
+    """
+    difference = np.asarray(quantiles, np.float64) - np.asarray(other, np.float64)
+    left, right = np.abs(difference[:-1]), np.abs(difference[1:])
+    crosses = difference[:-1] * difference[1:] < 0
+    total = left + right
+    area = np.where(crosses, (left**2 + right**2) / np.where(total > 0, total, 1), total) / 2
+    return float(np.sum(area * np.diff(FRACTIONS)))
+
+
+def leave_one_out_distances(quantiles: np.ndarray) -> np.ndarray:
+    """For each person of a cohort, the Wasserstein distance to the mean of the others'.
+
+    Args:
+        quantiles: Shape (people, 513).
+
+    Returns:
+        (people,), scaled units.
+    """
+    others = (quantiles.sum(axis=0) - quantiles) / (len(quantiles) - 1)
+    return np.array([wasserstein(own, rest) for own, rest in zip(quantiles, others)])
+
+
+# Structure ----------------------------------------------------------------------------------------
+
+
+def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
+    """Whether edges are where they were and rise as they did: sum(g . h) / sum(|g| |h|).
+
+    g and h are the gradients of the two images: central differences, in voxels. 1 for any image
+    whose edges point as the source's do, however strong they are; 0 for unrelated ones; -1 for the
+    negative.
+
+    Args:
+        image: [k, j, i], any unit.
+        source: Of the same shape.
+        mask: Boolean, of the same shape; it is eroded by one voxel, so that its border does not
+            count.
+    """
+    near = box(mask, 1)
+    inside = ndimage.binary_erosion(mask[near])
+    one, other = (
+        np.stack([g[inside] for g in np.gradient(x[near].astype(np.float32))])
+        for x in (image, source)
+    )
+    lengths = np.sqrt(np.sum(one**2, axis=0) * np.sum(other**2, axis=0)).sum(dtype=np.float64)
+    return float(np.sum(one * other, dtype=np.float64) / lengths) if lengths else 1.0
+
+
+def slice_score(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
+    """How much more an image jumps from slice to slice than the source does; 0: as the source,
+    positive: more.
+
+    J(x) along an axis is the root mean square of a[k-1] - 2 a[k] + a[k+1], divided by the standard
+    deviation of x in the mask, where a is x averaged over 9x9 voxels of each slice (those of the
+    mask). The score is the largest ln(J(image) / J(source)) of the three axes. A change of contrast
+    or a smooth field hardly moves it; flicker of whole slices or patches does.
+    """
+    near = box(mask)
+    image, source, mask = image[near], source[near], mask[near]
+    scores = []
+    for axis in range(3):
+        if mask.shape[axis] > 2:
+            jumps = [_jumps(x, mask, axis) for x in (image, source)]
+            scores.append(np.log((jumps[0] + 1e-9) / (jumps[1] + 1e-9)))
+    return float(max(scores, default=0.0))
+
+
+def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
+    size = [1 if a == axis else 9 for a in range(3)]
+    weight = ndimage.uniform_filter(mask.astype(np.float32), size, mode="constant")
+    mean = ndimage.uniform_filter(
+        np.where(mask, image, 0).astype(np.float32), size, mode="constant"
+    ) / np.maximum(weight, 0.01)
+    mean, inside = np.moveaxis(mean, axis, 0), np.moveaxis(mask, axis, 0)
+    second = mean[:-2] - 2 * mean[1:-1] + mean[2:]
+    second = second[inside[:-2] & inside[1:-1] & inside[2:]].astype(np.float64)
+    deviation = image[mask].std(dtype=np.float64)
+    return float(np.sqrt(np.mean(second**2)) / deviation) if second.size and deviation > 0 else 0.0
+
+
+# Tissues ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """Three Gaussians of one width that make up the histogram inside a mask, dark to bright (CSF,
+    grey, white matter in T1).
+
+    Attributes:
+        means, shares: (3,) each; scaled units; the shares add up to 1.
+        deviation: Of each of the three. One for all: a class of its own width is free to swallow
+            its neighbour's tail, and does.
+    """
+
+    means: np.ndarray
+    shares: np.ndarray
+    deviation: float
+
+    @property
+    def contrasts(self) -> tuple[float, float]:
+        """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and
+        grey/CSF in T1.
+        """
+        dark, middle, bright = self.means
+        return float((bright - middle) / (bright + middle)), float(
+            (middle - dark) / (middle + dark)
+        )
+
+    def classify(self, values: np.ndarray) -> np.ndarray:
+        """The likeliest class, 0 to 2, of each value; of the shape of ``values``."""
+        # Equal widths: the densities of two classes cross once, halfway but for their shares.
+        gap = np.maximum(np.diff(self.means), 1e-9)
+        borders = (self.means[1:] + self.means[:-1]) / 2 - self.deviation**2 * np.diff(
+            np.log(self.shares)
+        ) / gap
+        return np.digitize(values, np.maximum.accumulate(borders))
+
+
+def fit_tissues(values: np.ndarray, bins: int = 512, rounds: int = 5000) -> Tissues:
+    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves; no
+    labels, no chance.
+
+    ``values``: inside the mask, scaled; zeros are left out. Starts from the three groups of least
+    variance (k-means on the histogram, from its 10, 50 and 90 % points).
+
+    Raises:
+        ValueError: Fewer than three different values.
+    """
+    count, border = np.histogram(values[values > 0], bins)
+    if np.count_nonzero(count) < 3:
+        raise ValueError(
+            "three tissue classes need at least three different values inside the mask"
+        )
+    x, weight = (border[1:] + border[:-1]) / 2, count / count.sum()
+    means, shares = _three_means(x, weight), np.full(3, 1 / 3)
+    deviation = (
+        np.sqrt(np.sum(weight * np.min((x - means[:, None]) ** 2, axis=0))) + border[1] - border[0]
+    )
+    for _ in range(rounds):
+        belongs = (
+            special.softmax(
+                np.log(shares)[:, None] - ((x - means[:, None]) / deviation) ** 2 / 2, axis=0
+            )
+            * weight
+        )
+        shares, before = belongs.sum(axis=1) + 1e-12, means
+        means = belongs @ x / shares
+        deviation = max(np.sqrt(np.sum(belongs * (x - means[:, None]) ** 2)), border[1] - border[0])
+        if np.abs(means - before).max() < 1e-7:
+            break
+    order = np.argsort(means)
+    return Tissues(means[order], (shares / shares.sum())[order], float(deviation))
+
+
+def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    cumulative = np.cumsum(weight)
+    means = np.interp((0.1, 0.5, 0.9), cumulative, x)
+    for _ in range(200):
+        nearest = np.abs(x - means[:, None]).argmin(axis=0)
+        mass = np.bincount(nearest, weight, 3)
+        means = np.where(
+            mass > 0, np.bincount(nearest, weight * x, 3) / np.maximum(mass, 1e-12), means
+        )
+    return means
+
+
+# Site probe ---------------------------------------------------------------------------------------
+
+
+def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
+    """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an
+    eroded mask.
+
+    "histogram": shares of 26 bins, 0 to 1.3, (26,). "texture": mean gradient magnitude, mean
+    absolute Laplacian and standard deviation over 3x3x3 voxels, in four bands of brightness, (12,).
+    """
+    image, mask = _on_probe_grid(scan)
+    values = image[mask]
+    shares = np.histogram(values, 26, (0, harmonize_scan.BRIGHTEST))[0] / len(values)
+    maps = (
+        ndimage.gaussian_gradient_magnitude(image, 0.5),
+        np.abs(ndimage.laplace(image)),
+        np.sqrt(
+            np.maximum(
+                ndimage.uniform_filter(image**2, 3) - ndimage.uniform_filter(image, 3) ** 2, 0
+            )
+        ),
+    )
+    band = np.digitize(values, np.quantile(values, (0.25, 0.5, 0.75)))
+    texture = [
+        m[mask][band == b].mean() if (band == b).any() else 0.0 for m in maps for b in range(4)
+    ]
+    return {"histogram": shares, "texture": np.array(texture)}
+
+
+def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer. The
+    whole mask if all erodes.
+    """
+    near = box(scan.mask, 2)
+    spacing = np.array(scan.volume.spacing_mm[::-1])
+    image, mask = scan.image[near].astype(np.float32), scan.mask[near]
+    # A Gaussian as wide as the new voxel, less the old voxel's own width.
+    image = ndimage.gaussian_filter(
+        image, np.sqrt(np.maximum(PROBE_SPACING_MM**2 - spacing**2, 0)) / 2.355 / spacing
+    )
+    steps = PROBE_SPACING_MM / spacing
+    shape = np.maximum(((np.array(image.shape) - 1) / steps).astype(int) + 1, 1)
+    image = ndimage.affine_transform(
+        image, steps, output_shape=tuple(shape), order=1, mode="nearest"
+    )
+    mask = (
+        ndimage.affine_transform(
+            mask.astype(np.float32), steps, output_shape=tuple(shape), order=1, mode="nearest"
+        )
+        > 0.5
+    )
+    eroded = ndimage.binary_erosion(mask, iterations=PROBE_EROSION)
+    inside = eroded if eroded.any() else mask
+    return image, inside if inside.any() else np.ones_like(mask)
+
+
+def site_probe(
+    features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
+) -> float:
+    """How well a classifier, retrained to convergence, tells the site of people it has not seen:
+    balanced accuracy, 0 to 1.
+
+    Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one
+    training for every person left out, features standardised by the people trained on. 0.5 is
+    chance for two sites.
+
+    Args:
+        features: (scans, features).
+        sites: 0 or 1 for each scan.
+        people: Whose scan it is: all scans of a person are left out together.
+
+    Raises:
+        ValueError: One of the two sites has fewer than two people.
+    """
+    features, sites, people = np.asarray(features, float), np.asarray(sites), np.asarray(people)
+    if any(len(set(people[sites == site])) < 2 for site in (0, 1)):
+        raise ValueError("a site probe needs at least two people of each of two sites")
+    right = np.zeros(len(sites), bool)
+    for person in np.unique(people):
+        out = people == person
+        mean, deviation = features[~out].mean(axis=0), features[~out].std(axis=0)
+        scaled = (features - mean) / np.where(deviation > 1e-9, deviation, np.inf)
+        weights = _logistic(scaled[~out], sites[~out], strength)
+        right[out] = (scaled[out] @ weights[1:] + weights[0] > 0) == sites[out]
+    return float(np.mean([right[sites == site].mean() for site in (0, 1)]))
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    """Weights (intercept first) of least weighted cross-entropy and penalty; the problem is convex,
+    so the end is the end.
+    """
+    x, sign = np.c_[np.ones(len(x)), x], 2.0 * y - 1
+    weight = np.where(y, 1 / y.sum(), 1 / (1 - y).sum()) * len(y) / 2
+    penalised = np.r_[0.0, np.ones(x.shape[1] - 1)] * strength
+
+    def loss(w):
+        margin = sign * (x @ w)
+        value = np.sum(weight * np.logaddexp(0, -margin)) + np.sum(penalised * w**2) / 2
+        return value, -(weight * sign * special.expit(-margin)) @ x + penalised * w
+
+    return optimize.minimize(
+        loss,
+        np.zeros(x.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 10_000, "gtol": 1e-7, "ftol": 1e-14},
+    ).x

@@ -1,0 +1,13 @@
+"""Which input image would make this image-to-image network err least?"""
+
+from ..door import door
+
+__getattr__ = door(
+    __name__,
+    {
+        "ideal_input": "run",
+        "run_task": "run",
+        "PRESETS": "settings",
+        "Settings": "settings",
+    },
+)

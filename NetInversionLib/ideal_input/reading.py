@@ -1,0 +1,247 @@
+"""An ideal input's result in words, for the panel, the command line and the report. Needs no torch.
+
+    answer(result.facts, result.tables)
+
+The words for the inputs of a run stand here, so that tables, selectors and sentences use the same:
+the *patient's own input* is what was acquired; an *ideal input* is what was found, *from* the
+images that the search started at.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+
+from ..core.results import Table
+from .settings import BLUR_VOXELS, NOISE
+
+OWN = "patient's"
+"""Key of the patient's own input in ``facts["error"]`` and in the keys of outputs and errors."""
+ALIKE = 1.5
+"""Starts whose errors differ by less than this factor found inputs that are as good."""
+REMOVED = "The text with this result's figures was removed from the scene."
+
+
+def start_words(start: str) -> str:
+    """Where a search started: "patient" is "the patient's images"; "zeros", "noise" and "noise 2"
+    say it themselves.
+    """
+    return "the patient's images" if start == "patient" else start
+
+
+def input_words(name: str, kind: str = "ideal") -> str:
+    """What a row of a table is about.
+
+    Args:
+        name: ``OWN``, or the start of an input that was found.
+        kind: "ideal" or "worst".
+    """
+    if name == OWN:
+        return "Patient's own input"
+    return f"{kind.capitalize()}, from {start_words(name)}"
+
+
+def answer(facts: dict, tables: dict[str, Table]) -> str:
+    """One to three sentences: what came out, how sure it is, what to look at next.
+
+    Args:
+        facts, tables: Of a result of ``ideal_input``; what is missing in them is left out of the
+            words.
+    """
+    if "error" not in facts or "error" not in tables:
+        done, total = facts.get("images_done", 0), facts.get("images", 0)
+        return (
+            f"The run was stopped with {done} of {total} images finished, so there are no figures:"
+            " what is shown is the best input until then."
+        )
+    start = best_start(facts)
+    sentences = [_what(facts, tables, start)]
+    if _gain(facts, start) > 0:
+        sentences += [_how_sure(facts, tables, start), _what_next(facts, tables, start)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def best_start(facts: dict) -> str:
+    """The start whose input the network errs least on; of worst inputs, most on."""
+    found = {name: error for name, error in facts["error"].items() if name != OWN}
+    choose = min if _kind(facts) == "ideal" else max
+    return choose(found, key=found.get)
+
+
+def summary(facts: dict, tables: dict[str, Table]) -> str:
+    """HTML: the answer, the error of each input, and what the network is."""
+    if not facts:
+        return REMOVED
+    first, *others = _escaped(answer(facts, tables)).partition(" How sure: ")
+    lines = [f"<b>{first}</b>{''.join(others)}"]
+    if "error" not in facts or "error" not in tables:
+        return f"<b>Incomplete.</b> {lines[0]}"
+    units = _units(tables["error"])
+    lines.append("Mean absolute error over all voxels of the region, air included:")
+    own = facts["error"][OWN]
+    for name, error in facts["error"].items():
+        line = f"- {input_words(name, _kind(facts))}: {error:.1f} {units}"
+        lines.append(
+            line
+            if name == OWN or not own
+            else f"{line}, {100 * error / own:.0f} % of the patient's own"
+        )
+    model = facts["model"]
+    lines.append(f"Network: {model['name']}. {model.get('intended_use', '')}")
+    return "<br>".join([lines[0], *map(_escaped, lines[1:])])
+
+
+# The sentences ------------------------------------------------------------------------------------
+
+
+def _what(facts: dict, tables: dict[str, Table], start: str) -> str:
+    """What was asked and what came out."""
+    table, kind = tables["error"], _kind(facts)
+    where = "body" if f"MAE body ({_units(table)})" in table.columns else "everything"
+    own, found = _errors(facts, table, where, start)
+    place = "inside the body" if where == "body" else "over the region"
+    units = _units(table)
+    asked = (
+        f"With the patient's own input the network's image differs from the target by {own:.1f}"
+        f" {units} on average {place}"
+    )
+    if not own > 0:
+        return f"{asked}: there is nothing to gain."
+    within = "" if kind == "ideal" else " within the largest change"
+    return (
+        f"{asked}; with the {kind} input (searched from {start_words(start)}{within}) by"
+        f" {found:.1f} {units}, {100 * found / own:.0f} % of that."
+    )
+
+
+def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
+    """How the starts agree, and what noise and blur leave of the gain."""
+    parts = []
+    found = [error for name, error in facts["error"].items() if name != OWN]
+    if len(found) > 1:
+        alike = max(found) <= ALIKE * min(found)
+        parts.append(
+            f"the {len(found)} starts end between {min(found):.1f} and {max(found):.1f} "
+            f"{_units(tables['error'])} over the whole region, so "
+            + (
+                "this input is one answer of several"
+                if alike
+                else "what is found depends on the start"
+            )
+        )
+    kept = _kept(tables, start)
+    if kept:
+        noisier, blurred = (f"{100 * share:.0f} %" for share in kept)
+        words = (
+            f"of the gain {noisier} stays when noise of {100 * NOISE:.0f} % of the input's range is"
+            f" added to both inputs, {blurred} when both are blurred by {BLUR_VOXELS:g} voxel"
+        )
+        words += (
+            ": most of it lies in fine patterns and tells about this network, not about a scanner"
+            if min(kept) < 0.5
+            else ", so it does not hang on fine patterns alone"
+        )
+        parts.append(words)
+    return f"How sure: {'; '.join(parts)}." if parts else ""
+
+
+def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:
+    """The channel that the gain needs most, and the tissue in which the error changes most."""
+    parts = []
+    needed = _needed_channel(tables, start)
+    if needed:
+        parts.append(
+            f"the change of the {needed[0]} (without it {100 * needed[1]:.0f} % of the gain is"
+            " lost)"
+        )
+    tissue = _changed_tissue(facts, tables["error"], start)
+    if tissue:
+        parts.append(
+            f"{tissue[0]} (error {tissue[1]:.0f} before, {tissue[2]:.0f} {_units(tables['error'])}"
+            " after)"
+        )
+    return f"Look next at {' and at '.join(parts)}." if parts else ""
+
+
+# The figures --------------------------------------------------------------------------------------
+
+
+def _kind(facts: dict) -> str:
+    return "worst" if facts.get("settings", {}).get("direction") == "worst" else "ideal"
+
+
+def _units(table: Table) -> str:
+    heading = next(heading for heading in table.columns if heading.startswith("MAE "))
+    return heading.split("(")[-1].rstrip(")")
+
+
+def _gain(facts: dict, start: str) -> float:
+    """How much less the network errs; of a worst input, how much more."""
+    gain = facts["error"][OWN] - facts["error"][start]
+    return gain if _kind(facts) == "ideal" else -gain
+
+
+def _errors(facts: dict, table: Table, tissue: str, start: str) -> tuple[float, float]:
+    """Errors in a tissue of the patient's own and of the found input. The rows are in the order of
+    ``facts["error"]``.
+    """
+    column = table.columns[f"MAE {tissue} ({_units(table)})"]
+    names = list(facts["error"])
+    return column[names.index(OWN)], column[names.index(start)]
+
+
+def _kept(tables: dict[str, Table], start: str) -> tuple[float, float] | None:
+    """Shares of the gain that stay when both inputs are noisier, and when both are blurred, at
+    least 0; None without the table "validity".
+    """
+    table = tables.get("validity")
+    if table is None:
+        return None
+    labels, values = list(table.columns.values())[:2]
+    error = dict(zip(labels, values))
+    gains = []
+    for change in ("", ", noisier", ", blurred"):
+        own, found = error.get(input_words(OWN) + change), error.get(input_words(start) + change)
+        if own is None or found is None:
+            return None
+        gains.append(own - found)
+    if not gains[0] > 0:
+        return None
+    noisier, blurred = (max(0.0, gain / gains[0]) for gain in gains[1:])
+    return noisier, blurred
+
+
+def _needed_channel(tables: dict[str, Table], start: str) -> tuple[str, float] | None:
+    """The channel whose return to the patient's own loses most of the gain, and the share lost."""
+    if "swap back" not in tables:
+        return None
+    columns = tables["swap back"].columns
+    rows = zip(columns["start"], columns["channel put back"], columns["share of the gain lost (%)"])
+    lost = {
+        channel: share / 100
+        for name, channel, share in rows
+        if name == start_words(start) and math.isfinite(share)
+    }
+    if not lost:
+        return None
+    channel = max(lost, key=lost.get)
+    return channel.replace("_", " "), lost[channel]
+
+
+def _changed_tissue(facts: dict, table: Table, start: str) -> tuple[str, float, float] | None:
+    """The tissue whose error changes most, with its error before and after."""
+    ending = f" ({_units(table)})"
+    tissues = [heading[4 : -len(ending)] for heading in table.columns if heading.startswith("MAE ")]
+    errors = {
+        tissue: _errors(facts, table, tissue, start)
+        for tissue in tissues
+        if tissue not in ("everything", "body")
+    }
+    if not errors:
+        return None
+    tissue = max(errors, key=lambda name: abs(errors[name][0] - errors[name][1]))
+    return tissue, *errors[tissue]
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)

@@ -1,0 +1,242 @@
+"""Ideal input: the input image that a trained image-to-image network errs least on, found by L-BFGS
+on the input.
+
+    result = ideal_input(volumes, {"network": model}, Settings(starts=("patient", "zeros")))
+
+Source: "Visualizing the 'ideal' input MRI for synthetic CT generation with a trained deep CNN",
+ISMRM 2019, 4866.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import models as model_files
+from ..core import devices
+from ..core.progress import Progress
+from ..core.results import Curve, Result
+from ..core.volumes import Volume
+from ..models import Model
+from ..optimise import lbfgs
+from ..optimise.objective import Objective, Terms
+from . import knobs, tables
+from .case import make_starts, prepare, require_same_images
+from .reading import start_words
+from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .case import Case
+    from .search import Found
+
+
+def run_task(
+    volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
+) -> Result:
+    """``ideal_input`` as a job: settings as JSON values, models as files."""
+    models = {key: model_files.load(path) for key, path in model_paths.items()}
+    return ideal_input(volumes, models, Settings.from_json(settings), progress)
+
+
+def ideal_input(
+    volumes: dict[str, Volume],
+    models: dict[str, Model],
+    settings: Settings = Settings(),
+    progress: Progress = Progress(),
+) -> Result:
+    """Optimise the input of ``models["network"]`` so that its output comes closest to the target.
+
+    Args:
+        volumes: One per input channel and per output channel (the targets), by the roles that the
+            model's card names ("in_phase", ..., "ct"), in scanner units; optional "mask": the input
+            changes only where it is not 0. All are brought onto the grid of the first input
+            channel. Optional "other <n> in_phase" and so on: input channels of other patients (n =
+            1, 2, ...), who give table "validity" its null distribution.
+        models: "network", and optionally "second", a network on which the gain is tried.
+        settings: See ``Settings``.
+        progress: Receives progress, log, the loss curve, intermediate results; may raise
+            ``Cancelled``.
+
+    Returns:
+        Result with, per start, the ideal inputs, their change, the network's output and its error;
+        tables "error", "change", "swap back", "validity"; curves "convergence" and "spectrum
+        <start>". Values in scanner units.
+
+    Raises:
+        ValueError: Missing or unusable volumes, settings that contradict each other; says what to
+        do. devices.DeviceError: The asked-for device is not there.
+    """
+    device = devices.choose(settings.device, progress.log)
+    try:
+        return _run(volumes, models, settings, progress, device)
+    except (RuntimeError, MemoryError) as error:
+        if device.type == "cpu" or not settings.allow_cpu or not devices.is_out_of_memory(error):
+            raise
+    progress.log(
+        f"The memory of {device} does not suffice, even in small pieces: starting again on the CPU,"
+        " more slowly."
+    )
+    return _run(volumes, models, settings, progress, torch.device("cpu"))
+
+
+def _run(
+    volumes: dict[str, Volume],
+    models: dict[str, Model],
+    settings: Settings,
+    progress: Progress,
+    device: torch.device,
+) -> Result:
+    model = models["network"]
+    if "second" in models:
+        require_same_images(model.card, models["second"].card)
+    for network in models.values():
+        network.network.to(device)
+    progress.report(0.0, f"Preparing the images ({devices.describe(device)})")
+    case = prepare(volumes, model, settings, progress, device)
+    names, starts = make_starts(case, settings)
+    found = optimise(case, names, starts, settings, progress)
+    progress.report(0.95, "Measuring what changed")
+    result = describe(case, names, found, settings, models.get("second"), progress)
+    result.facts.update(
+        case.facts,
+        settings=asdict(settings),
+        device=devices.describe(device),
+        versions=devices.versions(device),
+        model=model.facts(),
+        peak_memory_gb=devices.peak_memory(device) / 1e9,
+    )
+    progress.report(1.0, "Done")
+    return result
+
+
+def describe(
+    case: Case,
+    names: list[str],
+    found: Found,
+    settings: Settings,
+    second: Model | None,
+    progress: Progress,
+) -> Result:
+    """Everything worth knowing of what was found. Every figure is taken on f of the assembled
+    image.
+    """
+    result = ideal_volumes(
+        case, names, found.images, Result(facts={"complete": True}), settings.direction
+    )
+    if len(names) > 1:
+        spread = case.model.denormalise_change(found.images.std(0, unbiased=False), case.scaling)
+        for index, channel in enumerate(case.model.card.inputs):
+            put_volume(
+                result,
+                case,
+                spread,
+                index,
+                f"spread {channel.role}",
+                channel.units,
+                "spread",
+                f"Spread of {channel.name} over the starts",
+            )
+    memory = budget(settings, case.patient.device)
+    objective = objective_for(
+        case, slice(None), replace(settings, mean=True, direction="best"), memory, progress
+    )
+    images = {"patient's": case.patient, **dict(zip(names, found.images))}
+    kind = WORDS[settings.direction]
+    inputs = {
+        name: f"{kind} input from {start_words(name)}" if name in names else "patient's own input"
+        for name in images
+    }
+    errors = {
+        name: _output_volumes(result, case, name, inputs[name], objective.forward(image))
+        for name, image in images.items()
+    }
+    tables.add_error_table(result, case, errors, images, found.evaluations, kind)
+    tables.add_change(result, case, names, found.images)
+    if settings.validity:
+        progress.report(0.96, "Trying inputs that should not be better")
+        tables.add_swap_back(result, case, names, found.images, objective)
+        tables.add_validity(
+            result, case, names, found.images, objective, second, settings.seed, kind
+        )
+    if settings.knobs and settings.direction == "best":
+        _add_knobs(result, case, found, settings, memory, progress)
+    result.curves["convergence"] = Curve(
+        "How far did the error fall?",
+        "network evaluations",
+        "error that was minimised (no unit)",
+        {
+            f"from {start_words(name)}": (list(range(1, len(line) + 1)), line)
+            for name, line in zip(names, found.trace)
+        },
+        log_y=settings.direction == "best",
+    )
+    result.facts["ended"] = {
+        name: {lbfgs.STATUS[s]: int((row == s).sum()) for s in row.unique().tolist()}
+        for name, row in zip(names, found.status)
+    }
+    return result
+
+
+def _output_volumes(
+    result: Result, case: Case, name: str, words: str, normalised: Tensor
+) -> Tensor:
+    """Add the network's output and its error to ``result``; gives the absolute error in
+    ``Model.error_scale``.
+    """
+    output, target = (
+        case.model.denormalise_output(normalised),
+        case.model.denormalise_output(case.target),
+    )
+    error = (output - target).abs()
+    for index, channel in enumerate(case.model.card.outputs):
+        label = f"{channel.role} {name}"
+        put_volume(
+            result,
+            case,
+            output,
+            index,
+            f"output {label}",
+            channel.units,
+            "ct" if channel.units == "HU" else "input",
+            f"Synthetic {channel.name}, {words}",
+        )
+        put_volume(
+            result,
+            case,
+            error,
+            index,
+            f"error {label}",
+            channel.units,
+            "error",
+            f"Error of {channel.name}, {words}",
+        )
+    return (normalised - case.target).abs() * case.model.error_scale[0]
+
+
+def _add_knobs(
+    result: Result, case: Case, found: Found, settings: Settings, memory: float, progress: Progress
+) -> None:
+    """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs
+    there.
+    """
+    count = len(case.patient)
+    chosen = torch.linspace(0, count - 1, min(count, knobs.MOST_IMAGES)).round().long()
+    objective = Objective(
+        case.model,
+        case.target[chosen],
+        case.weight[chosen],
+        Terms(settings.above, settings.below),
+        budget=0.5 * memory,
+        multiple=case.model.card.size_multiple,
+        log=progress.log,
+    )
+    scale, units = case.model.error_scale
+    free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
+    roles = [channel.role for channel in case.model.card.inputs]
+    result.tables["acquirable"] = knobs.acquirable(
+        case.patient[chosen], objective, roles, units, scale, free, progress
+    )

@@ -1,0 +1,123 @@
+"""Settings of Ideal Input and their presets; free of torch, so that a panel can show them before
+torch is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+STARTS = ("patient", "zeros", "noise")
+NOISE = 0.02
+"""Standard deviation of the noisier inputs in table "validity", as a share of the network's input
+range.
+"""
+BLUR_VOXELS = 1.0
+"""Standard deviation of the blur there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to look for, from where, and how far; images are in the network's normalised units (0 to
+    1).
+
+    ``starts``: any of "patient", "zeros" and "noise" (uniform in [0, 1]); ``noise_seeds`` noise
+    images from ``seed`` on. ``direction``: "best" (least error) or "worst" (greatest error; needs
+    ``ball``). ``ball``: greatest root-mean-square distance from the patient's images, or None for
+    no limit. ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0: at 10
+    all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 % leave it;
+    ``mean``: every term of the objective is a mean over voxels (so that the lambdas do not depend
+    on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead of by price.
+    ``optimiser``: "batched" (our L-BFGS) or "fixed-step" (torch.optim.LBFGS as the source used it:
+    learning rate 1, 20 inner iterations, ``max_evaluations`` ignored, 100 steps).
+    ``max_evaluations``: network evaluations per image; ``history``: L-BFGS pairs kept. ``locked``:
+    roles of input channels that stay the patient's. ``region``: (k0, k1, j0, j1, i0, i1), half-open
+    voxel indices of the first input, or None for everything. The input changes and the error counts
+    only inside; the network also sees ``context`` voxels around it, as acquired. ``device``:
+    "auto", "cpu", "cuda" or "mps"; ``memory_gb``: memory for the run, or None for 2 GB on a CPU and
+    70 % of what is free on a GPU. ``allow_cpu``: go on on the CPU when the GPU's memory does not
+    suffice. ``validity``: also compute the tables "swap back" and "validity"; ``knobs``: also the
+    table "acquirable".
+    """
+
+    starts: tuple[str, ...] = ("patient",)
+    noise_seeds: int = 1
+    seed: int = 0
+    direction: str = "best"
+    ball: float | None = None
+    above: float = 10.0
+    below: float = 10.0
+    mean: bool = True
+    box: bool = False
+    optimiser: str = "batched"
+    max_evaluations: int = 200
+    history: int = 20
+    locked: tuple[str, ...] = ()
+    region: tuple[int, ...] | None = None
+    context: int = 16
+    device: str = "auto"
+    memory_gb: float | None = None
+    allow_cpu: bool = True
+    validity: bool = True
+    knobs: bool = True
+
+    def __post_init__(self):
+        for name in ("starts", "locked", "region"):  # lists, when they come from JSON
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        unknown = set(self.starts) - set(STARTS)
+        if unknown or not self.starts:
+            raise ValueError(
+                f"starts must be among {', '.join(STARTS)}, not"
+                f" {', '.join(map(str, unknown)) or 'empty'}"
+            )
+        if self.direction not in ("best", "worst") or self.optimiser not in (
+            "batched",
+            "fixed-step",
+        ):
+            raise ValueError(
+                "direction is 'best' or 'worst', optimiser is 'batched' or 'fixed-step'"
+            )
+        if self.direction == "worst" and self.ball is None:
+            raise ValueError(
+                "the worst input needs a ball (greatest distance from the patient's images): "
+                "without one the error has no upper limit"
+            )
+        if self.ball is not None and not (
+            self.ball > 0 and set(self.starts) == {"patient"} and not self.box
+        ):
+            raise ValueError(
+                "a ball must be greater than 0, starts only at the patient, and excludes box bounds"
+            )
+        if self.optimiser == "fixed-step" and (self.box or self.ball is not None):
+            raise ValueError(
+                "the fixed-step optimiser has neither box bounds nor a ball: choose the batched one"
+            )
+        if (
+            self.max_evaluations < 1
+            or self.noise_seeds < 1
+            or self.context < 0
+            or min(self.above, self.below) < 0
+        ):
+            raise ValueError(
+                "max_evaluations and noise_seeds are at least 1, context and the lambdas at least 0"
+            )
+
+    @classmethod
+    def from_json(cls, settings: dict) -> Settings:
+        unknown = set(settings) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**settings)
+
+
+PRESETS = {
+    "default": {},
+    "seed": {
+        "optimiser": "fixed-step",
+        "mean": False,
+        "above": 1.0,
+        "below": 1.0,
+        "starts": STARTS,
+    },
+}
+"""Settings by name; "seed" is the setting of the source: sums as printed, fixed-step L-BFGS."""

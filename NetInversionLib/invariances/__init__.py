@@ -1,0 +1,16 @@
+"""What may change in the input without this network noticing?"""
+
+from ..door import door
+
+__getattr__ = door(
+    __name__,
+    {
+        "Blended": "moments",
+        "Moments": "moments",
+        "tiles": "moments",
+        "image_noise": "run",
+        "invariances": "run",
+        "run_task": "run",
+        "Settings": "settings",
+    },
+)

@@ -1,0 +1,214 @@
+"""Where to look for invariances, and an image's noise; needs neither torch nor a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..core.volumes import Region, Volume, VolumeError, axis_toward, crop, region_from_ras_points
+from .settings import Settings
+
+SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
+BODY_HU = -500.0
+AROUND_MM = 80.0
+"""Side of the square that is looked at where the user has chosen no region."""
+GRIP_MM = 10.0  # what is thinner than this is no body: a couch, a tube
+
+
+@dataclass(frozen=True)
+class Around:
+    """A square of one axial slice around a point.
+
+    Attributes:
+        region: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the volume.
+        size_mm: Its two sides within the slice, in the order of the array's axes.
+        moved_mm: How far its middle lies from the point that was asked for, because that is in the
+            air around the body.
+    """
+
+    region: Region
+    size_mm: tuple[float, float]
+    moved_mm: float
+
+    @property
+    def words(self) -> str:
+        """Where it lies, for a result: "81 x 81 mm around the view's centre"."""
+        where = " x ".join(f"{size:.0f}" for size in self.size_mm) + " mm around the view's centre"
+        return where + (f", moved {self.moved_mm:.0f} mm into the body" if self.moved_mm else "")
+
+
+def region_around(
+    ct: Volume, point_ras: tuple[float, float, float], side_mm: float = AROUND_MM, tile: int = 128
+) -> Around:
+    """A square of ``side_mm`` around a point in its axial slice, shifted to lie within the image.
+
+    It is never larger than ``tile`` voxels. A point in the air around the body is moved into the
+    body; air within, as in a lung, counts as body.
+
+    Args:
+        ct: CT in HU, any orientation.
+        point_ras: RAS position, mm.
+
+    Raises:
+        VolumeError: The point lies outside of the image.
+    """
+    index = np.linalg.solve(ct.ijk_to_ras, np.append(point_ras, 1.0))[2::-1]
+    if (index < -0.5).any() or (index >= np.array(ct.shape) - 0.5).any():
+        raise VolumeError(f"The region lies outside '{ct.name}'. Move it onto the volume.")
+    axis = axis_toward(ct, "S")[0]
+    k = int(index[axis] + 0.5)
+    spacing = np.delete(np.array(ct.spacing_mm)[::-1], axis)
+    asked = np.delete(index, axis)
+    inside = body(np.take(ct.array, k, axis), spacing)
+    centre = _into(inside, asked, spacing, side_mm / 4)
+    shape = np.delete(np.array(ct.shape), axis)
+    sides = np.minimum(
+        np.maximum(np.rint(side_mm / spacing).astype(int), 8), np.minimum(tile, shape)
+    )
+    first = np.clip(np.rint(centre + 0.5 - sides / 2).astype(int), 0, shape - sides)
+    bounds = [(int(a), int(a + n)) for a, n in zip(first, sides)]
+    bounds.insert(axis, (k, k + 1))
+    moved = float(np.linalg.norm((centre - asked) * spacing))
+    return Around(
+        tuple(bound for pair in bounds for bound in pair),
+        tuple(float(x) for x in sides * spacing),
+        moved,
+    )
+
+
+def voxel_of(ct: Volume, lesion_ras: tuple[float, float, float]) -> Region:
+    """The region of the one voxel that holds a lesion's point (RAS, mm).
+
+    Raises:
+        VolumeError: None does.
+    """
+    try:
+        return region_from_ras_points(ct, np.array([lesion_ras]))
+    except VolumeError:
+        raise VolumeError(
+            f"The lesion's point lies outside of '{ct.name}': put it where the lesion is to be."
+        ) from None
+
+
+def only_slices(ct: Volume, settings: dict) -> tuple[Volume, dict]:
+    """The axial slices of ``settings["region"]`` and of the lesion, and settings in their voxels.
+
+    Args:
+        settings: Fields of ``Settings``; without a region nothing is left out.
+
+    Raises:
+        VolumeError: The lesion's point lies outside of the image.
+    """
+    region = settings.get("region")
+    if region is None:
+        return ct, settings
+    axis = axis_toward(ct, "S")[0]
+    low, high = region[2 * axis : 2 * axis + 2]
+    if settings.get("lesion") is not None:
+        box = voxel_of(ct, settings["lesion"])
+        low, high = min(low, box[2 * axis]), max(high, box[2 * axis + 1])
+    kept = [bound for size in ct.shape for bound in (0, size)]
+    kept[2 * axis : 2 * axis + 2] = low, high
+    region = list(region)
+    region[2 * axis : 2 * axis + 2] = region[2 * axis] - low, region[2 * axis + 1] - low
+    return crop(ct, tuple(kept)), {**settings, "region": tuple(region)}
+
+
+def body(slice_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """The body in an axial slice, bool: the largest part that is not thin, and what it encloses."""
+    dense = slice_hu > BODY_HU
+    width = np.maximum(1, np.rint(GRIP_MM / np.asarray(spacing_mm))).astype(int)
+    parts, count = ndimage.label(ndimage.binary_opening(dense, np.ones(width)))
+    if not count:
+        return dense
+    largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return ndimage.binary_fill_holes(parts == largest)
+
+
+def _into(
+    inside: np.ndarray, asked: np.ndarray, spacing_mm: np.ndarray, depth_mm: float
+) -> np.ndarray:
+    """The point, or where it is outside the body, the nearest one this deep in it (as can be)."""
+    nearest = tuple(np.clip(np.rint(asked).astype(int), 0, np.array(inside.shape) - 1))
+    if inside[nearest] or not inside.any():
+        return asked
+    # The image may end within the body: its edge is no skin.
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1, mode="edge"), sampling=spacing_mm)[
+        1:-1, 1:-1
+    ]
+    places = np.argwhere(depth >= min(depth_mm, depth.max()))
+    return places[np.argmin((((places - asked) * spacing_mm) ** 2).sum(1))].astype(float)
+
+
+def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
+    """Standard deviation of the noise in soft tissue, HU, from slices (K, J, I).
+
+    Where there is none, of the whole image. The median distance from the mean of 9 x 9 voxels:
+    it counts noise of any texture finer than that, and few edges.
+    ``tissue_of``: where to look for soft tissue, if not in the image itself.
+    """
+    where = ndimage.uniform_filter(hu if tissue_of is None else tissue_of, (1, 5, 5))
+    soft = (where > SOFT_TISSUE_HU[0]) & (where < SOFT_TISSUE_HU[1])
+    tissue = ndimage.binary_erosion(soft, np.ones((1, 9, 9)))
+    rest = hu - ndimage.uniform_filter(hu, (1, 9, 9))
+    return float(1.4826 * np.median(np.abs(rest[tissue] if tissue.sum() >= 100 else rest)))
+
+
+# How long a run takes, fitted on two cores: everything in voxels that pass through a denoiser of
+# the published size, forwards.
+MARGIN_VOXELS = 40  # that a network sees around a region, both sides together
+TYPICAL_EVALUATIONS = 12  # of a projected sample: most are accepted long before the last
+GRADIENT = 3  # a pass there and back, in passes forwards
+BACK_PASSES = 10  # the way back to the proposal, and measuring
+DECODED = 3.1  # an image that a sampler draws, in passes
+DECODED_MARGIN = 48
+NOISE_DRAWN = (17_000, 0.72)  # fresh noise, whatever the region: fixed, and per voxel of the slice
+SLICE_FIXED = (740_000, 11.0)  # of each slice: simulation and references, likewise
+NODULE_SIDE = 24
+SPECTRUM = 5e6
+
+
+def network_voxels(
+    image: tuple[int, int], region: tuple[int, int], slices: int, settings: Settings
+) -> float:
+    """What a run costs, in voxels that pass through the denoiser forwards.
+
+    Args:
+        image: Voxels of an axial slice along its two axes. region: The same of the region.
+        slices: How many slices are looked at.
+        settings: Its proposals, samples, projected, max_evaluations, tile, overlap, lesion, sizes
+            and contrasts of lesions, and spectrum count.
+    """
+    passes = GRADIENT * min(TYPICAL_EVALUATIONS, settings.max_evaluations) + BACK_PASSES
+    draws = {
+        "cinn": DECODED * _grown(region, DECODED_MARGIN, image),
+        "noise": NOISE_DRAWN[0] + NOISE_DRAWN[1] * image[0] * image[1],
+        "texture": 0.0,
+    }
+    draw = sum(draws[kind] for kind in settings.proposals) / len(settings.proposals)
+    sampled = settings.samples * (draw + _grown(region, MARGIN_VOXELS, image))
+    tiles = [_tiles(side, settings.tile, settings.overlap) for side in region]
+    tile = tuple(min(side, settings.tile) for side in region)
+    moved = settings.projected * passes * _grown(tile, MARGIN_VOXELS, image)
+    fixed = SLICE_FIXED[0] + SLICE_FIXED[1] * image[0] * image[1]
+    nodules = 0
+    if settings.lesion is not None:
+        nodules = len(settings.lesion_diameters_mm) * len(settings.lesion_contrasts_hu)
+    square = (NODULE_SIDE + MARGIN_VOXELS) ** 2
+    return (
+        slices * (fixed + sampled + tiles[0] * tiles[1] * moved)
+        + nodules * passes * square
+        + SPECTRUM * len(settings.spectrum)
+    )
+
+
+def _grown(region: tuple[int, int], margin: int, image: tuple[int, int]) -> float:
+    sides = [min(side + margin, whole) for side, whole in zip(region, image)]
+    return float(sides[0] * sides[1])
+
+
+def _tiles(side: int, tile: int, overlap: int) -> int:
+    """How many tiles cover a side, as ``invariances.tiles`` makes them."""
+    return max(1, -(-(side - overlap) // (tile - overlap))) if side > tile else 1

@@ -1,0 +1,172 @@
+"""Two questions to a denoiser at one place of a CT: could this lesion vanish, and how many
+directions does a layer lose?
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..core.progress import Progress
+from ..core.results import Curve, Table
+from ..core.volumes import Volume
+from ..models import Model
+from . import lesions, spectrum
+from .level_set import LevelSet, Window
+from .settings import Settings
+
+MARGIN_VOXELS = 8
+
+
+class Place:
+    """A denoiser and one axial slice of a CT.
+
+    Args:
+        ct: HU, axes LPS. k: The slice. model: One input, one output, on ``device``.
+    """
+
+    def __init__(self, ct: Volume, k: int, model: Model, device: torch.device):
+        channel = model.card.inputs[0]
+        self.network, self.spacing_mm, self.scale = (
+            model.network,
+            ct.spacing_mm[:2],
+            channel.high - channel.low,
+        )
+        hu = torch.from_numpy(np.ascontiguousarray(ct.array[k], np.float32))
+        self.image = ((hu - channel.low) / self.scale)[None, None].to(device)
+
+    def level_set(self, region: Window, layer: str) -> LevelSet:
+        return LevelSet(self.network, self.image, region, layer, self.scale)
+
+
+def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(i, j, k) of a point in a volume's [k, j, i] array, not rounded.
+
+    Raises:
+        ValueError: It lies outside.
+    """
+    ijk = np.linalg.solve(ct.ijk_to_ras, np.append(ras_mm, 1.0))[:3]
+    if (ijk < -0.5).any() or (ijk >= np.array(ct.shape[::-1]) - 0.5).any():
+        raise ValueError(
+            f"the point at ({', '.join(f'{x:.0f}' for x in ras_mm)}) mm lies outside of"
+            f" '{ct.name}': put it where the lesion is to be"
+        )
+    return tuple(float(x) for x in ijk)
+
+
+def check_lesion(ct: Volume, settings: Settings) -> None:
+    """Raises ValueError if ``settings.lesion`` lies outside of the CT (axes LPS), or a nodule is
+    too small for its voxels.
+    """
+    if settings.lesion is not None:
+        i, j, _ = voxel_of(ct, settings.lesion)
+        for diameter in settings.lesion_diameters_mm:
+            lesions.draw(
+                lesions.Nodule(_centre_mm(ct, i, j), diameter, 1.0),
+                around(ct, i, j, diameter),
+                ct.spacing_mm[:2],
+            )
+
+
+def around(ct: Volume, i: float, j: float, diameter_mm: float) -> Window:
+    """The square around a nodule in which the input may change; it depends on this nodule alone."""
+    reach = [round(diameter_mm / 2 / mm) + MARGIN_VOXELS for mm in ct.spacing_mm[:2]]
+    return Window(
+        *(
+            bound
+            for centre, half, size in zip((j, i), reach[::-1], ct.shape[1:])
+            for bound in (max(0, round(centre) - half), min(size, round(centre) + half + 1))
+        )
+    )
+
+
+def _centre_mm(ct: Volume, i: float, j: float) -> tuple[float, float]:
+    return i * ct.spacing_mm[0], j * ct.spacing_mm[1]
+
+
+def lesion(
+    ct: Volume,
+    model: Model,
+    settings: Settings,
+    epsilon: float,
+    device: torch.device,
+    progress: Progress = Progress(),
+) -> tuple[Table, Curve, dict[str, np.ndarray]]:
+    """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an
+    unchanged layer leaves room for.
+
+    Each is put alone, by its middle, into the slice nearest to the point; the input may change in
+    the square ``around`` it. The images are the whole CT with the changes that
+    ``lesions.detectability`` gives.
+    """
+    i, j, k = voxel_of(ct, settings.lesion)
+    place = Place(ct, round(k), model, device)
+    level_sets = {
+        diameter: place.level_set(around(ct, i, j, diameter), settings.layer)
+        for diameter in settings.lesion_diameters_mm
+    }
+    table, curve, changes = lesions.detectability(
+        level_sets,
+        _centre_mm(ct, i, j),
+        list(settings.lesion_contrasts_hu),
+        place.spacing_mm,
+        place.scale,
+        epsilon,
+        settings.max_evaluations,
+        progress,
+    )
+    images = {}
+    for key, (region, change) in changes.items():
+        images[key] = np.array(ct.array, np.float32)
+        images[key][round(k)][region.slices] += change.numpy()
+    return table, curve, images
+
+
+def spectra(
+    ct: Volume,
+    k: int,
+    region: Window,
+    model: Model,
+    settings: Settings,
+    epsilon_hu: float,
+    change_hu: float,
+    device: torch.device,
+    progress: Progress = Progress(),
+) -> tuple[Table, Curve]:
+    """Of each of ``settings.spectrum``: the share of directions that it loses in a square at the
+    middle of the region.
+
+    Args:
+        change_hu: Size of the changes looked at, root mean square.
+    """
+    place, found, rows = (
+        Place(ct, k, model, device),
+        {},
+        {"layer": [], "lost (%)": [], "in words": []},
+    )
+    middle = [(region.j0 + region.j1) // 2, (region.i0 + region.i1) // 2]
+    bounds = ((region.j0, region.j1), (region.i0, region.i1))
+    square = Window(
+        *(
+            bound
+            for centre, (first, last) in zip(middle, bounds)
+            for bound in (
+                max(first, centre - settings.spectrum_size // 2),
+                min(last, centre + (settings.spectrum_size + 1) // 2),
+            )
+        )
+    )
+    for layer in settings.spectrum:
+        progress.report(len(found) / len(settings.spectrum), f"Spectrum of layer {layer}")
+        target = place.level_set(square, layer)
+        found[layer] = one = spectrum.spectrum(target, seed=settings.seed)
+        epsilon = settings.epsilon_layer if target.hidden else epsilon_hu
+        rows["layer"].append(layer)
+        change = change_hu / place.scale
+        rows["lost (%)"].append(100 * one.lost(epsilon, change))
+        rows["in words"].append(
+            one.words(epsilon, change, "The output" if layer == "output" else f"Layer {layer}")
+        )
+    return Table(
+        f"Directions that a layer loses, {square.size[0]} x {square.size[1]} voxels", rows
+    ), spectrum.curve(found)

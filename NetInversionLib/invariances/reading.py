@@ -1,0 +1,276 @@
+"""The results of a search for invariances in words, for the panel, the command line and the report.
+
+``facts`` and ``tables`` are those of a result of ``invariances.invariances``, or what a scene kept
+of them. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping
+
+from ..core.results import Table
+from ..core.text import readable
+
+SECOND = " second"
+"""What the keys of a second denoiser's images and tables end with."""
+REMOVED = "The text with this result's figures was removed from the scene."
+SEARCHED = "but changes that were not tried may pass too"
+AVERAGE = "the limit is an average over the region, so a small spot may change by more"
+
+
+def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    """What was asked, what came out, how sure that is and what to do next: one to three sentences.
+
+    Args:
+        facts: What is missing, because a run was stopped early, is left out.
+        tables: By key; "proof" is needed for figures, "bands" and "lesions" say more.
+
+    Returns:
+        Plain text.
+    """
+    sentences = [_found(facts, tables), _certainty(facts), _next(facts, tables)]
+    stopped = "" if facts.get("complete", True) else "Stopped early, so this is of a part only: "
+    return stopped + " ".join(sentence for sentence in sentences if sentence)
+
+
+def summary(facts: Mapping | None, tables: Mapping[str, Table]) -> str:
+    """The answer, and how many samples each denoiser's proof rests on, as HTML."""
+    if not facts:
+        return _escaped(REMOVED)
+    lines = [f"<b>{_escaped(answer(facts, tables))}</b>"]
+    if not facts.get("complete", True):
+        lines.append("<b>Incomplete</b>: the run was stopped; the maps are partial.")
+    for suffix, part in parts(facts).items():
+        lines.append(
+            f"<b>{_escaped(part['model']['name'])}</b>: {part['accepted']} of {part['projected']} "
+            f"projected samples are proven to change {_escaped(looked_at(part))} by at most "
+            f"{amount(part, part['epsilon'])}."
+        )
+        share = _mean(_column(tables, f"proof{suffix}", "survived (%)"))
+        if share is not None:
+            lines.append(f"Of the proposed change {share:.0f} % survived.")
+    lines.append("Research use only.")
+    return "<br>".join(lines)
+
+
+def parts(facts: Mapping) -> dict[str, Mapping]:
+    """The facts about each denoiser, by what its keys end with: "" or ``SECOND``."""
+    return {"": facts, **({SECOND: facts["second"]} if "second" in facts else {})}
+
+
+def looked_at(part: Mapping) -> str:
+    """What may not change, from the facts about one denoiser."""
+    layer = part["settings"]["layer"]
+    return "the network's output" if layer == "output" else f"the network's layer {layer}"
+
+
+def amount(part: Mapping, value: float) -> str:
+    """A change of that, with its unit: HU, or per cent of a hidden layer's own size."""
+    if part["epsilon_units"] == "HU":
+        return f"{readable(value, 2)} HU"
+    return f"{readable(100 * value, 2)} %"
+
+
+def tolerance(part: Mapping) -> str:
+    """What counts as unnoticed, and where the figure comes from."""
+    limit, settings = amount(part, part["epsilon"]), part["settings"]
+    if part["epsilon_units"] == "HU" and settings.get("epsilon_hu") is None:
+        share = settings.get("epsilon_noise", 0.1)
+        return f"{limit}, {share:g} times the noise of {readable(part['epsilon'] / share, 2)} HU"
+    return limit
+
+
+# The answer's sentences --------------------------------------------------------------------------
+
+
+def _found(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    name, where = facts["model"]["name"], _where(facts)
+    limit, accepted, tried = tolerance(facts), facts["accepted"], facts["projected"]
+    if not tried:
+        return (
+            f"Nothing is proven about {name}: changes were tried {where}, none of them was moved "
+            "to where the network does not notice."
+        )
+    if not accepted:
+        return (
+            f"None of {tried} changes tried {where} could be made unnoticed by {name} "
+            f"({looked_at(facts)} within {limit})."
+        )
+    before, after, share = (
+        _mean(_column(tables, "proof", heading))
+        for heading in ("input change before (HU)", "input change after (HU)", "survived (%)")
+    )
+    size = "other images"
+    if after is not None:
+        size = f"images that differ by {readable(after, 2)} HU on average"
+    left = ""
+    if before is not None and share is not None:
+        left = f"; {share:.0f} % of what was proposed ({readable(before, 2)} HU) is left in them"
+    left += _band(facts, tables) + _other(facts, tables)
+    return (
+        f"{where[0].upper()}{where[1:]}, {size} pass for the patient's with {name}: "
+        f"{looked_at(facts)} stays within {limit}{left}."
+    )
+
+
+def _where(facts: Mapping) -> str:
+    settings = facts["settings"]
+    if settings.get("region_from"):
+        return f"in {settings['region_from']}"
+    return "in the chosen region" if settings.get("region") else "in the whole image"
+
+
+def _band(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    """Whether what is left is mostly fine or coarse."""
+    values = dict(zip(_column(tables, "bands", "band"), _column(tables, "bands", "proven (HU)")))
+    coarse, fine = values.get("structure", math.nan), values.get("noise", math.nan)
+    if not (coarse + fine > 0) or max(coarse, fine) < 1.2 * min(coarse, fine):
+        return ""
+    side = "finer" if fine > coarse else "coarser"
+    return f", mostly {side} than {facts['settings']['structure_mm']:g} mm"
+
+
+def _other(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    """What a second denoiser leaves, beside the first."""
+    share = _mean(_column(tables, f"proof{SECOND}", "survived (%)"))
+    if "second" not in facts or share is None:
+        return ""
+    return f" (with {facts['second']['model']['name']}: {share:.0f} %)"
+
+
+def _certainty(facts: Mapping) -> str:
+    if not facts["projected"]:
+        return ""
+    if not facts["accepted"]:
+        return (
+            "That does not prove that everything is noticed: a larger limit or more evaluations "
+            "per sample may find some."
+        )
+    hidden = facts["settings"]["layer"] != "output"
+    limit = "of the denoised image nothing is proven" if hidden else AVERAGE
+    return (
+        f"{facts['accepted']} of {facts['projected']} were proven by running the network, "
+        f"{SEARCHED}; {limit}."
+    )
+
+
+def _next(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    if not facts["projected"]:
+        return "Next: set Projected above 0."
+    if not facts["accepted"]:
+        return ""
+    nodule = _largest_nodule(tables)
+    if nodule is not None:
+        return (
+            f"At the point, a nodule of {nodule[0]:g} mm could be there with"
+            f" {readable(abs(nodule[1]), 2)} of its {abs(nodule[2]):g} HU and not show: see the"
+            " table of lesions."
+        )
+    if facts["settings"].get("lesion") is not None:
+        return "Next: read the table of lesions."
+    return (
+        "Next: see in the proven map where it is largest, and place a point there to ask about a "
+        "nodule."
+    )
+
+
+def _largest_nodule(tables: Mapping[str, Table]) -> tuple[float, float, float] | None:
+    """(diameter in mm, HU that survive, HU put in) of the nodule of which most survives."""
+    headings = ("diameter (mm)", "contrast that survives (HU)", "contrast (HU)")
+    rows = zip(*(_column(tables, "lesions", heading) for heading in headings))
+    known = [row for row in rows if math.isfinite(row[1])]
+    return max(known, key=lambda row: abs(row[1]), default=None)
+
+
+# One image of a result ---------------------------------------------------------------------------
+
+
+def proof(facts: Mapping, tables: Mapping[str, Table], key: str, number: int | None) -> str:
+    """What is known of an image of the result, in a sentence.
+
+    Args:
+        key: "samples", "proposals", "component 2", "lesion" or "hidden lesion", with ``SECOND``
+            behind for the second denoiser.
+        number: Of the sample or proposal; None if it is not known.
+    """
+    suffix = SECOND if key.endswith(SECOND) else ""
+    part = parts(facts)[suffix]
+    if key.startswith(("samples", "proposals")):
+        table = tables.get(f"proof of samples{suffix}", Table("", {}))
+        return _sample(part, table, key.startswith("samples"), number)
+    if key.startswith("lesion"):
+        return (
+            "Unproven: the nodule of which most stays unnoticed, put in whole. See the table of "
+            "lesions."
+        )
+    if "lesion" in key:
+        limit = amount(part, part["epsilon"])
+        return f"Proven: with so much of that nodule {looked_at(part)} changes by at most {limit}."
+    return _component(tables.get(f"components{suffix}"), int(key.split()[1]))
+
+
+def _sample(part: Mapping, table: Table, proven: bool, number: int | None) -> str:
+    """Of several slices and tiles, the largest changes."""
+    columns, layer, limit = table.columns, looked_at(part), amount(part, part["epsilon"])
+    rows = [row for row, its in enumerate(columns.get("sample", [])) if its == number]
+    accepted = [row for row in rows if str(columns["accepted"][row]) == "True"]
+    name = part["settings"]["layer"]
+    change = "change of the output" if name == "output" else f"change of the layer {name}"
+    if proven and accepted:
+        largest = amount(part, _largest(columns, f"projected, {change} (", accepted))
+        words = [
+            f"Sample {number}, proven: {layer} changes by {largest}, at most {limit} are allowed."
+        ]
+        output = _largest(columns, "projected, change of the output", accepted)
+        if part["epsilon_units"] != "HU" and math.isfinite(output):
+            words.append(f"Its output changes by {readable(output, 2)} HU.")
+        share = sum(columns["survived (%)"][row] for row in accepted) / len(accepted)
+        return " ".join([*words, f"{share:.0f} % of the proposed change survived."])
+    if proven:
+        return f"Proven: {layer} changes by at most {limit}."
+    if rows:
+        largest = amount(part, _largest(columns, f"unproven, {change} (", rows))
+        return (
+            f"Proposal {number}, unproven: {layer} changes by {largest}; {limit} count as "
+            "unnoticed."
+        )
+    return "Unproven: as proposed. The table of proofs says how much the network notices."
+
+
+def _component(table: Table | None, number: int) -> str:
+    if table is None:
+        return ""
+    columns = table.columns
+    rows = [row for row, its in enumerate(columns["component"]) if its == number]
+    heading = next(heading for heading in columns if heading.startswith("change of the"))
+    share = _largest(columns, "explained variance (%)", rows)
+    change = _largest(columns, heading, rows)
+    return (
+        f"Component {number}: {share:.0f} % of the variance; {heading}: {readable(change, 2)}. "
+        "Other amounts are not proven."
+    )
+
+
+# Figures -----------------------------------------------------------------------------------------
+
+
+def _column(tables: Mapping[str, Table], key: str, heading: str) -> list:
+    return tables[key].columns.get(heading, []) if key in tables else []
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Of those that are numbers; None if there is none."""
+    known = [float(value) for value in values if math.isfinite(float(value))]
+    return sum(known) / len(known) if known else None
+
+
+def _largest(columns: Mapping[str, list], start: str, rows: Iterable[int]) -> float:
+    """In the first column whose heading starts so; NaN if there is none."""
+    values = next((values for name, values in columns.items() if name.startswith(start)), None)
+    return max((values[row] for row in rows), default=math.nan) if values else math.nan
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)

@@ -1,0 +1,63 @@
+"""A job as data, and how it is run in the caller's process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..core.progress import Progress
+from ..core.results import Result
+from ..core.steps import json_value
+from ..core.volumes import Volume
+from .errors import JobError
+
+TASKS = {
+    "harmonize": ("NetInversionLib.harmonize", "run_task"),
+    "ideal_input": ("NetInversionLib.ideal_input", "run_task"),
+    "invariances": ("NetInversionLib.invariances", "run_task"),
+}
+"""Task name to (module, function); the function is ``f(volumes, model_paths, settings, progress) ->
+Result``.
+"""
+
+
+@dataclass
+class Request:
+    """What to run, on what: one of ``TASKS``, its volumes, model files and settings, each by name.
+
+    Settings take part as JSON: tuples become lists, NumPy scalars numbers, paths strings, here as
+    in a worker.
+
+    Raises:
+        TypeError: A setting is not JSON.
+    """
+
+    task: str
+    volumes: dict[str, Volume]
+    model_paths: dict[str, str] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.settings = json.loads(json.dumps(self.settings, default=json_value))
+        self.model_paths = {key: os.path.abspath(path) for key, path in self.model_paths.items()}
+
+
+def run_here(request: Request, progress: Progress | None = None) -> Result:
+    """Run the request in this process and give its result.
+
+    Raises:
+        JobError: No such task.
+        Exception: Whatever the task raises; ``explain`` turns it into words.
+    """
+    task = find_task(request.task)
+    return task(request.volumes, request.model_paths, request.settings, progress or Progress())
+
+
+def find_task(name: str) -> Callable[..., Result]:
+    if name not in TASKS:
+        raise JobError(f"There is no task '{name}'. Choose one of: {', '.join(TASKS)}.")
+    module, function = TASKS[name]
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,65 @@
+"""The models that are there: shipped ones, and samplers that fit a denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import card as models_card
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+from .card import ModelError
+from .files import SUFFIX, read_card
+
+if TYPE_CHECKING:
+    from .card import Card
+
+
+SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
+
+
+def samplers_for(denoiser: Path | str) -> dict[Path, models_card.Card]:
+    """The samplers among ``models.list_models`` that were made for a denoiser's file.
+
+    Raises:
+        OSError: The denoiser's file cannot be read.
+    """
+    identity = hashlib.sha256(Path(denoiser).read_bytes()).hexdigest()
+    return {
+        path: card
+        for path, card in list_models().items()
+        if isinstance(card, models_card.Card)
+        and card.task == SAMPLING
+        and card.training.get("denoiser SHA-256") == identity
+    }
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for: the folders of ``NETINVERSION_MODELS``, then those that came
+    with the extension.
+    """
+    named = [Path(p) for p in os.environ.get("NETINVERSION_MODELS", "").split(os.pathsep) if p]
+    library = Path(__file__).resolve().parents[1]
+    # In a source checkout and in Slicer the models lie beside the library; pip can put them only
+    # inside it.
+    return [*named, library.parent / "Resources" / "Models", library / "reference_models"]
+
+
+def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:
+    """Model files of ``folders`` (``model_folders()`` unless given), each with its card, or why it
+    cannot be used.
+    """
+    found: dict[Path, Card | ModelError] = {}
+    for folder in model_folders() if folders is None else folders:
+        for path in sorted(Path(folder).glob("*" + SUFFIX)):
+            try:
+                found[path] = read_card(path)
+            except ModelError as error:
+                found[path] = error
+    return found

@@ -1,0 +1,128 @@
+"""Windows, colours and samples of what is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import vtk_to_numpy
+
+ROLES = ("input", "ct", "difference", "factor", "error", "spread")
+# ------------------------------------------------------------------------------------------ display
+
+# RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno
+# and viridis (CC0), factor Brewer's purple and orange, difference his blues and oranges: the two
+# ends differ for colour-blind readers too, and the middle, where nothing changed, is lighter than
+# both.
+COLORS = {
+    "difference": "08306b 2171b5 6baed6 f0f0f0 fd8d3c d94801 7f2704",
+    "factor": "542788 8073ac f7f7f7 e08214 7f3b08",
+    "error": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
+    "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
+}
+AROUND_A_VALUE = ("difference", "factor")
+"""Roles whose colours run to both sides of a middle value, 0 or 1."""
+SAMPLE = 2**18
+"""Voxels of an image that its window is chosen from: finding a percentile of a whole volume takes
+half a second.
+"""
+
+
+def show_by_role(node, role: str | None, shown_as) -> None:
+    """A display node with the window, level and colours that fit the role."""
+    # Slicer's own CreateDefaultDisplayNodes would look at every voxel for a window.
+    display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    display.SetDefaultColorMap()
+    values = sample(node)
+    model = shown_as.GetDisplayNode() if shown_as is not None and role != "ct" else None
+    if role is not None:
+        node.SetAttribute("NetInversion.role", role)
+    if model is not None:
+        set_window(display, model.GetWindowLevelMin(), model.GetWindowLevelMax())
+    elif role == "ct":
+        set_window(display, -160, 240)
+    elif role == "factor":
+        reach = typical_largest(values - 1)
+        set_window(display, 1 - reach, 1 + reach)
+    elif role in COLORS:
+        largest = typical_largest(values)
+        set_window(display, -largest if role == "difference" else 0, largest)
+    else:
+        set_window(display, *_typical_range(values))
+    if model is not None:
+        display.SetAndObserveColorNodeID(model.GetColorNodeID())
+    elif role in COLORS:
+        display.SetAndObserveColorNodeID(_color_node(role).GetID())
+    if role == "spread":  # 0 is where nothing was looked at: what lies below shows through
+        display.AutoThresholdOff()
+        display.SetThreshold(float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max))
+        display.ApplyThresholdOn()
+    node.SetAndObserveDisplayNodeID(display.GetID())
+
+
+def set_window(display, low: float, high: float) -> None:
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(low, high)
+
+
+def sample(node) -> np.ndarray:
+    """Finite values spread evenly over a volume, as float64."""
+    values = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+    values = values[:: values.size // SAMPLE | 1].astype(
+        np.float64
+    )  # an odd step: not the same column of every row
+    return values[np.isfinite(values)]
+
+
+def typical_largest(values: np.ndarray) -> float:
+    """The 99.5th percentile of the magnitudes, or what else is not 0."""
+    values = np.abs(values)
+    return float(np.percentile(values, 99.5) or values.max() or 1.0) if values.size else 1.0
+
+
+def _typical_range(values: np.ndarray) -> tuple[float, float]:
+    """The percentiles that Slicer's automatic window takes; never of zero width."""
+    low, high = (
+        (float(v) for v in np.percentile(values, (0.1, 99.9))) if values.size else (0.0, 1.0)
+    )
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _color_node(role: str):
+    """The scene's own colour table for a role, made on first use: the scene carries it wherever it
+    is opened.
+
+    One that an older version made gets today's colours.
+    """
+    tag = f"NetInversion{role.capitalize()}"
+    node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
+    if node is None:
+        node = slicer.vtkMRMLColorTableNode()
+        node.SetTypeToUser()
+        node.SetNumberOfColors(256)
+        node.SetName(f"NetInversion {role}")
+        node.SetSingletonTag(tag)
+        node.SetAttribute("Category", "NetInversion")
+        node.SetHideFromEditors(
+            True
+        )  # colour selectors list hidden tables too; other node lists stay clean
+        _fill_colors(node, role)
+        return slicer.mrmlScene.AddNode(node)
+    if node.GetAttribute("NetInversion.colors") != COLORS[role]:
+        _fill_colors(node, role)
+    return node
+
+
+def _fill_colors(node, role: str) -> None:
+    """Where a map around a middle value has that value, nothing was changed or looked at: what lies
+    below shows through.
+    """
+    stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
+    at = np.linspace(0, len(stops) - 1, 256)
+    clear = (127,) if role in AROUND_A_VALUE else ()  # what VTK takes for the middle of a window
+    modifying = node.StartModify()
+    for index, color in enumerate(
+        zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))
+    ):
+        node.SetColor(index, f"{role} {index}", *map(float, color), 0.0 if index in clear else 1.0)
+    node.SetAttribute("NetInversion.colors", COLORS[role])
+    node.EndModify(modifying)

@@ -1,0 +1,251 @@
+"""Tables and charts as MRML nodes."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from ..core.results import Curve, Table
+from .write import NOTICE, all_or_nothing, file_under, in_scene, new_node, remove_nodes
+
+FACTS, TITLE = "Settings and facts", "NetInversion.title"
+
+
+# -------------------------------------------------------------------------------- tables and curves
+
+
+def table_to_node(table: Table, node=None, like=None, name: str | None = None):
+    """A table node with the table's columns; ``node``, if given and still in the scene, is filled
+    anew instead.
+
+    Its name is ``name``, or the table's title.
+    Whole numbers become an integer column, other numbers (None is NaN) a double one, all else text.
+    Raises ValueError if the columns differ in length.
+    """
+    content = vtk_table(table.columns)
+    with all_or_nothing():
+        node = reused_node(node, "vtkMRMLTableNode", name or table.title, like)
+        node.SetAndObserveTable(content)
+    return node
+
+
+def reused_node(node, kind: str, name: str, like):
+    """``node`` renamed if it is still in the scene, else a new one beside ``like`` in the subject
+    hierarchy.
+    """
+    if in_scene(node) is not None:
+        node.SetName(name)
+        return node
+    node = new_node(kind, name)
+    node.SetDescription(NOTICE)
+    file_under(node, like)
+    return node
+
+
+def vtk_table(columns: dict[str, list]):
+    lengths = {title: len(values) for title, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Columns must have one length; these have {lengths}")
+    content = vtk.vtkTable()
+    for title, values in columns.items():
+        kinds = {type(value) for value in values}
+        if any(
+            issubclass(kind, bool) or not issubclass(kind, Real) for kind in kinds - {type(None)}
+        ):
+            column = vtk.vtkStringArray()
+            for value in values:
+                column.InsertNextValue("" if value is None else str(value))
+        elif (
+            all(issubclass(kind, Integral) for kind in kinds)
+            and max(map(abs, values), default=0) < 2**31
+        ):
+            column = numpy_to_vtk(np.array(values, np.intc), deep=True)
+        else:
+            column = numpy_to_vtk(
+                np.array([np.nan if v is None else v for v in values], np.float64), deep=True
+            )
+        column.SetName(title)
+        content.AddColumn(column)
+    return content
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+LINE_COLORS = ("0072b2", "d55e00", "009e73", "cc79a7", "e69f00", "56b4e9")
+FEW_POINTS = 40
+"""Points of a line that still get markers."""
+
+
+def curve_to_nodes(curve: Curve, nodes=None, like=None, name: str | None = None):
+    """(chart node, plot series nodes, table nodes), one series and one table for each line of the
+    curve.
+
+    The chart's name is ``name``, or the curve's title. ``nodes``, an earlier return value, is
+    filled anew where it is still in the scene; superfluous ones are removed.
+    """
+    chart, old_series, old_tables = nodes or (None, [], [])
+    contents = vtk_tables(curve)
+    with all_or_nothing():
+        series, tables = [], []
+        for index, (line, content) in enumerate(zip(curve.lines, contents)):
+            old = [
+                group[index] if index < len(group) else None for group in (old_series, old_tables)
+            ]
+            tables.append(
+                reused_node(
+                    old[1], "vtkMRMLTableNode", f"{line}, data of {name or curve.title}", like
+                )
+            )
+            tables[-1].SetAndObserveTable(content)
+            series.append(reused_node(old[0], "vtkMRMLPlotSeriesNode", line, like))
+            _style_line(series[-1], tables[-1], curve.x_label, line, index)
+        chart = reused_node(chart, "vtkMRMLPlotChartNode", name or curve.title, like)
+        _fill_chart(chart, curve, series)
+    remove_nodes([*old_series[len(series) :], *old_tables[len(tables) :]])
+    return chart, series, tables
+
+
+def vtk_tables(curve: Curve) -> list:
+    return [
+        vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()
+    ]
+
+
+def _style_line(series, table, x: str, y: str, index: int) -> None:
+    """Lines differ in colour, in dashes and in markers: whoever sees no colours, or prints, tells
+    them apart too.
+    """
+    kind = slicer.vtkMRMLPlotSeriesNode
+    dashes = (
+        kind.LineStyleSolid,
+        kind.LineStyleDash,
+        kind.LineStyleDot,
+        kind.LineStyleDashDot,
+        kind.LineStyleDashDotDot,
+    )
+    markers = (
+        kind.MarkerStyleCircle,
+        kind.MarkerStyleSquare,
+        kind.MarkerStyleDiamond,
+        kind.MarkerStyleCross,
+        kind.MarkerStylePlus,
+    )
+    few = table.GetNumberOfRows() <= FEW_POINTS  # markers on many points hide the line
+    series.SetName(y)  # the legend shows it: no "_1" for a second run
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName(x)
+    series.SetYColumnName(y)
+    series.SetPlotType(kind.PlotTypeScatter)
+    series.SetLineStyle(dashes[index % len(dashes)])
+    series.SetMarkerStyle(markers[index % len(markers)] if few else kind.MarkerStyleNone)
+    series.SetLineWidth(3)
+    color = LINE_COLORS[index % len(LINE_COLORS)]
+    series.SetColor(*(channel / 255 for channel in bytes.fromhex(color)))
+
+
+def _fill_chart(chart, curve: Curve, series: list) -> None:
+    modifying = chart.StartModify()
+    chart.SetTitle(curve.title)
+    chart.SetXAxisTitle(curve.x_label)
+    chart.SetYAxisTitle(curve.y_label)
+    chart.SetTitleFontSize(14)  # a question fits into a third of the window
+    chart.SetAxisTitleFontSize(13)
+    chart.SetAxisLabelFontSize(12)
+    chart.SetLegendFontSize(12)
+    chart.SetYAxisLogScale(curve.log_y)
+    chart.SetLegendVisibility(len(series) > 1)  # of one line the title says what it is
+    limits = room_for_legend(curve) if len(series) > 1 else None
+    chart.SetYAxisRangeAuto(limits is None)
+    if limits is not None:
+        chart.SetYAxisRange(*limits)
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for node in series:
+        chart.AddAndObservePlotSeriesNodeID(node.GetID())
+    chart.EndModify(modifying)
+
+
+LEGEND_WIDTH = 0.5
+"""Share of a chart's width that its legend takes, at the right."""
+
+
+def room_for_legend(curve: Curve) -> tuple[float, float] | None:
+    """The range of the y axis with which no line runs under the legend, which Slicer puts into the
+    upper right corner.
+
+    None if there is room anyway, or nothing that could be drawn.
+    """
+    scale = np.log10 if curve.log_y else np.asarray
+    lines = []
+    for x, y in curve.lines.values():
+        x, y = np.array(x, float), np.array(y, float)
+        drawn = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not curve.log_y))
+        if drawn.any():
+            lines.append((x[drawn], scale(y[drawn])))
+    if not lines:
+        return None
+    left, right = min(x.min() for x, _ in lines), max(x.max() for x, _ in lines)
+    low, high = min(y.min() for _, y in lines), max(y.max() for _, y in lines)
+    begin = right - LEGEND_WIDTH * (right - left)
+    beside = max(
+        [y[x >= begin].max() for x, y in lines if (x >= begin).any()]
+        + [np.interp(begin, x, y) for x, y in lines if x.min() <= begin <= x.max()]
+    )
+    share = min(0.6, 0.05 + 0.08 * len(curve.lines))
+    if high <= low or beside <= high - share * (high - low):
+        return None
+    top = low + (beside - low) / (1 - share)
+    return (10.0**low, 10.0**top) if curve.log_y else (float(low), float(max(top, high)))
+
+
+def title_of(node) -> str:
+    """What a result's node is, in words: its name without its input and run."""
+    return node.GetAttribute(TITLE) or node.GetName()
+
+
+def with_parts(node) -> list:
+    """A node; of a chart also its series and their tables."""
+    if not node.IsA("vtkMRMLPlotChartNode"):
+        return [node]
+    chart, series, tables = chart_parts(node)
+    return [chart, *series, *tables]
+
+
+def chart_parts(chart):
+    """(chart node, its series nodes, their table nodes), as ``curve_to_nodes`` gave them; None if
+    it is gone.
+    """
+    if in_scene(chart) is None:
+        return None
+    series = [
+        chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())
+    ]
+    series = [node for node in series if node is not None and node.GetTableNode() is not None]
+    return chart, series, [node.GetTableNode() for node in series]
+
+
+def columns_of(table) -> dict[str, list]:
+    """The columns of a table node by heading: numbers, or text."""
+    content = table.GetTable()
+    columns = [content.GetColumn(index) for index in range(content.GetNumberOfColumns())]
+    return {
+        column.GetName(): [column.GetValue(row) for row in range(column.GetNumberOfValues())]
+        for column in columns
+    }
+
+
+def curve_from_chart(chart) -> Curve:
+    _, series, tables = chart_parts(chart)
+    lines = {}
+    for one, table in zip(series, tables):
+        columns = columns_of(table)
+        lines[one.GetName()] = (columns[one.GetXColumnName()], columns[one.GetYColumnName()])
+    return Curve(
+        chart.GetTitle(),
+        chart.GetXAxisTitle(),
+        chart.GetYAxisTitle(),
+        lines,
+        bool(chart.GetYAxisLogScale()),
+    )

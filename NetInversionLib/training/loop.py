@@ -1,0 +1,278 @@
+"""What every training has in common: processes side by side, steps, checkpoints, learning rates,
+running means of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from ..core.progress import Progress
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together (``torchrun`` starts them and tells each its place), or
+    just this one.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def joined(cls, device: torch.device) -> Group:
+        """This process' group, from torchrun's environment; alone without it."""
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def leave(self) -> None:
+        """Wait for the others, then part."""
+        if self.size > 1:
+            distributed.barrier()
+            distributed.destroy_process_group()
+
+    def check_batch(self, size: int) -> None:
+        """Raises ValueError where the processes cannot share a batch of this size evenly."""
+        if size % self.size:
+            raise ValueError(
+                f"a batch of {size} cannot be shared by {self.size} processes: choose a multiple"
+            )
+
+    def share(self, *batch: Tensor) -> list[Tensor]:
+        """This process' part of a batch: of each tensor (N, ...) every ``size``-th part of its
+        first axis.
+        """
+        return [part[self.rank :: self.size] for part in batch]
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor, of any shape, by its mean over the processes; the same bits
+        everywhere.
+        """
+        if self.size > 1 and tensors:
+            flat = torch.cat([t.flatten() for t in tensors])
+            distributed.all_reduce(flat)
+            flat /= self.size
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+                tensor.copy_(part.view_as(tensor))
+
+
+class State:
+    """Networks and optimisers in training, step, history and the values since its last entry: all
+    that a checkpoint holds.
+
+    Args:
+        settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step
+            of the running mean.
+        names: Of people and networks trained on; a checkpoint of other names or settings is
+            refused.
+        network: The network whose weights are averaged.
+        parts: Other networks, and the optimisers, by name.
+    """
+
+    def __init__(self, settings, names: list[str], network: nn.Module, **parts):
+        self.settings, self.names, self.network = settings, sorted(set(names)), network
+        self.parts = {"network": network, **parts}
+        self.step, self.history, self.recent = 0, [], []
+        self.begin_mean()
+
+    def begin_mean(self) -> None:
+        """Let the running mean be the weights as they are, before the first step."""
+        self.mean = {
+            name: weight.detach().clone() for name, weight in self.network.named_parameters()
+        }
+
+    @property
+    def rate(self) -> float:
+        """The learning rate now: it rises over the first twentieth of the steps and falls as half a
+        cosine.
+        """
+        s = self.settings
+        return s.learning_rate * min(
+            (self.step + 1) / (0.05 * s.steps), 0.5 + 0.5 * math.cos(math.pi * self.step / s.steps)
+        )
+
+    def update(
+        self,
+        optimiser: torch.optim.Optimizer,
+        weights: list[nn.Parameter],
+        loss: Tensor,
+        group: Group,
+        clip: float | None = None,
+    ) -> None:
+        """One step of an optimiser with the gradients' mean over the processes.
+
+        Raises:
+            ValueError: The loss is not finite; the weights stay as they were.
+        """
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"training went astray at step {self.step}: start afresh with a lower learning rate"
+            )
+        for setting in optimiser.param_groups:
+            setting["lr"] = self.rate
+        optimiser.zero_grad()
+        loss.backward(inputs=weights)
+        group.average([w.grad for w in weights if w.grad is not None])
+        if clip is not None:
+            nn.utils.clip_grad_norm_(weights, clip)
+        optimiser.step()
+
+    def places(self, group: Group) -> Tensor:
+        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process'
+        part of the batch.
+        """
+        generator = torch.Generator().manual_seed(self.settings.seed + self.step)
+        return group.share(torch.rand(self.settings.batch, 1, 1, 1, generator=generator))[0]
+
+    def stepped(self) -> None:
+        """Count a step, and let the running mean follow the weights."""
+        self.step += 1
+        decay = min(self.settings.average, self.step / (self.step + 10))
+        for name, weight in self.network.named_parameters():
+            self.mean[name].lerp_(weight.detach(), 1 - decay)
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The network's ``state_dict`` with the running means as weights."""
+        return {**self.network.state_dict(), **self.mean}
+
+    def save(self, path: Path | str) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        own = {
+            "settings": plain(self.settings),
+            "names": self.names,
+            "step": self.step,
+            "history": self.history,
+            "recent": self.recent,
+            "mean": self.mean,
+        }
+        torch.save({**own, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
+        part.replace(path)
+
+    def load(self, path: Path | str) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: It belongs to another training.
+        """
+        try:
+            kept = torch.load(
+                path, map_location=next(self.network.parameters()).device, weights_only=True
+            )
+            same = kept["settings"] == plain(self.settings) and kept["names"] == self.names
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no checkpoint of a training; choose another name"
+            ) from error
+        if not same:
+            raise ValueError(
+                f"{path} belongs to a training with other settings, or of other people, scans or"
+                " networks; delete it to start afresh"
+            )
+        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
+        self.recent = kept.get("recent", [])
+        for name, part in self.parts.items():
+            part.load_state_dict(kept[name])
+
+
+def run(
+    state: State,
+    advance: Callable[[], float],
+    titles: tuple[str, str],
+    group: Group = Group(),
+    checkpoint: Path | str | None = None,
+    progress: Progress = Progress(),
+    judge: Callable[[], float] | None = None,
+    every: int | None = None,
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Train to the last step, with checkpoints, learning curve and time left; goes on from the
+    checkpoint if it is there.
+
+    Args:
+        advance: Makes step ``state.step`` and returns the figure that it reached on this process'
+            part of the batch.
+        titles: Of that figure, and of what ``judge`` says of held-out people, which the first
+            process asks at every entry.
+        every: Steps between entries of ``state.history`` [step, mean figure since the last entry,
+            the judge's or NaN]; as between checkpoints if None. ``state.settings`` has
+            ``checkpoint_every`` too.
+        begin: Called before a training that does not go on from a checkpoint.
+
+    Raises:
+        ValueError: As ``State.load`` and ``State.update``.
+    """
+    if checkpoint and Path(checkpoint).exists():
+        state.load(checkpoint)
+        progress.log(f"goes on from step {state.step}")
+    elif begin is not None:
+        begin()
+    s, clock = state.settings, _Clock(state.step, state.settings.steps)
+    while state.step < s.steps:
+        state.recent.append(advance())
+        state.stepped()
+        progress.point(titles[0], state.step, state.recent[-1])
+        known, last = np.mean(state.recent), state.step == s.steps
+        if last or state.step % (every or s.checkpoint_every) == 0:
+            _enter(state, titles, group, progress, judge)
+        if checkpoint and group.rank == 0 and (last or state.step % s.checkpoint_every == 0):
+            state.save(checkpoint)
+        progress.report(
+            state.step / s.steps,
+            f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
+            f"{clock.left(state.step)} left",
+        )
+
+
+def _enter(
+    state: State,
+    titles: tuple[str, str],
+    group: Group,
+    progress: Progress,
+    judge: Callable[[], float] | None,
+) -> None:
+    """One more entry of the history."""
+    known = torch.tensor(float(np.mean(state.recent)))
+    group.average([known])
+    new = judge() if judge is not None and group.rank == 0 else math.nan
+    state.history.append([state.step, float(known), new])
+    state.recent = []
+    if not math.isnan(new):
+        progress.point(titles[1], state.step, new)
+        progress.log(f"step {state.step}: {titles[0]} {float(known):.4g}, {titles[1]} {new:.4g}")
+
+
+class _Clock:
+    """Time left, from the speed since this process began."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last, self.start = first, last, time.monotonic()
+
+    def left(self, step: int) -> str:
+        seconds = (time.monotonic() - self.start) / max(1, step - self.first) * (self.last - step)
+        return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def plain(settings) -> dict:
+    """A dataclass as JSON values: tuples as lists."""
+    return {name: _listed(value) for name, value in asdict(settings).items()}
+
+
+def _listed(value):
+    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value

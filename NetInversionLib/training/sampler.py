@@ -1,0 +1,473 @@
+"""Training of what proposes invariances: an autoencoder of low-dose CT, then flows of its latents
+given a denoiser's layers.
+
+``train_vae`` learns images x of low dose by g = D(E(x)): reconstruction, divergence from the normal
+prior, and later a Wasserstein critic. ``train_cinn`` keeps g and the denoiser as they are, and
+learns one conditional flow for each layer by the likelihood of latents drawn from E's posterior.
+
+Sources: Eulig, Ommer & Kachelriess, Proc. SPIE 12304, 123040S (2022); Rombach, Esser & Ommer,
+arXiv:2008.01777; Gulrajani et al., arXiv:1704.00028.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import models
+from ..core.progress import Progress
+from ..models.library import SAMPLING
+from ..networks.cinn import CINN
+from ..networks.critic import Critic, gradient_penalty
+from ..networks.layers import UpTo
+from ..networks.sampler import Sampler
+from ..networks.vae import VAE, kl
+from .denoiser import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
+from .loop import Group, State, plain, run
+
+SPAN_HU = CHANNEL.high - CHANNEL.low
+HELD_OUT_BATCHES = 8
+INTENDED_USE = (
+    "Research and demonstration only, not for diagnosis or treatment. It proposes changes of"
+    " low-dose CT images that one denoiser may not notice; only projected, proven samples say"
+    " something about that denoiser. Trained on a handful of CT scans with SIMULATED low dose."
+)
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """How the autoencoder is built and trained.
+
+    Attributes:
+        arguments: Of ``networks.vae.VAE``, (name, value) pairs. Without a condition, so that it
+            serves any denoiser.
+        steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
+        learning_rate: Adam's, at its highest. average: Decay per step of the running mean of the
+            weights, which is what is kept.
+        divergence: Weight of the divergence from the prior, nats per voxel, beside the mean
+            absolute error.
+        adversarial: Weight of the critic's score. critic_width: Channels of its first convolution.
+        critic_from: Share of the steps after which the critic joins.
+        seed: Everything random follows from it and the step's number. checkpoint_every: Steps
+            between checkpoints.
+    """
+
+    arguments: tuple = (
+        ("latents", 8),
+        ("condition_channels", 0),
+        ("encoder", "small"),
+        ("encoder_width", 8),
+        ("blocks", 2),
+        ("decoder_width", 24),
+        ("attention", False),
+        ("spatial", True),
+    )
+    steps: int = 3000
+    batch: int = 4
+    patch: int = 128
+    learning_rate: float = 1e-3
+    average: float = 0.995
+    divergence: float = 1e-3
+    adversarial: float = 3e-3
+    critic_width: int = 16
+    critic_from: float = 0.5
+    seed: int = 0
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class CINNSettings:
+    """How the flows are built and trained; names as in ``VAESettings``.
+
+    Attributes:
+        layers: Of the denoiser, by name or number, or "output".
+        blocks, hidden, depth, features, downs, embedder_width: Of ``networks.cinn.CINN``.
+    """
+
+    layers: tuple[str, ...] = ("output",)
+    blocks: int = 4
+    hidden: int = 64
+    depth: int = 1
+    features: int = 16
+    downs: int = 2
+    embedder_width: int = 16
+    steps: int = 1500
+    batch: int = 4
+    patch: int = 128
+    learning_rate: float = 1e-3
+    average: float = 0.995
+    seed: int = 0
+    checkpoint_every: int = 100
+
+
+def train_vae(
+    pairs: list[Pair],
+    output: Path | str,
+    settings: VAESettings = VAESettings(),
+    leave_out: str | None = None,
+    checkpoint: Path | str | None = None,
+    progress: Progress = Progress(),
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Train the autoencoder and write its model file, a ``Sampler`` without flows; goes on from the
+    checkpoint if it is there.
+
+    Under torchrun every process calls this; the first one writes.
+
+    Args:
+        leave_out: A person not trained on, whose errors are told during training and in the card.
+
+    Raises:
+        ValueError: Nobody to train on, a batch that the processes cannot share evenly, or a
+            checkpoint of another training.
+    """
+    training, apart = split_people(pairs, leave_out)
+    group = Group.joined(torch.device(device))
+    group.check_batch(settings.batch)
+    torch.manual_seed(settings.seed)
+    vae = VAE(**dict(settings.arguments)).to(device)
+    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
+    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
+    state = State(
+        settings,
+        [p.person for p in training],
+        vae,
+        critic=critic,
+        optimiser=torch.optim.Adam(vae.parameters(), settings.learning_rate, betas=(0.5, 0.999)),
+        critic_optimiser=torch.optim.Adam(
+            critic.parameters(), settings.learning_rate, betas=(0.5, 0.9)
+        ),
+    )
+
+    def advance() -> float:
+        x, noise = group.share(*_images_and_noise(training, settings, state.step, vae))
+        x, noise = x.to(device), noise.to(device)
+        made, mean, log_variance = vae.train()(x, noise=noise)
+        error = (made - x).abs().mean()
+        loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
+        if state.step >= settings.critic_from * settings.steps:
+            penalty = gradient_penalty(critic, x, made, place=state.places(group))
+            state.update(
+                state.parts["critic_optimiser"],
+                list(critic.parameters()),
+                critic(made.detach()).mean() - critic(x).mean() + 10 * penalty,
+                group,
+            )
+            loss = loss - settings.adversarial * critic(made).mean()
+        state.update(state.parts["optimiser"], list(vae.parameters()), loss, group, clip=1.0)
+        return float(error.detach()) * SPAN_HU
+
+    def averaged() -> Sampler:
+        sampler = Sampler(dict(settings.arguments))
+        sampler.vae.load_state_dict(state.averaged_state())
+        return sampler.to(device).eval().requires_grad_(False)
+
+    def judge() -> float:
+        return held_out_error(averaged(), apart, settings)
+
+    run(
+        state,
+        advance,
+        ("mean absolute error (HU)", "held-out RMSE (HU)"),
+        group,
+        checkpoint,
+        progress,
+        judge,
+    )
+    if group.rank == 0:
+        sampler = averaged().cpu()
+        quality = {
+            f"{title}, RMSE of D(E(x)) to x (HU)": held_out_error(
+                sampler, [p for p in pairs if p.person == who], settings
+            )
+            for who, title in _people(pairs, leave_out).items()
+        }
+        models.save(
+            output,
+            sampler,
+            _card(
+                "Autoencoder of low-dose CT",
+                {"vae": dict(settings.arguments)},
+                settings,
+                state.names,
+                leave_out,
+                quality,
+            ),
+        )
+    group.leave()
+    return Path(output)
+
+
+def train_cinn(
+    pairs: list[Pair],
+    output: Path | str,
+    vae: models.Model,
+    denoiser: models.Model,
+    settings: CINNSettings = CINNSettings(),
+    leave_out: str | None = None,
+    checkpoint: Path | str | None = None,
+    progress: Progress = Progress(),
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder; otherwise as
+    ``train_vae``.
+
+    Args:
+        vae: From ``train_vae``. denoiser: The network whose layers condition the flows; the card
+            names its SHA-256.
+
+    Raises:
+        ValueError, LayerError: As ``train_vae``; a network of another kind; the denoiser lacks a
+            layer.
+    """
+    training, apart = split_people(pairs, leave_out)
+    _check_networks(vae, denoiser)
+    group = Group.joined(torch.device(device))
+    group.check_batch(settings.batch)
+    autoencoder = vae.network.to(device).vae
+    parts = {
+        part.layer: part
+        for part in (
+            UpTo(denoiser.network.to(device), layer, torch.zeros(1, 1, 64, 64, device=device))
+            for layer in settings.layers
+        )
+    }
+    with torch.no_grad():
+        seen = {
+            layer: part(torch.zeros(1, 1, settings.patch, settings.patch, device=device))
+            for layer, part in parts.items()
+        }
+    arguments = {layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()}
+    torch.manual_seed(settings.seed)
+    flows = nn.ModuleList(CINN(**a) for a in arguments.values()).to(device)
+
+    def batch(pairs: list[Pair], step: int, group: Group = Group()) -> tuple[Tensor, list[Tensor]]:
+        """Latents and what every layer makes of their images."""
+        x, noise = (
+            part.to(device)
+            for part in group.share(*_images_and_noise(pairs, settings, step, autoencoder))
+        )
+        with torch.no_grad():
+            mean, log_variance = autoencoder.encode(x)
+            return mean + (log_variance / 2).exp() * noise, [part(x) for part in parts.values()]
+
+    def averaged(state: State) -> Sampler:
+        sampler = Sampler(vae.card.arguments["vae"], arguments)
+        sampler.vae.load_state_dict(autoencoder.state_dict())
+        sampler.flows.load_state_dict(state.averaged_state())
+        return sampler.to(device).eval().requires_grad_(False)
+
+    def judged(sampler: Sampler, pairs: list[Pair]) -> Tensor:
+        return torch.stack(
+            [bits_per_latent(sampler.flows, *batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]
+        ).mean(0)
+
+    def judge(state: State) -> float:
+        return float(judged(averaged(state), apart).mean()) if apart else math.nan
+
+    people = sorted({pair.person for pair in training})
+    state = fit_flows(
+        flows,
+        lambda step, group: batch(training, step, group),
+        settings,
+        [*people, denoiser.sha256, vae.sha256],
+        group,
+        checkpoint,
+        judge,
+        progress,
+    )
+    if group.rank == 0:
+        sampler = averaged(state)
+        quality = {}
+        for who, title in _people(pairs, leave_out).items():
+            values = judged(sampler, [p for p in pairs if p.person == who])
+            quality |= {
+                f"{title}, layer {layer} (bits per latent)": float(value)
+                for layer, value in zip(parts, values)
+            }
+        card = _card(
+            f"Invariances of {denoiser.card.name}",
+            {"vae": vae.card.arguments["vae"], "flows": arguments},
+            settings,
+            people,
+            leave_out,
+            {**vae.card.quality, **quality},
+        )
+        card = replace(
+            card,
+            training={
+                **card.training,
+                "denoiser": denoiser.card.name,
+                "denoiser SHA-256": denoiser.sha256,
+                "autoencoder SHA-256": vae.sha256,
+            },
+        )
+        models.save(output, sampler.cpu(), card)
+    group.leave()
+    return Path(output)
+
+
+def fit_flows(
+    flows: nn.ModuleList,
+    batch: Callable[[int, Group], tuple[Tensor, list[Tensor]]],
+    settings,
+    names: list[str],
+    group: Group = Group(),
+    checkpoint: Path | str | None = None,
+    judge: Callable[[State], float] | None = None,
+    progress: Progress = Progress(),
+) -> State:
+    """Train flows by the likelihood of latents given conditions; all ActNorms are set from the
+    first batch.
+
+    Args:
+        flows: Of the class ``CINN``.
+        batch: Of a step and the processes: this one's part of latents, and of each flow's
+            conditions z.
+        settings: With ``steps``, ``learning_rate``, ``average`` and ``checkpoint_every``.
+        names: Of all that the training depends on beside the settings.
+        judge: A figure of held-out people, lower is better.
+
+    Returns:
+        The trained state; its ``averaged_state()`` are the weights to use.
+    """
+    state = State(
+        settings,
+        names,
+        flows,
+        optimiser=torch.optim.Adam(flows.parameters(), settings.learning_rate),
+    )
+
+    def begin() -> None:
+        with torch.no_grad():  # from the whole first batch, the same in every process
+            bits_per_latent(flows.train(), *batch(0, Group()))
+        state.begin_mean()
+
+    def advance() -> float:
+        loss = bits_per_latent(flows.train(), *batch(state.step, group)).mean()
+        state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
+        return float(loss.detach())
+
+    run(
+        state,
+        advance,
+        ("bits per latent", "held-out bits per latent"),
+        group,
+        checkpoint,
+        progress,
+        (lambda: judge(state)) if judge else None,
+        begin=begin,
+    )
+    return state
+
+
+def bits_per_latent(flows: nn.ModuleList, latents: Tensor, conditions: list[Tensor]) -> Tensor:
+    """(flows,) mean negative log2 of each flow's density of the latents given its condition, over
+    the number of latents.
+    """
+    found = [
+        flow.log_prob(latents, flow.embed(z, tuple(latents.shape[2:]) or None)).mean()
+        for flow, z in zip(flows, conditions)
+    ]
+    return -torch.stack(found) / (latents[0].numel() * math.log(2))
+
+
+# Pieces -------------------------------------------------------------------------------------------
+
+
+def _check_networks(vae: models.Model, denoiser: models.Model) -> None:
+    if (
+        vae.card.architecture != "ct_sampler"
+        or vae.network.vae.condition_channels
+        or vae.network.vae.image_channels != 1
+    ):
+        raise ValueError(f"{vae.path.name} holds no autoencoder made by 'train vae'")
+    scales = [(c.low, c.high) for c in denoiser.card.inputs]
+    if scales != [(CHANNEL.low, CHANNEL.high)] or denoiser.card.dimensions != 2:
+        raise ValueError(
+            f"{denoiser.path.name} does not take CT slices in units as 'train denoiser' does: one"
+            f" image, 0 at {CHANNEL.low:.1f} HU, 1 at {CHANNEL.high:.1f} HU"
+        )
+
+
+def _people(pairs: list[Pair], leave_out: str | None) -> dict[str, str]:
+    """Each person's title in a card."""
+    return {
+        who: f"{who}, {'held out' if who == leave_out else 'trained on'}"
+        for who in sorted({pair.person for pair in pairs})
+    }
+
+
+def _images_and_noise(pairs: list[Pair], settings, step: int, vae: VAE) -> tuple[Tensor, Tensor]:
+    """Low-dose patches (batch, 1, patch, patch), normalised, and normal noise shaped as their
+    latents.
+    """
+    low, _ = draw_batch(pairs, settings, step)
+    size = (settings.patch // vae.size_multiple,) * 2 if vae.spatial else ()
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    return low, torch.randn(settings.batch, vae.latents, *size, generator=generator)
+
+
+def held_out_error(sampler: Sampler, pairs: list[Pair], settings: VAESettings) -> float:
+    """Root mean square of D(E(x)) - x over random patches, HU; NaN without images."""
+    if not pairs:
+        return math.nan
+    squares = []
+    with torch.no_grad():
+        for step in range(HELD_OUT_BATCHES):
+            low, _ = draw_batch(pairs, settings, step)
+            low = low.to(next(sampler.parameters()).device)
+            squares.append(float((sampler(low) - low).square().mean()))
+    return math.sqrt(np.mean(squares)) * SPAN_HU
+
+
+def _flow_arguments(settings: CINNSettings, vae: VAE, z: Tensor) -> dict:
+    maps = (
+        {"spatial": True, "latent_size": settings.patch // vae.size_multiple} if vae.spatial else {}
+    )
+    return {
+        "channels": vae.latents,
+        "condition_channels": z.shape[1],
+        "condition_size": z.shape[-1],
+        "blocks": settings.blocks,
+        "hidden": settings.hidden,
+        "depth": settings.depth,
+        "features": settings.features,
+        "downs": settings.downs,
+        "embedder_width": settings.embedder_width,
+        **maps,
+    }
+
+
+def _card(
+    name: str, arguments: dict, settings, people: list[str], leave_out: str | None, quality: dict
+) -> models.Card:
+    values = {
+        key: str(value) if isinstance(value, list) else value
+        for key, value in plain(settings).items()
+    }
+    return models.Card(
+        name=name,
+        version="1",
+        architecture="ct_sampler",
+        arguments=arguments,
+        inputs=(CHANNEL,),
+        outputs=(CHANNEL,),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.5, 3.5),
+        size_multiple=2 ** arguments["vae"]["blocks"],
+        trained_on=tuple(people),
+        sources=LOW_DOSE_SOURCES,
+        licence="MIT",
+        intended_use=INTENDED_USE,
+        quality=quality,
+        training={**values, "left out": leave_out or "nobody"},
+        task=SAMPLING,
+    )
