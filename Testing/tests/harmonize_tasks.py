@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from NetInversionLib import harmonize, jobs, models, networks
-from NetInversionLib.harmonize import estimate, run, slices
+from NetInversionLib.harmonize import estimate, gate, run, slices
 from NetInversionLib.harmonize.gate import Check
 from NetInversionLib.harmonize.tone_field import ToneField
 from NetInversionLib.training import flow_file
@@ -46,8 +46,8 @@ def run_task(volumes, model_paths, settings, progress):
     ]
     with (
         patch.object(estimate, "explain", lambda *_, **__: ESTIMATE),
-        patch.object(run.typicality, "check_source", lambda *_: checks),
-        patch.object(run.typicality, "check_result", lambda *_: []),
+        patch.object(gate, "check_source", lambda *_: checks),
+        patch.object(gate, "check_result", lambda *_: []),
         patch.object(run, "bits_per_dim", lambda *_: 2.5),
     ):
         return harmonize.run_task(volumes, model_paths, settings, progress)

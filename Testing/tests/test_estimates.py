@@ -69,7 +69,7 @@ def test_the_words_say_how_sure_the_time_is(machine, monkeypatch):
     machine._measured["cpu"] = {"pass_s": 1.0, "start_s": 8.0}
     assert "this computer's speed" in logic.timeText(30, False, "cpu")
     assert logic.timeText(30, True, "cpu") == "Takes about 30 s."
-    monkeypatch.setattr(packages, "installed", lambda name: ())
+    monkeypatch.setattr(panel_logic, "installed", lambda name: ())
     assert "about 30 s after installation of PyTorch" in logic.timeText(30, False, "cpu")
 
 

@@ -14,11 +14,12 @@ from NetInversionLib import harmonize as method
 from NetInversionLib import jobs, models
 from NetInversionLib.core import files, volumes
 from NetInversionLib.core.progress import Cancelled, Progress
-from NetInversionLib.harmonize import gate, harmonize, similarity, simulated_scanners, slices
+from NetInversionLib.harmonize import estimate, gate, harmonize, similarity, simulated_scanners, slices
 from NetInversionLib.harmonize import report as harmonize_report
 from NetInversionLib.harmonize import run as harmonize_run
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize.settings import Settings
+from NetInversionLib.harmonize.tone_field import ToneField
 from NetInversionLib.training import corrector, flow_file
 from NetInversionLib.training import flow as training_flow
 
@@ -100,7 +101,7 @@ def test_change_is_the_difference_and_the_change_can_be_taken_back(model):
     np.testing.assert_allclose(
         result.volumes["harmonized"].array - source.array, result.volumes["change"].array, atol=0.05
     )
-    tone = harmonize_run.ToneField.from_dict(result.facts["tone_field"])
+    tone = ToneField.from_dict(result.facts["tone_field"])
     scale = result.facts["scale"]
     shines = source.array > 0
     back = (
@@ -163,7 +164,7 @@ def test_a_model_without_the_target_s_intensities_is_refused_before_any_work(mod
         lambda self, name: None if name == "scale" else known(self, name),
     )
     monkeypatch.setattr(
-        harmonize_run.mr, "prepare", lambda *given: pytest.fail("the volume was looked at")
+        harmonize_scan, "prepare", lambda *given: pytest.fail("the volume was looked at")
     )
     with pytest.raises(models.ModelError, match="train flow"):
         run(source, model, output_range="target")
@@ -202,7 +203,7 @@ def test_what_was_found_is_told_and_a_poor_alignment_is_flagged(model, monkeypat
         zip(told.tables["verdict"].columns["check"], told.tables["verdict"].columns["passed"])
     )
     assert verdict["alignment to the target"] == "yes"
-    known = harmonize_run.corrector.explain
+    known = estimate.explain
     monkeypatch.setattr(
         harmonize_run.corrector,
         "explain",

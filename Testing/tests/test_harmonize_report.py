@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from toy_models import smooth, volume
 
+from NetInversionLib.core.page import NOTICE
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.harmonize import reading, report
 from NetInversionLib.harmonize.settings import Settings
@@ -77,7 +78,7 @@ def test_the_page_needs_no_other_file_and_shows_everything():
     assert "<th>distance</th>" in page and "<td>0.25</td>" in page and "<td>yes</td>" in page
     assert "Tone curve" in page and "<td>0.0</td>" not in page  # the curve as plot, not as table
     images = pictures(page)
-    assert page.count(report.parts.NOTICE) == 1
+    assert page.count(NOTICE) == 1
     assert len(images) == 2 and all(min(image.size) > 100 for image in images)
     assert np.asarray(images[0].convert("L")).std() > 10  # not one flat colour
 

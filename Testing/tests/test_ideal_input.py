@@ -793,7 +793,7 @@ def clock(monkeypatch, step=10.0):
         now[0] += step
         return now[0]
 
-    monkeypatch.setattr(ideal_input_run, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=monotonic))
 
 
 @pytest.mark.parametrize(

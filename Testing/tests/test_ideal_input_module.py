@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import host
@@ -31,8 +32,10 @@ from NetInversionLib.panel import (
     packages,  # noqa: E402
     pictures,  # noqa: E402
     stepper,  # noqa: E402
+    views,  # noqa: E402
 )
 from NetInversionLib.scene import read  # noqa: E402
+from NetInversionLib.scene import results as scene_results  # noqa: E402
 from NetInversionLib.scene import tables as scene_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -840,7 +843,7 @@ def test_a_user_who_has_gone_to_another_module_keeps_his_views(widget, writing):
 
 
 def test_views_that_fail_do_not_cost_the_result(widget, writing, monkeypatch, caplog):
-    monkeypatch.setattr(widget.logic, "_showSlice", lambda *_: 1 / 0)
+    monkeypatch.setattr(views, "show_slice", lambda *_: 1 / 0)
     finish(widget)
     assert (
         results(widget)
@@ -1109,12 +1112,17 @@ def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
     for role, node in add_nodes(arrays).items():
         widget._selectors[role].setCurrentNode(node)
     request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card))
-    assert Settings.from_json(request.settings) == Settings()
+    asked = Settings.from_json(request.settings)
+    rows, columns = arrays["ct"].shape[1:]
+    assert asked.region[2:] == (0, rows, 0, columns), "the displayed slice, whole"
+    assert asked.region[1] - asked.region[0] == 1
+    assert replace(asked, region=None) == Settings()
     widget.ui.presetSelector.setCurrentIndex(1)
     settings = steps.finish(
         widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)
     ).settings
-    assert Settings.from_json(settings) == Settings(**{**PRESETS["seed"], "starts": ("patient",)})
+    asked = replace(Settings.from_json(settings), region=None)
+    assert asked == Settings(**{**PRESETS["seed"], "starts": ("patient",)})
     assert not widget.ui.aboveSpinBox.enabled
 
 
@@ -1339,7 +1347,7 @@ def test_a_worker_that_fails(widget, arrays, monkeypatch, tmp_path, caplog, how,
     finish(widget)
     assert words in widget.ui.statusLabel.text and words in caplog.text
     kept = [node.GetName() for node in results(widget).values()]
-    assert kept == ["NetInversion facts (incomplete)"]  # what it had found until then
+    assert kept == ["Settings and facts: My in phase (incomplete)"]  # what it had found until then
     assert scene_ids() - before == {node.GetID() for node in results(widget).values()}
 
 
@@ -1347,7 +1355,7 @@ def test_memory_or_scene_that_refuses_the_result(widget, arrays, monkeypatch):
     def no_room(*_):
         raise MemoryError("Unable to allocate 3 GiB")
 
-    monkeypatch.setattr(scene_tables, "table_to_node", no_room)
+    monkeypatch.setattr(scene_results, "table_to_node", no_room)
     choose(widget, add_nodes(arrays))
     refused(widget, "could not be added to the scene", "ran out of memory")
 

@@ -383,9 +383,10 @@ def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
         sys.path[:0] = {[str(job_tasks.ROOT), str(job_tasks.ROOT / "Testing"), str(job_tasks.ROOT / "Testing/tests")]!r}
         import host, job_tasks
         host.start()
-        from NetInversionLib import jobs, qtjobs
+        from NetInversionLib import jobs
+        from NetInversionLib.panel.job import QtJob
         request = jobs.Request("family", {{}}, settings={{"file": {str(pids)!r}}})
-        job = qtjobs.QtJob(request, python={job_tasks.launcher(tmp_path, False)!r})
+        job = QtJob(request, python={job_tasks.launcher(tmp_path, False)!r})
         print(job._folder, flush=True)
         host.wait(lambda: False, 60)
     """

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from NetInversionLib.core import volumes
 from NetInversionLib.core.volumes import Volume
-from NetInversionLib.evaluation import gate
+from NetInversionLib.evaluation import gate, wrong_scans
 from NetInversionLib.evaluation.wrong_scans import ARTEFACTS, CONTRASTS, PLACEMENTS, flipped
 from NetInversionLib.harmonize import gate as harmonize_gate
 from NetInversionLib.harmonize import gate_figures, matching, simulated_scanners
@@ -351,7 +351,7 @@ def test_one_person_is_no_domain():
 def little(monkeypatch):
     """One change of each sort."""
     for name in ("PLACEMENTS", "ARTEFACTS", "CONTRASTS"):
-        monkeypatch.setattr(gate, name, dict(list(getattr(gate, name).items())[:1]))
+        monkeypatch.setattr(wrong_scans, name, dict(list(getattr(wrong_scans, name).items())[:1]))
     one = simulated_scanners.parse("gamma 1.5")
     monkeypatch.setattr(simulated_scanners, "parse", lambda: one)
 
