@@ -399,7 +399,7 @@ class IdealInputLogic(logic.ModuleLogic):
     """
 
     TITLE = _("Ideal Input")
-    REPORT = "ideal_input_report"
+    REPORT = "ideal_input.report"
     PARAMETERS = IdealInputParameterNode
 
     # A run

@@ -559,7 +559,7 @@ class InvariancesLogic(logic.ModuleLogic):
 
     TITLE = _("Invariances")
     TASK = "denoising"
-    REPORT = "invariance_report"
+    REPORT = "invariances.report"
     PARAMETERS = InvariancesParameterNode
 
     def __init__(self):

@@ -427,7 +427,7 @@ class MRFlowHarmonizeLogic(logic.ModuleLogic):
 
     TITLE = _("MRFlow Harmonize")
     TASK = models.HARMONIZATION
-    REPORT = "harmonize_report"
+    REPORT = "harmonize.report"
     REPORT_NEEDS_SOURCE = True
     PARAMETERS = MRFlowHarmonizeParameterNode
 

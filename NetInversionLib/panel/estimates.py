@@ -25,7 +25,7 @@ KEY = "NetInversion/Speed"
 class Machine:
     """The speed of this computer, by device; before it is measured, that of the reference."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._measured: dict[str, dict[str, float]] = {}
         self._processes: dict[str, object] = {}
 
@@ -62,7 +62,7 @@ class Machine:
         )
         process.start(python, ["-m", "NetInversionLib.jobs.speed", device, repr(time.time())])
 
-    def _keep(self, device: str, process, done: Callable[[], None]) -> None:
+    def _keep(self, device: str, process: qt.QProcess, done: Callable[[], None]) -> None:
         try:
             line = process.readAllStandardOutput().data().decode().strip().splitlines()[-1]
             found = json.loads(line)

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -64,8 +65,8 @@ class QtJob:
             prefix="netinversion-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
         )
         self._folder = Path(self._temporary.name)
-        self._process = None
-        self._pid = None  # of the worker, which Slicer's launcher stands before
+        self._process: Any = None  # a QProcess, once the request is written
+        self._pid: int | None = None  # of the worker, which Slicer's launcher stands before
         self._words: dict[str, str] = {}  # the worker's own account of a failure
         self._cancelled = self._over = False
         self._started = time.monotonic()
@@ -102,11 +103,13 @@ class QtJob:
                 self._process.waitForFinished(1000)
             self._end()
 
-    def _life(self, request: jobs.Request):
+    def _life(self, request: jobs.Request) -> steps.Steps:
         """All that the job does, in steps: each yields True if the next may follow at once, False
         if it must wait.
         """
-        result = failure = last = None
+        result: Result | None = None
+        last: Result | None = None
+        failure = ("", "")
         try:
             for more in jobs.save_request(self._folder, request):
                 yield more
@@ -153,7 +156,7 @@ class QtJob:
             self._python, ["-m", "NetInversionLib.jobs", str(self._folder), "--attached"]
         )
 
-    def _follow(self):
+    def _follow(self) -> steps.Steps:
         """Hand on what the worker says until it has ended."""
         rest = b""
         ended = False
@@ -164,7 +167,7 @@ class QtJob:
                 yield from self._hand_on(line)
             yield False
 
-    def _hand_on(self, line: bytes):
+    def _hand_on(self, line: bytes) -> steps.Steps:
         message = _parse(line)
         self._pid = message.get("pid", self._pid)
         if "failed" in message:

@@ -8,7 +8,7 @@ import slicer
 CONTROLS = ("QComboBox", "QLineEdit", "QAbstractButton", "QAbstractSpinBox", "QAbstractSlider")
 
 
-def visit_after(first, widgets: list) -> None:
+def visit_after(first: qt.QWidget, widgets: list[qt.QWidget]) -> None:
     """Have the Tab key go from ``first`` through widgets that were made later, and on to what
     followed ``first`` before.
     """
@@ -17,7 +17,7 @@ def visit_after(first, widgets: list) -> None:
         qt.QWidget.setTabOrder(before, after)
 
 
-def _stop(widget):
+def _stop(widget: qt.QWidget) -> qt.QWidget:
     """What the Tab key visits: the first control in a widget that is put together from several, or
     else itself.
     """

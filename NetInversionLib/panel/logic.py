@@ -15,6 +15,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from .. import models
 from ..core import steps
 from ..core.results import Result, Table
+from ..models.card import Card, ModelError
 from ..scene import results, write
 from ..scene import runs as scene_runs
 from ..scene import tables as scene_tables
@@ -23,8 +24,6 @@ from . import runs as panel_runs
 from .packages import installed
 from .pictures import durationText
 from .reports import ReportLogic
-
-# What the extension's modules have in common
 
 
 class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
@@ -47,7 +46,7 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
 
     _parameters = None
 
-    def getParameterNode(self):
+    def getParameterNode(self) -> Any:
         """The scene's parameter node as ``PARAMETERS``: the same object as long as it is the same
         node.
 
@@ -60,44 +59,44 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
 
     # Models
 
-    def takes(self, card: models.Card) -> bool:
+    def takes(self, card: Card) -> bool:
         """Whether the module works with models of this kind."""
         return card.task == self.TASK
 
-    def models(self) -> dict[Path, models.Card]:
+    def models(self) -> dict[Path, Card]:
         """The shipped models that the module works with."""
         found = models.list_models().items()
         return {
             path: card
             for path, card in found
-            if not isinstance(card, models.ModelError) and self.takes(card)
+            if not isinstance(card, ModelError) and self.takes(card)
         }
 
-    def modelPath(self, node) -> str | None:
+    def modelPath(self, node: Any) -> str | None:
         """Path of the model that a parameter node names; None if it is nowhere."""
         if node.fromFile:
             return node.modelFile or None
         return next((str(path) for path in self.models() if path.name == node.model), None)
 
-    def secondModels(self, node, card: models.Card | None) -> dict[Path, models.Card]:
+    def secondModels(self, node: Any, card: Card | None) -> dict[Path, Card]:
         """The shipped models that can be asked beside the chosen one, whose card is ``card``."""
         first = self.modelPath(node)
         return {path: other for path, other in self.models().items() if str(path) != first}
 
-    def secondPath(self, node) -> str:
+    def secondPath(self, node: Any) -> str:
         """Path of the second model that a parameter node names: a shipped one by its file name. ""
         for none.
         """
         shipped = {path.name: str(path) for path in self.models()}
         return shipped.get(node.secondModel, node.secondModel)
 
-    def card(self, path: str | None) -> tuple[models.Card | None, str]:
-        """(card, problem): the card of a model file, or None and why it can not be used."""
+    def card(self, path: str | None) -> tuple[Card | None, str]:
+        """(card, problem): the card of a model file, or None and why it cannot be used."""
         if not path:
             return None, _("Choose a network: a shipped one, or a model file.")
         try:
             card = models.read_card(path)
-        except models.ModelError as error:
+        except ModelError as error:
             return None, str(error)
         if not self.takes(card):
             return None, _(
@@ -117,9 +116,7 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
 
     # How long runs take
 
-    def secondsFor(
-        self, card: models.Card, device: str, cost: float, guess: float
-    ) -> tuple[float, bool]:
+    def secondsFor(self, card: Card, device: str, cost: float, guess: float) -> tuple[float, bool]:
         """(seconds, whether they are known from earlier runs) of a run that costs ``cost``.
 
         ``guess``: seconds per cost on the machine of ``speed.REFERENCE_PASS_S``.
@@ -141,12 +138,12 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
             return text + " " + _("(Judged by this computer's speed; after a run it is measured.)")
         return text + " " + _("(A first guess; after a run it is measured.)")
 
-    def learnSpeed(self, card: models.Card, device: str, cost: float, seconds: float) -> None:
+    def learnSpeed(self, card: Card, device: str, cost: float, seconds: float) -> None:
         """Note how long a whole run took."""
         computing = max(seconds - estimates.MACHINE.start_seconds(device), 0.1)
         qt.QSettings().setValue(self._speedKey(card, device), f"{computing / max(cost, 1):.4g}")
 
-    def _speedKey(self, card, device):
+    def _speedKey(self, card: Card, device: str) -> str:
         name = "".join(
             letter if letter.isalnum() else "_" for letter in f"{card.name}_{card.version}_{device}"
         )
@@ -160,7 +157,12 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         """
         return {}
 
-    def writeResult(self, result: Result, inputNode, inputs: dict | None = None) -> steps.Steps:
+    def writeResult(
+        self,
+        result: Result,
+        inputNode: slicer.vtkMRMLNode | None,
+        inputs: dict[str, slicer.vtkMRMLNode] | None = None,
+    ) -> steps.Steps:
         """Steps that write a result into the scene beside ``inputNode``, in a folder, whole or not
         at all.
 
@@ -176,7 +178,12 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
             _("{title} for {name}").format(title=self.TITLE, name=name),
         )
 
-    def addResult(self, result: Result, inputNode, inputs: dict | None = None) -> SimpleNamespace:
+    def addResult(
+        self,
+        result: Result,
+        inputNode: slicer.vtkMRMLNode | None,
+        inputs: dict[str, slicer.vtkMRMLNode] | None = None,
+    ) -> SimpleNamespace:
         """``writeResult`` at once.
 
         Returns:

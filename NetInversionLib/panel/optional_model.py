@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import models
+from ..models.card import Card
 
 FROM_FILE = "*"
 """Data of the entry that asks for a file; no file is called so."""
@@ -33,12 +33,12 @@ class OptionalModel:
         on_chosen: ``f(text)``, called when the user has chosen; it has ``show`` called.
     """
 
-    def __init__(self, selector, on_chosen: Callable[[str], None]):
+    def __init__(self, selector: qt.QComboBox, on_chosen: Callable[[str], None]):
         self._selector, self._on_chosen = selector, on_chosen
         self._shown = ""
         selector.connect("activated(int)", self._on_activated)
 
-    def show(self, shipped: Mapping[Path, models.Card], chosen: str) -> None:
+    def show(self, shipped: Mapping[Path, Card], chosen: str) -> None:
         """Bring the list up to date.
 
         Args:
@@ -56,7 +56,7 @@ class OptionalModel:
         self._shown = chosen
         selector.setCurrentIndex(selector.findData(chosen))
 
-    def _on_activated(self, index):
+    def _on_activated(self, index: int) -> None:
         chosen = self._selector.itemData(index)
         if chosen == FROM_FILE:
             self._selector.setCurrentIndex(self._selector.findData(self._shown))

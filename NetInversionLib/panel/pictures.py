@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import qt
 from slicer.i18n import tr as _
 
-from .. import models
+from ..models.card import Card, Channel
 from ..scene import display, tables
 
 
-def cardText(path: str, card: models.Card) -> str:
+def cardText(path: str, card: Card) -> str:
     """What a person wants to know of a model before using it, as HTML."""
 
-    def channels(group):
+    def channels(group: Iterable[Channel]) -> str:
         return ", ".join(
             channel.name + (f" ({channel.units})" if channel.units else "") for channel in group
         )
@@ -43,8 +44,8 @@ def cardText(path: str, card: models.Card) -> str:
     return "<br>".join([name, *(html.escape(line, quote=False) for line in lines)])
 
 
-def mapsPicture(maps: dict, high: float, size: int = 220):
-    """A QPixmap of maps ({title: array [j, i], 0 to ``high``}) side by side in the colours of role
+def mapsPicture(maps: dict[str, np.ndarray], high: float, size: int = 220) -> qt.QPixmap:
+    """A picture of maps ({title: (J, I), 0 to ``high``}) side by side in the colours of role
     "spread".
     """
     stops = np.array([list(bytes.fromhex(color)) for color in display.COLORS["spread"].split()])
@@ -70,8 +71,10 @@ def mapsPicture(maps: dict, high: float, size: int = 220):
     return picture
 
 
-def curvePicture(curves: dict, xLabel: str, yLabel: str):
-    """A QPixmap of curves ({name: [(x, y), ...]}) while they grow: it adds nothing to the scene."""
+def curvePicture(
+    curves: dict[str, list[tuple[float, float]]], xLabel: str, yLabel: str
+) -> qt.QPixmap:
+    """A picture of curves ({name: [(x, y), ...]}) while they grow: it adds nothing to the scene."""
     picture = qt.QPixmap(460, 150)
     picture.fill(qt.QColor("white"))
     painter = qt.QPainter()
@@ -118,6 +121,7 @@ def curvePixels(curves: dict, left: int, top: int, width: int, height: int) -> t
 
 
 def durationText(seconds: float) -> str:
+    """A time in words, rounded to what a person plans with."""
     if seconds < 90:
         return _("{count} s").format(count=max(1, round(seconds)))
     if seconds < 5400:

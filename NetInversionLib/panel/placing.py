@@ -25,7 +25,9 @@ def slice_point(view: str) -> Point:
 
 
 def point_in(grid: Volume, point: Point) -> Point:
-    """The point, or the grid's middle where it lies outside: the view shows another volume."""
+    """The point, or the middle of the grid (K, J, I) where it lies outside: the view shows another
+    volume.
+    """
     try:
         volumes.region_from_ras_points(grid, np.array([point]))
     except volumes.VolumeError:
@@ -34,7 +36,9 @@ def point_in(grid: Volume, point: Point) -> Point:
     return point
 
 
-def place_box(node, name: str, grid: Volume, region: Region):
+def place_box(
+    node: slicer.vtkMRMLMarkupsROINode | None, name: str, grid: Volume, region: Region
+) -> slicer.vtkMRMLMarkupsROINode:
     """A markups ROI node that encloses a region of a volume: ``node`` moved there, or a new one.
 
     It can be dragged by its handles from then on.
@@ -42,7 +46,8 @@ def place_box(node, name: str, grid: Volume, region: Region):
     Args:
         node: A vtkMRMLMarkupsROINode, or None.
         name: Of a new one; made unique.
-        grid: The volume, transforms included. region: See ``volumes.Region``.
+        grid: The volume (K, J, I), transforms included.
+        region: (k0, k1, j0, j1, i0, i1), half-open voxel indices of it.
     """
     scene = slicer.mrmlScene
     if node is None:
@@ -62,7 +67,9 @@ def place_box(node, name: str, grid: Volume, region: Region):
     return node
 
 
-def place_point(node, name: str):
+def place_point(
+    node: slicer.vtkMRMLMarkupsFiducialNode | None, name: str
+) -> slicer.vtkMRMLMarkupsFiducialNode:
     """A markups point list whose one point the next click in a view places: ``node``, or a new one.
 
     Args:
@@ -80,7 +87,7 @@ def place_point(node, name: str):
     return node
 
 
-def point_of(node) -> Point:
+def point_of(node: slicer.vtkMRMLMarkupsFiducialNode) -> Point:
     """RAS position (mm) of the first point of a markups node, transforms included.
 
     Raises:
@@ -92,4 +99,5 @@ def point_of(node) -> Point:
         )
     position = [0.0, 0.0, 0.0]
     node.GetNthControlPointPositionWorld(0, position)
-    return tuple(position)
+    right, anterior, superior = position
+    return right, anterior, superior

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
@@ -13,22 +14,29 @@ from slicer.i18n import tr as _
 
 from ..scene import read, runs
 
+Nodes = dict[str, Any]
+"""The nodes of a result by their keys."""
+
 
 class ReportLogic:
-    """Part of a module's logic that writes the report of a result; see ``qtjobs.ModuleLogic``."""
+    """Part of a module's logic that writes the report of a result; see ``logic.ModuleLogic``."""
+
+    if TYPE_CHECKING:
+        moduleName: str
+        TITLE: str
 
     REPORT = ""
-    """Library file with ``write(result, source, path)``, such as "harmonize_report"."""
+    """Library file with ``write(result, source, path)``, such as "harmonize.report"."""
 
     REPORT_NEEDS_SOURCE = False
     """Whether there is no report without the volume that the result was made of."""
 
-    def sourceOf(self, nodes: dict):
+    def sourceOf(self, nodes: Nodes) -> slicer.vtkMRMLNode | None:
         """The volume that a result was made of; None if it has left the scene."""
         references = (node.GetNodeReference(f"{self.moduleName}.input") for node in nodes.values())
         return next((node for node in references if node is not None), None)
 
-    def reportProblem(self, nodes: dict) -> str:
+    def reportProblem(self, nodes: Nodes) -> str:
         """Why a result has no report, and what to do; "" if it has one."""
         if not nodes:
             return _("There is no result yet. Press Apply first.")
@@ -44,7 +52,7 @@ class ReportLogic:
             ).format(title=self.TITLE)
         return ""
 
-    def saveReport(self, nodes: dict, path) -> Path:
+    def saveReport(self, nodes: Nodes, path: str | Path) -> Path:
         """Write a result's report, one HTML page that needs no other file.
 
         Args:
@@ -57,7 +65,7 @@ class ReportLogic:
         Raises:
             ValueError: Something of the result was removed from the scene; says what to do.
             OSError: The file cannot be written.
-            qtjobs.PackagesMissing: matplotlib is missing and was not installed.
+            packages.PackagesMissing: matplotlib is missing and was not installed.
         """
         from . import packages  # which imports this file
 
@@ -70,7 +78,7 @@ class ReportLogic:
         report = importlib.import_module(f"NetInversionLib.{self.REPORT}")
         return report.write(runs.result_from_nodes(nodes), volume, path)
 
-    def reportName(self, nodes: dict) -> str:
+    def reportName(self, nodes: Nodes) -> str:
         """A file name to offer."""
         source = self.sourceOf(nodes)
         name = source.GetName() if source is not None else _("result")
@@ -79,9 +87,18 @@ class ReportLogic:
 
 class ReportPanel:
     """Part of a module's widget with the buttons Save report and Show report; see
-    ``qtjobs.ModulePanel``."""
+    ``panel.ModulePanel``."""
 
-    def addReportButtons(self):
+    if TYPE_CHECKING:
+        moduleName: str
+        logic: Any
+        ui: Any
+        _parameterNode: Any
+
+        def say(self, message: str) -> None: ...
+        def fail(self, message: str, details: str = "") -> None: ...
+
+    def addReportButtons(self) -> None:
         """Two buttons, the last row of the section with results."""
         row = qt.QWidget()
         layout = qt.QHBoxLayout(row)
@@ -104,14 +121,15 @@ class ReportPanel:
             setattr(self.ui, name, button)
         self.ui.resultsCollapsibleButton.layout().addRow(row)
 
-    def showReportButtons(self, nodes: dict):
+    def showReportButtons(self, nodes: Nodes) -> None:
         """The buttons can be pressed when there is a result to report."""
         problem = self.logic.reportProblem(nodes)
         for button in (self.ui.saveReportButton, self.ui.showReportButton):
             button.enabled = not problem
             button.toolTip = problem or button.property("tip")
 
-    def onSaveReport(self, clicked=False):
+    def onSaveReport(self, clicked: bool = False) -> None:
+        """Ask for a file and write the report of the shown result."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         path = qt.QFileDialog.getSaveFileName(
             slicer.util.mainWindow(),
@@ -126,7 +144,8 @@ class ReportPanel:
         if self._writeReport(nodes, path):
             self.say(_("The report was saved as {path}.").format(path=path))
 
-    def onShowReport(self, clicked=False):
+    def onShowReport(self, clicked: bool = False) -> None:
+        """Write the report of the shown result and open it in the web browser."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         path = Path(slicer.app.temporaryPath) / f"NetInversion-{self.moduleName}.html"
         if not self._writeReport(nodes, path):
@@ -138,7 +157,7 @@ class ReportPanel:
                 )
             )
 
-    def _writeReport(self, nodes, path) -> bool:
+    def _writeReport(self, nodes: Nodes, path: str | Path) -> bool:
         from . import packages  # which imports this file
 
         try:

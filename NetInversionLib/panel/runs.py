@@ -4,6 +4,8 @@ with all its nodes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 from slicer.i18n import tr as _
 
@@ -19,7 +21,7 @@ class RunList:
             ``run`` which one is shown.
     """
 
-    def __init__(self, panel):
+    def __init__(self, panel: Any):
         self._panel, self._selector = panel, panel.ui.shownRunSelector
         self._selector.connect("activated(int)", self._onChosen)
         panel.ui.deleteRunButton.connect("clicked(bool)", self._onDelete)
@@ -34,11 +36,11 @@ class RunList:
         selector.setCurrentIndex(max(0, selector.findData(self._panel._parameterNode.run)))
         selector.enabled = selector.count > 0
 
-    def _onChosen(self, index):
+    def _onChosen(self, index: int) -> None:
         self._panel.setValues(run=self._selector.itemData(index))
         self._panel.showResult()
 
-    def _onDelete(self, *_arguments):
+    def _onDelete(self, *_arguments: Any) -> None:
         panel, run = self._panel, self._panel._parameterNode.run
         label = panel.logic.runs().get(run)
         if label is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,9 @@ class Stepper:
         on_end: Callable[[Any], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ):
-        self._steps, self._on_end, self._on_error = steps, on_end, on_error
+        self._steps = steps
+        self._on_end = on_end
+        self._on_error = on_error
         self.running = True
         """Whether there may be more to do."""
         self._timer = qt.QTimer()
@@ -48,7 +51,7 @@ class Stepper:
         be called again.
         """
         self._stop()
-        if not self._steps.gi_running:  # else the generator itself ends the matter
+        if not self._is_within_a_step():  # else the generator itself ends the matter
             self._steps.close()
 
     def finish(self) -> None:
@@ -60,7 +63,7 @@ class Stepper:
     def _tick(self) -> None:
         # Never entered twice: Qt fires no timer again while its slot runs, even if a callback runs
         # the event loop.
-        if self._steps.gi_running:  # a step under ``finish`` runs the event loop
+        if self._is_within_a_step():  # a step under ``finish`` runs the event loop
             return
         deadline = time.monotonic() + BUDGET
         try:
@@ -70,16 +73,21 @@ class Stepper:
                 self._steps.close()
             return
         except StopIteration as end:
-            over, argument = self._on_end, end.value
+            over: Callable[[Any], None] | None = self._on_end
+            argument = end.value
         except Exception as error:  # noqa: BLE001 - for whoever started it
             if self._on_error is None:
                 self._stop()
                 raise
             over, argument = self._on_error, error
-        wanted = over is not None and self.running
+        wanted = self.running
         self._stop()
-        if wanted:
+        if wanted and over is not None:
             over(argument)
+
+    def _is_within_a_step(self) -> bool:
+        """Whether this is called from a step that is being done."""
+        return inspect.getgeneratorstate(self._steps) == inspect.GEN_RUNNING
 
     def _stop(self) -> None:
         if self.running:

@@ -110,11 +110,11 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
         for volume in (view.volume, view.overlay):
             show_legend(volume)
         yield True
-    for view in views:
-        if isinstance(view, Table):
-            show_table(view.tag, view.node)
-        elif isinstance(view, Plot):
-            show_chart(view.tag, view.node)
+    for other in views:
+        if isinstance(other, Table):
+            show_table(other.tag, other.node)
+        elif isinstance(other, Plot):
+            show_chart(other.tag, other.node)
         yield True
 
 
@@ -166,7 +166,7 @@ def _view(kind: str, tag: str, **properties: str) -> str:
     return f'<view class="vtkMRML{kind}Node" singletontag="{tag}">{inside}</view>'
 
 
-def _arrange(manager, number: int, description: str) -> None:
+def _arrange(manager: Any, number: int, description: str) -> None:
     layout = manager.layoutLogic().GetLayoutNode()
     if not layout.IsLayoutDescription(number):
         layout.AddLayoutDescription(number, description)
@@ -178,7 +178,7 @@ def _arrange(manager, number: int, description: str) -> None:
 # A view's content
 
 
-def show_slice(widget, view: Slice) -> None:
+def show_slice(widget: slicer.qMRMLSliceWidget, view: Slice) -> None:
     """Show a volume, and a map over it, in a slice view that says what it is; linked views move
     together from then on.
     """
@@ -190,13 +190,13 @@ def show_slice(widget, view: Slice) -> None:
     widget.mrmlSliceNode().SetLayoutLabel(view.label)
 
 
-def show_table(tag: str, node) -> None:
+def show_table(tag: str, node: slicer.vtkMRMLTableNode | None) -> None:
     """Show a table node in the table view of this tag, or nothing."""
     view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLTableViewNode")
     view.SetTableNodeID(node.GetID() if node is not None else None)
 
 
-def show_chart(tag: str, node) -> None:
+def show_chart(tag: str, node: slicer.vtkMRMLPlotChartNode | None) -> None:
     """Show a chart node in the plot view of this tag, or nothing."""
     view = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode")
     view.SetPlotChartNodeID(node.GetID() if node is not None else None)
@@ -214,7 +214,7 @@ def set_opacity(tags: list[str], opacity: float) -> None:
 # The part in sight
 
 
-def analysed_box(volume) -> np.ndarray | None:
+def analysed_box(volume: slicer.vtkMRMLNode) -> np.ndarray | None:
     """Corners (8, 3), world RAS in mm, of the box of a volume node in which it is not 0; None if it
     is 0 everywhere.
 
@@ -233,8 +233,8 @@ def analysed_box(volume) -> np.ndarray | None:
     return _world_points(volume, np.array(list(product(*bounds))))
 
 
-def _world_points(volume, points: np.ndarray) -> np.ndarray:
-    """Points (n, 3) in a volume node's voxels (i, j, k) in world RAS, mm, its transforms included."""
+def _world_points(volume: slicer.vtkMRMLNode, points: np.ndarray) -> np.ndarray:
+    """Points (n, 3) in a volume node's voxels (i, j, k) in world RAS, mm, with its transforms."""
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     points = (
@@ -248,8 +248,10 @@ def _world_points(volume, points: np.ndarray) -> np.ndarray:
     return np.array([transform.TransformPoint(point) for point in points])
 
 
-def look_at(widget, framed, box: np.ndarray | None = None) -> None:
-    """Turn a slice view to a volume's planes; show the box (corners, RAS) with a margin, or,
+def look_at(
+    widget: slicer.qMRMLSliceWidget, framed: slicer.vtkMRMLNode, box: np.ndarray | None = None
+) -> None:
+    """Turn a slice view to a volume's planes; show the box (corners (8, 3), RAS) with a margin, or,
     without one, the whole volume.
 
     The view's own button "Fit" shows the whole volume again.
@@ -274,14 +276,14 @@ def look_at(widget, framed, box: np.ndarray | None = None) -> None:
 # Legends
 
 
-def show_legend(volume) -> None:
+def show_legend(volume: slicer.vtkMRMLNode | None) -> None:
     """Give a map its colour legend, with units, in every view that shows it; other images get none.
 
     A legend that is there already is made anew: Slicer draws one only in views that are older than
     it.
     """
     role = volume.GetAttribute("NetInversion.role") if volume is not None else None
-    if role not in display.COLORS:
+    if volume is None or role not in display.COLORS:
         return
     logic = slicer.modules.colors.logic()
     old = logic.GetColorLegendDisplayNode(volume)

@@ -27,7 +27,11 @@ half a second.
 """
 
 
-def show_by_role(node, role: str | None, shown_as) -> None:
+def show_by_role(
+    node: slicer.vtkMRMLNode,
+    role: str | None,
+    shown_as: slicer.vtkMRMLNode | None,
+) -> None:
     """A display node with the window, level and colours that fit the role."""
     # Slicer's own CreateDefaultDisplayNodes would look at every voxel for a window.
     display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
@@ -59,13 +63,14 @@ def show_by_role(node, role: str | None, shown_as) -> None:
     node.SetAndObserveDisplayNodeID(display.GetID())
 
 
-def set_window(display, low: float, high: float) -> None:
+def set_window(display: slicer.vtkMRMLScalarVolumeDisplayNode, low: float, high: float) -> None:
+    """Show values from ``low`` (the first colour) to ``high`` (the last)."""
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(low, high)
 
 
-def sample(node) -> np.ndarray:
-    """Finite values spread evenly over a volume, as float64."""
+def sample(node: slicer.vtkMRMLNode) -> np.ndarray:
+    """Finite values (N,) spread evenly over a volume, as float64."""
     values = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
     values = values[:: values.size // SAMPLE | 1].astype(
         np.float64
@@ -74,7 +79,7 @@ def sample(node) -> np.ndarray:
 
 
 def typical_largest(values: np.ndarray) -> float:
-    """The 99.5th percentile of the magnitudes, or what else is not 0."""
+    """The 99.5th percentile of the values' (N,) magnitudes, or what else is not 0."""
     values = np.abs(values)
     return float(np.percentile(values, 99.5) or values.max() or 1.0) if values.size else 1.0
 
@@ -87,7 +92,7 @@ def _typical_range(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _color_node(role: str):
+def _color_node(role: str) -> slicer.vtkMRMLColorTableNode:
     """The scene's own colour table for a role, made on first use: the scene carries it wherever it
     is opened.
 
@@ -112,7 +117,7 @@ def _color_node(role: str):
     return node
 
 
-def _fill_colors(node, role: str) -> None:
+def _fill_colors(node: slicer.vtkMRMLColorTableNode, role: str) -> None:
     """Where a map around a middle value has that value, nothing was changed or looked at: what lies
     below shows through.
     """

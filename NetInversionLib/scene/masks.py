@@ -12,9 +12,11 @@ from ..core.volumes import Volume, VolumeError, resample
 from .read import image_array, node_ijk_to_ras, world_matrix
 
 
-def mask_from_node(node, reference: Volume, segment_id: str | None = None) -> np.ndarray:
-    """Where a label map or segmentation node is set, as a bool array on the grid of ``reference``
-    (nearest neighbour).
+def mask_from_node(
+    node: slicer.vtkMRMLNode, reference: Volume, segment_id: str | None = None
+) -> np.ndarray:
+    """Where a label map or segmentation node is set, as bool (K, J, I) on the grid of
+    ``reference`` (nearest neighbour).
 
     Any label counts; of a segmentation the named segment, or all of them. Raises VolumeError if
     nothing is marked, or nothing inside ``reference``.
@@ -24,8 +26,8 @@ def mask_from_node(node, reference: Volume, segment_id: str | None = None) -> np
     return mask_from_label_node(node, reference)
 
 
-def mask_from_label_node(node, reference: Volume) -> np.ndarray:
-    """As ``mask_from_node``, for a label map volume node."""
+def mask_from_label_node(node: slicer.vtkMRMLNode, reference: Volume) -> np.ndarray:
+    """As ``mask_from_node``, bool (K, J, I), for a label map volume node."""
     if node is None or not node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise VolumeError(
             "The mask must be a label map or a segmentation. Choose one, or convert the volume to a"
@@ -36,9 +38,11 @@ def mask_from_label_node(node, reference: Volume) -> np.ndarray:
     return _mask([labels], reference, node.GetName())
 
 
-def mask_from_segmentation(node, reference: Volume, segment_id: str | None = None) -> np.ndarray:
-    """As ``mask_from_node``, for a segmentation node that has its binary label map (a drawn
-    segmentation does).
+def mask_from_segmentation(
+    node: slicer.vtkMRMLSegmentationNode, reference: Volume, segment_id: str | None = None
+) -> np.ndarray:
+    """As ``mask_from_node``, bool (K, J, I), for a segmentation node that has its binary label map
+    (a drawn segmentation does).
     """
     name, segments = node.GetName(), node.GetSegmentation()
     chosen = [segment_id] if segment_id else list(segments.GetSegmentIDs())
@@ -65,9 +69,11 @@ def mask_from_segmentation(node, reference: Volume, segment_id: str | None = Non
     return _mask(labels, reference, name)
 
 
-def segments_from_node(node, reference: Volume) -> tuple[Volume, tuple[str, ...]]:
-    """Labels 1, 2, ... (uint16) on the grid of ``reference``, and their names; segments outside of
-    it are left out.
+def segments_from_node(
+    node: slicer.vtkMRMLNode, reference: Volume
+) -> tuple[Volume, tuple[str, ...]]:
+    """Labels 1, 2, ... (uint16, (K, J, I)) on the grid of ``reference``, and their names; segments
+    outside of it are left out.
 
     Where segments of a segmentation overlap the later one counts. Raises VolumeError as
     ``mask_from_node`` does.
@@ -95,7 +101,9 @@ def segments_from_node(node, reference: Volume) -> tuple[Volume, tuple[str, ...]
     return reference.with_array(labels, node.GetName(), ""), tuple(found)
 
 
-def _segments_within(node, reference: Volume) -> dict[str, np.ndarray]:
+def _segments_within(
+    node: slicer.vtkMRMLSegmentationNode, reference: Volume
+) -> dict[str, np.ndarray]:
     found, problem = {}, None
     for segment in node.GetSegmentation().GetSegmentIDs():
         try:

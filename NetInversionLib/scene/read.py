@@ -19,17 +19,17 @@ HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")  # how Slicer's DICOM reade
 # --------------------------------------------------------------------------------- nodes to volumes
 
 
-def volume_from_node(node) -> Volume:
-    """A copy of a scalar volume node; its matrix is to world RAS, linear parent transforms
-    included.
+def volume_from_node(node: slicer.vtkMRMLNode) -> Volume:
+    """A copy (K, J, I) of a scalar volume node; its matrix is to world RAS, with linear parent
+    transforms.
 
-    Raises VolumeError for a label map, a colour, vector, tensor or time-series volume, a node
+    Raises VolumeError for None, a label map, a colour, vector, tensor or time-series volume, a node
     without voxels, or one under a non-linear transform.
     """
     return finish(_read_volume(node))
 
 
-def read_volume(node) -> Steps:
+def read_volume(node: slicer.vtkMRMLNode) -> Steps:
     """Steps whose value is ``volume_from_node(node)``, checked: also infinite and missing values
     raise VolumeError.
     """
@@ -41,7 +41,7 @@ def read_volume(node) -> Steps:
     return check(volume, finite=False)
 
 
-def _read_volume(node) -> Steps:
+def _read_volume(node: slicer.vtkMRMLNode) -> Steps:
     image = _scalar_image(node)
     offset = _require_voxels(image, node.GetName())
     source = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
@@ -54,14 +54,16 @@ def _read_volume(node) -> Steps:
 
 
 def pieces(array: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, last) slices along the first axis that hold a few megabytes each."""
+    """(first, last) slices along the first axis of an array (K, ...) that hold a few megabytes
+    each.
+    """
     count = max(1, PIECE // max(array[0].nbytes, 1))
     return ((first, first + count) for first in range(0, len(array), count))
 
 
-def grid_from_node(node) -> Volume:
-    """As ``volume_from_node``, with zeros that take no memory as values: for questions about size
-    and place.
+def grid_from_node(node: slicer.vtkMRMLNode) -> Volume:
+    """As ``volume_from_node``, (K, J, I), with zeros that take no memory as values: for questions
+    about size and place.
     """
     image = _scalar_image(node)
     offset = _require_voxels(image, node.GetName())
@@ -71,7 +73,7 @@ def grid_from_node(node) -> Volume:
     )
 
 
-def _scalar_image(node):
+def _scalar_image(node: slicer.vtkMRMLNode) -> vtk.vtkImageData:
     """A scalar volume node's vtkImageData (None if it has none). Raises VolumeError for any other
     node.
     """
@@ -97,8 +99,8 @@ def _scalar_image(node):
     return image
 
 
-def image_array(image, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A [k, j, i] copy of a vtkImageData's scalars, and the 4x4 that takes array indices to its
+def image_array(image: vtk.vtkImageData, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A copy (K, J, I) of a vtkImageData's scalars, and the 4x4 that takes array indices to its
     (extent) indices.
     """
     offset = _require_voxels(image, name)
@@ -108,7 +110,7 @@ def image_array(image, name: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _require_voxels(image, name: str) -> np.ndarray:
+def _require_voxels(image: vtk.vtkImageData, name: str) -> np.ndarray:
     """The 4x4 that takes array indices to a vtkImageData's (extent) indices; VolumeError if it has
     no voxels.
     """
@@ -122,15 +124,16 @@ def _require_voxels(image, name: str) -> np.ndarray:
     return offset
 
 
-def node_ijk_to_ras(node) -> np.ndarray:
+def node_ijk_to_ras(node: slicer.vtkMRMLNode) -> np.ndarray:
+    """(4, 4), from a volume node's voxels (i, j, k) to its own RAS, mm."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def world_matrix(node) -> np.ndarray:
-    """From the node's own RAS to world RAS. Raises VolumeError if a transform on the way is not
-    linear.
+def world_matrix(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+    """(4, 4), from the node's own RAS to world RAS. Raises VolumeError if a transform on the way is
+    not linear.
     """
     parent, matrix = node.GetParentTransformNode(), vtk.vtkMatrix4x4()
     if parent is not None and not parent.IsTransformToWorldLinear():
@@ -143,7 +146,7 @@ def world_matrix(node) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def units_of(node) -> str:
+def units_of(node: slicer.vtkMRMLNode) -> str:
     """The units of a volume node's values as text: "HU", another code, or ""."""
     entry = node.GetVoxelValueUnits()
     if entry is None:
@@ -151,9 +154,9 @@ def units_of(node) -> str:
     return "HU" if entry.GetCodeValue() == HOUNSFIELD[0] else entry.GetCodeValue() or ""
 
 
-def region_from_roi_node(roi_node, volume: Volume) -> Region:
-    """The region of ``volume`` that holds a markups ROI box, turned boxes and linear parent
-    transforms included.
+def region_from_roi_node(roi_node: slicer.vtkMRMLMarkupsROINode, volume: Volume) -> Region:
+    """The region of ``volume`` (K, J, I) that holds a markups ROI box, turned boxes and linear
+    parent transforms included.
 
     Raises VolumeError if the ROI is not placed or lies outside the volume.
     """

@@ -44,7 +44,14 @@ from .write import (
 )
 
 
-def show_difference(image, other, name: str, owner: str, key: str, window=None):
+def show_difference(
+    image: slicer.vtkMRMLNode,
+    other: slicer.vtkMRMLNode,
+    name: str,
+    owner: str,
+    key: str,
+    window: slicer.vtkMRMLNode | None = None,
+) -> slicer.vtkMRMLNode:
     """The volume node that holds ``image - other``, two volumes of one run of a module: made, or
     filled anew.
 
@@ -94,7 +101,7 @@ class Written:
 
 def add_result(
     result: Result,
-    like=None,
+    like: slicer.vtkMRMLNode | None = None,
     shown_as: dict | None = None,
     owner: str = "NetInversion",
     folder: str | None = None,
@@ -107,7 +114,7 @@ def add_result(
 
 def write_result(
     result: Result,
-    like=None,
+    like: slicer.vtkMRMLNode | None = None,
     shown_as: dict | None = None,
     owner: str = "NetInversion",
     folder: str | None = None,
@@ -134,7 +141,9 @@ def write_result(
     _refuse_double_keys(result)
     facts = json.dumps(result.facts, indent=1, default=_plain)
     named = _Names(result, like)
-    nodes, added, place = {}, [], _Place(like, named.of_run(folder) if folder else None)
+    nodes: dict[str, slicer.vtkMRMLNode] = {}
+    added: list[slicer.vtkMRMLNode] = []
+    place = _Place(like, named.of_run(folder) if folder else None)
     try:
         for key, volume in result.volumes.items():
             shown = (shown_as or {}).get(key)
@@ -164,7 +173,7 @@ def write_result(
 class _Names:
     """Names of a run's nodes: what each is, then of what, and which run; none of them is taken."""
 
-    def __init__(self, result: Result, like):
+    def __init__(self, result: Result, like: slicer.vtkMRMLNode | None):
         like = in_scene(like)
         self._source = f": {like.GetName()}" if like is not None else ""
         self._number = 1
@@ -191,7 +200,9 @@ def _refuse_double_keys(result: Result) -> None:
         raise ValueError(f"Keys used more than once in a result: {', '.join(twice)}")
 
 
-def _writers(result: Result, facts: str, like, named: _Names) -> dict[str, Callable]:
+def _writers(
+    result: Result, facts: str, like: slicer.vtkMRMLNode | None, named: _Names
+) -> dict[str, Callable]:
     """By key, a function that adds a table, curve or text to the scene and gives the node."""
 
     def text():
@@ -223,7 +234,9 @@ def _writers(result: Result, facts: str, like, named: _Names) -> dict[str, Calla
     return {**writers, **({"facts": text} if result.facts else {})}
 
 
-def _mark(written: Written, owner: str, like, complete: bool, place: _Place) -> None:
+def _mark(
+    written: Written, owner: str, like: slicer.vtkMRMLNode | None, complete: bool, place: _Place
+) -> None:
     """Write on every node which one of which run it is, and what it is about; on its folder, which
     run's it is.
     """
@@ -306,7 +319,7 @@ class _Place:
     without a hierarchy.
     """
 
-    def __init__(self, like, name: str | None):
+    def __init__(self, like: slicer.vtkMRMLNode | None, name: str | None):
         self._like, self._name, self._folder = like, name, 0
 
     def put(self, nodes: list) -> None:

@@ -59,7 +59,7 @@ def remove_run(owner: str, run: str) -> None:
     )
 
 
-def belongings(node) -> list:
+def belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
     """How a node is displayed (legends too) and where it is stored."""
     found = []
     if node.IsA("vtkMRMLDisplayableNode"):

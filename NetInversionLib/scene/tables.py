@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import slicer
@@ -13,12 +14,19 @@ from ..core.results import Curve, Table
 from .write import NOTICE, all_or_nothing, file_under, in_scene, new_node, remove_nodes
 
 FACTS, TITLE = "Settings and facts", "NetInversion.title"
+ChartParts = tuple[Any, list[Any], list[Any]]
+"""A chart node, its series nodes, and their table nodes."""
 
 
 # -------------------------------------------------------------------------------- tables and curves
 
 
-def table_to_node(table: Table, node=None, like=None, name: str | None = None):
+def table_to_node(
+    table: Table,
+    node: slicer.vtkMRMLTableNode | None = None,
+    like: slicer.vtkMRMLNode | None = None,
+    name: str | None = None,
+) -> slicer.vtkMRMLTableNode:
     """A table node with the table's columns; ``node``, if given and still in the scene, is filled
     anew instead.
 
@@ -33,7 +41,9 @@ def table_to_node(table: Table, node=None, like=None, name: str | None = None):
     return node
 
 
-def reused_node(node, kind: str, name: str, like):
+def reused_node(
+    node: Any, kind: str, name: str, like: slicer.vtkMRMLNode | None
+) -> slicer.vtkMRMLNode:
     """``node`` renamed if it is still in the scene, else a new one beside ``like`` in the subject
     hierarchy.
     """
@@ -46,7 +56,8 @@ def reused_node(node, kind: str, name: str, like):
     return node
 
 
-def vtk_table(columns: dict[str, list]):
+def vtk_table(columns: dict[str, list]) -> vtk.vtkTable:
+    """Columns by heading as a vtkTable; ValueError if they differ in length."""
     lengths = {title: len(values) for title, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"Columns must have one length; these have {lengths}")
@@ -79,20 +90,26 @@ FEW_POINTS = 40
 """Points of a line that still get markers."""
 
 
-def curve_to_nodes(curve: Curve, nodes=None, like=None, name: str | None = None):
+def curve_to_nodes(
+    curve: Curve,
+    nodes: ChartParts | None = None,
+    like: slicer.vtkMRMLNode | None = None,
+    name: str | None = None,
+) -> ChartParts:
     """(chart node, plot series nodes, table nodes), one series and one table for each line of the
     curve.
 
     The chart's name is ``name``, or the curve's title. ``nodes``, an earlier return value, is
     filled anew where it is still in the scene; superfluous ones are removed.
     """
-    chart, old_series, old_tables = nodes or (None, [], [])
+    chart, old_series, old_tables = nodes if nodes is not None else (None, [], [])
     contents = vtk_tables(curve)
     with all_or_nothing():
         series, tables = [], []
         for index, (line, content) in enumerate(zip(curve.lines, contents)):
             old = [
-                group[index] if index < len(group) else None for group in (old_series, old_tables)
+                nodes_of[index] if index < len(nodes_of) else None
+                for nodes_of in (old_series, old_tables)
             ]
             tables.append(
                 reused_node(
@@ -108,7 +125,8 @@ def curve_to_nodes(curve: Curve, nodes=None, like=None, name: str | None = None)
     return chart, series, tables
 
 
-def vtk_tables(curve: Curve) -> list:
+def vtk_tables(curve: Curve) -> list[vtk.vtkTable]:
+    """One table for each line of the curve."""
     return [
         vtk_table({curve.x_label: list(x), name: list(y)}) for name, (x, y) in curve.lines.items()
     ]
@@ -179,8 +197,9 @@ def room_for_legend(curve: Curve) -> tuple[float, float] | None:
     """
     scale = np.log10 if curve.log_y else np.asarray
     lines = []
-    for x, y in curve.lines.values():
-        x, y = np.array(x, float), np.array(y, float)
+    for along, up in curve.lines.values():
+        x = np.array(along, float)
+        y = np.array(up, float)
         drawn = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not curve.log_y))
         if drawn.any():
             lines.append((x[drawn], scale(y[drawn])))
@@ -200,20 +219,23 @@ def room_for_legend(curve: Curve) -> tuple[float, float] | None:
     return (10.0**low, 10.0**top) if curve.log_y else (float(low), float(max(top, high)))
 
 
-def title_of(node) -> str:
+def title_of(node: slicer.vtkMRMLNode) -> str:
     """What a result's node is, in words: its name without its input and run."""
     return node.GetAttribute(TITLE) or node.GetName()
 
 
-def with_parts(node) -> list:
+def with_parts(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
     """A node; of a chart also its series and their tables."""
     if not node.IsA("vtkMRMLPlotChartNode"):
         return [node]
-    chart, series, tables = chart_parts(node)
+    parts = chart_parts(node)
+    if parts is None:
+        return [node]
+    chart, series, tables = parts
     return [chart, *series, *tables]
 
 
-def chart_parts(chart):
+def chart_parts(chart: Any) -> ChartParts | None:
     """(chart node, its series nodes, their table nodes), as ``curve_to_nodes`` gave them; None if
     it is gone.
     """
@@ -226,7 +248,7 @@ def chart_parts(chart):
     return chart, series, [node.GetTableNode() for node in series]
 
 
-def columns_of(table) -> dict[str, list]:
+def columns_of(table: slicer.vtkMRMLTableNode) -> dict[str, list]:
     """The columns of a table node by heading: numbers, or text."""
     content = table.GetTable()
     columns = [content.GetColumn(index) for index in range(content.GetNumberOfColumns())]
@@ -236,8 +258,9 @@ def columns_of(table) -> dict[str, list]:
     }
 
 
-def curve_from_chart(chart) -> Curve:
-    _, series, tables = chart_parts(chart)
+def curve_from_chart(chart: slicer.vtkMRMLPlotChartNode) -> Curve:
+    """The curve that ``curve_to_nodes`` wrote; without lines if the chart has left the scene."""
+    _, series, tables = chart_parts(chart) or (None, [], [])
     lines = {}
     for one, table in zip(series, tables):
         columns = columns_of(table)

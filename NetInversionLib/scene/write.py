@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import slicer
@@ -18,7 +19,7 @@ from .read import HOUNSFIELD, node_ijk_to_ras, pieces, world_matrix
 NOTICE = "NetInversion result: research use only, not for diagnosis."
 
 
-def harden(node):
+def harden(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
     """A copy of a volume node with its parent transforms, linear or not, applied to it; the node
     stays as it is.
 
@@ -69,7 +70,7 @@ def all_or_nothing(added: list | None = None) -> Iterator[None]:
         added += new
 
 
-def remove_nodes(nodes: list) -> None:
+def remove_nodes(nodes: list[slicer.vtkMRMLNode]) -> None:
     """Take nodes out of the scene and, which only the application does by itself, out of the
     subject hierarchy.
     """
@@ -83,11 +84,12 @@ def remove_nodes(nodes: list) -> None:
         slicer.mrmlScene.RemoveNode(node)
 
 
-def subject_hierarchy():
+def subject_hierarchy() -> Any:
+    """The scene's vtkMRMLSubjectHierarchyNode; None if it has none yet."""
     return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
 
 
-def new_node(kind: str, name: str):
+def new_node(kind: str, name: str) -> slicer.vtkMRMLNode:
     """A node named ``name``, or "name_1" where that is taken: a second run's results are told from
     the first's.
     """
@@ -95,9 +97,13 @@ def new_node(kind: str, name: str):
 
 
 def volume_to_node(
-    volume: Volume, name: str | None = None, like=None, role: str | None = None, shown_as=None
-):
-    """A new scalar volume node that lies where ``volume`` lies.
+    volume: Volume,
+    name: str | None = None,
+    like: slicer.vtkMRMLNode | None = None,
+    role: str | None = None,
+    shown_as: slicer.vtkMRMLNode | None = None,
+) -> slicer.vtkMRMLNode:
+    """A new scalar volume node that lies where ``volume`` (K, J, I) lies.
 
     Args:
         like: an input's node. The new node gets its parent transform (and the local matrix with
@@ -116,8 +122,17 @@ def volume_to_node(
     return finish(write_volume(volume, name, like, role, shown_as))
 
 
-def write_volume(volume: Volume, name, like, role, shown_as, added: list | None = None) -> Steps:
-    """``volume_to_node`` in steps: the voxels in pieces, then all that the scene sees at once."""
+def write_volume(
+    volume: Volume,
+    name: str | None,
+    like: slicer.vtkMRMLNode | None,
+    role: str | None,
+    shown_as: slicer.vtkMRMLNode | None,
+    added: list | None = None,
+) -> Steps:
+    """``volume_to_node`` in steps: the voxels (K, J, I) in pieces, then all that the scene sees at
+    once.
+    """
     if role is not None and role not in ROLES:
         raise ValueError(f"role is '{role}', must be one of {', '.join(ROLES)}")
     check(volume, finite=False)
@@ -140,7 +155,7 @@ def write_volume(volume: Volume, name, like, role, shown_as, added: list | None 
     return node
 
 
-def in_scene(node):
+def in_scene(node: slicer.vtkMRMLNode | None) -> slicer.vtkMRMLNode | None:
     """The node, or None if it has left the scene."""
     return node if node is not None and node.GetScene() is slicer.mrmlScene else None
 
@@ -181,7 +196,7 @@ def _stored_type(volume: Volume) -> np.dtype:
     )
 
 
-def _place(node, matrix: np.ndarray, like) -> None:
+def _place(node: slicer.vtkMRMLNode, matrix: np.ndarray, like: slicer.vtkMRMLNode | None) -> None:
     """Give ``node`` the parent transform of ``like`` and the local matrix that puts it at
     ``matrix`` in world RAS.
     """
@@ -197,8 +212,8 @@ def _place(node, matrix: np.ndarray, like) -> None:
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
 
 
-def _copy_geometry(node, like) -> None:
-    """Part by part, so to the last bit: CopyOrientation multiplies and divides again, which rounds."""
+def _copy_geometry(node: slicer.vtkMRMLNode, like: slicer.vtkMRMLNode) -> None:
+    """Part by part, so to the last bit: CopyOrientation multiplies and divides, which rounds."""
     directions = vtk.vtkMatrix4x4()
     like.GetIJKToRASDirectionMatrix(directions)
     node.SetIJKToRASDirectionMatrix(directions)
@@ -206,7 +221,7 @@ def _copy_geometry(node, like) -> None:
     node.SetOrigin(like.GetOrigin())
 
 
-def file_under(node, like) -> None:
+def file_under(node: slicer.vtkMRMLNode, like: slicer.vtkMRMLNode | None) -> None:
     """Put ``node`` beside ``like`` in the subject hierarchy, where there is one that knows
     ``like``.
     """
@@ -217,7 +232,7 @@ def file_under(node, like) -> None:
         hierarchy.SetItemParent(own, parent) if own else hierarchy.CreateItem(parent, node)
 
 
-def at_once(steps: Steps):
+def at_once(steps: Steps) -> Any:
     """Do all steps that write into the scene now, and give their value."""
     slicer.mrmlScene.StartState(
         slicer.vtkMRMLScene.BatchProcessState

@@ -20,7 +20,10 @@ from slicer import vtkMRMLScalarVolumeNode
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule
 
-from NetInversionLib import jobs, mrml, qtjobs
+from NetInversionLib import jobs
+from NetInversionLib.core import steps
+from NetInversionLib.panel import logic, panel, running
+from NetInversionLib.scene import read
 
 
 class Doubler(ScriptedLoadableModule):
@@ -38,7 +41,7 @@ class DoublerParameterNode:
     run: str
 
 
-class DoublerWidget(qtjobs.ModulePanel):
+class DoublerWidget(panel.ModulePanel):
     APPLY_TIP = "Double it."
     CURVE_LABELS = ("step", "loss")
 
@@ -51,7 +54,7 @@ class DoublerWidget(qtjobs.ModulePanel):
 
     def prepareRun(self):
         node = self._parameterNode.inputVolume
-        return qtjobs.Run(self.logic.requestSteps(node), self._card, {"volume": node})
+        return running.Run(self.logic.requestSteps(node), self._card, {"volume": node})
 
     def showSteps(self):
         nodes = self.logic.resultNodes(self._parameterNode.run)
@@ -59,16 +62,16 @@ class DoublerWidget(qtjobs.ModulePanel):
         yield True
 
 
-class DoublerLogic(qtjobs.ModuleLogic):
+class DoublerLogic(logic.ModuleLogic):
     TITLE = "Doubler"
     PARAMETERS = DoublerParameterNode
 
     def requestSteps(self, node, factor=2):
-        volume = yield from mrml.read_volume(node)
+        volume = yield from read.read_volume(node)
         return jobs.Request("double", {"volume": volume}, {}, {"factor": factor})
 
     def run(self, node, **settings):
-        return self.addResult(jobs.run_here(jobs.finish(self.requestSteps(node, **settings))), node)
+        return self.addResult(jobs.run_here(steps.finish(self.requestSteps(node, **settings))), node)
 """
 
 WIDGETS = {
@@ -85,6 +88,7 @@ WIDGETS = {
     "QProgressBar": ("progressBar",),
     "QPlainTextEdit": ("logText",),
 }
+INSIDE = {"resultsCollapsibleButton": '<layout class="QFormLayout" name="results"></layout>'}
 SELECTOR = """<item><widget class="qMRMLNodeComboBox" name="inputSelector">
 <property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
 <property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>"""
@@ -97,7 +101,7 @@ CONNECTION = """<connections><connection><sender>Doubler</sender><signal>mrmlSce
 def ui():
     """All that ModulePanel asks for, and a selector."""
     items = "".join(
-        f'<item><widget class="{kind}" name="{name}"/></item>'
+        f'<item><widget class="{kind}" name="{name}">{INSIDE.get(name, "")}</widget></item>'
         for kind, names in WIDGETS.items()
         for name in names
     )

@@ -19,10 +19,7 @@ from host.qt import find_class  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("*/Resources/UI/*.ui"))
 TABLE = pythonqt.FACTS
-LIBRARY = [
-    ROOT / "NetInversionLib" / "qtjobs.py",
-    *sorted((ROOT / "NetInversionLib" / "panel").glob("*.py")),
-]
+LIBRARY = sorted((ROOT / "NetInversionLib" / "panel").glob("*.py"))
 CODE = [ROOT / file.stem / f"{file.stem}.py" for file in FILES] + LIBRARY
 GIVEN = {"slicer.app": "qSlicerApplication", ("optional_model", "selector"): "QComboBox"}
 """Classes of objects that code is given: by expression, or by (file's name, parameter)."""
