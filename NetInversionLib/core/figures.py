@@ -109,7 +109,7 @@ def inside(volume: Volume, region: Region | None) -> Region:
     array[tuple(slice(*pair) for pair in zip(bounds[::2], bounds[1::2]))] = 1
     turned = volumes.reorient(volume.with_array(array), "LPS").array
     spans = (np.flatnonzero(turned.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return tuple(int(bound) for span in spans for bound in (span[0], span[-1] + 1))
+    return volumes.as_region(bound for span in spans for bound in (span[0], span[-1] + 1))
 
 
 def box_of(region: Region, plane: int, shape: tuple[int, ...], margin: int = 0) -> Box:

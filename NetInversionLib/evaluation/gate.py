@@ -220,8 +220,9 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
     Raises:
         ValueError: There are paths, but no image that can be used.
     """
-    found, paths = {}, [Path(path) for path in paths]
-    for path in paths:
+    found: dict[str, Scan] = {}
+    places = [Path(path) for path in paths]
+    for path in places:
         files = (
             [path]
             if not path.is_dir()
@@ -237,8 +238,8 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
                 found[name] = read(file)
             except ValueError as error:
                 log(f"left out: {error}")
-    if paths and not found:
-        raise ValueError(f"no image that can be used in {', '.join(map(str, paths))}")
+    if places and not found:
+        raise ValueError(f"no image that can be used in {', '.join(map(str, places))}")
     return found
 
 
@@ -280,7 +281,7 @@ def read(path: Path) -> Scan:
 
 def _summary(rows: list) -> Table:
     kinds = dict.fromkeys((expected, kind) for expected, kind, _, _ in rows)
-    columns = {
+    columns: dict[str, list] = {
         name: []
         for name in ("kind", "expected", "cases", "accepted", "flagged", "refused", "what fails")
     }

@@ -132,7 +132,7 @@ def restyle(
     if settings.strength == 0:
         return Restyled(image, found, {})
     start = scan.with_image(np.clip(image, 0, harmonize_scan.BRIGHTEST))
-    radius = network.statistic("typical_radius")[:, 0]
+    radius = network.needed("typical_radius")[:, 0]
     change, trace = _free_form(start, scan, network.flow, settings, model, radius, progress)
     return Restyled(
         np.where(shines, np.maximum(image + np.float32(settings.strength) * change, 0), image),
@@ -168,6 +168,9 @@ def _free_form(
         trace.setdefault(orientation, []).append(ncc)
         progress.point(f"correlation, {orientation}", iteration, ncc)
 
-    refined = free_form.refine(*tensors, flow, settings, radius, Part(progress, 0.1, 0.8), step)
+    first, wanted, edge, mask = tensors
+    refined = free_form.refine(
+        first, wanted, edge, mask, flow, settings, radius, Part(progress, 0.1, 0.8), step
+    )
     change = grids[0].volume.with_array(refined.cpu().numpy() - grids[0].image)
     return volumes.resample(change, start.volume, fill=0).array, trace

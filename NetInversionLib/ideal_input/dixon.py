@@ -313,7 +313,7 @@ def _beneath(trunk: np.ndarray) -> np.ndarray:
     """Where j is beyond the trunk's last row in the same slice; in slices without trunk, beyond its
     last row of all.
     """
-    rows = trunk.any(2)
+    rows = np.asarray(trunk.any(2))
     last = rows.shape[1] - 1 - rows[:, ::-1].argmax(1)
     last[~rows.any(1)] = last[rows.any(1)].max()
     beneath = np.arange(rows.shape[1]) > last[:, None]

@@ -201,7 +201,7 @@ def line_integrals(attenuation: Tensor, spacing_mm: tuple[float, float], views: 
     shift = [0.5 * s * p for s, p in zip(spacing_mm, pad[1::2])]
     found = project(
         coarse,
-        tuple(COARSER * s for s in spacing_mm),
+        (COARSER * spacing_mm[0], COARSER * spacing_mm[1]),
         math.pi * torch.arange(coarse_views) / coarse_views,
         shift,
     )

@@ -225,7 +225,7 @@ class ConditionalFlow(nn.Module):
         Returns:
             For each level (N, features, h, w), or None where the flow has no condition.
         """
-        if not self.conditional:
+        if self.condition_network is None:
             return [None] * len(self.levels)
         if condition is None:
             raise ValueError("this flow is conditional: give the condition too")

@@ -107,6 +107,7 @@ class FlowStep(nn.Module):
     def prepare(self, features: Tensor | None) -> StepGiven:
         if self.from_features is None:
             return StepGiven(None, None, None, 0.0, self.first.bias[None, :, None, None])
+        assert self.injector is not None  # it and ``from_features`` exist together
         for_injector, hidden = self.from_features(features).chunk(2, 1)
         log_scale, shift = self.injector(for_injector.relu()).chunk(2, 1)
         log_scale = bounded_scale(log_scale, self.bound)
@@ -171,8 +172,11 @@ class FlowStep(nn.Module):
             return x, grad_x
 
         # the injector
+        assert given.shift is not None and self.from_features is not None
+        assert self.injector is not None
         scale = given.scale.detach()
-        x, grad_shift, grad_x = (x - given.shift.detach()) / scale, grad_x, grad_x * scale
+        grad_shift = grad_x
+        x, grad_x = (x - given.shift.detach()) / scale, grad_x * scale
         parameters = [features, *self.from_features.parameters(), *self.injector.parameters()]
         sums.add(
             (given.hidden, given.log_scale, given.shift),

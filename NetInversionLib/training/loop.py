@@ -86,7 +86,9 @@ class State:
     def __init__(self, settings, names: list[str], network: nn.Module, **parts):
         self.settings, self.names, self.network = settings, sorted(set(names)), network
         self.parts = {"network": network, **parts}
-        self.step, self.history, self.recent = 0, [], []
+        self.step = 0
+        self.history: list = []
+        self.recent: list = []
         self.begin_mean()
 
     def begin_mean(self) -> None:

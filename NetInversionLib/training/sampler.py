@@ -284,7 +284,7 @@ def train_cinn(
     )
     if group.rank == 0:
         sampler = averaged(state)
-        quality = {}
+        quality: dict[str, float] = {}
         for who, title in _people(pairs, leave_out).items():
             values = judged(sampler, [p for p in pairs if p.person == who])
             quality |= {
