@@ -432,8 +432,12 @@ def to_image(volume: Volume) -> sitk.Image:
     return image
 
 
-def image_ijk_to_ras(image) -> np.ndarray:
-    """The matrix of a 3-D ITK image or image reader."""
+def image_ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """The matrix of a 3-D ITK image or image reader.
+
+    Returns:
+        Of shape (4, 4), voxel indices (i, j, k, 1) to millimetres in RAS.
+    """
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     lps[:3, 3] = image.GetOrigin()

@@ -59,13 +59,17 @@ def read(path: Path) -> Scan:
 
 
 def methods_of(
-    target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*"
+    target: np.ndarray,
+    model: Model | None = None,
+    modes: Sequence[str] = ("anatomy-safe",),
+    wanted: str = "*",
 ) -> dict[str, Method]:
     """The classical peers, and with a model its modes.
 
     Args:
-        target: Quantiles, (513,).
-        model: ``models.Model`` of the target domain; None runs the peers alone.
+        target: Quantiles of shape (513,).
+        model: Of the target domain; None runs the peers alone.
+        modes: Of the model.
         wanted: Patterns of names with commas between; "source" always stays, since everything is
             compared to it.
     """

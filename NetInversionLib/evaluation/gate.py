@@ -12,9 +12,10 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from ..harmonize.scan import Scan
 from ..training import gate as training_gate
 from . import wrong_scans
 from .wrong_scans import ARTEFACT, BACKGROUND, RIGHT, UNCHANGED, WRONG, changes
+
+if TYPE_CHECKING:
+    import torch
 
 
 def evaluate(
@@ -178,8 +182,21 @@ def _fingerprint(groups: Iterable[dict[str, Scan]], folds: int, seed: int, about
     return digest.hexdigest()
 
 
-def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=None) -> list[Check]:
-    """The source's checks and, unless they refuse it, the result's."""
+def gate(
+    source: Scan,
+    result: Scan,
+    statistics: dict[str, np.ndarray],
+    bits: Callable[[Scan], tuple[float, dict[str, np.ndarray]]] | None = None,
+) -> list[Check]:
+    """The source's checks and, unless they refuse it, the result's.
+
+    Args:
+        source: The scan as it came, scaled.
+        result: The same scan harmonized.
+        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which
+            shape each is.
+        bits: bits/dim of a result, and the statistics that judge it.
+    """
     seen = gate_figures.look(source)
     checks = harmonize_gate.check_source(seen, statistics)
     if harmonize_gate.verdict(checks)[0] == "refused":
@@ -191,9 +208,18 @@ def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=Non
 
 
 def with_flows(
-    paths: list[str], folds: int, device
+    paths: Sequence[Path | str], folds: int, device: torch.device | str
 ) -> Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]]:
     """The ``bits`` of ``evaluate``: a harmonization model per fold.
+
+    Args:
+        paths: The models' files, in the order of the folds.
+        folds: How many folds there are.
+        device: Where the models run.
+
+    Returns:
+        A function of a scan and its fold: bits/dim under that fold's flow, and the flow's
+        statistics by name, of any shape.
 
     Raises:
         ValueError: Another number of models than folds, or a model for something else.

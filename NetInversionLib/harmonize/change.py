@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,20 @@ class Restyled:
         return None if self.estimate is None else self.estimate.change
 
 
-def method(model: Model, mode: str, **changes) -> Callable[[Scan], np.ndarray]:
-    """A mode as the evaluations take it: scaled scan to scaled image on the same grid, float32, 0
-    to 1.3.
+def method(model: Model, mode: str, **changes: Any) -> Callable[[Scan], np.ndarray]:
+    """A mode as the evaluations take it.
+
+    Args:
+        model: Of the target scanner.
+        mode: See ``Settings``.
+        changes: Other fields of ``Settings``.
+
+    Returns:
+        A function from a scaled scan to the scaled image [k, j, i] on the same grid, float32, 0 to
+        1.3.
+
+    Raises:
+        models.ModelError: The model is for something else.
     """
     settings = Settings(mode=mode, **changes)
     network = harmonizer(model)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from ..core.progress import Progress
 from ..networks.corrector import (
@@ -133,10 +134,18 @@ class Estimate:
 
 
 def explain(
-    scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()
+    scan: Scan,
+    network: nn.Module,
+    progress: Progress | None = None,
+    settings: Settings = Settings(),
 ) -> Estimate:
-    """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as
-    ``corrector``) knows of the target.
+    """T for a scaled scan, from what a network knows of the target.
+
+    Args:
+        scan: Scaled, with its mask.
+        network: A ``Corrector``, or a module with one as ``corrector``.
+        progress: Receives progress; may raise ``Cancelled``.
+        settings: Which fields are tried, and how long.
 
     Raises:
         ScanError: The scan is too thin for, or cannot be aligned to, the template, or hardly

@@ -21,6 +21,7 @@ Sources: Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (squeeze, split, coupli
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -232,7 +233,7 @@ class ConditionalFlow(nn.Module):
         self._check_size(condition)
         return self.condition_network(condition)
 
-    def latent_shapes(self, image_shape) -> list[tuple[int, ...]]:
+    def latent_shapes(self, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the latents for images of this shape (N, C, H, W)."""
         n, _, *size = image_shape
         shapes = [

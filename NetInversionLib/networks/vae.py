@@ -425,7 +425,12 @@ class _MapDecoder(_Decoder):
 # Arguments ----------------------------------------------------------------------------------------
 
 
-def require_whole(name: str, value, least: int, most: int) -> None:
+def require_whole(name: str, value: object, least: int, most: int) -> None:
+    """Check a whole number.
+
+    Raises:
+        ValueError: It is none, or outside of ``least`` to ``most``.
+    """
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 

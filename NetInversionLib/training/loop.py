@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -271,7 +272,7 @@ class _Clock:
         return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def plain(settings) -> dict:
+def plain(settings: Any) -> dict:
     """A dataclass as JSON values: tuples as lists."""
     return {name: _listed(value) for name, value in asdict(settings).items()}
 
