@@ -120,10 +120,10 @@ def leave_one_out_distances(quantiles: np.ndarray) -> np.ndarray:
     """For each person of a cohort, the Wasserstein distance to the mean of the others'.
 
     Args:
-        quantiles: Shape (people, 513).
+        quantiles: Of shape (people, 513).
 
     Returns:
-        (people,), scaled units.
+        Of shape (people,), scaled units.
     """
     others = (quantiles.sum(axis=0) - quantiles) / (len(quantiles) - 1)
     return np.array([wasserstein(own, rest) for own, rest in zip(quantiles, others)])
@@ -340,7 +340,7 @@ def site_probe(
     chance for two sites.
 
     Args:
-        features: (scans, features).
+        features: Of shape (scans, features).
         sites: 0 or 1 for each scan.
         people: Whose scan it is: all scans of a person are left out together.
 

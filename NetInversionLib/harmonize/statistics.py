@@ -142,10 +142,10 @@ def on_grid(control: np.ndarray) -> np.ndarray:
     """Control values as a field on the template's grid.
 
     Args:
-        control: Shape (6, 8, 6).
+        control: Of shape (6, 8, 6).
 
     Returns:
-        Shape (72, 96, 72).
+        Of shape (72, 96, 72).
     """
     return along_axes(_TO_GRID, control)
 
@@ -154,7 +154,7 @@ def on_blocks(control: np.ndarray) -> np.ndarray:
     """Control values as the field that each block of local quantiles sees, on average.
 
     Args:
-        control: Shape (6, 8, 6).
+        control: Of shape (6, 8, 6).
     """
     return along_axes(_TO_BLOCKS, control)
 

@@ -45,7 +45,7 @@ class Case:
         """A channel as a volume with the first input's voxel order.
 
         Args:
-            images: Shape (images, C, *space), already in ``units``.
+            images: Of shape (images, C, *space), already in ``units``.
             channel: Which of the C.
             name: Of the volume.
             units: Of its values.

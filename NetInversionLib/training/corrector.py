@@ -459,7 +459,7 @@ def random_field(random: np.random.Generator) -> np.ndarray:
     """A smooth field at the cells' centres: a cubic spline over a box about the head.
 
     Returns:
-        Shape (12, 16, 12); the largest magnitude is 1.
+        Of shape (12, 16, 12); the largest magnitude is 1.
     """
     usual = random.random() < 0.6
     points = (
