@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from .output import REPORT, Lines, print_table, write_result
 # Synthetic CT -------------------------------------------------------------------------------------
 
 
-def _simulate_arguments(parser) -> None:
+def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     from ..ideal_input.dixon import DixonSettings
 
     parser.add_argument("ct", help="CT volume in HU")
@@ -26,7 +27,7 @@ def _simulate_arguments(parser) -> None:
 
 
 @command("simulate", "dixon", _simulate_arguments)
-def simulate_dixon(options) -> int:
+def simulate_dixon(options: argparse.Namespace) -> int:
     """Simulate Dixon MR images (in-phase, fat fraction, water fraction) from a CT volume."""
     from ..core import files as core_files
     from ..ideal_input import dixon
@@ -47,7 +48,7 @@ def simulate_dixon(options) -> int:
 # Ideal input --------------------------------------------------------------------------------------
 
 
-def _ideal_input_arguments(parser) -> None:
+def _ideal_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "volumes",
         nargs="+",
@@ -83,7 +84,7 @@ def _ideal_input_arguments(parser) -> None:
 
 
 @command("compute", "ideal-input", _ideal_input_arguments)
-def compute_ideal_input(options) -> int:
+def compute_ideal_input(options: argparse.Namespace) -> int:
     """Find the input images that a network would err least on; images, tables, all facts and a
     report go to a folder.
     """
@@ -132,7 +133,7 @@ def _model_for(roles: set[str]) -> str:
 # Invariances --------------------------------------------------------------------------------------
 
 
-def _invariances_arguments(parser) -> None:
+def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
     from ..invariances.settings import Settings
 
     known = Settings()
@@ -218,7 +219,7 @@ def _invariances_arguments(parser) -> None:
 
 
 @command("compute", "invariances", _invariances_arguments)
-def compute_invariances(options) -> int:
+def compute_invariances(options: argparse.Namespace) -> int:
     """Find what may change in a CT without a denoiser noticing; images, tables, all facts and a
     report go to a folder.
     """
@@ -282,7 +283,7 @@ def _denoiser() -> str:
 # Harmonization of cohorts -------------------------------------------------------------------------
 
 
-def _harmonize_arguments(parser) -> None:
+def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="volumes (NIfTI, NRRD, DICOM folders) at any depth, or a BIDS data set"
     )
@@ -337,7 +338,7 @@ def _harmonize_arguments(parser) -> None:
 
 
 @command("harmonize", "", _harmonize_arguments)
-def harmonize(options) -> int:
+def harmonize(options: argparse.Namespace) -> int:
     """Harmonize all MR volumes of a folder or BIDS data set; run again, it goes on where it was."""
     from .. import cohort
     from ..core.text import shown

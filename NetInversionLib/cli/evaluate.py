@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from .options import command, machine, machine_arguments
 from .output import Lines, print_table, write_table
 
 
-def _evaluate_arguments(parser) -> None:
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="CT volumes, as for train")
     parser.add_argument(
         "model", nargs="+", help="models, each evaluated on the people it was not trained on"
@@ -32,7 +34,7 @@ def _evaluate_arguments(parser) -> None:
 
 
 @command("evaluate", "synthetic-ct", _evaluate_arguments)
-def evaluate_synthetic_ct(options) -> int:
+def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
     """Mean absolute error in HU on people left out, overall and in bone, beside two trivial
     predictors.
     """
@@ -58,7 +60,7 @@ def evaluate_synthetic_ct(options) -> int:
 # The gate of harmonization ------------------------------------------------------------------------
 
 
-def _gate_arguments(parser) -> None:
+def _gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="brain-extracted volumes of the target scanner, one per person"
     )
@@ -100,7 +102,7 @@ def _gate_arguments(parser) -> None:
 
 
 @command("evaluate", "gate", _gate_arguments)
-def evaluate_gate(options) -> int:
+def evaluate_gate(options: argparse.Namespace) -> int:
     """The harmonization's gate: false alarms, and wrong images let through, in folds over the
     target's people.
     """
@@ -108,13 +110,21 @@ def evaluate_gate(options) -> int:
     from ..evaluation import gate
 
     bits = gate.with_flows(options.flows, options.folds, device) if options.flows else None
-    scans = [
+    people, other, wrong = (
         gate.read_all(paths, Lines().log)
         for paths in ([options.folder], options.other, options.wrong)
-    ]
+    )
     record = Path(options.output) / "gate_cases.jsonl" if options.output else None
     summary, cases = gate.evaluate(
-        *scans, options.folds, options.seed, bits, Lines(), record, str(options.flows)
+        people,
+        other,
+        wrong,
+        options.folds,
+        options.seed,
+        bits,
+        Lines(),
+        record,
+        str(options.flows),
     )
     print_table(summary)
     for line in (
@@ -131,7 +141,7 @@ def evaluate_gate(options) -> int:
 # Harmonization, measured --------------------------------------------------------------------------
 
 
-def _evaluate_harmonize_arguments(parser) -> None:
+def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         nargs="?",
@@ -211,13 +221,11 @@ def _evaluate_harmonize_arguments(parser) -> None:
 
 
 @command("evaluate", "harmonize", _evaluate_harmonize_arguments)
-def evaluate_harmonize(options) -> int:
+def evaluate_harmonize(options: argparse.Namespace) -> int:
     """Harmonization beside the classical methods: on simulated scanners, between two real ones,
     between two visits.
     """
     device = machine(options)
-    from ..evaluation import harmonize
-
     asked = [options.simulate is not None, bool(options.prospective), bool(options.visits)]
     if sum(asked) != 1:
         raise ValueError(
@@ -231,7 +239,7 @@ def evaluate_harmonize(options) -> int:
         )
     folder = Path(options.output) if options.output else None
     model = models.load(options.model, device) if options.model else None
-    for table, name in harmonize.run(options, model, folder, Lines()):
+    for table, name in _asked_tables(options, model, folder):
         print(table.title)
         print_table(
             Table(
@@ -245,3 +253,29 @@ def evaluate_harmonize(options) -> int:
         if folder:
             write_table(table, folder, name)
     return 0
+
+
+def _asked_tables(
+    options: argparse.Namespace, model: models.Model | None, output: Path | None
+) -> Iterator[tuple[Table, str]]:
+    """The tables that were asked for, each with a file name."""
+    from ..evaluation import harmonize
+
+    compared = harmonize.Comparison(
+        model,
+        tuple(options.mode or ["anatomy-safe"]),
+        options.methods,
+        options.prospective[1] if options.prospective else options.folder,
+        options.target_people,
+    )
+    if options.visits:
+        return harmonize.compare_visits(
+            options.visits, compared, options.mask, options.template, Lines()
+        )
+    if options.prospective:
+        return harmonize.compare_scanners(
+            options.prospective[0], options.people, compared, options.labels, output, Lines()
+        )
+    return harmonize.compare_simulated(
+        options.folder, options.people, options.simulate, compared, output, Lines()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import asdict
 
@@ -11,12 +12,20 @@ from .options import command
 # Models -------------------------------------------------------------------------------------------
 
 
-@command(
-    "models",
-    "list",
-    lambda p: p.add_argument("folder", nargs="*", help="where to look; else the usual folders"),
-)
-def models_list(options) -> int:
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="*", help="where to look; else the usual folders")
+
+
+def _info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="+")
+
+
+@command("models", "list", _list_arguments)
+def models_list(options: argparse.Namespace) -> int:
     """List the model files that are found, and say of each unusable one what is wrong."""
     found = models.list_models(options.folder or None)
     for path, card in found.items():
@@ -31,8 +40,8 @@ def models_list(options) -> int:
     return 0
 
 
-@command("models", "info", lambda p: p.add_argument("file"))
-def models_info(options) -> int:
+@command("models", "info", _info_arguments)
+def models_info(options: argparse.Namespace) -> int:
     """Print a model's card: channels, what it was trained on, licence, measured quality, intended
     use.
     """
@@ -45,8 +54,8 @@ def models_info(options) -> int:
     return 0
 
 
-@command("models", "verify", lambda p: p.add_argument("file", nargs="+"))
-def models_verify(options) -> int:
+@command("models", "verify", _verify_arguments)
+def models_verify(options: argparse.Namespace) -> int:
     """Check model files through and through: header, shapes, finite weights, one run with
     gradients.
     """

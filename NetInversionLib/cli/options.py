@@ -6,8 +6,12 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..core import devices
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def command(
     """Decorator that adds a function to ``COMMANDS``; the first line of its docstring is the help."""
 
     def add(run: Callable[[argparse.Namespace], int]) -> Callable:
-        COMMANDS.append(Command(group, name, run.__doc__.splitlines()[0], arguments, run))
+        summary = (run.__doc__ or "").partition("\n")[0]
+        COMMANDS.append(Command(group, name, summary, arguments, run))
         return run
 
     return add
@@ -55,7 +60,7 @@ def json_fields(text: str) -> dict:
     return fields
 
 
-def machine_arguments(parser) -> None:
+def machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto")
     parser.add_argument("--threads", type=int, help="CPU threads")
 
@@ -63,7 +68,7 @@ def machine_arguments(parser) -> None:
 # Pieces -------------------------------------------------------------------------------------------
 
 
-def process(options):
+def process(options: argparse.Namespace) -> tuple[torch.device, bool]:
     """(device, whether this is the first) of the processes that torchrun started; of the only one
     without it.
     """
@@ -75,7 +80,7 @@ def process(options):
     return device, place in (None, "0")
 
 
-def machine(options):
+def machine(options: argparse.Namespace) -> torch.device:
     """Set the threads, and the device that was asked for."""
     import torch
 

@@ -5,9 +5,11 @@
     netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
-    netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' --model model.safetensors --output folder
+    netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' \\
+        --model model.safetensors --output folder
     netinversion evaluate gate folder-of-mr --wrong other-contrasts --output folder
-    netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd water_fraction=w.nrrd ct=ct.nrrd --output folder
+    netinversion compute ideal-input in_phase=ip.nrrd fat_fraction=f.nrrd \\
+        water_fraction=w.nrrd ct=ct.nrrd --output folder
     netinversion compute invariances low_dose.nii.gz --model denoiser.safetensors --output folder
 
 Each file of this wing adds its commands with ``@command``, in the order of the imports below.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .. import __version__
 from ..core import devices
 from . import compute, evaluate, models, train  # noqa: F401, I001  (register their commands)
 from .options import COMMANDS
@@ -29,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     devices.wait_asleep()
     devices.give_memory_back()
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words).parse_args(words)
     try:
         return options.run(options)
     except (ValueError, OSError, RuntimeError) as error:
@@ -40,19 +44,26 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """A parser for a command line.
+
+    A command's arguments may import what they describe (their defaults), so only the groups that
+    the line names get theirs: ``netinversion models list`` imports neither torch nor scipy.
+    """
     parser = argparse.ArgumentParser(
         "netinversion", description="Research use only, never for diagnosis."
     )
+    parser.add_argument("--version", action="version", version=f"netinversion {__version__}")
     groups = parser.add_subparsers(
         required=True, metavar="|".join(dict.fromkeys(c.group for c in COMMANDS))
     )
-    names = {}
+    names: dict[str, argparse._SubParsersAction] = {}
     for c in COMMANDS:
         if c.name and c.group not in names:
             names[c.group] = groups.add_parser(c.group).add_subparsers(required=True)
         parent, name = (names[c.group], c.name) if c.name else (groups, c.group)
         one = parent.add_parser(name, help=c.summary, description=c.run.__doc__)
-        c.arguments(one)
+        if c.group in words:
+            c.arguments(one)
         one.set_defaults(run=c.run)
     return parser

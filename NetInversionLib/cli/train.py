@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from .options import command, json_fields, machine, machine_arguments, process
 from .output import Lines
 
 
-def _train_arguments(parser) -> None:
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="CT volumes, and people.csv (file,person) if a person has several"
     )
@@ -37,7 +38,7 @@ def _train_arguments(parser) -> None:
 
 
 @command("train", "synthetic-ct", _train_arguments)
-def train_synthetic_ct(options) -> int:
+def train_synthetic_ct(options: argparse.Namespace) -> int:
     """Train the reference network, Dixon MR to synthetic CT, on Dixon images simulated from CT."""
     device = machine(options)
     from ..training import synthetic_ct
@@ -61,7 +62,7 @@ def train_synthetic_ct(options) -> int:
 # Harmonization flow -------------------------------------------------------------------------------
 
 
-def _train_flow_arguments(parser) -> None:
+def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         help=(
@@ -118,7 +119,7 @@ def _train_flow_arguments(parser) -> None:
 
 
 @command("train", "flow", _train_flow_arguments)
-def train_flow(options) -> int:
+def train_flow(options: argparse.Namespace) -> int:
     """Learn what one scanner's MR images look like, for harmonization.
 
     On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train flow ...
@@ -153,7 +154,7 @@ def train_flow(options) -> int:
     return 0
 
 
-def _train_corrector_arguments(parser) -> None:
+def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="MR scans of ONE scanner, one for each person, as for 'train flow'"
     )
@@ -183,7 +184,7 @@ def _train_corrector_arguments(parser) -> None:
 
 
 @command("train", "corrector", _train_corrector_arguments)
-def train_corrector(options) -> int:
+def train_corrector(options: argparse.Namespace) -> int:
     """Learn where in the head one scanner shows which intensities, for anatomy-safe harmonization;
     minutes on one core.
     """
@@ -199,7 +200,7 @@ def train_corrector(options) -> int:
     return 0
 
 
-def _train_gate_arguments(parser) -> None:
+def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="MR scans of ONE scanner, one for each person, as for 'train flow'"
     )
@@ -222,7 +223,7 @@ def _train_gate_arguments(parser) -> None:
 
 
 @command("train", "gate", _train_gate_arguments)
-def train_gate(options) -> int:
+def train_gate(options: argparse.Namespace) -> int:
     """Learn which scans and results are typical of a scanner, and add that to its harmonization
     model.
     """
@@ -246,7 +247,7 @@ def train_gate(options) -> int:
 # Denoisers and their invariances ------------------------------------------------------------------
 
 
-def _train_denoiser_arguments(parser) -> None:
+def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
     _low_dose_arguments(parser)
     parser.add_argument("--architecture", default="cnn10", choices=["cnn10", "wganvgg", "redcnn"])
     parser.add_argument(
@@ -266,7 +267,7 @@ def _train_denoiser_arguments(parser) -> None:
     )
 
 
-def _low_dose_arguments(parser) -> None:
+def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="CT volumes in HU, and people.csv (file,person) if a person has several"
     )
@@ -287,7 +288,7 @@ def _low_dose_arguments(parser) -> None:
 
 
 @command("train", "denoiser", _train_denoiser_arguments)
-def train_denoiser(options) -> int:
+def train_denoiser(options: argparse.Namespace) -> int:
     """Train a CT denoiser on low dose simulated from normal CT.
 
     On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train denoiser ...
@@ -305,14 +306,14 @@ def train_denoiser(options) -> int:
 
 
 @command("train", "vae", _low_dose_arguments)
-def train_vae(options) -> int:
+def train_vae(options: argparse.Namespace) -> int:
     """Train an autoencoder of low-dose CT, for Invariances; torchrun as for denoisers."""
     from ..training import sampler
 
     return _train_on_low_dose(options, sampler.train_vae, sampler.VAESettings)
 
 
-def _train_cinn_arguments(parser) -> None:
+def _train_cinn_arguments(parser: argparse.ArgumentParser) -> None:
     _low_dose_arguments(parser)
     parser.add_argument("--vae", required=True, metavar="FILE", help="autoencoder from 'train vae'")
     parser.add_argument(
@@ -324,7 +325,7 @@ def _train_cinn_arguments(parser) -> None:
 
 
 @command("train", "cinn", _train_cinn_arguments)
-def train_cinn(options) -> int:
+def train_cinn(options: argparse.Namespace) -> int:
     """Train a conditional flow for each of a denoiser's layers; writes one model file of them and
     the autoencoder.
     """

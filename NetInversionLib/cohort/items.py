@@ -170,8 +170,8 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
     """Volume files and DICOM folders at any depth, in order; hidden files and folders of results
     are left out.
     """
-    for parent, folders, names in os.walk(folder):
-        parent = Path(parent)
+    for place, folders, names in os.walk(folder):
+        parent = Path(place)
         folders[:] = sorted(
             name
             for name in folders

@@ -34,7 +34,8 @@ standard output.
 
 
 def run_locally(items: list[Item], processes: int, command: Sequence[str]) -> Iterator[dict]:
-    waiting, ends = queue.SimpleQueue(), queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    ends: queue.SimpleQueue[dict | Exception | None] = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
     workers = [_Worker(command, processes) for _ in range(min(processes, len(items)))]
@@ -55,7 +56,8 @@ def run_locally(items: list[Item], processes: int, command: Sequence[str]) -> It
             end = ends.get()
             if isinstance(end, Exception):
                 raise end
-            yield end
+            if end is not None:  # None comes only from a worker that ``stop`` has ended
+                yield end
     finally:
         for worker in workers:
             worker.stop()
@@ -67,7 +69,8 @@ class _Worker:
     """
 
     def __init__(self, command: Sequence[str], share: int):
-        self._command, self._process, self.stopped = command, None, False
+        self._command, self.stopped = command, False
+        self._process: subprocess.Popen[str] | None = None
         library = str(Path(__file__).parents[2])
         paths = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -78,9 +81,8 @@ class _Worker:
 
     def do(self, item: Item) -> dict | None:
         """The item's record, or None after ``stop``."""
-        if self._process is None:
-            self._start()
-        process = self._process
+        process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None  # both are pipes
         try:
             process.stdin.write(json.dumps(asdict(item)) + "\n")
             process.stdin.flush()
@@ -96,7 +98,7 @@ class _Worker:
         words = self._words.read().decode(errors="replace")
         return failed_record(item, jobs.explain_exit(abs(code), code < 0, words), words)
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[str]:
         self._words = tempfile.TemporaryFile()
         # A session of its own: Ctrl-C reaches the runner alone, which stops the workers.
         self._process = subprocess.Popen(
@@ -109,6 +111,7 @@ class _Worker:
             encoding="ascii",
             start_new_session=True,
         )
+        return self._process
 
     def stop(self) -> None:
         self.stopped = True
@@ -124,7 +127,7 @@ def main() -> int:
     devices.give_memory_back()
     output = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what libraries print does not mix with the records
-    lines = queue.SimpleQueue()
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:

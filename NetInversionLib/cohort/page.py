@@ -34,7 +34,9 @@ body { max-width: none } .rows img { display: block; background: #000; margin-bo
 def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
     """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read
     one by one."""
-    rows, found, versions = [], Counter(), Counter()
+    rows: list[dict] = []
+    found: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
     body, whole, table = (temporary / name for name in ("rows.html", "summary.html", "summary.csv"))
     with open(body, "w", encoding="utf-8") as file:
         for record in records:

@@ -209,11 +209,12 @@ def _free_system_memory() -> int:
 def _linux_memory(root: Path) -> int:
     """What /proc/meminfo calls available, or less where a control group allows less."""
     meminfo = (root / "proc/meminfo").read_text()
-    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", meminfo)[1])
+    available = 1024 * _number(r"MemAvailable:\s+(\d+)", meminfo)
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return free
+        return available
+    free = float(available)
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -223,7 +224,15 @@ def _linux_memory(root: Path) -> int:
         elif "memory" in controllers.split(","):
             limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
             free = min(free, _cgroup_memory(root / "sys/fs/cgroup/memory", path, limit, usage))
-    return max(free, 0)
+    return int(max(free, 0))
+
+
+def _number(pattern: str, text: str) -> int:
+    """The whole number that a pattern's group finds in a text of the system."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise OSError(f"the system does not say {pattern!r}")
+    return int(found[1])
 
 
 def _cgroup_memory(mount: Path, path: str, limit_name: str, usage_name: str) -> float:
@@ -261,31 +270,29 @@ def _macos_memory() -> int:
 
 
 def _macos_free(vm_stat: str) -> int:
-    page = int(re.search(r"page size of (\d+) bytes", vm_stat)[1])
+    page = _number(r"page size of (\d+) bytes", vm_stat)
     kinds = ("free", "inactive", "speculative", "purgeable")
-    return page * sum(int(re.search(rf"Pages {kind}:\s+(\d+)", vm_stat)[1]) for kind in kinds)
+    return page * sum(_number(rf"Pages {kind}:\s+(\d+)", vm_stat) for kind in kinds)
 
 
 def _windows_free() -> int:
     import ctypes
 
-    status = (ctypes.c_uint64 * 8)(
-        64
-    )  # MEMORYSTATUSEX: its own length, load; total, available physical bytes; ...
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    # MEMORYSTATUSEX: its own length, load; total, available physical bytes; ...
+    status = (ctypes.c_uint64 * 8)(64)
+    windll = getattr(ctypes, "windll")  # there on Windows only
+    windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
     return status[2]
 
 
 def _windows_peak() -> int:
     import ctypes
 
-    counters = (
-        ctypes.c_size_t * 9
-    )()  # PROCESS_MEMORY_COUNTERS: length, page faults; peak working set; ...
-    process = ctypes.c_void_p(ctypes.windll.kernel32.GetCurrentProcess())
-    ctypes.windll.psapi.GetProcessMemoryInfo(
-        process, ctypes.byref(counters), ctypes.sizeof(counters)
-    )
+    # PROCESS_MEMORY_COUNTERS: length, page faults; peak working set; ...
+    counters = (ctypes.c_size_t * 9)()
+    windll = getattr(ctypes, "windll")  # there on Windows only
+    process = ctypes.c_void_p(windll.kernel32.GetCurrentProcess())
+    windll.psapi.GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
     return counters[1]
 
 
@@ -304,7 +311,7 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # getrusage would count what the parent process held before it started this one.
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return 1024 * _number(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

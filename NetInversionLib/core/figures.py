@@ -13,6 +13,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from . import volumes
 from .results import Curve
 from .text import readable, shown
 from .volumes import Region, Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 AXIAL, CORONAL, SAGITTAL = range(3)
 PLANES = ("axial", "coronal", "sagittal")
@@ -109,7 +113,7 @@ def inside(volume: Volume, region: Region | None) -> Region:
     array[tuple(slice(*pair) for pair in zip(bounds[::2], bounds[1::2]))] = 1
     turned = volumes.reorient(volume.with_array(array), "LPS").array
     spans = (np.flatnonzero(turned.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return tuple(int(bound) for span in spans for bound in (span[0], span[-1] + 1))
+    return volumes.as_region(bound for span in spans for bound in (span[0], span[-1] + 1))
 
 
 def box_of(region: Region, plane: int, shape: tuple[int, ...], margin: int = 0) -> Box:
@@ -161,7 +165,7 @@ def sheet(rows: Sequence[Sequence[Picture | None]]) -> bytes:
     return png(drawn(rows))
 
 
-def drawn(rows: Sequence[Sequence[Picture | None]]):
+def drawn(rows: Sequence[Sequence[Picture | None]]) -> Figure:
     """The same as a matplotlib figure."""
     columns = max(map(len, rows))
     width = min(PICTURE_WIDTH, SHEET_WIDTH / columns)
@@ -316,14 +320,14 @@ def plot(curve: Curve) -> bytes:
     return png(figure)
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Figure:
     """A matplotlib figure of so many inches; it needs no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def png(figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure's picture; the same figure gives the same bytes."""
     data = io.BytesIO()
     figure.savefig(

@@ -7,6 +7,7 @@ only places that convert.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 
@@ -44,7 +45,8 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between voxel centres along i, j and k."""
-        return tuple(float(length) for length in np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0))
+        i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
+        return float(i), float(j), float(k)
 
     def float32(self) -> np.ndarray:
         """A contiguous float32 copy of the array. Raises VolumeError if a value is not finite or
@@ -181,9 +183,19 @@ def _patient_axes(matrix: np.ndarray) -> tuple[int, int, int]:
     """
     cosines = np.abs(matrix[:3, :3]) / np.linalg.norm(matrix[:3, :3], axis=0)
     return max(
-        permutations(range(3)),
+        permutations(range(3), 3),
         key=lambda axes: round(sum(cosines[axes[c], c] for c in range(3)), 9),
     )
+
+
+def as_region(bounds: Iterable[int]) -> Region:
+    """Six bounds (k0, k1, j0, j1, i0, i1), numpy's numbers too, as a region of Python's numbers.
+
+    Raises:
+        ValueError: There are not six.
+    """
+    k0, k1, j0, j1, i0, i1 = (int(bound) for bound in bounds)
+    return k0, k1, j0, j1, i0, i1
 
 
 def _whole(volume: Volume) -> Region:
@@ -198,7 +210,7 @@ def _corners(region: Region) -> np.ndarray:
     return np.array([(i, j, k, 1.0) for k, j, i in product((k0, k1), (j0, j1), (i0, i1))]).T
 
 
-def crop(volume: Volume, region: Region) -> Volume:
+def crop(volume: Volume, region: Sequence[int]) -> Volume:
     """The voxels of a region, where they were in space.
 
     Args:
@@ -242,7 +254,7 @@ def region_from_ras_points(volume: Volume, points: np.ndarray) -> Region:
     if (low >= size).any() or (high <= 0).any():
         raise VolumeError(f"The region lies outside '{volume.name}'. Move it onto the volume.")
     low, high = np.maximum(low, 0), np.minimum(high, size)
-    return tuple(int(bound) for axis in (2, 1, 0) for bound in (low[axis], high[axis]))
+    return as_region(bound for axis in (2, 1, 0) for bound in (low[axis], high[axis]))
 
 
 def region_from_ras_box(
@@ -420,8 +432,12 @@ def to_image(volume: Volume) -> sitk.Image:
     return image
 
 
-def image_ijk_to_ras(image) -> np.ndarray:
-    """The matrix of a 3-D ITK image or image reader."""
+def image_ijk_to_ras(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """The matrix of a 3-D ITK image or image reader.
+
+    Returns:
+        Of shape (4, 4), voxel indices (i, j, k, 1) to millimetres in RAS.
+    """
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     lps[:3, 3] = image.GetOrigin()

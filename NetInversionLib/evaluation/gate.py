@@ -12,9 +12,10 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from ..harmonize.scan import Scan
 from ..training import gate as training_gate
 from . import wrong_scans
 from .wrong_scans import ARTEFACT, BACKGROUND, RIGHT, UNCHANGED, WRONG, changes
+
+if TYPE_CHECKING:
+    import torch
 
 
 def evaluate(
@@ -178,8 +182,21 @@ def _fingerprint(groups: Iterable[dict[str, Scan]], folds: int, seed: int, about
     return digest.hexdigest()
 
 
-def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=None) -> list[Check]:
-    """The source's checks and, unless they refuse it, the result's."""
+def gate(
+    source: Scan,
+    result: Scan,
+    statistics: dict[str, np.ndarray],
+    bits: Callable[[Scan], tuple[float, dict[str, np.ndarray]]] | None = None,
+) -> list[Check]:
+    """The source's checks and, unless they refuse it, the result's.
+
+    Args:
+        source: The scan as it came, scaled.
+        result: The same scan harmonized.
+        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which
+            shape each is.
+        bits: bits/dim of a result, and the statistics that judge it.
+    """
     seen = gate_figures.look(source)
     checks = harmonize_gate.check_source(seen, statistics)
     if harmonize_gate.verdict(checks)[0] == "refused":
@@ -191,9 +208,18 @@ def gate(source: Scan, result: Scan, statistics: dict[str, np.ndarray], bits=Non
 
 
 def with_flows(
-    paths: list[str], folds: int, device
+    paths: Sequence[Path | str], folds: int, device: torch.device | str
 ) -> Callable[[Scan, int], tuple[float, dict[str, np.ndarray]]]:
     """The ``bits`` of ``evaluate``: a harmonization model per fold.
+
+    Args:
+        paths: The models' files, in the order of the folds.
+        folds: How many folds there are.
+        device: Where the models run.
+
+    Returns:
+        A function of a scan and its fold: bits/dim under that fold's flow, and the flow's
+        statistics by name, of any shape.
 
     Raises:
         ValueError: Another number of models than folds, or a model for something else.
@@ -220,8 +246,9 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
     Raises:
         ValueError: There are paths, but no image that can be used.
     """
-    found, paths = {}, [Path(path) for path in paths]
-    for path in paths:
+    found: dict[str, Scan] = {}
+    places = [Path(path) for path in paths]
+    for path in places:
         files = (
             [path]
             if not path.is_dir()
@@ -237,8 +264,8 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
                 found[name] = read(file)
             except ValueError as error:
                 log(f"left out: {error}")
-    if paths and not found:
-        raise ValueError(f"no image that can be used in {', '.join(map(str, paths))}")
+    if places and not found:
+        raise ValueError(f"no image that can be used in {', '.join(map(str, places))}")
     return found
 
 
@@ -280,7 +307,7 @@ def read(path: Path) -> Scan:
 
 def _summary(rows: list) -> Table:
     kinds = dict.fromkeys((expected, kind) for expected, kind, _, _ in rows)
-    columns = {
+    columns: dict[str, list] = {
         name: []
         for name in ("kind", "expected", "cases", "accepted", "flagged", "refused", "what fails")
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..harmonize import scan as harmonize_scan
 from ..harmonize.matching import Method
 from ..harmonize.scan import Scan
 from ..harmonize.simulated_scanners import UNCHANGED, Domain
-from ..training import people as training_people
+from .comparison import Comparison, find_people, person, read
 from .pictures import HISTOGRAM_BINS, draw_families, draw_histograms
 from .visits import repeatability
 
@@ -33,53 +32,118 @@ MEASURES = {"PSNR (dB)": similarity.psnr, "SSIM": similarity.ssim, "MAE": simila
 # Region numbers of MUSE/DLMUSE labels; every other one that is not 0 is grey matter.
 MUSE_CSF = (1, 4, 11, 46, 49, 50, 51, 52)
 MUSE_WHITE = (35, 40, 41, *range(81, 96))
+# Columns of ``prospective``'s table with a row per scan and method.
+PERSON_HEADINGS = [
+    "person",
+    "scan",
+    "method",
+    "Wasserstein",
+    "white/grey contrast",
+    "grey/CSF contrast",
+    "white/grey in labels",
+    "grey/CSF in labels",
+    "CSF overlap",
+    "grey overlap",
+    "white overlap",
+    "edge agreement",
+    "slice score",
+    "time (s)",
+]
 
 
-def run(options, model, output: Path | None, progress: Progress) -> Iterator[tuple[Table, str]]:
-    """What ``netinversion evaluate harmonize`` asks for: tables, each with a file name; figures go
-    to ``output``.
+def compare_visits(
+    visits: Sequence[str | Path],
+    compared: Comparison,
+    mask: str | Path | None,
+    template: Sequence[str | Path] | None,
+    progress: Progress,
+) -> Iterator[tuple[Table, str]]:
+    """How far apart two visits of a person are, as a table and its file name.
 
     Args:
-        options: With the attributes of the command's arguments (``netinversion evaluate harmonize
-            --help``).
-        model: ``models.Model`` of the target scanner, or None.
+        visits: The two volumes' files.
+        compared: The methods.
+        mask: File of the first visit's brain mask, or None.
+        template: Files of a brain template and its brain mask, or None.
+        progress: Receives what is done.
 
     Raises:
-        ValueError: People, a list of domains, or a volume cannot be used.
+        ValueError: A volume cannot be used.
     """
+    first, second = (files.load(path) for path in visits)
+    brain = None
+    if template:
+        image, inside = (files.load(path) for path in template)
+        brain = image, inside
+    given = files.load(mask) if mask else None
+    methods = compared.methods([], progress)
+    yield repeatability(first, second, methods, given, brain), "visits"
+
+
+def compare_scanners(
+    source: str | Path,
+    people: str,
+    compared: Comparison,
+    labels: str | Path | None,
+    output: Path | None,
+    progress: Progress,
+) -> Iterator[tuple[Table, str]]:
+    """One real scanner harmonized to another, as tables, each with a file name.
+
+    Args:
+        source: Folder of the scanner that is harmonized.
+        people: Patterns of its people's names, see ``find_people``.
+        compared: The methods, with the other scanner's folder as ``targets``.
+        labels: Folder with region labels of the source's people, or None.
+        output: A figure goes there, if named; the folder is made.
+        progress: Receives what is done.
+
+    Raises:
+        ValueError: People or a volume cannot be used.
+    """
+    if compared.targets is None:
+        raise ValueError("two scanners are compared: name the folder of the second too")
+    sources = find_people(source, people)
+    targets = find_people(compared.targets, compared.target_people)
+    methods = compared.methods([], progress)
+    table, means, histograms = prospective(
+        sources, targets, methods, Path(labels) if labels else None, progress
+    )
     if output:
         output.mkdir(parents=True, exist_ok=True)
-    modes = options.mode or ["anatomy-safe"]
-    if options.visits:
-        first, second, *given = (
-            files.load(p) for p in (*options.visits, *(options.template or ()))
-        )
-        mask = files.load(options.mask) if options.mask else None
-        methods = methods_of(
-            _target(options, None, [], model, progress), model, modes, options.methods
-        )
-        yield repeatability(first, second, methods, mask, given or None), "visits"
-        return
-    source, target = options.prospective or (options.folder, options.folder)
-    people = find_people(source, options.people)
-    if options.prospective:
-        targets = find_people(target, options.target_people)
-        methods = methods_of(
-            _target(options, target, [], model, progress), model, modes, options.methods
-        )
-        table, means, histograms = prospective(
-            people, targets, methods, options.labels and Path(options.labels), progress
-        )
-        if output:
-            draw_histograms(histograms, output / "histograms.png")
-        yield means, "prospective"
-        yield table, "prospective_people"
-        return
-    domains = simulated_scanners.parse(options.simulate) if options.simulate else None
-    methods = methods_of(
-        _target(options, target, people, model, progress), model, modes, options.methods
-    )
-    table = simulate(people, methods, domains, progress)
+        draw_histograms(histograms, output / "histograms.png")
+    yield means, "prospective"
+    yield table, "prospective_people"
+
+
+def compare_simulated(
+    folder: str | Path,
+    people: str,
+    domains: str,
+    compared: Comparison,
+    output: Path | None,
+    progress: Progress,
+) -> Iterator[tuple[Table, str]]:
+    """The target's people as simulated scanners would show them, harmonized: tables with file names.
+
+    Args:
+        folder: People of the target scanner.
+        people: Patterns of the names of those who are evaluated, see ``find_people``.
+        domains: List of simulated scanners, see ``simulated_scanners.parse``; "" for the standard
+            ones.
+        compared: The methods.
+        output: Figures and a table by person go there, if named; the folder is made.
+        progress: Receives what is done.
+
+    Raises:
+        ValueError: People, the list of domains, or a volume cannot be used.
+    """
+    evaluated = find_people(folder, people)
+    shown = simulated_scanners.parse(domains) if domains else None
+    methods = compared.methods(evaluated, progress)
+    table = simulate(evaluated, methods, shown, progress)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
     for measure in MEASURES:
         name = measure.split()[0]
         if output:
@@ -87,100 +151,6 @@ def run(options, model, output: Path | None, progress: Progress) -> Iterator[tup
         yield family_means(table, measure), f"simulated_{name}"
     if output:
         yield table, "simulated_people"
-
-
-# People and methods -------------------------------------------------------------------------------
-
-
-def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
-    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted;
-    NAME_mask of NAME is none.
-
-    ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its
-    suffix.
-
-    Raises:
-        ValueError: No such folder, or nothing in it fits.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
-    paths = [
-        p
-        for p in sorted(folder.iterdir())
-        if p.is_dir() or p.name.endswith(files.SUFFIXES) and not harmonize_scan.is_mask(p)
-    ]
-    found = [
-        p
-        for p in paths
-        if any(fnmatch(files.scan_name(p), one.strip()) for one in patterns.split(","))
-    ]
-    if not found:
-        held = ", ".join(map(files.scan_name, paths)) or "none"
-        raise ValueError(f"no volume in {folder} fits '{patterns}': it holds {held}")
-    return found
-
-
-def person(path: Path) -> str:
-    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
-    return training_people.person_of(files.scan_name(path))
-
-
-def read(path: Path) -> Scan:
-    """A prepared scan, within its NAME_mask if that lies beside it. Raises as ``mr.read``."""
-    return harmonize_scan.read(path, harmonize_scan.mask_beside(path))
-
-
-def methods_of(
-    target: np.ndarray, model=None, modes: Sequence[str] = ("anatomy-safe",), wanted: str = "*"
-) -> dict[str, Method]:
-    """The classical peers, and with a model its modes.
-
-    Args:
-        target: Quantiles, (513,).
-        model: ``models.Model`` of the target domain; None runs the peers alone.
-        wanted: Patterns of names with commas between; "source" always stays, since everything is
-            compared to it.
-    """
-    methods = matching.peers(target)
-    if model is not None:
-        from .. import harmonize
-
-        methods |= {mode: harmonize.method(model, mode) for mode in modes}
-    return {
-        name: method
-        for name, method in methods.items()
-        if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))
-    }
-
-
-def _target(
-    options, folder: str | None, evaluated: list[Path], model, progress: Progress
-) -> np.ndarray:
-    """The target's quantiles: those in the model, else of the people who are not evaluated."""
-    if model is not None:
-        from .. import harmonize
-
-        return harmonize.harmonizer(model).statistic("quantiles").double().cpu().numpy()
-    if folder is None:
-        if options.folder is None:
-            progress.log(
-                "no target: the methods go by a straight line of quantiles; name a folder of target"
-                " people or a model"
-            )
-            return np.linspace(0, 1, len(matching.FRACTIONS))
-        folder = options.folder
-    apart = set(map(person, evaluated))
-    others = [
-        path for path in find_people(folder, options.target_people) if person(path) not in apart
-    ]
-    if not others:
-        raise ValueError(
-            f"everybody in {folder} is evaluated, so nobody is left to learn the target from:"
-            " evaluate fewer people (--people), or name a model"
-        )
-    progress.log(f"target: {len(set(map(person, others)))} people of {folder}")
-    return matching.mean_quantiles(map(read, others))
 
 
 # Simulated scanners -------------------------------------------------------------------------------
@@ -259,11 +229,12 @@ def _over_people(
     """The average over people of the mean over each one's scans, in the rows whose columns hold
     what ``where`` says.
     """
-    columns, values = table.columns, {}
+    columns = table.columns
+    values: dict[str, list[float]] = {}
     for n, value in enumerate(columns[measure]):
         if all(columns[key][n] == wanted for key, wanted in where.items()):
             values.setdefault(columns["person"][n], []).append(value)
-    return float(average([np.mean(own) for own in values.values()]))
+    return float(average([float(np.mean(own)) for own in values.values()]))
 
 
 # Two real scanners --------------------------------------------------------------------------------
@@ -289,23 +260,9 @@ def prospective(
         method, the first being the target; and mean histograms (130 shares, 0 to 1.3) by method.
     """
     progress = progress or Progress()
-    rows, seen = [], {"target": []}
-    for n, path in enumerate(targets):
-        progress.report(0.3 * n / len(targets), f"target: {files.scan_name(path)}")
-        seen["target"].append(_look(read(path)))
-    own = np.array([look["quantiles"] for look in seen["target"]])
-    for path, look, distance in zip(targets, seen["target"], _distances_to_others(own, targets)):
-        rows.append(
-            (
-                person(path),
-                files.scan_name(path),
-                "target",
-                distance,
-                *look["contrasts"],
-                *[np.nan] * 7,
-                0.0,
-            )
-        )
+    rows, looks = _target_rows(targets, progress)
+    own = np.array([look["quantiles"] for look in looks])
+    seen = {"target": looks}
     for n, path in enumerate(sources):
         progress.report(0.3 + 0.7 * n / len(sources), f"source: {files.scan_name(path)}")
         scan = read(path)
@@ -328,27 +285,34 @@ def prospective(
                     seconds,
                 )
             )
-    headings = [
-        "person",
-        "scan",
-        "method",
-        "Wasserstein",
-        "white/grey contrast",
-        "grey/CSF contrast",
-        "white/grey in labels",
-        "grey/CSF in labels",
-        "CSF overlap",
-        "grey overlap",
-        "white overlap",
-        "edge agreement",
-        "slice score",
-        "time (s)",
-    ]
-    table = table_of_rows("Two scanners, by person", headings, rows)
+    table = table_of_rows("Two scanners, by person", PERSON_HEADINGS, rows)
     histograms = {
         name: np.mean([look["histogram"] for look in looks], axis=0) for name, looks in seen.items()
     }
     return table, _two_scanners(table, seen, [person(p) for p in [*targets, *sources]]), histograms
+
+
+def _target_rows(targets: Sequence[Path], progress: Progress) -> tuple[list[tuple], list[dict]]:
+    """Rows of the target's own scans, and what ``_look`` sees in each."""
+    looks = []
+    for n, path in enumerate(targets):
+        progress.report(0.3 * n / len(targets), f"target: {files.scan_name(path)}")
+        looks.append(_look(read(path)))
+    own = np.array([look["quantiles"] for look in looks])
+    unmeasured = [np.nan] * 7
+    rows: list[tuple] = [
+        (
+            person(path),
+            files.scan_name(path),
+            "target",
+            distance,
+            *look["contrasts"],
+            *unmeasured,
+            0.0,
+        )
+        for path, look, distance in zip(targets, looks, _distances_to_others(own, targets))
+    ]
+    return rows, looks
 
 
 def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
@@ -420,18 +384,18 @@ def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
         scan: Scaled, with its mask.
         labels: [k, j, i]; see ``prospective``.
     """
-    return _in_labels(scan, _label_classes(scan, labels))[2:]
+    csf, grey, white = _in_labels(scan, _label_classes(scan, labels))[2:]
+    return csf, grey, white
 
 
 def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
     """0, 1, 2 for CSF, grey, white matter on the scan's grid; -1 elsewhere."""
-    labels = volumes.resample(
-        volumes.reorient(volumes.check(labels), "RAS"), scan.volume, "nearest", fill=0
-    ).array
-    few = labels.max() <= 3
-    classes = np.where(labels > 0, 1, -1)
-    classes[np.isin(labels, (1,) if few else MUSE_CSF)] = 0
-    classes[np.isin(labels, (3,) if few else MUSE_WHITE)] = 2
+    turned = volumes.reorient(volumes.check(labels), "RAS")
+    numbers = volumes.resample(turned, scan.volume, "nearest", fill=0).array
+    few = numbers.max() <= 3
+    classes = np.where(numbers > 0, 1, -1)
+    classes[np.isin(numbers, (1,) if few else MUSE_CSF)] = 0
+    classes[np.isin(numbers, (3,) if few else MUSE_WHITE)] = 2
     return np.where(scan.mask, classes, -1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -125,9 +126,8 @@ def quality(table: Table) -> dict:
     return facts
 
 
-def predictor(model: models.Model):
+def predictor(model: models.Model) -> Callable[[Case], np.ndarray]:
     """A function from ``Case`` to predicted HU [k, j, i]."""
-
     device = next(model.network.parameters()).device
 
     def predict(case: Case) -> np.ndarray:

@@ -67,8 +67,8 @@ def repeatability(
         rows.append(
             (
                 name,
-                similarity.mae(*scaled, inside),
-                similarity.mae(*robust, inside),
+                similarity.mae(scaled[0], scaled[1], inside),
+                similarity.mae(robust[0], robust[1], inside),
                 float(np.corrcoef(pair[0][inside], pair[1][inside])[0, 1]),
             )
         )

@@ -56,10 +56,11 @@ def reduced(scan: Scan) -> tuple[Volume, Volume]:
         filled = np.flatnonzero(scan.mask.any(axis=tuple(a for a in range(3) if a != axis)))
         region += [max(int(filled[0]) - 2, 0), min(int(filled[-1]) + 3, scan.mask.shape[axis])]
     brain = np.where(scan.mask, scan.image, 0).astype(np.float32)
-    return tuple(
-        _reduced(volumes.crop(scan.volume.with_array(a), tuple(region)))
-        for a in (brain, scan.mask.astype(np.float32))
+    share = scan.mask.astype(np.float32)
+    image, mask = (
+        _reduced(volumes.crop(scan.volume.with_array(a), region)) for a in (brain, share)
     )
+    return image, mask
 
 
 def _reduced(volume: Volume) -> Volume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,20 @@ class Restyled:
         return None if self.estimate is None else self.estimate.change
 
 
-def method(model: Model, mode: str, **changes) -> Callable[[Scan], np.ndarray]:
-    """A mode as the evaluations take it: scaled scan to scaled image on the same grid, float32, 0
-    to 1.3.
+def method(model: Model, mode: str, **changes: Any) -> Callable[[Scan], np.ndarray]:
+    """A mode as the evaluations take it.
+
+    Args:
+        model: Of the target scanner.
+        mode: See ``Settings``.
+        changes: Other fields of ``Settings``.
+
+    Returns:
+        A function from a scaled scan to the scaled image [k, j, i] on the same grid, float32, 0 to
+        1.3.
+
+    Raises:
+        models.ModelError: The model is for something else.
     """
     settings = Settings(mode=mode, **changes)
     network = harmonizer(model)
@@ -132,7 +144,7 @@ def restyle(
     if settings.strength == 0:
         return Restyled(image, found, {})
     start = scan.with_image(np.clip(image, 0, harmonize_scan.BRIGHTEST))
-    radius = network.statistic("typical_radius")[:, 0]
+    radius = network.needed("typical_radius")[:, 0]
     change, trace = _free_form(start, scan, network.flow, settings, model, radius, progress)
     return Restyled(
         np.where(shines, np.maximum(image + np.float32(settings.strength) * change, 0), image),
@@ -168,6 +180,9 @@ def _free_form(
         trace.setdefault(orientation, []).append(ncc)
         progress.point(f"correlation, {orientation}", iteration, ncc)
 
-    refined = free_form.refine(*tensors, flow, settings, radius, Part(progress, 0.1, 0.8), step)
+    first, wanted, edge, mask = tensors
+    refined = free_form.refine(
+        first, wanted, edge, mask, flow, settings, radius, Part(progress, 0.1, 0.8), step
+    )
     change = grids[0].volume.with_array(refined.cpu().numpy() - grids[0].image)
     return volumes.resample(change, start.volume, fill=0).array, trace

@@ -57,7 +57,7 @@ def edge_map(
 def _separation(values: np.ndarray, axis: int, steps: list[int]) -> np.ndarray:
     """|Mann-Whitney statistic| of the patches on both sides along an axis, 0 to 1, float32."""
     padded = np.pad(values, [(s, s) for s in steps], constant_values=-np.inf)
-    sides = {-1: [], 1: []}
+    sides: dict[int, list[np.ndarray]] = {-1: [], 1: []}
     for moves in product((-1, 0, 1), repeat=3):
         if moves[axis]:
             window = (

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from ..core.progress import Progress
 from ..networks.corrector import (
@@ -133,10 +134,18 @@ class Estimate:
 
 
 def explain(
-    scan: Scan, network, progress: Progress | None = None, settings: Settings = Settings()
+    scan: Scan,
+    network: nn.Module,
+    progress: Progress | None = None,
+    settings: Settings = Settings(),
 ) -> Estimate:
-    """T for a scaled scan, from what ``network`` (a ``Corrector``, or a module with one as
-    ``corrector``) knows of the target.
+    """T for a scaled scan, from what a network knows of the target.
+
+    Args:
+        scan: Scaled, with its mask.
+        network: A ``Corrector``, or a module with one as ``corrector``.
+        progress: Receives progress; may raise ``Cancelled``.
+        settings: Which fields are tried, and how long.
 
     Raises:
         ScanError: The scan is too thin for, or cannot be aligned to, the template, or hardly
@@ -153,7 +162,11 @@ def explain(
         progress.report(0.5 + 0.4 * n / len(names), f"trying the explanation: {name}")
         fits[name] = fit(tissue, target, EXPLANATIONS[name], settings)
     evidence = {name: float(f.evidence - fits["tone curve"].evidence) for name, f in fits.items()}
-    chosen = max(evidence, key=evidence.get) if settings.fields == "auto" else settings.fields
+    chosen = (
+        max(evidence, key=lambda name: evidence[name])
+        if settings.fields == "auto"
+        else settings.fields
+    )
     progress.log(
         "evidence (log): "
         + ", ".join(f"{name} {value:.1f}" for name, value in evidence.items())
@@ -228,7 +241,7 @@ class _Unknown:
     def __init__(self, target: Target, fields: str):
         self.target, self.fields = target, fields
         self.of_m, self.of_a = (np.zeros(target.m.shape[1]) for _ in range(2))
-        self.power, self.rest = None, np.zeros(len(REST_KNOTS))
+        self.started, self.power, self.rest = False, np.zeros(2), np.zeros(len(REST_KNOTS))
         distance = (REST_KNOTS[:, None] - REST_KNOTS) / REST_LENGTH
         covariance = REST_DEVIATION**2 * (
             np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS))
@@ -238,17 +251,14 @@ class _Unknown:
         self.curve_precision[2:, 2:] = np.linalg.inv(covariance)
 
     def controls(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(
-            np.clip(patterns @ weights, -most, most).reshape(CONTROL)
-            for patterns, weights, most in (
-                (self.target.patterns_m, self.of_m, MAX_LOG_M),
-                (self.target.patterns_a, self.of_a, MAX_A),
-            )
-        )
+        log_m = np.clip(self.target.patterns_m @ self.of_m, -MAX_LOG_M, MAX_LOG_M)
+        a = np.clip(self.target.patterns_a @ self.of_a, -MAX_A, MAX_A)
+        return log_m.reshape(CONTROL), a.reshape(CONTROL)
 
     def start_curve(self, x: np.ndarray, y: np.ndarray) -> None:
         """A power law through the points, the first time."""
-        if self.power is None:
+        if not self.started:
+            self.started = True
             self.power = np.polyfit(
                 np.log(np.maximum(x, 0.05)).ravel(), np.log(np.maximum(y, 0.05)).ravel(), 1
             )[::-1]
@@ -269,19 +279,20 @@ class _Unknown:
         steepness = np.maximum(1 + rise, 0.2)
         slope = steepness * self.power[1] * law / value
 
-        columns, old = [], []
+        of_fields, unknowns = [], []
         if "m" in self.fields:
-            columns.append((slope * source * gain)[:, :, None] * target.m)
-            old.append(self.of_m)
+            of_fields.append((slope * source * gain)[:, :, None] * target.m)
+            unknowns.append(self.of_m)
         if "a" in self.fields:
-            columns.append(slope[:, :, None] * target.a)
-            old.append(self.of_a)
-        columns = [c.reshape(law.size, -1) for c in columns]
+            of_fields.append(slope[:, :, None] * target.a)
+            unknowns.append(self.of_a)
+        columns = [c.reshape(law.size, -1) for c in of_fields]
         columns += [
             np.stack([(steepness * law).ravel(), (steepness * law * np.log(value)).ravel()], 1),
             hats,
         ]
-        jacobian, old = np.concatenate(columns, 1), np.concatenate([*old, self.power, self.rest])
+        jacobian = np.concatenate(columns, 1)
+        old = np.concatenate([*unknowns, self.power, self.rest])
         precision = np.eye(len(old))
         curve = len(old) - len(self.curve_precision)
         precision[curve:, curve:] = self.curve_precision
@@ -298,12 +309,12 @@ class _Unknown:
         return -0.5 * (misfit + np.linalg.slogdet(hessian)[1] - np.linalg.slogdet(precision)[1])
 
     def _take(self, new: np.ndarray) -> None:
-        new = list(np.split(new, np.cumsum([len(self.of_m)] * len(self.fields) + [2])))
+        parts = list(np.split(new, np.cumsum([len(self.of_m)] * len(self.fields) + [2])))
         if "m" in self.fields:
-            self.of_m = new.pop(0)
+            self.of_m = parts.pop(0)
         if "a" in self.fields:
-            self.of_a = new.pop(0)
-        self.power, self.rest = new
+            self.of_a = parts.pop(0)
+        self.power, self.rest = parts
 
 
 def _hats(x: np.ndarray) -> np.ndarray:
@@ -372,7 +383,8 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
     as that needs.
     """
     matrix = template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
-    steepest = ToneField([[0, 1], [0, 1]], np.zeros_like(a), a, matrix).steepest()[1]
+    flat = np.zeros_like(a)
+    steepest = ToneField(ToneField.identity().knots, flat, a, matrix).steepest()[1]
     return a if steepest <= MAX_SLOPE_A else a.mean() + (a - a.mean()) * (MAX_SLOPE_A / steepest)
 
 

@@ -56,12 +56,12 @@ def describe(
     settings: Settings,
 ) -> None:
     """Add the tables "summary" and "curve" and the curves."""
-    target = network.statistic("quantiles").cpu().numpy()
+    target = network.needed("quantiles").cpu().numpy()
     rows = {
         "source": figures_of(scan, scan, target, bits[0]),
         "harmonized": figures_of(harmonized, scan, target, bits[1]),
     }
-    people = network.statistic("person_quantiles").cpu().numpy()
+    people = network.needed("person_quantiles").cpu().numpy()
     typical = similarity.leave_one_out_distances(people) if len(people) > 1 else np.array([np.nan])
     rows["target, median person"] = {
         **dict.fromkeys(rows["source"], float("nan")),
@@ -85,7 +85,7 @@ def describe(
             )
         },
     )
-    if restyled.tone is not None:
+    if restyled.tone is not None and restyled.estimate is not None:
         x, y = (knots.tolist() for knots in restyled.tone.knots)
         result.curves["tone curve"] = Curve(
             "What becomes of each intensity?",
@@ -144,7 +144,7 @@ def baselines(
     """The classical methods and the no-flow ablation beside the result, by the figures that need no
     truth.
     """
-    target = network.statistic("quantiles").cpu().numpy()
+    target = network.needed("quantiles").cpu().numpy()
     images = {name: peer(scan) for name, peer in matching.peers(target).items()}
     ablation = restyle(scan, scan.image, network, replace(settings, mode="no-flow"), model).image
     images |= {
@@ -168,8 +168,6 @@ def baselines(
 
 
 def _held_out_median(network: MRFlow) -> float:
-    bits, held_out = (
-        network.statistic(name).cpu().numpy() for name in ("bits_per_dim", "held_out")
-    )
+    bits, held_out = (network.needed(name).cpu().numpy() for name in ("bits_per_dim", "held_out"))
     chosen = held_out > 0 if (held_out > 0).any() else held_out == 0
     return float(np.median(bits[chosen, 3]))

@@ -250,20 +250,12 @@ def _size_checks(seen: Look, limits: Limits) -> list[Check]:
     checks = []
     for name, value in size(seen).items():
         low, high = limits.size(name)
-        checks.append(
-            _two_sided(
-                name,
-                value,
-                low,
-                high,
-                *(
-                    f"What the mask covers is too {word} ({name}: {value:.0f}; "
-                    f"{low:.0f} to {high:.0f} are possible)." + advice
-                    for word in ("small", "large")
-                ),
-                "refused",
-            )
+        too_small, too_large = (
+            f"What the mask covers is too {word} ({name}: {value:.0f}; "
+            f"{low:.0f} to {high:.0f} are possible)." + advice
+            for word in ("small", "large")
         )
+        checks.append(_two_sided(name, value, low, high, too_small, too_large, "refused"))
     return checks
 
 

@@ -9,6 +9,7 @@ them all by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -128,11 +129,10 @@ def peers(target: np.ndarray) -> dict[str, Method]:
     """The classical methods by name, and "source", which changes nothing; ``target`` as from
     ``mean_quantiles``.
     """
-    last = {}
+    last: dict[str, Any] = {}
 
-    def without_field(
-        scan: Scan,
-    ) -> np.ndarray:  # N4 takes seconds and two methods ask for it in turn
+    # N4 takes seconds and two methods ask for it in turn
+    def without_field(scan: Scan) -> np.ndarray:
         if last.get("scan") is not scan:
             last.update(scan=scan, image=remove_field(scan))
         return last["image"]

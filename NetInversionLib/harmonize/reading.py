@@ -40,7 +40,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
 def verdict_text(facts: dict) -> str:
     """One line: the verdict and its reasons, "" without a verdict."""
     words = {"accepted": "Accepted.", "flagged": "Flagged:", "refused": "Refused:"}
-    return " ".join([words.get(facts.get("verdict"), ""), *facts.get("reasons", [])]).strip()
+    return " ".join([words.get(facts.get("verdict", ""), ""), *facts.get("reasons", [])]).strip()
 
 
 def summary(facts: dict, tables: dict[str, Table]) -> tuple[str, str]:

@@ -88,10 +88,11 @@ def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
         margin: Voxels on each side.
     """
     slices = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(
+    k, j, i = (
         slice(max(s.start - margin, 0), min(s.stop + margin, size))
         for s, size in zip(slices, mask.shape)
     )
+    return k, j, i
 
 
 # Distributions ------------------------------------------------------------------------------------
@@ -119,10 +120,10 @@ def leave_one_out_distances(quantiles: np.ndarray) -> np.ndarray:
     """For each person of a cohort, the Wasserstein distance to the mean of the others'.
 
     Args:
-        quantiles: Shape (people, 513).
+        quantiles: Of shape (people, 513).
 
     Returns:
-        (people,), scaled units.
+        Of shape (people,), scaled units.
     """
     others = (quantiles.sum(axis=0) - quantiles) / (len(quantiles) - 1)
     return np.array([wasserstein(own, rest) for own, rest in zip(quantiles, others)])
@@ -147,7 +148,7 @@ def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> f
     near = box(mask, 1)
     inside = ndimage.binary_erosion(mask[near])
     one, other = (
-        np.stack([g[inside] for g in np.gradient(x[near].astype(np.float32))])
+        np.stack([np.asarray(g)[inside] for g in np.gradient(x[near].astype(np.float32))])
         for x in (image, source)
     )
     lengths = np.sqrt(np.sum(one**2, axis=0) * np.sum(other**2, axis=0)).sum(dtype=np.float64)
@@ -339,24 +340,24 @@ def site_probe(
     chance for two sites.
 
     Args:
-        features: (scans, features).
+        features: Of shape (scans, features).
         sites: 0 or 1 for each scan.
         people: Whose scan it is: all scans of a person are left out together.
 
     Raises:
         ValueError: One of the two sites has fewer than two people.
     """
-    features, sites, people = np.asarray(features, float), np.asarray(sites), np.asarray(people)
-    if any(len(set(people[sites == site])) < 2 for site in (0, 1)):
+    features, site_of, whose = np.asarray(features, float), np.asarray(sites), np.asarray(people)
+    if any(len(set(whose[site_of == site])) < 2 for site in (0, 1)):
         raise ValueError("a site probe needs at least two people of each of two sites")
-    right = np.zeros(len(sites), bool)
-    for person in np.unique(people):
-        out = people == person
+    right = np.zeros(len(site_of), bool)
+    for person in np.unique(whose):
+        out = whose == person
         mean, deviation = features[~out].mean(axis=0), features[~out].std(axis=0)
         scaled = (features - mean) / np.where(deviation > 1e-9, deviation, np.inf)
-        weights = _logistic(scaled[~out], sites[~out], strength)
-        right[out] = (scaled[out] @ weights[1:] + weights[0] > 0) == sites[out]
-    return float(np.mean([right[sites == site].mean() for site in (0, 1)]))
+        weights = _logistic(scaled[~out], site_of[~out], strength)
+        right[out] = (scaled[out] @ weights[1:] + weights[0] > 0) == site_of[out]
+    return float(np.mean([right[site_of == site].mean() for site in (0, 1)]))
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:

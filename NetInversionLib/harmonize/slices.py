@@ -162,7 +162,9 @@ def figures(
         every: Take every n-th slice only.
     """
     device = next(flow.parameters()).device
-    bits, squares, counts = [], 0.0, 0.0
+    bits: list[float] = []
+    squares: np.ndarray | float = 0.0
+    counts: np.ndarray | float = 0.0
     for axis in range(3):
         total, voxels = 0.0, 0
         images, edges, masks = slices(case, axis, flow.size_multiple, every)

@@ -49,19 +49,37 @@ def grid_to_template(voxel_mm: float = VOXEL_MM) -> np.ndarray:
 
 
 class Target:
-    """A ``Corrector``'s figures in double precision, and what follows from them."""
+    """A ``Corrector``'s figures in double precision, and what follows from them.
+
+    Attributes:
+        template: Mean image of the aligned people, on every ``TEMPLATE_STEP``-th voxel.
+        used: (288,) bool, the blocks that hold tissue in most people ("blocks" below).
+        m, a: (blocks, components) patterns of log m and a as the blocks see them.
+        matched, prior, expected, deviations, variance, patterns_m, patterns_a, tone,
+            tone_deviations, whole: As ``Corrector`` documents its buffers of these names.
+    """
 
     def __init__(self, corrector: Corrector | None):
         if corrector is None:
             raise ValueError(
                 "this model has no corrector: add one with 'netinversion train corrector'"
             )
-        for name, buffer in corrector.named_buffers():
-            if name != "template":
-                setattr(self, name, buffer.detach().cpu().numpy().astype(np.float64))
-        template = corrector.template.detach().cpu().numpy()
-        self.template = Volume(template, grid_to_template(VOXEL_MM * TEMPLATE_STEP), "template")
-        self.used = self.used.ravel() > 0.5
+        stored = {name: buffer.detach().cpu().numpy() for name, buffer in corrector.named_buffers()}
+        self.template = Volume(
+            stored["template"], grid_to_template(VOXEL_MM * TEMPLATE_STEP), "template"
+        )
+        figures = {name: values.astype(np.float64) for name, values in stored.items()}
+        self.matched = figures["matched"]
+        self.prior = figures["prior"]
+        self.used = figures["used"].ravel() > 0.5
+        self.expected = figures["expected"]
+        self.deviations = figures["deviations"]
+        self.variance = figures["variance"]
+        self.patterns_m = figures["patterns_m"]
+        self.patterns_a = figures["patterns_a"]
+        self.tone = figures["tone"]
+        self.tone_deviations = figures["tone_deviations"]
+        self.whole = figures["whole"]
         self.m, self.a = (
             np.apply_along_axis(lambda c: on_blocks(c.reshape(CONTROL)).ravel(), 0, patterns)[
                 self.used
@@ -124,10 +142,10 @@ def on_grid(control: np.ndarray) -> np.ndarray:
     """Control values as a field on the template's grid.
 
     Args:
-        control: Shape (6, 8, 6).
+        control: Of shape (6, 8, 6).
 
     Returns:
-        Shape (72, 96, 72).
+        Of shape (72, 96, 72).
     """
     return along_axes(_TO_GRID, control)
 
@@ -136,7 +154,7 @@ def on_blocks(control: np.ndarray) -> np.ndarray:
     """Control values as the field that each block of local quantiles sees, on average.
 
     Args:
-        control: Shape (6, 8, 6).
+        control: Of shape (6, 8, 6).
     """
     return along_axes(_TO_BLOCKS, control)
 

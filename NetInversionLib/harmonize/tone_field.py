@@ -134,7 +134,7 @@ class ToneField:
         neighbouring control points; the matrix turns steps into millimetres.
         """
         per_mm = np.linalg.norm(np.linalg.inv(self.control_to_ras[:3, :3]), 2)
-        return tuple(
+        of_log_m, of_a = (
             float(
                 per_mm
                 * np.linalg.norm(
@@ -143,6 +143,7 @@ class ToneField:
             )
             for c in (self.log_m, self.a)
         )
+        return of_log_m, of_a
 
     def order_margin(self, distance_mm: float, brightest: float = 1.3) -> float:
         """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they
@@ -175,7 +176,9 @@ class ToneField:
         """
         try:
             curve = [numbers["curve"]["input"], numbers["curve"]["output"]]
-            return ToneField(curve, *(numbers[name] for name in ("log_m", "a", "control_to_ras")))
+            return ToneField(
+                np.array(curve), *(numbers[name] for name in ("log_m", "a", "control_to_ras"))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise (
                 error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Case:
         """A channel as a volume with the first input's voxel order.
 
         Args:
-            images: Shape (images, C, *space), already in ``units``.
+            images: Of shape (images, C, *space), already in ``units``.
             channel: Which of the C.
             name: Of the volume.
             units: Of its values.
@@ -91,7 +92,9 @@ def prepare(
         for role, volume in volumes.items()
         if role in (*roles, "mask")
     }
-    facts = {"warnings": [*_check_spacing(original, card), *_check_roles(gridded, card)]}
+    facts: dict[str, Any] = {
+        "warnings": [*_check_spacing(original, card), *_check_roles(gridded, card)]
+    }
     for warning in facts["warnings"]:
         progress.log(f"Warning: {warning}")
     window, inside = _window(original, settings, card)

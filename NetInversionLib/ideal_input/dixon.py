@@ -16,6 +16,7 @@ and water-fat swaps, susceptibility, motion, flow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -130,7 +131,7 @@ def echo_signals(hu: np.ndarray, settings: DixonSettings) -> tuple[np.ndarray, n
 
 
 def simulate_arrays(
-    hu: np.ndarray, spacing_mm, settings: DixonSettings, rng: np.random.Generator
+    hu: np.ndarray, spacing_mm: Sequence[float], settings: DixonSettings, rng: np.random.Generator
 ) -> np.ndarray:
     """The three simulated images of a CT array.
 
@@ -166,9 +167,16 @@ def simulate_arrays(
     ).astype(np.float32)
 
 
-def receive_field(shape, bias: float, rng: np.random.Generator) -> np.ndarray:
-    """A smooth field [k, j, i]: 1 plus a random second-order polynomial whose largest magnitude is
-    ``bias``.
+def receive_field(shape: Sequence[int], bias: float, rng: np.random.Generator) -> np.ndarray:
+    """A smooth field: 1 plus a random second-order polynomial.
+
+    Args:
+        shape: (k, j, i) of the field.
+        bias: Largest magnitude of the polynomial.
+        rng: Draws the polynomial's nine weights.
+
+    Returns:
+        [k, j, i] float32, 1 - bias to 1 + bias.
     """
     k, j, i = (
         np.linspace(-1, 1, n, dtype=np.float32) if n > 1 else np.zeros(1, np.float32) for n in shape
@@ -271,14 +279,21 @@ def _coarser(volume: Volume, spacing_mm: float) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), size[::-1]), volume.ijk_to_ras @ change, volume.name)
 
 
-def without_couch(hu: np.ndarray, spacing_mm) -> np.ndarray:
-    """``hu`` with everything outside ``body_mask`` set to air (-1000)."""
+def without_couch(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """A CT with everything outside ``body_mask`` set to air.
+
+    Args:
+        hu: [k, j, i], Hounsfield units.
+        spacing_mm: Voxel size along i, j, k.
+
+    Returns:
+        [k, j, i], air being -1000 HU.
+    """
     return np.where(body_mask(hu, spacing_mm), hu, np.float32(-1000))
 
 
-def body_mask(hu: np.ndarray, spacing_mm) -> np.ndarray:
-    """Where the body is, without the couch: bool [k, j, i]. Empty if nothing is denser than -300
-    HU.
+def body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Where the body is, without the couch.
 
     Denser than -300 HU, with what it surrounds in a slice (lung, bowel gas), then opened in the
     slice, so that shells thinner than 12 mm fall off. Of the pieces in three dimensions the largest
@@ -292,6 +307,9 @@ def body_mask(hu: np.ndarray, spacing_mm) -> np.ndarray:
     Args:
         hu: [k, j, i], Hounsfield units, j running to the patient's back (as in LPS).
         spacing_mm: Voxel size along i, j, k.
+
+    Returns:
+        Boolean, [k, j, i]; all false if nothing is denser than -300 HU.
     """
     radius = 6.0
     disk = _disk(radius / spacing_mm[0], radius / spacing_mm[1])
@@ -313,7 +331,7 @@ def _beneath(trunk: np.ndarray) -> np.ndarray:
     """Where j is beyond the trunk's last row in the same slice; in slices without trunk, beyond its
     last row of all.
     """
-    rows = trunk.any(2)
+    rows = np.asarray(trunk.any(2))
     last = rows.shape[1] - 1 - rows[:, ::-1].argmax(1)
     last[~rows.any(1)] = last[rows.any(1)].max()
     beneath = np.arange(rows.shape[1]) > last[:, None]

@@ -65,7 +65,7 @@ def best_start(facts: dict) -> str:
     """The start whose input the network errs least on; of worst inputs, most on."""
     found = {name: error for name, error in facts["error"].items() if name != OWN}
     choose = min if _kind(facts) == "ideal" else max
-    return choose(found, key=found.get)
+    return choose(found, key=lambda name: found[name])
 
 
 def summary(facts: dict, tables: dict[str, Table]) -> str:
@@ -224,7 +224,7 @@ def _needed_channel(tables: dict[str, Table], start: str) -> tuple[str, float] |
     }
     if not lost:
         return None
-    channel = max(lost, key=lost.get)
+    channel = max(lost, key=lambda name: lost[name])
     return channel.replace("_", " "), lost[channel]
 
 

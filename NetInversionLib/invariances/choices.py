@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..core.volumes import Region, Volume, VolumeError, axis_toward, crop, region_from_ras_points
+from ..core.volumes import (
+    Region,
+    Volume,
+    VolumeError,
+    as_region,
+    axis_toward,
+    crop,
+    region_from_ras_points,
+)
 from .settings import Settings
 
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
@@ -72,8 +80,8 @@ def region_around(
     bounds.insert(axis, (k, k + 1))
     moved = float(np.linalg.norm((centre - asked) * spacing))
     return Around(
-        tuple(bound for pair in bounds for bound in pair),
-        tuple(float(x) for x in sides * spacing),
+        as_region(bound for pair in bounds for bound in pair),
+        (float(sides[0] * spacing[0]), float(sides[1] * spacing[1])),
         moved,
     )
 
@@ -190,7 +198,7 @@ def network_voxels(
     draw = sum(draws[kind] for kind in settings.proposals) / len(settings.proposals)
     sampled = settings.samples * (draw + _grown(region, MARGIN_VOXELS, image))
     tiles = [_tiles(side, settings.tile, settings.overlap) for side in region]
-    tile = tuple(min(side, settings.tile) for side in region)
+    tile = min(region[0], settings.tile), min(region[1], settings.tile)
     moved = settings.projected * passes * _grown(tile, MARGIN_VOXELS, image)
     fixed = SLICE_FIXED[0] + SLICE_FIXED[1] * image[0] * image[1]
     nodules = 0

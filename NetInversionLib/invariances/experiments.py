@@ -51,7 +51,8 @@ def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, flo
             f"the point at ({', '.join(f'{x:.0f}' for x in ras_mm)}) mm lies outside of"
             f" '{ct.name}': put it where the lesion is to be"
         )
-    return tuple(float(x) for x in ijk)
+    i, j, k = (float(x) for x in ijk)
+    return i, j, k
 
 
 def check_lesion(ct: Volume, settings: Settings) -> None:
@@ -99,6 +100,7 @@ def lesion(
     the square ``around`` it. The images are the whole CT with the changes that
     ``lesions.detectability`` gives.
     """
+    assert settings.lesion is not None  # the caller asks for a lesion
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device)
     level_sets = {
@@ -139,11 +141,9 @@ def spectra(
     Args:
         change_hu: Size of the changes looked at, root mean square.
     """
-    place, found, rows = (
-        Place(ct, k, model, device),
-        {},
-        {"layer": [], "lost (%)": [], "in words": []},
-    )
+    place = Place(ct, k, model, device)
+    found: dict[str, spectrum.Spectrum] = {}
+    rows: dict[str, list] = {"layer": [], "lost (%)": [], "in words": []}
     middle = [(region.j0 + region.j1) // 2, (region.i0 + region.i1) // 2]
     bounds = ((region.j0, region.j1), (region.i0, region.i1))
     square = Window(

@@ -121,8 +121,8 @@ class LevelSet:
         self.window = region.grown(2 * reach, size).on_grid(multiple).grown(0, size)
         inner = region.within(self.window)
         self.inside = inner.slices
-        self.context = slice_image[(..., *self.window.slices)].clone()
-        self.start = slice_image[(..., *region.slices)].clone()
+        self.context = slice_image[(...,) + self.window.slices].clone()
+        self.start = slice_image[(...,) + region.slices].clone()
         with torch.no_grad():
             self.wanted = self.part(self.context)
             # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the
@@ -161,7 +161,7 @@ class LevelSet:
             The whole windows, (N, 1, J, I).
         """
         whole = self.context.expand(len(x), -1, -1, -1).clone()
-        whole[(..., *self.inside)] = x
+        whole[(...,) + self.inside] = x
         return whole
 
     def measure(self, x: Tensor) -> Tensor:

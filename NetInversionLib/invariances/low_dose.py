@@ -188,20 +188,27 @@ class FreshNoise:
 
 
 def line_integrals(attenuation: Tensor, spacing_mm: tuple[float, float], views: int) -> Tensor:
-    """Line integrals (slices, views, detectors) of (slices, J, I), found at a quarter of the
-    resolution and enlarged.
+    """Line integrals, found at a quarter of the resolution and enlarged.
 
     They only say how strong the noise is along each ray; 64 times less work for an error of a few
     per cent at edges.
+
+    Args:
+        attenuation: Of shape (slices, J, I), per mm.
+        spacing_mm: Voxel size along i, j.
+        views: How many, over a half circle.
+
+    Returns:
+        Of shape (slices, views, detectors), no unit.
     """
     size, coarse_views = attenuation.shape[1:], max(1, views // COARSER)
     pad = [p for n in reversed(size) for p in (0, -n % COARSER)]
     coarse = F.avg_pool2d(F.pad(attenuation, pad), COARSER)
     # Padding moved the centre by half of it.
-    shift = [0.5 * s * p for s, p in zip(spacing_mm, pad[1::2])]
+    shift = 0.5 * spacing_mm[0] * pad[1], 0.5 * spacing_mm[1] * pad[3]
     found = project(
         coarse,
-        tuple(COARSER * s for s in spacing_mm),
+        (COARSER * spacing_mm[0], COARSER * spacing_mm[1]),
         math.pi * torch.arange(coarse_views) / coarse_views,
         shift,
     )
@@ -272,13 +279,24 @@ def detectors(size: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[i
 
 
 def project(
-    images: Tensor, spacing_mm: tuple[float, float], angles: Tensor, centre_mm=(0.0, 0.0)
+    images: Tensor,
+    spacing_mm: tuple[float, float],
+    angles: Tensor,
+    centre_mm: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """Line integrals (slices, views, detectors) of images (slices, J, I); linear between voxels,
-    steps of one element.
+    """Line integrals of images, linear between voxels, in steps of one detector element.
 
     The ray of angle theta and offset t runs along (-sin theta, cos theta) through t (cos theta, sin
-    theta), in mm along (i, j) from the image's centre minus ``centre_mm`` (i, j).
+    theta), in mm along (i, j) from the image's centre minus ``centre_mm``.
+
+    Args:
+        images: Of shape (slices, J, I), any unit per mm.
+        spacing_mm: Voxel size along i, j.
+        angles: Of shape (views,), radians.
+        centre_mm: Where the image's centre lies along (i, j), seen from the axis of rotation.
+
+    Returns:
+        Of shape (slices, views, detectors), the images' unit times mm.
     """
     count, width = detectors(tuple(images.shape[1:]), spacing_mm)
     offsets = width * (torch.arange(count) - (count - 1) / 2)

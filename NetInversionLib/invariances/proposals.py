@@ -48,7 +48,10 @@ class Proposer:
                 image_noise(made[None].numpy(), hu[None].numpy()),
             )
             self.factor = there / made if made > 0 and there > 0 else 1.0
-        self.kinds = {"noise": self.noise, "texture": self.texture, "cinn": drawn}
+        self.kinds: dict[str, Callable[[int, torch.Generator], Tensor]]
+        self.kinds = {"noise": self.noise, "texture": self.texture}
+        if drawn is not None:
+            self.kinds["cinn"] = drawn
         self.generators: dict[str, torch.Generator] = {}
 
     def draw(self, first: int, count: int, generator: torch.Generator) -> Tensor:

@@ -139,7 +139,7 @@ class Sampling:
         low, span, patient = self.given.low, self.given.high - self.given.low, hu[region.slices]
 
         def drawn(count: int, generator: torch.Generator) -> Tensor:
-            images = draw(count, generator)[:, 0][(slice(None), *inside)].cpu() * span + low
+            images = draw(count, generator)[:, 0][(slice(None),) + inside].cpu() * span + low
             if not torch.isfinite(images).all():
                 raise ModelError(
                     f"{self.name!r} drew values that are not numbers: choose another sampler or"
@@ -187,6 +187,6 @@ class Sampling:
 
 def _cut(images: Tensor, window: Window) -> Tensor:
     """A window of images (N, C, J, I); beyond their end the last row and column go on."""
-    inside = images[(..., *window.slices)]
+    inside = images[(...,) + window.slices]
     beyond = [wanted - found for wanted, found in zip(window.size, inside.shape[2:])]
     return F.pad(inside, (0, beyond[1], 0, beyond[0]), mode="replicate") if any(beyond) else inside

@@ -136,10 +136,13 @@ def _density(
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
         squares.append(np.maximum(values, 0))
         weights.append(vectors[0] ** 2 * n / probes)
-    squares, weights = np.concatenate(squares), np.concatenate(weights)
-    order = np.argsort(-squares)
+    gains = np.concatenate(squares)
+    order = np.argsort(-gains)
     return Spectrum(
-        _gains(np.sqrt(squares[order]), level_set), weights[order], False, level_set.units
+        _gains(np.sqrt(gains[order]), level_set),
+        np.concatenate(weights)[order],
+        False,
+        level_set.units,
     )
 
 
@@ -191,7 +194,7 @@ class _Jacobian:
     def layer(self, content: Tensor) -> Tensor:
         """What counts of the layer, (N, outputs), for contents of the region (N, 1, h, w)."""
         whole = self.context.expand(len(content), -1, -1, -1).clone()
-        whole[(..., *self.inside)] = content
+        whole[(...,) + self.inside] = content
         return self.part(whole)[self.counted].flatten(1)
 
     def times(self, directions: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def pass_seconds(device: str = "auto", seconds: float = SECONDS) -> float:
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(place)
     image = torch.randn(1, CHANNELS, SIZE, SIZE, device=place, requires_grad=True)
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     _pass(layer, image)  # the first allocates and chooses algorithms
     while len(times) < LEAST_PASSES or time.perf_counter() < end:
         began = time.perf_counter()

@@ -54,7 +54,7 @@ def load_result(folder: Path, name: str = "result") -> Steps:
     tables = {key: Table(**table) for key, table in facts["tables"].items()}
     curves = {key: Curve(**curve) for key, curve in facts["curves"].items()}
     for curve in curves.values():
-        curve.lines = {key: tuple(line) for key, line in curve.lines.items()}
+        curve.lines = {key: (x, y) for key, (x, y) in curve.lines.items()}
     return Result(volumes, tables, curves, facts["facts"], facts["roles"])
 
 
@@ -126,11 +126,14 @@ def _save_array(path: Path, array: np.ndarray) -> Steps:
         "fortran_order": False,
         "shape": array.shape,
     }
-    flags = ["external_loop", "buffered", "zerosize_ok"]
+    length = PIECE // max(array.itemsize, 1)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for piece in np.nditer(array, flags, order="C", buffersize=PIECE // max(array.itemsize, 1)):
-            file.write(piece.tobytes())
+        pieces = np.nditer(
+            array, ["external_loop", "buffered", "zerosize_ok"], order="C", buffersize=length
+        )
+        for piece in pieces:
+            file.write(np.asarray(piece).tobytes())
             yield True
 
 
@@ -144,7 +147,7 @@ def _load_array(path: Path) -> Steps:
         if dtype.hasobject or missing:
             raise JobError(f"A file of the computation is damaged ({path.name}); run it again.")
         array = np.empty(shape, dtype)
-        target = memoryview(array.reshape(-1).view(np.uint8))
+        target = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(target), PIECE):
             file.readinto(target[start : start + PIECE])
             yield True

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import json
 import os
 import shutil
@@ -138,9 +139,9 @@ def _own_output() -> int:
     """A file for messages alone: what libraries print goes to standard error from here on."""
     output = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout.reconfigure(
-        line_buffering=True
-    )  # words of a worker that then crashes would else be lost
+    # Words of a worker that then crashes would else be lost.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     return output
 
 
@@ -164,9 +165,8 @@ def kill_tree(pid: int) -> None:
     """
     if os.name == "nt":
         command = ["taskkill", "/F", "/T", "/PID", str(pid)]
-        subprocess.Popen(
-            command, creationflags=subprocess.CREATE_NO_WINDOW, stderr=subprocess.DEVNULL
-        )
+        hidden = getattr(subprocess, "CREATE_NO_WINDOW")  # there on Windows only
+        subprocess.Popen(command, creationflags=hidden, stderr=subprocess.DEVNULL)
         return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)

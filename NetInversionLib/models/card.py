@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-
 
 IMAGE_TO_IMAGE, HARMONIZATION = "image-to-image", "harmonization"
 # Where a patient's chosen percentile comes to lie, so that the brightest voxels still fit below 1.
@@ -112,7 +108,12 @@ class Card:
     task: str = IMAGE_TO_IMAGE
 
 
-def read_channel(values) -> Channel:
+def read_channel(values: Any) -> Channel:
+    """A channel of a card as a model file gives it.
+
+    Raises:
+        ValueError: Names or values are not those of a channel; says which.
+    """
     check_fields(Channel, values, _CHANNEL_RULES)
     high, percentile = values["high"], values["percentile"]
     if (high is None) == (percentile is None) or (high is not None and high <= values["low"]):
@@ -120,7 +121,12 @@ def read_channel(values) -> Channel:
     return Channel(**values)
 
 
-def check_fields(kind: type, values, rules: dict[str, Callable]) -> None:
+def check_fields(kind: type, values: Any, rules: dict[str, Callable]) -> None:
+    """Check that values are a dictionary with exactly a dataclass's fields, each by its rule.
+
+    Raises:
+        ValueError: They are not; says which.
+    """
     if not isinstance(values, dict) or values.keys() != {f.name for f in fields(kind)}:
         raise ValueError(f"{kind.__name__} needs exactly {', '.join(f.name for f in fields(kind))}")
     for name, rule in rules.items():

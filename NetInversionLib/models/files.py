@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +192,7 @@ def _json(text: bytes | str, path: Path) -> dict:
     return value
 
 
-def _offsets(entry, path: Path) -> list[int]:
+def _offsets(entry: object, path: Path) -> list[int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _whole_numbers(offsets) or len(offsets) != 2:
         raise ModelError(f"{path.name} has a damaged list of weights; get the file again")
@@ -201,7 +201,8 @@ def _offsets(entry, path: Path) -> list[int]:
 
 def _tensor(entry: dict, start: int, path: Path) -> tuple[tuple[int, ...], int]:
     """Shape and end of one tensor, which must begin where the last one ended."""
-    shape, kind, (begin, end) = entry.get("shape"), entry.get("dtype"), entry["data_offsets"]
+    shape, kind = entry.get("shape"), entry.get("dtype")
+    begin, end = entry["data_offsets"]
     if (
         not _whole_numbers(shape)
         or not isinstance(kind, str)
@@ -216,7 +217,7 @@ def _tensor(entry: dict, start: int, path: Path) -> tuple[tuple[int, ...], int]:
     return tuple(shape), end
 
 
-def _whole_numbers(values) -> bool:
+def _whole_numbers(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 

@@ -123,7 +123,8 @@ class Model:
         Outputs that differ in unit or range have no unit in common: their error is told in per cent
         of the range.
         """
-        kinds = {(c.high - c.low, c.units) for c in self.card.outputs}
+        # ``read_card`` takes no output whose range is not fixed.
+        kinds = {(float(c.high or 0) - c.low, c.units) for c in self.card.outputs}
         span, units = kinds.pop() if len(kinds) == 1 else (100.0, "% of range")
         return span, units or "a.u."
 

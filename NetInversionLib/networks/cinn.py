@@ -110,11 +110,11 @@ class CINN(nn.Module):
         """h = H(z). The first batch in training mode sets H's ActNorms.
 
         Args:
-            z: (N, condition_channels, H, W), or (N, condition_channels).
+            z: Of shape (N, condition_channels, H, W), or (N, condition_channels).
             size: Of the latents, where they are maps of another size than ``latent_size``.
 
         Returns:
-            (N, features); for maps (N, features, h, w).
+            Of shape (N, features); for maps (N, features, h, w).
         """
         return self.embedder(z, size)
 
@@ -149,11 +149,11 @@ class CINN(nn.Module):
         """Density of latents given the condition.
 
         Args:
-            x: Latents, (N, channels) or (N, channels, h, w).
+            x: Latents of shape (N, channels) or (N, channels, h, w).
             h: Features of the condition, from ``embed``.
 
         Returns:
-            Natural logarithm of the density, (N,), float64.
+            Natural logarithm of the density of shape (N,), float64.
         """
         return _log_prob(*self(x, h))
 
@@ -174,7 +174,7 @@ class CINN(nn.Module):
             generator: Random numbers, on the CPU.
 
         Returns:
-            Latents, (N * count, channels) or (N * count, channels, h, w).
+            Latents of shape (N * count, channels) or (N * count, channels, h, w).
         """
         return self.prepared(h).sample(count, temperature, generator)
 
@@ -195,7 +195,7 @@ class CINN(nn.Module):
         """Set every block's ActNorm so that its output for this batch has mean 0 and deviation 1.
 
         Args:
-            x: Latents, (N, channels) or (N, channels, h, w).
+            x: Latents of shape (N, channels) or (N, channels, h, w).
             h: Features of the condition, from ``embed``.
         """
         prepared = self._prepared(h)

@@ -133,9 +133,11 @@ class Embedder(nn.Module):
         first_time = self.norms is not None and self.training and not self.initialised
         for n, convolution in enumerate(self.convolutions):
             z = convolution(z)
-            if first_time:
-                self.norms[n].initialise(z)
-            z = F.leaky_relu(self.norms[n](z) if self.norms is not None else z, 0.2)
+            if self.norms is not None:
+                if first_time:
+                    self.norms[n].initialise(z)
+                z = self.norms[n](z)
+            z = F.leaky_relu(z, 0.2)
         if first_time:
             self.initialised.fill_(True)
         if self.latent_size is None:

@@ -65,11 +65,11 @@ class Critic(nn.Module):
         """Scores of images beside their condition.
 
         Args:
-            x: (N, image_channels, H, W).
-            condition: (N, condition_channels, H, W), or None.
+            x: Of shape (N, image_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W), or None.
 
         Returns:
-            (N,) scores without a unit; higher is more like a real image.
+            Of shape (N,) scores without a unit; higher is more like a real image.
         """
         if min(x.shape[2:]) < self.smallest:
             raise ValueError(

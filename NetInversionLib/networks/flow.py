@@ -21,6 +21,7 @@ Sources: Dinh, Sohl-Dickstein & Bengio, arXiv:1605.08803 (squeeze, split, coupli
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -127,8 +128,8 @@ class ConditionalFlow(nn.Module):
         """Image to latents. The first batch in training mode sets every ActNorm.
 
         Args:
-            x: (N, in_channels, H, W), H and W multiples of ``size_multiple``.
-            condition: (N, condition_channels, H, W).
+            x: Of shape (N, in_channels, H, W), H and W multiples of ``size_multiple``.
+            condition: Of shape (N, condition_channels, H, W).
 
         Returns:
             The latents, outer (finest) level first, (N, c, h, w) each; and (N,) log |det dz/dx|,
@@ -149,10 +150,10 @@ class ConditionalFlow(nn.Module):
 
         Args:
             z: Latents as ``forward`` gives them, (N, c, h, w) each.
-            condition: (N, condition_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W).
 
         Returns:
-            The image, (N, in_channels, H, W).
+            The image of shape (N, in_channels, H, W).
         """
         return self._prepared(condition).inverse(z)
 
@@ -160,11 +161,11 @@ class ConditionalFlow(nn.Module):
         """Density of an image given the condition.
 
         Args:
-            x: (N, in_channels, H, W).
-            condition: (N, condition_channels, H, W).
+            x: Of shape (N, in_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W).
 
         Returns:
-            Natural logarithm of the density, (N,), float64.
+            Natural logarithm of the density of shape (N,), float64.
         """
         return log_prob_of(*self(x, condition))
 
@@ -177,12 +178,12 @@ class ConditionalFlow(nn.Module):
         CPU, whatever the device, so that one seed gives the same latents everywhere.
 
         Args:
-            condition: (N, condition_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W).
             temperature: Standard deviation of the latents, at least 0.
             generator: Random numbers, on the CPU.
 
         Returns:
-            Images, (N, in_channels, H, W).
+            Images of shape (N, in_channels, H, W).
         """
         z = [
             torch.randn(shape, generator=generator) for shape in self.latent_shapes(condition.shape)
@@ -198,7 +199,7 @@ class ConditionalFlow(nn.Module):
         On a CPU one image at a time is fastest: what it makes on the way then fits the cache.
 
         Args:
-            condition: (N, condition_channels, H, W), or None for a flow without one.
+            condition: Of shape (N, condition_channels, H, W), or None for a flow without one.
         """
         with torch.no_grad():
             return self._prepared(condition)
@@ -209,8 +210,8 @@ class ConditionalFlow(nn.Module):
         channel.
 
         Args:
-            x: (N, in_channels, H, W).
-            condition: (N, condition_channels, H, W).
+            x: Of shape (N, in_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W).
         """
         for level, features in zip(self.levels, self.features(condition)):
             x = level.initialise(x, features)
@@ -220,19 +221,19 @@ class ConditionalFlow(nn.Module):
         """The condition's features at each level, finest first.
 
         Args:
-            condition: (N, condition_channels, H, W).
+            condition: Of shape (N, condition_channels, H, W).
 
         Returns:
             For each level (N, features, h, w), or None where the flow has no condition.
         """
-        if not self.conditional:
+        if self.condition_network is None:
             return [None] * len(self.levels)
         if condition is None:
             raise ValueError("this flow is conditional: give the condition too")
         self._check_size(condition)
         return self.condition_network(condition)
 
-    def latent_shapes(self, image_shape) -> list[tuple[int, ...]]:
+    def latent_shapes(self, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Shapes of the latents for images of this shape (N, C, H, W)."""
         n, _, *size = image_shape
         shapes = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,7 @@ class FlowStep(nn.Module):
     def prepare(self, features: Tensor | None) -> StepGiven:
         if self.from_features is None:
             return StepGiven(None, None, None, 0.0, self.first.bias[None, :, None, None])
+        assert self.injector is not None  # it and ``from_features`` exist together
         for_injector, hidden = self.from_features(features).chunk(2, 1)
         log_scale, shift = self.injector(for_injector.relu()).chunk(2, 1)
         log_scale = bounded_scale(log_scale, self.bound)
@@ -140,11 +141,18 @@ class FlowStep(nn.Module):
         grad_y: Tensor,
         grad_log_det: Tensor,
         sums: _Gradients,
-    ):
-        """Gradients through ``encode`` and ``prepare`` from the output y alone: (the input, its
-        gradient).
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients through ``encode`` and ``prepare`` from the output alone.
 
-        Those of the features and the parameters are added to ``sums``.
+        Args:
+            y: The output, (N, C, H, W).
+            features: Of the condition, (N, features, H, W), or None.
+            grad_y: Of the output, (N, C, H, W).
+            grad_log_det: Of the log-determinant, (N, 1, 1, 1).
+            sums: Those of the features and the parameters are added to it.
+
+        Returns:
+            The input and its gradient, (N, C, H, W) each.
         """
         with torch.enable_grad():
             given = self.prepare(features)
@@ -171,8 +179,11 @@ class FlowStep(nn.Module):
             return x, grad_x
 
         # the injector
+        assert given.shift is not None and self.from_features is not None
+        assert self.injector is not None
         scale = given.scale.detach()
-        x, grad_shift, grad_x = (x - given.shift.detach()) / scale, grad_x, grad_x * scale
+        grad_shift = grad_x
+        x, grad_x = (x - given.shift.detach()) / scale, grad_x * scale
         parameters = [features, *self.from_features.parameters(), *self.injector.parameters()]
         sums.add(
             (given.hidden, given.log_scale, given.shift),
@@ -247,14 +258,14 @@ class Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         level: Level,
         x: Tensor,
         features: Tensor | None,
         weights: Tensor,
         offsets: Tensor,
-        *parameters,
-    ):
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor | float]:
         y, log_det = run(
             level.steps, x, weights, offsets, (step.prepare(features) for step in level.steps)
         )
@@ -264,7 +275,7 @@ class Chain(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y: Tensor, grad_log_det: Tensor):
+    def backward(ctx: Any, grad_y: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
         y, features, weights, offsets, *parameters = ctx.saved_tensors
         if features is not None:
             features = features.detach().requires_grad_(ctx.needs_input_grad[2])
@@ -317,9 +328,19 @@ def run(
     weights: Tensor,
     offsets: Tensor,
     given: Iterable[StepGiven],
-):
-    """Affine map and flow step, one after the other: (output, log-determinant without the affine
-    maps).
+) -> tuple[Tensor, Tensor | float]:
+    """Affine map and flow step, one after the other.
+
+    Args:
+        steps: The flow steps.
+        x: (N, C, H, W).
+        weights: Of the affine maps, (steps, C, C).
+        offsets: Of the affine maps, (steps, C).
+        given: What each step has computed of the condition.
+
+    Returns:
+        The output (N, C, H, W), and the log-determinant (N, 1, 1, 1) without the affine maps; 0
+        without any step.
     """
     log_det = 0
     for step, weight, offset, part in zip(steps, weights, offsets, given):

@@ -46,11 +46,18 @@ class MRFlow(nn.Module):
 
     def statistic(self, name: str) -> Tensor | None:
         """A stored figure, float32; None where the file has none of this name."""
-        return (
-            getattr(self.statistics, name, None)
-            if name in dict(self.statistics.named_buffers())
-            else None
-        )
+        return dict(self.statistics.named_buffers()).get(name)
+
+    def needed(self, name: str) -> Tensor:
+        """A stored figure without which nothing can be harmonized, of the shape that it was given.
+
+        Raises:
+            ValueError: The file has none of this name.
+        """
+        found = self.statistic(name)
+        if found is None:
+            raise ValueError(f"the model file says nothing of its target's {name!r}")
+        return found
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) scaled slices to latents and back, under an empty condition: the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,7 @@ def register(name: str) -> Callable:
     return add
 
 
-def build(name: str, /, **arguments) -> nn.Module:
+def build(name: str, /, **arguments: Any) -> nn.Module:
     """A new network with random weights.
 
     Raises:

@@ -71,7 +71,8 @@ class UNet(nn.Module):
         for block, skip in zip(reversed(self.up), reversed(skips[:-1])):
             x = F.interpolate(x, size=skip.shape[2:], mode=mode, align_corners=False)
             x = block(torch.cat([skip, x], 1))
-        return self.out(x)[(..., *(slice(n) for n in size))]
+        unpadded = tuple(slice(n) for n in size)
+        return self.out(x)[(...,) + unpadded]
 
 
 class _Block(nn.Sequential):

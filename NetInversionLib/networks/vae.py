@@ -139,11 +139,11 @@ class VAE(nn.Module):
         """Mean and logarithm of the variance of the posterior.
 
         Args:
-            x: (N, image_channels, H, W); see ``forward``.
-            condition: (N, condition_channels, H, W), or None.
+            x: Of shape (N, image_channels, H, W); see ``forward``.
+            condition: Of shape (N, condition_channels, H, W), or None.
 
         Returns:
-            Two tensors, (N, latents) each; for maps (N, latents, h, w).
+            Two tensors of shape (N, latents) each; for maps (N, latents, h, w).
         """
         size = tuple(x.shape[2:])
         fits = (
@@ -170,12 +170,12 @@ class VAE(nn.Module):
         """Latents to images.
 
         Args:
-            z: (N, latents) or (N, latents, 1, 1); for maps (N, latents, h, w).
+            z: Of shape (N, latents) or (N, latents, 1, 1); for maps (N, latents, h, w).
             condition: Of the size of the images; one for each of z, one for all, or one for every K
                 in turn.
 
         Returns:
-            Images, (N, image_channels, H, W).
+            Images of shape (N, image_channels, H, W).
         """
         if not self.spatial:
             z = z.flatten(1)
@@ -425,7 +425,12 @@ class _MapDecoder(_Decoder):
 # Arguments ----------------------------------------------------------------------------------------
 
 
-def require_whole(name: str, value, least: int, most: int) -> None:
+def require_whole(name: str, value: object, least: int, most: int) -> None:
+    """Check a whole number.
+
+    Raises:
+        ValueError: It is none, or outside of ``least`` to ``most``.
+    """
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 

@@ -55,11 +55,9 @@ class BatchNorm(nn.Module):
             self.running_mean.lerp_(mean, 0.1)
             self.running_var.lerp_(variance * count / max(count - 1, 1), 0.1)
         found = centred * (variance + self.epsilon).rsqrt()[:, None, None]
-        return (
-            found
-            if self.weight is None
-            else found * self.weight[:, None, None] + self.bias[:, None, None]
-        )
+        if self.weight is None or self.bias is None:
+            return found
+        return found * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class VectorBlock(nn.Module):
@@ -105,7 +103,7 @@ class _ConditionalNorm(BatchNorm):
         super().__init__(channels, affine=False)
         self.gamma, self.beta = gamma, beta
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:  # type: ignore[override]  # is told more
         scale, shift = 1 + self.gamma(told), self.beta(told)
         if self.training:
             return _modulated(super().forward(x), scale, shift)
@@ -215,7 +213,9 @@ class SpectralConv(Spectral):
 
 
 class _UpsamplingConv(Spectral):
-    """Every voxel doubled in both directions, then a 3 x 3 convolution; see the top of this file."""
+    """Every voxel doubled in both directions, then a 3 x 3 convolution (see the file's top)."""
+
+    _kernel: Tensor | None
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(outputs, inputs, 3, 3)

@@ -159,7 +159,7 @@ class Objective:
         output = x.new_empty(len(x), self.target.shape[1], *self.space)
         for rows in _slices(len(x), self.images):
             for window, core, inner in self._tiles():
-                output[(rows, ...) + core] = self.network(x[(rows, ...) + window])[(..., *inner)]
+                output[(rows, ...) + core] = self.network(x[(rows, ...) + window])[(...,) + inner]
         return output
 
     def _error(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,9 +172,9 @@ class Objective:
             for window, core, inner in self._tiles():
                 with torch.enable_grad():
                     part = x[(rows, ...) + window].detach().requires_grad_()
-                    output = self.network(part)[(..., *inner)]
+                    output = self.network(part)[(...,) + inner]
                     y, w = self.target[image[rows]], self.weight[image[rows]]
-                    value = ((output - y[(..., *core)]).abs() * w[(..., *core)]).flatten(1).sum(1)
+                    value = ((output - y[(...,) + core]).abs() * w[(...,) + core]).flatten(1).sum(1)
                     (slope,) = torch.autograd.grad(value.sum(), part)
                 total[rows] += value.detach()
                 gradient[(rows, ...) + window] += slope

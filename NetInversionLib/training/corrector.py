@@ -89,7 +89,7 @@ def train(
     settings: TrainSettings = TrainSettings(),
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
-    masks: Mapping[Path | str, Path | str | None] | None = None,
+    masks: Mapping[Path, Path | None] | None = None,
 ) -> Corrector:
     """A corrector for the scanner that made these scans (one for each person, at least three).
 
@@ -201,7 +201,7 @@ class _Store:
         self,
         folder: Path | str | None,
         paths: Sequence[Path | str],
-        masks: Mapping[Path | str, Path | str | None] | None = None,
+        masks: Mapping[Path, Path | None] | None = None,
     ):
         self.folder = None if folder is None else Path(folder)
         self.masks = {
@@ -242,11 +242,8 @@ class _Store:
             }
 
         kept = self.keep(f"scan-{self._key(path)}", read)
-        return (
-            tuple(Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask")),
-            kept["tone"],
-            kept["whole"],
-        )
+        image, mask = (Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask"))
+        return (image, mask), kept["tone"], kept["whole"]
 
     def keep(self, name: str, make) -> dict[str, np.ndarray]:
         """What ``make`` gives, from the folder if it is there already."""
@@ -353,9 +350,9 @@ def _statistics(
         views.append(quantiles)
         shares.append(share)
     used = np.mean(shares, axis=0) > LEAST_SHARE
-    views = np.array(views)[:, :, used]
-    expected = views.mean(axis=0)
-    deviations, variance = _low_rank((views - expected).reshape(len(views), -1), settings.rank)
+    seen = np.array(views)[:, :, used]
+    expected = seen.mean(axis=0)
+    deviations, variance = _low_rank((seen - expected).reshape(len(seen), -1), settings.rank)
     figures = {
         "template": template,
         "matched": matched,
@@ -462,7 +459,7 @@ def random_field(random: np.random.Generator) -> np.ndarray:
     """A smooth field at the cells' centres: a cubic spline over a box about the head.
 
     Returns:
-        Shape (12, 16, 12); the largest magnitude is 1.
+        Of shape (12, 16, 12); the largest magnitude is 1.
     """
     usual = random.random() < 0.6
     points = (

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -45,6 +46,28 @@ INTENDED_USE = (
     " of CT scans with SIMULATED low dose, so that its invariances can be looked at; it was not"
     " made to improve images."
 )
+
+
+class PatchSettings(Protocol):
+    """What ``draw_batch`` goes by.
+
+    Attributes:
+        batch: Patches in each step.
+        patch: Voxels along their sides.
+        seed: Everything random follows from it and the step's number.
+    """
+
+    @property
+    def batch(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def patch(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def seed(self) -> int:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -156,7 +179,7 @@ def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], 
     return training, [pair for pair in pairs if pair.person == leave_out]
 
 
-def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tuple[Tensor, Tensor]:
+def draw_batch(pairs: list[Pair], settings: PatchSettings, step: int) -> tuple[Tensor, Tensor]:
     """Patches of low and of normal dose; people are drawn with equal chance.
 
     Noise may change its sign, and both are turned and mirrored: the same statistics, more examples.
@@ -171,7 +194,9 @@ def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tupl
     """
     rng = np.random.default_rng([settings.seed, 1, step])
     people = sorted({pair.person for pair in pairs})
-    size, low, normal = settings.patch, [], []
+    size = settings.patch
+    low: list[np.ndarray] = []
+    normal: list[np.ndarray] = []
     while len(low) < settings.batch:
         person = people[rng.integers(len(people))]
         mine = [pair for pair in pairs if pair.person == person]
@@ -185,7 +210,7 @@ def draw_batch(pairs: list[Pair], settings: DenoiserSettings, step: int) -> tupl
             image, noise = (
                 np.pad(a, [(0, size - n) for n in a.shape], mode="reflect") for a in (image, noise)
             )
-        turns, mirrored = rng.integers(4), rng.random() < 0.5
+        turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         image, noise = (np.rot90(a[:, ::-1] if mirrored else a, turns) for a in (image, noise))
         normal.append(image.copy())
         low.append((image + noise).clip(-1024, 3071).astype(np.float32))
@@ -257,16 +282,17 @@ class _State(State):
         error, HU.
         """
         s, critic = self.settings, self.parts.get("critic")
-        adversarial = critic is not None and self.step >= s.warm_up * s.steps
-        if adversarial:
+        if self.step < s.warm_up * s.steps:
+            critic = None
+        if critic is not None:
             for n in range(s.critic_steps):
-                self.criticise(
-                    critic, *group.share(*draw(s.steps + s.critic_steps * self.step + n)), group
-                )
+                low, normal = group.share(*draw(s.steps + s.critic_steps * self.step + n))
+                self.criticise(critic, low, normal, group)
         low, normal = (part.to(self.device) for part in group.share(*draw(self.step)))
         found = self.network.train()(low)
         loss = error = F.mse_loss(found, normal)
-        if adversarial:
+        if critic is not None:
+            assert self.features is not None  # "wgan" is never trained without
             loss = (
                 F.mse_loss(self.features(found), self.features(normal))
                 - s.adversarial * critic(found).mean()

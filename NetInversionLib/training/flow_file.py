@@ -62,7 +62,8 @@ def measure(
     """The statistics that the module's docstring lists."""
     progress = progress or Progress()
     everybody = sorted([*training, *held_out], key=lambda c: c.name)
-    bits, rms = [], []
+    bits: list[np.ndarray] = []
+    rms: list[np.ndarray] = []
     for number, case in enumerate(everybody):
         progress.report(1.0, f"figures of {case.name}, {number + 1} of {len(everybody)}")
         for kept, found in zip((bits, rms), figures(flow, case, bin_width)):
@@ -95,8 +96,8 @@ def make_card(
     shapes: dict,
 ) -> models.Card:
     """The card of a flow; ``train``'s caller may replace fields."""
-    bits = network.statistic("bits_per_dim")[:, 3]
-    new = network.statistic("held_out") > 0
+    bits = network.needed("bits_per_dim")[:, 3]
+    new = network.needed("held_out") > 0
     quality = {"training people, bits/dim inside the mask": round(float(bits[~new].mean()), 4)}
     if new.any():
         quality["held-out people, bits/dim inside the mask"] = round(float(bits[new].mean()), 4)
@@ -176,4 +177,4 @@ def combine(
 
 def _fill(network: MRFlow, statistics: dict[str, Tensor]) -> None:
     for name, values in statistics.items():
-        network.statistic(name).copy_(values)
+        network.needed(name).copy_(values)

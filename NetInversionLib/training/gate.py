@@ -80,9 +80,8 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
     quantiles = [np.quantile(seen.inside, FRACTIONS) for seen in looks]
     figures, turned = [], []
     for number, (seen, one) in enumerate(zip(looks, moving)):
-        others = Template(
-            *(total - placed[number]) / (len(looks) - 1), _handed(np.delete(asymmetries, number, 0))
-        )
+        flat, mask = (total - placed[number]) / (len(looks) - 1)
+        others = Template(flat, mask, _handed(np.delete(asymmetries, number, 0)))
         mean = (np.sum(quantiles, 0) - quantiles[number]) / (len(looks) - 1)
         affine = place(one, others)
         found = {
@@ -97,16 +96,16 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
             (ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2),
             "The gate learns the target's limits",
         )
-    template = total / len(looks)
-    found = {
-        "gate_template": template[0],
-        "gate_mask": template[1],
+    mean_flat, mean_mask = total / len(looks)
+    statistics: dict[str, np.ndarray | list] = {
+        "gate_template": mean_flat,
+        "gate_mask": mean_mask,
         "gate_asymmetry": _handed(asymmetries),
         "gate_figures": figures,
         "gate_turned": turned,
         "gate_quantiles": np.mean(quantiles, 0),
     }
-    return {name: np.asarray(values, np.float32) for name, values in found.items()}
+    return {name: np.asarray(values, np.float32) for name, values in statistics.items()}
 
 
 def _handed(asymmetries: np.ndarray) -> np.ndarray:

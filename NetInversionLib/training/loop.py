@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,9 @@ class State:
     def __init__(self, settings, names: list[str], network: nn.Module, **parts):
         self.settings, self.names, self.network = settings, sorted(set(names)), network
         self.parts = {"network": network, **parts}
-        self.step, self.history, self.recent = 0, [], []
+        self.step = 0
+        self.history: list = []
+        self.recent: list = []
         self.begin_mean()
 
     def begin_mean(self) -> None:
@@ -269,7 +272,7 @@ class _Clock:
         return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def plain(settings) -> dict:
+def plain(settings: Any) -> dict:
     """A dataclass as JSON values: tuples as lists."""
     return {name: _listed(value) for name, value in asdict(settings).items()}
 

@@ -19,7 +19,8 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     Raises:
         ValueError: There is none, or a name comes twice.
     """
-    folder, found = Path(folder), {}
+    folder = Path(folder)
+    found: dict[str, tuple[Path, Path | None]] = {}
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:

@@ -284,7 +284,7 @@ def train_cinn(
     )
     if group.rank == 0:
         sampler = averaged(state)
-        quality = {}
+        quality: dict[str, float] = {}
         for who, title in _people(pairs, leave_out).items():
             values = judged(sampler, [p for p in pairs if p.person == who])
             quality |= {
@@ -316,7 +316,7 @@ def train_cinn(
 def fit_flows(
     flows: nn.ModuleList,
     batch: Callable[[int, Group], tuple[Tensor, list[Tensor]]],
-    settings,
+    settings: CINNSettings,
     names: list[str],
     group: Group = Group(),
     checkpoint: Path | str | None = None,
@@ -328,9 +328,9 @@ def fit_flows(
 
     Args:
         flows: Of the class ``CINN``.
-        batch: Of a step and the processes: this one's part of latents, and of each flow's
-            conditions z.
-        settings: With ``steps``, ``learning_rate``, ``average`` and ``checkpoint_every``.
+        batch: Of a step and the processes: this one's part of latents (N, latents) or
+            (N, latents, h, w), and of each flow's conditions z (N, C, H, W).
+        settings: Its ``steps``, ``learning_rate``, ``average`` and ``checkpoint_every``.
         names: Of all that the training depends on beside the settings.
         judge: A figure of held-out people, lower is better.
 

@@ -118,7 +118,9 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
     )
 
 
-def resampled(scan: Scan, spacing_mm: float, slices=slice(None), smooth: bool = True) -> Scan:
+def resampled(
+    scan: Scan, spacing_mm: float, slices: slice | np.ndarray = slice(None), smooth: bool = True
+) -> Scan:
     """``scan`` (or some of its slices) at another in-plane voxel size, first smoothed to it where
     that is coarser.
     """

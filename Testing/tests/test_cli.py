@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from pages import check_alone
 from test_models import make_card, make_network
 from toy_brains import brain
 
+import NetInversionLib
 from NetInversionLib import cli, models
 from NetInversionLib.core import files, volumes
 from NetInversionLib.core.volumes import Volume
@@ -35,6 +39,49 @@ def test_list(file, capsys):
 def test_list_of_nothing_says_where_it_looked(tmp_path, capsys):
     assert cli.main(["models", "list", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"no models in {tmp_path}\n"
+
+
+LIGHT = """
+import sys
+
+HEAVY = {"torch", "scipy", "skimage", "matplotlib"}
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            raise AssertionError(f"{name} is imported")
+
+
+sys.meta_path.insert(0, Refuse())
+from NetInversionLib import cli
+
+status = cli.main(sys.argv[1:])
+assert not HEAVY & set(sys.modules)
+sys.exit(status)
+"""
+
+
+def run_light(*words: str) -> subprocess.CompletedProcess:
+    """A command line in a process of its own that cannot import any heavy package."""
+    paths = [os.path.dirname(os.path.dirname(NetInversionLib.__file__)), *sys.path]
+    return subprocess.run(
+        [sys.executable, "-c", LIGHT, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+
+
+def test_version_needs_no_heavy_package():
+    ended = run_light("--version")
+    assert ended.stdout == f"netinversion {NetInversionLib.__version__}\n", ended.stderr
+
+
+def test_list_needs_no_heavy_package(file):
+    ended = run_light("models", "list", str(file.parent))
+    assert ended.returncode == 0, ended.stderr
+    assert f"{file}\n  tiny, version 1\n" in ended.stdout
 
 
 def test_info(file, capsys):

@@ -11,7 +11,7 @@ from scipy import ndimage
 from NetInversionLib import cli
 from NetInversionLib.core import files, results
 from NetInversionLib.core.volumes import Volume
-from NetInversionLib.evaluation import gate, harmonize, visits
+from NetInversionLib.evaluation import comparison, gate, harmonize, visits
 from NetInversionLib.harmonize import matching, simulated_scanners
 from NetInversionLib.harmonize import scan as harmonize_scan
 
@@ -55,7 +55,7 @@ def cohort(tmp_path_factory):
 
 
 def fast_methods(target):
-    return harmonize.methods_of(target, wanted=FAST)
+    return comparison.methods_of(target, wanted=FAST)
 
 
 def test_people_by_patterns(cohort):
@@ -72,7 +72,7 @@ def test_people_by_patterns(cohort):
 def test_methods_by_name():
     target = np.linspace(0, 1, 513)
     assert list(fast_methods(target)) == ["source", "histogram matching", "Nyúl", "z-score"]
-    assert list(harmonize.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
+    assert list(comparison.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
 
 
 def test_a_method_that_knows_the_truth_is_perfect_and_the_source_is_not(cohort):
@@ -418,7 +418,7 @@ def test_real_scanners(data):
     targets = harmonize.find_people(folder, "ixi07*,ixi136*,ixi15*")
     people = harmonize.find_people(folder, "ixi012*,ixi014*")
     target = matching.mean_quantiles(map(harmonize.read, targets))
-    methods = harmonize.methods_of(target, wanted="histogram*")
+    methods = comparison.methods_of(target, wanted="histogram*")
     _, means, _ = harmonize.prospective(
         people, targets, methods, data / "brain_t1" / "site_b_labels"
     )
