@@ -87,12 +87,12 @@ def harmonize(
     )  # raises before any work is done
     progress.report(0.0, "Reading the volume")
     source = volumes["source"]
-    scan = harmonize_scan.prepare(source, core_volumes.get("mask"))
+    scan = harmonize_scan.prepare(source, volumes.get("mask"))
     statistics = gate_statistics(network)
     progress.report(0.02, "Checking contrast, orientation and artefacts")
     seen = gate_figures.look(scan)
     checks = gate.check_source(seen, statistics)
-    result = Result(facts=_facts(model, settings, device, scan, source, core_volumes.get("mask")))
+    result = Result(facts=_facts(model, settings, device, scan, source, volumes.get("mask")))
     word, reasons = gate.verdict(checks)
     if word == "refused" and not settings.force:
         result.tables["verdict"] = gate.table(checks)

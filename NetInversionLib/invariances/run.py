@@ -125,7 +125,7 @@ def invariances(
             settings,
             part,
             device,
-            core_volumes.get("segments"),
+            volumes.get("segments"),
             samplings[suffix],
         )
         if len(asked) > 1:
