@@ -333,7 +333,7 @@ class Stop(Progress):
 
 
 def test_a_partial_result_is_usable_and_says_so(monkeypatch):
-    monkeypatch.setattr("NetInversionLib.invariances.INTERMEDIATE_EVERY_S", -1)
+    monkeypatch.setattr("NetInversionLib.invariances.findings.INTERMEDIATE_EVERY_S", -1)
     progress = Stop()
     run(body(), averaging(), progress, region=(0, 2, 10, 30, 12, 34), samples=4, projected=2)
     assert (
