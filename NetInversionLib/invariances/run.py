@@ -68,8 +68,8 @@ def invariances(
     """Sample what may change in ``volumes["low_dose"]`` without ``models["denoiser"]`` noticing.
 
     Args:
-        volumes: "low_dose", CT in HU, [k, j, i], any orientation. Optional "segments", whole numbers
-            (``components.segment_table``).
+        volumes: "low_dose", CT in HU, [k, j, i], any orientation. Optional "segments", whole
+            numbers (``components.segment_table``).
         models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder
             with flows trained for it, which proposals of the kind "cinn" need. Optional "second",
             another denoiser, asked about the same noise and textures, and with a "second sampler"
