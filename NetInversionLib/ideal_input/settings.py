@@ -4,9 +4,13 @@ torch is installed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from ..core.settings import Checked, setting
 
 STARTS = ("patient", "zeros", "noise")
+DIRECTIONS = ("best", "worst")
+OPTIMISERS = ("batched", "fixed-step")
 NOISE = 0.02
 """Standard deviation of the noisier inputs in table "validity", as a share of the network's input
 range.
@@ -16,7 +20,7 @@ BLUR_VOXELS = 1.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What to look for, from where, and how far; images are in the network's normalised units (0 to
     1).
 
@@ -39,75 +43,40 @@ class Settings:
     table "acquirable".
     """
 
-    starts: tuple[str, ...] = ("patient",)
-    noise_seeds: int = 1
+    starts: tuple[str, ...] = setting(("patient",), choices=STARTS, filled=True)
+    noise_seeds: int = setting(1, at_least=1)
     seed: int = 0
-    direction: str = "best"
-    ball: float | None = None
-    above: float = 10.0
-    below: float = 10.0
+    direction: str = setting("best", choices=DIRECTIONS)
+    ball: float | None = setting(None, above=0)
+    above: float = setting(10.0, at_least=0)
+    below: float = setting(10.0, at_least=0)
     mean: bool = True
     box: bool = False
-    optimiser: str = "batched"
-    max_evaluations: int = 200
+    optimiser: str = setting("batched", choices=OPTIMISERS)
+    max_evaluations: int = setting(200, at_least=1)
     history: int = 20
     locked: tuple[str, ...] = ()
     region: tuple[int, ...] | None = None
-    context: int = 16
+    context: int = setting(16, at_least=0)
     device: str = "auto"
     memory_gb: float | None = None
     allow_cpu: bool = True
     validity: bool = True
     knobs: bool = True
 
-    def __post_init__(self):
-        for name in ("starts", "locked", "region"):  # lists, when they come from JSON
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        unknown = set(self.starts) - set(STARTS)
-        if unknown or not self.starts:
-            raise ValueError(
-                f"starts must be among {', '.join(STARTS)}, not"
-                f" {', '.join(map(str, unknown)) or 'empty'}"
-            )
-        if self.direction not in ("best", "worst") or self.optimiser not in (
-            "batched",
-            "fixed-step",
-        ):
-            raise ValueError(
-                "direction is 'best' or 'worst', optimiser is 'batched' or 'fixed-step'"
-            )
+    def check(self) -> None:
+        """Raise ValueError for bounds that exclude each other, or a search without an end."""
         if self.direction == "worst" and self.ball is None:
             raise ValueError(
                 "the worst input needs a ball (greatest distance from the patient's images): "
                 "without one the error has no upper limit"
             )
-        if self.ball is not None and not (
-            self.ball > 0 and set(self.starts) == {"patient"} and not self.box
-        ):
-            raise ValueError(
-                "a ball must be greater than 0, starts only at the patient, and excludes box bounds"
-            )
+        if self.ball is not None and (set(self.starts) != {"patient"} or self.box):
+            raise ValueError("a ball needs starts only at the patient, and excludes box bounds")
         if self.optimiser == "fixed-step" and (self.box or self.ball is not None):
             raise ValueError(
                 "the fixed-step optimiser has neither box bounds nor a ball: choose the batched one"
             )
-        if (
-            self.max_evaluations < 1
-            or self.noise_seeds < 1
-            or self.context < 0
-            or min(self.above, self.below) < 0
-        ):
-            raise ValueError(
-                "max_evaluations and noise_seeds are at least 1, context and the lambdas at least 0"
-            )
-
-    @classmethod
-    def from_json(cls, settings: dict) -> Settings:
-        unknown = set(settings) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
-        return cls(**settings)
 
 
 PRESETS = {

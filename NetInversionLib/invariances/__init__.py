@@ -8,7 +8,7 @@ __getattr__ = door(
         "Blended": "moments",
         "Moments": "moments",
         "tiles": "moments",
-        "image_noise": "run",
+        "image_noise": "choices",
         "invariances": "run",
         "run_task": "run",
         "Settings": "settings",

@@ -16,7 +16,7 @@ from .level_set import LevelSet, Projected, Window
 
 
 class Moments:
-    """Running first and second moments of images, float64; memory does not grow with their number."""
+    """Running first and second moments of images, float64; memory does not grow with them."""
 
     def __init__(self, size: tuple[int, int]):
         self.count, self.first, self.second = (
@@ -26,7 +26,7 @@ class Moments:
         )
 
     def add(self, changes: Tensor) -> None:
-        """Images (N, h, w) as changes from the patient's, so that no digits are lost."""
+        """Images (N, H, W) as changes from the patient's, so that no digits are lost."""
         changes = changes.double().cpu()
         self.count += len(changes)
         self.first += changes.sum(0)
@@ -62,7 +62,7 @@ class Blended:
 
 
 def tiles(region: Window, tile: int, overlap: int) -> Iterator[tuple[Window, Tensor]]:
-    """Tiles that cover a region, each with its weights (h, w) in ``Blended``, which fall linearly
+    """Tiles that cover a region, each with its weights (H, W) in ``Blended``, which fall linearly
     towards a neighbour.
     """
     rows, columns = (
@@ -119,11 +119,23 @@ MAPS = [
 
 @dataclass
 class SliceState:
-    """What was found in one slice so far."""
+    """What was found in one slice so far.
 
-    deviations: dict[str, Blended]  # by MAPS, while the slice is worked on
+    Attributes:
+        deviations: By ``MAPS``, while the slice is worked on.
+        output: What the network makes of it, (J, I), HU.
+        maps: What ``deviations`` come to, (J, I) float32, HU, once the slice is done.
+        references: Headings of table "proof" and what the samples are to be compared with.
+        floor: What the sampler's autoencoder changes by itself, (J, I), HU.
+        samples: Samples and proposals that are kept, (J, I), HU, by key.
+        answers: What the network makes of the samples, likewise.
+        components: Principal components, likewise.
+    """
+
+    deviations: dict[str, Blended]
     output: Tensor
-    maps: dict[str, np.ndarray] = field(default_factory=dict)  # what they come to
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    references: dict[str, float] = field(default_factory=dict)
     floor: Tensor | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
     answers: dict[str, Tensor] = field(default_factory=dict)
@@ -132,20 +144,33 @@ class SliceState:
 
 @dataclass
 class TileState:
-    """What was found in one tile of a slice, or in its whole region, so far."""
+    """What was found in one tile of a slice, or in its whole region, so far.
+
+    Attributes:
+        k: The slice.
+        window: The tile.
+        weight: Its weights in ``Blended``, (H, W).
+        target: What may not change.
+        output: The same of the network's output, beside a hidden layer.
+        of_region: Whether it is the slice's whole region, on which every change is tried.
+        measures: The layer's changes by what was tried, (N,) each.
+        moved: What was projected.
+        outputs: Changes of the output by what was projected, HU, (N,) each.
+        accepted: Accepted changes, (N, H, W) each, HU.
+        moments: Of the changes, by ``MAPS``.
+    """
 
     k: int
     window: Window
     weight: Tensor
     target: LevelSet
-    output: LevelSet | None  # beside a hidden layer
-    references: dict[str, float] = field(
-        default_factory=dict
-    )  # headings and values for table "proof"
+    output: LevelSet | None
+    of_region: bool
     measures: list[Tensor] = field(default_factory=list)
     moved: list[Projected] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     accepted: list[Tensor] = field(default_factory=list)
+    moments: dict[str, Moments] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.moments = {key: Moments(self.window.size) for key in MAPS}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
+
+from ..core.settings import Checked, setting
 
 PROPOSALS = ("noise", "texture", "cinn")
+NOTHING_CHANGES = (
+    "at exactly the same output a network with as many outputs as inputs lets nothing change."
+    " Choose a fraction of the noise, 1 HU say"
+)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Which changes to try, where, and what counts as unnoticed.
 
     ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the low-dose volume, or None
@@ -37,97 +41,41 @@ class Settings:
     region: tuple[int, ...] | None = None
     region_from: str = ""
     layer: str = "output"
-    proposals: tuple[str, ...] = ("noise",)
-    samples: int = 250
-    projected: int = 16
-    shown: int = 5
-    epsilon_hu: float | None = None
-    epsilon_noise: float = 0.1
-    epsilon_layer: float = 0.01
-    max_evaluations: int = 150
-    texture_hu: float = 50.0
-    dose: float = 0.25
-    photons: float = 1.5e5
-    electronic: float = 10.0
+    proposals: tuple[str, ...] = setting(("noise",), choices=PROPOSALS, filled=True)
+    samples: int = setting(250, at_least=2)
+    projected: int = setting(16, at_least=0)
+    shown: int = setting(5, at_least=0)
+    epsilon_hu: float | None = setting(None, above=0, because=NOTHING_CHANGES)
+    epsilon_noise: float = setting(0.1, above=0, because=NOTHING_CHANGES)
+    epsilon_layer: float = setting(0.01, above=0, because=NOTHING_CHANGES)
+    max_evaluations: int = setting(150, at_least=1)
+    texture_hu: float = setting(50.0, above=0)
+    dose: float = setting(0.25, above=0, at_most=1)
+    photons: float = setting(1.5e5, above=0)
+    electronic: float = setting(10.0, at_least=0)
     match_noise: bool = True
-    tile: int = 128
-    overlap: int = 32
-    structure_mm: float = 5.0
-    components: int = 3
+    tile: int = setting(128, at_least=8)
+    overlap: int = setting(32, at_least=0)
+    structure_mm: float = setting(5.0, above=0)
+    components: int = setting(3, at_least=0)
     segments: tuple[str, ...] = ()
-    lesion: tuple[float, float, float] | None = None
-    lesion_diameters_mm: tuple[float, ...] = (3.0, 5.0, 8.0, 12.0)
-    lesion_contrasts_hu: tuple[float, ...] = (-60.0, -20.0, 20.0, 60.0)
+    lesion: tuple[float, float, float] | None = setting(None, because="a point, RAS in mm")
+    lesion_diameters_mm: tuple[float, ...] = setting((3.0, 5.0, 8.0, 12.0), filled=True, above=0)
+    lesion_contrasts_hu: tuple[float, ...] = setting(
+        (-60.0, -20.0, 20.0, 60.0), filled=True, other_than=0
+    )
     spectrum: tuple[str, ...] = ()
-    spectrum_size: int = 24
+    spectrum_size: int = setting(24, at_least=4, at_most=128)
     seed: int = 0
     device: str = "auto"
 
-    def __post_init__(self):
-        for field in fields(self):  # lists, when they come from JSON
-            if isinstance(getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        unknown = set(self.proposals) - set(PROPOSALS)
-        if unknown or not self.proposals:
+    def check(self) -> None:
+        """Raise ValueError where numbers that depend on each other do not fit."""
+        for name in ("projected", "shown"):
+            count = getattr(self, name)
+            if count > self.samples:
+                raise ValueError(f"{name} must be at most samples ({self.samples}), not {count}")
+        if 2 * self.overlap > self.tile:
             raise ValueError(
-                f"proposals must be among {', '.join(PROPOSALS)}, not "
-                f"{', '.join(map(str, sorted(unknown))) or 'empty'}"
+                f"overlap must be at most half of tile ({self.tile}), not {self.overlap}"
             )
-        if (
-            self.epsilon_hu is not None
-            and not self.epsilon_hu > 0
-            or not min(self.epsilon_noise, self.epsilon_layer) > 0
-        ):
-            raise ValueError(
-                "epsilon must be above 0: at exactly the same output a network with as many outputs"
-                " as inputs lets nothing change. Choose a fraction of the noise, 1 HU say"
-            )
-        if not (
-            self.samples >= 2
-            and 0 <= self.projected <= self.samples
-            and 0 <= self.shown <= self.samples
-        ):
-            raise ValueError("samples is at least 2, projected and shown at most samples")
-        if (
-            self.max_evaluations < 1
-            or not self.texture_hu > 0
-            or not 0 <= 2 * self.overlap <= self.tile
-            or self.tile < 8
-        ):
-            raise ValueError(
-                "max_evaluations is at least 1, texture_hu above 0, tile at least 8 and at least"
-                " twice the overlap"
-            )
-        if not self.structure_mm > 0 or self.components < 0 or not 4 <= self.spectrum_size <= 128:
-            raise ValueError(
-                "structure_mm is above 0, components not below 0, spectrum_size 4 to 128"
-            )
-        if self.lesion is not None and len(self.lesion) != 3:
-            raise ValueError("lesion is a point: three numbers, RAS in mm")
-        if self.lesion is not None and not all(_is_number(x) for x in self.lesion):
-            raise ValueError(f"lesion must be numbers, RAS in mm, not {self.lesion}")
-        if not self.lesion_diameters_mm or not all(
-            _is_number(x) and x > 0 for x in self.lesion_diameters_mm
-        ):
-            raise ValueError(
-                "lesion_diameters_mm must be one number or more, all above 0, not"
-                f" {self.lesion_diameters_mm}"
-            )
-        if not self.lesion_contrasts_hu or not all(
-            _is_number(x) and x != 0 for x in self.lesion_contrasts_hu
-        ):
-            raise ValueError(
-                "lesion_contrasts_hu must be one number or more, none of them 0, not"
-                f" {self.lesion_contrasts_hu}"
-            )
-
-    @classmethod
-    def from_json(cls, settings: dict) -> Settings:
-        unknown = set(settings) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
-        return cls(**settings)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)

@@ -187,12 +187,12 @@ def test_the_same_settings_give_the_same_bits():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"mode": "gan"}, "mode is one of"),
+        ({"mode": "gan"}, "mode must be one of"),
         ({"output_range": "8 bit"}, "output_range"),
         ({"strength": 1.5}, "strength"),
         ({"alpha": 1.0}, "alpha"),
         ({"iterations": 0}, "iterations"),
-        ({"beta_edges": -1.0}, "betas"),
+        ({"beta_edges": -1.0}, "beta_edges"),
         ({"orientations": ()}, "empty"),
         ({"orientations": ("oblique",)}, "oblique"),
     ],

@@ -333,7 +333,7 @@ class Stop(Progress):
 
 
 def test_a_partial_result_is_usable_and_says_so(monkeypatch):
-    monkeypatch.setattr("NetInversionLib.invariances.run.INTERMEDIATE_EVERY_S", -1)
+    monkeypatch.setattr("NetInversionLib.invariances.findings.INTERMEDIATE_EVERY_S", -1)
     progress = Stop()
     run(body(), averaging(), progress, region=(0, 2, 10, 30, 12, 34), samples=4, projected=2)
     assert (
@@ -383,7 +383,7 @@ def test_layers_regions_and_tolerances_that_make_no_sense_are_refused():
         run(body(), averaging(), layer="7")
     with pytest.raises(ValueError, match="does not lie within the volume"):
         run(body(), averaging(), region=(0, 9, 0, 5, 0, 5))
-    with pytest.raises(ValueError, match="epsilon must be above 0"):
+    with pytest.raises(ValueError, match="epsilon_hu must be a finite number above 0.*fraction of the noise"):
         run(body(), averaging(), epsilon_hu=0.0)
     with pytest.raises(ValueError, match="give epsilon in HU"):
         run(

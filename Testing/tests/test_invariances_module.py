@@ -890,9 +890,9 @@ def test_a_sampler_from_the_console(sampled):
 
 @pytest.mark.parametrize("worker", [False, True])
 def test_cancel_keeps_a_partial_map_that_says_so(widget, published, monkeypatch, worker):
-    from NetInversionLib.invariances import run
+    from NetInversionLib.invariances import findings
 
-    monkeypatch.setattr(run, "INTERMEDIATE_EVERY_S", 0)
+    monkeypatch.setattr(findings, "INTERMEDIATE_EVERY_S", 0)
     monkeypatch.setattr(type(widget), "PREVIEW_EVERY_S", 0.1)
     choose(widget, add_ct(), worker=worker)
     use_model(widget, published)
