@@ -20,7 +20,6 @@ from NetInversionLib.jobs import speed  # noqa: E402
 from NetInversionLib.panel import (
     estimates,  # noqa: E402
     job,  # noqa: E402
-    packages,  # noqa: E402
 )
 from NetInversionLib.panel import logic as panel_logic  # noqa: E402
 

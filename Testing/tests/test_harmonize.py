@@ -14,9 +14,15 @@ from NetInversionLib import harmonize as method
 from NetInversionLib import jobs, models
 from NetInversionLib.core import files, volumes
 from NetInversionLib.core.progress import Cancelled, Progress
-from NetInversionLib.harmonize import estimate, gate, harmonize, similarity, simulated_scanners, slices
+from NetInversionLib.harmonize import (
+    estimate,
+    gate,
+    harmonize,
+    similarity,
+    simulated_scanners,
+    slices,
+)
 from NetInversionLib.harmonize import report as harmonize_report
-from NetInversionLib.harmonize import run as harmonize_run
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize.settings import Settings
 from NetInversionLib.harmonize.tone_field import ToneField
@@ -205,7 +211,7 @@ def test_what_was_found_is_told_and_a_poor_alignment_is_flagged(model, monkeypat
     assert verdict["alignment to the target"] == "yes"
     known = estimate.explain
     monkeypatch.setattr(
-        harmonize_run.corrector,
+        estimate,
         "explain",
         lambda *given, **more: replace(known(*given, **more), alignment=0.8),
     )

@@ -15,7 +15,6 @@ from toy_models import LPS, channel, linear, model, random_matrix, smooth, volum
 from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.core.volumes import Volume, orientation
 from NetInversionLib.ideal_input import Settings, ideal_input, search
-from NetInversionLib.ideal_input import run as ideal_input_run
 from NetInversionLib.ideal_input.reading import start_words
 from NetInversionLib.ideal_input.settings import PRESETS
 

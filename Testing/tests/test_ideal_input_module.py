@@ -36,7 +36,6 @@ from NetInversionLib.panel import (
 )
 from NetInversionLib.scene import read  # noqa: E402
 from NetInversionLib.scene import results as scene_results  # noqa: E402
-from NetInversionLib.scene import tables as scene_tables  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("in_phase", "fat_fraction", "water_fraction", "ct")

@@ -383,7 +383,9 @@ def test_layers_regions_and_tolerances_that_make_no_sense_are_refused():
         run(body(), averaging(), layer="7")
     with pytest.raises(ValueError, match="does not lie within the volume"):
         run(body(), averaging(), region=(0, 9, 0, 5, 0, 5))
-    with pytest.raises(ValueError, match="epsilon_hu must be a finite number above 0.*fraction of the noise"):
+    with pytest.raises(
+        ValueError, match="epsilon_hu must be a finite number above 0.*fraction of the noise"
+    ):
         run(body(), averaging(), epsilon_hu=0.0)
     with pytest.raises(ValueError, match="give epsilon in HU"):
         run(

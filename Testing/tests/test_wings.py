@@ -88,7 +88,9 @@ def test_a_broken_rule_is_found(place, line):
 
 def test_a_question_names_no_other_question_and_no_door_to_the_outside():
     for question in QUESTIONS:
-        forbidden = (QUESTIONS - {question}) | WORKSHOP | {"jobs", "scene", "panel", "cli", "cohort"}
+        forbidden = (
+            (QUESTIONS - {question}) | WORKSHOP | {"jobs", "scene", "panel", "cli", "cohort"}
+        )
         assert not MAY_IMPORT[question] & forbidden
 
 
