@@ -128,18 +128,7 @@ def describe(
         case, names, found.images, Result(facts={"complete": True}), settings.direction
     )
     if len(names) > 1:
-        spread = case.model.denormalise_change(found.images.std(0, unbiased=False), case.scaling)
-        for index, channel in enumerate(case.model.card.inputs):
-            put_volume(
-                result,
-                case,
-                spread,
-                index,
-                f"spread {channel.role}",
-                channel.units,
-                "spread",
-                f"Spread of {channel.name} over the starts",
-            )
+        _add_spread(result, case, found.images)
     memory = budget(settings, case.patient.device)
     objective = objective_for(
         case, slice(None), replace(settings, mean=True, direction="best"), memory, progress
@@ -179,6 +168,22 @@ def describe(
         for name, row in zip(names, found.status)
     }
     return result
+
+
+def _add_spread(result: Result, case: Case, images: Tensor) -> None:
+    """Add how far the starts' inputs (starts, images, C, *space) lie apart, by channel."""
+    spread = case.model.denormalise_change(images.std(0, unbiased=False), case.scaling)
+    for index, channel in enumerate(case.model.card.inputs):
+        put_volume(
+            result,
+            case,
+            spread,
+            index,
+            f"spread {channel.role}",
+            channel.units,
+            "spread",
+            f"Spread of {channel.name} over the starts",
+        )
 
 
 def _output_volumes(

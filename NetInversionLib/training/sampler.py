@@ -130,55 +130,21 @@ def train_vae(
     training, apart = split_people(pairs, leave_out)
     group = Group.joined(torch.device(device))
     group.check_batch(settings.batch)
-    torch.manual_seed(settings.seed)
-    vae = VAE(**dict(settings.arguments)).to(device)
-    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
-    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
-    state = State(
-        settings,
-        [p.person for p in training],
-        vae,
-        critic=critic,
-        optimiser=torch.optim.Adam(vae.parameters(), settings.learning_rate, betas=(0.5, 0.999)),
-        critic_optimiser=torch.optim.Adam(
-            critic.parameters(), settings.learning_rate, betas=(0.5, 0.9)
-        ),
-    )
-
-    def advance() -> float:
-        x, noise = group.share(*_images_and_noise(training, settings, state.step, vae))
-        x, noise = x.to(device), noise.to(device)
-        made, mean, log_variance = vae.train()(x, noise=noise)
-        error = (made - x).abs().mean()
-        loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
-        if state.step >= settings.critic_from * settings.steps:
-            penalty = gradient_penalty(critic, x, made, place=state.places(group))
-            state.update(
-                state.parts["critic_optimiser"],
-                list(critic.parameters()),
-                critic(made.detach()).mean() - critic(x).mean() + 10 * penalty,
-                group,
-            )
-            loss = loss - settings.adversarial * critic(made).mean()
-        state.update(state.parts["optimiser"], list(vae.parameters()), loss, group, clip=1.0)
-        return float(error.detach()) * SPAN_HU
+    state = _vae_state(training, settings, device)
 
     def averaged() -> Sampler:
         sampler = Sampler(dict(settings.arguments))
         sampler.vae.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
-    def judge() -> float:
-        return held_out_error(averaged(), apart, settings)
-
     run(
         state,
-        advance,
+        lambda: _vae_step(state, training, settings, group, device),
         ("mean absolute error (HU)", "held-out RMSE (HU)"),
         group,
         checkpoint,
         progress,
-        judge,
+        lambda: held_out_error(averaged(), apart, settings),
     )
     if group.rank == 0:
         sampler = averaged().cpu()
@@ -188,20 +154,61 @@ def train_vae(
             )
             for who, title in _people(pairs, leave_out).items()
         }
-        models.save(
-            output,
-            sampler,
-            _card(
-                "Autoencoder of low-dose CT",
-                {"vae": dict(settings.arguments)},
-                settings,
-                state.names,
-                leave_out,
-                quality,
-            ),
+        card = _card(
+            "Autoencoder of low-dose CT",
+            {"vae": dict(settings.arguments)},
+            settings,
+            state.names,
+            leave_out,
+            quality,
         )
+        models.save(output, sampler, card)
     group.leave()
     return Path(output)
+
+
+def _vae_state(training: list[Pair], settings: VAESettings, device: torch.device | str) -> State:
+    """The autoencoder, what it is trained against, and their optimisers."""
+    torch.manual_seed(settings.seed)
+    vae = VAE(**dict(settings.arguments)).to(device)
+    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
+    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
+    rate = settings.learning_rate
+    return State(
+        settings,
+        [p.person for p in training],
+        vae,
+        critic=critic,
+        optimiser=torch.optim.Adam(vae.parameters(), rate, betas=(0.5, 0.999)),
+        critic_optimiser=torch.optim.Adam(critic.parameters(), rate, betas=(0.5, 0.9)),
+    )
+
+
+def _vae_step(
+    state: State,
+    training: list[Pair],
+    settings: VAESettings,
+    group: Group,
+    device: torch.device | str,
+) -> float:
+    """One step of the autoencoder (and the critic's before it); mean absolute error, HU."""
+    vae, critic = state.network, state.parts["critic"]
+    x, noise = group.share(*_images_and_noise(training, settings, state.step, vae))
+    x, noise = x.to(device), noise.to(device)
+    made, mean, log_variance = vae.train()(x, noise=noise)
+    error = (made - x).abs().mean()
+    loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
+    if state.step >= settings.critic_from * settings.steps:
+        penalty = gradient_penalty(critic, x, made, place=state.places(group))
+        state.update(
+            state.parts["critic_optimiser"],
+            list(critic.parameters()),
+            critic(made.detach()).mean() - critic(x).mean() + 10 * penalty,
+            group,
+        )
+        loss = loss - settings.adversarial * critic(made).mean()
+    state.update(state.parts["optimiser"], list(vae.parameters()), loss, group, clip=1.0)
+    return float(error.detach()) * SPAN_HU
 
 
 def train_cinn(
@@ -230,51 +237,25 @@ def train_cinn(
     _check_networks(vae, denoiser)
     group = Group.joined(torch.device(device))
     group.check_batch(settings.batch)
-    autoencoder = vae.network.to(device).vae
-    parts = {
-        part.layer: part
-        for part in (
-            UpTo(denoiser.network.to(device), layer, torch.zeros(1, 1, 64, 64, device=device))
-            for layer in settings.layers
-        )
-    }
-    with torch.no_grad():
-        seen = {
-            layer: part(torch.zeros(1, 1, settings.patch, settings.patch, device=device))
-            for layer, part in parts.items()
-        }
-    arguments = {layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()}
+    conditions = _Conditions(vae.network.to(device).vae, denoiser, settings, device)
     torch.manual_seed(settings.seed)
-    flows = nn.ModuleList(CINN(**a) for a in arguments.values()).to(device)
-
-    def batch(pairs: list[Pair], step: int, group: Group = Group()) -> tuple[Tensor, list[Tensor]]:
-        """Latents and what every layer makes of their images."""
-        x, noise = (
-            part.to(device)
-            for part in group.share(*_images_and_noise(pairs, settings, step, autoencoder))
-        )
-        with torch.no_grad():
-            mean, log_variance = autoencoder.encode(x)
-            return mean + (log_variance / 2).exp() * noise, [part(x) for part in parts.values()]
+    flows = nn.ModuleList(CINN(**a) for a in conditions.arguments.values()).to(device)
 
     def averaged(state: State) -> Sampler:
-        sampler = Sampler(vae.card.arguments["vae"], arguments)
-        sampler.vae.load_state_dict(autoencoder.state_dict())
+        sampler = Sampler(vae.card.arguments["vae"], conditions.arguments)
+        sampler.vae.load_state_dict(conditions.autoencoder.state_dict())
         sampler.flows.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
-    def judged(sampler: Sampler, pairs: list[Pair]) -> Tensor:
-        return torch.stack(
-            [bits_per_latent(sampler.flows, *batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]
-        ).mean(0)
-
     def judge(state: State) -> float:
-        return float(judged(averaged(state), apart).mean()) if apart else math.nan
+        if not apart:
+            return math.nan
+        return float(conditions.judged(averaged(state).flows, apart).mean())
 
     people = sorted({pair.person for pair in training})
     state = fit_flows(
         flows,
-        lambda step, group: batch(training, step, group),
+        lambda step, group: conditions.batch(training, step, group),
         settings,
         [*people, denoiser.sha256, vae.sha256],
         group,
@@ -284,33 +265,80 @@ def train_cinn(
     )
     if group.rank == 0:
         sampler = averaged(state)
-        quality: dict[str, float] = {}
-        for who, title in _people(pairs, leave_out).items():
-            values = judged(sampler, [p for p in pairs if p.person == who])
-            quality |= {
-                f"{title}, layer {layer} (bits per latent)": float(value)
-                for layer, value in zip(parts, values)
-            }
+        quality = conditions.quality(sampler.flows, pairs, _people(pairs, leave_out))
         card = _card(
             f"Invariances of {denoiser.card.name}",
-            {"vae": vae.card.arguments["vae"], "flows": arguments},
+            {"vae": vae.card.arguments["vae"], "flows": conditions.arguments},
             settings,
             people,
             leave_out,
             {**vae.card.quality, **quality},
         )
-        card = replace(
-            card,
-            training={
-                **card.training,
-                "denoiser": denoiser.card.name,
-                "denoiser SHA-256": denoiser.sha256,
-                "autoencoder SHA-256": vae.sha256,
-            },
-        )
+        sources = {
+            "denoiser": denoiser.card.name,
+            "denoiser SHA-256": denoiser.sha256,
+            "autoencoder SHA-256": vae.sha256,
+        }
+        card = replace(card, training={**card.training, **sources})
         models.save(output, sampler.cpu(), card)
     group.leave()
     return Path(output)
+
+
+class _Conditions:
+    """Latents of low-dose images, and what each layer of the denoiser makes of these images.
+
+    Attributes:
+        parts: The denoiser up to each layer, by the layer's name.
+        arguments: What the flow of each layer is built with.
+    """
+
+    def __init__(
+        self,
+        autoencoder: VAE,
+        denoiser: models.Model,
+        settings: CINNSettings,
+        device: torch.device | str,
+    ):
+        self.autoencoder, self.settings, self.device = autoencoder, settings, device
+        empty = torch.zeros(1, 1, 64, 64, device=device)
+        network = denoiser.network.to(device)
+        self.parts = {
+            part.layer: part for part in (UpTo(network, layer, empty) for layer in settings.layers)
+        }
+        patch = torch.zeros(1, 1, settings.patch, settings.patch, device=device)
+        with torch.no_grad():
+            seen = {layer: part(patch) for layer, part in self.parts.items()}
+        self.arguments = {
+            layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()
+        }
+
+    def batch(
+        self, pairs: list[Pair], step: int, group: Group = Group()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Latents of shape (N, latents, ...), and z of shape (N, C, H, W) of every layer."""
+        drawn = _images_and_noise(pairs, self.settings, step, self.autoencoder)
+        x, noise = (part.to(self.device) for part in group.share(*drawn))
+        with torch.no_grad():
+            mean, log_variance = self.autoencoder.encode(x)
+            latents = mean + (log_variance / 2).exp() * noise
+            return latents, [part(x) for part in self.parts.values()]
+
+    def judged(self, flows: nn.ModuleList, pairs: list[Pair]) -> Tensor:
+        """Bits per latent of each flow for some people, of shape (flows,)."""
+        found = [bits_per_latent(flows, *self.batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]
+        return torch.stack(found).mean(0)
+
+    def quality(
+        self, flows: nn.ModuleList, pairs: list[Pair], people: dict[str, str]
+    ) -> dict[str, float]:
+        """Figures for the card: bits per latent of each person and layer."""
+        found = {}
+        for who, title in people.items():
+            values = self.judged(flows, [pair for pair in pairs if pair.person == who])
+            for layer, value in zip(self.parts, values):
+                found[f"{title}, layer {layer} (bits per latent)"] = float(value)
+        return found
 
 
 def fit_flows(
