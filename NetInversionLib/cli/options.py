@@ -35,7 +35,7 @@ COMMANDS: list[Command] = []
 def command(
     group: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]
 ) -> Callable:
-    """Decorator that adds a function to ``COMMANDS``; the first line of its docstring is the help."""
+    """Decorator that adds a function to ``COMMANDS``; its docstring's first line is the help."""
 
     def add(run: Callable[[argparse.Namespace], int]) -> Callable:
         summary = (run.__doc__ or "").partition("\n")[0]

@@ -133,7 +133,7 @@ def _judged(result: Result) -> dict:
 
 
 def _figures(table: Table) -> dict:
-    """A table as name and value: the first column names the rows; what is not finite is left out."""
+    """A table as name and value: the first column names the rows; only what is finite stays."""
     (_, names), *columns = table.columns.items()
     cells = {
         (f"{heading}, {name}" if len(columns) > 1 else str(name)): value

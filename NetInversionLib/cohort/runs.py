@@ -158,7 +158,7 @@ def _line(record: dict, count: int, total: int, seconds_left: float) -> str:
 
 @contextlib.contextmanager
 def _only_run_in(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder, where the system can, and clear what a killed one left."""
+    """Keep a second run out of the folder, where the system can; clear what a killed one left."""
     (out / OWN).mkdir(parents=True, exist_ok=True)
     with open(out / OWN / "lock", "a") as file:
         with contextlib.suppress(ImportError):  # Windows

@@ -99,7 +99,7 @@ def _problem(name: str) -> str | None:
 
 
 def describe(device: torch.device | str = "cpu") -> str:
-    """The device in words: "NVIDIA H200 (139.8 GiB)", "Apple GPU (arm64)", "CPU x86_64, 8 threads"."""
+    """The device in words, such as "NVIDIA H200 (139.8 GiB)" or "CPU x86_64, 8 threads"."""
     import torch
 
     device = torch.device(device)

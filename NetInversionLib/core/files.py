@@ -58,7 +58,7 @@ def load(path: str | os.PathLike) -> Volume:
 
 
 def _require_whole_nifti(image: sitk.Image, path: Path) -> None:
-    """ITK fills a NIfTI file that was cut short with anything, and says nothing: count the bytes."""
+    """ITK silently fills a NIfTI file that was cut short with anything: count the bytes."""
     header = [float(image.GetMetaData(key)) for key in ("vox_offset", "bitpix")]
     needed = header[0] + header[1] / 8 * image.GetNumberOfPixels()
     with open(path, "rb") as file:

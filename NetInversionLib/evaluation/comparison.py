@@ -49,7 +49,7 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
 
 
 def person(path: Path) -> str:
-    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
+    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``person_of``."""
     return training_people.person_of(files.scan_name(path))
 
 

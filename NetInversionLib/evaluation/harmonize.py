@@ -124,7 +124,7 @@ def compare_simulated(
     output: Path | None,
     progress: Progress,
 ) -> Iterator[tuple[Table, str]]:
-    """The target's people as simulated scanners would show them, harmonized: tables with file names.
+    """The target's people on simulated scanners, harmonized, as tables, each with a file name.
 
     Args:
         folder: People of the target scanner.

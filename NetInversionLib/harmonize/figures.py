@@ -27,7 +27,7 @@ FIGURES_EVERY = 3  # bits/dim of a source or result: from every third slice
 
 
 def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
-    """Bits/dim of a scan inside its mask under the target's flow, the mean of three orientations."""
+    """Bits/dim of a scan inside its mask under the target's flow, mean of three orientations."""
     case = slices.make_case(scan, model.card.spacing_mm[0])
     return float(
         slices.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[

@@ -30,7 +30,8 @@ from ..networks.flow import ConditionalFlow
 from .settings import Settings
 
 SLICES_AT_ONCE = 16
-SMOOTH_ABS = 0.01  # |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat regions are not pushed back and forth
+# |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat regions are not pushed back and forth.
+SMOOTH_ABS = 0.01
 # The axis of an array [k, j, i] (k superior, j anterior, i right) along which slices are stacked.
 STACKED_ALONG = {"axial": 0, "coronal": 1, "sagittal": 2}
 
@@ -110,7 +111,7 @@ def _iterate(
 def _through(
     flow: ConditionalFlow, edges: Tensor, alpha: float, radius: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), a few slices at a time."""
+    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), slices in turn."""
     pad = [p for n in reversed(edges.shape[2:]) for p in (0, -n % flow.size_multiple)]
     height, width = edges.shape[2:]
     edges = F.pad(edges, pad)

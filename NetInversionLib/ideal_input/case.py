@@ -70,7 +70,7 @@ def prepare(
     progress: Progress,
     device: torch.device,
 ) -> Case:
-    """Check the volumes, bring them onto one grid, the network's axes and units; cut out the region.
+    """Check the volumes and bring the region onto one grid, in the network's axes and units.
 
     Args:
         volumes: By role, [k, j, i] in scanner units; "mask" is optional.
@@ -326,8 +326,8 @@ def _says(name: str, role: str) -> bool:
 
 def _window(
     volume: Volume, settings: Settings, card: model_files.Card
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """(region plus context as k0, k1, j0, j1, i0, i1; array of uint8, 1 inside the region itself)."""
+) -> tuple[Region, np.ndarray]:
+    """The region plus its context; and an array [k, j, i] of uint8, 1 inside the region itself."""
     shape = volume.array.shape
     inside = np.zeros(shape, np.uint8)
     region = settings.region or tuple(x for n in shape for x in (0, n))
@@ -342,7 +342,7 @@ def _window(
     if card.dimensions == 2:  # slices do not see each other
         margins[core_volumes.axis_toward(volume, card.orientation[2])[0]] = 0
     grown = [(max(0, a - m), min(n, b + m)) for a, b, n, m in zip(low, high, shape, margins)]
-    return tuple(x for pair in grown for x in pair), inside
+    return core_volumes.as_region(x for pair in grown for x in pair), inside
 
 
 def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:

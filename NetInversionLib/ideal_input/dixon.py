@@ -89,7 +89,7 @@ class DixonSettings:
 
     @staticmethod
     def drawn(rng: np.random.Generator) -> DixonSettings:
-        """Settings of a random, similar scan: what training sees, so that no single one is learnt."""
+        """Settings of a random, similar scan: training sees these, lest it learn a single one."""
         return DixonSettings(
             echo_time_ms=rng.uniform(2.25, 2.35),
             t2star_water_ms=rng.uniform(20, 30),

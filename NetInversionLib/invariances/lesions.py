@@ -143,10 +143,10 @@ def detectability(
 
     Returns:
         Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
-        and changes in HU by key, each with its region and its values, of shape (h, w), for the nodule
-        of which most HU survive: "lesion", all of it, and "hidden lesion", what the output leaves
-        room for. Empty if none was accepted. Where a projection was not accepted, what survives is
-        NaN in table and curve.
+        and changes in HU by key, each with its region and its values, of shape (h, w), for the
+        nodule of which most HU survive: "lesion", all of it, and "hidden lesion", what the output
+        leaves room for. Empty if none was accepted. Where a projection was not accepted, what
+        survives is NaN in table and curve.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
     rows: dict[str, list] = {

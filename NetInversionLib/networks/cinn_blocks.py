@@ -1,4 +1,4 @@
-"""Blocks of the conditional invertible network: subnetworks, ActNorm, the embedding of a condition."""
+"""Blocks of the conditional invertible network: subnetworks, ActNorm, embedding of a condition."""
 
 from __future__ import annotations
 

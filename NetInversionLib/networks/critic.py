@@ -1,4 +1,4 @@
-"""The critic of a Wasserstein GAN, and its gradient penalty (Gulrajani et al., arXiv:1704.00028)."""
+"""The critic of a Wasserstein GAN and its gradient penalty (Gulrajani et al., arXiv:1704.00028)."""
 
 from __future__ import annotations
 

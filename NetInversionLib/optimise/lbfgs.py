@@ -184,7 +184,7 @@ class _Rows:
     status: Tensor
 
     def select(self, index: Tensor) -> None:
-        """Keep only these rows; one field at a time, so that no second copy of the history is held."""
+        """Keep only these rows; one field at a time, so that the history is never held twice."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name).index_select(0, index))
 

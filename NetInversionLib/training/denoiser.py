@@ -119,7 +119,7 @@ class DenoiserSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """One slice: normal dose and the noise that makes it low dose, (J, I) float32, HU; whose it is."""
+    """One person's slice: normal dose and the noise that makes it low dose, (J, I) float32, HU."""
 
     person: str
     normal: np.ndarray

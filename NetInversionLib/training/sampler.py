@@ -115,8 +115,7 @@ def train_vae(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Train the autoencoder and write its model file, a ``Sampler`` without flows; goes on from the
-    checkpoint if it is there.
+    """Train the autoencoder, from the checkpoint if it is there; write a ``Sampler`` without flows.
 
     Under torchrun every process calls this; the first one writes.
 
