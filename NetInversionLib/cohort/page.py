@@ -58,8 +58,15 @@ def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
 
 
 def thumbnails(before: Volume, after: Volume) -> list[str]:
-    """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th
-    percentile; JPEG, base64."""
+    """Axial, coronal and sagittal middle of both, radiological, as JPEG in base64.
+
+    Args:
+        before: [k, j, i], any orientation.
+        after: Likewise; where the shapes are alike both are cut to what ``before`` shows.
+
+    Returns:
+        A text for each of the two; each picture goes from 0 to its own 99.5th percentile.
+    """
     before, after = volumes.reorient(before, "LPS"), volumes.reorient(after, "LPS")
     boxes = _box(before.array), _box(before.array if before.shape == after.shape else after.array)
     return [_jpeg(volumes.crop(volume, box)) for volume, box in zip((before, after), boxes)]

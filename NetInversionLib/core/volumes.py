@@ -138,7 +138,7 @@ def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     """Whether voxel (i, j, k) of both is the same place, and their shapes are alike.
 
     Args:
-        a: The one volume.
+        a: The one volume, [k, j, i].
         b: The other.
         tolerance: In voxels, at every corner.
     """

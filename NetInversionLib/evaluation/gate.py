@@ -193,8 +193,8 @@ def gate(
     Args:
         source: The scan as it came, scaled.
         result: The same scan harmonized.
-        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which
-            shape each is.
+        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which shape
+            each is.
         bits: bits/dim of a result, and the statistics that judge it.
     """
     seen = gate_figures.look(source)

@@ -247,17 +247,21 @@ def prospective(
     labels: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Table, Table, dict[str, np.ndarray]]:
-    """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and
-    after.
+    """Harmonize one scanner's people to another's, and ask how alike the two groups are.
 
     Args:
+        sources: Files of the scanner that is harmonized.
+        targets: Files of the other scanner's people.
+        methods: By name, from a scaled scan to the scaled image [k, j, i].
         labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files
             named as the sources.
+        progress: Receives progress.
 
     Returns:
         A table with a row per scan and method, targets' own scans included as method "target"
         (their Wasserstein distance is to the mean of the other people's); a table with a row per
-        method, the first being the target; and mean histograms (130 shares, 0 to 1.3) by method.
+        method, the first being the target; and mean histograms by method, of shape (130,), shares
+        of 0 to 1.3.
     """
     progress = progress or Progress()
     rows, looks = _target_rows(targets, progress)

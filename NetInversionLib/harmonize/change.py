@@ -84,7 +84,12 @@ def harmonizer(model: Model) -> MRFlow:
 
 
 def gate_statistics(network: MRFlow) -> dict[str, np.ndarray]:
-    """Everything stored of the target domain, by name."""
+    """Everything stored of the target domain.
+
+    Returns:
+        Arrays by name, float32; ``training.gate.fit`` and ``training.flow_file`` say of which
+        shape.
+    """
     return {name: values.cpu().numpy() for name, values in network.statistics.named_buffers()}
 
 

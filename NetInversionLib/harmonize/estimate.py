@@ -389,12 +389,19 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
 
 
 def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
-    """Knots (2, K) of a strictly increasing curve that makes ``values`` (n,) the target's.
+    """A strictly increasing curve that makes values the target's.
 
     The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
     people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
     target's quantiles by more than people differ (another sequence, whose tissues lie differently),
     all quantiles are matched instead. Straight below the darkest and beyond the brightest.
+
+    Args:
+        values: Of shape (n,), scaled, inside the mask.
+        target: What is known of the target's people.
+
+    Returns:
+        Knots of shape (2, K): input and output, scaled.
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)

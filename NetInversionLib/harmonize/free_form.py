@@ -139,7 +139,7 @@ def drawn(latents: list[Tensor], alpha: float, radius: Tensor | None) -> list[Te
     """Latents drawn towards zero, or towards a given size.
 
     Args:
-        latents: For each level (N, c, H, W).
+        latents: For each level of shape (N, c, H, W).
         alpha: Share of the way, 0 to 1.
         radius: Root mean square of each level that latents move to; None multiplies by 1 - alpha.
 

@@ -204,15 +204,16 @@ def stripes(flat: np.ndarray) -> float:
 
 
 def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
-    """Largest correlation of fine detail with itself 20 mm or farther along a voxel axis, as a
-    ghost or a folded image has it, over the root mean square of those at all such distances, which
-    is what chance gives.
+    """How strongly fine detail repeats itself, as a ghost or a folded image has it.
 
-    Each correlation is multiplied by the square root of the share of the mask that overlaps its
-    shifted self (2 % at least), for chance correlations grow with its inverse.
+    The largest correlation of the detail with itself 20 mm or farther along a voxel axis, over the
+    root mean square of those at all such distances, which is what chance gives. Each correlation is
+    multiplied by the square root of the share of the mask that overlaps its shifted self (2 % at
+    least), for chance correlations grow with its inverse.
 
     Args:
-        detail: 0 outside ``mask``.
+        detail: [k, j, i], 0 outside the mask.
+        mask: Boolean, of the same shape.
     """
     found = []
     for axis in range(3):

@@ -156,13 +156,20 @@ def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> f
 
 
 def slice_score(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
-    """How much more an image jumps from slice to slice than the source does; 0: as the source,
-    positive: more.
+    """How much more an image jumps from slice to slice than the source does.
 
     J(x) along an axis is the root mean square of a[k-1] - 2 a[k] + a[k+1], divided by the standard
     deviation of x in the mask, where a is x averaged over 9x9 voxels of each slice (those of the
     mask). The score is the largest ln(J(image) / J(source)) of the three axes. A change of contrast
     or a smooth field hardly moves it; flicker of whole slices or patches does.
+
+    Args:
+        image: [k, j, i], any unit.
+        source: Of the same shape.
+        mask: Boolean, of the same shape.
+
+    Returns:
+        0 as the source, positive for more.
     """
     near = box(mask)
     image, source, mask = image[near], source[near], mask[near]
@@ -226,11 +233,15 @@ class Tissues:
 
 
 def fit_tissues(values: np.ndarray, bins: int = 512, rounds: int = 5000) -> Tissues:
-    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves; no
-    labels, no chance.
+    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves.
 
-    ``values``: inside the mask, scaled; zeros are left out. Starts from the three groups of least
-    variance (k-means on the histogram, from its 10, 50 and 90 % points).
+    No labels, no chance. Starts from the three groups of least variance (k-means on the histogram,
+    from its 10, 50 and 90 % points).
+
+    Args:
+        values: Inside the mask, scaled, of any shape; zeros are left out.
+        bins: Of the histogram.
+        rounds: At most so many.
 
     Raises:
         ValueError: Fewer than three different values.
@@ -277,11 +288,12 @@ def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
-    """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an
-    eroded mask.
+    """What a probe sees of a scan, on a common 2 mm grid inside an eroded mask.
 
-    "histogram": shares of 26 bins, 0 to 1.3, (26,). "texture": mean gradient magnitude, mean
-    absolute Laplacian and standard deviation over 3x3x3 voxels, in four bands of brightness, (12,).
+    Returns:
+        "histogram" of shape (26,): shares of 26 bins, 0 to 1.3. "texture" of shape (12,): mean
+        gradient magnitude, mean absolute Laplacian and standard deviation over 3x3x3 voxels, in
+        four bands of brightness.
     """
     image, mask = _on_probe_grid(scan)
     values = image[mask]

@@ -165,9 +165,15 @@ def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def sample(brain: Volume, domain: str = SAMPLE, brightest: float = 1000.0) -> Volume:
-    """A brain-extracted volume as another scanner might have shown it, on its own grid, int16.
+    """A brain-extracted volume as another scanner might have shown it.
 
-    ``domain``: see ``parse``. ``brightest``: what its 99.5th percentile inside the brain becomes.
+    Args:
+        brain: [k, j, i], 0 outside the brain.
+        domain: See ``parse``.
+        brightest: What its 99.5th percentile inside the brain becomes.
+
+    Returns:
+        [k, j, i] int16 on the same grid.
     """
     changed = parse(domain)[0](harmonize_scan.prepare(brain))
     array = np.rint(changed.image * np.float32(brightest)).astype(np.int16)

@@ -117,8 +117,14 @@ def tissue_fractions(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def echo_signals(hu: np.ndarray, settings: DixonSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Water and fat signals at the in-phase echo; soft tissue has 1 before decay. No noise, field
-    or blur.
+    """Water and fat signals at the in-phase echo, without noise, field or blur.
+
+    Args:
+        hu: [k, j, i], Hounsfield units.
+        settings: Of the scan.
+
+    Returns:
+        Two of the same shape; soft tissue has 1 before decay.
     """
     water, fat, bone = tissue_fractions(hu)
 
@@ -192,10 +198,17 @@ def receive_field(shape: Sequence[int], bias: float, rng: np.random.Generator) -
 def simulate_dixon(
     ct: Volume, settings: DixonSettings | None = None, seed: int = 0
 ) -> dict[str, Volume]:
-    """Simulated Dixon images of a CT volume, on its grid: "in_phase", "fat_fraction",
-    "water_fraction".
+    """Simulated Dixon images of a CT volume.
 
-    What is not the body (the couch) is taken for air. The same ``seed`` gives the same images.
+    What is not the body (the couch) is taken for air.
+
+    Args:
+        ct: [k, j, i], Hounsfield units.
+        settings: Of the scan; the usual ones by default.
+        seed: The same one gives the same images.
+
+    Returns:
+        "in_phase", "fat_fraction" and "water_fraction", on the CT's grid.
 
     Raises:
         volumes.VolumeError: Empty, not finite, or without a usable geometry.
@@ -216,13 +229,13 @@ def simulate_dixon(
 def sample(
     ct: Volume, spacing_mm: float = 3.0, slices: int = 4, seed: int = 0
 ) -> dict[str, Volume]:
-    """A small case for a first try: the middle slices of a CT, cut to the body, and Dixon images
-    simulated from them.
+    """A small case for a first try: middle slices of a CT, and Dixon images simulated from them.
 
     Args:
-        ct: Hounsfield units, any orientation and voxel size.
+        ct: [k, j, i], Hounsfield units, any orientation and voxel size.
         spacing_mm: Voxel size of the case in all directions; the CT is smoothed to it first.
-        slices: How many axial slices.
+        slices: How many axial slices, cut to the body.
+        seed: The same one gives the same images.
 
     Returns:
         "in_phase", "fat_fraction", "water_fraction" and "ct", on one LPS grid. The couch is air in

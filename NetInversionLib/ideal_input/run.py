@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 def run_task(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
-    """``ideal_input`` as a job: settings as JSON values, models as files."""
+    """``ideal_input`` as a job.
+
+    Args:
+        volumes: See ``ideal_input``, [k, j, i].
+        model_paths: The models' files.
+        settings: Fields of ``Settings`` as JSON values.
+        progress: Receives progress; may raise ``Cancelled``.
+    """
     models = {key: model_files.load(path) for key, path in model_paths.items()}
     return ideal_input(volumes, models, Settings.from_json(settings), progress)
 

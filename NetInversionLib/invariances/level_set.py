@@ -351,7 +351,7 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
 
     Args:
         level_set: Of one slice and region.
-        before: The patient's slice, normalised, (1, 1, J, I).
+        before: The patient's slice, normalised, of shape (1, 1, J, I).
         after: The changed slice. It may differ only inside the region, else the figure says so by
             being larger.
 

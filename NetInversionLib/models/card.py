@@ -50,6 +50,10 @@ def percentile_high(array: np.ndarray, percentile: float) -> float:
 
     The percentile of all values above the volume's mean (the body, by and large), divided by 0.9.
 
+    Args:
+        array: Of any shape, in the image's unit.
+        percentile: 0 to 100.
+
     Raises:
         ModelError: No value lies above the mean (a constant image), or the percentile is not above
             0.

@@ -49,8 +49,10 @@ class Model:
         return self.network(images)
 
     def scalings(self, volumes: list[Volume]) -> list[dict]:
-        """The scaling of a patient's input volumes (whole, any orientation), in the card's channel
-        order.
+        """The scaling of a patient's input volumes, in the card's channel order.
+
+        Args:
+            volumes: Whole, [k, j, i], any orientation.
 
         Raises:
             ModelError: Another number of volumes than inputs, or an image without signal.
@@ -59,12 +61,18 @@ class Model:
         return [c.scaling_for(v.array) for c, v in zip(self.card.inputs, volumes)]
 
     def scalings_of(self, images: Tensor) -> list[dict]:
-        """The scaling of input images (images, C, *space) in the patient's units."""
+        """The scaling of input images of shape (images, C, *space) in the patient's units."""
         return [c.scaling_for(images[:, n].cpu().numpy()) for n, c in enumerate(self.card.inputs)]
 
     def normalise(self, volumes: list[Volume], scaling: list[dict]) -> Tensor:
-        """Input volumes, in the card's channel order and of one size, as normalised images on the
-        CPU.
+        """Input volumes as normalised images on the CPU.
+
+        Args:
+            volumes: In the card's channel order and of one size, [k, j, i].
+            scaling: From ``scalings``.
+
+        Returns:
+            Of shape (images, C, *space).
 
         Raises:
             ModelError: Another number of volumes than inputs, or volumes of different sizes.
@@ -73,15 +81,15 @@ class Model:
         return self.normalise_tensor(self.as_images([v.array for v in volumes]), scaling)
 
     def normalise_tensor(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Input images (images, C, J, I) in the patient's units, normalised."""
+        """Input images of shape (images, C, *space) in the patient's units, normalised."""
         return (images - _column(scaling, "low", images)) / _span(scaling, images)
 
     def denormalise(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Normalised input images (images, C, J, I) in the patient's units."""
+        """Normalised input images of shape (images, C, *space) in the patient's units."""
         return self.denormalise_change(images, scaling) + _column(scaling, "low", images)
 
     def denormalise_change(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """A difference or spread of normalised input images (images, C, J, I) in the patient's
+        """A difference of normalised input images, of shape (images, C, *space), in the patient's
         units.
         """
         return images * _span(scaling, images)

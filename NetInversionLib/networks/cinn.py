@@ -185,7 +185,7 @@ class CINN(nn.Module):
         nor h.
 
         Args:
-            h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
+            h: Features of the conditions, of shape (N, features), or (N, features, h, w) for maps.
         """
         with torch.no_grad():
             return self._prepared(h)
@@ -259,7 +259,14 @@ class Prepared:
         return v.view(shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Density of latents (N, channels, ...), (N,) float64; see ``CINN.log_prob``."""
+        """Density of latents; see ``CINN.log_prob``.
+
+        Args:
+            x: Latents of shape (N, channels) or (N, channels, h, w).
+
+        Returns:
+            Natural logarithm of the density, of shape (N,), float64.
+        """
         return _log_prob(*self(x))
 
     def sample(

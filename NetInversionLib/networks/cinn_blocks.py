@@ -167,7 +167,7 @@ def _column(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def sum_of_items(x: Tensor) -> Tensor:
-    """(N,) sum over all but the first axis, in float64 where the device has it."""
+    """Sum over all but the first axis, of shape (N,), in float64 where the device has it."""
     return x.flatten(1).sum(1, dtype=sum_type(x))
 
 

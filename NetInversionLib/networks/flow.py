@@ -276,14 +276,16 @@ class Prepared:
         return z, log_det
 
     def inverse(self, z: list[Tensor]) -> Tensor:
-        """Latents (N, c, h, w) of each level to the image, as ``ConditionalFlow.inverse``."""
+        """Latents of each level, of shape (N, c, h, w), to the image, as
+        ``ConditionalFlow.inverse``.
+        """
         x = None
         for level, latent in zip(reversed(self._levels), reversed(z)):
             x = level.decode(x, latent)
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Density of images (N, in_channels, H, W), as ``ConditionalFlow.log_prob``."""
+        """Density of images of shape (N, in_channels, H, W), as ``ConditionalFlow.log_prob``."""
         return log_prob_of(*self(x))
 
 
@@ -326,8 +328,11 @@ class Level(nn.Module):
         return rest, latent, log_det + more
 
     def affine_maps(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Per flow step a matrix and an offset, the transition steps in the first; and their summed
-        log-determinant.
+        """Per flow step the affine map of the channels, the transition steps in the first.
+
+        Returns:
+            Matrices of shape (steps, C, C), offsets of shape (steps, C), and their summed
+            log-determinant per pixel.
         """
         weights, offsets, log_det = self.mixing()
         weight, offset = weights[0], offsets[0]

@@ -114,7 +114,15 @@ class FlowStep(nn.Module):
         return StepGiven(log_scale, log_scale.exp(), shift, total(log_scale), hidden)
 
     def coupling(self, kept: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift of the other half of the channels."""
+        """Log-scale and shift of the other half of the channels.
+
+        Args:
+            kept: The first half, of shape (N, C / 2, H, W).
+            hidden: What the condition adds, of shape (N, hidden, H, W).
+
+        Returns:
+            Two of shape (N, C / 2, H, W).
+        """
         h = F.conv2d(kept, self.first.weight, padding=1).add_(hidden).relu_()
         h = self.middle(h).relu_()
         log_scale, shift = _conv_to_few(h, self.last.weight, self.last.bias).chunk(2, 1)
@@ -350,7 +358,13 @@ def run(
 
 
 def mix(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
-    """The same affine map of the channels at every pixel."""
+    """The same affine map of the channels at every pixel.
+
+    Args:
+        x: Of shape (N, C, H, W).
+        weight: Of shape (C, C).
+        offset: Of shape (C,), or None.
+    """
     return F.conv2d(x, weight[:, :, None, None], offset)
 
 

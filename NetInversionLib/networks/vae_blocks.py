@@ -151,8 +151,14 @@ class Attention(nn.Module):
 
 
 def beside(x: Tensor, condition: Tensor | None) -> Tensor:
-    """The condition's voxels at x's size (every k-th one) as further channels; a condition serves
-    several of x in turn.
+    """The condition's voxels at x's size (every k-th one) as further channels.
+
+    Args:
+        x: Of shape (N, C, h, w).
+        condition: Of shape (M, D, H, W), each serving several of x in turn; or None.
+
+    Returns:
+        Of shape (N, C + D, h, w).
     """
     if condition is None:
         return x

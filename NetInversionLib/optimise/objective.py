@@ -258,12 +258,15 @@ class Objective:
 def receptive_halo(
     network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1
 ) -> int:
-    """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up
-    to ``multiple``.
+    """How far, in voxels, an output voxel looks along any axis: measured from gradients.
 
-    Measured on thin rods, one along each axis, so that it takes less memory than the image ``like``
-    (N, C, *space) that is to be cut. ``smallest``: the shortest side of an image that the network
-    takes.
+    Measured on thin rods, one along each axis, so that it takes less memory than the image.
+
+    Args:
+        network: Of images to outputs of the same spatial size.
+        like: The image that is to be cut, of shape (N, C, *space).
+        multiple: The answer is rounded up to it.
+        smallest: Shortest side of an image that the network takes.
 
     Raises:
         ValueError: An output voxel sees the whole image (attention, global normalisation): tiles

@@ -145,7 +145,15 @@ def read_pairs(
 def pairs_of(
     ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0
 ) -> list[Pair]:
-    """The slices of one CT; noise follows from the settings' seed and ``number``."""
+    """The slices of one CT, with noise.
+
+    Args:
+        ct: [k, j, i], HU.
+        person: Whose it is.
+        settings: Of the training; the noise follows from their seed and ``number``.
+        every: Take every n-th slice only.
+        number: Of the volume.
+    """
     axial = volumes.reorient(volumes.check(ct), "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
         -1024, 3071

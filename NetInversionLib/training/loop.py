@@ -135,8 +135,10 @@ class State:
         optimiser.step()
 
     def places(self, group: Group) -> Tensor:
-        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process'
-        part of the batch.
+        """Random places, 0 to 1, for this step's gradient penalty: this process' part of the batch.
+
+        Returns:
+            Of shape (n, 1, 1, 1).
         """
         generator = torch.Generator().manual_seed(self.settings.seed + self.step)
         return group.share(torch.rand(self.settings.batch, 1, 1, 1, generator=generator))[0]

@@ -395,8 +395,15 @@ def fit_flows(
 
 
 def bits_per_latent(flows: nn.ModuleList, latents: Tensor, conditions: list[Tensor]) -> Tensor:
-    """(flows,) mean negative log2 of each flow's density of the latents given its condition, over
-    the number of latents.
+    """Mean negative log2 of each flow's density of the latents, over the number of latents.
+
+    Args:
+        flows: Of the class ``CINN``.
+        latents: Of shape (N, latents) or (N, latents, h, w).
+        conditions: Of each flow, of shape (N, C, H, W).
+
+    Returns:
+        Of shape (flows,).
     """
     found = [
         flow.log_prob(latents, flow.embed(z, tuple(latents.shape[2:]) or None)).mean()

@@ -121,8 +121,13 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
 def resampled(
     scan: Scan, spacing_mm: float, slices: slice | np.ndarray = slice(None), smooth: bool = True
 ) -> Scan:
-    """``scan`` (or some of its slices) at another in-plane voxel size, first smoothed to it where
-    that is coarser.
+    """A scan at another in-plane voxel size, first smoothed to it where that is coarser.
+
+    Args:
+        scan: [k, j, i].
+        spacing_mm: Voxel size of the result along i and j.
+        slices: Which slices; all by default.
+        smooth: Whether it is smoothed.
     """
     hu = torch.from_numpy(scan.hu[slices])[:, None]
     body = torch.from_numpy(scan.body[slices])[:, None].float()
