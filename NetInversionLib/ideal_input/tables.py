@@ -65,7 +65,7 @@ def add_error_table(
         errors: By input, absolute errors of shape (images, D, *space), in the card's units.
         images: By input, of shape (images, C, *space), normalised; how far they leave 0 to 1 is
             told.
-        evaluations: Of the network for each start, of shape (starts,).
+        evaluations: Of the network, of shape (starts, images).
         kind: "ideal" or "worst", as the inputs are called.
     """
     units = _units(case)

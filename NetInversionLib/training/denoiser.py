@@ -153,6 +153,9 @@ def pairs_of(
         settings: Of the training; the noise follows from their seed and ``number``.
         every: Take every n-th slice only.
         number: Of the volume.
+
+    Raises:
+        ValueError: The volume holds no air.
     """
     axial = volumes.reorient(volumes.check(ct), "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
