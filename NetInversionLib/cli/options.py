@@ -69,8 +69,9 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def process(options: argparse.Namespace) -> tuple[torch.device, bool]:
-    """(device, whether this is the first) of the processes that torchrun started; of the only one
-    without it.
+    """The device of this process, and whether it is the first that torchrun started.
+
+    Without torchrun there is only one.
     """
     import os
 

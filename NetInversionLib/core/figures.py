@@ -70,9 +70,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a sheet: a slice under a title; ``over``: a map (NaN: nothing there) laid over
-    it with a scale of its own,
-    whose colour bar it then has; ``box``: a frame around a part."""
+    """One picture of a sheet: a slice under a title.
+
+    ``over``: a map (NaN: nothing there) laid over it with a scale of its own, whose colour bar it
+    then has; ``box``: a frame around a part.
+    """
 
     slice: Slice
     title: str
@@ -322,8 +324,10 @@ def _ruler(axis, one: Slice) -> None:
 
 
 def plot(curve: Curve) -> bytes:
-    """The curve's lines as a PNG; the legend stands beside them, lines differ in colour and in
-    dashes."""
+    """The curve's lines as a PNG.
+
+    The legend stands beside them, lines differ in colour and in dashes.
+    """
     figure = new_figure(8.0, 3.6)
     axis = figure.subplots()
     for number, (name, (x, y)) in enumerate(curve.lines.items()):

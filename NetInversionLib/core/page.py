@@ -176,8 +176,9 @@ def table(
     notes: Mapping[str, str] | None = None,
     columns: Iterable[str] | None = None,
 ) -> str:
-    """A table with its headings (which hold the units); a short and wide one is turned, a heading a
-    line.
+    """A table with its headings (which hold the units).
+
+    A short and wide one is turned, a heading a line.
 
     Args:
         table: Numbers are shown to four digits, a missing one as a dash.

@@ -49,8 +49,9 @@ class Volume:
         return float(i), float(j), float(k)
 
     def float32(self) -> np.ndarray:
-        """A contiguous float32 copy of the array. Raises VolumeError if a value is not finite or
-        too large.
+        """A contiguous float32 copy of the array.
+
+        Raises VolumeError if a value is not finite or too large.
         """
         with np.errstate(over="ignore"):
             array = np.array(self.array, dtype=np.float32, order="C")

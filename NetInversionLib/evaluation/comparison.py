@@ -20,7 +20,8 @@ from ..training import people as training_people
 
 
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
-    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted;
+    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted.
+
     NAME_mask of NAME is none.
 
     ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its

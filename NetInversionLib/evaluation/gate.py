@@ -129,8 +129,9 @@ class Case:
 
 
 class Record:
-    """The checks of cases judged so far, a JSON line each behind one that says of which evaluation;
-    a torn line is dropped.
+    """The checks of cases judged so far, a JSON line each behind one that says of which evaluation.
+
+    A torn line is dropped.
     """
 
     def __init__(self, path: Path | None, fingerprint: str):
@@ -240,8 +241,9 @@ def with_flows(
 
 
 def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan]:
-    """All images among files and folders (at any depth), by name; what cannot be used is named and
-    left out.
+    """All images among files and folders (at any depth), by name.
+
+    What cannot be used is named and left out.
 
     Raises:
         ValueError: There are paths, but no image that can be used.

@@ -1,5 +1,6 @@
-"""Measure harmonization: on simulated scanners, where the truth is known; between two real ones;
-between two visits.
+"""Measure harmonization on simulated scanners, between two real ones, between two visits.
+
+On simulated scanners the truth is known.
 
 A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations
 take named methods, so that ours and the classical peers (``intensity_matching.peers``) stand in the
@@ -320,8 +321,9 @@ def _target_rows(targets: Sequence[Path], progress: Progress) -> tuple[list[tupl
 
 
 def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
-    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN
-    where there are none.
+    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's.
+
+    NaN where there are none.
     """
     people = np.array([person(path) for path in paths])
     return [
@@ -348,8 +350,9 @@ def _look(scan: Scan) -> dict:
 
 
 def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
-    """A row per method: means over people, and what the site probe still tells. ``people``: of
-    targets, then of sources.
+    """A row per method: means over people, and what the site probe still tells.
+
+    ``people``: of targets, then of sources.
     """
     picked = [key for key in table.columns if key not in ("person", "scan", "method")]
     # Somebody who was on both scanners is left out of both at once.

@@ -163,8 +163,9 @@ def _start(fixed, moving, up: float = 0.0):
 
 
 def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
-    """(transform, metric); ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than
-    the fixed image's slices.
+    """(transform, metric).
+
+    ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than the fixed image's slices.
 
     ``step``: mm, the optimiser's first; it halves whenever the direction turns. An affine transform
     runs away at 2 mm.

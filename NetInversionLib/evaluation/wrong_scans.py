@@ -119,8 +119,9 @@ def _copied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _motion(mm: float) -> Callable:
-    """Sixteen blocks of phase-encoding lines, each acquired at another place; the middle one, most
-    of the signal, at rest.
+    """Sixteen blocks of phase-encoding lines, each acquired at another place.
+
+    The middle one, most of the signal, at rest.
     """
 
     def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -94,8 +94,9 @@ def gate_statistics(network: MRFlow) -> dict[str, np.ndarray]:
 
 
 def scaled_uncut(scan: Scan) -> np.ndarray:
-    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0; [k, j, i]
-    float32.
+    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0.
+
+    [k, j, i] float32.
     """
     return volumes.reorient(scan.original, "RAS").float32() / np.float32(scan.scale)
 

@@ -264,8 +264,9 @@ class _Unknown:
             )[::-1]
 
     def step(self, source: np.ndarray) -> float:
-        """One step from the source's local quantiles (17, blocks); the logarithm of the evidence
-        there.
+        """One step from the source's local quantiles (17, blocks).
+
+        The logarithm of the evidence there.
         """
         target = self.target
         gain = np.exp(target.m @ self.of_m)
@@ -430,8 +431,9 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
 
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
-    """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its
-    evidence.
+    """log y = polynomial of log x, most probable.
+
+    Its values at x (K,), and the logarithm of its evidence.
     """
 
     def powers(v):

@@ -47,8 +47,9 @@ def refine(
     progress: Progress = Progress(),
     step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None,
 ) -> Tensor:
-    """Iterate from ``start``; the average over the chosen orientations, so that neighbouring slices
-    agree.
+    """Iterate from ``start`` in each of the chosen orientations.
+
+    The result is their average, so that neighbouring slices agree.
 
     Args:
         start, source: (K, J, I) scaled images on the model's grid: where to begin, what to stay
@@ -118,8 +119,9 @@ def _through(
     prepared: dict[int, list] = {}
 
     def pieces(size: int) -> list:
-        """The flow, prepared for every piece of the stack; kept, since every iteration needs the
-        same.
+        """The flow, prepared for every piece of the stack.
+
+        Kept, since every iteration needs the same.
         """
         if size not in prepared:
             prepared.clear()

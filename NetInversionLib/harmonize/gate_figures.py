@@ -44,8 +44,9 @@ LOGARITHMIC = FIGURES[10:]
 
 @dataclass(frozen=True)
 class Look:
-    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's; arrays [k,
-    j, i].
+    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's.
+
+    Arrays [k, j, i].
 
     Attributes:
         image: Scaled intensities, 0 outside the mask.

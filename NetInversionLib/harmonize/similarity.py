@@ -315,8 +315,9 @@ def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
 
 
 def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer. The
-    whole mask if all erodes.
+    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer.
+
+    The whole mask if all erodes.
     """
     near = box(scan.mask, 2)
     spacing = np.array(scan.volume.spacing_mm[::-1])
@@ -373,8 +374,9 @@ def site_probe(
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Weights (intercept first) of least weighted cross-entropy and penalty; the problem is convex,
-    so the end is the end.
+    """Weights (intercept first) of least weighted cross-entropy and penalty.
+
+    The problem is convex, so the end is the end.
     """
     x, sign = np.c_[np.ones(len(x)), x], 2.0 * y - 1
     weight = np.where(y, 1 / y.sum(), 1 / (1 - y).sum()) * len(y) / 2

@@ -178,8 +178,9 @@ class ToneField:
 
     @staticmethod
     def from_dict(numbers: dict) -> ToneField:
-        """Read what ``to_dict`` gave. Raises ToneFieldError if anything is missing or is no tone
-        curve or field.
+        """Read what ``to_dict`` gave.
+
+        Raises ToneFieldError if anything is missing or is no tone curve or field.
         """
         try:
             curve = [numbers["curve"]["input"], numbers["curve"]["output"]]

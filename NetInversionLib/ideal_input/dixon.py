@@ -104,8 +104,9 @@ class DixonSettings:
 
 
 def tissue_fractions(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Water, fat and bone fractions of each voxel's content, each 0 to 1; what is missing to 1 is
-    air.
+    """Water, fat and bone fractions of each voxel's content, each 0 to 1.
+
+    What is missing to 1 is air.
 
     ``hu`` in Hounsfield units, any shape. Piecewise linear in HU; sources beside the knots above.
     """
@@ -341,8 +342,9 @@ def body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def _beneath(trunk: np.ndarray) -> np.ndarray:
-    """Where j is beyond the trunk's last row in the same slice; in slices without trunk, beyond its
-    last row of all.
+    """Where j is beyond the trunk's last row in the same slice.
+
+    In slices without trunk, beyond its last row of all.
     """
     rows = np.asarray(trunk.any(2))
     last = rows.shape[1] - 1 - rows[:, ::-1].argmax(1)
@@ -366,8 +368,9 @@ def _pieces_above(
 
 
 def _closed(body: np.ndarray) -> np.ndarray:
-    """A slice's body without holes; where the image's border cuts it, all between its ends there
-    counts as its skin.
+    """A slice's body without holes.
+
+    Where the image's border cuts it, all between its ends there counts as its skin.
     """
     closed = np.pad(body, 1)
     for outside, inside in (
@@ -383,8 +386,9 @@ def _closed(body: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, disk: np.ndarray) -> np.ndarray:
-    """``mask`` opened in each slice. Edges repeat outwards: a body that the field of view cuts is
-    not worn away there.
+    """``mask`` opened in each slice.
+
+    Edges repeat outwards: a body that the field of view cuts is not worn away there.
     """
     pad = [(n // 2 + 1,) * 2 for n in disk.shape]
     inside = tuple(slice(before, -after) for before, after in pad)

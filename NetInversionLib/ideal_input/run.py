@@ -128,8 +128,9 @@ def describe(
     second: Model | None,
     progress: Progress,
 ) -> Result:
-    """Everything worth knowing of what was found. Every figure is taken on f of the assembled
-    image.
+    """Everything worth knowing of what was found.
+
+    Every figure is taken on f of the assembled image.
     """
     result = ideal_volumes(
         case, names, found.images, Result(facts={"complete": True}), settings.direction
@@ -196,8 +197,9 @@ def _add_spread(result: Result, case: Case, images: Tensor) -> None:
 def _output_volumes(
     result: Result, case: Case, name: str, words: str, normalised: Tensor
 ) -> Tensor:
-    """Add the network's output and its error to ``result``; gives the absolute error in
-    ``Model.error_scale``.
+    """Add the network's output and its error to ``result``.
+
+    Gives the absolute error in ``Model.error_scale``.
     """
     output, target = (
         case.model.denormalise_output(normalised),

@@ -21,8 +21,10 @@ BLUR_VOXELS = 0.6  # the reconstruction's own: an edge takes about a voxel and a
 
 @dataclass(frozen=True)
 class Nodule:
-    """A ball, cut through its middle. ``centre_mm``: (i, j) from the middle of the slice's first
-    voxel; ``diameter_mm``; ``contrast_hu``: difference from what surrounds it.
+    """A ball, cut through its middle.
+
+    ``centre_mm``: (i, j) from the middle of the slice's first voxel; ``diameter_mm``;
+    ``contrast_hu``: difference from what surrounds it.
     """
 
     centre_mm: tuple[float, float]

@@ -65,8 +65,9 @@ class Window:
         )
 
     def on_grid(self, multiple: int) -> Window:
-        """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its
-        end.
+        """Grown to where every ``multiple``-th row and column begins.
+
+        It may leave the slice at its end.
         """
         return Window(
             self.j0 - self.j0 % multiple,
@@ -207,8 +208,9 @@ class LevelSet:
         return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
     def _counted(self, exact: Window) -> tuple:
-        """Where the layer's values are those of the whole slice, as an index; a layer of another
-        size is compared whole.
+        """Where the layer's values are those of the whole slice, as an index.
+
+        A layer of another size is compared whole.
         """
         return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
 

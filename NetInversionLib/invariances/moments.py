@@ -78,8 +78,9 @@ def tiles(region: Window, tile: int, overlap: int) -> Iterator[tuple[Window, Ten
 
 
 def _steps(start: int, stop: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """(first, last, overlap before, overlap after) along one axis; tiles of equal length as far as
-    that goes.
+    """(first, last, overlap before, overlap after) along one axis.
+
+    Tiles of equal length as far as that goes.
     """
     length = stop - start
     count = max(1, -(-(length - overlap) // (tile - overlap))) if length > tile else 1

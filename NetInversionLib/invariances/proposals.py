@@ -20,8 +20,9 @@ DECODER_REACH = 3
 
 
 class Proposer:
-    """Draws changes of a region of one slice, HU; the kinds asked for take turns, each with random
-    numbers of its own.
+    """Draws changes of a region of one slice, HU.
+
+    The kinds asked for take turns, each with random numbers of its own.
 
     Args:
         hu: The slice (J, I), HU. spacing_mm: (i, j).

@@ -92,8 +92,9 @@ def _probe(network: torch.nn.Module) -> Tensor:
 
 
 class Sampling:
-    """A sampler at work for one layer of its denoiser. The sampler is copied: what the caller holds
-    can still be saved.
+    """A sampler at work for one layer of its denoiser.
+
+    The sampler is copied: what the caller holds can still be saved.
 
     Args:
         sampler, denoiser: As for ``check_sampler``, which raises what this does.
@@ -166,8 +167,9 @@ class Sampling:
         return made[region.within(window).slices] - hu[region.slices]
 
     def _window(self, region: Window, size: tuple[int, int]) -> Window:
-        """What is drawn for a region; it may leave the slice at its end, since sides have to fit
-        the network.
+        """What is drawn for a region.
+
+        It may leave the slice at its end, since sides have to fit the network.
         """
         vae, multiple = self.network.vae, self.network.size_multiple
         if vae.spatial:

@@ -19,8 +19,9 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Channel:
-    """One image that a network takes or gives; in the network's units it is ``(value - low) / (high
-    - low)``.
+    """One image that a network takes or gives.
+
+    In the network's units it is ``(value - low) / (high - low)``.
 
     Attributes:
         name: For a person choosing the image: "Dixon in-phase".

@@ -43,8 +43,9 @@ class Model:
     sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised input images to normalised outputs of the same spatial size; gradients pass to
-        the input.
+        """Normalised input images to normalised outputs of the same spatial size.
+
+        Gradients pass to the input.
         """
         return self.network(images)
 

@@ -164,8 +164,9 @@ class CINN(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``count`` latents for each condition, those of the first condition first; see
-        ``Prepared.sample``.
+        """``count`` latents for each condition, those of the first condition first.
+
+        See ``Prepared.sample``.
 
         Args:
             h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
@@ -234,8 +235,9 @@ class CINN(nn.Module):
 
 
 class Prepared:
-    """The network under given conditions; see ``CINN.prepared``. K times as many latents as
-    conditions: K in turn for each.
+    """The network under given conditions; see ``CINN.prepared``.
+
+    K times as many latents as conditions: K in turn for each.
     """
 
     def __init__(self, flow: CINN, given: list[_Given], condition_shape: tuple[int, ...]):

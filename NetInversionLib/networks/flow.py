@@ -259,8 +259,9 @@ class ConditionalFlow(nn.Module):
 
 
 class Prepared:
-    """A flow under one condition; see ``ConditionalFlow.prepared``. A condition of one image serves
-    any batch.
+    """A flow under one condition; see ``ConditionalFlow.prepared``.
+
+    A condition of one image serves any batch.
     """
 
     def __init__(self, levels: list[_PreparedLevel]):

@@ -75,8 +75,9 @@ class Mixing(nn.Module):
 
 
 class StepGiven(NamedTuple):
-    """What a flow step takes from the condition: the injector's scale, shift and log-determinant;
-    the coupling's input.
+    """What a flow step takes from the condition.
+
+    The injector's scale, shift and log-determinant, and the coupling's input.
     """
 
     log_scale: Tensor | None
@@ -87,8 +88,9 @@ class StepGiven(NamedTuple):
 
 
 class FlowStep(nn.Module):
-    """Affine injector and conditional affine coupling; the affine map before them belongs to the
-    level.
+    """Affine injector and conditional affine coupling.
+
+    The affine map before them belongs to the level.
     """
 
     def __init__(self, channels: int, features: int, hidden: int, bound: float):
@@ -235,8 +237,9 @@ class Split(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """U-Net on the squeezed condition; gives the features of its way up: at 1/2, 1/4, ... of the
-    size.
+    """U-Net on the squeezed condition; gives the features of its way up, coarse and fine.
+
+    They are at 1/2, 1/4, ... of the size.
     """
 
     def __init__(self, in_channels: int, features):
@@ -315,8 +318,9 @@ class _Gradients:
         }
 
     def add(self, outputs, grads, tensors, others=()) -> tuple[Tensor, ...]:
-        """Back-propagate and add up for those of the tensors that are summed; gives the gradients
-        of the others.
+        """Back-propagate and add up for those of the tensors that are summed.
+
+        Gives the gradients of the others.
         """
         tensors = [t for t in tensors if id(t) in self._by_tensor]
         pairs = [pair for pair in zip(outputs, grads) if pair[0].requires_grad]
@@ -369,8 +373,9 @@ def mix(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
 
 
 def _conv_to_few(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution with zero padding; on a CPU without gradients as a matrix product and eight
-    shifted sums.
+    """3 x 3 convolution with zero padding.
+
+    On a CPU without gradients as a matrix product and eight shifted sums.
 
     For few output channels and many pixels that is two to five times as fast as the libraries' own.
     """

@@ -136,8 +136,9 @@ class _Reached(Exception):
 
 
 def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
-    """The output, ``seen(name, module, output)`` called at every innermost module; ends, with None,
-    when that gives True.
+    """The output, ``seen(name, module, output)`` called at every innermost module.
+
+    Ends, with None, when that gives True.
     """
     calls: dict[str, int] = {}
     handles = []

@@ -45,8 +45,9 @@ class MRFlow(nn.Module):
             self.statistics.register_buffer(name, torch.zeros(shape))
 
     def statistic(self, name: str) -> Tensor | None:
-        """A stored figure, float32, of the shape that the file gives; None where it has none of
-        this name.
+        """A stored figure, float32, of the shape that the file gives.
+
+        None where it has none of this name.
         """
         return dict(self.statistics.named_buffers()).get(name)
 

@@ -61,8 +61,9 @@ class BatchNorm(nn.Module):
 
 
 class VectorBlock(nn.Module):
-    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution; beside them upsampling and a 1
-    x 1 convolution.
+    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution.
+
+    Beside them upsampling and a 1 x 1 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, told: int):

@@ -226,8 +226,9 @@ class Objective:
                 break
 
     def _shrink(self, x: Tensor) -> bool:
-        """After out-of-memory: half the images, then half the tile. False when nothing smaller is
-        possible.
+        """After out-of-memory: half the images, then half the tile.
+
+        False when nothing smaller is possible.
         """
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -295,8 +296,9 @@ def _reach_along(
     multiple: int,
     smallest: int,
 ) -> int:
-    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most
-    ``reach``.
+    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it.
+
+    At most ``reach``.
     """
     width = 2 * multiple
     thin = max(2 * width, smallest + -smallest % multiple)

@@ -193,8 +193,9 @@ def save(
 
 
 class _Store:
-    """Reduced brains and alignments in a folder, by the files they came from; without a folder,
-    nothing is kept.
+    """Reduced brains and alignments in a folder, by the files they came from.
+
+    Without a folder, nothing is kept.
     """
 
     def __init__(
@@ -223,8 +224,9 @@ class _Store:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
-        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of
-        its voxels as they are.
+        """Reduced image and mask of a scan.
+
+        Quantiles at ``TONE_LEVELS`` and at even fractions of its voxels as they are.
         """
 
         def read():

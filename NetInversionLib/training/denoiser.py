@@ -289,8 +289,9 @@ class _State(State):
         self.features, self.device = features, device
 
     def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
-        """One step of the generator (and the critic's before it); the batch's root mean square
-        error, HU.
+        """One step of the generator (and the critic's before it).
+
+        The batch's root mean square error, HU.
         """
         s, critic = self.settings, self.parts.get("critic")
         if self.step < s.warm_up * s.steps:
@@ -383,8 +384,9 @@ def train(
 
 
 def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None) -> Table:
-    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person; held-out
-    people are marked.
+    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person.
+
+    Held-out people are marked.
     """
     rows: dict[str, list[list[float]]] = {}
     for pair in pairs:

@@ -264,8 +264,9 @@ def train(
 
 
 def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Case], list[Case]]:
-    """(training, held out), by person or by scan name; None holds out the last fifth of people by
-    name, one at least.
+    """(training, held out), by person or by scan name.
+
+    None holds out the last fifth of people by name, one at least.
     """
     people = sorted({person_of(c.name) for c in cases})
     if hold_out is None:
@@ -327,8 +328,9 @@ class _State(State):
         self.begin_mean()
 
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], group: Group) -> float:
-        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left
-        out).
+        """One optimiser step.
+
+        The batch's mean bits/dim of whole slices (negative examples left out).
 
         Raises:
             ValueError: The loss is not finite; the weights are those of the step before.

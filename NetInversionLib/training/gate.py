@@ -120,8 +120,9 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
 
 
 def _handed(asymmetries: np.ndarray) -> np.ndarray:
-    """The weights that tell people best from their mirror images, by Fisher's linear discriminant;
-    the mean person gets 1.
+    """The weights that tell people best from their mirror images, by Fisher's linear discriminant.
+
+    The mean person gets 1.
 
     The covariance of so few people is made invertible by a share of its mean variance (Woodbury's
     identity spares the matrix).

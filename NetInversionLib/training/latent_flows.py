@@ -49,8 +49,9 @@ def fit_flows(
     judge: Callable[[State], float] | None = None,
     progress: Progress = Progress(),
 ) -> State:
-    """Train flows by the likelihood of latents given conditions; all ActNorms are set from the
-    first batch.
+    """Train flows by the likelihood of latents given conditions.
+
+    All ActNorms are set from the first batch.
 
     Args:
         flows: Of the class ``CINN``.

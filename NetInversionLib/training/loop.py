@@ -60,8 +60,9 @@ class Group:
         return [part[self.rank :: self.size] for part in batch]
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor, of any shape, by its mean over the processes; the same bits
-        everywhere.
+        """Replace each tensor, of any shape, by its mean over the processes.
+
+        The same bits everywhere.
         """
         if self.size > 1 and tensors:
             flat = torch.cat([t.flatten() for t in tensors])
@@ -207,8 +208,9 @@ def run(
     every: int | None = None,
     begin: Callable[[], None] | None = None,
 ) -> None:
-    """Train to the last step, with checkpoints, learning curve and time left; goes on from the
-    checkpoint if it is there.
+    """Train to the last step, with checkpoints, learning curve and time left.
+
+    Goes on from the checkpoint if it is there.
 
     Args:
         advance: Makes step ``state.step`` and returns the figure that it reached on this process'

@@ -196,8 +196,9 @@ def train_cinn(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder; otherwise as
-    ``train_vae``.
+    """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder.
+
+    Otherwise as ``train_vae``.
 
     Args:
         vae: From ``train_vae``. denoiser: The network whose layers condition the flows; the card

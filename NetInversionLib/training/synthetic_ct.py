@@ -293,8 +293,9 @@ def _architecture(settings: TrainSettings) -> dict:
 
 
 def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
-    """The card of a model trained on ``scans``; figures are added by ``evaluate``
-    (``models.record_quality``).
+    """The card of a model trained on ``scans``.
+
+    Figures are added by ``evaluate`` (``models.record_quality``).
     """
     names = tuple(sorted(s.name for s in scans))
     size_multiple = 2 ** (len(settings.features) - 1)
