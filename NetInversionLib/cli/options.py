@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """``netinversion <group> <name>``: ``arguments`` fills a parser, ``run`` does it and returns
-    the exit status.
+    """``netinversion <group> <name>``.
+
+    ``arguments`` fills a parser; ``run`` does the work and returns the exit status.
 
     Without a ``name`` the group is the command: ``netinversion <group>``.
     """

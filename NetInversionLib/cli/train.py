@@ -225,8 +225,9 @@ def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "gate", _train_gate_arguments)
 def train_gate(options: argparse.Namespace) -> int:
-    """Learn which scans and results are typical of a scanner, and add that to its harmonization
-    model.
+    """Learn which scans and results are typical of a scanner.
+
+    What is learnt is added to the scanner's harmonization model.
     """
     import torch
 

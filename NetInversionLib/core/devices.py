@@ -184,8 +184,9 @@ def leave_a_core_free() -> int:
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that a run on ``device`` may still take: free ones and those that torch only holds in
-    reserve.
+    """Bytes that a run on a device may still take.
+
+    Free ones, and those that torch only holds in reserve.
 
     On the CPU of a Linux machine this honours the limits of the control groups (containers, cluster
     jobs).
@@ -302,8 +303,9 @@ def _windows_peak() -> int:
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
-    """Most bytes used so far: of the card by torch for a CUDA ``device``, else of the computer by
-    this process.
+    """Most bytes used so far.
+
+    Of the card by torch for a CUDA ``device``, else of the computer by this process.
     """
     if str(device).startswith("cuda"):
         import torch
@@ -320,9 +322,7 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device, whatever the torch version
-    calls it.
-    """
+    """Whether an exception says that memory ran out, on any device, in any version of torch."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):

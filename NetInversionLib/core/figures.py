@@ -59,8 +59,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Scale:
-    """What grey levels or colours mean: both ends, the ``units`` with what is measured, the colours
-    by matplotlib's name."""
+    """What grey levels or colours mean.
+
+    Both ends, the ``units`` with what is measured, the colours by matplotlib's name.
+    """
 
     low: float
     high: float
@@ -135,8 +137,10 @@ def inside(volume: Volume, region: Region | None) -> Region:
 
 
 def box_of(region: Region, plane: int, shape: tuple[int, ...], margin: int = 0) -> Box:
-    """Rows and columns that a region (axes LPS) takes up in the slices of a volume of this shape,
-    ``margin`` voxels wider."""
+    """Rows and columns that a region (axes LPS) takes up in the slices of a volume.
+
+    The box is ``margin`` voxels wider, as far as the slice goes.
+    """
     pairs = [region[2 * axis : 2 * axis + 2] for axis in range(3) if axis != plane]
     sizes = [shape[axis] for axis in range(3) if axis != plane]
     (r0, r1), (c0, c1) = (
@@ -191,8 +195,10 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def sheet(rows: Sequence[Sequence[Picture | None]]) -> bytes:
-    """Rows of pictures, each with its own colour bar below it, as a PNG; None leaves a place
-    empty."""
+    """Rows of pictures, each with its own colour bar below it, as a PNG.
+
+    None leaves a place empty.
+    """
     return png(drawn(rows))
 
 

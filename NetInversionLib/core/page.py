@@ -275,8 +275,10 @@ def record(facts: Mapping) -> str:
 
 
 def plain(facts: Mapping) -> dict:
-    """Facts as they are after a scene was saved and opened again: numbers, text, lists and
-    names."""
+    """Facts as they are after a scene was saved and opened again.
+
+    Numbers, text, lists and names.
+    """
     return json.loads(json.dumps(facts, default=_plain))
 
 

@@ -117,7 +117,9 @@ class Case:
     change: Callable[[Scan, np.random.Generator], Scan] | None = None
 
     def images(self, target: np.ndarray, seed: int) -> tuple[Scan, Scan]:
-        """The source, and the result: matched to the target's quantiles unless it comes from the
+        """The source and the result.
+
+        The result is matched to the target's quantiles, of shape (513,), unless it comes from the
         target unchanged.
         """
         source = self.change(self.scan, np.random.default_rng(seed)) if self.change else self.scan
@@ -272,8 +274,9 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
 
 
 def read(path: Path) -> Scan:
-    """A file as the evaluation uses it: within its NAME_mask, or masked above 3 % of its
-    brightness; shrunk.
+    """A file as the evaluation uses it, shrunk.
+
+    Within its NAME_mask, or masked above 3 % of its brightness.
 
     Raises:
         ValueError: The file cannot be used.
@@ -354,8 +357,9 @@ def _cases(rows: list) -> Table:
 
 
 def totals(summary: Table) -> list[str]:
-    """The sentences that matter: false alarms on people and on simulated scanners, and wrong images
-    let through.
+    """The sentences that matter.
+
+    False alarms on people and on simulated scanners, and wrong images let through.
     """
 
     def share(chosen: Callable[[str, str], bool]) -> tuple[int, int]:

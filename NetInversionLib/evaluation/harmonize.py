@@ -163,8 +163,7 @@ def simulate(
     domains: Sequence[Domain] | None = None,
     progress: Progress | None = None,
 ) -> Table:
-    """Show people as simulated scanners would, harmonize, and compare with the truth inside the
-    mask.
+    """Show people as simulated scanners would, harmonize, compare with the truth in the mask.
 
     Args:
         people: Files of the target domain that no method has learnt from.
@@ -198,8 +197,9 @@ def simulate(
 
 
 def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
-    """A simulated evaluation's means over people: a row per domain, a column per method, and rows
-    of means over domains.
+    """A simulated evaluation's means over people.
+
+    A row per domain, a column per method, and rows of means over domains.
 
     The mean of all domains, and the mean of those with a field, leave the unchanged scan out.
     """

@@ -26,8 +26,9 @@ from .tone_field import ToneField
 
 @dataclass(frozen=True)
 class Restyled:
-    """A scaled image on the source's own grid [k, j, i] in RAS axes, not cut to a range, and how it
-    came about.
+    """A scaled image on the source's own grid, and how it came about.
+
+    [k, j, i] in RAS axes, not cut to a range.
 
     ``estimate``: the anatomy-safe change and how it was found; None in the free-form modes.
     ``trace``: per orientation, the correlation with the source after each iteration.

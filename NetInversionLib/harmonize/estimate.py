@@ -202,8 +202,9 @@ class Fit:
 
 
 def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settings()) -> Fit:
-    """The most probable change with the given fields ("", "m", "a" or "ma") under the people's
-    deviations.
+    """The most probable change with the given fields under the people's deviations.
+
+    The fields are "", "m", "a" or "ma".
 
     Unknown are the weights of the fields' patterns (standard normal before anything is seen), a
     power law and a smooth rest of the curve. The data: expected minus transformed local quantiles,

@@ -146,8 +146,9 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
 def baselines(
     scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model
 ) -> Table:
-    """The classical methods and the no-flow ablation beside the result, by the figures that need no
-    truth.
+    """The classical methods and the no-flow ablation beside the result.
+
+    By the figures that need no truth.
     """
     target = network.needed("quantiles").cpu().numpy()
     images = {name: peer(scan) for name, peer in matching.peers(target).items()}

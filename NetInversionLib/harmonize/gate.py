@@ -51,8 +51,9 @@ LEAST_ALIGNMENT = 0.85
 
 
 def alignment_check(alignment: float) -> Check:
-    """The gate's word on the corrector's alignment: what it compares lies elsewhere in a brain that
-    is poorly aligned.
+    """The gate's word on the corrector's alignment.
+
+    What it compares lies elsewhere in a brain that is poorly aligned.
     """
     good = alignment >= LEAST_ALIGNMENT
     words = (
@@ -132,8 +133,7 @@ def table(checks: Iterable[Check]) -> Table:
 
 
 def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list[Check]:
-    """Check the body part, its placement by the header, its contrast, and that it is whole and
-    clean.
+    """Check the body part, its placement, its contrast, and that it is whole and clean.
 
     Args:
         source: A scaled scan, or its ``look``.

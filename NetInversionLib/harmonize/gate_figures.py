@@ -81,8 +81,9 @@ def look(scan: Scan | Look) -> Look:
 
 
 def shrink(scan: Scan) -> Scan:
-    """The scan on the grid that the gate looks at: cropped to its mask, smoothed where it is finer,
-    and taken at 2 mm.
+    """The scan on the grid that the gate looks at.
+
+    Cropped to its mask, smoothed where it is finer, and taken at 2 mm.
 
     What is at 2 mm already keeps its values: looking at a shrunk scan is looking at the scan.
     """

@@ -199,8 +199,9 @@ def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
 
 @dataclass(frozen=True)
 class Tissues:
-    """Three Gaussians of one width that make up the histogram inside a mask, dark to bright (CSF,
-    grey, white matter in T1).
+    """Three Gaussians of one width that make up the histogram inside a mask.
+
+    Dark to bright: CSF, grey and white matter in T1.
 
     Attributes:
         means, shares: (3,) each; scaled units; the shares add up to 1.
@@ -214,8 +215,9 @@ class Tissues:
 
     @property
     def contrasts(self) -> tuple[float, float]:
-        """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and
-        grey/CSF in T1.
+        """White/grey and grey/CSF in T1.
+
+        (bright - middle) / (bright + middle), and the same of middle and dark.
         """
         dark, middle, bright = self.means
         return float((bright - middle) / (bright + middle)), float(
@@ -345,8 +347,9 @@ def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
 def site_probe(
     features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
 ) -> float:
-    """How well a classifier, retrained to convergence, tells the site of people it has not seen:
-    balanced accuracy, 0 to 1.
+    """How well a classifier tells the site of people it has not seen.
+
+    Balanced accuracy, 0 to 1, of a classifier that is retrained to convergence.
 
     Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one
     training for every person left out, features standardised by the people trained on. 0.5 is

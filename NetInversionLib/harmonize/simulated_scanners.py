@@ -152,8 +152,9 @@ def smooth_field(
 
 
 def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``scipy.ndimage.zoom(values, order=3)`` to ``shape``, float32, axis by axis: seconds less on
-    a whole volume.
+    """``scipy.ndimage.zoom(values, order=3)`` to ``shape``, float32, axis by axis.
+
+    Seconds less on a whole volume.
     """
     for axis, size in enumerate(shape):
         # A spline is linear in its values: what it makes of unit vectors is the matrix of the axis.

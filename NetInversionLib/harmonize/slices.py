@@ -58,8 +58,9 @@ def make_case(scan: harmonize_scan.Scan, spacing_mm: float, name: str | None = N
 
 
 def on_grid(scan: harmonize_scan.Scan, spacing_mm: float, margin: int = 2) -> harmonize_scan.Scan:
-    """The scan on an isotropic grid along its own axes that just holds the mask and ``margin``
-    voxels around it.
+    """The scan on an isotropic grid along its own axes.
+
+    The grid just holds the mask and ``margin`` voxels around it.
 
     Where the scan is finer, it is first smoothed to the new voxel size (Gaussian, full widths at
     half maximum in quadrature).
@@ -119,8 +120,9 @@ def _moved(matrix: np.ndarray, ijk: np.ndarray) -> np.ndarray:
 
 
 def quantised(image: Tensor, bin_width: float) -> Tensor:
-    """Scaled values moved to the centres of their bins: what a flow is asked about outside of
-    training.
+    """Scaled values moved to the centres of their bins.
+
+    This is what a flow is asked about outside of training.
 
     Args:
         image: (N, 1, H, W), scaled.
@@ -133,8 +135,9 @@ def quantised(image: Tensor, bin_width: float) -> Tensor:
 
 
 def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """All slices along an axis that meet the mask (or every n-th, one at least): images, edges,
-    masks (N, 1, H, W).
+    """All slices along an axis that meet the mask, or every n-th, one at least.
+
+    Images, edges and masks of shape (N, 1, H, W).
 
     Zeros at the far sides fill heights and widths up to a multiple.
     """

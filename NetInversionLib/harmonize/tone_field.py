@@ -153,8 +153,9 @@ class ToneField:
         return of_log_m, of_a
 
     def order_margin(self, distance_mm: float, brightest: float = 1.3) -> float:
-        """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they
-        differ by more than this.
+        """The difference above which two voxels so far apart keep their order.
+
+        Neither is brighter than ``brightest``.
 
         For x_p > x_q, m_p x_p + a_p > m_q x_q + a_q follows from x_p - x_q > x_q (m_q / m_p - 1) +
         (a_q - a_p) / m_p.
@@ -240,8 +241,9 @@ def strictly_increasing(
     least_slope: float = 0.02,
     greatest_slope: float = 50.0,
 ) -> np.ndarray:
-    """A tone curve from points that rise, but perhaps not strictly or not gently (matched
-    quantiles).
+    """A tone curve from points that rise, but perhaps not strictly or not gently.
+
+    Matched quantiles are such points.
 
     Points closer than ``least_step`` in x to the one before are left out; slopes are cut to the
     given range, and y is summed up again from the middle, so that the middle stays where it was.

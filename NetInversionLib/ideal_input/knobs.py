@@ -28,8 +28,9 @@ MOST_IMAGES = 8
 
 @dataclass(frozen=True)
 class Knob:
-    """``apply(images, values) -> images``: images (N, C, *space), values one number per entry of
-    ``start``.
+    """``apply(images, values) -> images``.
+
+    Images of shape (N, C, *space); values are one number per entry of ``start``.
 
     ``describe(values)``: what the setting means to someone at a scanner.
     """
@@ -130,8 +131,9 @@ def acquirable(
     free_error: float,
     progress: Progress,
 ) -> Table:
-    """Table "acquirable": what each knob alone, and all together, buy of the free-voxel
-    improvement.
+    """Table "acquirable": what the knobs buy of the free-voxel improvement.
+
+    Each alone, and all together.
 
     Args:
         patient: Of shape (images, C, *space), normalised.

@@ -276,8 +276,9 @@ def add_validity(
     seed: int,
     kind: str = "ideal",
 ) -> None:
-    """Table "validity": the error of inputs that should not be better, and of the ideal ones under
-    noise and blur.
+    """Table "validity": the error of inputs that should not be better.
+
+    And of the ideal ones under noise and blur; images are of shape (starts, images, C, *space).
 
     Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target
     against the inputs of other patients, and against the input of another image of the same

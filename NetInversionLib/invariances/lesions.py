@@ -128,8 +128,9 @@ def detectability(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
-    """Every size with every contrast at one place: how much of the contrast an unchanged output
-    leaves room for.
+    """Every size with every contrast at one place.
+
+    How much of the contrast does an unchanged output leave room for?
 
     Args:
         level_sets: By diameter (mm). Each has a region that follows from this diameter alone: the

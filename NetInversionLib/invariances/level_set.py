@@ -298,8 +298,9 @@ def project(
 
 
 def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:
-    """Images on the way to their proposals, as far along as their measure stays at most
-    ``epsilon``.
+    """Images on the way to their proposals.
+
+    As far along as their measure stays at most ``epsilon``.
 
     Found by bisection: a step of the search may land far inside the level set, where less of the
     change is left than could be.

@@ -141,8 +141,9 @@ def noise_image(
 def exposed(
     hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings, noise_hu: float
 ) -> LowDoseSettings:
-    """The settings with so many photons that the noise has a given strength, as exposure control
-    does.
+    """The settings with so many photons that the noise has a given strength.
+
+    As exposure control does.
 
     Thick bodies take more photons than thin ones: one I0 for all would leave some without noise and
     starve others.
@@ -295,8 +296,9 @@ def projection_noise(
 
 
 def detectors(size: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[int, float]:
-    """(number of detector elements, their width in mm): the image's diagonal fits, one element per
-    (smaller) voxel.
+    """Number of detector elements and their width, mm.
+
+    The image's diagonal fits, one element per (smaller) voxel.
     """
     width = min(spacing_mm)
     diagonal = math.hypot(size[0] * spacing_mm[1], size[1] * spacing_mm[0])

@@ -90,8 +90,9 @@ class Model:
         return self.denormalise_change(images, scaling) + _column(scaling, "low", images)
 
     def denormalise_change(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """A difference of normalised input images, of shape (images, C, *space), in the patient's
-        units.
+        """A difference of normalised input images in the patient's units.
+
+        Of shape (images, C, *space).
         """
         return images * _span(scaling, images)
 
@@ -114,8 +115,9 @@ class Model:
         return images.clamp(0, 1), int(((images < 0) | (images > 1)).sum())
 
     def normalise_target_tensor(self, images: Tensor) -> Tensor:
-        """Target images of shape (images, D, *space) in the card's units, normalised and clipped to
-        0 to 1.
+        """Target images in the card's units, normalised and clipped to 0 to 1.
+
+        Of shape (images, D, *space).
         """
         return self._normalised_output(images).clamp(0, 1)
 
@@ -126,8 +128,9 @@ class Model:
 
     @property
     def error_scale(self) -> tuple[float, str]:
-        """What a normalised error is multiplied by to be told to a person, and its unit: (3000,
-        "HU"), say.
+        """What a normalised error is multiplied by to be told to a person, and its unit.
+
+        (3000, "HU"), say.
 
         Outputs that differ in unit or range have no unit in common: their error is told in per cent
         of the range.
@@ -155,8 +158,9 @@ class Model:
         return stack.transpose(0, 1).contiguous() if self.card.dimensions == 2 else stack[None]
 
     def facts(self) -> dict:
-        """What a result records of its model: name, version, file, SHA-256 and what it was trained
-        on.
+        """What a result records of its model.
+
+        Name, version, file, SHA-256 and what it was trained on.
         """
         card = self.card
         return {

@@ -62,8 +62,9 @@ MAX_FEATURES = 512
 
 @register("conditional_flow")
 class ConditionalFlow(nn.Module):
-    """Invertible map from an image, given a condition (an edge map), to latents that training makes
-    standard normal.
+    """Invertible map from an image, given a condition, to latents.
+
+    The condition is an edge map; training makes the latents standard normal.
 
     Args:
         in_channels: Of the image.
@@ -191,8 +192,7 @@ class ConditionalFlow(nn.Module):
         return self.inverse([temperature * part.to(condition) for part in z], condition)
 
     def prepared(self, condition: Tensor | None = None) -> Prepared:
-        """The flow for one condition, with everything computed that depends on it or the weights
-        alone.
+        """The flow for one condition, with everything computed that no image changes.
 
         For many encodings and decodings under the same condition. It is a picture of the weights as
         they are now; gradients reach the image and the latents, but neither weights nor condition.
@@ -206,8 +206,9 @@ class ConditionalFlow(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Set every ActNorm so that its output for this batch has mean 0 and deviation 1 in each
-        channel.
+        """Set every ActNorm by a batch.
+
+        Its output has mean 0 and deviation 1 in each channel then.
 
         Args:
             x: Of shape (N, in_channels, H, W).
@@ -277,8 +278,9 @@ class Prepared:
         return z, log_det
 
     def inverse(self, z: list[Tensor]) -> Tensor:
-        """Latents of each level, of shape (N, c, h, w), to the image, as
-        ``ConditionalFlow.inverse``.
+        """Latents to the image, as ``ConditionalFlow.inverse``.
+
+        Of each level of shape (N, c, h, w).
         """
         x = None
         for level, latent in zip(reversed(self._levels), reversed(z)):

@@ -44,8 +44,9 @@ class Mixing(nn.Module):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices (count, C, C) and offsets (count, C) of x -> Wx + b, their summed
-        log-determinant per pixel; float64.
+        """Matrices and offsets of x -> Wx + b, and their summed log-determinant per pixel.
+
+        Of shape (count, C, C) and (count, C); float64.
         """
         permutation, sign, lower, upper, log_diagonal, log_scale, bias = (
             _double(t)
@@ -204,8 +205,9 @@ class FlowStep(nn.Module):
 
 
 class Split(nn.Module):
-    """Half of the channels become latents, standardised under a Gaussian predicted from the other
-    half and features.
+    """Half of the channels become latents.
+
+    They are standardised under a Gaussian predicted from the other half and features.
     """
 
     def __init__(self, channels: int, features: int, bound: float):

@@ -130,8 +130,9 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Each place looks at all places of the half-sized image, by likeness, and adds what it finds
-    there.
+    """Each place looks at all places of the half-sized image, by likeness.
+
+    It adds what it finds there.
     """
 
     def __init__(self, channels: int):
@@ -173,8 +174,9 @@ def beside(x: Tensor, condition: Tensor | None) -> Tensor:
 
 
 class Spectral(nn.Module):
-    """A weight divided by an estimate of its largest singular value: one power iteration from the
-    vector u.
+    """A weight divided by an estimate of its largest singular value.
+
+    The estimate is one power iteration from the vector u.
 
     Training keeps the iteration's result, so that the estimate becomes exact in time. Published
     weights come with vectors that were never iterated, and mean the estimate from those.

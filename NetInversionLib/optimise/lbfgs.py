@@ -190,7 +190,14 @@ class _Rows:
 
 
 class _Run:
-    def __init__(self, value_and_gradient, start, options, lower, upper):
+    def __init__(
+        self,
+        value_and_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        start: Tensor,
+        options: Options,
+        lower: Tensor | float | None,
+        upper: Tensor | float | None,
+    ):
         self.value_and_gradient, self.options = value_and_gradient, options
         self.shape, self.bounded = start.shape, lower is not None or upper is not None
         self.lower = -math.inf if lower is None else lower

@@ -36,8 +36,9 @@ class Terms:
 
 
 class Objective:
-    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2 for each image of a
-    batch.
+    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2.
+
+    For each image of a batch.
 
     Args:
         network: Differentiable, (N, C, *space) to (N, D, *space), no gradients of its parameters

@@ -129,8 +129,9 @@ class Pair:
 def read_pairs(
     folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()
 ) -> list[Pair]:
-    """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them,
-    with simulated noise.
+    """Every (n-th) axial slice of the CTs of a folder, with simulated noise.
+
+    People are found as by ``people.read_people``.
 
     Raises:
         ValueError: No CT there, or one without air (not in HU).
@@ -260,8 +261,9 @@ class Critic(nn.Module):
 
 
 def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
-    """The perceptual loss's features: a layer of another denoiser, the fourth by default (behind
-    its second convolution).
+    """The perceptual loss's features: a layer of another denoiser.
+
+    The fourth by default, behind its second convolution.
     """
     return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
 

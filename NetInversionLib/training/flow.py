@@ -184,8 +184,9 @@ def draw_batch(
 
 
 def spoilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slice [H, W] as another scanner might show it: a random rising curve through 0 and 1, then
-    smooth fields; air stays.
+    """A slice [H, W] as another scanner might show it.
+
+    A random rising curve through 0 and 1, then smooth fields; air stays.
     """
     knots = np.concatenate([[0], np.cumsum(np.exp(rng.normal(0, 0.6, 6)))])
     knots *= rng.uniform(0.85, 1.15) / knots[-1]
@@ -223,8 +224,9 @@ def train(
     device: torch.device | str = "cpu",
     card: dict | None = None,
 ) -> Path:
-    """Train a flow on ``cases`` and write the model file, and its learning curve as a picture
-    beside it.
+    """Train a flow on cases and write the model file.
+
+    Its learning curve is written as a picture beside it.
 
     Under torchrun every process calls this; the first one writes.
 
@@ -355,8 +357,9 @@ class _State(State):
 
 
 def draw_curve(history: list[list[float]], path: Path | str) -> None:
-    """Write the learning curve as a picture: bits/dim over steps, in training and on held-out
-    people.
+    """Write the learning curve as a picture.
+
+    Bits/dim over steps, in training and on held-out people.
     """
     from matplotlib.figure import Figure
 

@@ -151,8 +151,9 @@ def combine(
     quality: dict | None = None,
     training: dict | None = None,
 ) -> Path:
-    """Write a model file with the flow and statistics of ``flow_file`` and another corrector,
-    statistics or figures besides.
+    """Write a model file with the flow of another, and other parts besides.
+
+    The parts are a corrector, statistics or figures.
 
     Args:
         corrector, arguments: The corrector and the JSON arguments that build it; None keeps the one

@@ -22,8 +22,9 @@ from ..core.progress import Progress
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together (``torchrun`` starts them and tells each its place), or
-    just this one.
+    """The processes that train together, or just this one.
+
+    ``torchrun`` starts them and tells each its place.
     """
 
     rank: int = 0
@@ -54,8 +55,9 @@ class Group:
             )
 
     def share(self, *batch: Tensor) -> list[Tensor]:
-        """This process' part of a batch: of each tensor (N, ...) every ``size``-th part of its
-        first axis.
+        """This process' part of a batch.
+
+        Of each tensor of shape (N, ...) every ``size``-th part of its first axis.
         """
         return [part[self.rank :: self.size] for part in batch]
 
@@ -73,8 +75,9 @@ class Group:
 
 
 class State:
-    """Networks and optimisers in training, step, history and the values since its last entry: all
-    that a checkpoint holds.
+    """Networks and optimisers in training, step and history: all that a checkpoint holds.
+
+    And the values since the history's last entry.
 
     Args:
         settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step
@@ -101,8 +104,9 @@ class State:
 
     @property
     def rate(self) -> float:
-        """The learning rate now: it rises over the first twentieth of the steps and falls as half a
-        cosine.
+        """The learning rate now.
+
+        It rises over the first twentieth of the steps and falls as half a cosine.
         """
         s = self.settings
         return s.learning_rate * min(

@@ -84,8 +84,9 @@ class TrainSettings:
 
 @dataclass
 class Scan:
-    """One CT ready for use: axial slices [k, j, i], LPS, cut to the body, table removed, HU clipped
-    to the range.
+    """One CT ready for use: axial slices [k, j, i], LPS.
+
+    Cut to the body, table removed, HU clipped to the range.
     """
 
     name: str

@@ -71,7 +71,8 @@ class DoublerLogic(logic.ModuleLogic):
         return jobs.Request("double", {"volume": volume}, {}, {"factor": factor})
 
     def run(self, node, **settings):
-        return self.addResult(jobs.run_here(steps.finish(self.requestSteps(node, **settings))), node)
+        request = steps.finish(self.requestSteps(node, **settings))
+        return self.addResult(jobs.run_here(request), node)
 """
 
 WIDGETS = {
