@@ -498,7 +498,7 @@ def invariances():
 
 
 def marks(ct):
-    """A region of interest around the middle of a one-slice CT's body, and a point in its middle."""
+    """A region of interest around the middle of a one-slice CT's body, and its middle point."""
     middle = [*np.argwhere(ct.array[0] > -500).mean(0)[::-1], 0, 1]
     spacing = np.array(ct.spacing_mm)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")

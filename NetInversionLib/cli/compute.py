@@ -85,8 +85,9 @@ def _ideal_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("compute", "ideal-input", _ideal_input_arguments)
 def compute_ideal_input(options: argparse.Namespace) -> int:
-    """Find the input images that a network would err least on; images, tables, all facts and a
-    report go to a folder.
+    """Find the input images that a network would err least on.
+
+    Images, tables, all facts and a report go to a folder.
     """
     import torch
 
@@ -220,8 +221,9 @@ def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("compute", "invariances", _invariances_arguments)
 def compute_invariances(options: argparse.Namespace) -> int:
-    """Find what may change in a CT without a denoiser noticing; images, tables, all facts and a
-    report go to a folder.
+    """Find what may change in a CT without a denoiser noticing.
+
+    Images, tables, all facts and a report go to a folder.
     """
     device = machine(options)
     from .. import jobs

@@ -35,8 +35,9 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", "synthetic-ct", _evaluate_arguments)
 def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
-    """Mean absolute error in HU on people left out, overall and in bone, beside two trivial
-    predictors.
+    """Mean absolute error on people left out, overall and in bone, in HU.
+
+    Two trivial predictors stand beside it.
     """
     device = machine(options)
     from ..evaluation import synthetic_ct
@@ -103,8 +104,9 @@ def _gate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", "gate", _gate_arguments)
 def evaluate_gate(options: argparse.Namespace) -> int:
-    """The harmonization's gate: false alarms, and wrong images let through, in folds over the
-    target's people.
+    """The harmonization's gate: false alarms, and wrong images let through.
+
+    In folds over the target's people.
     """
     device = machine(options)
     from ..evaluation import gate
@@ -222,8 +224,9 @@ def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("evaluate", "harmonize", _evaluate_harmonize_arguments)
 def evaluate_harmonize(options: argparse.Namespace) -> int:
-    """Harmonization beside the classical methods: on simulated scanners, between two real ones,
-    between two visits.
+    """Harmonization beside the classical methods.
+
+    On simulated scanners, between two real ones, or between two visits.
     """
     device = machine(options)
     asked = [options.simulate is not None, bool(options.prospective), bool(options.visits)]

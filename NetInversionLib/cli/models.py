@@ -42,8 +42,9 @@ def models_list(options: argparse.Namespace) -> int:
 
 @command("models", "info", _info_arguments)
 def models_info(options: argparse.Namespace) -> int:
-    """Print a model's card: channels, what it was trained on, licence, measured quality, intended
-    use.
+    """Print a model's card.
+
+    Channels, what it was trained on, licence, measured quality and intended use.
     """
     for key, value in asdict(models.read_card(options.file)).items():
         if key in ("inputs", "outputs"):
@@ -56,8 +57,9 @@ def models_info(options: argparse.Namespace) -> int:
 
 @command("models", "verify", _verify_arguments)
 def models_verify(options: argparse.Namespace) -> int:
-    """Check model files through and through: header, shapes, finite weights, one run with
-    gradients.
+    """Check model files through and through.
+
+    Header, shapes, finite weights, and one run with gradients.
     """
     wrong = 0
     for path in options.file:

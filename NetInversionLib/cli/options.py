@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """``netinversion <group> <name>``: ``arguments`` fills a parser, ``run`` does it and returns
-    the exit status.
+    """``netinversion <group> <name>``.
+
+    ``arguments`` fills a parser; ``run`` does the work and returns the exit status.
 
     Without a ``name`` the group is the command: ``netinversion <group>``.
     """
@@ -35,7 +36,7 @@ COMMANDS: list[Command] = []
 def command(
     group: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]
 ) -> Callable:
-    """Decorator that adds a function to ``COMMANDS``; the first line of its docstring is the help."""
+    """Decorator that adds a function to ``COMMANDS``; its docstring's first line is the help."""
 
     def add(run: Callable[[argparse.Namespace], int]) -> Callable:
         summary = (run.__doc__ or "").partition("\n")[0]
@@ -69,8 +70,9 @@ def machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def process(options: argparse.Namespace) -> tuple[torch.device, bool]:
-    """(device, whether this is the first) of the processes that torchrun started; of the only one
-    without it.
+    """The device of this process, and whether it is the first that torchrun started.
+
+    Without torchrun there is only one.
     """
     import os
 

@@ -27,8 +27,13 @@ from .options import COMMANDS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; 0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong
-    command line.
+    """Run a command line.
+
+    Args:
+        arguments: Its words; those of this process by default.
+
+    Returns:
+        0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong command line.
     """
     devices.wait_asleep()
     devices.give_memory_back()

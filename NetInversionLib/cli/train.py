@@ -185,8 +185,9 @@ def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "corrector", _train_corrector_arguments)
 def train_corrector(options: argparse.Namespace) -> int:
-    """Learn where in the head one scanner shows which intensities, for anatomy-safe harmonization;
-    minutes on one core.
+    """Learn where in the head one scanner shows which intensities, for anatomy-safe harmonization.
+
+    Minutes on one core.
     """
     from ..training import corrector
 
@@ -224,8 +225,9 @@ def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "gate", _train_gate_arguments)
 def train_gate(options: argparse.Namespace) -> int:
-    """Learn which scans and results are typical of a scanner, and add that to its harmonization
-    model.
+    """Learn which scans and results are typical of a scanner.
+
+    What is learnt is added to the scanner's harmonization model.
     """
     import torch
 
@@ -326,8 +328,9 @@ def _train_cinn_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "cinn", _train_cinn_arguments)
 def train_cinn(options: argparse.Namespace) -> int:
-    """Train a conditional flow for each of a denoiser's layers; writes one model file of them and
-    the autoencoder.
+    """Train a conditional flow for each of a denoiser's layers.
+
+    Writes one model file of them and the autoencoder.
     """
     from ..training import sampler
 
@@ -343,8 +346,9 @@ def train_cinn(options: argparse.Namespace) -> int:
 def _train_on_low_dose(
     options, train, kind, chosen: dict | None = None, networks: dict | None = None
 ) -> int:
-    """Read the CTs and train with settings of a kind; ``networks`` are files to load, by the names
-    of train's arguments.
+    """Read the CTs and train with settings of a kind.
+
+    ``networks`` are files to load, by the names of train's arguments.
     """
     from ..training import denoiser
 

@@ -43,8 +43,9 @@ class Scheduler:
 
 
 def run_on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
-    """A worker's death puts its volume back on Dask's list; one whose record was lost with it is
-    not done again.
+    """A worker's death puts its volume back on Dask's list.
+
+    One whose record was lost with it is not done again.
     """
     with _client(scheduler) as client:
         waiting = {}

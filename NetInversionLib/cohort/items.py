@@ -167,8 +167,9 @@ def _require_apart(folder: Path, out: Path) -> None:
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
-    """Volume files and DICOM folders at any depth, in order; hidden files and folders of results
-    are left out.
+    """Volume files and DICOM folders at any depth, in order.
+
+    Hidden files and folders of results are left out.
     """
     for place, folders, names in os.walk(folder):
         parent = Path(place)
@@ -205,8 +206,9 @@ def _bids_files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict[Path, str]:
-    """Where each source's image goes below the output folder; files that differ in their ending
-    only keep it.
+    """Where each source's image goes below the output folder.
+
+    Files that differ in their ending only keep it.
     """
     named = {
         path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized.nii.gz"
@@ -232,8 +234,9 @@ def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict
 
 
 def _bids_name(path: Path, suffix: str) -> str:
-    """The derivative's name: "desc" is the last entity; a label that is there already stays part of
-    it.
+    """The derivative's name: "desc" is the last entity.
+
+    A label that is there already stays part of it.
     """
     entities = _name(path)[: -len(suffix) - 1]
     described = re.search(r"_desc-([0-9A-Za-z]+)$", entities)
@@ -245,10 +248,11 @@ def _bids_name(path: Path, suffix: str) -> str:
 def _masks(
     sources: list[Path], folder: Path, pattern: str | None, log: Callable[[str], None]
 ) -> tuple[dict[Path, str], list[Path]]:
-    """The mask of each source that has one, seen from the source's folder; and the sources that are
-    no masks.
+    """Which sources are masks of others.
 
-    Masks are what the pattern names; without one, NAME_mask beside NAME, whatever the endings.
+    Returns:
+        The mask of each source that has one, seen from the source's folder; and the sources that
+        are no masks.
     """
     named = {}
     for path in sources:
@@ -337,8 +341,10 @@ def _state(path: str) -> list | None:
 
 
 def _utf8(path: str) -> str:
-    """The path. Raises ValueError if it holds bytes that are not UTF-8: ITK ends the whole program
-    over one.
+    """The same path, where ITK can read it.
+
+    Raises:
+        ValueError: It holds bytes that are not UTF-8: ITK ends the whole program over one.
     """
     try:
         path.encode()

@@ -64,8 +64,9 @@ def run_locally(items: list[Item], processes: int, command: Sequence[str]) -> It
 
 
 class _Worker:
-    """A process that does items one by one; if it dies, the item it had has failed, and the next
-    gets a new process.
+    """A process that does items one by one.
+
+    If it dies, the item it had has failed, and the next gets a new process.
     """
 
     def __init__(self, command: Sequence[str], share: int):

@@ -1,5 +1,7 @@
-"""The summary of a cohort: one CSV table and one HTML page that needs no other file; whatever a
-file name holds is text."""
+"""The summary of a cohort: one CSV table and one HTML page that needs no other file.
+
+Whatever a file name holds is text.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,10 @@ body { max-width: none } .rows img { display: block; background: #000; margin-bo
 
 
 def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
-    """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole; records are read
-    one by one."""
+    """``summary.csv`` and ``summary.html`` in folder ``out``, each replaced whole.
+
+    Records are read one by one.
+    """
     rows: list[dict] = []
     found: Counter[str] = Counter()
     versions: Counter[str] = Counter()
@@ -58,8 +62,15 @@ def write(out: Path, records: Iterable[dict], temporary: Path) -> None:
 
 
 def thumbnails(before: Volume, after: Volume) -> list[str]:
-    """Axial, coronal and sagittal middle of both, radiological, each from 0 to its own 99.5th
-    percentile; JPEG, base64."""
+    """Axial, coronal and sagittal middle of both, radiological, as JPEG in base64.
+
+    Args:
+        before: [k, j, i], any orientation.
+        after: Likewise; where the shapes are alike both are cut to what ``before`` shows.
+
+    Returns:
+        A text for each of the two; each picture goes from 0 to its own 99.5th percentile.
+    """
     before, after = volumes.reorient(before, "LPS"), volumes.reorient(after, "LPS")
     boxes = _box(before.array), _box(before.array if before.shape == after.shape else after.array)
     return [_jpeg(volumes.crop(volume, box)) for volume, box in zip((before, after), boxes)]
@@ -142,8 +153,10 @@ def _head(found: Counter, versions: Counter) -> str:
 
 
 def _made_by(versions: Counter) -> str:
-    """The version that made the results; of several the numbers of volumes, and that they may
-    differ."""
+    """The version that made the results.
+
+    Of several the numbers of volumes, and that they may differ.
+    """
     if len(versions) < 2:
         return page.text("".join(f"NetInversion {version}." for version in versions))
     made = ", ".join(f"{version} ({number})" for version, number in sorted(versions.items()))

@@ -32,8 +32,9 @@ _one_at_a_time = (
 
 
 def work(data: dict) -> dict:
-    """Do an item (its fields as a dict) unless it is done, and give its record without pictures;
-    never raises.
+    """Do an item (its fields as a dict) unless it is done, and give its record without pictures.
+
+    Never raises.
 
     Two processes may do the same item at the same time (a cluster gave a worker up that was not
     dead): each writes under a name of its own, and the second to come leaves the first one's files.
@@ -66,8 +67,10 @@ def finished(item: Item) -> dict | None:
 
 
 def read_record(item: Item) -> dict | None:
-    """The record of the last time that this volume was done or failed, with whatever settings; None
-    without any.
+    """The record of the last time that this volume was done or failed, with whatever settings.
+
+    Returns:
+        None without any.
     """
     try:
         record = json.loads(item.record_file.read_bytes())
@@ -118,8 +121,9 @@ def new_record(item: Item) -> dict:
 
 
 def _judged(result: Result) -> dict:
-    """Verdict, reasons and figures (table "summary") of a result, as JSON; a task without a verdict
-    is "done".
+    """Verdict, reasons and figures (table "summary") of a result, as JSON.
+
+    A task without a verdict is "done".
     """
     figures = _figures(result.tables["summary"]) if "summary" in result.tables else {}
     return _json(
@@ -133,7 +137,7 @@ def _judged(result: Result) -> dict:
 
 
 def _figures(table: Table) -> dict:
-    """A table as name and value: the first column names the rows; what is not finite is left out."""
+    """A table as name and value: the first column names the rows; only what is finite stays."""
     (_, names), *columns = table.columns.items()
     cells = {
         (f"{heading}, {name}" if len(columns) > 1 else str(name)): value
@@ -148,8 +152,10 @@ def _figures(table: Table) -> dict:
 
 
 def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) -> dict | None:
-    """Write image, sidecar and record; None, or the record of somebody who was faster, whose files
-    then stay.
+    """Write image, sidecar and record.
+
+    Returns:
+        None, or the record of somebody who was faster, whose files then stay.
     """
     image = result.volumes.get(item.result)
     if record["status"] == "refused" and not item.force:
@@ -190,8 +196,9 @@ def _provenance(item: Item, record: dict) -> dict:
 
 
 def failed_record(item: Item, error: str, details: str = "", seconds: float = 0.0) -> dict:
-    """The record of a failure, written where that is possible; a good one that is there stays and
-    is given.
+    """The record of a failure, written where that is possible.
+
+    A good one that is there stays and is given.
     """
     record = {**new_record(item), "error": error, "details": details, "seconds": seconds}
     with contextlib.suppress(OSError):

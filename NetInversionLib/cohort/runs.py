@@ -1,5 +1,6 @@
-"""A folder of volumes or a BIDS tree, volume by volume through one task; what is done already is
-not done again.
+"""A folder of volumes or a BIDS tree, volume by volume through one task.
+
+What is done already is not done again.
 
 A volume's job is plain data (``Item``): a ``jobs.Request`` whose volumes are files, so that a
 process of this computer or a worker of a Dask cluster can do it, given only that it sees the same
@@ -47,8 +48,9 @@ def run(
     log: Callable[[str], None] = lambda line: None,
     worker: Sequence[str] | None = None,
 ) -> list[dict]:
-    """Do what is not done yet, and write the summary; gives the records, without pictures, in the
-    items' order.
+    """Do what is not done yet, and write the summary.
+
+    Gives the records, without pictures, in the items' order.
 
     Args:
         items: From ``plan``: all with the same output folder.
@@ -87,11 +89,9 @@ def run(
 
 
 def prepare(folder: str | os.PathLike, out: str | os.PathLike) -> None:
-    """Make the output folder; for a BIDS data set with the description that makes it a data set
-    too.
+    """Make the output folder.
 
-    Raises:
-        ValueError: ``out`` is somebody else's data set.
+    For a BIDS data set it gets the description that makes it a data set too.
     """
     folder, out = Path(folder).resolve(), Path(out)
     description = out / "dataset_description.json"
@@ -158,7 +158,7 @@ def _line(record: dict, count: int, total: int, seconds_left: float) -> str:
 
 @contextlib.contextmanager
 def _only_run_in(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder, where the system can, and clear what a killed one left."""
+    """Keep a second run out of the folder, where the system can; clear what a killed one left."""
     (out / OWN).mkdir(parents=True, exist_ok=True)
     with open(out / OWN / "lock", "a") as file:
         with contextlib.suppress(ImportError):  # Windows

@@ -1,2 +1,4 @@
-"""What every part of the library speaks: text, figures and pages; it knows no question and no
-network."""
+"""What every part of the library speaks: text, figures and pages.
+
+It knows no question and no network.
+"""

@@ -99,7 +99,7 @@ def _problem(name: str) -> str | None:
 
 
 def describe(device: torch.device | str = "cpu") -> str:
-    """The device in words: "NVIDIA H200 (139.8 GiB)", "Apple GPU (arm64)", "CPU x86_64, 8 threads"."""
+    """The device in words, such as "NVIDIA H200 (139.8 GiB)" or "CPU x86_64, 8 threads"."""
     import torch
 
     device = torch.device(device)
@@ -112,8 +112,9 @@ def describe(device: torch.device | str = "cpu") -> str:
 
 
 def versions(device: torch.device | str = "cpu") -> dict[str, str]:
-    """What a result records so that it can be run again: versions, platform and device; no names,
-    no paths.
+    """What a result records so that it can be run again: versions, platform and device.
+
+    No names, no paths.
     """
     import numpy
     import torch
@@ -131,8 +132,9 @@ def versions(device: torch.device | str = "cpu") -> dict[str, str]:
 
 
 def wait_asleep() -> None:
-    """Let waiting threads of torch sleep instead of spin; only of use before torch is first
-    imported.
+    """Let waiting threads of torch sleep instead of spin.
+
+    Only of use before torch is first imported.
 
     Spinning threads hold cores that another program needs: on two busy cores a network ran up to 20
     times slower.
@@ -141,8 +143,9 @@ def wait_asleep() -> None:
 
 
 def give_memory_back() -> bool:
-    """Let the C library return large buffers at once, in a program of our own; False where it is
-    not glibc.
+    """Let the C library return large buffers at once, in a program of our own.
+
+    False where it is not glibc.
 
     It would keep those of up to 32 MB for later: a long run on the CPU then ends with half as much
     memory again as a short one.
@@ -166,8 +169,9 @@ def trim_memory() -> bool:
 
 
 def leave_a_core_free() -> int:
-    """Keep torch off one core where there are more than two, for the application; returns the
-    number of threads.
+    """Keep torch off one core where there are more than two, for the application.
+
+    Returns the number of threads.
     """
     import torch
 
@@ -180,8 +184,9 @@ def leave_a_core_free() -> int:
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that a run on ``device`` may still take: free ones and those that torch only holds in
-    reserve.
+    """Bytes that a run on a device may still take.
+
+    Free ones, and those that torch only holds in reserve.
 
     On the CPU of a Linux machine this honours the limits of the control groups (containers, cluster
     jobs).
@@ -236,8 +241,9 @@ def _number(pattern: str, text: str) -> int:
 
 
 def _cgroup_memory(mount: Path, path: str, limit_name: str, usage_name: str) -> float:
-    """Smallest of (limit - usage + file cache) over a control group and those that hold it;
-    infinite without a limit.
+    """Smallest of (limit - usage + file cache) over a control group and those that hold it.
+
+    Infinite without a limit.
 
     Inside a container the path may not exist below the mount point: its own group is then the mount
     point itself.
@@ -297,8 +303,9 @@ def _windows_peak() -> int:
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
-    """Most bytes used so far: of the card by torch for a CUDA ``device``, else of the computer by
-    this process.
+    """Most bytes used so far.
+
+    Of the card by torch for a CUDA ``device``, else of the computer by this process.
     """
     if str(device).startswith("cuda"):
         import torch
@@ -315,9 +322,7 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device, whatever the torch version
-    calls it.
-    """
+    """Whether an exception says that memory ran out, on any device, in any version of torch."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
@@ -328,8 +333,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def halving(
     run: Callable[[int], T], size: int, smallest: int = 1, log: Callable[[str], None] = _ignore
 ) -> T:
-    """``run(size)``; whenever that runs out of memory, again with half the size, down to
-    ``smallest``.
+    """``run(size)``, or of half the size each time that memory runs out.
+
+    The size goes down to ``smallest``.
 
     Args:
         run: Called with a size (a tile's edge, a number of items at once); starts again at every

@@ -59,8 +59,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Scale:
-    """What grey levels or colours mean: both ends, the ``units`` with what is measured, the colours
-    by matplotlib's name."""
+    """What grey levels or colours mean.
+
+    Both ends, the ``units`` with what is measured, the colours by matplotlib's name.
+    """
 
     low: float
     high: float
@@ -70,9 +72,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a sheet: a slice under a title; ``over``: a map (NaN: nothing there) laid over
-    it with a scale of its own,
-    whose colour bar it then has; ``box``: a frame around a part."""
+    """One picture of a sheet: a slice under a title.
+
+    ``over``: a map (NaN: nothing there) laid over it with a scale of its own, whose colour bar it
+    then has; ``box``: a frame around a part.
+    """
 
     slice: Slice
     title: str
@@ -85,16 +89,27 @@ class Picture:
 
 
 def plane_of(volume: Volume) -> int:
-    """The plane with the most to show: axial, unless the volume (axes LPS) is a slab across another
-    one."""
+    """The plane with the most to show: axial, unless the volume is a slab across another one.
+
+    Args:
+        volume: [k, j, i] with axes LPS.
+
+    Returns:
+        ``AXIAL``, ``CORONAL`` or ``SAGITTAL``: the array's axis that the plane lies across.
+    """
     shape = np.array(volume.shape)
     thin = int(np.argmin(shape))
     return thin if shape[thin] * 4 <= np.sort(shape)[1] else AXIAL
 
 
 def cut(volume: Volume, plane: int, index: int) -> Slice:
-    """A slice of a volume with axes LPS (``volumes.reorient``); ``index`` along the array's axis
-    ``plane``."""
+    """A slice of a volume, as it is shown.
+
+    Args:
+        volume: [k, j, i] with axes LPS (``volumes.reorient``).
+        plane: The array's axis that the slice lies across.
+        index: Of the slice along this axis.
+    """
     array, (x, y, z) = np.asarray(volume.array).take(index, plane), volume.spacing_mm
     spacing = ((y, x), (z, x), (z, y))[plane]
     if plane != AXIAL:
@@ -107,7 +122,12 @@ def cut(volume: Volume, plane: int, index: int) -> Slice:
 
 
 def inside(volume: Volume, region: Region | None) -> Region:
-    """A region of a volume as it is in the volume turned to LPS; the whole of it for None."""
+    """A region of a volume as it is in the volume turned to LPS.
+
+    Args:
+        volume: [k, j, i], any orientation.
+        region: (k0, k1, j0, j1, i0, i1), half-open; None for the whole volume.
+    """
     array = np.zeros(volume.shape, np.uint8)
     bounds = region or tuple(bound for n in volume.shape for bound in (0, n))
     array[tuple(slice(*pair) for pair in zip(bounds[::2], bounds[1::2]))] = 1
@@ -117,8 +137,10 @@ def inside(volume: Volume, region: Region | None) -> Region:
 
 
 def box_of(region: Region, plane: int, shape: tuple[int, ...], margin: int = 0) -> Box:
-    """Rows and columns that a region (axes LPS) takes up in the slices of a volume of this shape,
-    ``margin`` voxels wider."""
+    """Rows and columns that a region (axes LPS) takes up in the slices of a volume.
+
+    The box is ``margin`` voxels wider, as far as the slice goes.
+    """
     pairs = [region[2 * axis : 2 * axis + 2] for axis in range(3) if axis != plane]
     sizes = [shape[axis] for axis in range(3) if axis != plane]
     (r0, r1), (c0, c1) = (
@@ -130,8 +152,16 @@ def box_of(region: Region, plane: int, shape: tuple[int, ...], margin: int = 0) 
 
 
 def window(values: np.ndarray, low: float = 1.0, high: float = 99.5) -> tuple[float, float]:
-    """From one percentile to another of the finite values, both widened to two digits of what lies
-    between."""
+    """The grey window of an image, its ends rounded outwards to two digits of what lies between.
+
+    Args:
+        values: Of any shape; what is not finite does not count.
+        low: Percentile at the lower end.
+        high: Percentile at the upper end.
+
+    Returns:
+        (lowest, highest) in the image's unit; the second is larger.
+    """
     values = _finite(values)
     bottom, top = (float(v) for v in np.percentile(values, (low, high)))
     if not top > bottom:
@@ -141,7 +171,12 @@ def window(values: np.ndarray, low: float = 1.0, high: float = 99.5) -> tuple[fl
 
 
 def reach(values: np.ndarray, percentile: float = 99.5) -> float:
-    """What most magnitudes do not exceed, rounded up to two digits; above 0."""
+    """What most magnitudes do not exceed, rounded up to two digits; above 0.
+
+    Args:
+        values: Of any shape; what is not finite does not count.
+        percentile: Share of magnitudes that do not exceed it, 0 to 100.
+    """
     magnitudes = np.abs(_finite(values))
     top = float(np.percentile(magnitudes, percentile)) or float(magnitudes.max())
     if not top > 0:
@@ -160,8 +195,10 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def sheet(rows: Sequence[Sequence[Picture | None]]) -> bytes:
-    """Rows of pictures, each with its own colour bar below it, as a PNG; None leaves a place
-    empty."""
+    """Rows of pictures, each with its own colour bar below it, as a PNG.
+
+    None leaves a place empty.
+    """
     return png(drawn(rows))
 
 
@@ -293,8 +330,10 @@ def _ruler(axis, one: Slice) -> None:
 
 
 def plot(curve: Curve) -> bytes:
-    """The curve's lines as a PNG; the legend stands beside them, lines differ in colour and in
-    dashes."""
+    """The curve's lines as a PNG.
+
+    The legend stands beside them, lines differ in colour and in dashes.
+    """
     figure = new_figure(8.0, 3.6)
     axis = figure.subplots()
     for number, (name, (x, y)) in enumerate(curve.lines.items()):

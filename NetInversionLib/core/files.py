@@ -20,8 +20,9 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 def load(path: str | os.PathLike) -> Volume:
-    """Read a scalar 3-D image: NIfTI, NRRD, MHA (whatever ITK reads), or a folder of one DICOM
-    series.
+    """Read a scalar 3-D image.
+
+    NIfTI, NRRD, MHA (whatever ITK reads), or a folder of one DICOM series.
 
     Rescale slope and intercept are applied; a DICOM CT has units "HU", other files none. Where a
     NIfTI file's two matrices differ, ITK chooses, as in Slicer.
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike) -> Volume:
 
 
 def _require_whole_nifti(image: sitk.Image, path: Path) -> None:
-    """ITK fills a NIfTI file that was cut short with anything, and says nothing: count the bytes."""
+    """ITK silently fills a NIfTI file that was cut short with anything: count the bytes."""
     header = [float(image.GetMetaData(key)) for key in ("vox_offset", "bitpix")]
     needed = header[0] + header[1] / 8 * image.GetNumberOfPixels()
     with open(path, "rb") as file:
@@ -200,8 +201,9 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
 
 
 def scan_name(path: Path) -> str:
-    """What a scan is called in tables and lists: its file's name without the suffix, a folder's
-    whole name.
+    """What a scan is called in tables and lists.
+
+    Its file's name without the suffix, a folder's whole name.
     """
     return next(
         (path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.name

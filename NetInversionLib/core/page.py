@@ -176,8 +176,9 @@ def table(
     notes: Mapping[str, str] | None = None,
     columns: Iterable[str] | None = None,
 ) -> str:
-    """A table with its headings (which hold the units); a short and wide one is turned, a heading a
-    line.
+    """A table with its headings (which hold the units).
+
+    A short and wide one is turned, a heading a line.
 
     Args:
         table: Numbers are shown to four digits, a missing one as a dash.
@@ -274,8 +275,10 @@ def record(facts: Mapping) -> str:
 
 
 def plain(facts: Mapping) -> dict:
-    """Facts as they are after a scene was saved and opened again: numbers, text, lists and
-    names."""
+    """Facts as they are after a scene was saved and opened again.
+
+    Numbers, text, lists and names.
+    """
     return json.loads(json.dumps(facts, default=_plain))
 
 

@@ -33,8 +33,9 @@ class Progress:
 
 
 class Part(Progress):
-    """A stretch of a longer run: its fractions are put in their place, everything else is handed
-    on.
+    """A stretch of a longer run.
+
+    Its fractions are put in their place, everything else is handed on.
 
     Args:
         whole: Of the run. first, last: The fractions of the run at which this part begins and ends.

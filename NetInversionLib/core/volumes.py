@@ -49,8 +49,9 @@ class Volume:
         return float(i), float(j), float(k)
 
     def float32(self) -> np.ndarray:
-        """A contiguous float32 copy of the array. Raises VolumeError if a value is not finite or
-        too large.
+        """A contiguous float32 copy of the array.
+
+        Raises VolumeError if a value is not finite or too large.
         """
         with np.errstate(over="ignore"):
             array = np.array(self.array, dtype=np.float32, order="C")
@@ -138,7 +139,7 @@ def same_grid(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     """Whether voxel (i, j, k) of both is the same place, and their shapes are alike.
 
     Args:
-        a: The one volume.
+        a: The one volume, [k, j, i].
         b: The other.
         tolerance: In voxels, at every corner.
     """

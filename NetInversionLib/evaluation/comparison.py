@@ -20,7 +20,8 @@ from ..training import people as training_people
 
 
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
-    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted;
+    """The volumes of a folder (NIfTI, NRRD, MHA files, DICOM folders) whose names fit, sorted.
+
     NAME_mask of NAME is none.
 
     ``patterns``: with commas between, such as "sub-2[5-9],sub-30"; a file's name counts without its
@@ -49,7 +50,7 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
 
 
 def person(path: Path) -> str:
-    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``mrflow.person_of``."""
+    """Whose scan a file is: the same for all sessions of a BIDS subject, see ``person_of``."""
     return training_people.person_of(files.scan_name(path))
 
 

@@ -117,7 +117,9 @@ class Case:
     change: Callable[[Scan, np.random.Generator], Scan] | None = None
 
     def images(self, target: np.ndarray, seed: int) -> tuple[Scan, Scan]:
-        """The source, and the result: matched to the target's quantiles unless it comes from the
+        """The source and the result.
+
+        The result is matched to the target's quantiles, of shape (513,), unless it comes from the
         target unchanged.
         """
         source = self.change(self.scan, np.random.default_rng(seed)) if self.change else self.scan
@@ -129,8 +131,9 @@ class Case:
 
 
 class Record:
-    """The checks of cases judged so far, a JSON line each behind one that says of which evaluation;
-    a torn line is dropped.
+    """The checks of cases judged so far, a JSON line each behind one that says of which evaluation.
+
+    A torn line is dropped.
     """
 
     def __init__(self, path: Path | None, fingerprint: str):
@@ -193,8 +196,8 @@ def gate(
     Args:
         source: The scan as it came, scaled.
         result: The same scan harmonized.
-        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which
-            shape each is.
+        statistics: What is stored of the target, by name; ``training.gate.fit`` says of which shape
+            each is.
         bits: bits/dim of a result, and the statistics that judge it.
     """
     seen = gate_figures.look(source)
@@ -240,8 +243,9 @@ def with_flows(
 
 
 def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan]:
-    """All images among files and folders (at any depth), by name; what cannot be used is named and
-    left out.
+    """All images among files and folders (at any depth), by name.
+
+    What cannot be used is named and left out.
 
     Raises:
         ValueError: There are paths, but no image that can be used.
@@ -270,8 +274,9 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
 
 
 def read(path: Path) -> Scan:
-    """A file as the evaluation uses it: within its NAME_mask, or masked above 3 % of its
-    brightness; shrunk.
+    """A file as the evaluation uses it, shrunk.
+
+    Within its NAME_mask, or masked above 3 % of its brightness.
 
     Raises:
         ValueError: The file cannot be used.
@@ -352,8 +357,9 @@ def _cases(rows: list) -> Table:
 
 
 def totals(summary: Table) -> list[str]:
-    """The sentences that matter: false alarms on people and on simulated scanners, and wrong images
-    let through.
+    """The sentences that matter.
+
+    False alarms on people and on simulated scanners, and wrong images let through.
     """
 
     def share(chosen: Callable[[str, str], bool]) -> tuple[int, int]:

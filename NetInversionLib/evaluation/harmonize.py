@@ -1,5 +1,6 @@
-"""Measure harmonization: on simulated scanners, where the truth is known; between two real ones;
-between two visits.
+"""Measure harmonization on simulated scanners, between two real ones, between two visits.
+
+On simulated scanners the truth is known.
 
 A method takes a scaled source scan and gives the scaled result on the same grid. All evaluations
 take named methods, so that ours and the classical peers (``intensity_matching.peers``) stand in the
@@ -124,7 +125,7 @@ def compare_simulated(
     output: Path | None,
     progress: Progress,
 ) -> Iterator[tuple[Table, str]]:
-    """The target's people as simulated scanners would show them, harmonized: tables with file names.
+    """The target's people on simulated scanners, harmonized, as tables, each with a file name.
 
     Args:
         folder: People of the target scanner.
@@ -162,8 +163,7 @@ def simulate(
     domains: Sequence[Domain] | None = None,
     progress: Progress | None = None,
 ) -> Table:
-    """Show people as simulated scanners would, harmonize, and compare with the truth inside the
-    mask.
+    """Show people as simulated scanners would, harmonize, compare with the truth in the mask.
 
     Args:
         people: Files of the target domain that no method has learnt from.
@@ -197,8 +197,9 @@ def simulate(
 
 
 def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
-    """A simulated evaluation's means over people: a row per domain, a column per method, and rows
-    of means over domains.
+    """A simulated evaluation's means over people.
+
+    A row per domain, a column per method, and rows of means over domains.
 
     The mean of all domains, and the mean of those with a field, leave the unchanged scan out.
     """
@@ -247,17 +248,21 @@ def prospective(
     labels: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Table, Table, dict[str, np.ndarray]]:
-    """Harmonize one scanner's people to another's, and ask how alike the two groups are, before and
-    after.
+    """Harmonize one scanner's people to another's, and ask how alike the two groups are.
 
     Args:
+        sources: Files of the scanner that is harmonized.
+        targets: Files of the other scanner's people.
+        methods: By name, from a scaled scan to the scaled image [k, j, i].
         labels: Folder with region labels (MUSE numbers, or 1, 2, 3 for CSF, grey, white) in files
             named as the sources.
+        progress: Receives progress.
 
     Returns:
         A table with a row per scan and method, targets' own scans included as method "target"
         (their Wasserstein distance is to the mean of the other people's); a table with a row per
-        method, the first being the target; and mean histograms (130 shares, 0 to 1.3) by method.
+        method, the first being the target; and mean histograms by method, of shape (130,), shares
+        of 0 to 1.3.
     """
     progress = progress or Progress()
     rows, looks = _target_rows(targets, progress)
@@ -316,8 +321,9 @@ def _target_rows(targets: Sequence[Path], progress: Progress) -> tuple[list[tupl
 
 
 def _distances_to_others(quantiles: np.ndarray, paths: Sequence[Path]) -> list[float]:
-    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's; NaN
-    where there are none.
+    """Of each scan, (scans, 513), the Wasserstein distance to the mean of the other people's.
+
+    NaN where there are none.
     """
     people = np.array([person(path) for path in paths])
     return [
@@ -344,8 +350,9 @@ def _look(scan: Scan) -> dict:
 
 
 def _two_scanners(table: Table, seen: dict, people: list[str]) -> Table:
-    """A row per method: means over people, and what the site probe still tells. ``people``: of
-    targets, then of sources.
+    """A row per method: means over people, and what the site probe still tells.
+
+    ``people``: of targets, then of sources.
     """
     picked = [key for key in table.columns if key not in ("person", "scan", "method")]
     # Somebody who was on both scanners is left out of both at once.

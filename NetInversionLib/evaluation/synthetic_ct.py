@@ -54,8 +54,9 @@ def make_case(scan: Scan, settings: DixonSettings = DixonSettings(), seed: int =
 def evaluate(
     scans: list[Scan], trained: list[models.Model], seed: int = 0, progress: Progress | None = None
 ) -> Table:
-    """Mean absolute error in HU on people that a model was not trained on, beside two trivial
-    predictors.
+    """Mean absolute error on people that a model was not trained on, in HU.
+
+    Two trivial predictors stand beside it.
 
     Every model is measured on every person of whom it saw no scan, as a Dixon scan of default
     settings sees them; the predictors are fitted on the scans that it did see:

@@ -84,11 +84,18 @@ def _own_mask(volume: Volume) -> Volume:
 
 
 def template_mask(volume: Volume, template: Volume, brain: Volume) -> Volume:
-    """The brain in a whole-head volume: a template's brain mask, moved by an affine registration;
-    uint8 on its grid.
+    """The brain in a whole-head volume: a template's brain mask, moved by an affine registration.
 
     Mutual information inside the template's brain, since a template without a head says nothing
     outside; rigid, then affine, from several starts; the same bits every time.
+
+    Args:
+        volume: A whole head, [k, j, i].
+        template: A brain, [k, j, i] on any grid.
+        brain: The template's mask on its grid, nonzero inside.
+
+    Returns:
+        [k, j, i] uint8 on the volume's grid.
     """
     # The MNI brain is a tenth larger than most; from its own size the registration may end on the
     # skull.
@@ -156,8 +163,9 @@ def _start(fixed, moving, up: float = 0.0):
 
 
 def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
-    """(transform, metric); ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than
-    the fixed image's slices.
+    """(transform, metric).
+
+    ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than the fixed image's slices.
 
     ``step``: mm, the optimiser's first; it halves whenever the direction turns. An affine transform
     runs away at 2 mm.

@@ -50,8 +50,9 @@ def flipped(scan: Scan, axes: tuple[int, ...]) -> Scan:
 
 
 def rotated(scan: Scan, axes: tuple[int, int], times: int = 1) -> Scan:
-    """The voxels turned by 90 degrees in a plane of array axes, the header's axes and spacing as
-    they were.
+    """The voxels turned by 90 degrees in a plane of array axes.
+
+    The header's axes and spacing stay as they were.
     """
     return _with(scan, np.rot90(scan.image, times, axes), np.rot90(scan.mask, times, axes))
 
@@ -119,8 +120,9 @@ def _copied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _motion(mm: float) -> Callable:
-    """Sixteen blocks of phase-encoding lines, each acquired at another place; the middle one, most
-    of the signal, at rest.
+    """Sixteen blocks of phase-encoding lines, each acquired at another place.
+
+    The middle one, most of the signal, at rest.
     """
 
     def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -33,8 +33,9 @@ SMOOTHED_VOXELS = (
 
 @dataclass(frozen=True)
 class Tissue:
-    """A brain's voxels in the template's grid: scaled ``values`` (n,) float64 at flat indices
-    ``places`` (n,).
+    """A brain's voxels in the template's grid.
+
+    Scaled ``values`` (n,) float64 at flat indices ``places`` (n,).
     """
 
     values: np.ndarray

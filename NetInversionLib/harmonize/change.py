@@ -26,8 +26,9 @@ from .tone_field import ToneField
 
 @dataclass(frozen=True)
 class Restyled:
-    """A scaled image on the source's own grid [k, j, i] in RAS axes, not cut to a range, and how it
-    came about.
+    """A scaled image on the source's own grid, and how it came about.
+
+    [k, j, i] in RAS axes, not cut to a range.
 
     ``estimate``: the anatomy-safe change and how it was found; None in the free-form modes.
     ``trace``: per orientation, the correlation with the source after each iteration.
@@ -84,13 +85,19 @@ def harmonizer(model: Model) -> MRFlow:
 
 
 def gate_statistics(network: MRFlow) -> dict[str, np.ndarray]:
-    """Everything stored of the target domain, by name."""
+    """Everything stored of the target domain.
+
+    Returns:
+        Arrays by name, float32; ``training.gate.fit`` and ``training.flow_file`` say of which
+        shape.
+    """
     return {name: values.cpu().numpy() for name, values in network.statistics.named_buffers()}
 
 
 def scaled_uncut(scan: Scan) -> np.ndarray:
-    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0; [k, j, i]
-    float32.
+    """The source in RAS axes divided by its scale, neither cut above 1.3 nor below 0.
+
+    [k, j, i] float32.
     """
     return volumes.reorient(scan.original, "RAS").float32() / np.float32(scan.scale)
 

@@ -202,8 +202,9 @@ class Fit:
 
 
 def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settings()) -> Fit:
-    """The most probable change with the given fields ("", "m", "a" or "ma") under the people's
-    deviations.
+    """The most probable change with the given fields under the people's deviations.
+
+    The fields are "", "m", "a" or "ma".
 
     Unknown are the weights of the fields' patterns (standard normal before anything is seen), a
     power law and a smooth rest of the curve. The data: expected minus transformed local quantiles,
@@ -264,8 +265,9 @@ class _Unknown:
             )[::-1]
 
     def step(self, source: np.ndarray) -> float:
-        """One step from the source's local quantiles (17, blocks); the logarithm of the evidence
-        there.
+        """One step from the source's local quantiles (17, blocks).
+
+        The logarithm of the evidence there.
         """
         target = self.target
         gain = np.exp(target.m @ self.of_m)
@@ -389,12 +391,19 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
 
 
 def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
-    """Knots (2, K) of a strictly increasing curve that makes ``values`` (n,) the target's.
+    """A strictly increasing curve that makes values the target's.
 
     The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
     people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
     target's quantiles by more than people differ (another sequence, whose tissues lie differently),
     all quantiles are matched instead. Straight below the darkest and beyond the brightest.
+
+    Args:
+        values: Of shape (n,), scaled, inside the mask.
+        target: What is known of the target's people.
+
+    Returns:
+        Knots of shape (2, K): input and output, scaled.
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
@@ -423,8 +432,9 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
 
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
-    """log y = polynomial of log x, most probable; its values at x (K,), and the logarithm of its
-    evidence.
+    """log y = polynomial of log x, most probable.
+
+    Its values at x (K,), and the logarithm of its evidence.
     """
 
     def powers(v):

@@ -27,7 +27,7 @@ FIGURES_EVERY = 3  # bits/dim of a source or result: from every third slice
 
 
 def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
-    """Bits/dim of a scan inside its mask under the target's flow, the mean of three orientations."""
+    """Bits/dim of a scan inside its mask under the target's flow, mean of three orientations."""
     case = slices.make_case(scan, model.card.spacing_mm[0])
     return float(
         slices.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[
@@ -71,20 +71,7 @@ def describe(
     headings = list(rows["source"])
     columns = {heading: [row[heading] for row in rows.values()] for heading in headings}
     result.tables["summary"] = Table("What changed", {"image": list(rows), **columns})
-    fractions = matching.FRACTIONS
-    result.curves["histograms"] = Curve(
-        "Do the intensities match the target scanner's?",
-        "intensity (1 = the 99.5th percentile)",
-        "share of voxels below",
-        {
-            name: (q.tolist(), fractions.tolist())
-            for name, q in (
-                ("source", matching.quantiles(scan)),
-                ("harmonized", matching.quantiles(harmonized)),
-                ("target", target),
-            )
-        },
-    )
+    result.curves["histograms"] = _histograms(scan, harmonized, target)
     if restyled.tone is not None and restyled.estimate is not None:
         x, y = (knots.tolist() for knots in restyled.tone.knots)
         result.curves["tone curve"] = Curve(
@@ -108,6 +95,24 @@ def describe(
             "correlation with the source",
             {name: (list(range(1, len(line) + 1)), line) for name, line in restyled.trace.items()},
         )
+
+
+def _histograms(scan: Scan, harmonized: Scan, target: np.ndarray) -> Curve:
+    """Cumulative histograms of source, result and target, whose quantiles are of shape (513,)."""
+    fractions = matching.FRACTIONS
+    return Curve(
+        "Do the intensities match the target scanner's?",
+        "intensity (1 = the 99.5th percentile)",
+        "share of voxels below",
+        {
+            name: (q.tolist(), fractions.tolist())
+            for name, q in (
+                ("source", matching.quantiles(scan)),
+                ("harmonized", matching.quantiles(harmonized)),
+                ("target", target),
+            )
+        },
+    )
 
 
 def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dict[str, float]:
@@ -141,8 +146,9 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
 def baselines(
     scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model
 ) -> Table:
-    """The classical methods and the no-flow ablation beside the result, by the figures that need no
-    truth.
+    """The classical methods and the no-flow ablation beside the result.
+
+    By the figures that need no truth.
     """
     target = network.needed("quantiles").cpu().numpy()
     images = {name: peer(scan) for name, peer in matching.peers(target).items()}

@@ -30,7 +30,8 @@ from ..networks.flow import ConditionalFlow
 from .settings import Settings
 
 SLICES_AT_ONCE = 16
-SMOOTH_ABS = 0.01  # |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat regions are not pushed back and forth
+# |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat regions are not pushed back and forth.
+SMOOTH_ABS = 0.01
 # The axis of an array [k, j, i] (k superior, j anterior, i right) along which slices are stacked.
 STACKED_ALONG = {"axial": 0, "coronal": 1, "sagittal": 2}
 
@@ -46,8 +47,9 @@ def refine(
     progress: Progress = Progress(),
     step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None,
 ) -> Tensor:
-    """Iterate from ``start``; the average over the chosen orientations, so that neighbouring slices
-    agree.
+    """Iterate from ``start`` in each of the chosen orientations.
+
+    The result is their average, so that neighbouring slices agree.
 
     Args:
         start, source: (K, J, I) scaled images on the model's grid: where to begin, what to stay
@@ -110,15 +112,16 @@ def _iterate(
 def _through(
     flow: ConditionalFlow, edges: Tensor, alpha: float, radius: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), a few slices at a time."""
+    """x -> f^-1(latents of x, drawn by alpha towards their typical radius), slices in turn."""
     pad = [p for n in reversed(edges.shape[2:]) for p in (0, -n % flow.size_multiple)]
     height, width = edges.shape[2:]
     edges = F.pad(edges, pad)
     prepared: dict[int, list] = {}
 
     def pieces(size: int) -> list:
-        """The flow, prepared for every piece of the stack; kept, since every iteration needs the
-        same.
+        """The flow, prepared for every piece of the stack.
+
+        Kept, since every iteration needs the same.
         """
         if size not in prepared:
             prepared.clear()
@@ -138,7 +141,7 @@ def drawn(latents: list[Tensor], alpha: float, radius: Tensor | None) -> list[Te
     """Latents drawn towards zero, or towards a given size.
 
     Args:
-        latents: For each level (N, c, H, W).
+        latents: For each level of shape (N, c, H, W).
         alpha: Share of the way, 0 to 1.
         radius: Root mean square of each level that latents move to; None multiplies by 1 - alpha.
 

@@ -51,8 +51,9 @@ LEAST_ALIGNMENT = 0.85
 
 
 def alignment_check(alignment: float) -> Check:
-    """The gate's word on the corrector's alignment: what it compares lies elsewhere in a brain that
-    is poorly aligned.
+    """The gate's word on the corrector's alignment.
+
+    What it compares lies elsewhere in a brain that is poorly aligned.
     """
     good = alignment >= LEAST_ALIGNMENT
     words = (
@@ -132,8 +133,11 @@ def table(checks: Iterable[Check]) -> Table:
 
 
 def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list[Check]:
-    """Is this the body part that the model knows, placed as its header says, of the right contrast,
-    whole and clean?
+    """Check the body part, its placement, its contrast, and that it is whole and clean.
+
+    Args:
+        source: A scaled scan, or its ``look``.
+        statistics: From ``training.gate.fit``, by name, which says of which shape each is.
     """
     if not _learned(statistics):
         return [_unlearned()]
@@ -153,14 +157,15 @@ def check_result(
     statistics: dict[str, np.ndarray],
     bits_per_dim: float | None = None,
 ) -> list[Check]:
-    """Is the result typical of the target's people, neither too unlikely nor too likely, and as
-    sharp as it may be?
+    """Check that the result is typical of the target's people and as sharp as it may be.
+
+    Typical is neither too unlikely nor too likely.
 
     Args:
         source: What was harmonized; its ``look``, where it was checked before, saves looking again.
         result: The same scan with the harmonized image.
-        statistics: From ``fit``; "bits_per_dim" and "held_out" of ``mrflow`` too, where a flow was
-            trained.
+        statistics: From ``training.gate.fit``, by name, which says of which shape each is;
+            "bits_per_dim" and "held_out" of ``mrflow`` too, where a flow was trained.
         bits_per_dim: Of the result under that flow, the mean over the orientations; None leaves
             this check out.
     """

@@ -44,8 +44,9 @@ LOGARITHMIC = FIGURES[10:]
 
 @dataclass(frozen=True)
 class Look:
-    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's; arrays [k,
-    j, i].
+    """A scan as the gate sees it: cropped to its mask, about 2 mm, axes as the scan's.
+
+    Arrays [k, j, i].
 
     Attributes:
         image: Scaled intensities, 0 outside the mask.
@@ -80,8 +81,9 @@ def look(scan: Scan | Look) -> Look:
 
 
 def shrink(scan: Scan) -> Scan:
-    """The scan on the grid that the gate looks at: cropped to its mask, smoothed where it is finer,
-    and taken at 2 mm.
+    """The scan on the grid that the gate looks at.
+
+    Cropped to its mask, smoothed where it is finer, and taken at 2 mm.
 
     What is at 2 mm already keeps its values: looking at a shrunk scan is looking at the scan.
     """
@@ -204,15 +206,16 @@ def stripes(flat: np.ndarray) -> float:
 
 
 def repetition(detail: np.ndarray, mask: np.ndarray) -> float:
-    """Largest correlation of fine detail with itself 20 mm or farther along a voxel axis, as a
-    ghost or a folded image has it, over the root mean square of those at all such distances, which
-    is what chance gives.
+    """How strongly fine detail repeats itself, as a ghost or a folded image has it.
 
-    Each correlation is multiplied by the square root of the share of the mask that overlaps its
-    shifted self (2 % at least), for chance correlations grow with its inverse.
+    The largest correlation of the detail with itself 20 mm or farther along a voxel axis, over the
+    root mean square of those at all such distances, which is what chance gives. Each correlation is
+    multiplied by the square root of the share of the mask that overlaps its shifted self (2 % at
+    least), for chance correlations grow with its inverse.
 
     Args:
-        detail: 0 outside ``mask``.
+        detail: [k, j, i], 0 outside the mask.
+        mask: Boolean, of the same shape.
     """
     found = []
     for axis in range(3):

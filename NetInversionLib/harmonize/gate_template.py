@@ -20,8 +20,14 @@ ROUNDS, FIRST_STEPS, STEPS, SEARCH_STEPS = 3, 12, 8, 8
 
 
 def anatomy(placed: np.ndarray, template: Template) -> dict[str, float]:
-    """Likeness to the template, order of tissues and asymmetry, of a scan's (flat image, mask) on
-    the template's grid.
+    """Likeness to the template, order of tissues and asymmetry of a scan.
+
+    Args:
+        placed: Flat image and mask on the template's grid, of shape (2, 42, 52, 42).
+        template: The target's mean.
+
+    Returns:
+        Figures by name, no unit.
     """
     flat = placed[0]
     dark, grey, white = template.tissues
@@ -207,8 +213,10 @@ def _points(every: int = 1) -> np.ndarray:
 
 
 def place(moving: Moving, template: Template) -> np.ndarray:
-    """The best affine map (see ``align``) from the header's placement, on every other template
-    point first.
+    """The best affine map from the header's placement, on every other template point first.
+
+    Returns:
+        Of shape (3, 4), see ``align``.
     """
     return align(moving, template, align(moving, template, moving.start(), 2, FIRST_STEPS)[0])[0]
 
@@ -221,14 +229,22 @@ def align(
     steps: int = STEPS,
     image_weight: float = 0.3,
 ) -> tuple[np.ndarray, float]:
-    """The affine map (3, 4) from template points to the scan's RAS mm that fits best, and its cost.
+    """The affine map from template points to the scan that fits best.
 
     Gauss-Newton on two residuals: mask minus mask near the template, and, inside it, the image
     minus its mean over the places of like template value (so that any contrast fits as well).
     Nothing random: the same scan gives the same map.
 
     Args:
+        moving: The scan.
+        template: The target's mean.
+        start: Where it begins, of shape (3, 4).
         every: Take every n-th template point along each axis.
+        steps: Of Gauss-Newton, at most.
+        image_weight: Of the image's residual beside the mask's.
+
+    Returns:
+        The map of shape (3, 4) from template points to RAS mm, and its cost.
     """
     thin = (slice(None, None, every),) * 3
     near = ndimage.binary_dilation(template.even_mask[thin] > 0.05, iterations=2).ravel()

@@ -25,12 +25,19 @@ Method = Callable[[Scan], np.ndarray]
 
 
 def quantiles(scan: Scan) -> np.ndarray:
-    """The 513 quantiles (0 to 100 %) of the scaled values inside the mask, float64."""
+    """The quantiles (0 to 100 %) of the scaled values inside the mask.
+
+    Returns:
+        Of shape (513,), float64.
+    """
     return np.quantile(scan.inside.astype(np.float64), FRACTIONS)
 
 
 def mean_quantiles(scans: Iterable[Scan]) -> np.ndarray:
-    """A target's quantiles: the mean over its people, (513,); takes one scan at a time.
+    """A target's quantiles, the mean over its people; takes one scan at a time.
+
+    Returns:
+        Of shape (513,), float64, scaled units.
 
     Raises:
         ValueError: There is no scan.
@@ -126,8 +133,13 @@ def remove_field(scan: Scan) -> np.ndarray:
 
 
 def peers(target: np.ndarray) -> dict[str, Method]:
-    """The classical methods by name, and "source", which changes nothing; ``target`` as from
-    ``mean_quantiles``.
+    """The classical methods by name, and "source", which changes nothing.
+
+    Args:
+        target: Quantiles of shape (513,), as from ``mean_quantiles``.
+
+    Returns:
+        Functions from a scaled scan to the scaled image [k, j, i].
     """
     last: dict[str, Any] = {}
 

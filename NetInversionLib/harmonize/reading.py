@@ -1,5 +1,6 @@
-"""A harmonization's result in words, for the panel, the command line and the report. Needs no
-torch.
+"""A harmonization's result in words, for the panel, the command line and the report.
+
+Needs no torch.
 
 answer(result.facts, result.tables)
 """
@@ -57,8 +58,9 @@ def summary(facts: dict, tables: dict[str, Table]) -> tuple[str, str]:
 
 
 def figures(table: Table) -> list[str]:
-    """Lines of HTML with the figures of table "summary"; each says what it is a share or a distance
-    of.
+    """Lines of HTML with the figures of table "summary".
+
+    Each says what it is a share or a distance of.
     """
     of = _Rows(table)
     distance = (

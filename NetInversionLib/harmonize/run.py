@@ -38,7 +38,14 @@ if TYPE_CHECKING:
 def run_task(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
-    """``harmonize`` as a job: settings as JSON values, the model as a file."""
+    """``harmonize`` as a job.
+
+    Args:
+        volumes: See ``harmonize``, [k, j, i].
+        model_paths: The model's file as "model".
+        settings: Fields of ``Settings`` as JSON values.
+        progress: Receives progress; may raise ``Cancelled``.
+    """
     return harmonize(
         volumes,
         {"model": model_files.load(model_paths["model"])},

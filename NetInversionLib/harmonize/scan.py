@@ -114,8 +114,9 @@ def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
 
 
 def foreground(image: np.ndarray) -> np.ndarray:
-    """Mask of a brain-extracted volume: voxels above 0, opened (6-neighbourhood), holes filled;
-    boolean [k, j, i].
+    """Mask of a brain-extracted volume: voxels above 0, opened (6-neighbourhood), holes filled.
+
+    Boolean [k, j, i].
 
     Opening removes loose voxels; a slab too thin to survive it is kept as it is.
     """

@@ -156,13 +156,20 @@ def edge_agreement(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> f
 
 
 def slice_score(image: np.ndarray, source: np.ndarray, mask: np.ndarray) -> float:
-    """How much more an image jumps from slice to slice than the source does; 0: as the source,
-    positive: more.
+    """How much more an image jumps from slice to slice than the source does.
 
     J(x) along an axis is the root mean square of a[k-1] - 2 a[k] + a[k+1], divided by the standard
     deviation of x in the mask, where a is x averaged over 9x9 voxels of each slice (those of the
     mask). The score is the largest ln(J(image) / J(source)) of the three axes. A change of contrast
     or a smooth field hardly moves it; flicker of whole slices or patches does.
+
+    Args:
+        image: [k, j, i], any unit.
+        source: Of the same shape.
+        mask: Boolean, of the same shape.
+
+    Returns:
+        0 as the source, positive for more.
     """
     near = box(mask)
     image, source, mask = image[near], source[near], mask[near]
@@ -192,8 +199,9 @@ def _jumps(image: np.ndarray, mask: np.ndarray, axis: int) -> float:
 
 @dataclass(frozen=True)
 class Tissues:
-    """Three Gaussians of one width that make up the histogram inside a mask, dark to bright (CSF,
-    grey, white matter in T1).
+    """Three Gaussians of one width that make up the histogram inside a mask.
+
+    Dark to bright: CSF, grey and white matter in T1.
 
     Attributes:
         means, shares: (3,) each; scaled units; the shares add up to 1.
@@ -207,8 +215,9 @@ class Tissues:
 
     @property
     def contrasts(self) -> tuple[float, float]:
-        """(bright - middle) / (bright + middle), and the same of middle and dark: white/grey and
-        grey/CSF in T1.
+        """White/grey and grey/CSF in T1.
+
+        (bright - middle) / (bright + middle), and the same of middle and dark.
         """
         dark, middle, bright = self.means
         return float((bright - middle) / (bright + middle)), float(
@@ -226,11 +235,15 @@ class Tissues:
 
 
 def fit_tissues(values: np.ndarray, bins: int = 512, rounds: int = 5000) -> Tissues:
-    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves; no
-    labels, no chance.
+    """Three classes, fitted to a histogram by expectation-maximisation until nothing moves.
 
-    ``values``: inside the mask, scaled; zeros are left out. Starts from the three groups of least
-    variance (k-means on the histogram, from its 10, 50 and 90 % points).
+    No labels, no chance. Starts from the three groups of least variance (k-means on the histogram,
+    from its 10, 50 and 90 % points).
+
+    Args:
+        values: Inside the mask, scaled, of any shape; zeros are left out.
+        bins: Of the histogram.
+        rounds: At most so many.
 
     Raises:
         ValueError: Fewer than three different values.
@@ -277,11 +290,12 @@ def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
-    """What a probe sees of a scan: its histogram, and its texture, on a common 2 mm grid inside an
-    eroded mask.
+    """What a probe sees of a scan, on a common 2 mm grid inside an eroded mask.
 
-    "histogram": shares of 26 bins, 0 to 1.3, (26,). "texture": mean gradient magnitude, mean
-    absolute Laplacian and standard deviation over 3x3x3 voxels, in four bands of brightness, (12,).
+    Returns:
+        "histogram" of shape (26,): shares of 26 bins, 0 to 1.3. "texture" of shape (12,): mean
+        gradient magnitude, mean absolute Laplacian and standard deviation over 3x3x3 voxels, in
+        four bands of brightness.
     """
     image, mask = _on_probe_grid(scan)
     values = image[mask]
@@ -303,8 +317,9 @@ def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
 
 
 def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer. The
-    whole mask if all erodes.
+    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer.
+
+    The whole mask if all erodes.
     """
     near = box(scan.mask, 2)
     spacing = np.array(scan.volume.spacing_mm[::-1])
@@ -332,8 +347,9 @@ def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
 def site_probe(
     features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
 ) -> float:
-    """How well a classifier, retrained to convergence, tells the site of people it has not seen:
-    balanced accuracy, 0 to 1.
+    """How well a classifier tells the site of people it has not seen.
+
+    Balanced accuracy, 0 to 1, of a classifier that is retrained to convergence.
 
     Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one
     training for every person left out, features standardised by the people trained on. 0.5 is
@@ -361,8 +377,9 @@ def site_probe(
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Weights (intercept first) of least weighted cross-entropy and penalty; the problem is convex,
-    so the end is the end.
+    """Weights (intercept first) of least weighted cross-entropy and penalty.
+
+    The problem is convex, so the end is the end.
     """
     x, sign = np.c_[np.ones(len(x)), x], 2.0 * y - 1
     weight = np.where(y, 1 / y.sum(), 1 / (1 - y).sum()) * len(y) / 2

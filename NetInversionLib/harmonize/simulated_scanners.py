@@ -152,8 +152,9 @@ def smooth_field(
 
 
 def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``scipy.ndimage.zoom(values, order=3)`` to ``shape``, float32, axis by axis: seconds less on
-    a whole volume.
+    """``scipy.ndimage.zoom(values, order=3)`` to ``shape``, float32, axis by axis.
+
+    Seconds less on a whole volume.
     """
     for axis, size in enumerate(shape):
         # A spline is linear in its values: what it makes of unit vectors is the matrix of the axis.
@@ -165,9 +166,15 @@ def enlarge(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def sample(brain: Volume, domain: str = SAMPLE, brightest: float = 1000.0) -> Volume:
-    """A brain-extracted volume as another scanner might have shown it, on its own grid, int16.
+    """A brain-extracted volume as another scanner might have shown it.
 
-    ``domain``: see ``parse``. ``brightest``: what its 99.5th percentile inside the brain becomes.
+    Args:
+        brain: [k, j, i], 0 outside the brain.
+        domain: See ``parse``.
+        brightest: What its 99.5th percentile inside the brain becomes.
+
+    Returns:
+        [k, j, i] int16 on the same grid.
     """
     changed = parse(domain)[0](harmonize_scan.prepare(brain))
     array = np.rint(changed.image * np.float32(brightest)).astype(np.int16)

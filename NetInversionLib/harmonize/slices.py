@@ -58,8 +58,9 @@ def make_case(scan: harmonize_scan.Scan, spacing_mm: float, name: str | None = N
 
 
 def on_grid(scan: harmonize_scan.Scan, spacing_mm: float, margin: int = 2) -> harmonize_scan.Scan:
-    """The scan on an isotropic grid along its own axes that just holds the mask and ``margin``
-    voxels around it.
+    """The scan on an isotropic grid along its own axes.
+
+    The grid just holds the mask and ``margin`` voxels around it.
 
     Where the scan is finer, it is first smoothed to the new voxel size (Gaussian, full widths at
     half maximum in quadrature).
@@ -119,8 +120,9 @@ def _moved(matrix: np.ndarray, ijk: np.ndarray) -> np.ndarray:
 
 
 def quantised(image: Tensor, bin_width: float) -> Tensor:
-    """Scaled values moved to the centres of their bins: what a flow is asked about outside of
-    training.
+    """Scaled values moved to the centres of their bins.
+
+    This is what a flow is asked about outside of training.
 
     Args:
         image: (N, 1, H, W), scaled.
@@ -133,8 +135,9 @@ def quantised(image: Tensor, bin_width: float) -> Tensor:
 
 
 def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """All slices along an axis that meet the mask (or every n-th, one at least): images, edges,
-    masks (N, 1, H, W).
+    """All slices along an axis that meet the mask, or every n-th, one at least.
+
+    Images, edges and masks of shape (N, 1, H, W).
 
     Zeros at the far sides fill heights and widths up to a multiple.
     """
@@ -152,14 +155,20 @@ def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor
 def figures(
     flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits/dim (4,) of axial, coronal and sagittal slices and their mean, and the root mean square
-    of latents, (levels,).
+    """How likely the slices of a case are under a flow, and how large their latents.
 
     Bits/dim are -log2 of the probability of the slices' bins, summed over slices, per voxel inside
     the mask.
 
     Args:
+        flow: Of the target.
+        case: A scan on the flow's grid.
+        bin_width: Of the bins, scaled units.
         every: Take every n-th slice only.
+
+    Returns:
+        Bits/dim of shape (4,), of axial, coronal and sagittal slices and their mean; the root mean
+        square of latents, of shape (levels,).
     """
     device = next(flow.parameters()).device
     bits: list[float] = []
@@ -182,6 +191,15 @@ def figures(
 
 
 def bits_of_bins(z: list[Tensor], log_det: Tensor, bin_width: float) -> Tensor:
-    """(N,) bits of the bins that the images fall into."""
+    """Bits of the bins that the images fall into.
+
+    Args:
+        z: Latents, for each level of shape (N, c, h, w).
+        log_det: Of the flow, of shape (N,).
+        bin_width: Scaled units.
+
+    Returns:
+        Of shape (N,), summed over each image.
+    """
     dimension = sum(part[0].numel() for part in z)
     return -log_prob_of(z, log_det) / math.log(2) - dimension * math.log2(bin_width)

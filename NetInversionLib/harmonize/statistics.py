@@ -95,7 +95,14 @@ class Target:
         return d, b, np.linalg.inv(np.eye(b.shape[1]) + self.deviations @ b)
 
     def weigh(self, x: np.ndarray) -> np.ndarray:
-        """The inverse covariance of local quantiles times the columns of ``x`` (17 blocks, n)."""
+        """The inverse covariance of local quantiles times columns.
+
+        Args:
+            x: Of shape (17 * blocks, n).
+
+        Returns:
+            Of the same shape.
+        """
         d, b, c = self.precision
         return x / d[:, None] - b @ (c @ (b.T @ x))
 

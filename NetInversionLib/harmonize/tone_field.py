@@ -100,7 +100,7 @@ class ToneField:
         return _straight_pieces(values, *self.knots[::-1])
 
     def fields(self, volume: Volume) -> tuple[Volume, Volume]:
-        """m (no unit) and a (scaled units) on a volume's grid, float32."""
+        """m (no unit) and a (scaled units) on a volume's grid, [k, j, i] float32."""
         m, a = (np.empty(volume.shape, np.float32) for _ in range(2))
         for slab, points in _slabs(volume.shape, volume.ijk_to_ras, None):
             m[slab], a[slab] = (f.reshape(m[slab].shape) for f in self.fields_at(points))
@@ -110,7 +110,14 @@ class ToneField:
         )
 
     def fields_at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """m and a, each (N,) float64, at ``points`` (3, N) in RAS mm."""
+        """m and a at some points.
+
+        Args:
+            points: Of shape (3, N), RAS mm.
+
+        Returns:
+            Two of shape (N,), float64: m without unit, a in scaled units.
+        """
         inverse = np.linalg.inv(self.control_to_ras)
         kji = (inverse[:3, :3] @ points + inverse[:3, 3:])[::-1]
         return np.exp(bspline(self.log_m, kji)), bspline(self.a, kji)
@@ -146,8 +153,9 @@ class ToneField:
         return of_log_m, of_a
 
     def order_margin(self, distance_mm: float, brightest: float = 1.3) -> float:
-        """Two voxels so far apart, neither brighter than ``brightest``, keep their order if they
-        differ by more than this.
+        """The difference above which two voxels so far apart keep their order.
+
+        Neither is brighter than ``brightest``.
 
         For x_p > x_q, m_p x_p + a_p > m_q x_q + a_q follows from x_p - x_q > x_q (m_q / m_p - 1) +
         (a_q - a_p) / m_p.
@@ -171,8 +179,9 @@ class ToneField:
 
     @staticmethod
     def from_dict(numbers: dict) -> ToneField:
-        """Read what ``to_dict`` gave. Raises ToneFieldError if anything is missing or is no tone
-        curve or field.
+        """Read what ``to_dict`` gave.
+
+        Raises ToneFieldError if anything is missing or is no tone curve or field.
         """
         try:
             curve = [numbers["curve"]["input"], numbers["curve"]["output"]]
@@ -232,11 +241,22 @@ def strictly_increasing(
     least_slope: float = 0.02,
     greatest_slope: float = 50.0,
 ) -> np.ndarray:
-    """Knots (2, K) of a tone curve from points that rise, but perhaps not strictly or not gently
-    (matched quantiles).
+    """A tone curve from points that rise, but perhaps not strictly or not gently.
+
+    Matched quantiles are such points.
 
     Points closer than ``least_step`` in x to the one before are left out; slopes are cut to the
     given range, and y is summed up again from the middle, so that the middle stays where it was.
+
+    Args:
+        x: Of shape (n,), never falling.
+        y: Of shape (n,), never falling.
+        least_step: In x.
+        least_slope: Of the curve.
+        greatest_slope: Of the curve.
+
+    Returns:
+        Knots of shape (2, K).
     """
     keep = [0]
     for k in range(1, len(x)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import models as model_files
 from ..core import volumes as core_volumes
 from ..core.progress import Progress
-from ..core.volumes import Volume
+from ..core.volumes import Region, Volume
 from ..models import Model
 from .settings import Settings
 
@@ -70,22 +70,20 @@ def prepare(
     progress: Progress,
     device: torch.device,
 ) -> Case:
-    """Check the volumes, bring them onto one grid, the network's axes and units, and cut out the
-    region.
+    """Check the volumes and bring the region onto one grid, in the network's axes and units.
+
+    Args:
+        volumes: By role, [k, j, i] in scanner units; "mask" is optional.
+        model: The network and its card.
+        settings: See ``Settings``.
+        progress: Receives warnings.
+        device: Where the case's images lie, of shape (images, C, *space), normalised.
+
+    Raises:
+        ValueError: Volumes are missing or unusable, or nothing may change; says what to do.
     """
     card = model.card
-    roles = [channel.role for channel in (*card.inputs, *card.outputs)]
-    missing = [role for role in roles if role not in volumes]
-    if missing:
-        raise ValueError(
-            f"the network {card.name!r} needs a volume for each of {', '.join(roles)}; "
-            f"missing: {', '.join(missing)}"
-        )
-    wrong = set(settings.locked) - {channel.role for channel in card.inputs}
-    if wrong:
-        raise ValueError(
-            f"cannot lock {', '.join(sorted(wrong))}: the network has no such input channel"
-        )
+    roles = _required_roles(volumes, card, settings)
     original = volumes[card.inputs[0].role]
     gridded = {
         role: _on_grid(volume, original, role, progress)
@@ -98,13 +96,8 @@ def prepare(
     for warning in facts["warnings"]:
         progress.log(f"Warning: {warning}")
     window, inside = _window(original, settings, card)
-    turned = {
-        role: core_volumes.reorient(core_volumes.crop(volume, window), card.orientation)
-        for role, volume in gridded.items()
-    }
-    inside = core_volumes.reorient(
-        core_volumes.crop(original.with_array(inside), window), card.orientation
-    ).array
+    turned = {role: _turned(volume, window, card) for role, volume in gridded.items()}
+    inside = _turned(original.with_array(inside), window, card).array
 
     # Scalings come from the whole patient volume, not from the region, so that a region does not
     # change the problem.
@@ -118,18 +111,7 @@ def prepare(
             " to it."
         )
     weight = model.as_images([inside])
-    free = weight.expand_as(patient).clone()
-    if "mask" in turned:
-        free *= model.as_images([turned["mask"].array != 0])
-        if not free.any():
-            raise ValueError(
-                "the mask is empty inside the region: nothing may change; choose another mask"
-            )
-    for index, channel in enumerate(card.inputs):
-        if channel.role in settings.locked:
-            free[:, index] = 0
-    if not free.any():
-        raise ValueError("every input channel is locked: unlock at least one")
+    free = _free(weight.expand_as(patient).clone(), turned.get("mask"), model, settings)
     facts.update(
         inputs={role: volume.name for role, volume in volumes.items()},
         channels={channel.role: channel.name for channel in (*card.inputs, *card.outputs)},
@@ -151,6 +133,48 @@ def prepare(
         facts,
         [images.to(device) for images in _other_patients(volumes, original, window, model)],
     )
+
+
+def _turned(volume: Volume, window: Region, card: model_files.Card) -> Volume:
+    """A window of a volume in the network's axes."""
+    return core_volumes.reorient(core_volumes.crop(volume, window), card.orientation)
+
+
+def _required_roles(
+    volumes: dict[str, Volume], card: model_files.Card, settings: Settings
+) -> list[str]:
+    """Roles of the network's inputs and outputs, each of which has a volume."""
+    roles = [channel.role for channel in (*card.inputs, *card.outputs)]
+    missing = [role for role in roles if role not in volumes]
+    if missing:
+        raise ValueError(
+            f"the network {card.name!r} needs a volume for each of {', '.join(roles)}; "
+            f"missing: {', '.join(missing)}"
+        )
+    wrong = set(settings.locked) - {channel.role for channel in card.inputs}
+    if wrong:
+        raise ValueError(
+            f"cannot lock {', '.join(sorted(wrong))}: the network has no such input channel"
+        )
+    return roles
+
+
+def _free(free: Tensor, mask: Volume | None, model: Model, settings: Settings) -> Tensor:
+    """What may change, 0 or 1 of shape (images, C, *space): of the region given, what the mask
+    holds and no locked channel.
+    """
+    if mask is not None:
+        free *= model.as_images([mask.array != 0])
+        if not free.any():
+            raise ValueError(
+                "the mask is empty inside the region: nothing may change; choose another mask"
+            )
+    for index, channel in enumerate(model.card.inputs):
+        if channel.role in settings.locked:
+            free[:, index] = 0
+    if not free.any():
+        raise ValueError("every input channel is locked: unlock at least one")
+    return free
 
 
 def require_same_images(first: model_files.Card, second: model_files.Card) -> None:
@@ -302,8 +326,8 @@ def _says(name: str, role: str) -> bool:
 
 def _window(
     volume: Volume, settings: Settings, card: model_files.Card
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """(region plus context as k0, k1, j0, j1, i0, i1; array of uint8, 1 inside the region itself)."""
+) -> tuple[Region, np.ndarray]:
+    """The region plus its context; and an array [k, j, i] of uint8, 1 inside the region itself."""
     shape = volume.array.shape
     inside = np.zeros(shape, np.uint8)
     region = settings.region or tuple(x for n in shape for x in (0, n))
@@ -318,7 +342,7 @@ def _window(
     if card.dimensions == 2:  # slices do not see each other
         margins[core_volumes.axis_toward(volume, card.orientation[2])[0]] = 0
     grown = [(max(0, a - m), min(n, b + m)) for a, b, n, m in zip(low, high, shape, margins)]
-    return tuple(x for pair in grown for x in pair), inside
+    return core_volumes.as_region(x for pair in grown for x in pair), inside
 
 
 def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:

@@ -89,7 +89,7 @@ class DixonSettings:
 
     @staticmethod
     def drawn(rng: np.random.Generator) -> DixonSettings:
-        """Settings of a random, similar scan: what training sees, so that no single one is learnt."""
+        """Settings of a random, similar scan: training sees these, lest it learn a single one."""
         return DixonSettings(
             echo_time_ms=rng.uniform(2.25, 2.35),
             t2star_water_ms=rng.uniform(20, 30),
@@ -104,8 +104,9 @@ class DixonSettings:
 
 
 def tissue_fractions(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Water, fat and bone fractions of each voxel's content, each 0 to 1; what is missing to 1 is
-    air.
+    """Water, fat and bone fractions of each voxel's content, each 0 to 1.
+
+    What is missing to 1 is air.
 
     ``hu`` in Hounsfield units, any shape. Piecewise linear in HU; sources beside the knots above.
     """
@@ -117,8 +118,14 @@ def tissue_fractions(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def echo_signals(hu: np.ndarray, settings: DixonSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Water and fat signals at the in-phase echo; soft tissue has 1 before decay. No noise, field
-    or blur.
+    """Water and fat signals at the in-phase echo, without noise, field or blur.
+
+    Args:
+        hu: [k, j, i], Hounsfield units.
+        settings: Of the scan.
+
+    Returns:
+        Two of the same shape; soft tissue has 1 before decay.
     """
     water, fat, bone = tissue_fractions(hu)
 
@@ -192,10 +199,17 @@ def receive_field(shape: Sequence[int], bias: float, rng: np.random.Generator) -
 def simulate_dixon(
     ct: Volume, settings: DixonSettings | None = None, seed: int = 0
 ) -> dict[str, Volume]:
-    """Simulated Dixon images of a CT volume, on its grid: "in_phase", "fat_fraction",
-    "water_fraction".
+    """Simulated Dixon images of a CT volume.
 
-    What is not the body (the couch) is taken for air. The same ``seed`` gives the same images.
+    What is not the body (the couch) is taken for air.
+
+    Args:
+        ct: [k, j, i], Hounsfield units.
+        settings: Of the scan; the usual ones by default.
+        seed: The same one gives the same images.
+
+    Returns:
+        "in_phase", "fat_fraction" and "water_fraction", on the CT's grid.
 
     Raises:
         volumes.VolumeError: Empty, not finite, or without a usable geometry.
@@ -216,13 +230,13 @@ def simulate_dixon(
 def sample(
     ct: Volume, spacing_mm: float = 3.0, slices: int = 4, seed: int = 0
 ) -> dict[str, Volume]:
-    """A small case for a first try: the middle slices of a CT, cut to the body, and Dixon images
-    simulated from them.
+    """A small case for a first try: middle slices of a CT, and Dixon images simulated from them.
 
     Args:
-        ct: Hounsfield units, any orientation and voxel size.
+        ct: [k, j, i], Hounsfield units, any orientation and voxel size.
         spacing_mm: Voxel size of the case in all directions; the CT is smoothed to it first.
-        slices: How many axial slices.
+        slices: How many axial slices, cut to the body.
+        seed: The same one gives the same images.
 
     Returns:
         "in_phase", "fat_fraction", "water_fraction" and "ct", on one LPS grid. The couch is air in
@@ -328,8 +342,9 @@ def body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def _beneath(trunk: np.ndarray) -> np.ndarray:
-    """Where j is beyond the trunk's last row in the same slice; in slices without trunk, beyond its
-    last row of all.
+    """Where j is beyond the trunk's last row in the same slice.
+
+    In slices without trunk, beyond its last row of all.
     """
     rows = np.asarray(trunk.any(2))
     last = rows.shape[1] - 1 - rows[:, ::-1].argmax(1)
@@ -353,8 +368,9 @@ def _pieces_above(
 
 
 def _closed(body: np.ndarray) -> np.ndarray:
-    """A slice's body without holes; where the image's border cuts it, all between its ends there
-    counts as its skin.
+    """A slice's body without holes.
+
+    Where the image's border cuts it, all between its ends there counts as its skin.
     """
     closed = np.pad(body, 1)
     for outside, inside in (
@@ -370,8 +386,9 @@ def _closed(body: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, disk: np.ndarray) -> np.ndarray:
-    """``mask`` opened in each slice. Edges repeat outwards: a body that the field of view cuts is
-    not worn away there.
+    """``mask`` opened in each slice.
+
+    Edges repeat outwards: a body that the field of view cuts is not worn away there.
     """
     pad = [(n // 2 + 1,) * 2 for n in disk.shape]
     inside = tuple(slice(before, -after) for before, after in pad)

@@ -8,7 +8,7 @@ knob alone, and all together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +28,9 @@ MOST_IMAGES = 8
 
 @dataclass(frozen=True)
 class Knob:
-    """``apply(images, values) -> images``: images (N, C, *space), values one number per entry of
-    ``start``.
+    """``apply(images, values) -> images``.
+
+    Images of shape (N, C, *space); values are one number per entry of ``start``.
 
     ``describe(values)``: what the setting means to someone at a scanner.
     """
@@ -67,6 +68,60 @@ def knobs(patient: Tensor, roles: list[str]) -> list[Knob]:
     ]
 
 
+class _Turning:
+    """Knobs that are turned each alone, then all together, one row of values for each of these.
+
+    Attributes:
+        start: Of shape (values,), all knobs at rest, one after the other.
+        turned: Of shape (knobs + 1, values), 1 where a row turns a value.
+    """
+
+    def __init__(self, patient: Tensor, available: list[Knob]):
+        self.patient, self.knobs = patient, available
+        self.ends = np.cumsum([0, *(len(knob.start) for knob in available)])
+        self.start = torch.tensor(
+            [value for knob in available for value in knob.start], dtype=patient.dtype
+        )
+        self.turned = torch.zeros(len(available) + 1, len(self.start))
+        for row in range(len(available)):
+            self.turned[row, self.ends[row] : self.ends[row + 1]] = 1
+        self.turned[-1] = 1
+
+    def _of_row(self, values: Tensor, row: int) -> Iterator[tuple[Knob, Tensor]]:
+        """The knobs that a row turns, each with its own values."""
+        for index, knob in enumerate(self.knobs):
+            if self.turned[row, self.ends[index]]:
+                yield knob, values[self.ends[index] : self.ends[index + 1]]
+
+    def images(self, values: Tensor, row: int) -> Tensor:
+        """The patient's images (images, C, *space) behind the knobs of a row."""
+        x = self.patient
+        for knob, own in self._of_row(values, row):
+            x = knob.apply(x, own)
+        return x
+
+    def describe(self, values: Tensor, row: int) -> list[str]:
+        """What each knob of a row is set to, in words."""
+        return [knob.describe(own.tolist()) for knob, own in self._of_row(values, row)]
+
+    def value_and_gradient(
+        self, objective: Objective, values: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The error (rows,) and its slope (rows, values), on the CPU."""
+        losses, slopes = [], []
+        for value, row in zip(values, rows.tolist()):
+            with torch.enable_grad():
+                value = value.detach().to(self.patient.device).requires_grad_()
+                x = self.images(value, row)
+                loss, slope = objective.value_and_gradient(
+                    x.detach(), torch.arange(len(x), device=x.device)
+                )
+                (gradient,) = torch.autograd.grad(x, value, slope / len(x))
+            losses.append(loss.mean())
+            slopes.append(gradient)
+        return torch.stack(losses).cpu(), torch.stack(slopes).cpu() * self.turned[rows]
+
+
 def acquirable(
     patient: Tensor,
     objective: Objective,
@@ -76,47 +131,22 @@ def acquirable(
     free_error: float,
     progress: Progress,
 ) -> Table:
-    """Table "acquirable": what each knob alone, and all together, buy of the free-voxel
-    improvement.
+    """Table "acquirable": what the knobs buy of the free-voxel improvement.
+
+    Each alone, and all together.
 
     Args:
-        patient: (images, C, *space), normalised; ``objective``: for the same images, a mean over
-            voxels.
-        roles: of the channels. ``units``, ``scale``: of the error, per normalised unit.
-        free_error: error of the free-voxel ideal input on the same images, in ``units``.
+        patient: Of shape (images, C, *space), normalised.
+        objective: For the same images, a mean over voxels.
+        roles: Of the channels.
+        units: Of the error.
+        scale: ``units`` per normalised unit.
+        free_error: Error of the free-voxel ideal input on the same images, in ``units``.
+        progress: Receives progress; may raise ``Cancelled``.
     """
-    available = knobs(patient, roles)
-    sizes = [len(knob.start) for knob in available]
-    ends = np.cumsum([0, *sizes])
-    start = torch.tensor([value for knob in available for value in knob.start], dtype=patient.dtype)
-    rows = len(available) + 1  # each alone, then all
-    turned = torch.zeros(rows, len(start))
-    for row in range(len(available)):
-        turned[row, ends[row] : ends[row + 1]] = 1
-    turned[-1] = 1
+    turn = _Turning(patient, knobs(patient, roles))
 
-    def images(values: Tensor, row: int) -> Tensor:
-        x = patient
-        for index, knob in enumerate(available):
-            if turned[row, ends[index]]:
-                x = knob.apply(x, values[ends[index] : ends[index + 1]])
-        return x
-
-    def value_and_gradient(values: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        losses, slopes = [], []
-        for value, row in zip(values, items.tolist()):
-            with torch.enable_grad():
-                value = value.detach().to(patient.device).requires_grad_()
-                x = images(value, row)
-                loss, slope = objective.value_and_gradient(
-                    x.detach(), torch.arange(len(x), device=x.device)
-                )
-                (gradient,) = torch.autograd.grad(x, value, slope / len(x))
-            losses.append(loss.mean())
-            slopes.append(gradient)
-        return torch.stack(losses).cpu(), torch.stack(slopes).cpu() * turned[items]
-
-    def report(evaluation: int, best) -> None:
+    def report(evaluation: int, best: object) -> None:
         progress.report(
             0.96 + 0.03 * evaluation / EVALUATIONS,
             f"Turning the scanner's knobs, step {evaluation}",
@@ -124,7 +154,12 @@ def acquirable(
 
     options = lbfgs.Options(max_evaluations=EVALUATIONS, history=8, first_step=0.1)
     solution = lbfgs.minimize(
-        value_and_gradient, start.repeat(rows, 1), options, lower=-1.0, upper=1.0, callback=report
+        lambda values, rows: turn.value_and_gradient(objective, values, rows),
+        turn.start.repeat(len(turn.turned), 1),
+        options,
+        lower=-1.0,
+        upper=1.0,
+        callback=report,
     )
 
     before = objective.mean_error(patient) * scale
@@ -139,14 +174,11 @@ def acquirable(
 
     gain = before - free_error
     add("none (patient's own input)", "as acquired", before, 0.0)
-    for row, name in enumerate([*(knob.name for knob in available), "all together"]):
+    for row, name in enumerate([*(knob.name for knob in turn.knobs), "all together"]):
         values = solution.x[row]
-        error = objective.mean_error(images(values.to(patient.device), row).detach()) * scale
-        parts = [
-            knob.describe(values[ends[i] : ends[i + 1]].tolist())
-            for i, knob in enumerate(available)
-            if turned[row, ends[i]]
-        ]
+        found = turn.images(values.to(patient.device), row).detach()
+        error = objective.mean_error(found) * scale
+        parts = turn.describe(values, row)
         # A knob that only makes things worse is left alone.
         setting, error = ("; ".join(parts), error) if error < before else ("as acquired", before)
         add(name, setting, error, 100 * (before - error) / gain if gain > 0 else float("nan"))

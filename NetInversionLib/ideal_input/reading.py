@@ -23,8 +23,9 @@ REMOVED = "The text with this result's figures was removed from the scene."
 
 
 def start_words(start: str) -> str:
-    """Where a search started: "patient" is "the patient's images"; "zeros", "noise" and "noise 2"
-    say it themselves.
+    """Where a search started: "patient" is "the patient's images".
+
+    "zeros", "noise" and "noise 2" say it themselves.
     """
     return "the patient's images" if start == "patient" else start
 
@@ -182,8 +183,9 @@ def _gain(facts: dict, start: str) -> float:
 
 
 def _errors(facts: dict, table: Table, tissue: str, start: str) -> tuple[float, float]:
-    """Errors in a tissue of the patient's own and of the found input. The rows are in the order of
-    ``facts["error"]``.
+    """Errors in a tissue of the patient's own and of the found input.
+
+    The rows are in the order of ``facts["error"]``.
     """
     column = table.columns[f"MAE {tissue} ({_units(table)})"]
     names = list(facts["error"])

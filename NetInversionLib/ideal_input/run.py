@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 def run_task(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
-    """``ideal_input`` as a job: settings as JSON values, models as files."""
+    """``ideal_input`` as a job.
+
+    Args:
+        volumes: See ``ideal_input``, [k, j, i].
+        model_paths: The models' files.
+        settings: Fields of ``Settings`` as JSON values.
+        progress: Receives progress; may raise ``Cancelled``.
+    """
     models = {key: model_files.load(path) for key, path in model_paths.items()}
     return ideal_input(volumes, models, Settings.from_json(settings), progress)
 
@@ -121,25 +128,15 @@ def describe(
     second: Model | None,
     progress: Progress,
 ) -> Result:
-    """Everything worth knowing of what was found. Every figure is taken on f of the assembled
-    image.
+    """Everything worth knowing of what was found.
+
+    Every figure is taken on f of the assembled image.
     """
     result = ideal_volumes(
         case, names, found.images, Result(facts={"complete": True}), settings.direction
     )
     if len(names) > 1:
-        spread = case.model.denormalise_change(found.images.std(0, unbiased=False), case.scaling)
-        for index, channel in enumerate(case.model.card.inputs):
-            put_volume(
-                result,
-                case,
-                spread,
-                index,
-                f"spread {channel.role}",
-                channel.units,
-                "spread",
-                f"Spread of {channel.name} over the starts",
-            )
+        _add_spread(result, case, found.images)
     memory = budget(settings, case.patient.device)
     objective = objective_for(
         case, slice(None), replace(settings, mean=True, direction="best"), memory, progress
@@ -181,11 +178,28 @@ def describe(
     return result
 
 
+def _add_spread(result: Result, case: Case, images: Tensor) -> None:
+    """Add how far the starts' inputs (starts, images, C, *space) lie apart, by channel."""
+    spread = case.model.denormalise_change(images.std(0, unbiased=False), case.scaling)
+    for index, channel in enumerate(case.model.card.inputs):
+        put_volume(
+            result,
+            case,
+            spread,
+            index,
+            f"spread {channel.role}",
+            channel.units,
+            "spread",
+            f"Spread of {channel.name} over the starts",
+        )
+
+
 def _output_volumes(
     result: Result, case: Case, name: str, words: str, normalised: Tensor
 ) -> Tensor:
-    """Add the network's output and its error to ``result``; gives the absolute error in
-    ``Model.error_scale``.
+    """Add the network's output and its error to ``result``.
+
+    Gives the absolute error in ``Model.error_scale``.
     """
     output, target = (
         case.model.denormalise_output(normalised),

@@ -34,9 +34,14 @@ WORDS = {"best": "ideal", "worst": "worst"}  # what an input found in this direc
 
 @dataclass
 class Found:
-    """``images`` (starts, images, C, *space); ``trace`` best objective by evaluation, mean over
-    images, per start; ``evaluations`` and ``status`` per start and image; ``finished``: how many
-    images are done.
+    """What a search found.
+
+    Attributes:
+        images: Of shape (starts, images, C, *space), normalised.
+        trace: Best objective by evaluation, mean over images, per start.
+        evaluations: Of the network, of shape (starts, images).
+        status: How each search ended, of shape (starts, images).
+        finished: How many images are done.
     """
 
     images: Tensor

@@ -1,5 +1,6 @@
-"""Settings of Ideal Input and their presets; free of torch, so that a panel can show them before
-torch is installed.
+"""Settings of Ideal Input and their presets.
+
+Free of torch, so that a panel can show them before torch is installed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ BLUR_VOXELS = 1.0
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """What to look for, from where, and how far; images are in the network's normalised units (0 to
-    1).
+    """What to look for, from where, and how far.
+
+    Images are in the network's normalised units (0 to 1).
 
     ``starts``: any of "patient", "zeros" and "noise" (uniform in [0, 1]); ``noise_seeds`` noise
     images from ``seed`` on. ``direction``: "best" (least error) or "worst" (greatest error; needs

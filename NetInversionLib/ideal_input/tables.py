@@ -28,8 +28,10 @@ TISSUES = {"bone": (200.0, np.inf), "soft tissue": (-30.0, 150.0), "fat": (-150.
 
 
 def tissues(case: Case) -> dict[str, np.ndarray]:
-    """Boolean masks (images, *space) inside the region: "everything", "body" and, for CT targets,
-    each of ``TISSUES``.
+    """Masks inside the region: "everything", "body" and, for CT targets, each of ``TISSUES``.
+
+    Returns:
+        By name, boolean of shape (images, *space).
     """
     inside = case.weight[:, 0].cpu().numpy() > 0
     masks = {"everything": inside}
@@ -55,8 +57,16 @@ def add_error_table(
     evaluations: Tensor,
     kind: str = "ideal",
 ) -> None:
-    """Table "error": mean absolute error by input and tissue, relative to the patient's, and range
-    violations.
+    """Table "error": mean absolute error by input and tissue, beside the patient's.
+
+    Args:
+        result: Receives the table.
+        case: What is asked.
+        errors: By input, absolute errors of shape (images, D, *space), in the card's units.
+        images: By input, of shape (images, C, *space), normalised; how far they leave 0 to 1 is
+            told.
+        evaluations: Of the network, of shape (starts, images).
+        kind: "ideal" or "worst", as the inputs are called.
     """
     units = _units(case)
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
@@ -83,8 +93,13 @@ def add_error_table(
 
 
 def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> None:
-    """Table "change" and curves "spectrum <start>": per start, channel and tissue, how the ideal
-    input differs.
+    """Table "change" and curves "spectrum <start>": how the ideal input differs from the patient's.
+
+    Args:
+        result: Receives table and curves.
+        case: What is asked.
+        names: Of the starts.
+        images: Of shape (starts, images, C, *space), normalised.
     """
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     patient = case.patient.cpu().numpy()
@@ -218,7 +233,15 @@ def spectrum_ratio(
 def add_swap_back(
     result: Result, case: Case, names: list[str], images: Tensor, objective: Objective
 ) -> None:
-    """Table "swap back": the error when one channel of the ideal input returns to the patient's."""
+    """Table "swap back": the error when one channel of the ideal input returns to the patient's.
+
+    Args:
+        result: Receives the table.
+        case: What is asked.
+        names: Of the starts.
+        images: Of shape (starts, images, C, *space), normalised.
+        objective: Of the same images, a mean over voxels.
+    """
     columns: dict[str, list] = {
         heading: []
         for heading in (
@@ -253,8 +276,9 @@ def add_validity(
     seed: int,
     kind: str = "ideal",
 ) -> None:
-    """Table "validity": the error of inputs that should not be better, and of the ideal ones under
-    noise and blur.
+    """Table "validity": the error of inputs that should not be better.
+
+    And of the ideal ones under noise and blur; images are of shape (starts, images, C, *space).
 
     Null distribution (random pairs, as in Feather et al., Nat Neurosci 26, 2023): each target
     against the inputs of other patients, and against the input of another image of the same

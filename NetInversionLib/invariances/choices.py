@@ -50,14 +50,16 @@ class Around:
 def region_around(
     ct: Volume, point_ras: tuple[float, float, float], side_mm: float = AROUND_MM, tile: int = 128
 ) -> Around:
-    """A square of ``side_mm`` around a point in its axial slice, shifted to lie within the image.
+    """A square around a point in its axial slice, shifted to lie within the image.
 
     It is never larger than ``tile`` voxels. A point in the air around the body is moved into the
     body; air within, as in a lung, counts as body.
 
     Args:
-        ct: CT in HU, any orientation.
+        ct: [k, j, i], HU, any orientation.
         point_ras: RAS position, mm.
+        side_mm: Of the square.
+        tile: Its largest side, voxels.
 
     Raises:
         VolumeError: The point lies outside of the image.
@@ -87,7 +89,11 @@ def region_around(
 
 
 def voxel_of(ct: Volume, lesion_ras: tuple[float, float, float]) -> Region:
-    """The region of the one voxel that holds a lesion's point (RAS, mm).
+    """The region of the one voxel that holds a lesion's point.
+
+    Args:
+        ct: [k, j, i], any orientation.
+        lesion_ras: RAS position, mm.
 
     Raises:
         VolumeError: None does.
@@ -104,6 +110,7 @@ def only_slices(ct: Volume, settings: dict) -> tuple[Volume, dict]:
     """The axial slices of ``settings["region"]`` and of the lesion, and settings in their voxels.
 
     Args:
+        ct: [k, j, i], any orientation.
         settings: Fields of ``Settings``; without a region nothing is left out.
 
     Raises:
@@ -125,7 +132,15 @@ def only_slices(ct: Volume, settings: dict) -> tuple[Volume, dict]:
 
 
 def body(slice_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """The body in an axial slice, bool: the largest part that is not thin, and what it encloses."""
+    """The body in an axial slice: the largest part that is not thin, and what it encloses.
+
+    Args:
+        slice_hu: Of shape (rows, columns), HU.
+        spacing_mm: Distance between rows and between columns.
+
+    Returns:
+        Boolean, of the same shape.
+    """
     dense = slice_hu > BODY_HU
     width = np.maximum(1, np.rint(GRIP_MM / np.asarray(spacing_mm))).astype(int)
     parts, count = ndimage.label(ndimage.binary_opening(dense, np.ones(width)))

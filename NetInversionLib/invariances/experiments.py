@@ -56,8 +56,14 @@ def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, flo
 
 
 def check_lesion(ct: Volume, settings: Settings) -> None:
-    """Raises ValueError if ``settings.lesion`` lies outside of the CT (axes LPS), or a nodule is
-    too small for its voxels.
+    """Check that a lesion is in the image and large enough for its voxels.
+
+    Args:
+        ct: [k, j, i], HU, axes LPS.
+        settings: Its ``lesion`` and the nodules' diameters.
+
+    Raises:
+        ValueError: The lesion lies outside of the CT, or a nodule is too small.
     """
     if settings.lesion is not None:
         i, j, _ = voxel_of(ct, settings.lesion)
@@ -70,7 +76,14 @@ def check_lesion(ct: Volume, settings: Settings) -> None:
 
 
 def around(ct: Volume, i: float, j: float, diameter_mm: float) -> Window:
-    """The square around a nodule in which the input may change; it depends on this nodule alone."""
+    """The square around a nodule in which the input may change; it depends on this nodule alone.
+
+    Args:
+        ct: [k, j, i], axes LPS.
+        i: Column of the nodule's middle.
+        j: Its row.
+        diameter_mm: Of the nodule.
+    """
     reach = [round(diameter_mm / 2 / mm) + MARGIN_VOXELS for mm in ct.spacing_mm[:2]]
     return Window(
         *(
@@ -93,12 +106,22 @@ def lesion(
     device: torch.device,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve, dict[str, np.ndarray]]:
-    """Nodules of all sizes and contrasts at the point ``settings.lesion``: what of them an
-    unchanged layer leaves room for.
+    """Nodules of all sizes and contrasts at one point: what an unchanged layer leaves room for.
 
-    Each is put alone, by its middle, into the slice nearest to the point; the input may change in
-    the square ``around`` it. The images are the whole CT with the changes that
-    ``lesions.detectability`` gives.
+    Each is put alone, by its middle, into the slice nearest to the point ``settings.lesion``; the
+    input may change in the square ``around`` it.
+
+    Args:
+        ct: [k, j, i], HU, axes LPS.
+        model: The denoiser.
+        settings: Its lesion, sizes, contrasts and layer.
+        epsilon: What counts as unchanged, in the units of ``LevelSet``.
+        device: Where the network runs.
+        progress: Receives progress; may raise ``Cancelled``.
+
+    Returns:
+        Table and curve of ``lesions.detectability``; and by name the whole CT [k, j, i], HU, with
+        the changes that it gives.
     """
     assert settings.lesion is not None  # the caller asks for a lesion
     i, j, k = voxel_of(ct, settings.lesion)
@@ -135,11 +158,18 @@ def spectra(
     device: torch.device,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve]:
-    """Of each of ``settings.spectrum``: the share of directions that it loses in a square at the
-    middle of the region.
+    """Of each layer of ``settings.spectrum``, the share of directions that it loses in a square.
 
     Args:
+        ct: [k, j, i], HU, axes LPS.
+        k: The slice.
+        region: The square lies at its middle.
+        model: The denoiser.
+        settings: Its spectrum, the square's size, and the seed.
+        epsilon_hu: What counts as unchanged in the output.
         change_hu: Size of the changes looked at, root mean square.
+        device: Where the network runs.
+        progress: Receives progress; may raise ``Cancelled``.
     """
     place = Place(ct, k, model, device)
     found: dict[str, spectrum.Spectrum] = {}

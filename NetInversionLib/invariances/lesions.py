@@ -21,8 +21,10 @@ BLUR_VOXELS = 0.6  # the reconstruction's own: an edge takes about a voxel and a
 
 @dataclass(frozen=True)
 class Nodule:
-    """A ball, cut through its middle. ``centre_mm``: (i, j) from the middle of the slice's first
-    voxel; ``diameter_mm``; ``contrast_hu``: difference from what surrounds it.
+    """A ball, cut through its middle.
+
+    ``centre_mm``: (i, j) from the middle of the slice's first voxel; ``diameter_mm``;
+    ``contrast_hu``: difference from what surrounds it.
     """
 
     centre_mm: tuple[float, float]
@@ -126,20 +128,28 @@ def detectability(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
 ) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
-    """Every size with every contrast at one place: how much of the contrast an unchanged output
-    leaves room for.
+    """Every size with every contrast at one place.
+
+    How much of the contrast does an unchanged output leave room for?
 
     Args:
         level_sets: By diameter (mm). Each has a region that follows from this diameter alone: the
             measure is a mean over the region, so a nodule's answer would else depend on which
             others are asked about.
+        centre_mm: Of the nodules, (i, j), from the middle of the slice's first voxel.
+        contrasts_hu: Of the nodules, HU.
+        spacing_mm: Voxel size along i, j.
+        hu_per_unit: HU per normalised unit of the input.
+        epsilon: What counts as unchanged, in the level sets' units.
+        max_evaluations: Of the network, for each nodule.
+        progress: Receives progress; may raise ``Cancelled``.
 
     Returns:
         Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
-        and changes in HU by key, each with its region and its values there (h, w), for the nodule
-        of which most HU survive: "lesion", all of it, and "hidden lesion", what the output leaves
-        room for. Empty if none was accepted. Where a projection was not accepted, what survives is
-        NaN in table and curve.
+        and changes in HU by key, each with its region and its values, of shape (h, w), for the
+        nodule of which most HU survive: "lesion", all of it, and "hidden lesion", what the output
+        leaves room for. Empty if none was accepted. Where a projection was not accepted, what
+        survives is NaN in table and curve.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
     rows: dict[str, list] = {
@@ -154,7 +164,8 @@ def detectability(
             "output unchanged",
         )
     }
-    most, images = 0.0, {}
+    most = 0.0
+    images: dict[str, tuple[Window, Tensor]] = {}
     for number, (diameter, level_set) in enumerate(sorted(level_sets.items())):
         nodules = [Nodule(centre_mm, diameter, contrast) for contrast in contrasts]
         part = Part(progress, number / len(level_sets), (number + 1) / len(level_sets))
@@ -181,9 +192,15 @@ def detectability(
                     (found.images[best] - level_set.start[0])[0].cpu() * hu_per_unit,
                 ),
             }
+    curve = _surviving(rows, sorted(level_sets), contrasts)
+    return Table("Could this lesion vanish?", rows), curve, images
+
+
+def _surviving(rows: dict[str, list], diameters: list[float], contrasts: list[float]) -> Curve:
+    """Contrast that survives over diameter, a line for each contrast, from table "lesions"."""
     lines = {
         f"{contrast:g} HU": (
-            sorted(level_sets),
+            diameters,
             [
                 left
                 for left, its in zip(rows["contrast that survives (HU)"], rows["contrast (HU)"])
@@ -192,10 +209,9 @@ def detectability(
         )
         for contrast in contrasts
     }
-    curve = Curve(
+    return Curve(
         "How much of a lesion's contrast could go unnoticed?",
         "lesion diameter (mm)",
         "unnoticed contrast (HU)",
         lines,
     )
-    return Table("Could this lesion vanish?", rows), curve, images

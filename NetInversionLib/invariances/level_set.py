@@ -65,8 +65,9 @@ class Window:
         )
 
     def on_grid(self, multiple: int) -> Window:
-        """Grown to where every ``multiple``-th row and column begins; it may leave the slice at its
-        end.
+        """Grown to where every ``multiple``-th row and column begins.
+
+        It may leave the slice at its end.
         """
         return Window(
             self.j0 - self.j0 % multiple,
@@ -207,8 +208,9 @@ class LevelSet:
         return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
     def _counted(self, exact: Window) -> tuple:
-        """Where the layer's values are those of the whole slice, as an index; a layer of another
-        size is compared whole.
+        """Where the layer's values are those of the whole slice, as an index.
+
+        A layer of another size is compared whole.
         """
         return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
 
@@ -296,8 +298,9 @@ def project(
 
 
 def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:
-    """Images on the way to their proposals, as far along as their measure stays at most
-    ``epsilon``.
+    """Images on the way to their proposals.
+
+    As far along as their measure stays at most ``epsilon``.
 
     Found by bisection: a step of the search may land far inside the level set, where less of the
     change is left than could be.
@@ -351,7 +354,7 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
 
     Args:
         level_set: Of one slice and region.
-        before: The patient's slice, normalised, (1, 1, J, I).
+        before: The patient's slice, normalised, of shape (1, 1, J, I).
         after: The changed slice. It may differ only inside the region, else the figure says so by
             being larger.
 

@@ -73,14 +73,21 @@ class LowDoseSettings:
 def simulate_low_dose(
     ct: Volume, settings: LowDoseSettings = LowDoseSettings(), progress: Progress = Progress()
 ) -> Volume:
-    """A CT volume (HU, any orientation) as a scan at a fraction of its dose would show it; same
-    grid, float32, HU.
+    """A CT volume as a scan at a fraction of its dose would show it.
 
     Values below -1024 (padding beyond the field of view) come back as they were.
 
+    Args:
+        ct: [k, j, i], HU, any orientation.
+        settings: Dose, photons and detector.
+        progress: Receives progress; may raise ``Cancelled``.
+
+    Returns:
+        [k, j, i] float32, HU, on the same grid.
+
     Raises:
-        volumes.VolumeError: The volume cannot be used. ValueError: It has no HU (no value near
-            air).
+        volumes.VolumeError: The volume cannot be used.
+        ValueError: It has no HU (no value near air).
     """
     axial = volumes.reorient(volumes.check(ct), "LPS")
     hu = axial.float32()
@@ -110,8 +117,16 @@ def noise_image(
     settings: LowDoseSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    """The noise that a scan at ``settings.dose`` has and one at normal dose has not, in HU;
-    (slices, J, I) like ``hu``.
+    """The noise that a scan at ``settings.dose`` has and one at normal dose has not.
+
+    Args:
+        hu: Slices of shape (slices, J, I), HU.
+        spacing_mm: Voxel size along i, j.
+        settings: Dose, photons and detector.
+        generator: Random numbers, on the CPU.
+
+    Returns:
+        Of the same shape, HU.
     """
     angles = math.pi * torch.arange(settings.views) / settings.views
     attenuation = WATER_PER_MM * (1 + hu / 1000).clamp(min=0)
@@ -126,15 +141,19 @@ def noise_image(
 def exposed(
     hu: Tensor, spacing_mm: tuple[float, float], settings: LowDoseSettings, noise_hu: float
 ) -> LowDoseSettings:
-    """The settings with so many photons that the noise added inside the body is ``noise_hu``
-    strong, as exposure control does.
+    """The settings with so many photons that the noise has a given strength.
+
+    As exposure control does.
 
     Thick bodies take more photons than thin ones: one I0 for all would leave some without noise and
     starve others.
 
     Args:
-        hu: Slices (slices, J, I), HU. noise_hu: Standard deviation of the noise added, HU; reached
-            within a tenth or so.
+        hu: Slices of shape (slices, J, I), HU.
+        spacing_mm: Voxel size along i, j.
+        settings: All but the photons.
+        noise_hu: Standard deviation of the noise added inside the body, HU; reached within a tenth
+            or so.
 
     Raises:
         ValueError: There is no body (no voxel above -500 HU).
@@ -175,8 +194,15 @@ class FreshNoise:
         generator: torch.Generator,
         window: tuple[slice, slice] = (slice(None), slice(None)),
     ) -> Tensor:
-        """Independent noise images (count, h, w) in HU, of the whole slice or a window (rows,
-        columns) of it.
+        """Independent noise images of the whole slice or a window of it.
+
+        Args:
+            count: How many.
+            generator: Random numbers, on the CPU.
+            window: Rows and columns.
+
+        Returns:
+            Of shape (count, h, w), HU.
         """
         noise = projection_noise(
             self.lines.expand(count, -1, -1), self.settings, generator, all_of_it=True
@@ -270,8 +296,9 @@ def projection_noise(
 
 
 def detectors(size: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[int, float]:
-    """(number of detector elements, their width in mm): the image's diagonal fits, one element per
-    (smaller) voxel.
+    """Number of detector elements and their width, mm.
+
+    The image's diagonal fits, one element per (smaller) voxel.
     """
     width = min(spacing_mm)
     diagonal = math.hypot(size[0] * spacing_mm[1], size[1] * spacing_mm[0])
@@ -321,10 +348,18 @@ def back_project(
     cutoff: float,
     window: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Tensor:
-    """Filtered back-projection of (slices, views, detectors) to images (slices, J, I), or a window
-    (rows, columns) of them.
+    """Filtered back-projection of images, or of a window of them.
 
-    Views lie evenly over 180 degrees.
+    Args:
+        projections: Of shape (slices, views, detectors); views lie evenly over 180 degrees.
+        size: (J, I) of the images.
+        spacing_mm: Voxel size along i, j.
+        angles: Of shape (views,), radians.
+        cutoff: Of the Hann window, a share of the Nyquist frequency.
+        window: Rows and columns that are wanted.
+
+    Returns:
+        Of shape (slices, h, w).
     """
     count, width = detectors(size, spacing_mm)
     filtered = ramp_filtered(projections, width, cutoff)
@@ -344,11 +379,18 @@ def back_project(
 
 
 def ramp_filtered(projections: Tensor, width: float, cutoff: float) -> Tensor:
-    """Every row (..., detectors) convolved with the band-limited ramp, times a Hann window up to
-    ``cutoff`` x Nyquist.
+    """Every row convolved with the band-limited ramp, times a Hann window.
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging, 1988, eq. 3.61 (the ramp's
     samples).
+
+    Args:
+        projections: Of shape (..., detectors).
+        width: Of a detector, mm.
+        cutoff: Of the window, a share of the Nyquist frequency.
+
+    Returns:
+        Of the same shape.
     """
     count = projections.shape[-1]
     length = 1 << (2 * count - 1).bit_length()

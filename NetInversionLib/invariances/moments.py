@@ -34,8 +34,9 @@ class Moments:
 
 
 class Blended:
-    """Moments of a slice put together from overlapping tiles: moments are averaged by weight, never
-    the samples.
+    """Moments of a slice put together from overlapping tiles.
+
+    Moments are averaged by weight, never the samples.
     """
 
     def __init__(self, size: tuple[int, int]):
@@ -62,8 +63,9 @@ class Blended:
 
 
 def tiles(region: Window, tile: int, overlap: int) -> Iterator[tuple[Window, Tensor]]:
-    """Tiles that cover a region, each with its weights (H, W) in ``Blended``, which fall linearly
-    towards a neighbour.
+    """Tiles that cover a region, each with its weights in ``Blended``.
+
+    Weights of shape (h, w) fall linearly towards a neighbour.
     """
     rows, columns = (
         _steps(region.j0, region.j1, tile, overlap),
@@ -78,8 +80,9 @@ def tiles(region: Window, tile: int, overlap: int) -> Iterator[tuple[Window, Ten
 
 
 def _steps(start: int, stop: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """(first, last, overlap before, overlap after) along one axis; tiles of equal length as far as
-    that goes.
+    """(first, last, overlap before, overlap after) along one axis.
+
+    Tiles of equal length as far as that goes.
     """
     length = stop - start
     count = max(1, -(-(length - overlap) // (tile - overlap))) if length > tile else 1

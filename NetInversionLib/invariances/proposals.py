@@ -20,8 +20,9 @@ DECODER_REACH = 3
 
 
 class Proposer:
-    """Draws changes of a region of one slice, HU; the kinds asked for take turns, each with random
-    numbers of its own.
+    """Draws changes of a region of one slice, HU.
+
+    The kinds asked for take turns, each with random numbers of its own.
 
     Args:
         hu: The slice (J, I), HU. spacing_mm: (i, j).
@@ -55,10 +56,18 @@ class Proposer:
         self.generators: dict[str, torch.Generator] = {}
 
     def draw(self, first: int, count: int, generator: torch.Generator) -> Tensor:
-        """Changes (count, h, w) number ``first`` and following.
+        """Some of the changes, by their number.
 
         Only the first call takes from ``generator``, a seed for each kind: how much a sampler draws
         does not change the others.
+
+        Args:
+            first: Number of the first.
+            count: How many.
+            generator: Random numbers, on the CPU.
+
+        Returns:
+            Of shape (count, h, w), HU.
         """
         if not self.generators:
             seeds = torch.randint(2**62, (len(PROPOSALS),), generator=generator)
@@ -76,12 +85,18 @@ class Proposer:
         return changes
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Fresh noise of the same dose, as strong as the image's (``match_noise``)."""
+        """Fresh noise of the same dose, as strong as the image's (``match_noise``).
+
+        Returns:
+            Of shape (count, h, w), HU.
+        """
         return self.factor * self.fresh.draw(count, generator, self.region.slices)
 
     def texture(self, count: int, generator: torch.Generator) -> Tensor:
-        """Band-passed noise, two to five voxels per period, root mean square ``texture_hu``; none
-        in air.
+        """Band-passed noise, two to five voxels per period; none in air.
+
+        Returns:
+            Of shape (count, h, w), HU, of root mean square ``texture_hu``.
         """
         h, w = self.region.size
         white = torch.randn(count, h, w, generator=generator)

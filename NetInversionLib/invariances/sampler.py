@@ -17,8 +17,9 @@ from .proposals import DECODER_REACH
 
 
 def placed(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network on a device, channels last: on a CPU its convolutions then take a quarter to a
-    half less time.
+    """The network on a device, channels last.
+
+    On a CPU its convolutions then take a quarter to a half less time.
     """
     return (
         network.to(device)
@@ -92,8 +93,9 @@ def _probe(network: torch.nn.Module) -> Tensor:
 
 
 class Sampling:
-    """A sampler at work for one layer of its denoiser. The sampler is copied: what the caller holds
-    can still be saved.
+    """A sampler at work for one layer of its denoiser.
+
+    The sampler is copied: what the caller holds can still be saved.
 
     Args:
         sampler, denoiser: As for ``check_sampler``, which raises what this does.
@@ -116,8 +118,9 @@ class Sampling:
     def changes(
         self, hu: Tensor, x0: Tensor, region: Window
     ) -> Callable[[int, torch.Generator], Tensor]:
-        """A function of (count, generator) that draws changes (count, h, w) of a region, HU, as
-        they are: nothing is cut off.
+        """A function of (count, generator) that draws changes of a region, HU.
+
+        Of shape (count, h, w), as they are: nothing is cut off.
 
         The layer's values are those of the whole slice; what is drawn is larger than the region by
         as much as the decoder looks around, so that nothing of its padding is seen.
@@ -150,8 +153,9 @@ class Sampling:
         return drawn
 
     def floor(self, hu: Tensor, region: Window) -> Tensor:
-        """D(E(x)) - x inside a region (h, w), HU: what the autoencoder changes by itself, no
-        invariance at all.
+        """What the autoencoder changes by itself, no invariance at all.
+
+        D(E(x)) - x inside a region, of shape (h, w), HU.
         """
         size = tuple(hu.shape)
         window = self._window(
@@ -166,8 +170,9 @@ class Sampling:
         return made[region.within(window).slices] - hu[region.slices]
 
     def _window(self, region: Window, size: tuple[int, int]) -> Window:
-        """What is drawn for a region; it may leave the slice at its end, since sides have to fit
-        the network.
+        """What is drawn for a region.
+
+        It may leave the slice at its end, since sides have to fit the network.
         """
         vae, multiple = self.network.vae, self.network.size_multiple
         if vae.spatial:

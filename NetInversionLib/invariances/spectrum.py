@@ -46,8 +46,9 @@ class Spectrum:
     units: str
 
     def lost(self, epsilon: float, change: float) -> float:
-        """Share of the directions, 0 to 1, along which a change of RMS ``change`` (normalised)
-        stays within epsilon.
+        """Share of the directions, 0 to 1, along which a change stays within epsilon.
+
+        Its root mean square is ``change``, normalised.
         """
         return float(self.weights[self.gains * change <= epsilon].sum() / self.weights.sum())
 
@@ -89,8 +90,9 @@ def spectrum(
 
 
 def curve(spectra: dict[str, Spectrum]) -> Curve:
-    """Gain over the share of directions that have at least that gain, a line per layer, largest
-    gain 1.
+    """Gain over the share of directions that have at least that gain.
+
+    A line per layer, largest gain 1.
     """
     lines = {}
     for name, found in spectra.items():
@@ -171,8 +173,9 @@ def _gains(singular: np.ndarray, level_set: LevelSet) -> np.ndarray:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where to compute in float64 for a network on this device: there, or on the CPU for an Apple
-    GPU, which has no float64.
+    """Where to compute in float64 for a network on this device.
+
+    There, or on the CPU for an Apple GPU, which has no float64.
     """
     return torch.device("cpu") if device.type == "mps" else device
 

@@ -59,8 +59,9 @@ def load_result(folder: Path, name: str = "result") -> Steps:
 
 
 def load_intermediate(folder: Path) -> Steps:
-    """Steps whose value is the newest intermediate Result, or None; may run while the worker
-    replaces it.
+    """Steps whose value is the newest intermediate Result, or None.
+
+    May run while the worker replaces it.
     """
     tried = None
     while (newest := _newest(folder)) != tried:  # else it is damaged: nothing newer took its place

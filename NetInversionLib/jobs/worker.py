@@ -108,8 +108,9 @@ class _Reporter(Progress):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The worker: ``FOLDER [--attached]``; exit code 0 with a result in the folder, 1 with a
-    message that says why not.
+    """The worker: ``FOLDER [--attached]``.
+
+    Exit code 0 with a result in the folder, 1 with a message that says why not.
 
     Attached, it lives no longer than the process at the other end of its standard input.
     """
@@ -160,8 +161,9 @@ def _live_with_parent(folder: Path) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """End an attached worker and the processes it started, at once; nothing happens if it has ended
-    before.
+    """End an attached worker and the processes it started, at once.
+
+    Nothing happens if it has ended before.
     """
     if os.name == "nt":
         command = ["taskkill", "/F", "/T", "/PID", str(pid)]

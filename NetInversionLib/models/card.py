@@ -19,8 +19,9 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Channel:
-    """One image that a network takes or gives; in the network's units it is ``(value - low) / (high
-    - low)``.
+    """One image that a network takes or gives.
+
+    In the network's units it is ``(value - low) / (high - low)``.
 
     Attributes:
         name: For a person choosing the image: "Dixon in-phase".
@@ -49,6 +50,10 @@ def percentile_high(array: np.ndarray, percentile: float) -> float:
     """The value that becomes 1 for an image without a scale of its own.
 
     The percentile of all values above the volume's mean (the body, by and large), divided by 0.9.
+
+    Args:
+        array: Of any shape, in the image's unit.
+        percentile: 0 to 100.
 
     Raises:
         ModelError: No value lies above the mean (a constant image), or the percentile is not above

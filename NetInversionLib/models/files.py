@@ -1,4 +1,4 @@
-"""Model files, read with suspicion: every name, shape and type is checked before a weight is read."""
+"""Model files, read with suspicion: names, shapes and types are checked before any weight."""
 
 from __future__ import annotations
 

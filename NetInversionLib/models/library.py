@@ -41,8 +41,9 @@ def samplers_for(denoiser: Path | str) -> dict[Path, models_card.Card]:
 
 
 def model_folders() -> list[Path]:
-    """Where models are looked for: the folders of ``NETINVERSION_MODELS``, then those that came
-    with the extension.
+    """Where models are looked for.
+
+    The folders of ``NETINVERSION_MODELS``, then those that came with the extension.
     """
     named = [Path(p) for p in os.environ.get("NETINVERSION_MODELS", "").split(os.pathsep) if p]
     library = Path(__file__).resolve().parents[1]
@@ -52,8 +53,9 @@ def model_folders() -> list[Path]:
 
 
 def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:
-    """Model files of ``folders`` (``model_folders()`` unless given), each with its card, or why it
-    cannot be used.
+    """Model files of folders, each with its card, or why it cannot be used.
+
+    ``model_folders()`` unless folders are given.
     """
     found: dict[Path, Card | ModelError] = {}
     for folder in model_folders() if folders is None else folders:

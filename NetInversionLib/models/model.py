@@ -43,14 +43,17 @@ class Model:
     sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised input images to normalised outputs of the same spatial size; gradients pass to
-        the input.
+        """Normalised input images to normalised outputs of the same spatial size.
+
+        Gradients pass to the input.
         """
         return self.network(images)
 
     def scalings(self, volumes: list[Volume]) -> list[dict]:
-        """The scaling of a patient's input volumes (whole, any orientation), in the card's channel
-        order.
+        """The scaling of a patient's input volumes, in the card's channel order.
+
+        Args:
+            volumes: Whole, [k, j, i], any orientation.
 
         Raises:
             ModelError: Another number of volumes than inputs, or an image without signal.
@@ -59,12 +62,18 @@ class Model:
         return [c.scaling_for(v.array) for c, v in zip(self.card.inputs, volumes)]
 
     def scalings_of(self, images: Tensor) -> list[dict]:
-        """The scaling of input images (images, C, *space) in the patient's units."""
+        """The scaling of input images of shape (images, C, *space) in the patient's units."""
         return [c.scaling_for(images[:, n].cpu().numpy()) for n, c in enumerate(self.card.inputs)]
 
     def normalise(self, volumes: list[Volume], scaling: list[dict]) -> Tensor:
-        """Input volumes, in the card's channel order and of one size, as normalised images on the
-        CPU.
+        """Input volumes as normalised images on the CPU.
+
+        Args:
+            volumes: In the card's channel order and of one size, [k, j, i].
+            scaling: From ``scalings``.
+
+        Returns:
+            Of shape (images, C, *space).
 
         Raises:
             ModelError: Another number of volumes than inputs, or volumes of different sizes.
@@ -73,16 +82,17 @@ class Model:
         return self.normalise_tensor(self.as_images([v.array for v in volumes]), scaling)
 
     def normalise_tensor(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Input images (images, C, J, I) in the patient's units, normalised."""
+        """Input images of shape (images, C, *space) in the patient's units, normalised."""
         return (images - _column(scaling, "low", images)) / _span(scaling, images)
 
     def denormalise(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """Normalised input images (images, C, J, I) in the patient's units."""
+        """Normalised input images of shape (images, C, *space) in the patient's units."""
         return self.denormalise_change(images, scaling) + _column(scaling, "low", images)
 
     def denormalise_change(self, images: Tensor, scaling: list[dict]) -> Tensor:
-        """A difference or spread of normalised input images (images, C, J, I) in the patient's
-        units.
+        """A difference of normalised input images in the patient's units.
+
+        Of shape (images, C, *space).
         """
         return images * _span(scaling, images)
 
@@ -105,8 +115,9 @@ class Model:
         return images.clamp(0, 1), int(((images < 0) | (images > 1)).sum())
 
     def normalise_target_tensor(self, images: Tensor) -> Tensor:
-        """Target images of shape (images, D, *space) in the card's units, normalised and clipped to
-        0 to 1.
+        """Target images in the card's units, normalised and clipped to 0 to 1.
+
+        Of shape (images, D, *space).
         """
         return self._normalised_output(images).clamp(0, 1)
 
@@ -117,8 +128,9 @@ class Model:
 
     @property
     def error_scale(self) -> tuple[float, str]:
-        """What a normalised error is multiplied by to be told to a person, and its unit: (3000,
-        "HU"), say.
+        """What a normalised error is multiplied by to be told to a person, and its unit.
+
+        (3000, "HU"), say.
 
         Outputs that differ in unit or range have no unit in common: their error is told in per cent
         of the range.
@@ -146,8 +158,9 @@ class Model:
         return stack.transpose(0, 1).contiguous() if self.card.dimensions == 2 else stack[None]
 
     def facts(self) -> dict:
-        """What a result records of its model: name, version, file, SHA-256 and what it was trained
-        on.
+        """What a result records of its model.
+
+        Name, version, file, SHA-256 and what it was trained on.
         """
         card = self.card
         return {

@@ -13,8 +13,9 @@ from ..networks.cinn import CINN
 
 
 def from_published(state: Mapping[str, Tensor]) -> CINN:
-    """The network of a published checkpoint (class ConditionalTransformer of ldct-invariances), in
-    eval mode.
+    """The network of a published checkpoint, in eval mode.
+
+    Class ConditionalTransformer of ldct-invariances.
 
     Everything is read off the tensors, the last activation's slope of 0.9 excepted. The
     log-determinant is the true one.

@@ -84,8 +84,9 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
 
 
 def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names. The second vectors of the spectral norms are never read, nor are counts of
-    batches.
+    """The state under our names.
+
+    The second vectors of the spectral norms are never read, nor are counts of batches.
     """
     last_norm = "decoder.decoder.ScaledCrossReplicaBN."
     new = {

@@ -164,8 +164,9 @@ class CINN(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """``count`` latents for each condition, those of the first condition first; see
-        ``Prepared.sample``.
+        """``count`` latents for each condition, those of the first condition first.
+
+        See ``Prepared.sample``.
 
         Args:
             h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
@@ -185,7 +186,7 @@ class CINN(nn.Module):
         nor h.
 
         Args:
-            h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
+            h: Features of the conditions, of shape (N, features), or (N, features, h, w) for maps.
         """
         with torch.no_grad():
             return self._prepared(h)
@@ -234,8 +235,9 @@ class CINN(nn.Module):
 
 
 class Prepared:
-    """The network under given conditions; see ``CINN.prepared``. K times as many latents as
-    conditions: K in turn for each.
+    """The network under given conditions; see ``CINN.prepared``.
+
+    K times as many latents as conditions: K in turn for each.
     """
 
     def __init__(self, flow: CINN, given: list[_Given], condition_shape: tuple[int, ...]):
@@ -259,7 +261,14 @@ class Prepared:
         return v.view(shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Density of latents (N, channels, ...), (N,) float64; see ``CINN.log_prob``."""
+        """Density of latents; see ``CINN.log_prob``.
+
+        Args:
+            x: Latents of shape (N, channels) or (N, channels, h, w).
+
+        Returns:
+            Natural logarithm of the density, of shape (N,), float64.
+        """
         return _log_prob(*self(x))
 
     def sample(

@@ -1,4 +1,4 @@
-"""Blocks of the conditional invertible network: subnetworks, ActNorm, the embedding of a condition."""
+"""Blocks of the conditional invertible network: subnetworks, ActNorm, embedding of a condition."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ MAX_WIDTH = 1024
 
 
 class Subnet(nn.Module):
-    """Layers with LeakyReLUs between them; the first sees the latents' half and, through
-    ``condition``, h.
+    """Layers with LeakyReLUs between them.
+
+    The first sees the latents' half and, through ``condition``, h.
 
     For maps the first and the last are 3 x 3 convolutions and those between them 1 x 1.
     """
@@ -78,8 +79,9 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Mean 0 and deviation 1 for x (N, C, ...) of all processes; a channel that hardly varies
-        keeps its scale.
+        """Mean 0 and deviation 1 for x (N, C, ...) of all processes.
+
+        A channel that hardly varies keeps its scale.
         """
         values = x.transpose(0, 1).flatten(1).to(sum_type(x))
         mean = processes.total(values.mean(1)) / processes.count()
@@ -93,8 +95,9 @@ class ActNorm(nn.Module):
 
 
 class Embedder(nn.Module):
-    """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU; to a vector by one as large as the
-    map, or to a map.
+    """H: strided 4 x 4 convolutions with ActNorm and LeakyReLU.
+
+    One more convolution gives a vector, where it is as large as the map, or a map.
     """
 
     def __init__(
@@ -167,7 +170,7 @@ def _column(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def sum_of_items(x: Tensor) -> Tensor:
-    """(N,) sum over all but the first axis, in float64 where the device has it."""
+    """Sum over all but the first axis, of shape (N,), in float64 where the device has it."""
     return x.flatten(1).sum(1, dtype=sum_type(x))
 
 

@@ -1,4 +1,4 @@
-"""The critic of a Wasserstein GAN, and its gradient penalty (Gulrajani et al., arXiv:1704.00028)."""
+"""The critic of a Wasserstein GAN and its gradient penalty (Gulrajani et al., arXiv:1704.00028)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .vae import require_whole
 
 @register("ct_critic")
 class Critic(nn.Module):
-    """How real images look, one number each: strided 4 x 4 convolutions, a 3 x 3, a 1 x 1 and a
-    linear layer.
+    """How real images look, one number each.
+
+    Strided 4 x 4 convolutions, a 3 x 3, a 1 x 1 and a linear layer.
 
     Args:
         image_channels, condition_channels: Of the images and of what they are judged beside (0:
@@ -87,8 +88,9 @@ def gradient_penalty(
     condition: Tensor | None = None,
     place: Tensor | None = None,
 ) -> Tensor:
-    """Mean square by which the critic's gradient misses length 1 between made (place 0) and real
-    images (place 1).
+    """Mean square by which the critic's gradient misses length 1.
+
+    Between made (place 0) and real images (place 1).
 
     WGAN-GP adds ten times this to the critic's loss.
 

@@ -72,8 +72,9 @@ class WGANVGG(nn.Module):
 
 @register("redcnn")
 class REDCNN(nn.Module):
-    """Chen's residual encoder-decoder: five 5 x 5 convolutions without padding, five transposed
-    ones, three shortcuts.
+    """Chen's residual encoder-decoder.
+
+    Five 5 x 5 convolutions without padding, five transposed ones, three shortcuts.
 
     Args:
         out_ch: Channels inside (96 as published).

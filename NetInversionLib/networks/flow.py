@@ -62,8 +62,9 @@ MAX_FEATURES = 512
 
 @register("conditional_flow")
 class ConditionalFlow(nn.Module):
-    """Invertible map from an image, given a condition (an edge map), to latents that training makes
-    standard normal.
+    """Invertible map from an image, given a condition, to latents.
+
+    The condition is an edge map; training makes the latents standard normal.
 
     Args:
         in_channels: Of the image.
@@ -191,8 +192,7 @@ class ConditionalFlow(nn.Module):
         return self.inverse([temperature * part.to(condition) for part in z], condition)
 
     def prepared(self, condition: Tensor | None = None) -> Prepared:
-        """The flow for one condition, with everything computed that depends on it or the weights
-        alone.
+        """The flow for one condition, with everything computed that no image changes.
 
         For many encodings and decodings under the same condition. It is a picture of the weights as
         they are now; gradients reach the image and the latents, but neither weights nor condition.
@@ -206,8 +206,9 @@ class ConditionalFlow(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Set every ActNorm so that its output for this batch has mean 0 and deviation 1 in each
-        channel.
+        """Set every ActNorm by a batch.
+
+        Its output has mean 0 and deviation 1 in each channel then.
 
         Args:
             x: Of shape (N, in_channels, H, W).
@@ -259,8 +260,9 @@ class ConditionalFlow(nn.Module):
 
 
 class Prepared:
-    """A flow under one condition; see ``ConditionalFlow.prepared``. A condition of one image serves
-    any batch.
+    """A flow under one condition; see ``ConditionalFlow.prepared``.
+
+    A condition of one image serves any batch.
     """
 
     def __init__(self, levels: list[_PreparedLevel]):
@@ -276,14 +278,17 @@ class Prepared:
         return z, log_det
 
     def inverse(self, z: list[Tensor]) -> Tensor:
-        """Latents (N, c, h, w) of each level to the image, as ``ConditionalFlow.inverse``."""
+        """Latents to the image, as ``ConditionalFlow.inverse``.
+
+        Of each level of shape (N, c, h, w).
+        """
         x = None
         for level, latent in zip(reversed(self._levels), reversed(z)):
             x = level.decode(x, latent)
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Density of images (N, in_channels, H, W), as ``ConditionalFlow.log_prob``."""
+        """Density of images of shape (N, in_channels, H, W), as ``ConditionalFlow.log_prob``."""
         return log_prob_of(*self(x))
 
 
@@ -326,8 +331,11 @@ class Level(nn.Module):
         return rest, latent, log_det + more
 
     def affine_maps(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Per flow step a matrix and an offset, the transition steps in the first; and their summed
-        log-determinant.
+        """Per flow step the affine map of the channels, the transition steps in the first.
+
+        Returns:
+            Matrices of shape (steps, C, C), offsets of shape (steps, C), and their summed
+            log-determinant per pixel.
         """
         weights, offsets, log_det = self.mixing()
         weight, offset = weights[0], offsets[0]

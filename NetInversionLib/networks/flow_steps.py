@@ -44,8 +44,9 @@ class Mixing(nn.Module):
         self.register_buffer("sign", diagonal.sign().to(dtype))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices (count, C, C) and offsets (count, C) of x -> Wx + b, their summed
-        log-determinant per pixel; float64.
+        """Matrices and offsets of x -> Wx + b, and their summed log-determinant per pixel.
+
+        Of shape (count, C, C) and (count, C); float64.
         """
         permutation, sign, lower, upper, log_diagonal, log_scale, bias = (
             _double(t)
@@ -75,8 +76,9 @@ class Mixing(nn.Module):
 
 
 class StepGiven(NamedTuple):
-    """What a flow step takes from the condition: the injector's scale, shift and log-determinant;
-    the coupling's input.
+    """What a flow step takes from the condition.
+
+    The injector's scale, shift and log-determinant, and the coupling's input.
     """
 
     log_scale: Tensor | None
@@ -87,8 +89,9 @@ class StepGiven(NamedTuple):
 
 
 class FlowStep(nn.Module):
-    """Affine injector and conditional affine coupling; the affine map before them belongs to the
-    level.
+    """Affine injector and conditional affine coupling.
+
+    The affine map before them belongs to the level.
     """
 
     def __init__(self, channels: int, features: int, hidden: int, bound: float):
@@ -114,7 +117,15 @@ class FlowStep(nn.Module):
         return StepGiven(log_scale, log_scale.exp(), shift, total(log_scale), hidden)
 
     def coupling(self, kept: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale and shift of the other half of the channels."""
+        """Log-scale and shift of the other half of the channels.
+
+        Args:
+            kept: The first half, of shape (N, C / 2, H, W).
+            hidden: What the condition adds, of shape (N, hidden, H, W).
+
+        Returns:
+            Two of shape (N, C / 2, H, W).
+        """
         h = F.conv2d(kept, self.first.weight, padding=1).add_(hidden).relu_()
         h = self.middle(h).relu_()
         log_scale, shift = _conv_to_few(h, self.last.weight, self.last.bias).chunk(2, 1)
@@ -194,8 +205,9 @@ class FlowStep(nn.Module):
 
 
 class Split(nn.Module):
-    """Half of the channels become latents, standardised under a Gaussian predicted from the other
-    half and features.
+    """Half of the channels become latents.
+
+    They are standardised under a Gaussian predicted from the other half and features.
     """
 
     def __init__(self, channels: int, features: int, bound: float):
@@ -227,8 +239,9 @@ class Split(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """U-Net on the squeezed condition; gives the features of its way up: at 1/2, 1/4, ... of the
-    size.
+    """U-Net on the squeezed condition; gives the features of its way up, coarse and fine.
+
+    They are at 1/2, 1/4, ... of the size.
     """
 
     def __init__(self, in_channels: int, features):
@@ -307,8 +320,9 @@ class _Gradients:
         }
 
     def add(self, outputs, grads, tensors, others=()) -> tuple[Tensor, ...]:
-        """Back-propagate and add up for those of the tensors that are summed; gives the gradients
-        of the others.
+        """Back-propagate and add up for those of the tensors that are summed.
+
+        Gives the gradients of the others.
         """
         tensors = [t for t in tensors if id(t) in self._by_tensor]
         pairs = [pair for pair in zip(outputs, grads) if pair[0].requires_grad]
@@ -350,13 +364,20 @@ def run(
 
 
 def mix(x: Tensor, weight: Tensor, offset: Tensor | None = None) -> Tensor:
-    """The same affine map of the channels at every pixel."""
+    """The same affine map of the channels at every pixel.
+
+    Args:
+        x: Of shape (N, C, H, W).
+        weight: Of shape (C, C).
+        offset: Of shape (C,), or None.
+    """
     return F.conv2d(x, weight[:, :, None, None], offset)
 
 
 def _conv_to_few(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution with zero padding; on a CPU without gradients as a matrix product and eight
-    shifted sums.
+    """3 x 3 convolution with zero padding.
+
+    On a CPU without gradients as a matrix product and eight shifted sums.
 
     For few output channels and many pixels that is two to five times as fast as the libraries' own.
     """

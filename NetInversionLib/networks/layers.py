@@ -38,10 +38,11 @@ class Layer:
 
 
 def layers(network: nn.Module, image: Tensor | None = None) -> list[Layer]:
-    """Every layer that gives one tensor while the network runs on ``image`` (N, C, *space), in
-    order of execution.
+    """Every layer that gives one tensor while the network runs, in order of execution.
 
-    Without an image, on an empty one of one channel and 64 x 64 voxels.
+    Args:
+        network: In eval mode.
+        image: Of shape (N, C, *space); by default an empty one of one channel and 64 x 64 voxels.
     """
     found: list[Layer] = []
     image = torch.zeros(1, 1, 64, 64) if image is None else image
@@ -110,11 +111,13 @@ class UpTo(nn.Module):
 def same_values(
     network: nn.Module, layer: str | int, image: Tensor | None = None, called: str = "the network"
 ) -> tuple[str, ...]:
-    """All names of what a layer gives: its own first; a last layer that gives the network's output
-    is "output" too.
+    """All names of what a layer gives: its own first, "output" too where it gives the network's.
 
     Args:
-        layer, called: As for ``UpTo``. image: As for ``layers``.
+        network: In eval mode.
+        layer: As for ``UpTo``.
+        image: Of shape (N, C, *space), as for ``layers``.
+        called: As for ``UpTo``.
 
     Raises:
         LayerError: There is no such layer.
@@ -133,8 +136,9 @@ class _Reached(Exception):
 
 
 def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
-    """The output, ``seen(name, module, output)`` called at every innermost module; ends, with None,
-    when that gives True.
+    """The output, ``seen(name, module, output)`` called at every innermost module.
+
+    Ends, with None, when that gives True.
     """
     calls: dict[str, int] = {}
     handles = []

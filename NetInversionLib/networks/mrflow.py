@@ -19,8 +19,9 @@ MAX_FIGURES = 10_000_000
 
 @register("mrflow")
 class MRFlow(nn.Module):
-    """A conditional flow over slices, optionally a 3-D corrector, and statistics as buffers by
-    name.
+    """A conditional flow over slices, a 3-D corrector, and statistics as buffers by name.
+
+    The corrector may be left out.
 
     Args:
         flow: Arguments of ``ConditionalFlow``.
@@ -45,7 +46,10 @@ class MRFlow(nn.Module):
             self.statistics.register_buffer(name, torch.zeros(shape))
 
     def statistic(self, name: str) -> Tensor | None:
-        """A stored figure, float32; None where the file has none of this name."""
+        """A stored figure, float32, of the shape that the file gives.
+
+        None where it has none of this name.
+        """
         return dict(self.statistics.named_buffers()).get(name)
 
     def needed(self, name: str) -> Tensor:
@@ -60,8 +64,9 @@ class MRFlow(nn.Module):
         return found
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) scaled slices to latents and back, under an empty condition: the same
-        slices, by the whole flow.
+        """Scaled slices to latents and back by the whole flow: the same slices.
+
+        Of shape (N, 1, H, W), under an empty condition.
         """
         height, width = image.shape[2:]
         padding = [p for n in (width, height) for p in (0, -n % self.flow.size_multiple)]

@@ -18,7 +18,7 @@ def count() -> int:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of all processes' tensors, of the shape of x; the gradients sent back are summed too."""
+    """The sum of all processes' tensors, of the shape of x; gradients are summed too."""
     return _Sum.apply(x) if count() > 1 else x
 
 

@@ -23,8 +23,9 @@ MAX_FLOWS = 64
 
 @register("ct_sampler")
 class Sampler(nn.Module):
-    """One autoencoder, and flows of its latents by the name of the layer that they are conditioned
-    on.
+    """One autoencoder, and flows of its latents.
+
+    Each flow goes by the name of the layer that it is conditioned on.
 
     Args:
         vae: Arguments of ``VAE``.
@@ -96,8 +97,9 @@ class Sampler(nn.Module):
         condition: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> Callable[[int, torch.Generator | None], Tensor]:
-        """A function of (count, generator) that draws images (count, image_channels, H, W) which
-        the layer sees as z.
+        """A function of (count, generator) that draws images which the layer sees as z.
+
+        Of shape (count, image_channels, H, W).
 
         What depends on z alone is computed here, once.
 

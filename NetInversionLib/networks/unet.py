@@ -76,8 +76,9 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Sequential):
-    """Two 3-wide convolutions, each with its activation; sized so that activations keep their
-    variance.
+    """Two 3-wide convolutions, each with its activation.
+
+    Sized so that activations keep their variance.
     """
 
     def __init__(self, conv, in_channels: int, out_channels: int):

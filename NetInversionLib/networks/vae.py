@@ -212,8 +212,9 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> VAE:
-        """Work out spectral norms and upsampling kernels once and for all; in place, in eval mode,
-        for decoding alone.
+        """Work out spectral norms and upsampling kernels once and for all.
+
+        In place, in eval mode, for decoding alone.
 
         The outputs stay the same. Afterwards the network can be neither trained nor saved.
         """
@@ -250,8 +251,9 @@ def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class _Encoder(nn.Module):
-    """ResNet of bottlenecks. ``downs`` halvings and maps come out; None is all five, and their
-    mean.
+    """ResNet of bottlenecks.
+
+    ``downs`` halvings and maps come out; None is all five, and their mean.
     """
 
     def __init__(
@@ -310,8 +312,9 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Decoder(nn.Module):
-    """Blocks, attention and last convolution. What comes first, and what the blocks are told,
-    depends on the latents.
+    """Blocks, attention and last convolution.
+
+    What comes first, and what the blocks are told, depends on the latents.
     """
 
     def __init__(
@@ -346,8 +349,9 @@ class _Decoder(nn.Module):
 
 
 class _VectorDecoder(_Decoder):
-    """From vectors: the first layer takes the first of them, each block a code of its own; and all
-    of them the embedding.
+    """From vectors: the first layer takes the first of them, each block a code of its own.
+
+    All of them take the embedding as well.
     """
 
     def __init__(

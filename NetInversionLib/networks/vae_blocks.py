@@ -61,8 +61,9 @@ class BatchNorm(nn.Module):
 
 
 class VectorBlock(nn.Module):
-    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution; beside them upsampling and a 1
-    x 1 convolution.
+    """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution.
+
+    Beside them upsampling and a 1 x 1 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, told: int):
@@ -129,8 +130,9 @@ def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Each place looks at all places of the half-sized image, by likeness, and adds what it finds
-    there.
+    """Each place looks at all places of the half-sized image, by likeness.
+
+    It adds what it finds there.
     """
 
     def __init__(self, channels: int):
@@ -151,8 +153,14 @@ class Attention(nn.Module):
 
 
 def beside(x: Tensor, condition: Tensor | None) -> Tensor:
-    """The condition's voxels at x's size (every k-th one) as further channels; a condition serves
-    several of x in turn.
+    """The condition's voxels at x's size (every k-th one) as further channels.
+
+    Args:
+        x: Of shape (N, C, h, w).
+        condition: Of shape (M, D, H, W), each serving several of x in turn; or None.
+
+    Returns:
+        Of shape (N, C + D, h, w).
     """
     if condition is None:
         return x
@@ -166,8 +174,9 @@ def beside(x: Tensor, condition: Tensor | None) -> Tensor:
 
 
 class Spectral(nn.Module):
-    """A weight divided by an estimate of its largest singular value: one power iteration from the
-    vector u.
+    """A weight divided by an estimate of its largest singular value.
+
+    The estimate is one power iteration from the vector u.
 
     Training keeps the iteration's result, so that the estimate becomes exact in time. Published
     weights come with vectors that were never iterated, and mean the estimate from those.

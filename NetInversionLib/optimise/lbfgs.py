@@ -184,13 +184,20 @@ class _Rows:
     status: Tensor
 
     def select(self, index: Tensor) -> None:
-        """Keep only these rows; one field at a time, so that no second copy of the history is held."""
+        """Keep only these rows; one field at a time, so that the history is never held twice."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name).index_select(0, index))
 
 
 class _Run:
-    def __init__(self, value_and_gradient, start, options, lower, upper):
+    def __init__(
+        self,
+        value_and_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        start: Tensor,
+        options: Options,
+        lower: Tensor | float | None,
+        upper: Tensor | float | None,
+    ):
         self.value_and_gradient, self.options = value_and_gradient, options
         self.shape, self.bounded = start.shape, lower is not None or upper is not None
         self.lower = -math.inf if lower is None else lower
@@ -209,8 +216,9 @@ class _Run:
     # -- one evaluation ----------------------------------------------------------------------------
 
     def advance(self, evaluation: int) -> bool:
-        """Evaluate the network once for every running row and move each row on. False when none is
-        left.
+        """Evaluate the network once for every running row and move each row on.
+
+        False when none is left.
         """
         if self.running == 0:
             return False
@@ -264,8 +272,9 @@ class _Run:
         return r
 
     def step(self, r: _Rows, evaluation: int) -> None:
-        """Judge the trial point of every row by the weak Wolfe conditions; accept, bracket, extend
-        or reset.
+        """Judge the trial point of every row by the weak Wolfe conditions.
+
+        Accept, bracket, extend or reset.
         """
         o = self.options
         x = self.project(torch.addcmul(r.x, r.d, r.t.to(r.x.dtype)[:, None]))
@@ -361,8 +370,9 @@ class _Run:
         r.trials = torch.where(which, 0, r.trials)
 
     def inverse_hessian(self, r: _Rows, g: Tensor, with_g: Tensor) -> Tensor:
-        """Inverse-Hessian estimate times ``g`` by the compact form; ``with_g``: products of the
-        history with ``g``.
+        """Inverse-Hessian estimate times ``g`` by the compact form.
+
+        ``with_g``: products of the history with ``g``.
 
         Byrd, Nocedal & Schnabel, Math. Program. 63, 1994, eq. 3.1: with S, Y the pairs from old to
         new, R the upper triangle of S'Y and D its diagonal, H g = gamma g + S u - gamma Y v, where

@@ -36,8 +36,9 @@ class Terms:
 
 
 class Objective:
-    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2 for each image of a
-    batch.
+    """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2.
+
+    For each image of a batch.
 
     Args:
         network: Differentiable, (N, C, *space) to (N, D, *space), no gradients of its parameters
@@ -226,8 +227,9 @@ class Objective:
                 break
 
     def _shrink(self, x: Tensor) -> bool:
-        """After out-of-memory: half the images, then half the tile. False when nothing smaller is
-        possible.
+        """After out-of-memory: half the images, then half the tile.
+
+        False when nothing smaller is possible.
         """
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -258,12 +260,15 @@ class Objective:
 def receptive_halo(
     network: Callable[[Tensor], Tensor], like: Tensor, multiple: int, smallest: int = 1
 ) -> int:
-    """How far, in voxels, an output voxel looks along any axis: measured from gradients, rounded up
-    to ``multiple``.
+    """How far, in voxels, an output voxel looks along any axis: measured from gradients.
 
-    Measured on thin rods, one along each axis, so that it takes less memory than the image ``like``
-    (N, C, *space) that is to be cut. ``smallest``: the shortest side of an image that the network
-    takes.
+    Measured on thin rods, one along each axis, so that it takes less memory than the image.
+
+    Args:
+        network: Of images to outputs of the same spatial size.
+        like: The image that is to be cut, of shape (N, C, *space).
+        multiple: The answer is rounded up to it.
+        smallest: Shortest side of an image that the network takes.
 
     Raises:
         ValueError: An output voxel sees the whole image (attention, global normalisation): tiles
@@ -292,8 +297,9 @@ def _reach_along(
     multiple: int,
     smallest: int,
 ) -> int:
-    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it; at most
-    ``reach``.
+    """How far the middle of a rod, ``reach`` voxels from its ends, looks along it.
+
+    At most ``reach``.
     """
     width = 2 * multiple
     thin = max(2 * width, smallest + -smallest % multiple)

@@ -127,8 +127,9 @@ def train(
 
 
 def find_scans(folder: Path | str, leave_out: Sequence[str] = ()) -> dict[Path, Path | None]:
-    """The scans of a folder as ``mrflow.find_scans`` finds them, each with its mask file, but for
-    people left out.
+    """The scans of a folder, each with its mask file, but for people left out.
+
+    As ``people.find_scans`` finds them.
 
     Raises:
         ValueError: There is none, or one to be left out (a person's or a scan's name) is not there.
@@ -153,8 +154,9 @@ def save(
     settings: TrainSettings,
     model: Path | str | None = None,
 ) -> Path:
-    """Write a model file: ``model`` (a flow of the same scanner) with the corrector put in, or the
-    corrector alone.
+    """Write a model file with a corrector.
+
+    It is put into ``model`` (a flow of the same scanner), or stands alone.
     """
     training = {f"corrector: {name}": value for name, value in asdict(settings).items()}
     training["corrector: trained on"] = ", ".join(path.name for path in paths)
@@ -193,8 +195,9 @@ def save(
 
 
 class _Store:
-    """Reduced brains and alignments in a folder, by the files they came from; without a folder,
-    nothing is kept.
+    """Reduced brains and alignments in a folder, by the files they came from.
+
+    Without a folder, nothing is kept.
     """
 
     def __init__(
@@ -223,8 +226,9 @@ class _Store:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
-        """Reduced image and mask of a scan; quantiles at ``TONE_LEVELS`` and at even fractions of
-        its voxels as they are.
+        """Reduced image and mask of a scan.
+
+        Quantiles at ``TONE_LEVELS`` and at even fractions of its voxels as they are.
         """
 
         def read():

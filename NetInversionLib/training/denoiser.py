@@ -119,7 +119,7 @@ class DenoiserSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """One slice: normal dose and the noise that makes it low dose, (J, I) float32, HU; whose it is."""
+    """One person's slice: normal dose and the noise that makes it low dose, (J, I) float32, HU."""
 
     person: str
     normal: np.ndarray
@@ -129,8 +129,9 @@ class Pair:
 def read_pairs(
     folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()
 ) -> list[Pair]:
-    """Every (n-th) axial slice of the CTs of a folder, as ``synthetic_ct.read_people`` finds them,
-    with simulated noise.
+    """Every (n-th) axial slice of the CTs of a folder, with simulated noise.
+
+    People are found as by ``people.read_people``.
 
     Raises:
         ValueError: No CT there, or one without air (not in HU).
@@ -145,7 +146,18 @@ def read_pairs(
 def pairs_of(
     ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0
 ) -> list[Pair]:
-    """The slices of one CT; noise follows from the settings' seed and ``number``."""
+    """The slices of one CT, with noise.
+
+    Args:
+        ct: [k, j, i], HU.
+        person: Whose it is.
+        settings: Of the training; the noise follows from their seed and ``number``.
+        every: Take every n-th slice only.
+        number: Of the volume.
+
+    Raises:
+        ValueError: The volume holds no air.
+    """
     axial = volumes.reorient(volumes.check(ct), "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
         -1024, 3071
@@ -249,8 +261,9 @@ class Critic(nn.Module):
 
 
 def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
-    """The perceptual loss's features: a layer of another denoiser, the fourth by default (behind
-    its second convolution).
+    """The perceptual loss's features: a layer of another denoiser.
+
+    The fourth by default, behind its second convolution.
     """
     return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
 
@@ -278,8 +291,9 @@ class _State(State):
         self.features, self.device = features, device
 
     def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
-        """One step of the generator (and the critic's before it); the batch's root mean square
-        error, HU.
+        """One step of the generator (and the critic's before it).
+
+        The batch's root mean square error, HU.
         """
         s, critic = self.settings, self.parts.get("critic")
         if self.step < s.warm_up * s.steps:
@@ -372,8 +386,9 @@ def train(
 
 
 def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None) -> Table:
-    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person; held-out
-    people are marked.
+    """RMSE to normal dose inside the body, HU, of low dose and denoised, per person.
+
+    Held-out people are marked.
     """
     rows: dict[str, list[list[float]]] = {}
     for pair in pairs:

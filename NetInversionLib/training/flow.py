@@ -184,8 +184,9 @@ def draw_batch(
 
 
 def spoilt(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slice [H, W] as another scanner might show it: a random rising curve through 0 and 1, then
-    smooth fields; air stays.
+    """A slice [H, W] as another scanner might show it.
+
+    A random rising curve through 0 and 1, then smooth fields; air stays.
     """
     knots = np.concatenate([[0], np.cumsum(np.exp(rng.normal(0, 0.6, 6)))])
     knots *= rng.uniform(0.85, 1.15) / knots[-1]
@@ -223,8 +224,9 @@ def train(
     device: torch.device | str = "cpu",
     card: dict | None = None,
 ) -> Path:
-    """Train a flow on ``cases`` and write the model file, and its learning curve as a picture
-    beside it.
+    """Train a flow on cases and write the model file.
+
+    Its learning curve is written as a picture beside it.
 
     Under torchrun every process calls this; the first one writes.
 
@@ -264,8 +266,9 @@ def train(
 
 
 def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Case], list[Case]]:
-    """(training, held out), by person or by scan name; None holds out the last fifth of people by
-    name, one at least.
+    """(training, held out), by person or by scan name.
+
+    None holds out the last fifth of people by name, one at least.
     """
     people = sorted({person_of(c.name) for c in cases})
     if hold_out is None:
@@ -327,8 +330,9 @@ class _State(State):
         self.begin_mean()
 
     def advance(self, batch: tuple[Tensor, Tensor, Tensor], group: Group) -> float:
-        """One optimiser step; the batch's mean bits/dim of whole slices (negative examples left
-        out).
+        """One optimiser step.
+
+        The batch's mean bits/dim of whole slices (negative examples left out).
 
         Raises:
             ValueError: The loss is not finite; the weights are those of the step before.
@@ -353,8 +357,9 @@ class _State(State):
 
 
 def draw_curve(history: list[list[float]], path: Path | str) -> None:
-    """Write the learning curve as a picture: bits/dim over steps, in training and on held-out
-    people.
+    """Write the learning curve as a picture.
+
+    Bits/dim over steps, in training and on held-out people.
     """
     from matplotlib.figure import Figure
 

@@ -59,7 +59,18 @@ def measure(
     bin_width: float,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """The statistics that the module's docstring lists."""
+    """The statistics that the module's docstring lists.
+
+    Args:
+        flow: Trained.
+        training: People whom it was trained on.
+        held_out: People whom it was not.
+        bin_width: Of the bins, scaled units.
+        progress: Receives progress.
+
+    Returns:
+        By name, float32, of the shape that the module's docstring says.
+    """
     progress = progress or Progress()
     everybody = sorted([*training, *held_out], key=lambda c: c.name)
     bits: list[np.ndarray] = []
@@ -140,8 +151,9 @@ def combine(
     quality: dict | None = None,
     training: dict | None = None,
 ) -> Path:
-    """Write a model file with the flow and statistics of ``flow_file`` and another corrector,
-    statistics or figures besides.
+    """Write a model file with the flow of another, and other parts besides.
+
+    The parts are a corrector, statistics or figures.
 
     Args:
         corrector, arguments: The corrector and the JSON arguments that build it; None keeps the one

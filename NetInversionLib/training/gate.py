@@ -54,7 +54,18 @@ def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np
 
 
 def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, np.ndarray]:
-    """See ``fit``."""
+    """As ``fit``, of people who have been looked at.
+
+    Args:
+        looks: One of each person.
+        progress: Receives progress.
+
+    Returns:
+        By name, float32; ``fit`` says of which shape.
+
+    Raises:
+        ValueError: Fewer than two looks.
+    """
     if len(looks) < 2:
         raise ValueError(
             "the gate's limits need at least two people of the target scanner; twenty or more make"
@@ -109,8 +120,9 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
 
 
 def _handed(asymmetries: np.ndarray) -> np.ndarray:
-    """The weights that tell people best from their mirror images, by Fisher's linear discriminant;
-    the mean person gets 1.
+    """The weights that tell people best from their mirror images, by Fisher's linear discriminant.
+
+    The mean person gets 1.
 
     The covariance of so few people is made invertible by a share of its mean variance (Woodbury's
     identity spares the matrix).

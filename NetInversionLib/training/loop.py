@@ -22,8 +22,9 @@ from ..core.progress import Progress
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together (``torchrun`` starts them and tells each its place), or
-    just this one.
+    """The processes that train together, or just this one.
+
+    ``torchrun`` starts them and tells each its place.
     """
 
     rank: int = 0
@@ -54,14 +55,16 @@ class Group:
             )
 
     def share(self, *batch: Tensor) -> list[Tensor]:
-        """This process' part of a batch: of each tensor (N, ...) every ``size``-th part of its
-        first axis.
+        """This process' part of a batch.
+
+        Of each tensor of shape (N, ...) every ``size``-th part of its first axis.
         """
         return [part[self.rank :: self.size] for part in batch]
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor, of any shape, by its mean over the processes; the same bits
-        everywhere.
+        """Replace each tensor, of any shape, by its mean over the processes.
+
+        The same bits everywhere.
         """
         if self.size > 1 and tensors:
             flat = torch.cat([t.flatten() for t in tensors])
@@ -72,8 +75,9 @@ class Group:
 
 
 class State:
-    """Networks and optimisers in training, step, history and the values since its last entry: all
-    that a checkpoint holds.
+    """Networks and optimisers in training, step and history: all that a checkpoint holds.
+
+    And the values since the history's last entry.
 
     Args:
         settings: A dataclass with ``steps``, ``learning_rate`` and ``average``, the decay per step
@@ -100,8 +104,9 @@ class State:
 
     @property
     def rate(self) -> float:
-        """The learning rate now: it rises over the first twentieth of the steps and falls as half a
-        cosine.
+        """The learning rate now.
+
+        It rises over the first twentieth of the steps and falls as half a cosine.
         """
         s = self.settings
         return s.learning_rate * min(
@@ -135,8 +140,10 @@ class State:
         optimiser.step()
 
     def places(self, group: Group) -> Tensor:
-        """(n, 1, 1, 1) random numbers from 0 to 1 for this step's gradient penalty, this process'
-        part of the batch.
+        """Random places, 0 to 1, for this step's gradient penalty: this process' part of the batch.
+
+        Returns:
+            Of shape (n, 1, 1, 1).
         """
         generator = torch.Generator().manual_seed(self.settings.seed + self.step)
         return group.share(torch.rand(self.settings.batch, 1, 1, 1, generator=generator))[0]
@@ -205,8 +212,9 @@ def run(
     every: int | None = None,
     begin: Callable[[], None] | None = None,
 ) -> None:
-    """Train to the last step, with checkpoints, learning curve and time left; goes on from the
-    checkpoint if it is there.
+    """Train to the last step, with checkpoints, learning curve and time left.
+
+    Goes on from the checkpoint if it is there.
 
     Args:
         advance: Makes step ``state.step`` and returns the figure that it reached on this process'

@@ -46,8 +46,9 @@ def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
 
 
 def person_of(name: str) -> str:
-    """The person that a scan shows: ``sub-01`` of ``sub-01_ses-2_T1w`` (BIDS), otherwise the scan's
-    name.
+    """The person that a scan shows.
+
+    ``sub-01`` of ``sub-01_ses-2_T1w`` (BIDS), otherwise the scan's name.
     """
     return name.split("_")[0] if name.startswith("sub-") else name
 

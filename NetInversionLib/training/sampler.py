@@ -12,7 +12,6 @@ arXiv:2008.01777; Gulrajani et al., arXiv:1704.00028.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from ..networks.layers import UpTo
 from ..networks.sampler import Sampler
 from ..networks.vae import VAE, kl
 from .denoiser import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
+from .latent_flows import CINNSettings, bits_per_latent, fit_flows
 from .loop import Group, State, plain, run
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
@@ -81,31 +81,6 @@ class VAESettings:
     checkpoint_every: int = 100
 
 
-@dataclass(frozen=True)
-class CINNSettings:
-    """How the flows are built and trained; names as in ``VAESettings``.
-
-    Attributes:
-        layers: Of the denoiser, by name or number, or "output".
-        blocks, hidden, depth, features, downs, embedder_width: Of ``networks.cinn.CINN``.
-    """
-
-    layers: tuple[str, ...] = ("output",)
-    blocks: int = 4
-    hidden: int = 64
-    depth: int = 1
-    features: int = 16
-    downs: int = 2
-    embedder_width: int = 16
-    steps: int = 1500
-    batch: int = 4
-    patch: int = 128
-    learning_rate: float = 1e-3
-    average: float = 0.995
-    seed: int = 0
-    checkpoint_every: int = 100
-
-
 def train_vae(
     pairs: list[Pair],
     output: Path | str,
@@ -115,8 +90,7 @@ def train_vae(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Train the autoencoder and write its model file, a ``Sampler`` without flows; goes on from the
-    checkpoint if it is there.
+    """Train the autoencoder, from the checkpoint if it is there; write a ``Sampler`` without flows.
 
     Under torchrun every process calls this; the first one writes.
 
@@ -130,55 +104,21 @@ def train_vae(
     training, apart = split_people(pairs, leave_out)
     group = Group.joined(torch.device(device))
     group.check_batch(settings.batch)
-    torch.manual_seed(settings.seed)
-    vae = VAE(**dict(settings.arguments)).to(device)
-    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
-    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
-    state = State(
-        settings,
-        [p.person for p in training],
-        vae,
-        critic=critic,
-        optimiser=torch.optim.Adam(vae.parameters(), settings.learning_rate, betas=(0.5, 0.999)),
-        critic_optimiser=torch.optim.Adam(
-            critic.parameters(), settings.learning_rate, betas=(0.5, 0.9)
-        ),
-    )
-
-    def advance() -> float:
-        x, noise = group.share(*_images_and_noise(training, settings, state.step, vae))
-        x, noise = x.to(device), noise.to(device)
-        made, mean, log_variance = vae.train()(x, noise=noise)
-        error = (made - x).abs().mean()
-        loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
-        if state.step >= settings.critic_from * settings.steps:
-            penalty = gradient_penalty(critic, x, made, place=state.places(group))
-            state.update(
-                state.parts["critic_optimiser"],
-                list(critic.parameters()),
-                critic(made.detach()).mean() - critic(x).mean() + 10 * penalty,
-                group,
-            )
-            loss = loss - settings.adversarial * critic(made).mean()
-        state.update(state.parts["optimiser"], list(vae.parameters()), loss, group, clip=1.0)
-        return float(error.detach()) * SPAN_HU
+    state = _vae_state(training, settings, device)
 
     def averaged() -> Sampler:
         sampler = Sampler(dict(settings.arguments))
         sampler.vae.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
-    def judge() -> float:
-        return held_out_error(averaged(), apart, settings)
-
     run(
         state,
-        advance,
+        lambda: _vae_step(state, training, settings, group, device),
         ("mean absolute error (HU)", "held-out RMSE (HU)"),
         group,
         checkpoint,
         progress,
-        judge,
+        lambda: held_out_error(averaged(), apart, settings),
     )
     if group.rank == 0:
         sampler = averaged().cpu()
@@ -188,20 +128,61 @@ def train_vae(
             )
             for who, title in _people(pairs, leave_out).items()
         }
-        models.save(
-            output,
-            sampler,
-            _card(
-                "Autoencoder of low-dose CT",
-                {"vae": dict(settings.arguments)},
-                settings,
-                state.names,
-                leave_out,
-                quality,
-            ),
+        card = _card(
+            "Autoencoder of low-dose CT",
+            {"vae": dict(settings.arguments)},
+            settings,
+            state.names,
+            leave_out,
+            quality,
         )
+        models.save(output, sampler, card)
     group.leave()
     return Path(output)
+
+
+def _vae_state(training: list[Pair], settings: VAESettings, device: torch.device | str) -> State:
+    """The autoencoder, what it is trained against, and their optimisers."""
+    torch.manual_seed(settings.seed)
+    vae = VAE(**dict(settings.arguments)).to(device)
+    downs = min(5, settings.patch.bit_length() - 2)  # as many as so small a patch allows
+    critic = Critic(condition_channels=0, width=settings.critic_width, downs=downs).to(device)
+    rate = settings.learning_rate
+    return State(
+        settings,
+        [p.person for p in training],
+        vae,
+        critic=critic,
+        optimiser=torch.optim.Adam(vae.parameters(), rate, betas=(0.5, 0.999)),
+        critic_optimiser=torch.optim.Adam(critic.parameters(), rate, betas=(0.5, 0.9)),
+    )
+
+
+def _vae_step(
+    state: State,
+    training: list[Pair],
+    settings: VAESettings,
+    group: Group,
+    device: torch.device | str,
+) -> float:
+    """One step of the autoencoder (and the critic's before it); mean absolute error, HU."""
+    vae, critic = state.network, state.parts["critic"]
+    x, noise = group.share(*_images_and_noise(training, settings, state.step, vae))
+    x, noise = x.to(device), noise.to(device)
+    made, mean, log_variance = vae.train()(x, noise=noise)
+    error = (made - x).abs().mean()
+    loss = error + settings.divergence * kl(mean, log_variance).mean() / x[0].numel()
+    if state.step >= settings.critic_from * settings.steps:
+        penalty = gradient_penalty(critic, x, made, place=state.places(group))
+        state.update(
+            state.parts["critic_optimiser"],
+            list(critic.parameters()),
+            critic(made.detach()).mean() - critic(x).mean() + 10 * penalty,
+            group,
+        )
+        loss = loss - settings.adversarial * critic(made).mean()
+    state.update(state.parts["optimiser"], list(vae.parameters()), loss, group, clip=1.0)
+    return float(error.detach()) * SPAN_HU
 
 
 def train_cinn(
@@ -215,8 +196,9 @@ def train_cinn(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder; otherwise as
-    ``train_vae``.
+    """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder.
+
+    Otherwise as ``train_vae``.
 
     Args:
         vae: From ``train_vae``. denoiser: The network whose layers condition the flows; the card
@@ -230,51 +212,25 @@ def train_cinn(
     _check_networks(vae, denoiser)
     group = Group.joined(torch.device(device))
     group.check_batch(settings.batch)
-    autoencoder = vae.network.to(device).vae
-    parts = {
-        part.layer: part
-        for part in (
-            UpTo(denoiser.network.to(device), layer, torch.zeros(1, 1, 64, 64, device=device))
-            for layer in settings.layers
-        )
-    }
-    with torch.no_grad():
-        seen = {
-            layer: part(torch.zeros(1, 1, settings.patch, settings.patch, device=device))
-            for layer, part in parts.items()
-        }
-    arguments = {layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()}
+    conditions = _Conditions(vae.network.to(device).vae, denoiser, settings, device)
     torch.manual_seed(settings.seed)
-    flows = nn.ModuleList(CINN(**a) for a in arguments.values()).to(device)
-
-    def batch(pairs: list[Pair], step: int, group: Group = Group()) -> tuple[Tensor, list[Tensor]]:
-        """Latents and what every layer makes of their images."""
-        x, noise = (
-            part.to(device)
-            for part in group.share(*_images_and_noise(pairs, settings, step, autoencoder))
-        )
-        with torch.no_grad():
-            mean, log_variance = autoencoder.encode(x)
-            return mean + (log_variance / 2).exp() * noise, [part(x) for part in parts.values()]
+    flows = nn.ModuleList(CINN(**a) for a in conditions.arguments.values()).to(device)
 
     def averaged(state: State) -> Sampler:
-        sampler = Sampler(vae.card.arguments["vae"], arguments)
-        sampler.vae.load_state_dict(autoencoder.state_dict())
+        sampler = Sampler(vae.card.arguments["vae"], conditions.arguments)
+        sampler.vae.load_state_dict(conditions.autoencoder.state_dict())
         sampler.flows.load_state_dict(state.averaged_state())
         return sampler.to(device).eval().requires_grad_(False)
 
-    def judged(sampler: Sampler, pairs: list[Pair]) -> Tensor:
-        return torch.stack(
-            [bits_per_latent(sampler.flows, *batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]
-        ).mean(0)
-
     def judge(state: State) -> float:
-        return float(judged(averaged(state), apart).mean()) if apart else math.nan
+        if not apart:
+            return math.nan
+        return float(conditions.judged(averaged(state).flows, apart).mean())
 
     people = sorted({pair.person for pair in training})
     state = fit_flows(
         flows,
-        lambda step, group: batch(training, step, group),
+        lambda step, group: conditions.batch(training, step, group),
         settings,
         [*people, denoiser.sha256, vae.sha256],
         group,
@@ -284,98 +240,80 @@ def train_cinn(
     )
     if group.rank == 0:
         sampler = averaged(state)
-        quality: dict[str, float] = {}
-        for who, title in _people(pairs, leave_out).items():
-            values = judged(sampler, [p for p in pairs if p.person == who])
-            quality |= {
-                f"{title}, layer {layer} (bits per latent)": float(value)
-                for layer, value in zip(parts, values)
-            }
+        quality = conditions.quality(sampler.flows, pairs, _people(pairs, leave_out))
         card = _card(
             f"Invariances of {denoiser.card.name}",
-            {"vae": vae.card.arguments["vae"], "flows": arguments},
+            {"vae": vae.card.arguments["vae"], "flows": conditions.arguments},
             settings,
             people,
             leave_out,
             {**vae.card.quality, **quality},
         )
-        card = replace(
-            card,
-            training={
-                **card.training,
-                "denoiser": denoiser.card.name,
-                "denoiser SHA-256": denoiser.sha256,
-                "autoencoder SHA-256": vae.sha256,
-            },
-        )
+        sources = {
+            "denoiser": denoiser.card.name,
+            "denoiser SHA-256": denoiser.sha256,
+            "autoencoder SHA-256": vae.sha256,
+        }
+        card = replace(card, training={**card.training, **sources})
         models.save(output, sampler.cpu(), card)
     group.leave()
     return Path(output)
 
 
-def fit_flows(
-    flows: nn.ModuleList,
-    batch: Callable[[int, Group], tuple[Tensor, list[Tensor]]],
-    settings: CINNSettings,
-    names: list[str],
-    group: Group = Group(),
-    checkpoint: Path | str | None = None,
-    judge: Callable[[State], float] | None = None,
-    progress: Progress = Progress(),
-) -> State:
-    """Train flows by the likelihood of latents given conditions; all ActNorms are set from the
-    first batch.
+class _Conditions:
+    """Latents of low-dose images, and what each layer of the denoiser makes of these images.
 
-    Args:
-        flows: Of the class ``CINN``.
-        batch: Of a step and the processes: this one's part of latents (N, latents) or
-            (N, latents, h, w), and of each flow's conditions z (N, C, H, W).
-        settings: Its ``steps``, ``learning_rate``, ``average`` and ``checkpoint_every``.
-        names: Of all that the training depends on beside the settings.
-        judge: A figure of held-out people, lower is better.
-
-    Returns:
-        The trained state; its ``averaged_state()`` are the weights to use.
+    Attributes:
+        parts: The denoiser up to each layer, by the layer's name.
+        arguments: What the flow of each layer is built with.
     """
-    state = State(
-        settings,
-        names,
-        flows,
-        optimiser=torch.optim.Adam(flows.parameters(), settings.learning_rate),
-    )
 
-    def begin() -> None:
-        with torch.no_grad():  # from the whole first batch, the same in every process
-            bits_per_latent(flows.train(), *batch(0, Group()))
-        state.begin_mean()
+    def __init__(
+        self,
+        autoencoder: VAE,
+        denoiser: models.Model,
+        settings: CINNSettings,
+        device: torch.device | str,
+    ):
+        self.autoencoder, self.settings, self.device = autoencoder, settings, device
+        empty = torch.zeros(1, 1, 64, 64, device=device)
+        network = denoiser.network.to(device)
+        self.parts = {
+            part.layer: part for part in (UpTo(network, layer, empty) for layer in settings.layers)
+        }
+        patch = torch.zeros(1, 1, settings.patch, settings.patch, device=device)
+        with torch.no_grad():
+            seen = {layer: part(patch) for layer, part in self.parts.items()}
+        self.arguments = {
+            layer: _flow_arguments(settings, autoencoder, z) for layer, z in seen.items()
+        }
 
-    def advance() -> float:
-        loss = bits_per_latent(flows.train(), *batch(state.step, group)).mean()
-        state.update(state.parts["optimiser"], list(flows.parameters()), loss, group, clip=10.0)
-        return float(loss.detach())
+    def batch(
+        self, pairs: list[Pair], step: int, group: Group = Group()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Latents of shape (N, latents, ...), and z of shape (N, C, H, W) of every layer."""
+        drawn = _images_and_noise(pairs, self.settings, step, self.autoencoder)
+        x, noise = (part.to(self.device) for part in group.share(*drawn))
+        with torch.no_grad():
+            mean, log_variance = self.autoencoder.encode(x)
+            latents = mean + (log_variance / 2).exp() * noise
+            return latents, [part(x) for part in self.parts.values()]
 
-    run(
-        state,
-        advance,
-        ("bits per latent", "held-out bits per latent"),
-        group,
-        checkpoint,
-        progress,
-        (lambda: judge(state)) if judge else None,
-        begin=begin,
-    )
-    return state
+    def judged(self, flows: nn.ModuleList, pairs: list[Pair]) -> Tensor:
+        """Bits per latent of each flow for some people, of shape (flows,)."""
+        found = [bits_per_latent(flows, *self.batch(pairs, n)) for n in range(HELD_OUT_BATCHES)]
+        return torch.stack(found).mean(0)
 
-
-def bits_per_latent(flows: nn.ModuleList, latents: Tensor, conditions: list[Tensor]) -> Tensor:
-    """(flows,) mean negative log2 of each flow's density of the latents given its condition, over
-    the number of latents.
-    """
-    found = [
-        flow.log_prob(latents, flow.embed(z, tuple(latents.shape[2:]) or None)).mean()
-        for flow, z in zip(flows, conditions)
-    ]
-    return -torch.stack(found) / (latents[0].numel() * math.log(2))
+    def quality(
+        self, flows: nn.ModuleList, pairs: list[Pair], people: dict[str, str]
+    ) -> dict[str, float]:
+        """Figures for the card: bits per latent of each person and layer."""
+        found = {}
+        for who, title in people.items():
+            values = self.judged(flows, [pair for pair in pairs if pair.person == who])
+            for layer, value in zip(self.parts, values):
+                found[f"{title}, layer {layer} (bits per latent)"] = float(value)
+        return found
 
 
 # Pieces -------------------------------------------------------------------------------------------

@@ -84,8 +84,9 @@ class TrainSettings:
 
 @dataclass
 class Scan:
-    """One CT ready for use: axial slices [k, j, i], LPS, cut to the body, table removed, HU clipped
-    to the range.
+    """One CT ready for use: axial slices [k, j, i], LPS.
+
+    Cut to the body, table removed, HU clipped to the range.
     """
 
     name: str
@@ -121,8 +122,13 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
 def resampled(
     scan: Scan, spacing_mm: float, slices: slice | np.ndarray = slice(None), smooth: bool = True
 ) -> Scan:
-    """``scan`` (or some of its slices) at another in-plane voxel size, first smoothed to it where
-    that is coarser.
+    """A scan at another in-plane voxel size, first smoothed to it where that is coarser.
+
+    Args:
+        scan: [k, j, i].
+        spacing_mm: Voxel size of the result along i and j.
+        slices: Which slices; all by default.
+        smooth: Whether it is smoothed.
     """
     hu = torch.from_numpy(scan.hu[slices])[:, None]
     body = torch.from_numpy(scan.body[slices])[:, None].float()
@@ -288,8 +294,9 @@ def _architecture(settings: TrainSettings) -> dict:
 
 
 def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
-    """The card of a model trained on ``scans``; figures are added by ``evaluate``
-    (``models.record_quality``).
+    """The card of a model trained on ``scans``.
+
+    Figures are added by ``evaluate`` (``models.record_quality``).
     """
     names = tuple(sorted(s.name for s in scans))
     size_multiple = 2 ** (len(settings.features) - 1)

@@ -27,7 +27,7 @@ SIZE = 96
 
 
 def case_volumes(scan_name: str) -> tuple[dict[str, Volume], np.ndarray]:
-    """Volumes by role (simulated Dixon and CT, 3 mm in plane, LPS) and the body mask of one scan."""
+    """Volumes by role (simulated Dixon and CT, 3 mm in plane, LPS) and body mask of one scan."""
     from NetInversionLib.core import files
 
     path = DATA / f"{scan_name}.nii.gz"

@@ -130,7 +130,7 @@ def apart(options, **settings) -> dict:
 
 
 def run(device: str, name: str, slices: int = 1, square: bool = False, **settings) -> dict:
-    """One run with the shipped models on chest slices, or a square of one; seconds and peak memory."""
+    """One run with the shipped models on chest slices or a square: seconds and peak memory."""
     devices.give_memory_back()  # as the command and the module's worker do
     chest, region = low_dose_chest(slices)
     loaded = pair(name)

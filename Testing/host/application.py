@@ -26,9 +26,8 @@ from .plots import save_picture  # noqa: E402
 from .pythonqt import emit, wrap  # noqa: E402
 from .views import Strict, Views  # noqa: E402
 
-errors: list[
-    str
-] = []  # tracebacks of exceptions that slots, timers and MRML observers raised since the last clear()
+# Tracebacks of exceptions that slots, timers and MRML observers raised since the last clear().
+errors: list[str] = []
 
 
 def temporary_folder() -> str:
@@ -462,7 +461,8 @@ def shown_text(text: str) -> str:
 @dataclass
 class Waited:
     elapsed_s: float
-    largest_gap_s: float  # the longest time in which the event loop was not served though this thread could run
+    # The longest time in which the event loop was not served though this thread could run.
+    largest_gap_s: float
 
 
 def _clock() -> float:

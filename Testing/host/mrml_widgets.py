@@ -197,7 +197,8 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         elif shown and self._box.itemText(self._row(node.GetID())) != node.GetName():
             self._box.setItemText(self._row(node.GetID()), node.GetName())
             if node is self.currentNode():
-                self._changed()  # Qt tells of the current text, and the selector takes that for another node
+                # Qt tells of the current text, and the selector takes that for another node.
+                self._changed()
 
     def _offers(self, node) -> bool:
         kinds = [kind for kind in self.nodeTypes if node.IsA(kind)]

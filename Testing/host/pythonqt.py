@@ -136,7 +136,7 @@ def _static(cls, attribute):
 
 
 def _is_qt_member(member) -> bool:
-    """Methods, signals and properties; not the enums and nested types, which the record leaves out."""
+    """Methods, signals and properties; not enums and nested types, which the record leaves out."""
     return member is not None and not isinstance(member, (type, enum.Enum, int, str))
 
 

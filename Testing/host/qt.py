@@ -29,7 +29,8 @@ def __getattr__(name):
 
 def _make(base, name):
     if not (isinstance(base, type) and issubclass(base, QtCore.QObject)):
-        return base  # functions, enums and value classes (QSize, QIcon, ...) have the same methods in both bindings
+        # Functions, enums and value classes (QSize, ...) have the same methods in both bindings.
+        return base
     made = wrap(base, name)
     if issubclass(base, QtWidgets.QMenu):
         made.__init__ = lambda self, first=None, *rest: base.__init__(
@@ -54,7 +55,7 @@ def _text_or_widget(argument):
 
 
 class QUiLoader:
-    """Reads a .ui file into the host's classes; an unknown class or a wrong connection is an error."""
+    """Reads a .ui file into the host's classes; unknown classes, wrong connections are errors."""
 
     def load(self, file, parent=None):
         text = bytes(file.readAll().data()).decode()

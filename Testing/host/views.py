@@ -1,4 +1,4 @@
-"""The scene with what the application puts into it, its logics, and ``slicer.app.layoutManager()``."""
+"""The scene with what the application puts into it, its logics, and its layout manager."""
 
 from pathlib import Path
 

@@ -122,7 +122,7 @@ def large(volumes, model_paths, settings, progress):
 
 
 def family(volumes, model_paths, settings, progress):
-    """Starts a child that starts a child, writes all process numbers to settings["file"] and waits."""
+    """Starts a child that starts a child, writes their numbers to settings["file"] and waits."""
     code = (
         "import subprocess, sys, time, os\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"

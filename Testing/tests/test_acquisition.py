@@ -1,4 +1,4 @@
-"""The scanner's knobs: each does what its formula says, and is found again when it made the target."""
+"""The scanner's knobs: each does what its formula says, and is found again in its target."""
 
 import math
 

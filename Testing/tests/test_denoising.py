@@ -179,7 +179,11 @@ TWO = """
 import sys
 from test_denoising import SMALL, made_up_ct
 from NetInversionLib.training import denoiser
-pairs = [p for n, person in enumerate("ab") for p in denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)]
+pairs = [
+    pair
+    for n, person in enumerate("ab")
+    for pair in denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)
+]
 denoiser.train(pairs, sys.argv[1], SMALL)
 """
 

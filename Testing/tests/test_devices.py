@@ -116,7 +116,8 @@ JOB = {
     [
         ({}, 32),
         ({"proc/self/cgroup": "0::/\n"}, 32),
-        ({"proc/self/cgroup": "0::/slurm/job/step\n", **JOB}, 2),  # the parent group's limit; file cache is free
+        # the parent group's limit; file cache is free
+        ({"proc/self/cgroup": "0::/slurm/job/step\n", **JOB}, 2),
         (
             {
                 "proc/self/cgroup": "0::/slurm/job/step\n",
@@ -137,11 +138,18 @@ JOB = {
             },
             1,
         ),
-        ({"proc/self/cgroup": "0::/full\n", V2 + "full/memory.max": "10", V2 + "full/memory.current": "50",
-          V2 + "full/memory.stat": ""}, 0),
+        (
+            {
+                "proc/self/cgroup": "0::/full\n",
+                V2 + "full/memory.max": "10",
+                V2 + "full/memory.current": "50",
+                V2 + "full/memory.stat": "",
+            },
+            0,
+        ),
     ],
     ids=["none", "root", "v2", "v2-nested", "v1", "overdrawn"],
-)  # fmt: skip
+)
 def test_linux_memory_honours_every_control_group_above(tmp_path, files, gib):
     free = devices._linux_memory(linux_tree(tmp_path, {**MEMINFO, **files}))
     # In the older container both figures stand in memory.stat; the group's own one comes first.

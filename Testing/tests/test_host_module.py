@@ -37,7 +37,12 @@ class Scaler(ScriptedLoadableModule):
 def registerSampleData():
     import SampleData
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="Scaler", sampleName="ScalerRamp", uris="RAMP_URI", fileNames="ramp.nrrd", nodeNames="ScalerRamp")
+        category="Scaler",
+        sampleName="ScalerRamp",
+        uris="RAMP_URI",
+        fileNames="ramp.nrrd",
+        nodeNames="ScalerRamp",
+    )
 
 
 @parameterNodeWrapper
@@ -113,7 +118,8 @@ class ScalerLogic(ScriptedLoadableModuleLogic):
     def run(self, source, target, scale):
         if source is target:
             raise ValueError("input and output must differ")
-        slicer.util.updateVolumeFromArray(target, FACTOR * scale * slicer.util.arrayFromVolume(source))
+        array = slicer.util.arrayFromVolume(source)
+        slicer.util.updateVolumeFromArray(target, FACTOR * scale * array)
         target.CreateDefaultDisplayNodes()
         logging.info("scaled")
 
@@ -143,7 +149,8 @@ def prop(name, kind, value, own=True):
 def selector(name, parameter, more=""):
     types = (
         "<property"
-        ' name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>'
+        ' name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist>'
+        "</property>"
     )
     return widget(
         "qMRMLNodeComboBox",
@@ -206,8 +213,10 @@ def panel(
         for name in connections
     )
     customs = "".join(
-        f"<customwidget><class>{name}</class><extends>QWidget</extends><header>{name}.h</header>"
-        f"<container>{int(name in ('qMRMLWidget', 'ctkCollapsibleButton'))}</container></customwidget>"
+        f"<customwidget><class>{name}</class><extends>QWidget</extends>"
+        f"<header>{name}.h</header>"
+        f"<container>{int(name in ('qMRMLWidget', 'ctkCollapsibleButton'))}</container>"
+        "</customwidget>"
         for name in (
             "qMRMLNodeComboBox",
             "qMRMLWidget",

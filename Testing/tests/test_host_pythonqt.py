@@ -27,9 +27,10 @@ VALUE_CLASSES = {
 QT5_ONLY = set(
     """autoCompletion autoCompletionCaseSensitivity margin setMargin tabStopWidth setTabStopWidth
     getTextMargins
-    viewOptions isFirstItemColumnSpanned setFirstItemColumnSpanned showExtension confirmOverwrite setConfirmOverwrite
-    nameFilterDetailsVisible isNameFilterDetailsVisible setNameFilterDetailsVisible readOnly isReadOnly setReadOnly
-    resolveSymlinks setResolveSymlinks associatedWidgets associatedGraphicsWidgets parentWidget iniCodec setIniCodec
+    viewOptions isFirstItemColumnSpanned setFirstItemColumnSpanned showExtension confirmOverwrite
+    setConfirmOverwrite nameFilterDetailsVisible isNameFilterDetailsVisible
+    setNameFilterDetailsVisible readOnly isReadOnly setReadOnly resolveSymlinks setResolveSymlinks
+    associatedWidgets associatedGraphicsWidgets parentWidget iniCodec setIniCodec
     readFrom writeTo""".split()
 )
 # What the host's own ctk and qMRML widgets leave out; it raises when asked for.
@@ -213,10 +214,13 @@ def test_what_is_false_is_not_found_in_a_ui_file(tmp_path):
     file = tmp_path / "Panel.ui"
     file.write_text(
         """<?xml version="1.0" encoding="UTF-8"?>
-        <ui version="4.0"><class>Panel</class><widget class="QWidget" name="Panel"><layout class="QVBoxLayout" name="outer">
-        <item><widget class="QWidget" name="box"><layout class="QVBoxLayout" name="empty"/></widget></item>
+        <ui version="4.0"><class>Panel</class><widget class="QWidget" name="Panel">
+        <layout class="QVBoxLayout" name="outer">
+        <item><widget class="QWidget" name="box"><layout class="QVBoxLayout" name="empty"/></widget>
+        </item>
         <item><widget class="QWidget" name="row"><layout class="QHBoxLayout" name="full">
-        <item><widget class="QLabel" name="text"/></item></layout></widget></item></layout></widget></ui>"""
+        <item><widget class="QLabel" name="text"/></item></layout></widget></item>
+        </layout></widget></ui>"""
     )
     panel = slicer.util.loadUI(str(file))
     ui = slicer.util.childWidgetVariables(panel)

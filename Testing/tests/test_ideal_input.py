@@ -55,7 +55,7 @@ def run(volumes, network, progress=None, models=None, **settings):
 
 
 def case(shape=SHAPE, matrix=LPS, low=0.2, high=0.8):
-    """A patient's volume, and a target that x -> 0.5 x + 0.2 reaches from the returned ``ideal``."""
+    """A patient's volume, and a target that x -> 0.5 x + 0.2 reaches from returned ``ideal``."""
     patient, ideal = smooth(shape, 1, low, high), smooth(shape, 2, low, high)
     return {
         "mr": volume(patient, "MR", matrix),
@@ -155,7 +155,7 @@ def test_the_inverse_of_a_nonlinear_convolution_is_found():
 
 
 def test_from_the_patient_only_what_the_network_sees_is_moved():
-    """With more inputs than outputs, each voxel moves along the network's weights and nowhere else."""
+    """With more inputs than outputs, each voxel moves along the network's weights only."""
     volumes = two_channels()
     weights = np.array([0.6, -0.3])
     result = run(volumes, model(linear([weights], [0.3]), ("mr", "fat")))
@@ -568,7 +568,7 @@ def test_the_ball_holds(direction, locked):
 
 @pytest.mark.parametrize("length", [0.3, 3.0])
 def test_the_slope_in_the_ball_is_the_slope_of_what_is_measured(length):
-    """Inside the ball, and outside, where the point is drawn back to the sphere; some voxels held."""
+    """Inside the ball and outside, where the point is drawn to the sphere; some voxels held."""
     generator = torch.Generator().manual_seed(0)
     patient, v = (
         torch.rand(2, 1, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2)

@@ -1385,13 +1385,15 @@ def test_module_opens_without_torch(tiny):
         import numpy as np, slicer
         widget = host.open_module("IdealInput")
         for role, selector in widget._selectors.items():
-            selector.setCurrentNode(slicer.util.addVolumeFromArray(np.random.rand(2, 8, 8).astype("float32"), name=role))
+            array = np.random.rand(2, 8, 8).astype("float32")
+            selector.setCurrentNode(slicer.util.addVolumeFromArray(array, name=role))
         widget.ui.workerCheckBox.checked = False
         widget.ui.advancedCollapsibleButton.collapsed = False
         before = slicer.mrmlScene.GetNumberOfNodes()
         assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
         widget.ui.applyButton.click()
-        assert "The Python package 'torch' is missing" in widget.ui.statusLabel.text, widget.ui.statusLabel.text
+        said = widget.ui.statusLabel.text
+        assert "The Python package 'torch' is missing" in said, said
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not host.errors
     """
     environment = {

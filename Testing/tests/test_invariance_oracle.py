@@ -129,7 +129,7 @@ def test_sampling_noise_alone_is_one_percent(world):
 
 
 def test_the_likelihood_comes_close_to_the_entropy_and_not_below(world, flow):
-    """No density has fewer bits than the true one, so a log-determinant that is off shows at once."""
+    """No density has fewer bits than the true one, so a wrong log-determinant shows at once."""
 
     def entropy(covariance):
         return float(torch.logdet(2 * math.pi * math.e * covariance)) / (2 * SIZE**2 * math.log(2))

@@ -458,7 +458,7 @@ def until(condition, seconds=10):
 
 @pytest.fixture
 def relatives(tmp_path):
-    """Process numbers of a worker and its child and grandchild, and the worker's Popen and folder."""
+    """Process numbers of a worker, its child and grandchild; the worker's Popen and folder."""
     if not os.path.isdir("/proc/self"):
         pytest.skip("reads /proc")
     folder = tmp_path / "job"

@@ -242,7 +242,7 @@ def replay(path, history, recursion, armijo=1e-4, wolfe=0.9):
 @pytest.mark.parametrize("recursion", [two_loop, dense_bfgs])
 @pytest.mark.parametrize("history", [1, 3, 50])
 def test_directions_are_those_of_the_textbook(recursion, history):
-    """Within, at and beyond the ring's length; without the ring the dense formula is BFGS itself."""
+    """Within, at and beyond the ring's length; without it the dense formula is BFGS itself."""
     matrices, centres = quadratics(3, 12, 50, seed=1)
     quadratic = quadratic_loss(matrices, centres)
     record = Recorder(

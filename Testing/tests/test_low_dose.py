@@ -228,7 +228,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 
 def test_a_real_chest_at_a_tenth_of_its_dose(data):
-    """Noise is stronger between the shoulders and in the middle of the body than in the air around."""
+    """Noise is stronger between the shoulders and inside the body than in the air around."""
     chest = files.load(data / "ct" / "chest_b40f.nii.gz")
     slice_ = volumes.crop(chest, (10, 11, 0, chest.array.shape[1], 0, chest.array.shape[2]))
     found = simulate_low_dose(slice_, LowDoseSettings(dose=0.1, views=180))

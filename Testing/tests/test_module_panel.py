@@ -1,4 +1,4 @@
-"""What the modules share, in the smallest module that uses it: one volume in, a multiple of it out."""
+"""What the modules share, in the smallest module that uses it: a volume in, a multiple out."""
 
 import sys
 
@@ -71,7 +71,8 @@ class DoublerLogic(logic.ModuleLogic):
         return jobs.Request("double", {"volume": volume}, {}, {"factor": factor})
 
     def run(self, node, **settings):
-        return self.addResult(jobs.run_here(steps.finish(self.requestSteps(node, **settings))), node)
+        request = steps.finish(self.requestSteps(node, **settings))
+        return self.addResult(jobs.run_here(request), node)
 """
 
 WIDGETS = {
@@ -90,11 +91,14 @@ WIDGETS = {
 }
 INSIDE = {"resultsCollapsibleButton": '<layout class="QFormLayout" name="results"></layout>'}
 SELECTOR = """<item><widget class="qMRMLNodeComboBox" name="inputSelector">
-<property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
-<property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property></widget></item>"""
+<property name="nodeTypes">
+<stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
+<property name="SlicerParameterName" stdset="0"><string>inputVolume</string></property>
+</widget></item>"""
 
 
-CONNECTION = """<connections><connection><sender>Doubler</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
+CONNECTION = """<connections><connection><sender>Doubler</sender>
+<signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
 <receiver>inputSelector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections>"""
 
 
@@ -265,7 +269,7 @@ def test_an_older_result_is_shown_when_it_is_chosen(widget, node):
 def test_one_result_is_deleted_with_all_its_nodes_and_the_one_before_is_shown(
     widget, node, reloaded, monkeypatch
 ):
-    """The scene's nodes are those from before the run, also if the panel was reloaded in between."""
+    """The scene's nodes are those from before the run, also after a reload of the panel."""
     import qt
     import slicer
 

@@ -432,12 +432,13 @@ def watched(self, *given):
     return advance(self, *given)
 flow._State.advance = watched
 flow.train(cases, sys.argv[3] + f"/{rank}.safetensors", t.SMALL, progress=Keep())
-np.savez(sys.argv[3] + f"/{rank}.npz", bits=kept["bits/dim"], **{n: w.detach() for n, w in kept["state"].flow.named_parameters()})
+weights = {n: w.detach() for n, w in kept["state"].flow.named_parameters()}
+np.savez(sys.argv[3] + f"/{rank}.npz", bits=kept["bits/dim"], **weights)
 """
 
 
 def test_two_processes_train_one_flow(tmp_path):
-    """The same weights in both, and those of one process that has the whole batch, up to rounding."""
+    """The same weights in both, and, up to rounding, of one process that has the whole batch."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

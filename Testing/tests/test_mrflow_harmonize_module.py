@@ -792,12 +792,14 @@ def test_module_opens_without_torch(model_path):
         host.start()
         import numpy as np, slicer
         widget = host.open_module("MRFlowHarmonize")
-        widget.ui.sourceSelector.setCurrentNode(slicer.util.addVolumeFromArray(np.random.rand(4, 8, 8).astype("float32")))
+        array = np.random.rand(4, 8, 8).astype("float32")
+        widget.ui.sourceSelector.setCurrentNode(slicer.util.addVolumeFromArray(array))
         widget.ui.workerCheckBox.checked = False
         before = slicer.mrmlScene.GetNumberOfNodes()
         assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
         widget.ui.applyButton.click()
-        assert "The Python package 'torch' is missing" in widget.ui.statusLabel.text, widget.ui.statusLabel.text
+        said = widget.ui.statusLabel.text
+        assert "The Python package 'torch' is missing" in said, said
         assert slicer.mrmlScene.GetNumberOfNodes() == before and not host.errors
     """
     environment = {

@@ -401,7 +401,8 @@ import re, sys, torch
 from NetInversionLib import networks
 from NetInversionLib.optimise.objective import Objective, bytes_per_voxel
 torch.set_num_threads(1)
-peak = lambda name: 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+status = lambda: open("/proc/self/status").read()
+peak = lambda name: 1024 * int(re.search(name + r":\\s+(\\d+)", status())[1])
 network = networks.build("unet", in_channels=2, features=[16, 32, 64]).eval().requires_grad_(False)
 x = torch.rand(1, 2, 320, 320)
 small = Objective(network, torch.rand(1, 1, 16, 16), multiple=4)

@@ -378,9 +378,10 @@ def test_discard_from_a_callback(start):
 def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
     """The application is a process of its own here, and it is killed."""
     pids = tmp_path / "pids"
+    places = [str(job_tasks.ROOT / part) for part in ("", "Testing", "Testing/tests")]
     code = f"""if True:
         import sys
-        sys.path[:0] = {[str(job_tasks.ROOT), str(job_tasks.ROOT / "Testing"), str(job_tasks.ROOT / "Testing/tests")]!r}
+        sys.path[:0] = {places!r}
         import host, job_tasks
         host.start()
         from NetInversionLib import jobs

@@ -166,7 +166,7 @@ def test_probe_finds_a_difference_and_only_a_difference():
 
 
 def test_probe_keeps_people_apart():
-    """Scans of one person are alike: a probe that had seen one of them would know the other's site."""
+    """Scans of one person are alike: a probe that has seen one of them knows the other's site."""
     rng = np.random.default_rng(3)
     person = rng.normal(size=(12, 40))
     features = np.repeat(person, 2, axis=0) + rng.normal(0, 0.01, (24, 40))

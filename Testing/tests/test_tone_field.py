@@ -54,7 +54,7 @@ def test_the_change_is_taken_back(seed):
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
 def test_it_recovers_the_truth_when_given_the_parameters_of_the_simulation(seed):
-    """Oracle: a scanner simulated with a field and a power law by plain formulas is undone exactly."""
+    """Oracle: a scanner simulated by plain formulas, a field and a power law, is undone exactly."""
     rng = np.random.default_rng(seed)
     change = random_change(seed)
     truth = rng.uniform(0.01, 1.2, (9, 10, 11)).astype(np.float32)

@@ -60,7 +60,8 @@ def signals(name):
 def plain(signal):
     """As the host names it: pointers to MRML objects travel as Python objects."""
     head, _, arguments = signal.replace(" ", "").rstrip(")").partition("(")
-    return f"{head}({','.join('PyObject' if a.startswith('vtk') else a for a in arguments.split(','))})"
+    kinds = ("PyObject" if a.startswith("vtk") else a for a in arguments.split(","))
+    return f"{head}({','.join(kinds)})"
 
 
 def test_there_is_a_file_for_each_module():
