@@ -14,6 +14,7 @@ from ..core.figures import Picture, Scale
 from ..core.results import Result
 from ..core.volumes import Volume
 from . import reading
+from .settings import Settings
 
 MARGIN_VOXELS = 4  # around the brain in the pictures
 # By key of an image: its title, its colours and what the colours tell.
@@ -28,8 +29,7 @@ SETTINGS = {
     "mode": (
         "Method",
         "anatomy-safe: one rising tone curve and two smooth fields, nothing else can change; "
-        "seed: as "
-        "published; no-flow: the same without the flow",
+        "published: free-form, as the source has it; no-flow: the same without the flow",
     ),
     "strength": ("Share of free-form refinement", "0 (none) to 1"),
     "iterations": ("Iterations of the free-form refinement", "used by it only"),
@@ -156,12 +156,12 @@ def page(result: Result, source: Volume) -> str:
 
 def methods(facts: dict) -> str:
     """A paragraph to paste: what was done, with what model, version and settings."""
-    settings, model = facts["settings"], facts["model"]
+    settings, model = Settings.in_todays_names(facts["settings"]), facts["model"]
     how = {
         "anatomy-safe": "a strictly monotone tone curve after smooth multiplicative and additive "
         "fields, estimated from the "
         "image and knowledge of the target scanner alone",
-        "seed": f"{settings['iterations']} iterations of latent shrinkage (alpha "
+        "published": f"{settings['iterations']} iterations of latent shrinkage (alpha "
         f"{settings['alpha']:g}) in a normalizing "
         "flow trained on the target scanner, with correlation and edge terms (beta 1 "
         f"{settings['beta_edges']:g}, beta 2 {settings['beta_similarity']:g}), after Jeong et al. "

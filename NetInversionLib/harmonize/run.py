@@ -3,7 +3,7 @@ it.
 
     result = harmonize({"source": volume}, {"model": model}, Settings())
 
-Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "seed"; the anatomy-safe mode is
+Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "published"; the anatomy-safe mode is
 this project's own.
 """
 

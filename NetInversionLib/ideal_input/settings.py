@@ -81,7 +81,7 @@ class Settings(Checked):
 
 PRESETS = {
     "default": {},
-    "seed": {
+    "published": {
         "optimiser": "fixed-step",
         "mean": False,
         "above": 1.0,
@@ -89,4 +89,4 @@ PRESETS = {
         "starts": STARTS,
     },
 }
-"""Settings by name; "seed" is the setting of the source: sums as printed, fixed-step L-BFGS."""
+"""Settings by name; "published" is that of the source: sums as printed, fixed-step L-BFGS."""
