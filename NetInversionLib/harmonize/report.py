@@ -12,7 +12,7 @@ from ..core import figures, volumes
 from ..core import page as core_page
 from ..core.figures import Picture, Scale
 from ..core.results import Result
-from ..core.volumes import Volume
+from ..core.volumes import Region, Volume
 from . import reading
 from .settings import Settings
 
@@ -198,16 +198,14 @@ def methods(facts: dict) -> str:
 
 
 def views(result: Result, source: Volume) -> bytes:
-    """Axial, coronal and sagittal slices of every image, as a PNG."""
+    """Axial, coronal and sagittal slices of every image [k, j, i], as a PNG."""
     return figures.sheet(pictures(result, source))
 
 
 def pictures(result: Result, source: Volume) -> list[list[Picture]]:
-    """The same as rows of pictures, one for each plane."""
-    images = {key: source if key == "source" else result.volumes.get(key) for key in IMAGES}
-    images = {
-        key: volumes.reorient(volume, "LPS") for key, volume in images.items() if volume is not None
-    }
+    """Slices of every image [k, j, i] as rows of pictures, one for each plane."""
+    given = {**result.volumes, "source": source}
+    images = {key: volumes.reorient(given[key], "LPS") for key in IMAGES if key in given}
     region = _shining(images["source"].array)
     scales = {key: _scale(key, volume.array, source.units) for key, volume in images.items()}
     if "harmonized" in images and result.facts["settings"]["output_range"] == "native":
@@ -229,11 +227,12 @@ def pictures(result: Result, source: Volume) -> list[list[Picture]]:
     return rows
 
 
-def _shining(array: np.ndarray) -> tuple[int, ...]:
+def _shining(array: np.ndarray) -> Region:
     """The region of what is above 0; everything if nothing is."""
     above = array > 0 if (array > 0).any() else np.ones(array.shape, bool)
     spans = (np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return tuple(int(bound) for span in spans for bound in (span[0], span[-1] + 1))
+    (k0, k1), (j0, j1), (i0, i1) = ((int(span[0]), int(span[-1]) + 1) for span in spans)
+    return (k0, k1, j0, j1, i0, i1)
 
 
 def _scale(key: str, array: np.ndarray, units: str) -> Scale:
