@@ -20,9 +20,9 @@ class Settings(Checked):
     ``mode``: "anatomy-safe" (a monotone tone curve and two smooth fields, nothing else can change),
     "published" (eq. 3 of the MRFlow abstract: latents drawn to the middle of the target's
     distribution, held to the source by correlation and edges) or "no-flow" (the same without the
-    flow, to see what the flow adds). ``strength``: 0 to 1, how much of a free-form refinement is added to the
-    anatomy-safe result; its latents are drawn to the target's typical radius instead of the origin.
-    ``iterations``: N. ``alpha``: share of the latents' length taken away per iteration.
+    flow, to see what the flow adds). ``strength``: 0 to 1, how much of a free-form refinement is
+    added to the anatomy-safe result; its latents are drawn to the target's typical radius instead
+    of the origin. ``iterations``: N. ``alpha``: share of the latents' length taken away per iteration.
     ``beta_edges``: beta 1, the step against gradients where the source has no edge;
     ``beta_similarity``: beta 2, the step towards the source's correlation; both in standard
     deviations of the image, so that they do not depend on its size or scale. ``orientations``: any

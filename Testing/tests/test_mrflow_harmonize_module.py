@@ -290,7 +290,7 @@ def test_free_form_has_a_course_and_no_fields(widget):
         "similarity",
         "facts",
     }
-    assert found["harmonized"].GetName() == "Harmonized (seed): My T1"
+    assert found["harmonized"].GetName() == "Harmonized (published): My T1"
     columns = [
         widget.ui.shownMapSelector.itemData(i) for i in range(widget.ui.shownMapSelector.count)
     ]
