@@ -144,7 +144,8 @@ class Direction(enum.Enum):
 
 
 class Preset(enum.Enum):
-    DEFAULT, SEED = range(2)
+    DEFAULT, PUBLISHED = range(2)
+    SEED = PUBLISHED  # its name in scenes of older versions
 
     def label(self):
         return [_("Batched L-BFGS"), _("As published (fixed-step L-BFGS)")][self.value]
@@ -593,14 +594,14 @@ class IdealInputLogic(logic.ModuleLogic):
                     " has no limit."
                 )
             )
-        if node.ball and (starts != ["patient"] or node.box or node.preset == Preset.SEED):
+        if node.ball and (starts != ["patient"] or node.box or node.preset == Preset.PUBLISHED):
             found.append(
                 _(
                     "A largest change (Advanced) needs the patient as the only start, no exact"
                     " range, and the batched optimiser."
                 )
             )
-        if node.box and node.preset == Preset.SEED:
+        if node.box and node.preset == Preset.PUBLISHED:
             found.append(
                 _(
                     "The published optimiser has no exact range (Advanced): choose the batched one,"
@@ -717,8 +718,8 @@ class IdealInputLogic(logic.ModuleLogic):
             validity=node.validity,
             knobs=node.knobs,
         )
-        if node.preset == Preset.SEED:
-            settings.update({**PRESETS["seed"], "starts": settings["starts"]})
+        if node.preset == Preset.PUBLISHED:
+            settings.update({**PRESETS["published"], "starts": settings["starts"]})
         inputs, targets = (
             {channel.role: self.chosen(node, channel.role) for channel in channels}
             for channels in (card.inputs, card.outputs)
@@ -742,7 +743,7 @@ class IdealInputLogic(logic.ModuleLogic):
         sizes = [high - low for low, high in zip(region[::2], region[1::2])]
         voxels = sizes[0] * sizes[1] * sizes[2]
         starts = len(self._starts(node)) + (node.noiseSeeds - 1) * node.startNoise
-        evaluations = 2000 if node.preset == Preset.SEED else node.maxEvaluations
+        evaluations = 2000 if node.preset == Preset.PUBLISHED else node.maxEvaluations
         slices = (
             sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
         )

@@ -117,12 +117,13 @@ def registerSampleData():
 
 
 class Mode(enum.Enum):
-    ANATOMY_SAFE, SEED, NO_FLOW = range(3)
+    ANATOMY_SAFE, PUBLISHED, NO_FLOW = range(3)
+    SEED = PUBLISHED  # its name in scenes of older versions
 
     def label(self):
         return [
             _("Anatomy-safe (recommended)"),
-            _("Free-form, as published (seed)"),
+            _("Free-form, as published"),
             _("Free-form without the flow"),
         ][self.value]
 

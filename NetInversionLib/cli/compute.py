@@ -298,7 +298,7 @@ def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FILE", help="model of the target scanner; default the shipped one"
     )
-    parser.add_argument("--mode", help="anatomy-safe (default), seed or no-flow")
+    parser.add_argument("--mode", help="anatomy-safe (default), published or no-flow")
     parser.add_argument(
         "--strength", type=float, help="0 to 1, share of free-form refinement; default 0"
     )

@@ -151,6 +151,14 @@ class Checked:
         """Raise ValueError where fields, each right by itself, contradict each other."""
 
     @classmethod
+    def in_todays_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a saved result, with values that had another name called as they are now;
+        nothing is checked.
+        """
+        rules = {one.name: one.metadata.get("rule", Rule()) for one in fields(cls)}  # type: ignore[arg-type]
+        return {name: _current(value, rules.get(name, Rule())) for name, value in settings.items()}
+
+    @classmethod
     def from_json(cls: type[Self], settings: Mapping[str, Any]) -> Self:
         """Settings from JSON's values.
 

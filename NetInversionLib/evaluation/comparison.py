@@ -77,8 +77,10 @@ def methods_of(
     methods = matching.peers(target)
     if model is not None:
         from .. import harmonize
+        from ..harmonize.settings import FORMER_MODES
 
-        methods |= {mode: harmonize.method(model, mode) for mode in modes}
+        named = (FORMER_MODES.get(mode, mode) for mode in modes)
+        methods |= {mode: harmonize.method(model, mode) for mode in named}
     return {
         name: method
         for name, method in methods.items()

@@ -140,7 +140,7 @@ def restyle(
     """
     shines = changeable(scan, raw)
     if settings.mode != "anatomy-safe":
-        flow = network.flow if settings.mode == "seed" else None
+        flow = network.flow if settings.mode == "published" else None
         change, trace = _free_form(scan, scan, flow, settings, model, None, progress)
         return Restyled(np.where(shines, np.maximum(raw + change, 0), raw), None, trace)
     progress.report(0.05, "Estimating tone curve and fields")

@@ -12,8 +12,9 @@ from ..core import figures, volumes
 from ..core import page as core_page
 from ..core.figures import Picture, Scale
 from ..core.results import Result
-from ..core.volumes import Volume
+from ..core.volumes import Region, Volume
 from . import reading
+from .settings import Settings
 
 MARGIN_VOXELS = 4  # around the brain in the pictures
 # By key of an image: its title, its colours and what the colours tell.
@@ -28,8 +29,7 @@ SETTINGS = {
     "mode": (
         "Method",
         "anatomy-safe: one rising tone curve and two smooth fields, nothing else can change; "
-        "seed: as "
-        "published; no-flow: the same without the flow",
+        "published: free-form, as the source has it; no-flow: the same without the flow",
     ),
     "strength": ("Share of free-form refinement", "0 (none) to 1"),
     "iterations": ("Iterations of the free-form refinement", "used by it only"),
@@ -156,12 +156,12 @@ def page(result: Result, source: Volume) -> str:
 
 def methods(facts: dict) -> str:
     """A paragraph to paste: what was done, with what model, version and settings."""
-    settings, model = facts["settings"], facts["model"]
+    settings, model = Settings.in_todays_names(facts["settings"]), facts["model"]
     how = {
         "anatomy-safe": "a strictly monotone tone curve after smooth multiplicative and additive "
         "fields, estimated from the "
         "image and knowledge of the target scanner alone",
-        "seed": f"{settings['iterations']} iterations of latent shrinkage (alpha "
+        "published": f"{settings['iterations']} iterations of latent shrinkage (alpha "
         f"{settings['alpha']:g}) in a normalizing "
         "flow trained on the target scanner, with correlation and edge terms (beta 1 "
         f"{settings['beta_edges']:g}, beta 2 {settings['beta_similarity']:g}), after Jeong et al. "
@@ -198,16 +198,14 @@ def methods(facts: dict) -> str:
 
 
 def views(result: Result, source: Volume) -> bytes:
-    """Axial, coronal and sagittal slices of every image, as a PNG."""
+    """Axial, coronal and sagittal slices of every image [k, j, i], as a PNG."""
     return figures.sheet(pictures(result, source))
 
 
 def pictures(result: Result, source: Volume) -> list[list[Picture]]:
-    """The same as rows of pictures, one for each plane."""
-    images = {key: source if key == "source" else result.volumes.get(key) for key in IMAGES}
-    images = {
-        key: volumes.reorient(volume, "LPS") for key, volume in images.items() if volume is not None
-    }
+    """Slices of every image [k, j, i] as rows of pictures, one for each plane."""
+    given = {**result.volumes, "source": source}
+    images = {key: volumes.reorient(given[key], "LPS") for key in IMAGES if key in given}
     region = _shining(images["source"].array)
     scales = {key: _scale(key, volume.array, source.units) for key, volume in images.items()}
     if "harmonized" in images and result.facts["settings"]["output_range"] == "native":
@@ -229,11 +227,12 @@ def pictures(result: Result, source: Volume) -> list[list[Picture]]:
     return rows
 
 
-def _shining(array: np.ndarray) -> tuple[int, ...]:
+def _shining(array: np.ndarray) -> Region:
     """The region of what is above 0; everything if nothing is."""
     above = array > 0 if (array > 0).any() else np.ones(array.shape, bool)
     spans = (np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return tuple(int(bound) for span in spans for bound in (span[0], span[-1] + 1))
+    (k0, k1), (j0, j1), (i0, i1) = ((int(span[0]), int(span[-1]) + 1) for span in spans)
+    return (k0, k1, j0, j1, i0, i1)
 
 
 def _scale(key: str, array: np.ndarray, units: str) -> Scale:

@@ -3,8 +3,8 @@ it.
 
     result = harmonize({"source": volume}, {"model": model}, Settings())
 
-Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "seed"; the anatomy-safe mode is
-this project's own.
+Source: Jeong, Kang, Kim & Lee, "MRFlow", ISMRM abstract, for mode "published"; the
+anatomy-safe mode is this project's own.
 """
 
 from __future__ import annotations

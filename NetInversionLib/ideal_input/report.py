@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from .. import __version__
-from ..core import figures, volumes
+from ..core import figures
 from ..core import page as core_page
-from ..core.figures import Picture, Scale
 from ..core.results import Result, Table
 from ..core.volumes import Volume
-from . import reading
+from . import pictures, reading
 
-MOST_STARTS = 4
-"""Starts whose pictures are on the page; the tables have them all."""
-CONTEXT_VOXELS = 8  # around the region in the pictures
 SETTINGS = {
     "starts": (
         "Starts of the search",
@@ -91,36 +84,13 @@ NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What the pictures show: volumes with axes LPS by key, a plane, the slice, the part of it, and
-    the region's frame."""
-
-    images: Mapping[str, Volume]
-    plane: int
-    index: int
-    region: tuple[int, ...]
-    box: tuple[int, int, int, int]
-    frame: tuple[int, int, int, int]
-    names: Mapping[str, str]  # of channels, by role
-
-    def name(self, role: str) -> str:
-        return self.names.get(role, role.replace("_", " "))
-
-    def slice(self, key: str) -> figures.Slice:
-        return figures.cut(self.images[key], self.plane, self.index).cropped(self.box)
-
-    def values(self, key: str) -> np.ndarray:
-        """The slice inside the region."""
-        box = figures.box_of(self.region, self.plane, self.images[key].shape)
-        return figures.cut(self.images[key], self.plane, self.index).cropped(box).array
-
-
 def write(result: Result, source: Volume | None, path: Path | str) -> Path:
     """Write the page for a result of ``ideal_input.ideal_input``; replaced whole.
 
     Args:
+        result: Its volumes [k, j, i], tables, curves and facts.
         source: The first input channel, whole, to show where the region lies; None if it is gone.
+        path: Of the page.
 
     Raises:
         ValueError: The result holds no images.
@@ -130,17 +100,24 @@ def write(result: Result, source: Volume | None, path: Path | str) -> Path:
 
 
 def page(result: Result, source: Volume | None = None) -> str:
-    """The page as text; it refers to no other file, and whatever a name holds is text. Raises
-    ValueError without images."""
+    """The page as text; it refers to no other file, and whatever a name holds is text.
+
+    Args:
+        result: Its volumes [k, j, i], tables, curves and facts.
+        source: The first input channel, whole, or None if it is gone.
+
+    Raises:
+        ValueError: The result holds no images.
+    """
     facts, tables = core_page.plain(result.facts), result.tables
-    starts = starts_of(result)
+    starts = pictures.starts_of(result)
     if not starts:
         raise ValueError(
             "the report needs the result's images, and they were removed from the scene: run it "
             "again"
         )
     what = _kind(facts)
-    shown = _shown(result, facts, starts[0])
+    shown = pictures.shown_of(result, facts, starts[0])
     name = (
         source.name
         if source is not None
@@ -152,10 +129,10 @@ def page(result: Result, source: Volume | None = None) -> str:
             core_page.lead(reading.answer(facts, tables), "", facts.get("warnings", ())),
             core_page.chapter(
                 "Error of the network's output",
-                _errors(shown, starts, what),
+                pictures.errors(shown, starts, what),
                 _table(tables, "error"),
             ),
-            *_inputs(shown, starts, what, source, facts),
+            *pictures.inputs(shown, starts, what, source, facts),
             core_page.chapter(
                 "What changed in the input",
                 _table(tables, "change"),
@@ -180,20 +157,19 @@ def page(result: Result, source: Volume | None = None) -> str:
             core_page.chapter("What this does not say", core_page.bullets(LIMITS)),
             core_page.chapter("For the methods section", core_page.paragraph(methods(facts))),
             core_page.chapter("Settings", core_page.settings(facts["settings"], SETTINGS)),
-            core_page.chapter(
-                "Where it comes from",
-                core_page.provenance(
-                    facts,
-                    f"{facts['settings']['seed']}: everything random follows from it",
-                    {"network": facts["model"]},
-                    {
-                        role.replace("_", " "): name
-                        for role, name in facts.get("inputs", {}).items()
-                    },
-                ),
-                core_page.record(facts),
-            ),
+            _origin(facts),
         ],
+    )
+
+
+def _origin(facts: Mapping) -> str:
+    """The chapter that says what was run, on what and with what."""
+    inputs = {role.replace("_", " "): name for role, name in facts.get("inputs", {}).items()}
+    seed = f"{facts['settings']['seed']}: everything random follows from it"
+    return core_page.chapter(
+        "Where it comes from",
+        core_page.provenance(facts, seed, {"network": facts["model"]}, inputs),
+        core_page.record(facts),
     )
 
 
@@ -246,218 +222,11 @@ def methods(facts: Mapping) -> str:
 # What is shown ------------------------------------------------------------------------------------
 
 
-def starts_of(result: Result) -> list[str]:
-    """The starts whose images a result holds, in its order."""
-    keys = [
-        key.split(" ", 2)
-        for key in result.volumes
-        if key.startswith("change ") and f"ideal {key[7:]}" in result.volumes
-    ]
-    return list(dict.fromkeys(start for _, _, start in keys))
-
-
-def _roles(images: Iterable[str], kind: str) -> list[str]:
-    return list(dict.fromkeys(key.split(" ", 2)[1] for key in images if key.startswith(f"{kind} ")))
-
-
 def _kind(facts: Mapping) -> str:
     return "ideal" if facts["settings"]["direction"] == "best" else "worst"
 
 
-def _from(start: str) -> str:
-    return f"from {reading.start_words(start)}"
-
-
-def _shown(result: Result, facts: Mapping, start: str) -> _Shown:
-    """The slice inside the region whose images changed most from this start, each channel by its
-    own largest change."""
-    first = next(volume for key, volume in result.volumes.items() if key.startswith("ideal "))
-    region, window = facts["settings"].get("region"), facts.get("window")
-    if region and window:
-        region = tuple(int(bound) - int(window[2 * (n // 2)]) for n, bound in enumerate(region))
-    turned = {key: volumes.reorient(volume, "LPS") for key, volume in result.volumes.items()}
-    for role in _roles(result.volumes, "change"):
-        ideal = turned[f"ideal {role} {start}"]
-        turned[f"patient {role}"] = ideal.with_array(
-            ideal.array - turned[f"change {role} {start}"].array
-        )
-    inside = figures.inside(first, region)
-    whole = turned[f"change {_roles(result.volumes, 'change')[0]} {start}"]
-    plane = figures.plane_of(whole)
-    scores = sum(
-        _by_slice(turned[f"change {role} {start}"].array, inside, plane)
-        for role in _roles(result.volumes, "change")
-    )
-    index = inside[2 * plane] + int(np.argmax(scores))
-    box = figures.box_of(inside, plane, whole.shape, CONTEXT_VOXELS)
-    frame = figures.box_of(inside, plane, whole.shape)
-    frame = (frame[0] - box[0], frame[1] - box[0], frame[2] - box[2], frame[3] - box[2])
-    return _Shown(turned, plane, index, inside, box, frame, facts.get("channels", {}))
-
-
-def _by_slice(change: np.ndarray, region: tuple[int, ...], plane: int) -> np.ndarray:
-    """Mean magnitude in each slice of the region, over the largest of them."""
-    part = np.abs(change[tuple(slice(*region[2 * axis : 2 * axis + 2]) for axis in range(3))])
-    means = part.mean(axis=tuple({0, 1, 2} - {plane}))
-    return means / max(float(means.max()), 1e-12)
-
-
-def _where(shown: _Shown) -> str:
-    first = next(iter(shown.images))
-    return (
-        f"{figures.PLANES[shown.plane].capitalize()} slice at {shown.slice(first).position}, the "
-        f"one whose images changed "
-        "most inside the region. "
-    )
-
-
 # Chapters -----------------------------------------------------------------------------------------
-
-
-def _errors(shown: _Shown, starts: list[str], what: str) -> str:
-    """Output above error, for the patient's input and each start, errors on one scale."""
-    rows = []
-    names = [reading.OWN, *starts[:MOST_STARTS]]
-    for role in _roles(shown.images, "error"):
-        keys = {
-            name: f"{role} {name}"
-            for name in names
-            if {f"error {role} {name}", f"output {role} {name}"} <= shown.images.keys()
-        }
-        if names[0] not in keys:  # removed from the scene: there is nothing to compare with
-            continue
-        units = shown.images[f"error {role} {names[0]}"].units
-        low, high = figures.window(shown.values(f"output {role} patient's"))
-        grey = Scale(low, high, f"{shown.name(role)} ({units})")
-        # Of ideal inputs the patient's own error makes the scale: a start that failed would hide
-        # it.
-        scaled = [keys[names[0]]] if what == "ideal" else list(keys.values())
-        top = figures.reach(
-            np.concatenate([shown.values(f"error {key}").ravel() for key in scaled])
-        )
-        error = Scale(0.0, top, f"absolute error ({units})", "inferno")
-        titles = {name: reading.input_words(name, what) for name in keys}
-        for kind, scale, words in (
-            ("output", grey, f"Synthetic {shown.name(role)}"),
-            ("error", error, "Error"),
-        ):
-            rows.append(
-                [
-                    Picture(
-                        shown.slice(f"{kind} {key}"),
-                        f"{words}: {titles[name]}",
-                        scale,
-                        box=_frame(shown),
-                    )
-                    for name, key in keys.items()
-                ]
-            )
-    if not rows:
-        return ""
-    left_out = len(starts) - MOST_STARTS
-    more = f" {left_out} more starts are in the tables only." if left_out > 0 else ""
-    return core_page.picture(
-        figures.sheet(rows),
-        "output of the network and its error, for the patient's input and each start",
-        _where(shown)
-        + "Below each output its absolute difference from the target, all on one scale; what "
-        "exceeds it has its last colour." + more,
-    )
-
-
-def _inputs(
-    shown: _Shown, starts: list[str], what: str, source: Volume | None, facts: Mapping
-) -> list[str]:
-    """A chapter for each start: patient's, ideal and change of every channel."""
-    made = []
-    for start in starts[:MOST_STARTS]:
-        rows = []
-        for role in _roles(shown.images, "change"):
-            units = shown.images[f"ideal {role} {start}"].units
-            measured = f"{shown.name(role)} ({units})" if units else f"{shown.name(role)} (no unit)"
-            grey = Scale(*figures.window(shown.values(f"patient {role}")), measured)
-            top = figures.reach(shown.values(f"change {role} {start}"))
-            change = Scale(
-                -top,
-                top,
-                f"change, {what} - patient's own" + (f" ({units})" if units else ""),
-                "RdBu_r",
-            )
-            rows.append(
-                [
-                    Picture(
-                        shown.slice(f"patient {role}"),
-                        f"{shown.name(role)}, patient's own",
-                        grey,
-                        box=_frame(shown),
-                    ),
-                    Picture(
-                        shown.slice(f"ideal {role} {start}"),
-                        f"{shown.name(role)}, {what}",
-                        grey,
-                        box=_frame(shown),
-                    ),
-                    Picture(
-                        shown.slice(f"change {role} {start}"),
-                        f"{shown.name(role)}, change",
-                        change,
-                        box=_frame(shown),
-                    ),
-                ]
-            )
-        first = _overview(shown, source, facts)
-        if first is not None and not made:
-            rows = [[first if n == 0 else None, *row] for n, row in enumerate(rows)]
-        caption = (
-            _where(shown)
-            + f"Patient's and {what} image of a channel have the same grey scale; in the change "
-            f"red is more, "
-            "blue is less and white is none."
-            + (" Only inside the yellow frame the input was free." if _frame(shown) else "")
-        )
-        made.append(
-            core_page.chapter(
-                f"The input, searched {_from(start)}",
-                core_page.picture(
-                    figures.sheet(rows),
-                    f"patient's image, {what} image and change of each channel, {_from(start)}",
-                    caption,
-                ),
-            )
-        )
-    return made
-
-
-def _overview(shown: _Shown, source: Volume | None, facts: Mapping) -> Picture | None:
-    """The whole slice of the first input with the region framed, where the pictures show only a
-    part of it."""
-    window = facts.get("window")
-    if source is None or not window:
-        return None
-    whole = volumes.reorient(source, "LPS")
-    offset = figures.inside(source, tuple(int(bound) for bound in window))
-    if any(bound > n for bound, n in zip(offset[1::2], whole.shape)):
-        return None  # another volume by now
-    region = tuple(bound + offset[2 * (n // 2)] for n, bound in enumerate(shown.region))
-    box = figures.box_of(region, shown.plane, whole.shape)
-    seen = figures.cut(whole, shown.plane, shown.index + offset[2 * shown.plane])
-    if (box[1] - box[0]) * (box[3] - box[2]) > 0.7 * seen.array.size:
-        return None
-    return Picture(
-        seen,
-        "Where the region lies",
-        Scale(
-            *figures.window(seen.array),
-            f"first input ({source.units})" if source.units else "first input",
-        ),
-        box=box,
-    )
-
-
-def _frame(shown: _Shown) -> tuple[int, int, int, int] | None:
-    """The region's frame, unless it is all that is shown."""
-    rows, columns = shown.box[1] - shown.box[0], shown.box[3] - shown.box[2]
-    return None if shown.frame == (0, rows, 0, columns) else shown.frame
 
 
 def _table(tables: Mapping[str, Table], key: str) -> str:
@@ -493,7 +262,7 @@ def _note_on_spectra(result: Result) -> str:
 
 def _ended(facts: Mapping) -> str:
     lines = [
-        f"Searched {_from(start)}: "
+        f"Searched {pictures.searched_from(start)}: "
         + ", ".join(
             f'{count} image{"s" if count != 1 else ""} ended with "{words}"'
             for words, count in ends.items()

@@ -83,7 +83,7 @@ class Settings(Checked):
 
 PRESETS = {
     "default": {},
-    "seed": {
+    "published": {
         "optimiser": "fixed-step",
         "mean": False,
         "above": 1.0,
@@ -91,4 +91,4 @@ PRESETS = {
         "starts": STARTS,
     },
 }
-"""Settings by name; "seed" is the setting of the source: sums as printed, fixed-step L-BFGS."""
+"""Settings by name; "published" is that of the source: sums as printed, fixed-step L-BFGS."""

@@ -68,8 +68,8 @@ def harmonize(widget) -> dict:
     return {
         "default": {},
         "with baselines": {"baselines": True},
-        "seed": {"mode": modes.SEED, "iterations": 4},
-        "seed, axial": {"mode": modes.SEED, "coronal": False, "sagittal": False},
+        "published": {"mode": modes.PUBLISHED, "iterations": 4},
+        "published, axial": {"mode": modes.PUBLISHED, "coronal": False, "sagittal": False},
     }
 
 

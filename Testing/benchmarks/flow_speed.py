@@ -5,8 +5,8 @@ training step by depth.
     [--threads 2]
 
 The Glows come from normflows and FrEIA (`pip install -e ".[bench]"`); without them their rows are
-left out. Seed mode encodes and decodes once per slice and iteration under one condition, so this is
-its time but for the similarity's.
+left out. The published mode encodes and decodes once per slice and iteration under one condition,
+so this is its time but for the similarity's.
 """
 
 from __future__ import annotations

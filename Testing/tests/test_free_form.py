@@ -47,7 +47,7 @@ def trained_like_flow():
 
 def settings(**changes):
     return Settings(
-        mode="seed",
+        mode="published",
         **{"alpha": 0.1, "beta_edges": 0.0, "beta_similarity": 0.0, "iterations": 3, **changes},
     )
 

@@ -243,7 +243,7 @@ def test_values_beyond_the_scaled_range_are_not_cut(model):
     )
 
 
-@pytest.mark.parametrize("mode", ["seed", "no-flow"])
+@pytest.mark.parametrize("mode", ["published", "no-flow"])
 def test_free_form_modes_stay_close_to_the_source_and_tell_their_course(model, mode):
     _, source = shown("gamma 0.7")
     result = run(source, model, mode=mode, iterations=3, force=True)
@@ -367,7 +367,7 @@ def test_thick_slices_and_oblique_axes_are_taken(model):
         ("orientations", [1]),
         ("orientations", ["oblique"]),
         ("mode", None),
-        ("mode", ["seed"]),
+        ("mode", ["published"]),
         ("device", 0),
         ("seed", 0),
     ],

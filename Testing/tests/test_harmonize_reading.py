@@ -67,7 +67,7 @@ def test_how_near_it_came(after, words):
     assert words in answer(*result(after=after))
 
 
-@pytest.mark.parametrize("changes", [{"mode": "seed"}, {"mode": "no-flow"}, {"strength": 0.5}])
+@pytest.mark.parametrize("changes", [{"mode": "published"}, {"mode": "no-flow"}, {"strength": 0.5}])
 def test_free_form_does_not_promise_the_anatomy(changes):
     text = answer(*result(**changes))
     assert "structures may have been drawn or erased" in text and "no structure" not in text

@@ -93,7 +93,11 @@ def test_whatever_a_name_holds_is_text():
     [
         ("anatomy-safe", {}, "monotone tone curve after smooth multiplicative and additive fields"),
         ("anatomy-safe", {"strength": 0.5}, "free-form refinement of strength 0.5"),
-        ("seed", {"iterations": 7, "alpha": 0.02}, "7 iterations of latent shrinkage (alpha 0.02)"),
+        (
+            "published",
+            {"iterations": 7, "alpha": 0.02},
+            "7 iterations of latent shrinkage (alpha 0.02)",
+        ),
         ("no-flow", {}, "without its normalizing flow"),
     ],
 )
@@ -102,6 +106,16 @@ def test_the_methods_paragraph_says_what_was_done(mode, settings, words):
     assert (
         words in text and "abababababababab" in text and "3 volumes" in text and "accepted" in text
     )
+
+
+def test_a_result_of_an_older_version_calls_the_published_mode_seed():
+    facts = result(mode="published", iterations=7).facts
+    older = {**facts, "settings": {**facts["settings"], "mode": "seed"}}
+    assert report.methods(older) == report.methods(facts)
+    assert "mode published: 7 iterations" in report.methods(older)
+    saved = result(mode="published")
+    saved.facts["settings"]["mode"] = "seed"
+    assert "shrinkage" in report.page(saved, volume(smooth((6, 7, 8), 9), "source"))
 
 
 def test_the_mask_is_told_as_it_was():

@@ -667,8 +667,8 @@ def short_steps(monkeypatch):
 def test_the_seed_preset_is_torch_s_lbfgs_on_the_printed_formula(short_steps):
     network = mixer(channels=1)
     volumes = {"mr": volume(smooth((1, 7, 8), 1)), "ct": volume(smooth((1, 7, 8), 2))}
-    assert PRESETS["seed"]["starts"] == ("patient", "zeros", "noise")
-    result = run(volumes, model(network), **{**PRESETS["seed"], "starts": ("patient",)})
+    assert PRESETS["published"]["starts"] == ("patient", "zeros", "noise")
+    result = run(volumes, model(network), **{**PRESETS["published"], "starts": ("patient",)})
     assert short_steps == [[{"lr": 1, "max_iter": 20}, 100]]
 
     y = torch.from_numpy(volumes["ct"].array)[None]

@@ -1024,6 +1024,21 @@ def test_a_saved_scene_brings_the_panel_back(widget, arrays, tmp_path):
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
 
 
+def test_a_scene_that_calls_the_published_optimiser_seed_opens(widget, arrays, tmp_path):
+    import slicer
+
+    choose(widget, add_nodes(arrays))
+    widget._parameterNode.parameterNode.SetParameter("preset", "SEED")
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    host.close()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    node = widget._parameterNode
+    assert node.preset.name == "PUBLISHED" and widget.ui.presetSelector.currentIndex == 1
+    assert widget.ui.presetSelector.count == 2
+    request = steps.finish(widget.logic.stepsFromParameterNode(node, widget._card))
+    assert request.settings["optimiser"] == "fixed-step"
+
+
 def test_module_reload(widget, arrays):
     import slicer
 
@@ -1121,7 +1136,7 @@ def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
         widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)
     ).settings
     asked = replace(Settings.from_json(settings), region=None)
-    assert asked == Settings(**{**PRESETS["seed"], "starts": ("patient",)})
+    assert asked == Settings(**{**PRESETS["published"], "starts": ("patient",)})
     assert not widget.ui.aboveSpinBox.enabled
 
 

@@ -256,7 +256,7 @@ def test_the_panel_starts_with_the_library_s_settings_and_hands_them_all_on(widg
     ui.modeSelector.setCurrentIndex(1)  # which knows no strength
     assert not ui.strengthSlider.enabled and ui.alphaSpinBox.enabled
     request = steps.finish(widget.logic.stepsFromParameterNode(widget._parameterNode, source))
-    assert (request.settings["mode"], request.settings["strength"]) == ("seed", 0)
+    assert (request.settings["mode"], request.settings["strength"]) == ("published", 0)
     ui.modeSelector.setCurrentIndex(2)
     assert (
         not ui.alphaSpinBox.enabled
@@ -290,7 +290,7 @@ def test_free_form_has_a_course_and_no_fields(widget):
         "similarity",
         "facts",
     }
-    assert found["harmonized"].GetName() == "Harmonized (seed): My T1"
+    assert found["harmonized"].GetName() == "Harmonized (published): My T1"
     columns = [
         widget.ui.shownMapSelector.itemData(i) for i in range(widget.ui.shownMapSelector.count)
     ]
@@ -634,6 +634,20 @@ def test_a_batch_and_its_settings_are_kept_in_the_scene(widget, tmp_path):
         and not node.sagittal
         and widget.ui.maskSelector.currentNode().GetName() == "third"
     )
+
+
+def test_a_scene_that_calls_the_published_mode_seed_opens(widget, tmp_path):
+    import slicer
+
+    choose(widget, add("first", toy(0)))
+    widget._parameterNode.parameterNode.SetParameter("mode", "SEED")
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    host.close()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    node = widget._parameterNode
+    assert node.mode.name == "PUBLISHED" and widget.ui.modeSelector.currentIndex == 1
+    assert widget.ui.modeSelector.count == 3
+    assert widget.logic.settings(node)["mode"] == "published"
 
 
 def test_parts_of_a_result_may_be_deleted_afterwards(widget):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from NetInversionLib import cli
 from NetInversionLib.core.settings import Checked, setting
 from NetInversionLib.harmonize.settings import Settings as HarmonizeSettings
 from NetInversionLib.ideal_input.settings import PRESETS
@@ -161,6 +162,30 @@ def test_the_sentence_says_what_it_may_be_and_what_it_is(cls, wrong, sentence):
 def test_numbers_of_arrays_are_numbers():
     taken = InvariancesSettings(samples=np.int64(5), projected=0, shown=0, dose=np.float32(0.5))
     assert (taken.samples, taken.dose) == (5, 0.5)
+
+
+def test_settings_and_records_that_call_the_published_mode_seed_are_read():
+    record = json.loads('{"Task": "harmonize", "Settings": {"mode": "seed", "iterations": 4}}')
+    today = HarmonizeSettings(mode="published", iterations=4)
+    assert HarmonizeSettings.from_json(record["Settings"]) == today
+    assert HarmonizeSettings(mode="seed", iterations=4) == today
+    assert HarmonizeSettings.in_todays_names({**record["Settings"], "gone": 1}) == {
+        "mode": "published",
+        "iterations": 4,
+        "gone": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "problem"), [("seed", "no volumes in"), ("gan", "mode must be one of anatomy-safe")]
+)
+@pytest.mark.parametrize("given", ["--mode", "--settings"])
+def test_commands_that_call_the_published_mode_seed_go_on(mode, problem, given, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    words = mode if given == "--mode" else json.dumps({"mode": mode})
+    folders = [str(tmp_path / "in"), str(tmp_path / "out")]
+    assert cli.main(["harmonize", *folders, given, words]) != 0
+    assert problem in capsys.readouterr().err
 
 
 @dataclass(frozen=True)
