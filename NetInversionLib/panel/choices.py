@@ -83,7 +83,8 @@ def region_of(node: Any, grid: Volume, view: str, toward: str = "S") -> Region |
         first, after = _chosen_slices(node, grid.shape[axis])
     region = whole(grid)
     region[2 * axis : 2 * axis + 2] = first, after
-    return tuple(region)
+    k0, k1, j0, j1, i0, i1 = region
+    return k0, k1, j0, j1, i0, i1
 
 
 def _chosen_slices(node: Any, count: int) -> tuple[int, int]:
