@@ -1030,7 +1030,7 @@ def test_module_reload(widget, arrays):
     library = {
         name: module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "NetInversionLib"
+        if name.split(".")[0] in ("NetInversionLib", "IdealInputLib")
     }
     choose(widget, add_nodes(arrays))
     try:
@@ -1041,6 +1041,7 @@ def test_module_reload(widget, arrays):
             and sys.modules["NetInversionLib.scene.results"]
             is not library["NetInversionLib.scene.results"]
         )
+        assert sys.modules["IdealInputLib.views"] is not library["IdealInputLib.views"]
         assert again._selectors["ct"].currentNode().GetName() == "My ct"
         press(again)
         assert results(again)
