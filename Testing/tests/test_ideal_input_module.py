@@ -797,7 +797,7 @@ def test_reloading_the_module_while_writing(widget, writing):
     library = {
         name: module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "NetInversionLib"
+        if name.split(".")[0] in ("NetInversionLib", "IdealInputLib")
     }
     try:
         widget.onReload()
