@@ -1,71 +1,38 @@
 """The module Ideal Input: which input image would make this image-to-image network err least?"""
 
-import enum
-import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import qt
 import slicer
-from slicer import (
-    vtkMRMLLabelMapVolumeNode,
-    vtkMRMLMarkupsROINode,
-    vtkMRMLSegmentationNode,
-)
+from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLMarkupsROINode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleTest,
-)
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
 
 # Installed, the library lies beside this file; in a source checkout, beside this file's folder.
 for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent):
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from NetInversionLib import (
-    jobs,  # noqa: E402
-    models,  # noqa: E402
-)
-from NetInversionLib.core import (
-    files,  # noqa: E402
-    steps,  # noqa: E402
-    volumes,  # noqa: E402
-)
-from NetInversionLib.ideal_input import (
-    dixon,  # noqa: E402
-    reading,  # noqa: E402
-)
-from NetInversionLib.ideal_input.settings import PRESETS  # noqa: E402
-from NetInversionLib.panel import (
-    keyboard,  # noqa: E402
-    logic,  # noqa: E402
-    packages,  # noqa: E402
-    panel,  # noqa: E402
-    placing,  # noqa: E402
-    running,  # noqa: E402
-    views,  # noqa: E402
-)
-from NetInversionLib.panel.texts import literal  # noqa: E402
-from NetInversionLib.scene import (
-    masks,  # noqa: E402
-    read,  # noqa: E402
-    write,  # noqa: E402
-)
-from NetInversionLib.scene import tables as scene_tables  # noqa: E402
+from IdealInputLib import channels, choices, views
+from IdealInputLib.choices import CHANNEL, Direction, Preset
 
-CHANNEL = (  # attribute of a volume node: the channel it is, as sample data say it
-    "NetInversion.channel"
-)
-CHOSEN = "channel."  # node references of the parameter node: the volume chosen for a channel
-SECONDS_PER_VOXEL = (
-    1.75e-6  # and evaluation, on the machine that NetInversionLib.jobs.speed speaks of
-)
-LAYOUT = 4866  # identifier of the layout; the number of the abstract that the method comes from
+from NetInversionLib import jobs, models
+from NetInversionLib.core import steps
+from NetInversionLib.core.progress import Progress
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.ideal_input import dixon, reading
+from NetInversionLib.models.card import Card, Channel
+from NetInversionLib.panel import lists, packages, panel, placing, running, samples
+from NetInversionLib.panel.choices import RegionChoice, show_region
+from NetInversionLib.scene import masks, read, write
+
 SAMPLE = "IdealInputDixon"
+Nodes = Mapping[str, Any] | Sequence[Any] | slicer.vtkMRMLNode | None
+"""Volume nodes by channel role, or in the order of the model's card, or the only one."""
 
 #
 # IdealInput
@@ -75,7 +42,7 @@ SAMPLE = "IdealInputDixon"
 class IdealInput(ScriptedLoadableModule):
     """Title, help, thanks and sample data of the module."""
 
-    def __init__(self, parent):
+    def __init__(self, parent: Any):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Ideal Input")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Image Synthesis")]
@@ -103,23 +70,10 @@ class IdealInput(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
-def registerSampleData():
+def registerSampleData() -> None:
     """Offer the module's sample in the Sample Data module."""
-    import SampleData
-
-    folder = Path(__file__).resolve().parent / "Resources" / "Icons"
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="NetInversion",
-        sampleName=SAMPLE,
-        # Slicer wants a file even where customSample does the work: that of its own sample CTChest.
-        uris=slicer.util.TESTING_DATA_URL
-        + "SHA256/4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
-        fileNames="CT-chest.nrrd",
-        nodeNames="CTChest",
-        checksums="SHA256:4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e",
-        customDownloader=lambda source: IdealInputLogic().addSample(),
-        thumbnailFileName=str(folder / "IdealInputSample.png"),
-    )
+    picture = Path(__file__).resolve().parent / "Resources" / "Icons" / "IdealInputSample.png"
+    samples.register(SAMPLE, picture, samples.ct_chest(), lambda: IdealInputLogic().addSample())
 
 
 #
@@ -127,28 +81,10 @@ def registerSampleData():
 #
 
 
-class InputRegion(enum.Enum):
+class InputRegion(RegionChoice):
+    """Where the input may change."""
+
     WHOLE, DISPLAYED, SLICES, ROI = range(4)
-
-    def label(self):
-        return [_("Whole volume"), _("Displayed slice"), _("Some slices"), _("Region of interest")][
-            self.value
-        ]
-
-
-class Direction(enum.Enum):
-    BEST, WORST = range(2)
-
-    def label(self):
-        return [_("Best input (least error)"), _("Worst input (greatest error)")][self.value]
-
-
-class Preset(enum.Enum):
-    DEFAULT, PUBLISHED = range(2)
-    SEED = PUBLISHED  # its name in scenes of older versions
-
-    def label(self):
-        return [_("Batched L-BFGS"), _("As published (fixed-step L-BFGS)")][self.value]
 
 
 @parameterNodeWrapper
@@ -199,18 +135,13 @@ class IdealInputParameterNode:
 #
 
 
-class IdealInputWidget(panel.ModulePanel):
-    """The panel. It shows and hands on; what is computed, the logic's request says and a job runs."""
+class IdealInputWidget(channels.Channels):
+    """The panel. It shows and hands on; what is computed, the logic's request says, a job runs."""
 
     APPLY_TIP = _("Compute the ideal input.")
     CURVE_LABELS = (_("network evaluations"), _("loss"))
 
-    def __init__(self, parent=None):
-        self._selectors = {}  # role to node selector
-        self._locks = {}  # role to check box
-        panel.ModulePanel.__init__(self, parent)
-
-    def setup(self):
+    def setup(self) -> None:
         self.setupPanel(IdealInputLogic())
         ui = self.ui
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
@@ -220,81 +151,25 @@ class IdealInputWidget(panel.ModulePanel):
             selector.connect("activated(int)", self._onShown)
         self.initializeParameterNode()
 
-    def initializeParameterNode(self):
+    def initializeParameterNode(self) -> None:
         panel.ModulePanel.initializeParameterNode(self)
         self.logic.chooseMarkedVolumes(self._parameterNode, self._card)
 
     # What the user chooses and connectGui does not know
 
-    def _onMaskChosen(self, node):
+    def _onMaskChosen(self, node: slicer.vtkMRMLNode | None) -> None:
         self.setValues(maskNode=node)
 
-    def _onPlaceRegion(self):
+    def _onPlaceRegion(self) -> None:
         node = self._parameterNode
         node.roiNode = placing.place_box(
             node.roiNode, _("Region"), *self.logic.boxInView(node, self._card)
         )
         node.region = InputRegion.ROI
 
-    def _onVolumeChosen(self, role, node):
-        if not self._writing and self._parameterNode is not None:
-            self._parameterNode.parameterNode.SetNodeReferenceID(
-                CHOSEN + role, node.GetID() if node else None
-            )
-
-    def _onLock(self, state):
-        self.setValues(locked=",".join(role for role, box in self._locks.items() if box.checked))
-
     # What the panel shows
 
-    def modelChanged(self):
-        """One selector for each image that the network takes and gives, one lock for each that it
-        takes.
-        """
-        locks = self.ui.locksWidget.layout()
-        for selector in self._selectors.values():
-            selector.setMRMLScene(
-                None
-            )  # a selector that waits for its deletion must not answer any more
-            self.ui.inputsLayout.removeRow(selector)
-        for box in self._locks.values():
-            locks.removeWidget(box)
-            box.hide()  # at once; it is deleted when the event loop runs
-            box.deleteLater()
-        self._selectors, self._locks = {}, {}
-        for channel in self._card.inputs if self._card else ():
-            self._addSelector(channel, _("{channel}:").format(channel=channel.name))
-            box = self._locks[channel.role] = qt.QCheckBox(channel.name)
-            box.connect("toggled(bool)", self._onLock)
-            locks.addWidget(box)
-        for channel in self._card.outputs if self._card else ():
-            self._addSelector(channel, _("Target {channel}:").format(channel=channel.name))
-        keyboard.visit_after(self.ui.modelFileEdit, list(self._selectors.values()))
-        keyboard.visit_after(self.ui.boxCheckBox, list(self._locks.values()))
-
-    def _addSelector(self, channel, label):
-        selector = self._selectors[channel.role] = slicer.qMRMLNodeComboBox()
-        selector.objectName = f"{channel.role}Selector"
-        selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
-        selector.showChildNodeTypes = False  # label maps and colour volumes
-        selector.addEnabled = selector.removeEnabled = False
-        selector.noneEnabled = True
-        selector.noneDisplay = _("Select a volume")
-        selector.setMRMLScene(slicer.mrmlScene)
-        selector.toolTip = literal(
-            _("{channel}, in {units}").format(
-                channel=channel.name, units=channel.units or _("no units")
-            )
-        )
-        selector.connect(
-            "currentNodeChanged(vtkMRMLNode*)",
-            lambda node, role=channel.role: self._onVolumeChosen(role, node),
-        )
-        self.ui.inputsLayout.insertRow(
-            2 + len(self._selectors), literal(label), selector
-        )  # the model takes three rows
-
-    def showChoices(self):
+    def showChoices(self) -> None:
         node = self._parameterNode
         for role, selector in self._selectors.items():
             selector.setCurrentNode(self.logic.chosen(node, role))
@@ -311,27 +186,15 @@ class IdealInputWidget(panel.ModulePanel):
         ):
             widget.enabled = node.preset == Preset.DEFAULT
         self.ui.placeRegionButton.enabled = self.logic.sliceCount(node, self._card) > 0
-        self._showRegion()
+        show_region(self.ui, node.region, self.logic.sliceCount(node, self._card))
 
-    def _showRegion(self):
-        node, ui = self._parameterNode, self.ui
-        for widgets, region in (
-            ((ui.slicesLabel, ui.slicesWidget), InputRegion.SLICES),
-            ((ui.roiLabel, ui.roiSelector), InputRegion.ROI),
-        ):
-            for widget in widgets:
-                widget.setVisible(node.region == region)
-        count = self.logic.sliceCount(node, self._card)
-        if count:
-            ui.firstSliceSpinBox.maximum = ui.lastSliceSpinBox.maximum = count - 1
-
-    def problems(self):
+    def problems(self) -> list[str]:
         return self.logic.problems(self._parameterNode, self._card)
 
-    def estimate(self):
+    def estimate(self) -> str:
         return self.logic.estimateText(self._parameterNode, self._card)
 
-    def prepareRun(self):
+    def prepareRun(self) -> running.Run:
         node = self._parameterNode
         chosen = {role: self.logic.chosen(node, role) for role in self._selectors}
         return running.Run(
@@ -345,7 +208,7 @@ class IdealInputWidget(panel.ModulePanel):
 
     # Results
 
-    def showResults(self, nodes):
+    def showResults(self, nodes: dict[str, slicer.vtkMRMLNode]) -> None:
         """Summary and choices of the run that the scene's parameter node names, if its nodes are
         still there.
         """
@@ -354,26 +217,18 @@ class IdealInputWidget(panel.ModulePanel):
             start: reading.start_words(start) for start in self.logic.startsOf(nodes, self._card)
         }
         channels = {channel.role: channel.name for channel in self._card.inputs}
-        tables = {
-            key: scene_tables.title_of(node)
-            for key, node in nodes.items()
-            if node.IsA("vtkMRMLTableNode")
-        }
         for selector, entries in (
             (self.ui.shownStartSelector, starts),
             (self.ui.shownChannelSelector, channels),
-            (self.ui.shownTableSelector, tables),
+            (self.ui.shownTableSelector, lists.table_titles(nodes)),
         ):
-            if [selector.itemData(i) for i in range(selector.count)] != list(entries):
-                selector.clear()
-                for key, text in entries.items():
-                    selector.addItem(text, key)
+            lists.fill(selector, entries)
             selector.enabled = selector.count > 0
 
-    def _onShown(self, index):
+    def _onShown(self, index: int) -> None:
         self.showResult()
 
-    def showSteps(self):
+    def showSteps(self) -> steps.Steps:
         """Patient beside ideal in the views, with the chosen table and the curves."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         ui = self.ui
@@ -391,7 +246,7 @@ class IdealInputWidget(panel.ModulePanel):
 #
 
 
-class IdealInputLogic(logic.ModuleLogic):
+class IdealInputLogic(choices.Choices, views.ResultViews):
     """Computes ideal inputs from volume nodes; needs no panel. In Slicer's Python console:
 
     logic = IdealInputLogic()
@@ -407,31 +262,38 @@ class IdealInputLogic(logic.ModuleLogic):
 
     def run(
         self,
-        inputNodes,
-        targetNode,
-        modelPath=None,
-        maskNode=None,
-        roi=None,
-        secondModelPath=None,
-        otherInputs=(),
-        progress=None,
-        **settings,
-    ):
+        inputNodes: Nodes,
+        targetNode: Nodes,
+        modelPath: str | Path | None = None,
+        maskNode: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
+        roi: vtkMRMLMarkupsROINode | None = None,
+        secondModelPath: str | Path | None = None,
+        otherInputs: Sequence[Nodes] = (),
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Any:
         """Compute, here and now, and add the results to the scene.
 
-        :param inputNodes: scalar volume nodes by channel role, or a list in the order of the
-        model's card. :param targetNode: what the network should give (CT); a dict or list if it
-        gives several images. :param modelPath: model file; default the first shipped model that
-        takes as many images. :param maskNode: label map or segmentation outside of which the input
-        stays as it is. :param roi: markups ROI node: the region, instead of ``settings["region"]``.
-        :param secondModelPath: another network, on which the gain is tried. :param otherInputs: for
-        each other patient their input volumes, as ``inputNodes``: the table of validity shows what
-        error
-            the images of other people make.
-        :param progress: NetInversionLib.core.progress.Progress. :param settings: fields of
-        NetInversionLib.ideal_input.Settings: starts, max_evaluations, device, ... :return: see
-        ``addResult``. Raises ValueError with what to do if an image, the model or a setting can not
-        be used; nothing is added then.
+        Args:
+            inputNodes: Scalar volume nodes by channel role, or a list in the order of the model's
+                card.
+            targetNode: What the network should give (CT); a dict or list if it gives several.
+            modelPath: Model file; default is the first shipped model that takes as many images.
+            maskNode: Label map or segmentation outside of which the input stays as it is.
+            roi: Markups ROI node: the region, instead of ``settings["region"]``.
+            secondModelPath: Another network, on which the gain is tried.
+            otherInputs: For each other patient their input volumes, as ``inputNodes``: the table of
+                validity shows what error the images of other people make.
+            progress: What is told meanwhile.
+            settings: Fields of NetInversionLib.ideal_input.Settings: starts, max_evaluations,
+                device, ...
+
+        Returns:
+            See ``addResult``.
+
+        Raises:
+            ValueError: An image, the model or a setting cannot be used; says what to do. Nothing is
+                added then.
         """
         packages.ensure_packages(self.TITLE)
         request = self.request(
@@ -447,23 +309,23 @@ class IdealInputLogic(logic.ModuleLogic):
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
         return self.addResult(jobs.run_here(request, progress), next(iter(inputs.values())), inputs)
 
-    def request(self, *arguments, **settings):
-        """The same as data, for NetInversionLib.jobs.run_here or qtjobs.QtJob (parameters: see
+    def request(self, *arguments: Any, **settings: Any) -> jobs.Request:
+        """The same as data, for NetInversionLib.jobs.run_here or panel.job.QtJob (parameters: see
         ``run``).
         """
         return steps.finish(self.requestSteps(*arguments, **settings))
 
     def requestSteps(
         self,
-        inputNodes,
-        targetNode,
-        modelPath=None,
-        maskNode=None,
-        roi=None,
-        secondModelPath=None,
-        otherInputs=(),
-        **settings,
-    ):
+        inputNodes: Nodes,
+        targetNode: Nodes,
+        modelPath: str | Path | None = None,
+        maskNode: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
+        roi: vtkMRMLMarkupsROINode | None = None,
+        secondModelPath: str | Path | None = None,
+        otherInputs: Sequence[Nodes] = (),
+        **settings: Any,
+    ) -> steps.Steps:
         """Steps whose value is the request: reading large volumes takes its time."""
         modelPath = modelPath or self._modelFor(inputNodes)
         card = models.read_card(modelPath)
@@ -488,7 +350,7 @@ class IdealInputLogic(logic.ModuleLogic):
             "ideal_input", images, {key: str(path) for key, path in paths.items()}, settings
         )
 
-    def _modelFor(self, inputNodes):
+    def _modelFor(self, inputNodes: Nodes) -> Path:
         for path, card in self.models().items():
             if len(card.inputs) == len(inputNodes):
                 return path
@@ -496,7 +358,7 @@ class IdealInputLogic(logic.ModuleLogic):
             f"No shipped model takes {len(inputNodes)} images; name a model file (modelPath)."
         )
 
-    def _byRole(self, nodes, channels):
+    def _byRole(self, nodes: Nodes, channels: Sequence[Channel]) -> dict[str, slicer.vtkMRMLNode]:
         """{role: node} in the card's order, from a dict, a list or one node."""
         if isinstance(nodes, slicer.vtkMRMLNode) or nodes is None:
             nodes = [nodes]
@@ -514,328 +376,24 @@ class IdealInputLogic(logic.ModuleLogic):
             )
         return {channel.role: nodes[channel.role] for channel in channels}
 
-    def shownAs(self, result, inputs):
-        """Images are shown as the patient's of that channel, errors of one channel all as the
-        patient's.
-        """
-        shown = {}
-        for key in result.volumes:
-            kind, role = (key.split(" ") + [""])[:2]
-            shown[key] = f"error {role} patient's" if kind == "error" else inputs.get(role)
-            if kind not in ("ideal", "output", "error"):
-                del shown[key]
-        return shown
-
     # What the panel asks
-
-    def chosen(self, node, role):
-        """The volume node chosen for a channel, or None."""
-        return node.parameterNode.GetNodeReference(CHOSEN + role)
-
-    def chooseMarkedVolumes(self, node, card):
-        """If no volume is chosen yet, choose those that say which channel they are (sample data
-        do).
-        """
-        channels = (*card.inputs, *card.outputs) if card else ()
-        if any(self.chosen(node, channel.role) for channel in channels):
-            return
-        marked = {
-            volume.GetAttribute(CHANNEL): volume
-            for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        }
-        for channel in channels:
-            if channel.role in marked:
-                node.parameterNode.SetNodeReferenceID(
-                    CHOSEN + channel.role, marked[channel.role].GetID()
-                )
-
-    def problems(self, node, card):
-        """All reasons why Apply can not be pressed, in words."""
-        if node is None:
-            return [_("Wait until the scene is open.")]
-        if card is None:
-            return [self.card(self.modelPath(node))[1]]
-        return [*self._volumeProblems(node, card), *self._settingProblems(node, card)]
-
-    def _volumeProblems(self, node, card):
-        found, users = [], {}
-        for channel in (*card.inputs, *card.outputs):
-            volume = self.chosen(node, channel.role)
-            if volume is None:
-                found.append(_("Choose a volume for {channel}.").format(channel=channel.name))
-                continue
-            if volume in users:
-                found.append(
-                    _("'{name}' is chosen for both {first} and {second}.").format(
-                        name=volume.GetName(), first=users[volume], second=channel.name
-                    )
-                )
-            users[volume] = channel.name
-            try:
-                read.grid_from_node(volume)
-            except volumes.VolumeError as error:
-                found.append(str(error))
-        if not found:
-            try:
-                self.region(node, card)
-            except ValueError as error:
-                found.append(str(error))
-        return found
-
-    def _settingProblems(self, node, card):
-        found = []
-        starts = self._starts(node)
-        if not starts:
-            found.append(_("Choose at least one start: patient, zeros or noise."))
-        if node.direction == Direction.WORST and not node.ball:
-            found.append(
-                _(
-                    "For the worst input set the largest change (Advanced): without one the error"
-                    " has no limit."
-                )
-            )
-        if node.ball and (starts != ["patient"] or node.box or node.preset == Preset.PUBLISHED):
-            found.append(
-                _(
-                    "A largest change (Advanced) needs the patient as the only start, no exact"
-                    " range, and the batched optimiser."
-                )
-            )
-        if node.box and node.preset == Preset.PUBLISHED:
-            found.append(
-                _(
-                    "The published optimiser has no exact range (Advanced): choose the batched one,"
-                    " or allow it to leave the range."
-                )
-            )
-        if all(channel.role in node.locked.split(",") for channel in card.inputs):
-            found.append(
-                _("Every channel is kept as the patient's own (Advanced): leave at least one free.")
-            )
-        if node.secondModel:
-            second, problem = self.card(self.secondPath(node))
-            if second and not self._fits(second, card):
-                problem = _(
-                    "The second network (Advanced) takes or gives other images than the first."
-                )
-            found += [problem] if problem else []
-        return found
-
-    def _fits(self, second, card):
-        """Whether a second network takes and gives the same images as the first."""
-        return [c.role for c in second.inputs + second.outputs] == [
-            c.role for c in card.inputs + card.outputs
-        ]
-
-    def secondModels(self, node, card):
-        others = logic.ModuleLogic.secondModels(self, node, card)
-        return {
-            path: other for path, other in others.items() if card is None or self._fits(other, card)
-        }
-
-    def _starts(self, node):
-        choices = {"patient": node.startPatient, "zeros": node.startZeros, "noise": node.startNoise}
-        return [start for start, wanted in choices.items() if wanted]
-
-    def sliceCount(self, node, card):
-        """How many slices the first chosen volume has, along the network's slice axis; 0 if none is
-        chosen.
-        """
-        first = self.chosen(node, card.inputs[0].role) if card else None
-        try:
-            grid = read.grid_from_node(first)
-        except volumes.VolumeError:
-            return 0
-        return grid.shape[volumes.axis_toward(grid, card.orientation[2])[0]]
-
-    def region(self, node, card):
-        """(k0, k1, j0, j1, i0, i1) in the first input's voxels, or None for all of it. VolumeError
-        if it is outside.
-        """
-        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
-        if node.region == InputRegion.WHOLE:
-            return None
-        if node.region == InputRegion.ROI:
-            if node.roiNode is None:
-                raise volumes.VolumeError(_("Choose a region of interest, or press 'Place a box'."))
-            return read.region_from_roi_node(node.roiNode, grid)
-        axis = volumes.axis_toward(grid, card.orientation[2])[0]
-        region = [bound for size in grid.shape for bound in (0, size)]
-        if node.region == InputRegion.DISPLAYED:
-            region[2 * axis : 2 * axis + 2] = self._displayed(grid)[2 * axis : 2 * axis + 2]
-            return tuple(region)
-        last = grid.shape[axis] - 1 if node.lastSlice < 0 else node.lastSlice
-        if not node.firstSlice <= last < grid.shape[axis]:
-            raise volumes.VolumeError(
-                _("Choose slices between 0 and {last}, the first not after the last.").format(
-                    last=grid.shape[axis] - 1
-                )
-            )
-        region[2 * axis : 2 * axis + 2] = node.firstSlice, last + 1
-        return tuple(region)
-
-    def _displayed(self, grid, whereInView=placing.slice_point):
-        """The region of a voxel in the slice that is displayed: by the first of the module's views,
-        or the red one.
-        """
-        own = slicer.app.layoutManager().layout == LAYOUT
-        point = placing.point_in(grid, whereInView("IdealInput1" if own else "Red"))
-        return volumes.region_from_ras_points(grid, [point])
-
-    def boxInView(self, node, card):
-        """(grid, region): half of the first volume's displayed slice each way, around the view's
-        centre.
-        """
-        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
-        through = volumes.axis_toward(grid, card.orientation[2])[0]
-        region = self._displayed(grid, placing.view_centre)
-        for axis in {0, 1, 2} - {through}:
-            half = (grid.shape[axis] + 1) // 2
-            low = min(max(0, region[2 * axis] - half // 2), grid.shape[axis] - half)
-            region = *region[: 2 * axis], low, low + half, *region[2 * axis + 2 :]
-        return grid, region
-
-    def stepsFromParameterNode(self, node, card):
-        """Steps whose value is the request that the panel shows."""
-        settings = dict(
-            starts=self._starts(node),
-            noise_seeds=node.noiseSeeds,
-            direction=node.direction.name.lower(),
-            ball=node.ball or None,
-            above=node.above,
-            below=node.below,
-            box=node.box,
-            max_evaluations=node.maxEvaluations,
-            locked=[
-                role
-                for role in node.locked.split(",")
-                if role in [channel.role for channel in card.inputs]
-            ],
-            region=self.region(node, card),
-            device=node.device,
-            allow_cpu=node.allowCpu,
-            memory_gb=node.memoryGb or None,
-            validity=node.validity,
-            knobs=node.knobs,
-        )
-        if node.preset == Preset.PUBLISHED:
-            settings.update({**PRESETS["published"], "starts": settings["starts"]})
-        inputs, targets = (
-            {channel.role: self.chosen(node, channel.role) for channel in channels}
-            for channels in (card.inputs, card.outputs)
-        )
-        return self.requestSteps(
-            inputs,
-            targets,
-            self.modelPath(node),
-            node.maskNode,
-            None,
-            self.secondPath(node),
-            **settings,
-        )
 
     # How long and how much, roughly
 
-    def cost(self, node, card):
-        """Voxels that will pass through the network, forwards and backwards, in all."""
-        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
-        region = self.region(node, card) or [bound for size in grid.shape for bound in (0, size)]
-        sizes = [high - low for low, high in zip(region[::2], region[1::2])]
-        voxels = sizes[0] * sizes[1] * sizes[2]
-        starts = len(self._starts(node)) + (node.noiseSeeds - 1) * node.startNoise
-        evaluations = 2000 if node.preset == Preset.PUBLISHED else node.maxEvaluations
-        slices = (
-            sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
-        )
-        knobs = 320 * min(1, 8 / slices) if node.knobs and node.direction == Direction.BEST else 0
-        return voxels * (starts * (evaluations + 8 * node.validity) + knobs + 10)
-
-    def estimateText(self, node, card):
-        """Time and memory of the run in words; the time is learnt from earlier runs of the same
-        network.
-        """
-        seconds, known = self.secondsFor(
-            card, node.device, self.cost(node, card), SECONDS_PER_VOXEL
-        )
-        memory = _("At most {memory:.1f} GB of memory.").format(memory=0.5 + (node.memoryGb or 2))
-        text = f"{self.timeText(seconds, known, node.device)} {memory}"
-        if node.region == InputRegion.DISPLAYED:
-            text = (
-                _("Only the displayed slice is searched; choose another region for more.")
-                + " "
-                + text
-            )
-        return text
-
     # Results in words and views
-
-    def startsOf(self, nodes, card):
-        prefix = f"ideal {card.inputs[0].role} "
-        return [key[len(prefix) :] for key in nodes if key.startswith(prefix)]
-
-    def summary(self, nodes):
-        """The answer, and the errors that it rests on, as HTML."""
-        return reading.summary(self.facts(nodes), self.tables(nodes))
-
-    def showInViews(self, nodes, card, patient, start, channel, table):
-        """Steps that show patient | ideal | change above error before | error after | table and
-        plots, on one slice.
-        """
-        output = card.outputs[0].role
-        worst = self.facts(nodes).get("settings", {}).get("direction") == "worst"
-        kind = _("Worst") if worst else _("Ideal")
-        change = nodes.get(f"change {channel} {start}")
-        errors = [nodes.get(f"error {output} {name}") for name in ("patient's", start)]
-        rows = [
-            [
-                views.Slice("IdealInput1", _("Patient's own input"), patient),
-                views.Slice(
-                    "IdealInput2",
-                    _("{kind} input").format(kind=kind),
-                    nodes.get(f"ideal {channel} {start}"),
-                ),
-                views.over(
-                    "IdealInput3",
-                    _("{kind} minus patient's own").format(kind=kind),
-                    patient,
-                    change,
-                ),
-            ],
-            [
-                views.Slice(
-                    "IdealInput4", _("Error with patient's own input"), errors[0], color=views.MAP
-                ),
-                views.Slice(
-                    "IdealInput5",
-                    _("Error with {kind} input").format(kind=kind.lower()),
-                    errors[1],
-                    color=views.MAP,
-                ),
-                views.Tabs(
-                    {
-                        _("Table"): views.Table("IdealInputTable", nodes.get(table)),
-                        _("Convergence"): views.Plot("IdealInputPlot1", nodes.get("convergence")),
-                        _("Spectrum"): views.Plot(
-                            "IdealInputPlot2", nodes.get(f"spectrum {start}")
-                        ),
-                    }
-                ),
-            ],
-        ]
-        yield from views.show(LAYOUT, rows, change, nodes.get(f"ideal {channel} {start}"))
 
     # Sample data
 
-    def addSample(self, ct=None, **options):
+    def addSample(self, ct: Volume | None = None, **options: Any) -> dict[str, slicer.vtkMRMLNode]:
         """A small case for a first try: four slices of a CT and the Dixon images simulated from
         them, as nodes by role.
 
-        The CT is a NetInversionLib Volume; default is Slicer's own sample CTChest, or
+        The CT is a NetInversionLib Volume (K, J, I); default is Slicer's own sample CTChest, or
         ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names. ``options``: of
         NetInversionLib.ideal_input.dixon.sample.
         """
         nodes = {}
-        for role, volume in dixon.sample(ct or self._sampleCt(), **options).items():
+        for role, volume in dixon.sample(ct or samples.sample_ct(), **options).items():
             nodes[role] = node = write.volume_to_node(
                 volume, None, role="ct" if role == "ct" else "input"
             )
@@ -846,17 +404,6 @@ class IdealInputLogic(logic.ModuleLogic):
         slicer.util.setSliceViewerLayers(background=nodes["in_phase"], fit=True)
         return nodes
 
-    def _sampleCt(self):
-        folder = os.environ.get("NETINVERSION_DATA")
-        if folder:
-            return files.load(Path(folder) / "ct" / "pelvis.nii.gz")
-        import SampleData
-
-        node = SampleData.SampleDataLogic().downloadSample("CTChest")
-        ct = read.volume_from_node(node)
-        slicer.mrmlScene.RemoveNode(node)
-        return ct
-
 
 #
 # IdealInputTest
@@ -866,14 +413,14 @@ class IdealInputLogic(logic.ModuleLogic):
 class IdealInputTest(ScriptedLoadableModuleTest):
     """A short run on a made-up image with the shipped network."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         slicer.mrmlScene.Clear(0)
 
-    def runTest(self):
+    def runTest(self) -> None:
         self.setUp()
         self.test_idealInputErrsLess()
 
-    def test_idealInputErrsLess(self):
+    def test_idealInputErrsLess(self) -> None:
         self.delayDisplay("Computing the ideal input of a small made-up image")
         path, card = next(iter(IdealInputLogic().models().items()))
         nodes = self.madeUpVolumes(card)
@@ -893,7 +440,7 @@ class IdealInputTest(ScriptedLoadableModuleTest):
                 self.assertEqual(node.GetImageData().GetDimensions(), (24, 20, 2), key)
         self.delayDisplay("Test passed")
 
-    def madeUpVolumes(self, card):
+    def madeUpVolumes(self, card: Card) -> dict[str, slicer.vtkMRMLNode]:
         """Two slices of smooth values within each channel's range."""
         import numpy as np
 

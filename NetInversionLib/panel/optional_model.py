@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..models.card import Card
+from . import lists
 
 FROM_FILE = "*"
 """Data of the entry that asks for a file; no file is called so."""
@@ -49,10 +50,7 @@ class OptionalModel:
         entries.setdefault(chosen, Path(chosen).name)
         entries[FROM_FILE] = _("From file...")
         selector = self._selector
-        if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
-            selector.clear()
-            for text, label in entries.items():
-                selector.addItem(label, text)
+        lists.fill(selector, entries)
         self._shown = chosen
         selector.setCurrentIndex(selector.findData(chosen))
 

@@ -175,8 +175,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         self._guiTag = None
 
     def onReload(self) -> None:
-        """Also load the library anew, whose modules Python would keep."""
-        for name in [name for name in sys.modules if name.split(".")[0] == "NetInversionLib"]:
+        """Also load the library and the module's own parts anew, which Python would keep."""
+        anew = ("NetInversionLib", f"{self.moduleName}Lib")
+        for name in [name for name in sys.modules if name.split(".")[0] in anew]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 

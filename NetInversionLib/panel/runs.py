@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..scene import runs as scene_runs
+from . import lists
 
 
 class RunList:
@@ -29,10 +30,7 @@ class RunList:
     def show(self) -> None:
         """Bring the list up to date with the scene."""
         entries, selector = self._panel.logic.runs(), self._selector
-        if {selector.itemData(i): selector.itemText(i) for i in range(selector.count)} != entries:
-            selector.clear()
-            for run, label in entries.items():
-                selector.addItem(label, run)
+        lists.fill(selector, entries)
         selector.setCurrentIndex(max(0, selector.findData(self._panel._parameterNode.run)))
         selector.enabled = selector.count > 0
 

@@ -797,7 +797,7 @@ def test_reloading_the_module_while_writing(widget, writing):
     library = {
         name: module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "NetInversionLib"
+        if name.split(".")[0] in ("NetInversionLib", "IdealInputLib")
     }
     try:
         widget.onReload()
@@ -1045,7 +1045,7 @@ def test_module_reload(widget, arrays):
     library = {
         name: module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "NetInversionLib"
+        if name.split(".")[0] in ("NetInversionLib", "IdealInputLib")
     }
     choose(widget, add_nodes(arrays))
     try:
@@ -1056,6 +1056,7 @@ def test_module_reload(widget, arrays):
             and sys.modules["NetInversionLib.scene.results"]
             is not library["NetInversionLib.scene.results"]
         )
+        assert sys.modules["IdealInputLib.views"] is not library["IdealInputLib.views"]
         assert again._selectors["ct"].currentNode().GetName() == "My ct"
         press(again)
         assert results(again)

@@ -208,10 +208,12 @@ SAMPLE = """
 def registerSampleData():
     import SampleData
 
+    from NetInversionLib.core import files
+
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="NetInversion", sampleName=SAMPLE, uris="file://{file}", fileNames="ct.nrrd",
         nodeNames="CT",
-        customDownloader=lambda source: InvariancesLogic().addSample(volumes.load("{file}")))
+        customDownloader=lambda source: InvariancesLogic().addSample(files.load("{file}")))
 """
 
 

@@ -667,7 +667,7 @@ def test_module_reload(widget):
     library = {
         name: module
         for name, module in sys.modules.items()
-        if name.split(".")[0] == "NetInversionLib"
+        if name.split(".")[0] in ("NetInversionLib", "MRFlowHarmonizeLib")
     }
     choose(widget, add())
     try:

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("*/Resources/UI/*.ui"))
 TABLE = pythonqt.FACTS
 LIBRARY = sorted((ROOT / "NetInversionLib" / "panel").glob("*.py"))
-CODE = [ROOT / file.stem / f"{file.stem}.py" for file in FILES] + LIBRARY
+PARTS = sorted(ROOT.glob("*/*Lib/*.py"))
+CODE = [ROOT / file.stem / f"{file.stem}.py" for file in FILES] + PARTS + LIBRARY
 GIVEN = {"slicer.app": "qSlicerApplication", ("optional_model", "selector"): "QComboBox"}
 """Classes of objects that code is given: by expression, or by (file's name, parameter)."""
 

@@ -72,6 +72,49 @@ def test_a_wing_imports_only_what_is_below_it(path):
     assert broken_rules(path, path.read_text(encoding="utf-8")) == []
 
 
+OWN_QUESTION = {
+    "IdealInput": "ideal_input",
+    "Invariances": "invariances",
+    "MRFlowHarmonize": "harmonize",
+}
+
+
+def broken_module_rules(module: str, path: Path, text: str) -> list[str]:
+    """What a file of a module imports that it may not: other modules, questions, the workshop."""
+    forbidden = (QUESTIONS - {OWN_QUESTION[module]}) | WORKSHOP | {"cohort", "cli"}
+    others = {f"{other}{part}" for other in OWN_QUESTION for part in ("", "Lib")}
+    others -= {module, f"{module}Lib"}
+    return [
+        f"{path.name} imports {'.'.join(name)}"
+        for name in imports(path, ast.parse(text))
+        if name[0] in others or (name[0] == "NetInversionLib" and name[1] in forbidden)
+    ]
+
+
+@pytest.mark.parametrize("module", OWN_QUESTION)
+def test_a_module_imports_its_own_parts_and_its_own_question(module):
+    paths = sorted((ROOT / module).rglob("*.py"))
+    assert len(paths) > 1
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert broken_module_rules(module, path, text) == []
+        assert len(text.splitlines()) <= 500
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from NetInversionLib.harmonize import reading",
+        "from NetInversionLib import cohort",
+        "from InvariancesLib import views",
+        "import MRFlowHarmonize",
+    ],
+)
+def test_a_broken_rule_of_a_module_is_found(line):
+    path = ROOT / "IdealInput" / "IdealInput.py"
+    assert broken_module_rules("IdealInput", path, line)
+
+
 @pytest.mark.parametrize(
     ("place", "line"),
     [

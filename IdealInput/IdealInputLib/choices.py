@@ -1,0 +1,269 @@
+"""What the panel's choices mean, and what is wrong with them: the part of the logic that answers
+the panel before a run.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from NetInversionLib.core import steps, volumes
+from NetInversionLib.core.volumes import Region, Volume
+from NetInversionLib.ideal_input.settings import PRESETS
+from NetInversionLib.models.card import Card
+from NetInversionLib.panel import choices as panel_choices
+from NetInversionLib.panel import logic, placing
+from NetInversionLib.scene import read
+
+from .views import shownView
+
+CHANNEL = "NetInversion.channel"
+"""Attribute of a volume node: the channel it is, as sample data say it."""
+CHOSEN = "channel."
+"""Node references of the parameter node: the volume chosen for a channel."""
+SECONDS_PER_VOXEL = 1.75e-6
+"""And evaluation, on the machine that NetInversionLib.jobs.speed speaks of."""
+
+
+class Direction(enum.Enum):
+    """Which input is looked for."""
+
+    BEST, WORST = range(2)
+
+    def label(self) -> str:
+        """The choice in words."""
+        return [_("Best input (least error)"), _("Worst input (greatest error)")][self.value]
+
+
+class Preset(enum.Enum):
+    """Which optimiser looks for it."""
+
+    DEFAULT, PUBLISHED = range(2)
+    SEED = PUBLISHED  # its name in scenes of older versions
+
+    def label(self) -> str:
+        """The choice in words."""
+        return [_("Batched L-BFGS"), _("As published (fixed-step L-BFGS)")][self.value]
+
+
+class Choices(logic.ModuleLogic):
+    """Answers for a parameter node ``node`` (IdealInputParameterNode) and the chosen model's
+    ``card``.
+    """
+
+    def chosen(self, node: Any, role: str) -> slicer.vtkMRMLNode | None:
+        """The volume node chosen for a channel, or None."""
+        return node.parameterNode.GetNodeReference(CHOSEN + role)
+
+    def chooseMarkedVolumes(self, node: Any, card: Card | None) -> None:
+        """If no volume is chosen yet, choose those that say which channel they are (sample data
+        do).
+        """
+        channels = (*card.inputs, *card.outputs) if card else ()
+        if any(self.chosen(node, channel.role) for channel in channels):
+            return
+        marked = {
+            volume.GetAttribute(CHANNEL): volume
+            for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        }
+        for channel in channels:
+            if channel.role in marked:
+                node.parameterNode.SetNodeReferenceID(
+                    CHOSEN + channel.role, marked[channel.role].GetID()
+                )
+
+    def problems(self, node: Any, card: Card | None) -> list[str]:
+        """All reasons why Apply cannot be pressed, in words."""
+        if node is None:
+            return [_("Wait until the scene is open.")]
+        if card is None:
+            return [self.card(self.modelPath(node))[1]]
+        return [*self._volumeProblems(node, card), *self._settingProblems(node, card)]
+
+    def _volumeProblems(self, node: Any, card: Card) -> list[str]:
+        found: list[str] = []
+        users: dict[Any, str] = {}
+        for channel in (*card.inputs, *card.outputs):
+            volume = self.chosen(node, channel.role)
+            if volume is None:
+                found.append(_("Choose a volume for {channel}.").format(channel=channel.name))
+                continue
+            if volume in users:
+                found.append(
+                    _("'{name}' is chosen for both {first} and {second}.").format(
+                        name=volume.GetName(), first=users[volume], second=channel.name
+                    )
+                )
+            users[volume] = channel.name
+            try:
+                read.grid_from_node(volume)
+            except volumes.VolumeError as error:
+                found.append(str(error))
+        if not found:
+            try:
+                self.region(node, card)
+            except ValueError as error:
+                found.append(str(error))
+        return found
+
+    def _settingProblems(self, node: Any, card: Card) -> list[str]:
+        found = []
+        starts = self._starts(node)
+        if not starts:
+            found.append(_("Choose at least one start: patient, zeros or noise."))
+        if node.direction == Direction.WORST and not node.ball:
+            found.append(
+                _(
+                    "For the worst input set the largest change (Advanced): without one the error"
+                    " has no limit."
+                )
+            )
+        if node.ball and (starts != ["patient"] or node.box or node.preset == Preset.PUBLISHED):
+            found.append(
+                _(
+                    "A largest change (Advanced) needs the patient as the only start, no exact"
+                    " range, and the batched optimiser."
+                )
+            )
+        if node.box and node.preset == Preset.PUBLISHED:
+            found.append(
+                _(
+                    "The published optimiser has no exact range (Advanced): choose the batched one,"
+                    " or allow it to leave the range."
+                )
+            )
+        if all(channel.role in node.locked.split(",") for channel in card.inputs):
+            found.append(
+                _("Every channel is kept as the patient's own (Advanced): leave at least one free.")
+            )
+        if node.secondModel:
+            second, problem = self.card(self.secondPath(node))
+            if second and not self._fits(second, card):
+                problem = _(
+                    "The second network (Advanced) takes or gives other images than the first."
+                )
+            found += [problem] if problem else []
+        return found
+
+    def _fits(self, second: Card, card: Card) -> bool:
+        """Whether a second network takes and gives the same images as the first."""
+        return [c.role for c in second.inputs + second.outputs] == [
+            c.role for c in card.inputs + card.outputs
+        ]
+
+    def secondModels(self, node: Any, card: Card | None) -> dict[Path, Card]:
+        """The shipped models that take and give the same images as the chosen one."""
+        others = logic.ModuleLogic.secondModels(self, node, card)
+        return {
+            path: other for path, other in others.items() if card is None or self._fits(other, card)
+        }
+
+    def _starts(self, node: Any) -> list[str]:
+        choices = {"patient": node.startPatient, "zeros": node.startZeros, "noise": node.startNoise}
+        return [start for start, wanted in choices.items() if wanted]
+
+    def sliceCount(self, node: Any, card: Card | None) -> int:
+        """How many slices the first chosen volume has, along the network's slice axis; 0 if none is
+        chosen.
+        """
+        if card is None:
+            return 0
+        return panel_choices.slice_count(
+            self.chosen(node, card.inputs[0].role), card.orientation[2]
+        )
+
+    def region(self, node: Any, card: Card) -> Region | None:
+        """(k0, k1, j0, j1, i0, i1) in the first input's voxels, or None for all of it. VolumeError
+        if it is outside.
+        """
+        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
+        return panel_choices.region_of(node, grid, shownView(), card.orientation[2])
+
+    def boxInView(self, node: Any, card: Card) -> tuple[Volume, Region]:
+        """(grid (K, J, I), region): half of the first volume's displayed slice each way, around the
+        view's centre.
+        """
+        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
+        through = volumes.axis_toward(grid, card.orientation[2])[0]
+        point = placing.point_in(grid, placing.view_centre(shownView()))
+        region = volumes.region_from_ras_points(grid, np.array([point]))
+        for axis in {0, 1, 2} - {through}:
+            half = (grid.shape[axis] + 1) // 2
+            low = min(max(0, region[2 * axis] - half // 2), grid.shape[axis] - half)
+            region = *region[: 2 * axis], low, low + half, *region[2 * axis + 2 :]
+        return grid, region
+
+    def stepsFromParameterNode(self, node: Any, card: Card) -> steps.Steps:
+        """Steps whose value is the request that the panel shows."""
+        settings = dict(
+            starts=self._starts(node),
+            noise_seeds=node.noiseSeeds,
+            direction=node.direction.name.lower(),
+            ball=node.ball or None,
+            above=node.above,
+            below=node.below,
+            box=node.box,
+            max_evaluations=node.maxEvaluations,
+            locked=[
+                role
+                for role in node.locked.split(",")
+                if role in [channel.role for channel in card.inputs]
+            ],
+            region=self.region(node, card),
+            device=node.device,
+            allow_cpu=node.allowCpu,
+            memory_gb=node.memoryGb or None,
+            validity=node.validity,
+            knobs=node.knobs,
+        )
+        if node.preset == Preset.PUBLISHED:
+            settings.update({**PRESETS["published"], "starts": settings["starts"]})
+        inputs, targets = (
+            {channel.role: self.chosen(node, channel.role) for channel in channels}
+            for channels in (card.inputs, card.outputs)
+        )
+        return self.requestSteps(
+            inputs,
+            targets,
+            self.modelPath(node),
+            node.maskNode,
+            None,
+            self.secondPath(node),
+            **settings,
+        )
+
+    def cost(self, node: Any, card: Card) -> float:
+        """Voxels that will pass through the network, forwards and backwards, in all."""
+        grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
+        region = self.region(node, card) or panel_choices.whole(grid)
+        sizes = [high - low for low, high in zip(region[::2], region[1::2])]
+        voxels = sizes[0] * sizes[1] * sizes[2]
+        starts = len(self._starts(node)) + (node.noiseSeeds - 1) * node.startNoise
+        evaluations = 2000 if node.preset == Preset.PUBLISHED else node.maxEvaluations
+        slices = (
+            sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
+        )
+        knobs = 320 * min(1, 8 / slices) if node.knobs and node.direction == Direction.BEST else 0
+        return voxels * (starts * (evaluations + 8 * node.validity) + knobs + 10)
+
+    def estimateText(self, node: Any, card: Card) -> str:
+        """Time and memory of the run in words; the time is learnt from earlier runs of the same
+        network.
+        """
+        seconds, known = self.secondsFor(
+            card, node.device, self.cost(node, card), SECONDS_PER_VOXEL
+        )
+        memory = _("At most {memory:.1f} GB of memory.").format(memory=0.5 + (node.memoryGb or 2))
+        text = f"{self.timeText(seconds, known, node.device)} {memory}"
+        if node.region.name == "DISPLAYED":
+            text = (
+                _("Only the displayed slice is searched; choose another region for more.")
+                + " "
+                + text
+            )
+        return text

@@ -1,0 +1,76 @@
+"""A result in words and in Slicer's views: the part of the logic that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from NetInversionLib.core.results import Result
+from NetInversionLib.core.steps import Steps
+from NetInversionLib.harmonize import reading
+from NetInversionLib.panel import logic, views
+
+LAYOUT = 4867
+"""Identifier of the layout."""
+MAPS = {
+    "change": _("Change"),
+    "multiplicative field": _("Multiplicative field"),
+    "additive field": _("Additive field"),
+}
+"""What the third view can show: keys of images, in words."""
+
+Nodes = Mapping[str, Any]
+"""The nodes of a result, or of inputs, by their keys."""
+
+
+class ResultViews(logic.ModuleLogic):
+    """Shows results."""
+
+    def summary(self, nodes: Nodes) -> tuple[str, str]:
+        """(verdict, HTML): the verdict and the answer, the reasons, and what changed in figures."""
+        return reading.summary(self.facts(nodes), self.tables(nodes))
+
+    def runLabel(self, nodes: Nodes) -> str:
+        """A result in a few words: of which image, and the verdict."""
+        facts = self.facts(nodes)
+        if not facts:
+            return logic.ModuleLogic.runLabel(self, nodes)
+        return f"{facts.get('source', self.TITLE)} ({facts.get('verdict', _('incomplete'))})"
+
+    def shownAs(self, result: Result, inputs: Nodes) -> dict[str, Any]:
+        """In its own intensities the result is shown with the source's window."""
+        native = result.facts.get("settings", {}).get("output_range") == "native"
+        return {"harmonized": inputs.get("source")} if native else {}
+
+    def showInViews(
+        self,
+        nodes: Nodes,
+        shownMap: str = "change",
+        table: str = "verdict",
+        overlay: bool = False,
+    ) -> Steps:
+        """Steps that show source | result | map above histograms | tone curve | table, on one
+        slice.
+        """
+        source, result, change = self.sourceOf(nodes), nodes.get("harmonized"), nodes.get("change")
+        shownMap = shownMap if shownMap in nodes else "change"
+        shown = nodes.get(shownMap)
+        rows = [
+            [
+                views.Slice("MRFlowHarmonize1", _("Source"), source),
+                views.Slice(
+                    "MRFlowHarmonize2", _("Harmonized"), result, shown if overlay else None, 0.5
+                ),
+                views.over("MRFlowHarmonize3", MAPS[shownMap], source, shown),
+            ],
+            [
+                views.Plot("MRFlowHarmonizePlot1", nodes.get("histograms")),
+                views.Plot(
+                    "MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity")
+                ),
+                views.Table("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict")),
+            ],
+        ]
+        yield from views.show(LAYOUT, rows, change, source or result)

@@ -1,0 +1,30 @@
+"""Lists that a panel fills (QComboBox), whose entries have a text as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import qt
+
+from ..scene import tables
+
+
+def fill(selector: qt.QComboBox, entries: Mapping[str, str]) -> None:
+    """Have a list offer ``entries``, texts by data; where it does already, the choice stays."""
+    shown = {selector.itemData(i): selector.itemText(i) for i in range(selector.count)}
+    if shown != entries:
+        selector.clear()
+        for data, text in entries.items():
+            selector.addItem(text, data)
+
+
+def chosen(selector: qt.QComboBox) -> str:
+    """The data of the chosen entry; "" if there is none."""
+    return selector.itemData(selector.currentIndex) or ""
+
+
+def table_titles(nodes: Mapping) -> dict[str, str]:
+    """{key: title} of the table nodes among a result's nodes."""
+    return {
+        key: tables.title_of(node) for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")
+    }

@@ -1,0 +1,75 @@
+"""A module's sample in Slicer's Sample Data module, and the images that samples are made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import slicer
+
+from ..core import files
+from ..core.volumes import Volume
+from ..scene import read
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that Slicer downloads: its address, its name, its node's name, and its checksum."""
+
+    uri: str
+    file: str
+    node: str
+    sha256: str
+
+
+def ct_chest() -> Source:
+    """Slicer's own sample CTChest."""
+    digest = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
+    return Source(
+        slicer.util.TESTING_DATA_URL + "SHA256/" + digest, "CT-chest.nrrd", "CTChest", digest
+    )
+
+
+def register(name: str, thumbnail: Path, source: Source, load: Callable[[], object]) -> None:
+    """Offer a sample in the Sample Data module, under the category NetInversion.
+
+    Args:
+        name: Of the sample.
+        thumbnail: A picture file.
+        source: What the sample is made from: Slicer wants a file even where ``load`` does the work.
+        load: Adds the sample to the scene.
+    """
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="NetInversion",
+        sampleName=name,
+        uris=source.uri,
+        fileNames=source.file,
+        nodeNames=source.node,
+        checksums=f"SHA256:{source.sha256}",
+        customDownloader=lambda _: load(),
+        thumbnailFileName=str(thumbnail),
+    )
+
+
+def downloaded(name: str) -> Volume:
+    """The image (K, J, I) of a sample that the Sample Data module downloads; no node stays."""
+    import SampleData
+
+    node = SampleData.SampleDataLogic().downloadSample(name)
+    volume = read.volume_from_node(node)
+    slicer.mrmlScene.RemoveNode(node)
+    return volume
+
+
+def sample_ct() -> Volume:
+    """A CT (K, J, I), HU: ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names, or
+    Slicer's own sample CTChest.
+    """
+    folder = os.environ.get("NETINVERSION_DATA")
+    if folder:
+        return files.load(Path(folder) / "ct" / "pelvis.nii.gz")
+    return downloaded("CTChest")
