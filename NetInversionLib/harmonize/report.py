@@ -185,7 +185,7 @@ def methods(facts: dict) -> str:
         f"{model['sha256'][:16]}), trained on "
         f"{len(model['trained_on'])} volumes. Intensities were scaled by the 99.5th percentile "
         f"inside the "
-        f"mask{masked}. Each result was checked for typicality in the target domain, tissue "
+        f"mask{masked}. Each result was checked by a gate against the target domain, tissue "
         f"contrast, "
         f"orientation and artefacts; this one was {facts['verdict']}. The question of harmonizing "
         f"with a model of the target "
