@@ -400,7 +400,9 @@ def keep_template_here():
         / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     )
     host.load_module("MRFlowHarmonize")
-    sys.modules["MRFlowHarmonize"].MRFlowHarmonizeLogic._sampleBrain = lambda self: files.load(file)
+    from NetInversionLib.panel import samples
+
+    samples.downloaded = lambda name: files.load(file)
 
 
 def harmonize():
