@@ -6,10 +6,14 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import models
 from .options import command, json_fields, machine, machine_arguments
 from .output import REPORT, Lines, print_table, write_result
+
+if TYPE_CHECKING:
+    from ..invariances.settings import Settings
 
 # Synthetic CT -------------------------------------------------------------------------------------
 
@@ -161,6 +165,12 @@ def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="for images (NRRD), tables (CSV), facts.json and report.html",
     )
+    _question_arguments(parser, known)
+    machine_arguments(parser)
+
+
+def _question_arguments(parser: argparse.ArgumentParser, known: Settings) -> None:
+    """What is asked of the denoiser; defaults are those of ``known``."""
     parser.add_argument(
         "--slices",
         nargs=2,
@@ -216,7 +226,6 @@ def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
             "NetInversionLib.invariances.settings.Settings, such as '{\"dose\": 0.1}'"
         ),
     )
-    machine_arguments(parser)
 
 
 @command("compute", "invariances", _invariances_arguments)

@@ -143,7 +143,8 @@ def evaluate_gate(options: argparse.Namespace) -> int:
 # Harmonization, measured --------------------------------------------------------------------------
 
 
-def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
+def _comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom the harmonized images are compared with."""
     parser.add_argument(
         "folder",
         nargs="?",
@@ -169,6 +170,10 @@ def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FIRST", "SECOND"),
         help="two volumes of one person: how far apart?",
     )
+
+
+def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
+    _comparison_arguments(parser)
     parser.add_argument(
         "--people",
         default="*",
