@@ -316,7 +316,7 @@ def test_large_buffers_are_given_back_at_once():
     """
     code = """
 import ctypes, psutil
-from NetInversionLib import devices
+from NetInversionLib.core import devices
 assert devices.give_memory_back()
 libc, mega = ctypes.CDLL("libc.so.6"), 1 << 20
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -339,7 +339,7 @@ def test_gaps_in_memory_can_be_given_back():
     code = """
 import ctypes
 import psutil
-from NetInversionLib import devices
+from NetInversionLib.core import devices
 devices.give_memory_back()
 libc, mega = ctypes.CDLL("libc.so.6"), 1 << 20
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
