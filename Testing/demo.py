@@ -37,7 +37,7 @@ from NetInversionLib.core import files as core_files  # noqa: E402
 from NetInversionLib.core import volumes  # noqa: E402
 from NetInversionLib.core.progress import Progress  # noqa: E402
 from NetInversionLib.core.results import Table  # noqa: E402
-from NetInversionLib.harmonize import simulated_scanners  # noqa: E402
+from NetInversionLib.harmonize import reading, simulated_scanners  # noqa: E402
 from NetInversionLib.ideal_input import dixon  # noqa: E402
 from NetInversionLib.scene import write  # noqa: E402
 
@@ -195,7 +195,7 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
         columns=(
             "input",
             "MAE everything (HU)",
-            "relative to the patient's (%)",
+            "share of the patient's own error (%)",
             "values outside [0, 1] (%)",
         ),
     )
@@ -278,7 +278,7 @@ def harmonize(brain: volumes.Volume) -> None:
     output = logic.run(source, model=model, progress=Lines())
     print(
         f"\n{brain.name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s,"
-        f" {logic.verdictText(output.facts)}"
+        f" {reading.verdict_text(output.facts)}"
     )
     for table in ("summary", "verdict"):
         if table in output.result.tables:
