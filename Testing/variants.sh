@@ -2,7 +2,7 @@
 # Runs the tests as older processors, one and two threads and a busy machine have them, and prints a line for each.
 # Arguments go to pytest:
 #   Testing/variants.sh
-#   Testing/variants.sh Testing/tests/test_lbfgs.py -k order
+#   Testing/variants.sh Testing/tests/optimise -k order
 set -uo pipefail
 cd "$(dirname "$0")/.."
 make --silent .venv/ready

@@ -12,7 +12,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
+# Tests of one wing use the makers of another's: every folder of tests is on the path.
+FOLDERS = sorted(str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir())
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT), *FOLDERS]
 INSTALLED = os.environ.get("NETINVERSION_MODULES")
 if INSTALLED:  # the flat folder of an installed extension: the library too comes from there
     sys.path.insert(0, str(Path(INSTALLED).resolve()))

@@ -19,7 +19,7 @@ import torch
 from NetInversionLib.core import devices
 
 GIB = 2**30
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ for buffer in buffers:
 assert full - psutil.Process().memory_info().rss > 200 * mega
 """
     subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3]
     )
 
 
@@ -352,5 +352,5 @@ full = psutil.Process().memory_info().rss
 assert devices.trim_memory() and full - psutil.Process().memory_info().rss > 80 * mega
 """
     subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3]
     )

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -323,8 +322,7 @@ def test_two_processes_train_what_one_does(kind, made, pairs, vae, denoiser, tmp
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
     group = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",

@@ -35,7 +35,7 @@ from NetInversionLib.scene import (
     tables,  # noqa: E402
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = (16, 20, 18)  # k, j, i
 SPACING = (8.0, 8.0, 8.0)
 IMAGES = {"harmonized", "change", "multiplicative field", "additive field"}

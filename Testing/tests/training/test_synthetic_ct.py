@@ -348,7 +348,7 @@ def test_one_person_in_the_data_has_two_scans(data):
     assert len(set(people.values())) == 3
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "Resources" / "Models" / "dixon-to-synthetic-ct.safetensors"
 HELD_OUT = {
     p: ROOT / "Testing" / "models" / f"synthetic-ct-without-{p}.safetensors"

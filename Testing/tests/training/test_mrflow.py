@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -410,7 +409,7 @@ TOGETHER = """
 import os, sys
 import numpy as np, torch
 torch.set_num_threads(1)
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 import test_mrflow as t
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.harmonize import scan, slices
@@ -431,9 +430,9 @@ def watched(self, *given):
     kept["state"] = self
     return advance(self, *given)
 flow._State.advance = watched
-flow.train(cases, sys.argv[3] + f"/{rank}.safetensors", t.SMALL, progress=Keep())
+flow.train(cases, sys.argv[2] + f"/{rank}.safetensors", t.SMALL, progress=Keep())
 weights = {n: w.detach() for n, w in kept["state"].flow.named_parameters()}
-np.savez(sys.argv[3] + f"/{rank}.npz", bits=kept["bits/dim"], **weights)
+np.savez(sys.argv[2] + f"/{rank}.npz", bits=kept["bits/dim"], **weights)
 """
 
 
@@ -442,12 +441,10 @@ def test_two_processes_train_one_flow(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = os.path.dirname(os.path.abspath(__file__))
-    library = str(Path(program.__file__).resolve().parents[2])
 
     def start(**environment):
         return subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, here, library, str(tmp_path)],
+            [sys.executable, "-c", TOGETHER, os.pathsep.join(sys.path), str(tmp_path)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment},

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,8 +194,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
 
     def start(name, **more):
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}

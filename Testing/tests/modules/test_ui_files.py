@@ -16,7 +16,7 @@ host.start()
 
 from host.qt import find_class  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(ROOT.glob("*/Resources/UI/*.ui"))
 TABLE = pythonqt.FACTS
 LIBRARY = sorted((ROOT / "NetInversionLib" / "panel").glob("*.py"))

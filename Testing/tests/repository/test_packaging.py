@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODULES = ("IdealInput", "Invariances", "MRFlowHarmonize")
 FLAT_FOLDER = Path("lib/Slicer-5.12/qt-scripted-modules")
 RAW_URL = "https://raw.githubusercontent.com/NetInversion/SlicerNetInversion/main/"

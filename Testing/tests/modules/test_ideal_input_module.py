@@ -37,7 +37,7 @@ from NetInversionLib.panel import (
 from NetInversionLib.scene import read  # noqa: E402
 from NetInversionLib.scene import results as scene_results  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROLES = ("in_phase", "fat_fraction", "water_fraction", "ct")
 SHAPE = (3, 20, 24)  # k, j, i
 NAME = "tiny.safetensors"
