@@ -52,6 +52,7 @@ from NetInversionLib.core import (
     files,  # noqa: E402
     volumes,  # noqa: E402
 )
+from NetInversionLib.panel import placing  # noqa: E402
 from NetInversionLib.scene import write  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
@@ -420,14 +421,17 @@ def harmonize():
     host.render_slice_views(
         OUTPUT / "MRFlowHarmonize-fields.png",
         [
-            {"background": nodes["multiplicative field"], "title": "Multiplicative field"},
-            {"background": nodes["additive field"], "title": "Additive field"},
             {
                 "background": nodes["harmonized"],
-                "foreground": nodes["change"],
-                "foreground_opacity": 0.5,
-                "title": "Change over result",
-            },
+                "foreground": nodes[key],
+                "foreground_opacity": 0.7,
+                "title": title,
+            }
+            for key, title in (
+                ("multiplicative field", "Field that multiplies"),
+                ("additive field", "Field that is added"),
+                ("change", "Change over the result"),
+            )
         ],
         size=(300, 300),
     )
@@ -501,13 +505,14 @@ def invariances():
 
 def marks(ct):
     """A region of interest around the middle of a one-slice CT's body, and its middle point."""
-    middle = [*np.argwhere(ct.array[0] > -500).mean(0)[::-1], 0, 1]
-    spacing = np.array(ct.spacing_mm)
-    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
-    roi.SetCenter((ct.ijk_to_ras @ middle)[:3])
-    roi.SetSize(*spacing * [*(min(ROI_VOXELS, n) - 0.5 for n in ct.shape[:0:-1]), 0.5])
+    j, i = np.argwhere(ct.array[0] > -500).mean(0)
+    region = [0, 1]
+    for centre, size in zip((j, i), ct.shape[1:]):
+        half = min(ROI_VOXELS, size) // 2
+        region += [round(centre) - half, round(centre) + half]
+    roi = placing.place_box(None, "Region", ct, tuple(region))
     point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion")
-    point.AddControlPoint((ct.ijk_to_ras @ middle)[:3])
+    point.AddControlPoint((ct.ijk_to_ras @ [i, j, 0, 1])[:3])
     return roi, point
 
 

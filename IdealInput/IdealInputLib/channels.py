@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from NetInversionLib.models.card import Channel
 from NetInversionLib.panel import keyboard, panel
-from NetInversionLib.panel.texts import literal
+from NetInversionLib.panel.texts import literal, on_button
 
 from .choices import CHOSEN
 
@@ -50,7 +50,7 @@ class Channels(panel.ModulePanel):
         self._selectors, self._locks = {}, {}
         for channel in self._card.inputs if self._card else ():
             self._addSelector(channel, _("{channel}:").format(channel=channel.name))
-            box = self._locks[channel.role] = qt.QCheckBox(channel.name)
+            box = self._locks[channel.role] = qt.QCheckBox(on_button(channel.name))
             box.connect("toggled(bool)", self._onLock)
             locks.addWidget(box)
         for channel in self._card.outputs if self._card else ():

@@ -114,7 +114,9 @@ def table(checks: Iterable[Check]) -> Table:
     checks = list(checks)
 
     def limit(value: float) -> str:
-        return f"{value:.3g}" if np.isfinite(value) else ""
+        if not np.isfinite(value):
+            return ""
+        return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
     return Table(
         "Checks",

@@ -60,9 +60,9 @@ class Spectrum:
         )
         if lost * self.weights.sum() < 0.5:
             return (
-                f"{layer} is injective here: no direction of the region can change unnoticed"
-                f" (tolerance {limit}). Invariances shown for it would be the drawing network's"
-                " error."
+                f"{layer} loses no direction of the region: a change as large as those proposed"
+                f" shows, whatever its pattern (tolerance {limit}). What passes unnoticed all the same is"
+                " smaller."
             )
         about = "" if self.whole else "about "
         return (

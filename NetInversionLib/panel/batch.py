@@ -11,7 +11,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import keyboard
+from . import keyboard, texts
 from .logic import ModuleLogic
 from .panel import ModulePanel
 
@@ -104,7 +104,7 @@ class BatchPanel(ModulePanel):
         for other volumes.
         """
         offered = {
-            volume.GetID(): volume.GetName()
+            volume.GetID(): texts.on_button(volume.GetName())
             for volume in self.logic.batchVolumes(self._parameterNode)
         }
         layout = self.ui.batchWidget.layout()

@@ -63,7 +63,10 @@ def place_box(
     node.SetAndObserveTransformNodeID(None)
     node.SetSize(*((high - low) * grid.spacing_mm))
     node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(place))
-    node.GetDisplayNode().SetHandlesInteractive(True)
+    display = node.GetDisplayNode()
+    display.SetHandlesInteractive(True)
+    display.SetFillVisibility(False)  # it would tint the map that is read inside it
+    display.SetPropertiesLabelVisibility(False)  # its name would lie over the map too
     return node
 
 

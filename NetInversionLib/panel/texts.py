@@ -20,3 +20,8 @@ def literal(text: str) -> str:
     if "<" not in text and "&lt;" not in text:
         return text
     return "<p>" + html.escape(text, quote=False).replace("\n", "<br>") + "</p>"
+
+
+def on_button(text: str) -> str:
+    """The text as a button or a check box has to be given it: they make "&" a keyboard shortcut."""
+    return text.replace("&", "&&")

@@ -263,9 +263,10 @@ def look_at(
     if box is not None:
         to_slice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()))
         corners = box @ to_slice[:3, :3].T + to_slice[:3, 3]
-        across, up = MARGIN * np.ptp(corners, axis=0)[:2]
+        across, up = np.ptp(corners, axis=0)[:2]
         whole = node.GetFieldOfView()
-        mm = min(max(across / width, up / height), whole[0] / width)
+        free = BESIDE_LEGENDS * width
+        mm = min(max(across / free, MARGIN * up / height), whole[0] / width)
         centre = (box.min(0) + box.max(0)) / 2
         node.JumpSliceByCentering(*centre)
         node.SetXYZOrigin(0, 0, 0)
@@ -316,3 +317,7 @@ def legend_title(role: str, units: str) -> str:
     if not units and role in ("difference", "error"):
         units = _("a.u.")  # an MR image's own, arbitrary
     return f"{words} ({units})" if units else words
+
+
+BESIDE_LEGENDS = 0.66
+"""Share of a view's width, in its middle, on which no legend lies."""

@@ -271,24 +271,34 @@ def draw_table(painter, rect, node):
     painter.fillRect(rect, QtGui.QColor("white"))
     if node is None:
         return
-    align, width, line = QtCore.Qt.AlignmentFlag, 92, 18
-    columns = min(node.GetNumberOfColumns(), max(1, rect.width() // width))
-    top = rect.top() + 62
-    for column in range(columns):
-        left = rect.left() + 4 + column * rect.width() // columns
-        room = rect.width() // columns - 8
-        heading = QtCore.QRect(left, rect.top() + 4, room, 54)
-        painter.setPen(QtGui.QColor("black"))
-        painter.drawText(
-            heading, align.AlignBottom | QtCore.Qt.TextFlag.TextWordWrap, node.GetColumnName(column)
-        )
-        for row in range(min(node.GetNumberOfRows(), (rect.bottom() - top) // line)):
-            text = _short(node.GetCellText(row, column))
-            text = painter.fontMetrics().elidedText(text, QtCore.Qt.TextElideMode.ElideRight, room)
-            painter.drawText(
-                QtCore.QRect(left, top + 4 + row * line, room, line), align.AlignVCenter, text
-            )
+    top, line = rect.top() + 62, 18
+    rows = min(node.GetNumberOfRows(), (rect.bottom() - top) // line)
+    painter.save()
+    painter.setClipRect(rect)
+    painter.setPen(QtGui.QColor("black"))
+    left = rect.left() + 6
+    for column in range(node.GetNumberOfColumns()):
+        texts = [_short(node.GetCellText(row, column)) for row in range(rows)]
+        heading = node.GetColumnName(column)
+        width = _column_width(painter.fontMetrics(), heading, texts)
+        box = QtCore.QRect(left, rect.top() + 4, width, 54)
+        align = QtCore.Qt.AlignmentFlag
+        painter.drawText(box, align.AlignBottom | QtCore.Qt.TextFlag.TextWordWrap, heading)
+        for row, text in enumerate(texts):
+            box = QtCore.QRect(left, top + 4 + row * line, width, line)
+            painter.drawText(box, align.AlignVCenter, text)
+        left += width + 14
+        if left > rect.right():
+            break
+    painter.restore()
     painter.drawLine(rect.left(), top, rect.right(), top)
+
+
+def _column_width(metrics, heading, texts):
+    """Pixels of a column: its cells in full, as a table view has them, and its heading's words."""
+    words = [metrics.horizontalAdvance(word) for word in heading.split()]
+    third = metrics.horizontalAdvance(heading) // 3 + max(words, default=0) // 2
+    return max([*words, third, *(metrics.horizontalAdvance(text) for text in texts)])
 
 
 def _short(text):

@@ -43,7 +43,7 @@ def test_the_identity_loses_nothing_and_says_so():
     found = spectrum(level_set)
     np.testing.assert_allclose(found.gains, HU, rtol=1e-9)
     assert found.whole and len(found.gains) == 120 and found.lost(1.0, 0.1) == 0
-    assert "injective" in found.words(1.0, 0.1, "layer 1")
+    assert "loses no direction" in found.words(1.0, 0.1, "layer 1")
 
 
 def test_a_projector_loses_half_and_a_tolerance_decides():

@@ -410,10 +410,10 @@ def test_a_batch_goes_on_after_a_failure_and_puts_each_result_beside_its_source(
     import qt
 
     good, bad = add("first", toy(1)), add("constant", np.full(SMALL, 7, np.int16))
-    other, last = add("other contrast"), add("last", toy(2))
+    other, last = add("other contrast"), add("T1 & T2", toy(2))
     choose(widget, good)
     offered = [box.text for box in widget._boxes.values()]
-    assert offered == ["constant", "other contrast", "last"]
+    assert offered == ["constant", "other contrast", "T1 && T2"]  # a single & is a shortcut
     tick(widget, bad, other, last)
     shown = []
     timer = qt.QTimer(widget.parent)
@@ -427,7 +427,7 @@ def test_a_batch_goes_on_after_a_failure_and_puts_each_result_beside_its_source(
     assert list(runs.values()) == [
         "first (accepted)",
         "other contrast (refused)",
-        "last (accepted)",
+        "T1 & T2 (accepted)",
     ]
     for run_, source in zip(runs, (good, other, last)):
         nodes = widget.logic.resultNodes(run_)
