@@ -61,8 +61,8 @@ class Spectrum:
         if lost * self.weights.sum() < 0.5:
             return (
                 f"{layer} loses no direction of the region: a change as large as those proposed"
-                f" shows, whatever its pattern (tolerance {limit}). What passes unnoticed all the same is"
-                " smaller."
+                f" shows, whatever its pattern (tolerance {limit}). What passes unnoticed all the"
+                " same is smaller."
             )
         about = "" if self.whole else "about "
         return (
