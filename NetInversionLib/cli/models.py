@@ -59,7 +59,7 @@ def models_info(options: argparse.Namespace) -> int:
 def models_verify(options: argparse.Namespace) -> int:
     """Check model files through and through.
 
-    Header, shapes, finite weights, and one run with gradients.
+    Header, shapes, sums of the content, finite weights, and one run with gradients.
     """
     wrong = 0
     for path in options.file:
@@ -69,6 +69,8 @@ def models_verify(options: argparse.Namespace) -> int:
                 f"{path}: good, {model.card.name} version {model.card.version}, SHA-256"
                 f" {model.sha256}"
             )
+            if not model.protected:
+                print("  made by an older version, without sums: a change would not be noticed")
         except models.ModelError as error:
             wrong += 1
             print(error, file=sys.stderr)

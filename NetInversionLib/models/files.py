@@ -1,53 +1,56 @@
-"""Model files, read with suspicion: names, shapes and types are checked before any weight."""
+"""Model files, read with suspicion: names, shapes, types and sums are checked before any use."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from dataclasses import asdict, replace
+from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-from .card import CARD_RULES, IMAGE_TO_IMAGE, Card, ModelError, check_fields, read_channel
+from . import header as model_header
+from . import sums
+from .card import Card, ModelError
+from .header import FORMAT, MAX_HEADER_BYTES, METADATA_KEY  # noqa: F401  (offered by the wing)
+from .library import shipped
 from .model import Model
 
-FORMAT = 1
-SUFFIX = ".safetensors"
-METADATA_KEY = "netinversion"
-# A card and a list of some hundred tensors take some ten thousand bytes.
-MAX_HEADER_BYTES = 1 << 20
-BYTES_OF_TYPE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
+# Largest side of the image that ``verify`` runs a network on, for one without a size of its own.
+LARGEST_TRIED = 64
 
 
 # Files --------------------------------------------------------------------------------------------
 
 
 def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
-    """Write a model file, whole or not at all.
+    """Write a model file with the sums of its content, whole or not at all.
 
     Raises:
         ModelError: The card is not valid, or the network is not what the card describes.
     """
     from safetensors.torch import save as to_bytes
 
+    from .skeleton import skeleton
+
     path = Path(path)
-    text = json.dumps({"format": FORMAT, **asdict(card)}, allow_nan=False)
-    card = _card(text, path)
+    values = model_header.plain(card)
+    card = model_header.as_card(values, path)
     # contiguous: safetensors refuses strided tensors (channels_last weights).
     state = {
         name: weight.detach().cpu().contiguous().clone()
         for name, weight in network.state_dict().items()
     }
-    _skeleton(card, {name: tuple(weight.shape) for name, weight in state.items()}, path)
+    skeleton(card, {name: tuple(weight.shape) for name, weight in state.items()}, path)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(to_bytes(state, {METADATA_KEY: text}))
+    data = model_header.sealed(to_bytes(state, {METADATA_KEY: model_header.unsealed(values)}))
+    part.write_bytes(data)
     part.replace(path)
+    sums.note(path, hashlib.sha256(data).hexdigest())
     return path
 
 
@@ -55,32 +58,21 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Read a model file.
 
     Raises:
-        ModelError: Missing, truncated, foreign or hostile file; a network that this version does
-            not know; weights that do not fit it or are not finite.
+        ModelError: Missing, truncated, foreign, damaged or hostile file; a network that this
+            version does not know; weights that do not fit it or are not finite.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
+    from .skeleton import skeleton
 
     path = Path(path)
-    card, shapes = _read(path)
-    network = _skeleton(card, shapes, path)
-    data = path.read_bytes()
-    try:
-        state = {
-            name: weight if weight.dtype == torch.bool else weight.float()
-            for name, weight in from_bytes(data).items()
-        }
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
-    for name, weight in state.items():
-        if not torch.isfinite(weight).all():
-            raise ModelError(
-                f"{path.name} has weights that are not finite numbers ({name}); get the file again"
-            )
+    header = model_header.read(path)
+    network = skeleton(header.card, {t.name: t.shape for t in header.tensors}, path)
+    state, whole = _weights(path, header)
+    sums.check_listed(path, whole)
+    if header.weights_sum is None:
+        sums.check_copy(path, header, shipped())
     network.load_state_dict(state, assign=True)
     network.to(device).eval().requires_grad_(False)
-    return Model(network, card, path, hashlib.sha256(data).hexdigest())
+    return Model(network, header.card, path, whole, protected(path, header))
 
 
 def read_card(path: Path | str) -> Card:
@@ -89,7 +81,7 @@ def read_card(path: Path | str) -> Card:
     Raises:
         ModelError: As ``load``, as far as the header shows it.
     """
-    return _read(Path(path))[0]
+    return model_header.read(Path(path)).card
 
 
 def verify(path: Path | str) -> Model:
@@ -102,7 +94,10 @@ def verify(path: Path | str) -> Model:
     import torch
 
     model = load(path)
-    smallest = max(2 * model.card.size_multiple, getattr(model.network, "smallest_size", 1))
+    multiple = getattr(model.network, "size_multiple", model.card.size_multiple)
+    smallest = max(
+        2 * min(multiple, LARGEST_TRIED // 2), getattr(model.network, "smallest_size", 1)
+    )
     size = (smallest + 1,) * model.card.dimensions
     image = torch.full((1, len(model.card.inputs), *size), 0.5, requires_grad=True)
     try:
@@ -130,145 +125,80 @@ def record_quality(path: Path | str, quality: dict) -> None:
     save(path, model.network, replace(model.card, quality=quality))
 
 
-# Reading, with nothing taken on trust -------------------------------------------------------------
+def protected(path: Path, header: model_header.Header) -> bool:
+    """Whether any change of the file since it was written would be noticed."""
+    return header.weights_sum is not None or path.name in sums.listed(path.parent)
 
 
-def _read(path: Path) -> tuple[Card, dict[str, tuple[int, ...]]]:
-    """Card and tensor shapes from a file's header."""
-    header = _json(_header_bytes(path), path)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA_KEY), str):
-        raise ModelError(
-            f"{path.name} holds weights but no NetInversion card; use a model made by NetInversion,"
-            " or convert this one with models.save"
-        )
-    shapes, end = {}, 0
-    for name, entry in sorted(header.items(), key=lambda item: _offsets(item[1], path)):
-        shapes[name], end = _tensor(entry, end, path)
-    if path.stat().st_size != end + _data_start(path):
-        raise ModelError(f"{path.name} is incomplete or has something appended; get the file again")
-    return _card(metadata[METADATA_KEY], path), shapes
+# Weights ------------------------------------------------------------------------------------------
 
 
-def _data_start(path: Path) -> int:
-    with open(path, "rb") as file:
-        return 8 + int.from_bytes(file.read(8), "little")
+def _weights(path: Path, header: model_header.Header) -> tuple[dict[str, torch.Tensor], str]:
+    """All weights as float32 (bool where they are that), and the whole file's SHA-256.
 
-
-def _header_bytes(path: Path) -> bytes:
+    One weight after the other is read, so that memory holds the file's numbers once. Shapes of the
+    tensors are those of the header.
+    """
+    whole, weights = hashlib.sha256(header.raw), hashlib.sha256()
+    state = {}
     try:
         with open(path, "rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
-                raise ModelError(
-                    f"{path.name} is not a safetensors file (perhaps a renamed checkpoint: those"
-                    " can run code and are never opened); choose a NetInversion model"
-                )
-            header = file.read(length)
+            if file.read(header.start) != header.raw:
+                raise ModelError(f"{path.name} was changed while it was read; try again")
+            for tensor in header.tensors:
+                data = _read(file, tensor.size, path)
+                whole.update(data)
+                weights.update(data)
+                state[tensor.name] = _as_tensor(data, tensor, path)
     except OSError as error:
         raise ModelError(
             f"cannot read the model {path}: {error.strerror}; check the path"
         ) from error
-    if len(header) < length:
-        raise ModelError(f"{path.name} is incomplete; get the file again")
-    return header
-
-
-def _json(text: bytes | str, path: Path) -> dict:
-    def refuse(constant):
-        raise ValueError(f"{constant} is not a number")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+    if header.weights_sum is not None and header.weights_sum != weights.hexdigest():
         raise ModelError(
-            f"{path.name} has an unreadable header ({error}); get the file again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ModelError(
-            f"{path.name} has an unreadable header (not an object); get the file again"
-        )
-    return value
-
-
-def _offsets(entry: object, path: Path) -> list[int]:
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not _whole_numbers(offsets) or len(offsets) != 2:
-        raise ModelError(f"{path.name} has a damaged list of weights; get the file again")
-    return offsets
-
-
-def _tensor(entry: dict, start: int, path: Path) -> tuple[tuple[int, ...], int]:
-    """Shape and end of one tensor, which must begin where the last one ended."""
-    shape, kind = entry.get("shape"), entry.get("dtype")
-    begin, end = entry["data_offsets"]
-    if (
-        not _whole_numbers(shape)
-        or not isinstance(kind, str)
-        or kind not in BYTES_OF_TYPE
-        or begin != start
-    ):
-        raise ModelError(f"{path.name} has a damaged list of weights; get the file again")
-    if end - begin != math.prod(shape) * BYTES_OF_TYPE[kind]:
-        raise ModelError(
-            f"{path.name} has weights whose size does not match their shape; get the file again"
-        )
-    return tuple(shape), end
-
-
-def _whole_numbers(values: object) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
-
-
-def _skeleton(card: Card, shapes: dict[str, tuple[int, ...]], path: Path) -> torch.nn.Module:
-    """The card's network without memory for its weights, checked against the file's tensors."""
-    import torch
-
-    from .. import networks
-
-    try:
-        with torch.device("meta"):
-            network = networks.build(card.architecture, **card.arguments)
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"{path.name}: {error}; a newer NetInversion may read it") from error
-    for name, channels in (("in_channels", card.inputs), ("out_channels", card.outputs)):
-        if getattr(network, name, len(channels)) != len(channels):
-            raise ModelError(
-                f"{path.name}: {name} does not match the {len(channels)} channels of its card"
-            )
-    if getattr(network, "dimensions", card.dimensions) != card.dimensions:
-        raise ModelError(
-            f"{path.name}: the network's dimensions are not the card's {card.dimensions}"
-        )
-    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    wrong = sorted(n for n in expected.keys() | shapes.keys() if expected.get(n) != shapes.get(n))
-    if wrong:
-        raise ModelError(
-            f"{path.name}: {len(wrong)} weights do not fit the network {card.architecture!r}"
-            f" (first: {wrong[0]}, wanted {expected.get(wrong[0])}, found {shapes.get(wrong[0])});"
+            f"{path.name} is damaged or was changed: its weights are not those that were written;"
             " get the file again"
         )
-    return network
+    return state, whole.hexdigest()
 
 
-def _card(text: str, path: Path) -> Card:
-    values = _json(text, path)
-    if values.pop("format", None) != FORMAT:
-        raise ModelError(f"{path.name} has another file format than {FORMAT}; update NetInversion")
-    values.setdefault("task", IMAGE_TO_IMAGE)
-    try:
-        values["inputs"] = tuple(read_channel(v) for v in values["inputs"])
-        values["outputs"] = tuple(read_channel(v) for v in values["outputs"])
-        check_fields(Card, values, CARD_RULES)
-        if values["task"] == IMAGE_TO_IMAGE and values["orientation"] != "LPS":
-            raise ValueError("an image-to-image network takes volumes in LPS axes")
-        values["spacing_mm"], values["trained_on"] = (
-            tuple(values["spacing_mm"]),
-            tuple(values["trained_on"]),
-        )
-        return Card(**values)
-    except (KeyError, TypeError, ValueError) as error:
+def _read(file: BufferedReader, size: int, path: Path) -> bytearray:
+    data = bytearray(size)
+    if file.readinto(data) != size:
+        raise ModelError(f"{path.name} is incomplete; get the file again")
+    return data
+
+
+def _as_tensor(data: bytearray, tensor: model_header.Tensor, path: Path) -> torch.Tensor:
+    """A weight's bytes as float32, or bool, of its shape.
+
+    Raises:
+        ModelError: They are not finite numbers, or neither true nor false.
+    """
+    import torch
+
+    kinds = {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "BOOL": torch.uint8,
+    }
+    if not data:
+        kind = torch.bool if tensor.kind == "BOOL" else torch.float32
+        return torch.empty(tensor.shape, dtype=kind)
+    values = torch.frombuffer(data, dtype=kinds[tensor.kind]).reshape(tensor.shape)
+    if tensor.kind == "BOOL":
+        if (values > 1).any():
+            raise ModelError(
+                f"{path.name} has flags that are neither true nor false ({tensor.name!r}); get the"
+                " file again"
+            )
+        return values.bool()
+    values = values.float()
+    if not torch.isfinite(values).all():
         raise ModelError(
-            f"{path.name} has a card that is not valid ({error}); get the file again"
-        ) from error
+            f"{path.name} has weights that are not finite numbers ({tensor.name}); get the file"
+            " again"
+        )
+    return values

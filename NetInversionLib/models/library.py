@@ -6,21 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import card as models_card
+from . import header
+from .card import Card, ModelError
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-from .card import ModelError
-from .files import SUFFIX, read_card
-
-if TYPE_CHECKING:
-    from .card import Card
-
-
+SUFFIX = ".safetensors"
 SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
 
 
@@ -52,6 +43,12 @@ def model_folders() -> list[Path]:
     return [*named, library.parent / "Resources" / "Models", library / "reference_models"]
 
 
+def shipped() -> list[Path]:
+    """The model files that came with the extension."""
+    folders = model_folders()[-2:]
+    return [path for folder in folders for path in sorted(folder.glob("*" + SUFFIX))]
+
+
 def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:
     """Model files of folders, each with its card, or why it cannot be used.
 
@@ -61,7 +58,7 @@ def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card 
     for folder in model_folders() if folders is None else folders:
         for path in sorted(Path(folder).glob("*" + SUFFIX)):
             try:
-                found[path] = read_card(path)
+                found[path] = header.read(path).card
             except ModelError as error:
                 found[path] = error
     return found

@@ -34,13 +34,15 @@ class Model:
     Images are float32 tensors (images, C, *space): of a 2-D network one image per slice, (K, C, J,
     I); of a 3-D network the one volume, (1, C, K, J, I). Volumes must have the card's orientation.
     A scaling is a list of one ``Channel.scaling_for`` per input channel, plain JSON, found once
-    from the patient's whole volumes.
+    from the patient's whole volumes. ``sha256`` is that of the whole file; ``protected`` says
+    whether any change of the file since it was written would have been noticed.
     """
 
     network: torch.nn.Module
     card: Card
     path: Path
     sha256: str
+    protected: bool = True
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised input images to normalised outputs of the same spatial size.

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from NetInversionLib import models, networks
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.models import Card, Channel, ModelError
 from NetInversionLib.models import model as models_model
+from NetInversionLib.models.header import sealed
 
 INPUTS = (
     Channel("MR", "mr", "a.u.", 0.0, None, percentile=99.0),
@@ -285,7 +287,9 @@ def _plain(card):
 
 
 def rewrite(file, change=None, card=None, tail=b""):
-    """The file with its header changed: ``change(header)``, ``card(card)``."""
+    """The file with its header changed: ``change(header)``, ``card(card)``; with sums that are
+    right, as whoever means harm would write them.
+    """
     data = file.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -296,7 +300,17 @@ def rewrite(file, change=None, card=None, tail=b""):
         values = card(values) or values
         header["__metadata__"]["netinversion"] = json.dumps(values)
     text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :] + tail)
+    rewritten = len(text).to_bytes(8, "little") + text + data[8 + length :] + tail
+    file.write_bytes(with_right_sums(rewritten))
+
+
+def with_right_sums(data):
+    """A file's bytes with the sums that its content now has, if it still has a place for them."""
+    length = int.from_bytes(data[:8], "little")
+    found = re.search(rb"[0-9a-f]{64} [0-9a-f]{64}", data[: 8 + length])
+    if found is None:
+        return data
+    return sealed(data.replace(found[0], b"0" * 64 + b" " + b"0" * 64, 1))
 
 
 def refused(path, words):
@@ -395,7 +409,8 @@ def test_damaged_list_of_weights(file, change, words):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"format": 2}, "format.*update"),
+        ({"format": 3}, "format.*update"),
+        ({"format": True}, "format.*update"),
         ({"architecture": "gan"}, "unknown architecture"),
         ({"architecture": 3}, "architecture"),
         ({"arguments": {"in_channels": 2, "features": [10**9]}}, "features"),
