@@ -1,7 +1,7 @@
 """The module Ideal Input: which input image would make this image-to-image network err least?"""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
     if (_folder / "NetInversionLib").is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from IdealInputLib import channels, choices, views
+from IdealInputLib import channels, choices, own, views
 from IdealInputLib.choices import CHANNEL, Direction, Preset
 
 from NetInversionLib import jobs, models
@@ -270,6 +270,8 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
         secondModelPath: str | Path | None = None,
         otherInputs: Sequence[Nodes] = (),
         progress: Progress | None = None,
+        model: Any = None,
+        description: Any = None,
         **settings: Any,
     ) -> Any:
         """Compute, here and now, and add the results to the scene.
@@ -285,6 +287,9 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
             otherInputs: For each other patient their input volumes, as ``inputNodes``: the table of
                 validity shows what error the images of other people make.
             progress: What is told meanwhile.
+            model: Instead of a file a network of your own: a torch.nn.Module, or any function of
+                tensors (N, C, J, I) that gradients pass through.
+            description: Of that network, as far as you like: see NetInversionLib.models.adopt.
             settings: Fields of NetInversionLib.ideal_input.Settings: starts, max_evaluations,
                 device, ...
 
@@ -304,6 +309,9 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
             roi,
             secondModelPath,
             otherInputs,
+            model,
+            description,
+            log=(progress or Progress()).log,
             **settings,
         )
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
@@ -324,9 +332,16 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
         roi: vtkMRMLMarkupsROINode | None = None,
         secondModelPath: str | Path | None = None,
         otherInputs: Sequence[Nodes] = (),
+        model: Any = None,
+        description: Any = None,
+        log: Callable[[str], None] = lambda message: None,
         **settings: Any,
     ) -> steps.Steps:
         """Steps whose value is the request: reading large volumes takes its time."""
+        if isinstance(model, (str, Path)):
+            modelPath, model = model, None
+        if model is not None:
+            modelPath = yield from own.adopted(model, description, inputNodes, targetNode, log)
         modelPath = modelPath or self._modelFor(inputNodes)
         card = models.read_card(modelPath)
         nodes = {**self._byRole(inputNodes, card.inputs), **self._byRole(targetNode, card.outputs)}
@@ -346,9 +361,7 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
         if roi is not None:
             settings["region"] = read.region_from_roi_node(roi, first)
         paths = {"network": modelPath, **({"second": secondModelPath} if secondModelPath else {})}
-        return jobs.Request(
-            "ideal_input", images, {key: str(path) for key, path in paths.items()}, settings
-        )
+        return jobs.Request("ideal_input", images, paths, settings)
 
     def _modelFor(self, inputNodes: Nodes) -> Path:
         for path, card in self.models().items():
@@ -370,6 +383,8 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
             )
         if not isinstance(nodes, dict):
             return {channel.role: node for channel, node in zip(channels, nodes)}
+        if list(nodes) == [channel.name for channel in channels]:
+            nodes = {channel.role: nodes[channel.name] for channel in channels}
         if set(nodes) != {channel.role for channel in channels}:
             raise models.ModelError(
                 f"The network needs volumes for {wanted}, and got {', '.join(nodes)}."

@@ -292,16 +292,21 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     def run(
         self,
         lowDose: slicer.vtkMRMLNode,
-        model: str | Path | None = None,
+        model: Any = None,
         progress: Progress | None = None,
+        description: Any = None,
         **options: Any,
     ) -> Any:
         """Compute, here and now, and add the results to the scene.
 
         Args:
             lowDose: Scalar volume node, CT in HU.
-            model: Model file of a denoiser; default is the first shipped one.
+            model: Model file of a denoiser, or a network of your own: a torch.nn.Module, or any
+                function of tensors (N, 1, J, I) that gradients pass through. Default is the first
+                shipped one.
             progress: What is told meanwhile.
+            description: Of that network, as far as you like: see
+                NetInversionLib.models.adopt_denoiser.
             options: segmentation, point, roi (nodes), sampler, secondModel and secondSampler
                 (files), see ``requestSteps``; and fields of
                 NetInversionLib.invariances.settings.Settings: region, samples, epsilon_hu, layer,
@@ -315,6 +320,9 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
                 is added then.
         """
         packages.ensure_packages(self.TITLE)
+        if callable(model):
+            ct = steps.finish(scene_read.read_volume(lowDose))
+            model = models.adopt_denoiser(model, description, ct, (progress or Progress()).log)
         request = steps.finish(self.requestSteps(lowDose, model, **options))
         return self.addResult(jobs.run_here(request, progress), lowDose)
 
@@ -367,9 +375,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
         for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
             if not paths[key] and "cinn" in settings.get("proposals", ()):
                 paths[key] = next(iter(self.samplers(paths[denoiser])), None)
-        return jobs.Request(
-            "invariances", images, {key: str(path) for key, path in paths.items() if path}, settings
-        )
+        return jobs.Request("invariances", images, {k: p for k, p in paths.items() if p}, settings)
 
     def _firstModel(self) -> Path:
         for path in self.models():

@@ -53,7 +53,8 @@ class Choices(logic.ModuleLogic):
 
     def samplers(self, path: str | None) -> dict[Path, Card]:
         """{path: card} of the samplers that were made for a denoiser's file."""
-        return library.samplers_for(path) if path and os.path.isfile(path) else {}
+        is_file = isinstance(path, (str, os.PathLike)) and os.path.isfile(path)
+        return library.samplers_for(path) if path and is_file else {}
 
     def samplerPath(self, node: Any, path: str | None) -> str | None:
         """Path of the sampler that a parameter node names for the denoiser at ``path``; None if

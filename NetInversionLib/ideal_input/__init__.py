@@ -6,6 +6,7 @@ __getattr__ = door(
     __name__,
     {
         "ideal_input": "run",
+        "of_network": "own",
         "run_task": "run",
         "PRESETS": "settings",
         "Settings": "settings",

@@ -297,7 +297,7 @@ def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str
                         "  ", " "
                     )
                 )
-        elif low < 0 or high <= 1.05:
+        elif channel.percentile is not None and (low < 0 or high <= 1.05):
             what = (
                 "negative values"
                 if low < 0

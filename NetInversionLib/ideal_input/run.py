@@ -21,10 +21,12 @@ from ..core.progress import Progress
 from ..core.results import Curve, Result
 from ..core.volumes import Volume
 from ..models import Model
+from ..models.foreign.adapted import Adapted
 from ..optimise import lbfgs
 from ..optimise.objective import Objective, Terms
 from . import knobs, tables
 from .case import make_starts, prepare, require_same_images
+from .quality import quality_line
 from .reading import start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
 from .settings import Settings
@@ -45,7 +47,7 @@ def run_task(
         settings: Fields of ``Settings`` as JSON values.
         progress: Receives progress; may raise ``Cancelled``.
     """
-    models = {key: model_files.load(path) for key, path in model_paths.items()}
+    models = model_files.opened(model_paths)
     return ideal_input(volumes, models, Settings.from_json(settings), progress)
 
 
@@ -108,6 +110,8 @@ def _run(
     found = optimise(case, names, starts, settings, progress)
     progress.report(0.95, "Measuring what changed")
     result = describe(case, names, found, settings, models.get("second"), progress)
+    if isinstance(model.network, Adapted):
+        _add_quality(result, case, settings, progress)
     result.facts.update(
         case.facts,
         settings=asdict(settings),
@@ -176,6 +180,18 @@ def describe(
         for name, row in zip(names, found.status)
     }
     return result
+
+
+def _add_quality(result: Result, case: Case, settings: Settings, progress: Progress) -> None:
+    """Fact "quality": what a network that no card vouches for errs on the patient's own images."""
+    memory = budget(settings, case.patient.device)
+    output = objective_for(case, slice(None), settings, memory, progress).forward(case.patient)
+    scale = case.model.error_scale
+    words, figures = quality_line(output, case.target, case.patient, case.weight, scale)
+    progress.log(words)
+    result.facts["quality"] = {"words": words, **figures}
+    if not figures["network"] < min(figures["constant"], figures["linear"]):
+        case.facts["warnings"].append(words)
 
 
 def _add_spread(result: Result, case: Case, images: Tensor) -> None:

@@ -10,6 +10,7 @@ __getattr__ = door(
         "tiles": "moments",
         "image_noise": "choices",
         "invariances": "run",
+        "of_network": "own",
         "run_task": "run",
         "Settings": "settings",
     },

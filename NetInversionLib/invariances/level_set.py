@@ -26,7 +26,7 @@ from ..core.devices import halving
 from ..core.progress import Progress
 from ..networks.layers import UpTo
 from ..optimise import lbfgs
-from ..optimise.objective import receptive_halo
+from ..optimise.objective import WholeImage, receptive_halo
 
 VOXELS_AT_ONCE = 8 * 128 * 128
 BISECTIONS = 8
@@ -95,8 +95,7 @@ class LevelSet:
             ``scale`` is not used.
 
     Raises:
-        LayerError: No such layer. ValueError: The region leaves the slice, or the network sees all
-            of any image.
+        LayerError: No such layer. ValueError: The region leaves the slice.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class LevelSet:
         # MPS has no float64; its sums are then float32.
         self.wide = torch.float32 if slice_image.device.type == "mps" else torch.float64
         multiple = getattr(network, "size_multiple", 1)
-        reach = receptive_halo(network, slice_image, multiple, getattr(network, "smallest_size", 1))
+        reach = _reach(network, slice_image, multiple)
         # A network with strides sees the slice's own grid only if its window begins on it.
         self.window = region.grown(2 * reach, size).on_grid(multiple).grown(0, size)
         inner = region.within(self.window)
@@ -213,6 +212,17 @@ class LevelSet:
         A layer of another size is compared whole.
         """
         return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
+
+
+def _reach(network: nn.Module, slice_image: Tensor, multiple: int) -> int:
+    """How far the network looks, voxels; the whole slice (1, 1, J, I) where it sees all of it."""
+    smallest = getattr(network, "smallest_size", 1)
+    if getattr(network, "fixed_size", None):
+        return max(slice_image.shape[2:])
+    try:
+        return receptive_halo(network, slice_image, multiple, smallest)
+    except WholeImage:
+        return max(slice_image.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -350,7 +360,8 @@ def survived(proposals: Tensor, images: Tensor, start: Tensor) -> Tensor:
 def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
     """The measure again, independently: in float64, on whole slices, every output counted.
 
-    The network is converted to float64 on the CPU for this and back.
+    The network is converted to float64 on the CPU for this and back; one that cannot be (exported
+    programs) stays in float32.
 
     Args:
         level_set: Of one slice and region.
@@ -362,12 +373,21 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
         HU for the output, relative for a hidden layer.
     """
     network, part = level_set.network, level_set.part
-    weights = next(network.parameters())
+    weights = next(network.parameters(), before)
     place = weights.device, weights.dtype
     try:
-        network.cpu().double()
-        with torch.no_grad():
-            difference = (part(after.cpu().double()) - part(before.cpu().double())).square().sum()
+        try:
+            network.cpu().double()
+            difference = _squared_difference(part, before.double(), after.double())
+        except (RuntimeError, NotImplementedError):  # its file fixes the type of its numbers
+            network.float()
+            difference = _squared_difference(part, before, after)
     finally:
         network.to(*place)
     return float((difference / level_set.norm).sqrt()) * level_set.scale
+
+
+def _squared_difference(part: nn.Module, before: Tensor, after: Tensor) -> Tensor:
+    """Summed over all that the network's part gives for two slices (1, 1, J, I), on the CPU."""
+    with torch.no_grad():
+        return (part(after.cpu()) - part(before.cpu())).double().square().sum()

@@ -55,7 +55,7 @@ def run_task(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
     """``invariances`` as a job: volumes [k, j, i], settings as JSON values, models as files."""
-    models = {key: model_files.load(path) for key, path in model_paths.items()}
+    models = model_files.opened(model_paths)
     return invariances(volumes, models, Settings.from_json(settings), progress)
 
 

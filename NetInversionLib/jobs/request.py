@@ -7,11 +7,13 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.progress import Progress
 from ..core.results import Result
 from ..core.steps import json_value
 from ..core.volumes import Volume
+from ..models.model import Model
 from .errors import JobError
 
 TASKS = {
@@ -37,12 +39,15 @@ class Request:
 
     task: str
     volumes: dict[str, Volume]
-    model_paths: dict[str, str] = field(default_factory=dict)
+    model_paths: dict[str, Any] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.settings = json.loads(json.dumps(self.settings, default=json_value))
-        self.model_paths = {key: os.path.abspath(path) for key, path in self.model_paths.items()}
+        self.model_paths = {
+            key: path if isinstance(path, Model) else os.path.abspath(path)
+            for key, path in self.model_paths.items()
+        }
 
 
 def run_here(request: Request, progress: Progress | None = None) -> Result:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 
 def save_request(folder: Path, request: Request) -> Steps:
+    in_memory = [key for key, path in request.model_paths.items() if not isinstance(path, str)]
+    if in_memory:
+        raise JobError(
+            f"The network for '{in_memory[0]}' is in this process's memory: run it here, or save it"
+            " and import the file with 'netinversion models import'."
+        )
     facts = {"task": request.task, "model_paths": request.model_paths, "settings": request.settings}
     yield from _save(Path(folder) / "request", facts, request.volumes)
 

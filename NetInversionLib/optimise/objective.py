@@ -35,6 +35,12 @@ class Terms:
     sign: int = 1
 
 
+class WholeImage(ValueError):
+    """Every output voxel of a network depends on the whole image (attention, global pooling or
+    normalisation): tiles would not be exact.
+    """
+
+
 class Objective:
     """sign * |f(x) - y|_1 + above * |relu(x - 1)|^2 + below * |relu(-x)|^2.
 
@@ -271,15 +277,15 @@ def receptive_halo(
         smallest: Shortest side of an image that the network takes.
 
     Raises:
-        ValueError: An output voxel sees the whole image (attention, global normalisation): tiles
-            would not be exact. Or the network does not react to its input at all.
+        WholeImage: An output voxel sees the whole image: tiles would not be exact.
+        ValueError: The network does not react to its input at all.
     """
     longest, axes = max(like.shape[2:]), range(like.dim() - 2)
     reach, halo = 16 * multiple, 0
     for axis in axes:
         while (radius := _reach_along(axis, reach, network, like, multiple, smallest)) >= reach:
             if reach >= longest:
-                raise ValueError(
+                raise WholeImage(
                     "every output voxel of this network depends on the whole image, so the image"
                     " cannot be cut into tiles: choose a smaller region, or a machine with more"
                     " memory"

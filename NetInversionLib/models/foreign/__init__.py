@@ -1,0 +1,1 @@
+"""Networks from elsewhere: described, probed, adapted to what the questions expect."""
