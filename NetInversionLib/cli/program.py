@@ -36,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         0 if it went well, 1 with a sentence on stderr if not, 2 for a wrong command line.
     """
     devices.wait_asleep()
-    devices.give_memory_back()
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser(words).parse_args(words)
     try:

@@ -125,7 +125,6 @@ def main() -> int:
     """A local worker (see ``WORKER``); it ends, whatever it does, when the runner does."""
     faulthandler.enable()
     devices.wait_asleep()
-    devices.give_memory_back()
     output = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what libraries print does not mix with the records
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()

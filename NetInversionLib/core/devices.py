@@ -6,7 +6,6 @@ torch is imported inside the functions that need it, so that the rest can be use
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import os
@@ -28,9 +27,6 @@ OUT_OF_MEMORY = re.compile(
     r"|ALLOC_FAILED|cudaErrorMemoryAllocation|invalid buffer size",
     re.IGNORECASE,
 )
-# Of glibc's mallopt: buffers at least this large are taken from the system, and given back, one by
-# one.
-M_MMAP_THRESHOLD, LARGE_BUFFER = -3, 4 << 20
 
 
 class DeviceError(RuntimeError):
@@ -140,32 +136,6 @@ def wait_asleep() -> None:
     times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def give_memory_back() -> bool:
-    """Let the C library return large buffers at once, in a program of our own.
-
-    False where it is not glibc.
-
-    It would keep those of up to 32 MB for later: a long run on the CPU then ends with half as much
-    memory again as a short one.
-    """
-    try:
-        return ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER) == 1
-    except (OSError, AttributeError):
-        return False
-
-
-def trim_memory() -> bool:
-    """Let the C library return what it holds free; False where it is not glibc.
-
-    Buffers of a megabyte or two, made and freed again and again, leave gaps that grow. This takes
-    milliseconds.
-    """
-    try:
-        return ctypes.CDLL("libc.so.6").malloc_trim(0) == 1
-    except (OSError, AttributeError):
-        return False
 
 
 def leave_a_core_free() -> int:

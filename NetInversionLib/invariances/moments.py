@@ -16,21 +16,24 @@ from .level_set import LevelSet, Projected, Window
 
 
 class Moments:
-    """Running first and second moments of images, float64; memory does not grow with them."""
+    """Running first and second moments of images, float64.
+
+    Each image passes through one buffer, so that neither memory nor its gaps grow with them.
+    """
 
     def __init__(self, size: tuple[int, int]):
-        self.count, self.first, self.second = (
-            0,
-            torch.zeros(size, dtype=torch.float64),
-            torch.zeros(size, dtype=torch.float64),
+        self.count = 0
+        self.first, self.second, self._image = (
+            torch.zeros(size, dtype=torch.float64) for _ in range(3)
         )
 
     def add(self, changes: Tensor) -> None:
         """Images (N, H, W) as changes from the patient's, so that no digits are lost."""
-        changes = changes.double().cpu()
         self.count += len(changes)
-        self.first += changes.sum(0)
-        self.second += changes.square().sum(0)
+        for change in changes:
+            self._image.copy_(change)
+            self.first += self._image
+            self.second.addcmul_(self._image, self._image)
 
 
 class Blended:

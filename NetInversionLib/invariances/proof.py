@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import devices
 from . import components, level_set
 from .findings import Findings, Reporter, add_changes, keep_images
 from .level_set import LevelSet, Projected
@@ -76,7 +75,6 @@ def project_tile(
         )
         _take(question, findings.slices[tile.k], tile, first, projected)
         reporter.intermediate()
-        devices.trim_memory()
 
 
 def _take(

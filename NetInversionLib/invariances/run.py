@@ -253,7 +253,7 @@ def _try_samples(
         Those that are to be projected, as changes (N, H, W), HU.
     """
     settings = asked.settings
-    kept = []
+    kept = torch.empty(min(settings.projected, settings.samples), *whole.window.size)
     at_once = max(1, min(SAMPLES_AT_ONCE, VOXELS_AT_ONCE // whole.weight.numel()))
     for first in range(0, settings.samples, at_once):
         count = min(at_once, settings.samples - first)
@@ -263,11 +263,9 @@ def _try_samples(
         add_changes(asked, whole.moments, "unproven", changes)
         whole.measures.append(asked.measured(whole.target, changes))
         keep_images(asked, findings.slices[whole.k], whole, "proposal", first, changes)
-        kept.append(changes[: max(0, settings.projected - first)].clone())
+        kept[first : first + count] = changes[: max(0, len(kept) - first)]
         reporter.intermediate()
-        if first % SAMPLES_AT_ONCE == 0:
-            devices.trim_memory()
-    return torch.cat(kept)
+    return kept
 
 
 def _denoise_samples(asked: Question, found: SliceState) -> None:

@@ -117,7 +117,6 @@ def main(arguments: list[str] | None = None) -> int:
     folder, *options = sys.argv[1:] if arguments is None else arguments
     faulthandler.enable()
     devices.wait_asleep()
-    devices.give_memory_back()
     if "--attached" in options:
         _live_with_parent(Path(folder))
     reporter = _Reporter(_own_output(), Path(folder))

@@ -41,9 +41,9 @@ class CNN10(nn.Module):
             raise ValueError(f"last_kernel is 3 or 5, not {last_kernel!r}")
         self.layers = nn.Sequential(
             nn.Conv2d(1, 64, 9, padding=4),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(64, 32, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(32, 1, last_kernel, padding=last_kernel // 2),
         )
 
@@ -63,7 +63,7 @@ class WGANVGG(nn.Module):
         channels = [1, *[32] * 7, 1]
         layers = []
         for taken, given in zip(channels, channels[1:]):
-            layers += [nn.Conv2d(taken, given, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(taken, given, 3, padding=1), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class REDCNN(nn.Module):
         for n in range(1, 6):
             setattr(self, f"conv{n}", nn.Conv2d(1 if n == 1 else out_ch, out_ch, 5))
             setattr(self, f"tconv{n}", nn.ConvTranspose2d(out_ch, 1 if n == 5 else out_ch, 5))
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < self.smallest_size:

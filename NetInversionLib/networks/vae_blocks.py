@@ -84,8 +84,8 @@ class VectorBlock(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         y = self.conv0(self.norm0(x, told).relu_())
-        y = self.conv1(self.norm1(y, told).relu_())
-        return y + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest")
+        y = self.conv1(self.norm1(y, told, in_place=True).relu_())
+        return y.add_(F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
 
 
 class MapBlock(VectorBlock):
@@ -104,7 +104,10 @@ class _ConditionalNorm(BatchNorm):
         super().__init__(channels, affine=False)
         self.gamma, self.beta = gamma, beta
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:  # type: ignore[override]  # is told more
+    def forward(  # type: ignore[override]  # is told more
+        self, x: Tensor, told: Tensor, in_place: bool = False
+    ) -> Tensor:
+        """The norm of x; ``in_place``: x is not needed again and, without gradients, holds it."""
         scale, shift = 1 + self.gamma(told), self.beta(told)
         if self.training:
             return _modulated(super().forward(x), scale, shift)
@@ -113,20 +116,23 @@ class _ConditionalNorm(BatchNorm):
             for t in (self.running_mean, (self.running_var + EPSILON).sqrt())
         )
         scale = scale / deviation
-        return _modulated(x, scale, shift - mean * scale)
+        return _modulated(x, scale, shift - mean * scale, in_place and not torch.is_grad_enabled())
 
 
-def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor, in_place: bool = False) -> Tensor:
     """x times scale plus shift, (N, C) or maps of a smaller size, each value for the square of
-    voxels that it covers.
+    voxels that it covers; ``in_place``: x holds it.
     """
     if scale.ndim == 2:
-        return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+        scale, shift = scale[:, :, None, None], shift[:, :, None, None]
+        return torch.addcmul(shift, x, scale, out=x if in_place else None)
     height, width = scale.shape[2:]
     squares = x.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-    return torch.addcmul(
-        shift[:, :, :, None, :, None], squares, scale[:, :, :, None, :, None]
-    ).reshape(x.shape)
+    scale, shift = scale[:, :, :, None, :, None], shift[:, :, :, None, :, None]
+    if in_place:
+        torch.addcmul(shift, squares, scale, out=squares)  # a view of x
+        return x
+    return torch.addcmul(shift, squares, scale).reshape(x.shape)
 
 
 class Attention(nn.Module):

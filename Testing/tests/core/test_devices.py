@@ -5,7 +5,6 @@ can be counted on.
 import errno
 import itertools
 import os
-import platform
 import subprocess
 import sys
 import types
@@ -304,53 +303,3 @@ def test_a_core_is_left_free_only_where_there_are_more_than_two(monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda default=default: default)
         devices.leave_a_core_free()
     assert threads == [7]
-
-
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc",
-    reason="glibc's: another C library gives memory back as it likes",
-)
-def test_large_buffers_are_given_back_at_once():
-    """Buffers below a smaller one that stays, freed: without the call they would stay with the
-    program.
-    """
-    code = """
-import ctypes, psutil
-from NetInversionLib.core import devices
-assert devices.give_memory_back()
-libc, mega = ctypes.CDLL("libc.so.6"), 1 << 20
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-libc.free(libc.malloc(30 * mega))  # glibc learns from this to keep buffers of that size
-buffers = [libc.malloc(8 * mega) for _ in range(30)]
-for buffer in buffers:
-    ctypes.memset(ctypes.c_void_p(buffer), 1, 8 * mega)
-small, full = libc.malloc(3 * mega), psutil.Process().memory_info().rss
-for buffer in buffers:
-    libc.free(buffer)
-assert full - psutil.Process().memory_info().rss > 200 * mega
-"""
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3]
-    )
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory in this way")
-def test_gaps_in_memory_can_be_given_back():
-    code = """
-import ctypes
-import psutil
-from NetInversionLib.core import devices
-devices.give_memory_back()
-libc, mega = ctypes.CDLL("libc.so.6"), 1 << 20
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-buffers = [libc.malloc(mega) for _ in range(200)]
-for buffer in buffers:
-    ctypes.memset(ctypes.c_void_p(buffer), 1, mega)
-for buffer in buffers[::2]:
-    libc.free(buffer)
-full = psutil.Process().memory_info().rss
-assert devices.trim_memory() and full - psutil.Process().memory_info().rss > 80 * mega
-"""
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3]
-    )

@@ -168,3 +168,15 @@ def test_a_layer_that_does_not_exist_lists_those_that_do():
         match="no layer 'layers.9'.*'output' or one of: 1: layers.0, Conv2d, 64 channels; 2:",
     ):
         UpTo(networks.build("cnn10"), "layers.9", torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_activations_in_place_leave_the_image_and_the_gradient_as_they_are(name):
+    network = networks.build(name, **SMALL[name]).eval().double()
+    image = torch.randn(1, 1, 24, 26, dtype=torch.float64, requires_grad=True)
+    before, step = image.detach().clone(), 1e-7 * torch.randn(1, 1, 24, 26, dtype=torch.float64)
+    network(image).square().sum().backward()
+    with torch.no_grad():
+        assert torch.equal(image, before)
+        up, down = (network(before + sign * step).square().sum() for sign in (1, -1))
+    assert float(up - down) / 2 == pytest.approx(float((image.grad * step).sum()), rel=1e-4)

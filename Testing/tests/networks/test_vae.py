@@ -377,6 +377,19 @@ def test_shapes_batches_and_shortcuts(kind):
     torch.testing.assert_close(network.decode(z, condition), decoded, rtol=0, atol=1e-4)
 
 
+def test_decoding_without_gradients_writes_over_its_own_buffers_alone(kind):
+    """Without gradients norms and sums are computed in place: the same image, latents untouched."""
+    network = as_if_trained(kind)
+    images_, condition = images(kind)
+    z = network.encode(images_, condition)[0].detach().requires_grad_()
+    before = z.detach().clone()
+    with_gradients = network.decode(z, condition)
+    assert with_gradients.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(network.decode(z, condition), with_gradients)
+    assert torch.equal(z, before)
+
+
 @torch.no_grad()
 def test_maps_take_images_of_any_size_and_keep_places():
     arguments = KINDS["maps without attention"]
