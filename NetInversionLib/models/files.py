@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+from ..core.whole import whole_file
 from . import header as model_header
 from . import sums
 from .card import Card, ModelError
@@ -45,11 +46,9 @@ def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
     }
     skeleton(card, {name: tuple(weight.shape) for name, weight in state.items()}, path)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     data = model_header.sealed(to_bytes(state, {METADATA_KEY: model_header.unsealed(values)}))
-    part.write_bytes(data)
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(data)
     sums.note(path, hashlib.sha256(data).hexdigest())
     return path
 

@@ -74,8 +74,8 @@ def read(path: Path) -> Header:
     Raises:
         ModelError: Missing, truncated, foreign, damaged or hostile file; a card that is not valid.
     """
-    raw = _bytes(path)
-    listed = _json(raw[8:], path)
+    raw = raw_header(path)
+    listed = parsed(raw[8:], path)
     metadata = listed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA_KEY), str):
         raise ModelError(
@@ -85,8 +85,8 @@ def read(path: Path) -> Header:
     tensors = _tensors(listed, path)
     if path.stat().st_size != len(raw) + sum(tensor.size for tensor in tensors):
         raise ModelError(f"{path.name} is incomplete or has something appended; get the file again")
-    values = _json(metadata[METADATA_KEY], path)
-    weights_sum = _checked_sum(values, raw, path)
+    values = parsed(metadata[METADATA_KEY], path)
+    weights_sum = checked_sum(values, raw, path)
     return Header(as_card(values, path), tensors, len(raw), raw, weights_sum)
 
 
@@ -172,8 +172,20 @@ def _steers(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or character in TURNING
 
 
-def _checked_sum(values: dict, raw: bytes, path: Path) -> str | None:
-    """The sum of the weights; format and sums are taken out of the card's values."""
+def checked_sum(values: dict, raw: bytes, path: Path) -> str | None:
+    """The sum of the weights; format and sums are taken out of the values.
+
+    Args:
+        values: What stands in the header, with "format" and "sha256".
+        raw: The header.
+        path: Of the file, for errors.
+
+    Returns:
+        SHA-256 of the weights' bytes, or None for format 1.
+
+    Raises:
+        ModelError: Another format, or a header that is not the one that was written.
+    """
     version = values.pop("format", None)
     if version == FORMAT_WITHOUT_SUMS and type(version) is int:
         return None
@@ -192,12 +204,24 @@ def _checked_sum(values: dict, raw: bytes, path: Path) -> str | None:
     return parts[1]
 
 
-def _bytes(path: Path) -> bytes:
+def raw_header(
+    path: Path, longest: int = MAX_HEADER_BYTES, most_parts: int = MAX_HEADER_PARTS
+) -> bytes:
+    """The bytes of a safetensors file's header, those that tell its length among them.
+
+    Args:
+        path: Of the file.
+        longest: Bytes that it may have.
+        most_parts: Brackets, braces and commas that it may hold.
+
+    Raises:
+        ModelError: The file cannot be read, is none of these, or has a header beyond all measure.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+            if len(start) < 8 or not 2 <= length <= longest:
                 raise ModelError(
                     f"{path.name} is not a safetensors file (perhaps a renamed checkpoint: those"
                     " can run code and are never opened); choose a NetInversion model"
@@ -209,15 +233,21 @@ def _bytes(path: Path) -> bytes:
         ) from error
     if len(header) < length:
         raise ModelError(f"{path.name} is incomplete; get the file again")
-    if sum(map(header.count, (b"[", b"{", b","))) > MAX_HEADER_PARTS:
+    if sum(map(header.count, (b"[", b"{", b","))) > most_parts:
         raise ModelError(
-            f"{path.name} has an unreadable header (more than {MAX_HEADER_PARTS} parts);"
+            f"{path.name} has an unreadable header (more than {most_parts} parts);"
             " get the file again"
         )
     return start + header
 
 
-def _json(text: bytes | str, path: Path) -> dict:
+def parsed(text: bytes | str, path: Path) -> dict:
+    """A JSON object, in which no name comes twice.
+
+    Raises:
+        ModelError: It is none.
+    """
+
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
 

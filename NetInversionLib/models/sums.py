@@ -6,13 +6,13 @@ their folder; a copy of one of them in another folder is compared with it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from ..core.whole import whole_file
 from .card import ModelError
 from .header import Header
 
@@ -66,9 +66,8 @@ def note(path: Path, sha256: str) -> None:
     if path.name not in found:
         return
     found[path.name] = sha256
-    part = path.with_name(f"{NAME}.{os.getpid()}.part")
-    part.write_text("".join(f"{value}  {name}\n" for name, value in found.items()), "ascii")
-    part.replace(path.with_name(NAME))
+    with whole_file(path.with_name(NAME)) as part:
+        part.write_text("".join(f"{value}  {name}\n" for name, value in found.items()), "ascii")
 
 
 def check_copy(path: Path, header: Header, originals: Iterable[Path]) -> None:

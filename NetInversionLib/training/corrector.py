@@ -11,7 +11,6 @@ is simulated.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ from ..networks.corrector import (
     VOXEL_MM,
     Corrector,
 )
+from . import checkpoint as checkpoints
 from . import flow_file
 from . import people as training_people
 
@@ -250,19 +250,17 @@ class _Store:
         return (image, mask), kept["tone"], kept["whole"]
 
     def keep(self, name: str, make) -> dict[str, np.ndarray]:
-        """What ``make`` gives, from the folder if it is there already."""
+        """What ``make`` gives, from the folder if it is there already.
+
+        Raises:
+            CheckpointError: The file there is damaged.
+        """
         if self.folder is None:
             return make()
-        file = self.folder / f"{name}.npz"
+        file = self.folder / f"{name}.checkpoint"
         if not file.exists():
-            part = file.with_name(
-                f"{file.name}.{os.getpid()}.part"
-            )  # another run may be at the same file
-            with part.open("wb") as stream:
-                np.savez(stream, **make())
-            os.replace(part, file)
-        with np.load(file, allow_pickle=False) as kept:
-            return dict(kept)
+            checkpoints.save(file, make())
+        return checkpoints.load(file)
 
 
 def _template(

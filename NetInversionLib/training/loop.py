@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from ..core.progress import Progress
+from ..core.progress import Cancelled, Progress
+from . import checkpoint as checkpoints
+from .interrupts import Interrupts
 
 
 @dataclass(frozen=True)
@@ -161,44 +162,62 @@ class State:
 
     def save(self, path: Path | str) -> None:
         """Write a checkpoint, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
         own = {
             "settings": plain(self.settings),
             "names": self.names,
             "step": self.step,
-            "history": self.history,
-            "recent": self.recent,
+            # (entries, 3) and (values,): as numbers they take no room in the header.
+            "history": np.array(self.history, np.float64).reshape(-1, 3),
+            "recent": np.array(self.recent, np.float64),
             "mean": self.mean,
         }
-        torch.save({**own, **{name: part.state_dict() for name, part in self.parts.items()}}, part)
-        part.replace(path)
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        checkpoints.save(path, {**own, "parts": parts})
 
     def load(self, path: Path | str) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint; it may be of fewer steps than this training is to have.
 
         Raises:
-            ValueError: It belongs to another training.
+            ValueError: It belongs to another training, has more steps than this one is to have, or
+                cannot be used.
         """
+        kept = checkpoints.load(path, next(self.network.parameters()).device)
         try:
-            kept = torch.load(
-                path, map_location=next(self.network.parameters()).device, weights_only=True
-            )
-            same = kept["settings"] == plain(self.settings) and kept["names"] == self.names
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+            self._check_same(kept, path)
+            history, recent = kept["history"].tolist(), kept["recent"].tolist()
+            for name, part in self.parts.items():
+                part.load_state_dict(kept["parts"][name])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no checkpoint of a training; choose another name"
+                f"{path} is no checkpoint of this training: another version wrote it; delete it to"
+                " start afresh"
             ) from error
-        if not same:
+        self.step, self.mean, self.recent = kept["step"], kept["mean"], recent
+        self.history = [[int(step), *figures] for step, *figures in history]
+
+    def _check_same(self, kept: dict, path: Path | str) -> None:
+        mine, theirs = plain(self.settings), kept["settings"]
+        different = sorted(
+            name
+            for name in mine.keys() | theirs.keys()
+            if name not in MAY_CHANGE and mine.get(name) != theirs.get(name)
+        )
+        which = ", ".join(f"{n}: {theirs.get(n)}, now {mine.get(n)}" for n in different)
+        if different or kept["names"] != self.names:
             raise ValueError(
                 f"{path} belongs to a training with other settings, or of other people, scans or"
-                " networks; delete it to start afresh"
+                f" networks ({which or 'the settings are the same'}); ask for the same again, or"
+                " delete it to start afresh"
             )
-        self.step, self.history, self.mean = kept["step"], kept["history"], kept["mean"]
-        self.recent = kept.get("recent", [])
-        for name, part in self.parts.items():
-            part.load_state_dict(kept[name])
+        if kept["step"] > self.settings.steps:
+            raise ValueError(
+                f"{path} has made {kept['step']} steps already, more than {self.settings.steps}:"
+                " ask for as many or more, or delete it to start afresh"
+            )
+
+
+MAY_CHANGE = ("steps", "checkpoint_every")
+"""Settings with which a training may go on from a checkpoint that had others."""
 
 
 def run(
@@ -214,7 +233,9 @@ def run(
 ) -> None:
     """Train to the last step, with checkpoints, learning curve and time left.
 
-    Goes on from the checkpoint if it is there.
+    Goes on from the checkpoint if it is there. An interrupt (Ctrl-C, the signal of ``kill``, a
+    progress that raises ``Cancelled``) ends the training after the step that is being made; the
+    checkpoint then holds it.
 
     Args:
         advance: Makes step ``state.step`` and returns the figure that it reached on this process'
@@ -228,27 +249,58 @@ def run(
 
     Raises:
         ValueError: As ``State.load`` and ``State.update``.
+        KeyboardInterrupt, Cancelled: It was stopped; the checkpoint is written.
     """
     if checkpoint and Path(checkpoint).exists():
         state.load(checkpoint)
-        progress.log(f"goes on from step {state.step}")
+        progress.log(_goes_on(state, checkpoint))
     elif begin is not None:
         begin()
     s, clock = state.settings, _Clock(state.step, state.settings.steps)
-    while state.step < s.steps:
-        state.recent.append(advance())
-        state.stepped()
-        progress.point(titles[0], state.step, state.recent[-1])
-        known, last = np.mean(state.recent), state.step == s.steps
-        if last or state.step % (every or s.checkpoint_every) == 0:
-            _enter(state, titles, group, progress, judge)
-        if checkpoint and group.rank == 0 and (last or state.step % s.checkpoint_every == 0):
-            state.save(checkpoint)
-        progress.report(
-            state.step / s.steps,
-            f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
-            f"{clock.left(state.step)} left",
-        )
+    kept = checkpoint if group.rank == 0 else None
+    with Interrupts() as interrupts:
+        try:
+            while state.step < s.steps:
+                with interrupts.held():
+                    state.recent.append(advance())
+                    state.stepped()
+                progress.point(titles[0], state.step, state.recent[-1])
+                known, last = np.mean(state.recent), state.step == s.steps
+                if last or state.step % (every or s.checkpoint_every) == 0:
+                    _enter(state, titles, group, progress, judge)
+                if (
+                    checkpoint
+                    and group.rank == 0
+                    and (last or state.step % s.checkpoint_every == 0)
+                ):
+                    state.save(checkpoint)
+                progress.report(
+                    state.step / s.steps,
+                    f"step {state.step} of {s.steps}, {titles[0]} {known:.4g}, "
+                    f"{clock.left(state.step)} left",
+                )
+        except (KeyboardInterrupt, Cancelled):
+            if kept and not interrupts.torn:
+                state.save(kept)
+                progress.log(_stopped(state, kept))
+            raise
+
+
+def _goes_on(state: State, checkpoint: Path | str) -> str:
+    if state.step < state.settings.steps:
+        return f"goes on from step {state.step} of {state.settings.steps}, kept in {checkpoint}"
+    return (
+        f"{checkpoint} has made all {state.step} steps: the model is written again; more steps go"
+        " on from there"
+    )
+
+
+def _stopped(state: State, checkpoint: Path | str) -> str:
+    return (
+        f"stopped at step {state.step} of {state.settings.steps}, kept in {checkpoint}: the same"
+        " command goes on from there, with more steps too; with no more steps than these it writes"
+        " the model"
+    )
 
 
 def _enter(

@@ -175,7 +175,7 @@ def test_interrupted_training_ends_with_the_same_weights(scans, tmp_path):
     cut = synthetic_ct.train(
         scans, tmp_path / "cut.safetensors", TINY, tmp_path / "state", recorder
     )
-    assert recorder.lines == ["goes on from step 2"] and len(recorder.losses) == 4
+    assert "goes on from step 3 of 6" in recorder.lines[0] and len(recorder.losses) == 3
     assert whole.read_bytes() == cut.read_bytes()
 
 
