@@ -6,6 +6,8 @@ __getattr__ = door(
     __name__,
     {
         "COMMANDS": "options",
+        "entry": "entry",
         "main": "program",
+        "parser": "program",
     },
 )

@@ -2,7 +2,8 @@
 
 import sys
 
-from .program import main
+from .entry import main, without_working_folder
 
 if __name__ == "__main__":
+    without_working_folder()
     sys.exit(main())

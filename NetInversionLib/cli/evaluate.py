@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import models
 from ..core.results import Table
-from .options import command, machine, machine_arguments
-from .output import Lines, print_table, write_table
+from .fields import number
+from .options import (
+    command,
+    machine,
+    machine_arguments,
+    output_arguments,
+    overwrite_argument,
+    seed_argument,
+)
+from .output import write_table
+
+if TYPE_CHECKING:
+    from ..cohort.folders import RunFolder
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +32,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="+", help="models, each evaluated on the people it was not trained on"
     )
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="also write evaluation.csv and evaluation.json there"
-    )
+    output_arguments(parser, "also write evaluation.csv and evaluation.json there", required=False)
     parser.add_argument(
         "--record",
         default=[],
@@ -29,7 +40,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the means into this model file's card; repeatable",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    seed_argument(parser)
     machine_arguments(parser)
 
 
@@ -43,19 +54,33 @@ def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
     from ..evaluation import synthetic_ct
     from ..training import synthetic_ct as training_synthetic_ct
 
-    trained = [models.load(path, device) for path in options.model]
-    table = synthetic_ct.evaluate(
-        training_synthetic_ct.read_scans(options.folder), trained, options.seed, Lines()
-    )
-    print_table(table)
-    if options.output:
-        write_table(table, Path(options.output), "evaluation")
-        (Path(options.output) / "evaluation.json").write_text(
-            json.dumps(asdict(table), indent=1), encoding="utf-8"
+    with _folder(options, "evaluate synthetic-ct") as folder:
+        trained = [models.load(path, device) for path in options.model]
+        table = synthetic_ct.evaluate(
+            training_synthetic_ct.read_scans(options.folder), trained, options.seed, options.shell
         )
+        if folder:
+            write_table(table, folder.new, "evaluation")
+            (folder.new / "evaluation.json").write_text(
+                json.dumps(asdict(table), indent=1), encoding="utf-8"
+            )
+            folder.deliver()
+    options.shell.table(table, "evaluation")
     for path in options.record:
         models.record_quality(path, synthetic_ct.quality(table))
     return 0
+
+
+@contextmanager
+def _folder(options: argparse.Namespace, command: str) -> Iterator[RunFolder | None]:
+    """The folder that was named for tables, if one was; a stopped run leaves it as it was."""
+    if not options.output:
+        yield None
+        return
+    from ..cohort.folders import RunFolder
+
+    with RunFolder(options.output, command, options.overwrite) as folder:
+        yield folder
 
 
 # The gate of harmonization ------------------------------------------------------------------------
@@ -65,7 +90,9 @@ def _gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="brain-extracted volumes of the target scanner, one per person"
     )
-    parser.add_argument("--folds", type=int, default=5, help="default 5")
+    parser.add_argument(
+        "--folds", type=number(at_least=2), default=5, metavar="N", help="parts of the people"
+    )
     parser.add_argument(
         "--wrong",
         nargs="+",
@@ -98,7 +125,8 @@ def _gate_arguments(parser: argparse.ArgumentParser) -> None:
             "goes on where it was (gate_cases.jsonl)"
         ),
     )
-    parser.add_argument("--seed", type=int, default=0)
+    overwrite_argument(parser)
+    seed_argument(parser)
     machine_arguments(parser)
 
 
@@ -113,7 +141,7 @@ def evaluate_gate(options: argparse.Namespace) -> int:
 
     bits = gate.with_flows(options.flows, options.folds, device) if options.flows else None
     people, other, wrong = (
-        gate.read_all(paths, Lines().log)
+        gate.read_all(paths, options.shell.log)
         for paths in ([options.folder], options.other, options.wrong)
     )
     record = Path(options.output) / "gate_cases.jsonl" if options.output else None
@@ -124,16 +152,15 @@ def evaluate_gate(options: argparse.Namespace) -> int:
         options.folds,
         options.seed,
         bits,
-        Lines(),
+        options.shell,
         record,
         str(options.flows),
     )
-    print_table(summary)
-    for line in (
-        *gate.totals(summary),
-        *([] if bits else ["bits/dim was not judged: no flows were given (--flows)"]),
-    ):
-        print(line)
+    options.shell.table(summary, "gate")
+    unjudged = [] if bits else ["bits/dim was not judged: no flows were given (--flows)"]
+    for line in (*gate.totals(summary), *unjudged):
+        options.shell.say(line)
+    options.shell.tell(totals=[*gate.totals(summary), *unjudged])
     if options.output:
         write_table(summary, Path(options.output), "gate")
         write_table(cases, Path(options.output), "gate_cases")
@@ -221,9 +248,7 @@ def _evaluate_harmonize_arguments(parser: argparse.ArgumentParser) -> None:
             "find the brain of the first visit by registration"
         ),
     )
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="also write tables (CSV) and figures (PNG) there"
-    )
+    output_arguments(parser, "also write tables (CSV) and figures (PNG) there", required=False)
     machine_arguments(parser)
 
 
@@ -245,21 +270,15 @@ def evaluate_harmonize(options: argparse.Namespace) -> int:
             "--simulate needs the folder with the target scanner's people: write it before"
             " --simulate"
         )
-    folder = Path(options.output) if options.output else None
-    model = models.load(options.model, device) if options.model else None
-    for table, name in _asked_tables(options, model, folder):
-        print(table.title)
-        print_table(
-            Table(
-                table.title,
-                {
-                    key: [f"{v:.4g}" if isinstance(v, float) else v for v in column]
-                    for key, column in table.columns.items()
-                },
-            )
-        )
+    with _folder(options, "evaluate harmonize") as folder:
+        model = models.load(options.model, device) if options.model else None
+        for table, name in _asked_tables(options, model, folder.new if folder else None):
+            options.shell.say(table.title)
+            options.shell.table(table, name, ".4g")
+            if folder:
+                write_table(table, folder.new, name)
         if folder:
-            write_table(table, folder, name)
+            folder.deliver()
     return 0
 
 
@@ -278,12 +297,12 @@ def _asked_tables(
     )
     if options.visits:
         return harmonize.compare_visits(
-            options.visits, compared, options.mask, options.template, Lines()
+            options.visits, compared, options.mask, options.template, options.shell
         )
     if options.prospective:
         return harmonize.compare_scanners(
-            options.prospective[0], options.people, compared, options.labels, output, Lines()
+            options.prospective[0], options.people, compared, options.labels, output, options.shell
         )
     return harmonize.compare_simulated(
-        options.folder, options.people, options.simulate, compared, output, Lines()
+        options.folder, options.people, options.simulate, compared, output, options.shell
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 
 from .. import models
@@ -27,16 +26,21 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 @command("models", "list", _list_arguments)
 def models_list(options: argparse.Namespace) -> int:
     """List the model files that are found, and say of each unusable one what is wrong."""
+    shell = options.shell
     found = models.list_models(options.folder or None)
+    listed = []
     for path, card in found.items():
         usable = isinstance(card, models.Card)
-        print(
-            path,
-            f"{card.name}, version {card.version}" if usable else f"cannot be used: {card}",
-            sep="\n  ",
+        shell.say(path)
+        shell.say(
+            f"  {card.name}, version {card.version}" if usable else f"  cannot be used: {card}"
         )
+        facts = {"card": asdict(card)} if isinstance(card, models.Card) else {"error": str(card)}
+        listed.append({"file": str(path), **facts})
     if not found:
-        print("no models in", ", ".join(map(str, options.folder or models.model_folders())))
+        places = ", ".join(map(str, options.folder or models.model_folders()))
+        shell.say(f"no models in {places}")
+    shell.tell(models=listed)
     return 0
 
 
@@ -46,12 +50,20 @@ def models_info(options: argparse.Namespace) -> int:
 
     Channels, what it was trained on, licence, measured quality and intended use.
     """
-    for key, value in asdict(models.read_card(options.file)).items():
+    shell = options.shell
+    card = asdict(models.read_card(options.file))
+    for key, value in card.items():
         if key in ("inputs", "outputs"):
-            value = "".join(f"\n  {channel}" for channel in value)
+            shell.say(f"{key}: ")
+            for channel in value:
+                shell.say(f"  {channel}")
         elif isinstance(value, dict):
-            value = "".join(f"\n  {k}: {v}" for k, v in value.items())
-        print(f"{key}: {value}")
+            shell.say(f"{key}: ")
+            for name, one in value.items():
+                shell.say(f"  {name}: {one}")
+        else:
+            shell.say(f"{key}: {value}")
+    shell.tell(card=card)
     return 0
 
 
@@ -61,17 +73,21 @@ def models_verify(options: argparse.Namespace) -> int:
 
     Header, shapes, sums of the content, finite weights, and one run with gradients.
     """
-    wrong = 0
+    shell = options.shell
+    checked = []
     for path in options.file:
         try:
             model = models.verify(path)
-            print(
-                f"{path}: good, {model.card.name} version {model.card.version}, SHA-256"
-                f" {model.sha256}"
-            )
-            if not model.protected:
-                print("  made by an older version, without sums: a change would not be noticed")
         except models.ModelError as error:
-            wrong += 1
-            print(error, file=sys.stderr)
-    return 1 if wrong else 0
+            checked.append({"file": path, "error": str(error)})
+            shell.complain(str(error))
+        else:
+            card = model.card
+            checked.append(
+                {"file": path, "sha256": model.sha256, "protected": bool(model.protected)}
+            )
+            shell.say(f"{path}: good, {card.name} version {card.version}, SHA-256 {model.sha256}")
+            if not model.protected:
+                shell.say("  made by an older version, without sums: a change would not be noticed")
+    shell.tell(models=checked)
+    return 1 if any("error" in one for one in checked) else 0

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 from .. import models
 from ..core.progress import Progress
-from .options import command, json_fields, machine, machine_arguments, process
-from .output import Lines
+from .fields import add_fields, given, json_fields, number
+from .options import (
+    command,
+    machine,
+    machine_arguments,
+    output_arguments,
+    process,
+    require_new,
+    set_threads,
+    threads_argument,
+)
+
+LESS_STEPS = "It takes less with fewer --steps. Stopped, it goes on with the same command."
+LESS_VIEWS = "It takes less with fewer --views. Stopped, it goes on with the same command."
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +37,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERSON",
         help="not trained on; repeatable",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    output_arguments(parser, "model file to write", "FILE")
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -32,14 +46,16 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
             "(default: the output's name with .checkpoint)"
         ),
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps")
-    parser.add_argument("--seed", type=int, default=0)
     machine_arguments(parser)
+    from ..training.synthetic_ct import TrainSettings
+
+    add_fields(parser, TrainSettings)
 
 
-@command("train", "synthetic-ct", _train_arguments)
+@command("train", "synthetic-ct", _train_arguments, advice=LESS_STEPS)
 def train_synthetic_ct(options: argparse.Namespace) -> int:
     """Train the reference network, Dixon MR to synthetic CT, on Dixon images simulated from CT."""
+    checkpoint = _checkpoint(options)
     device = machine(options)
     from ..training import synthetic_ct
 
@@ -50,12 +66,41 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
             f"no scan of {', '.join(sorted(unknown))} in {options.folder}; "
             f"people there: {', '.join(sorted({s.person for s in scans}))}"
         )
-    settings = replace(synthetic_ct.TrainSettings(), seed=options.seed)
-    if options.steps:
-        settings = replace(settings, steps=options.steps)
+    settings = synthetic_ct.TrainSettings(**given(options, synthetic_ct.TrainSettings))
     scans = [s for s in scans if s.person not in options.leave_out]
-    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
-    print(synthetic_ct.train(scans, options.output, settings, checkpoint, Lines(), device))
+    with _kept(checkpoint):
+        path = synthetic_ct.train(
+            scans, options.output, settings, checkpoint, options.shell, device
+        )
+    return _written(options, path)
+
+
+def _checkpoint(options: argparse.Namespace, ending: str = ".checkpoint") -> Path:
+    """Where a training's state is kept; refuses an output that another training has made."""
+    kept = Path(options.checkpoint or Path(options.output).with_suffix(ending))
+    model = getattr(options, "model", None) or ""
+    added_to = bool(model) and Path(model).resolve() == Path(options.output).resolve()
+    require_new(options.output, options.overwrite, added_to, kept.exists())
+    return kept
+
+
+@contextmanager
+def _kept(checkpoint: Path) -> Iterator[None]:
+    """Say of a training that is stopped how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not checkpoint.exists():
+            raise KeyboardInterrupt("before the first checkpoint: nothing is kept") from None
+        raise KeyboardInterrupt(
+            f"{checkpoint} keeps what was learnt; the same command goes on from there"
+        ) from None
+
+
+def _written(options: argparse.Namespace, path: Path | str) -> int:
+    """Say where the model is."""
+    options.shell.say(path)
+    options.shell.tell(output=str(path))
     return 0
 
 
@@ -70,12 +115,7 @@ def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
             "sub-folder of DICOM slices for each series"
         ),
     )
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="model file to write; the learning curve goes beside it",
-    )
+    output_arguments(parser, "model file to write; the learning curve goes beside it", "FILE")
     parser.add_argument(
         "--hold-out",
         action="append",
@@ -92,33 +132,14 @@ def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="of the model, as users will see it")
     parser.add_argument("--sources", help="where the scans come from, and their licence")
-    parser.add_argument("--steps", type=int, help="optimiser steps")
-    parser.add_argument("--batch", type=int, help="slices in each step, over all processes")
-    parser.add_argument("--spacing", type=float, metavar="MM", help="voxel size of the flow's grid")
-    parser.add_argument(
-        "--negative",
-        type=float,
-        metavar="SHARE",
-        help=(
-            "share of slices spoilt by random curves and fields, "
-            "whose likelihood is pushed down (default 0)"
-        ),
-    )
-    parser.add_argument(
-        "--settings",
-        type=json_fields,
-        default={},
-        metavar="JSON",
-        help=(
-            'other fields of NetInversionLib.training.flow.FlowSettings, such as \'{"hidden": 48,'
-            ' "features": [16, 32, 64]}\''
-        ),
-    )
-    parser.add_argument("--seed", type=int, default=0)
     machine_arguments(parser)
+    parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
+    from ..training.flow import FlowSettings
+
+    add_fields(parser, FlowSettings, also={"spacing_mm": "--spacing"})
 
 
-@command("train", "flow", _train_flow_arguments)
+@command("train", "flow", _train_flow_arguments, advice=LESS_STEPS)
 def train_flow(options: argparse.Namespace) -> int:
     """Learn what one scanner's MR images look like, for harmonization.
 
@@ -126,39 +147,28 @@ def train_flow(options: argparse.Namespace) -> int:
     """
     from ..training import flow
 
+    checkpoint = _checkpoint(options)
     device, first = process(options)
-    given = {
-        "steps": options.steps,
-        "batch": options.batch,
-        "spacing_mm": options.spacing,
-        "negative": options.negative,
-    }
-    given = {
-        **options.settings,
-        **{k: v for k, v in given.items() if v is not None},
-        "seed": options.seed,
-    }
-    try:
-        settings = replace(flow.FlowSettings(), **given)
-    except TypeError as error:
-        raise ValueError(f"no such setting: {error}") from error
-    progress = Lines() if first else Progress()
+    chosen = {**options.settings, **given(options, flow.FlowSettings)}
+    unknown = set(chosen) - {field.name for field in fields(flow.FlowSettings)}
+    if unknown:
+        raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+    settings = flow.FlowSettings(**chosen)
+    progress = options.shell if first else Progress()
     cases = flow.read_cases(options.folder, settings.spacing_mm, progress)
-    checkpoint = options.checkpoint or Path(options.output).with_suffix(".checkpoint")
     card = {k: v for k, v in {"name": options.name, "sources": options.sources}.items() if v}
-    path = flow.train(
-        cases, options.output, settings, options.hold_out, checkpoint, progress, device, card
-    )
-    if first:
-        print(path)
-    return 0
+    with _kept(checkpoint):
+        path = flow.train(
+            cases, options.output, settings, options.hold_out, checkpoint, progress, device, card
+        )
+    return _written(options, path) if first else 0
 
 
 def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", help="MR scans of ONE scanner, one for each person, as for 'train flow'"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    output_arguments(parser, "model file to write", "FILE")
     parser.add_argument(
         "--model",
         metavar="FILE",
@@ -179,11 +189,13 @@ def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
             "(default: the output's name with .aligned)"
         ),
     )
-    parser.add_argument("--views", type=int, help="brains looked at, warped ones among them")
-    parser.add_argument("--seed", type=int, default=0)
+    threads_argument(parser)
+    from ..training.corrector import TrainSettings
+
+    add_fields(parser, TrainSettings)
 
 
-@command("train", "corrector", _train_corrector_arguments)
+@command("train", "corrector", _train_corrector_arguments, advice=LESS_VIEWS)
 def train_corrector(options: argparse.Namespace) -> int:
     """Learn where in the head one scanner shows which intensities, for anatomy-safe harmonization.
 
@@ -191,14 +203,14 @@ def train_corrector(options: argparse.Namespace) -> int:
     """
     from ..training import corrector
 
-    settings = replace(corrector.TrainSettings(), seed=options.seed)
-    if options.views:
-        settings = replace(settings, views=options.views)
+    set_threads(options)
+    settings = corrector.TrainSettings(**given(options, corrector.TrainSettings))
+    checkpoint = _checkpoint(options, ".aligned")
     scans = corrector.find_scans(options.folder, options.leave_out)
-    checkpoint = options.checkpoint or Path(options.output).with_suffix(".aligned")
-    learnt = corrector.train(list(scans), settings, checkpoint, Lines(), scans)
-    print(corrector.save(learnt, list(scans), options.output, settings, options.model))
-    return 0
+    with _kept(checkpoint):
+        learnt = corrector.train(list(scans), settings, checkpoint, options.shell, scans)
+    path = corrector.save(learnt, list(scans), options.output, settings, options.model)
+    return _written(options, path)
 
 
 def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -218,9 +230,8 @@ def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERSON",
         help="not learnt from; repeatable",
     )
-    parser.add_argument(
-        "--output", required=True, metavar="FILE", help="model file to write; may be the same"
-    )
+    output_arguments(parser, "model file to write; may be the same", "FILE")
+    threads_argument(parser)
 
 
 @command("train", "gate", _train_gate_arguments)
@@ -231,22 +242,27 @@ def train_gate(options: argparse.Namespace) -> int:
     """
     import torch
 
+    set_threads(options)
     from ..harmonize import scan as harmonize_scan
     from ..training import corrector, flow_file, gate
 
+    same = Path(options.model).resolve() == Path(options.output).resolve()
+    require_new(options.output, options.overwrite, same)
     scans = corrector.find_scans(options.folder, options.leave_out)
-    found = gate.fit((harmonize_scan.read(*scan) for scan in scans.items()), Lines())
-    print(
-        flow_file.combine(
-            options.model,
-            options.output,
-            statistics={n: torch.from_numpy(v) for n, v in found.items()},
-        )
+    found = gate.fit((harmonize_scan.read(*scan) for scan in scans.items()), options.shell)
+    path = flow_file.combine(
+        options.model,
+        options.output,
+        statistics={n: torch.from_numpy(v) for n, v in found.items()},
     )
-    return 0
+    return _written(options, path)
 
 
 # Denoisers and their invariances ------------------------------------------------------------------
+
+
+CHOSEN = ("architecture", "arguments", "loss")
+"""Settings of denoisers that have options of their own."""
 
 
 def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
@@ -255,9 +271,10 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arguments",
         type=json_fields,
-        default={},
-        metavar="JSON",
-        help="of the architecture, such as '{\"out_ch\": 32}'",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the architecture, such as out_ch=32",
     )
     parser.add_argument(
         "--loss", default="mse", choices=["mse", "wgan"], help="wgan: adversarial and perceptual"
@@ -267,6 +284,9 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for wgan: the denoiser whose features the perceptual term compares",
     )
+    from ..training.denoiser import DenoiserSettings
+
+    add_fields(parser, DenoiserSettings, leave_out=CHOSEN)
 
 
 def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +294,7 @@ def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
         "folder", help="CT volumes in HU, and people.csv (file,person) if a person has several"
     )
     parser.add_argument("--leave-out", metavar="PERSON", help="not trained on, measured instead")
-    parser.add_argument("--output", required=True, metavar="FILE", help="model file to write")
+    output_arguments(parser, "model file to write", "FILE")
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -283,13 +303,13 @@ def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
             "(default: the output's name with .checkpoint)"
         ),
     )
-    parser.add_argument("--every", type=int, default=1, help="take every n-th slice")
-    parser.add_argument("--steps", type=int, help="optimiser steps")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--every", type=number(at_least=1), default=1, metavar="N", help="take every n-th slice"
+    )
     machine_arguments(parser)
 
 
-@command("train", "denoiser", _train_denoiser_arguments)
+@command("train", "denoiser", _train_denoiser_arguments, advice=LESS_STEPS)
 def train_denoiser(options: argparse.Namespace) -> int:
     """Train a CT denoiser on low dose simulated from normal CT.
 
@@ -299,7 +319,7 @@ def train_denoiser(options: argparse.Namespace) -> int:
 
     chosen = {
         "architecture": options.architecture,
-        "arguments": tuple(options.arguments.items()),
+        "arguments": tuple((k, v) for one in options.arguments for k, v in one.items()),
         "loss": options.loss,
     }
     return _train_on_low_dose(
@@ -307,7 +327,14 @@ def train_denoiser(options: argparse.Namespace) -> int:
     )
 
 
-@command("train", "vae", _low_dose_arguments)
+def _train_vae_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..training.sampler import VAESettings
+
+    _low_dose_arguments(parser)
+    add_fields(parser, VAESettings)
+
+
+@command("train", "vae", _train_vae_arguments, advice=LESS_STEPS)
 def train_vae(options: argparse.Namespace) -> int:
     """Train an autoencoder of low-dose CT, for Invariances; torchrun as for denoisers."""
     from ..training import sampler
@@ -321,12 +348,13 @@ def _train_cinn_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--denoiser", required=True, metavar="FILE", help="network whose layers condition the flows"
     )
-    parser.add_argument(
-        "--layers", nargs="+", default=["output"], help="names or numbers; default output"
-    )
+    parser.add_argument("--layers", nargs="+", default=["output"], help="names or numbers")
+    from ..training.sampler import CINNSettings
+
+    add_fields(parser, CINNSettings, leave_out=["layers"])
 
 
-@command("train", "cinn", _train_cinn_arguments)
+@command("train", "cinn", _train_cinn_arguments, advice=LESS_STEPS)
 def train_cinn(options: argparse.Namespace) -> int:
     """Train a conditional flow for each of a denoiser's layers.
 
@@ -352,30 +380,28 @@ def _train_on_low_dose(
     """
     from ..training import denoiser
 
+    checkpoint = _checkpoint(options)
     device, first = process(options)
-    settings = kind(
-        seed=options.seed, **({"steps": options.steps} if options.steps else {}), **(chosen or {})
-    )
-    progress = Lines() if first else Progress()
+    settings = kind(**given(options, kind, chosen or ()), **(chosen or {}))
+    progress = options.shell if first else Progress()
     loaded = {
         name: models.load(path, device) if path else None for name, path in (networks or {}).items()
     }
     data = (
         settings
         if kind is denoiser.DenoiserSettings
-        else denoiser.DenoiserSettings(seed=options.seed)
+        else denoiser.DenoiserSettings(seed=settings.seed)
     )
     pairs = denoiser.read_pairs(options.folder, data, options.every, progress)
-    path = train(
-        pairs,
-        options.output,
-        settings=settings,
-        leave_out=options.leave_out,
-        progress=progress,
-        device=device,
-        checkpoint=options.checkpoint or Path(options.output).with_suffix(".checkpoint"),
-        **loaded,
-    )
-    if first:
-        print(path)
-    return 0
+    with _kept(checkpoint):
+        path = train(
+            pairs,
+            options.output,
+            settings=settings,
+            leave_out=options.leave_out,
+            progress=progress,
+            device=device,
+            checkpoint=checkpoint,
+            **loaded,
+        )
+    return _written(options, path) if first else 0

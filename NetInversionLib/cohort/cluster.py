@@ -76,6 +76,7 @@ def _client(scheduler: Scheduler):
         security = distributed.Security(
             require_encryption=True, **{key: path for key, path in files.items() if path}
         )
+    _require_address(scheduler)
     try:
         return distributed.Client(scheduler.address, security=security, set_as_default=False)
     except (OSError, TimeoutError, asyncio.TimeoutError) as error:  # two types until Python 3.11
@@ -83,6 +84,20 @@ def _client(scheduler: Scheduler):
             f"no Dask scheduler answers at {scheduler.address}: is the address right, the scheduler"
             f" running, and do both sides use TLS or neither? ({error})"
         ) from error
+
+
+def _require_address(scheduler: Scheduler) -> None:
+    """Raise ValueError for an address that no scheduler has."""
+    protocol, found, rest = scheduler.address.partition("://")
+    if not found or not rest or protocol not in ("tcp", "tls", "ws", "wss", "inproc", "ucx"):
+        raise ValueError(
+            f"{scheduler.address} is no scheduler's address; write one such as tcp://host:8786"
+        )
+    given = (scheduler.tls_ca_file, scheduler.tls_cert, scheduler.tls_key)
+    if protocol in ("tls", "wss") and not any(given):
+        raise ValueError(
+            f"{scheduler.address} needs certificates: --tls-ca-file, --tls-cert and --tls-key"
+        )
 
 
 def _distributed():

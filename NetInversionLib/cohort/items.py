@@ -13,12 +13,14 @@ from pathlib import Path
 
 from .. import jobs
 from ..core import files as core_files
-from . import page
+from ..core.text import shown
+from .folders import OWN
 
 READABLE = (*core_files.SUFFIXES, ".nhdr", ".mhd")
-OWN = ".netinversion"
-"""Folder for records inside an output folder; a folder that has it is never searched for volumes.
-"""
+DICOM = ""
+"""Ending of an image that is a folder with a DICOM series."""
+WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
+"""Endings of headers with data beside them, and of the whole file that is written instead."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Item:
 
     Attributes:
         source: The volume's path below the input folder, with forward slashes; its name in tables.
-        out, output: The output folder, and the image's path below it.
+        out, output: The output folder, and the path below it of the image: a file whose ending
+            names the format, or a folder for a DICOM series.
         task, volumes, model_paths, settings: As in ``jobs.Request``, but volumes are paths.
         result: Which of the result's volumes is the image.
         fingerprint: Changes with settings, model contents, or size or time of a volume's file.
@@ -53,7 +56,7 @@ class Item:
 
     @property
     def sidecar_file(self) -> Path:
-        return self.image.with_name(self.image.name[: -len(".nii.gz")] + ".json")
+        return self.image.with_name(f"{_name(Path(self.output))}.json")
 
     @property
     def record_file(self) -> Path:
@@ -84,6 +87,7 @@ def plan(
     suffix: str = "T1w",
     force: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    format: str | None = None,
 ) -> list[Item]:
     """An item for every volume of ``folder``; nothing is written.
 
@@ -97,6 +101,7 @@ def plan(
             without a pattern, such a file is no volume.
         suffix: Which images of a BIDS data set: "T1w", "T2w", ...
         log: Is told what is taken for a mask by its name.
+        format: Of the images: "nii.gz", "nii", "nrrd", "mha" or "dicom"; None for each volume's.
 
     Raises:
         ValueError: No volumes, folders that overlap, two volumes whose results would have the same
@@ -123,7 +128,7 @@ def plan(
     model_paths = {key: os.path.abspath(path) for key, path in (model_paths or {}).items()}
     models = {key: _file_hash(path) for key, path in model_paths.items()}
     items = []
-    for path, output in _outputs(sources, folder, suffix if bids else None).items():
+    for path, output in _outputs(sources, folder, suffix if bids else None, format).items():
         files = {"source": os.path.abspath(path)}
         if path in masks:
             files["mask"] = _beside(path, masks[path])
@@ -146,8 +151,22 @@ def plan(
             models,
             {key: _state(file) for key, file in files.items()},
         ]
-        items.append(replace(item, fingerprint=text_hash(json.dumps(identity, sort_keys=True))))
+        item = replace(item, fingerprint=text_hash(json.dumps(identity, sort_keys=True)))
+        items.append(item if format else _as_it_was(item))
     return items
+
+
+def _as_it_was(item: Item) -> Item:
+    """The item, in the format of a result of the same that is there already."""
+    try:
+        record = json.loads(item.record_file.read_bytes())
+        output = record["output"]
+        if record["fingerprint"] != item.fingerprint or record["status"] == "failed":
+            return item
+    except (OSError, ValueError, KeyError, TypeError):
+        return item
+    same = _name(Path(output)) == _name(Path(item.output))
+    return replace(item, output=output) if same and not Path(output).is_absolute() else item
 
 
 def is_bids(folder: str | os.PathLike) -> bool:
@@ -205,24 +224,28 @@ def _bids_files(folder: Path, suffix: str) -> list[Path]:
     )
 
 
-def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict[Path, str]:
+def _outputs(
+    sources: list[Path], folder: Path, bids_suffix: str | None, format: str | None
+) -> dict[Path, str]:
     """Where each source's image goes below the output folder.
 
     Files that differ in their ending only keep it.
     """
-    named = {
-        path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized.nii.gz"
+    ending = {path: _ending(path, format) for path in sources}
+    stem = {
+        path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized"
         for path in sources
     }
+    named = {path: stem[path] + ending[path] for path in sources}
     parent = {path: Path(_below(path, folder)).parent for path in sources}
     outputs = {path: (parent[path] / name).as_posix() for path, name in named.items()}
     if not bids_suffix:
-        count = Counter(outputs.values())
+        count = Counter((parent[path], stem[path]) for path in sources)
         outputs = {
             path: (
                 output
-                if count[output] == 1
-                else (parent[path] / f"{path.name}_harmonized.nii.gz").as_posix()
+                if count[parent[path], stem[path]] == 1
+                else (parent[path] / f"{path.name}_harmonized{ending[path]}").as_posix()
             )
             for path, output in outputs.items()
         }
@@ -233,16 +256,27 @@ def _outputs(sources: list[Path], folder: Path, bids_suffix: str | None) -> dict
     return outputs
 
 
+def _ending(path: Path, format: str | None) -> str:
+    """Of the image that is made from a file or folder: as wanted, else that of the source."""
+    if format:
+        return DICOM if format == "dicom" else f".{format}"
+    name = path.name.lower()
+    if path.is_dir():
+        return DICOM
+    found = next((ending for ending in READABLE if name.endswith(ending)), ".nii.gz")
+    return WRITTEN_AS.get(found, found)
+
+
 def _bids_name(path: Path, suffix: str) -> str:
-    """The derivative's name: "desc" is the last entity.
+    """The derivative's name, without ending: "desc" is the last entity.
 
     A label that is there already stays part of it.
     """
     entities = _name(path)[: -len(suffix) - 1]
     described = re.search(r"_desc-([0-9A-Za-z]+)$", entities)
     if described:
-        return f"{entities}Harmonized_{suffix}.nii.gz"
-    return f"{entities}_desc-harmonized_{suffix}.nii.gz"
+        return f"{entities}Harmonized_{suffix}"
+    return f"{entities}_desc-harmonized_{suffix}"
 
 
 def _masks(
@@ -285,6 +319,16 @@ def _masks(
 def _beside(path: Path, name: str) -> str:
     """The absolute path of what is called ``name``, seen from the folder of ``path``."""
     return os.path.abspath(path.parent / name)
+
+
+def mask_of(path: Path, pattern: str | None = None) -> str | None:
+    """The mask of one volume: by a pattern as in ``plan``, else NAME_mask beside NAME; or None.
+
+    Raises:
+        ValueError: It has two.
+    """
+    masks, _ = _masks([path], path.parent, pattern, lambda line: None)
+    return _beside(path, masks[path]) if path in masks else None
 
 
 def _filled(mask: str, path: Path, folder: Path) -> str:
@@ -350,7 +394,7 @@ def _utf8(path: str) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"The path {page.shown(path)} is not valid UTF-8. Rename the file or folder."
+            f"The path {shown(path)} is not valid UTF-8. Rename the file or folder."
         ) from None
     return path
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from .. import jobs
 from ..core import devices
-from .records import failed_record, work
+from .records import clear_own, failed_record, work
 
 if TYPE_CHECKING:
     from .items import Item
 
 
-WORKER = (sys.executable, "-m", "NetInversionLib.cohort")
+WORKER = jobs.python_command("NetInversionLib.cohort")
 """Command of a local worker: items as JSON lines on standard input, records as JSON lines on
 standard output.
 """
@@ -72,9 +72,7 @@ class _Worker:
     def __init__(self, command: Sequence[str], share: int):
         self._command, self.stopped = command, False
         self._process: subprocess.Popen[str] | None = None
-        library = str(Path(__file__).parents[2])
-        paths = [library, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self._environment = jobs.environment()
         if share > 1:
             self._environment.setdefault(
                 "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // share))
@@ -128,10 +126,14 @@ def main() -> int:
     output = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what libraries print does not mix with the records
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    folders: set[Path] = set()
 
     def read() -> None:
         for line in sys.stdin:
+            folders.add(Path(json.loads(line)["out"]))
             lines.put(line)
+        for out in folders:
+            clear_own(out)
         jobs.kill_tree(os.getpid())
         os._exit(0)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import page, volumes
-from ..core.text import shown  # also known by this name
+from ..core.text import cell  # shown is also known by this name
 from ..core.volumes import Volume
 
 SIDE = 96
@@ -114,28 +114,19 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
     headings = list(dict.fromkeys(heading for row in rows for heading in row.get("figures", {})))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([_cell(heading) for heading in (*COLUMNS, *headings)])
+        writer.writerow([cell(heading) for heading in (*COLUMNS, *headings)])
         for row in rows:
             row["reasons"] = "; ".join(row["reasons"])
             figures = row.get("figures", {})
             writer.writerow(
                 [
-                    _cell(value)
+                    cell(value)
                     for value in (
                         *(row[key] for key in COLUMNS),
                         *(figures.get(h, "") for h in headings),
                     )
                 ]
             )
-
-
-def _cell(value: object) -> object:
-    """Numbers as they are; text that a spreadsheet would compute is kept from it by an
-    apostrophe."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = shown(value)
-    return "'" + text if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _head(found: Counter, versions: Counter) -> str:

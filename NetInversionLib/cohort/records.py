@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -19,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, jobs
-from ..core import files
+from ..core import derived_series, files
 from ..core.results import Result, Table
+from ..core.volumes import Volume
 from . import page
-from .items import OWN, Item
+from .folders import OWN
+from .items import Item
 
 # One volume ---------------------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
         raise ValueError(f"The task '{item.task}' gave no image '{item.result}'.")
     with _temporary(item) as folder:
         if image is not None:
-            partial = files.save(image, folder / "image.nii.gz")
+            partial = _save(image, folder, item)
             record["bytes"] = _size(partial)
             write_json(folder / "sidecar.json", _provenance(item, record))
             record["thumbnails"] = page.thumbnails(request.volumes["source"], image)
@@ -175,11 +178,22 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
             _remove_output(item)
         else:
             item.image.parent.mkdir(parents=True, exist_ok=True)
+            if partial.is_dir():
+                _remove(item.image)
             os.replace(folder / "sidecar.json", item.sidecar_file)
             os.replace(partial, item.image)
         write_json(folder / "record.json", record)
         os.replace(folder / "record.json", item.record_file)
     return None
+
+
+def _save(image: Volume, folder: Path, item: Item) -> Path:
+    """The image in a folder, in the format that its place among the results names."""
+    suffix = next((s for s in files.SUFFIXES if item.output.endswith(s)), None)
+    if suffix:
+        return files.save(image, folder / f"image{suffix}")
+    source = item.volumes["source"]
+    return derived_series.save(image, folder / "image", source, Path(item.output).name)
 
 
 def _provenance(item: Item, record: dict) -> dict:
@@ -200,7 +214,12 @@ def failed_record(item: Item, error: str, details: str = "", seconds: float = 0.
 
     A good one that is there stays and is given.
     """
-    record = {**new_record(item), "error": error, "details": details, "seconds": seconds}
+    record = {
+        **new_record(item),
+        "error": _below(error, item),
+        "details": _below(details, item),
+        "seconds": seconds,
+    }
     with contextlib.suppress(OSError):
         good = finished(item)
         if good:
@@ -212,16 +231,46 @@ def failed_record(item: Item, error: str, details: str = "", seconds: float = 0.
     return record
 
 
+def _below(text: str, item: Item) -> str:
+    """Text without the folders of this computer: results travel, and whose they are is private."""
+    for path in item.volumes.values():
+        base = path.removesuffix(item.source)
+        if base != path and len(base) > 1:
+            text = text.replace(base, "")
+    return text
+
+
 def _remove_output(item: Item) -> None:
     """What an earlier run with other settings left: it would be taken for this one's."""
     for path in (item.image, item.sidecar_file):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
+
+
+def remove_all(out: Path) -> None:
+    """Take away what an earlier run left in an output folder: images, records and summary."""
+    for file in sorted((out / OWN / "records").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            image = (out / json.loads(file.read_bytes())["output"]).resolve()
+            if out.resolve() in image.parents:
+                name = next((s for s in files.SUFFIXES if image.name.endswith(s)), "")
+                _remove(image)
+                _remove(image.with_name(image.name.removesuffix(name) + ".json"))
+        file.unlink(missing_ok=True)
+    for name in ("summary.csv", "summary.html"):
+        (out / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _temporary(item: Item) -> Iterator[Path]:
     """A folder that nobody else has, on the file system of the results."""
-    folder = Path(item.out) / OWN / "temporary" / uuid.uuid4().hex
+    folder = Path(item.out) / OWN / "temporary" / f"{_here()}{os.getpid()}-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     item.record_file.parent.mkdir(exist_ok=True)
     try:
@@ -230,9 +279,50 @@ def _temporary(item: Item) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; -1 if there is none."""
+def clear(out: Path) -> None:
+    """Remove what killed processes left half written.
+
+    That of this computer's processes that are gone, and what is a day old: a cluster's worker on
+    another computer may still be at the younger.
+    """
+    with contextlib.suppress(OSError):
+        for path in (out / OWN / "temporary").iterdir():
+            owner = path.name.removeprefix(_here()).partition("-")[0]
+            ours = path.name.startswith(_here()) and owner.isdigit()
+            if (ours and not _lives(int(owner))) or path.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_own(out: Path) -> None:
+    """Remove what this process has half written: it is about to end."""
+    with contextlib.suppress(OSError):
+        for path in (out / OWN / "temporary").glob(f"{_here()}{os.getpid()}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _here() -> str:
+    """Begin of the names of this computer's temporary folders."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:12] + "-"
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this computer is there; yes where that is not known."""
+    if os.name != "posix":
+        return True
     try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of a folder's files; -1 if there is none."""
+    try:
+        if path.is_dir():
+            return sum(entry.stat().st_size for entry in os.scandir(path))
         return os.stat(path).st_size
     except (OSError, ValueError):
         return -1

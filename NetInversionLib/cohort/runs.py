@@ -13,22 +13,30 @@ with the records.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from . import page
 from .cluster import run_on_cluster
-from .items import OWN, is_bids
+from .folders import OWN, only_run_in, run_facts
+from .items import is_bids, text_hash
 from .local import WORKER, run_locally
-from .records import finished, new_record, read_record, without_pictures, write_json
+from .records import (
+    clear,
+    finished,
+    new_record,
+    read_record,
+    remove_all,
+    without_pictures,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from .cluster import Scheduler
@@ -47,6 +55,7 @@ def run(
     scheduler: Scheduler | None = None,
     log: Callable[[str], None] = lambda line: None,
     worker: Sequence[str] | None = None,
+    report: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> list[dict]:
     """Do what is not done yet, and write the summary.
 
@@ -59,13 +68,16 @@ def run(
             folders.
         log: Is given a line per volume.
         worker: Command of a worker process instead of ``WORKER``.
+        report: Is given the share of the volumes that is done (0 to 1), and the next one's name.
 
     Raises:
         ValueError: Another run writes into the output folder, or it belongs to another data set.
         OSError, RuntimeError: Folder not writable, cluster not reached, package missing.
     """
     out = Path(items[0].out)
-    with _only_run_in(out):
+    with only_run_in(out) as certain:
+        if certain:
+            clear(out)
         records = {
             item.source: without_pictures(record) for item in items if (record := finished(item))
         }
@@ -79,38 +91,118 @@ def run(
                 if scheduler
                 else run_locally(rest, processes, worker or WORKER)
             )
+            report(0.0, f"{len(rest)} volumes to do")
             for count, record in enumerate(ends, 1):
+                report(count / len(rest), f"{count} of {len(rest)} volumes done")
                 records[record["source"]] = record
                 left = (time.monotonic() - start) / count * (len(rest) - count)
                 log(_line(record, count, len(rest), left))
         finally:
+            clear(out)
             page.write(out, (_reported(item, records) for item in items), out / OWN)
     return [records[item.source] for item in items]
 
 
-def prepare(folder: str | os.PathLike, out: str | os.PathLike) -> None:
+def prepare(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    items: Sequence[Item] = (),
+    overwrite: bool = False,
+) -> None:
     """Make the output folder.
 
     For a BIDS data set it gets the description that makes it a data set too.
+
+    Args:
+        folder: Input folder.
+        out: Output folder.
+        items: From ``plan``: what will be done. With them the folder is refused if it holds the
+            results of another run: other settings, another model, another input folder.
+        overwrite: Take those results away instead.
+
+    Raises:
+        ValueError: The folder is another data set, or holds the results of another run.
     """
     folder, out = Path(folder).resolve(), Path(out)
     description = out / "dataset_description.json"
     if description.exists() and not (out / OWN).is_dir():
         raise ValueError(f"{out} is a data set already; choose an empty output folder")
-    (out / OWN).mkdir(parents=True, exist_ok=True)
+    with only_run_in(out):
+        asked = _asked(folder, items) if items else {}
+        other = _other_run(out, items, asked) if items else ""
+        if other and not overwrite:
+            raise ValueError(
+                f"{out} holds the results of another run ({other}); choose another output folder,"
+                " or replace them with --overwrite"
+            )
+        if other:
+            _remove_results(out)
+        if items:
+            write_json(out / OWN / "run.json", {"command": "harmonize", "asked": asked})
     if is_bids(folder):
+        place = _seen_from(folder, out)
         made = {
             "Name": f"{folder.name}, harmonized",
             "BIDSVersion": "1.9.0",
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "NetInversion", "Version": __version__, "CodeURL": HOMEPAGE}],
-            "SourceDatasets": [{"URL": folder.as_uri()}],
-            "DatasetLinks": {"source": folder.as_uri()},
+            "SourceDatasets": [{"URL": place}],
+            "DatasetLinks": {"source": place},
         }
         partial = out / OWN / f"{uuid.uuid4().hex}.json"
         write_json(partial, made)
         os.replace(partial, description)
         (out / ".bidsignore").write_text("summary.*\n", encoding="ascii")
+
+
+def _seen_from(folder: Path, out: Path) -> str:
+    """A folder's place as seen from another: results travel, and whose they are is private."""
+    try:
+        return Path(os.path.relpath(folder, out.resolve())).as_posix()
+    except ValueError:  # another drive
+        return folder.as_uri()
+
+
+def _asked(folder: Path, items: Sequence[Item]) -> dict:
+    """What makes a run the same run when it is called again; no path can be read from it."""
+    one = items[0]
+    return {
+        "folder": text_hash(str(folder)),
+        "task": one.task,
+        "settings": one.settings,
+        "models": (one.sidecar or {}).get("Models", {}),
+    }
+
+
+def _other_run(out: Path, items: Sequence[Item], asked: dict) -> str:
+    """In what the run differs whose results are in the folder; "" if it is this one, or none."""
+    before = run_facts(out)
+    if before.get("command", "harmonize") != "harmonize" or any(
+        (out / name).exists() for name in ("facts.json", "report.html")
+    ):
+        return "of another command"
+    there = [record for item in items if (record := read_record(item))]
+    if any(finished(item) for item in items) or "asked" not in before:
+        return ""
+    if not there and not any((out / OWN / "records").glob("*.json")):
+        return ""
+    names = {"folder": "another input folder", "models": "another model"}
+    return ", ".join(
+        names.get(key, f"other {key}")
+        for key, value in asked.items()
+        if before["asked"].get(key) != value
+    )
+
+
+def _remove_results(out: Path) -> None:
+    """Take away what an earlier run left, of whatever command."""
+    remove_all(out)
+    for name in map(str, run_facts(out).get("files", [])):
+        path = out / Path(name).name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def counts(records: list[dict]) -> str:
@@ -154,32 +246,3 @@ def _line(record: dict, count: int, total: int, seconds_left: float) -> str:
         f": {why}" if why else ""
     )
     return line + (f" (about {seconds_left / 60:.0f} min left)" if seconds_left >= 60 else "")
-
-
-@contextlib.contextmanager
-def _only_run_in(out: Path) -> Iterator[None]:
-    """Keep a second run out of the folder, where the system can; clear what a killed one left."""
-    (out / OWN).mkdir(parents=True, exist_ok=True)
-    with open(out / OWN / "lock", "a") as file:
-        with contextlib.suppress(ImportError):  # Windows
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"another run writes into {out}; wait for it, or choose another output folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-            else:
-                _clear(out / OWN / "temporary")
-        yield
-
-
-def _clear(folder: Path) -> None:
-    """Remove what is a day old: a cluster's worker may still be at the younger."""
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if path.stat().st_mtime < time.time() - 86400:
-                shutil.rmtree(path, ignore_errors=True)

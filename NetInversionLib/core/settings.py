@@ -188,7 +188,7 @@ def _current(value: Any, rule: Rule) -> Any:
     return renamed.get(value, value) if isinstance(value, str) else value
 
 
-def _options(kind: Any) -> tuple[Any, ...]:
+def kinds_of(kind: Any) -> tuple[Any, ...]:
     """The types of a union, or the one."""
     if typing.get_origin(kind) in (Union, types.UnionType):
         return typing.get_args(kind)
@@ -196,7 +196,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, kind: Any, rule: Rule) -> bool:
-    return any(_fits_one(value, option, rule) for option in _options(kind))
+    return any(_fits_one(value, option, rule) for option in kinds_of(kind))
 
 
 def _fits_one(value: Any, kind: Any, rule: Rule) -> bool:
@@ -214,10 +214,11 @@ def _fits_one(value: Any, kind: Any, rule: Rule) -> bool:
 
 def _may_be(kind: Any, rule: Rule) -> str:
     """What a field may be, in words."""
-    return " or ".join(_may_be_one(option, rule) for option in _options(kind))
+    return " or ".join(may_be_one(option, rule) for option in kinds_of(kind))
 
 
-def _may_be_one(kind: Any, rule: Rule) -> str:
+def may_be_one(kind: Any, rule: Rule) -> str:
+    """What one value of a type may be, in words: "a whole number at least 2"."""
     if kind is type(None):
         return "none (null)"
     if typing.get_origin(kind) is tuple:

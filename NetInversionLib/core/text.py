@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
+
+FORMULA_BEGINS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Signs at which a spreadsheet takes text for a formula; the last four are the wide ones."""
 
 
 def shown(text: object) -> str:
@@ -20,3 +24,23 @@ def readable(value: float, digits: int = 3) -> str:
     """
     large = math.isfinite(value) and 10**digits - 0.5 <= abs(value) < 1e6
     return f"{value:.0f}" if large else f"{value:.{digits}g}"
+
+
+def cell(value: object) -> object:
+    """A value for a table as CSV.
+
+    Numbers as they are; text that a spreadsheet would compute is kept from it by an apostrophe.
+    """
+    if value is None or isinstance(value, Real):
+        return value
+    text = shown(value)
+    return "'" + text if text.lstrip().startswith(FORMULA_BEGINS) else text
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

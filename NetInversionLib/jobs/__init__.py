@@ -22,6 +22,8 @@ __getattr__ = door(
         "load_result": "storage",
         "remove": "storage",
         "save_request": "storage",
+        "environment": "start",
+        "python_command": "start",
         "kill_tree": "worker",
         "main": "worker",
     },

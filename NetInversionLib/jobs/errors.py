@@ -28,6 +28,10 @@ DISK_FULL = (
 LOST = "The computation ended without a result. The details hold its last words."
 
 
+NO_ROOM = re.compile(r"failed to map segment|cannot allocate|not enough memory", re.IGNORECASE)
+"""What a system's loader says of a library that does not fit into memory."""
+
+
 class JobError(RuntimeError):
     """A job could not be written, read or found; the message says what to do."""
 
@@ -46,7 +50,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
     if isinstance(error, ImportError):
-        return _missing_package(error.name, str(error))
+        return _does_not_load(error)
     if isinstance(error, ValueError) or type(error).__module__.startswith("NetInversionLib."):
         return str(error)  # written for the user
     return f"The computation stopped on an unexpected error: {type(error).__name__}: {error}"
@@ -77,6 +81,28 @@ def explain_exit(code: int, crashed: bool, words: str) -> str:
             " as device."
         )
     return LOST
+
+
+def _does_not_load(error: ImportError) -> str:
+    """Which package it is that the code asked for, whichever of its parts did not load."""
+    if NO_ROOM.search(str(error)):
+        return MEMORY
+    name = error.name
+    if isinstance(error, ModuleNotFoundError) and name and not name.startswith("_"):
+        return _missing_package(name, str(error))
+    return _missing_package(_outermost(error) or name, str(error))
+
+
+def _outermost(error: ImportError) -> str | None:
+    """The installed package whose import failed: the first that the traceback enters."""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        path = trace.tb_frame.f_code.co_filename
+        if os.path.basename(path) == "__init__.py" and not name.startswith("NetInversionLib"):
+            return name
+        trace = trace.tb_next
+    return None
 
 
 def _missing_package(name: str | None, detail: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import qt
 
-from ..jobs import speed
+from ..jobs import speed, start
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class Machine:
             "finished(int,QProcess::ExitStatus)",
             lambda code, status: self._keep(device, process, done),
         )
-        process.start(python, ["-m", "NetInversionLib.jobs.speed", device, repr(time.time())])
+        program, *words = start.python_command("NetInversionLib.jobs.speed", python)
+        process.start(program, [*words, device, repr(time.time())])
 
     def _keep(self, device: str, process: qt.QProcess, done: Callable[[], None]) -> None:
         try:

@@ -88,14 +88,43 @@ def read_people(folder: Path | str) -> dict[Path, str]:
     people = {stem: KNOWN_PEOPLE.get(stem, stem) for stem in files}
     table = folder / "people.csv"
     if table.exists():
-        with open(table, newline="", encoding="utf-8") as lines:
-            people = {file_stem(Path(row["file"])): row["person"] for row in csv.DictReader(lines)}
+        people = {file_stem(Path(file)): person for file, person in _read_table(table)}
         missing = sorted(set(people) - set(files))
         if missing:
             raise ValueError(
                 f"{table} names files that are not in the folder: {', '.join(missing)}"
             )
     return {files[stem]: person for stem, person in people.items()}
+
+
+def _read_table(path: Path) -> list[tuple[str, str]]:
+    """(file, person) of each row, as spreadsheets write them: with a byte order mark or semicolons.
+
+    Raises:
+        ValueError: The columns are not there, or a row has no person.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as CSV, UTF-8") from None
+    first = text.partition("\n")[0]
+    mark = max(",;\t", key=first.count)
+    rows = list(csv.reader(text.splitlines(), delimiter=mark))
+    names = [name.strip().lower() for name in rows[0]] if rows else []
+    if not {"file", "person"} <= set(names):
+        raise ValueError(
+            f"{path} needs the columns file and person in its first line, not"
+            f" {', '.join(names) or 'nothing'}"
+        )
+    found = []
+    for number, row in enumerate(rows[1:], 2):
+        cells = dict(zip(names, (cell.strip() for cell in row)))
+        if not any(cells.values()):
+            continue
+        if not cells.get("file") or not cells.get("person"):
+            raise ValueError(f"line {number} of {path} names no file or no person")
+        found.append((cells["file"], cells["person"]))
+    return found
 
 
 def file_stem(path: Path) -> str:

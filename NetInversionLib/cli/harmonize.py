@@ -1,0 +1,298 @@
+"""`netinversion harmonize`: one MR image, or all of a folder, as another scanner shows them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import models
+from .fields import add_fields, given, json_fields, number
+from .options import (
+    command,
+    format_argument,
+    machine_arguments,
+    overwrite_argument,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    from .results import Asked
+
+REFERENCE_VOLUME_S = 25.0
+"""Seconds of a volume on two cores; says only whether a cohort is a matter of minutes or hours."""
+
+
+def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..harmonize.settings import Settings
+
+    parser.add_argument(
+        "folder",
+        metavar="INPUT",
+        help=(
+            "one volume (NIfTI, NRRD, MetaImage, a DICOM folder), a folder with volumes at any"
+            " depth, or a BIDS data set"
+        ),
+    )
+    parser.add_argument(
+        "output_place",
+        nargs="?",
+        metavar="OUTPUT",
+        help=(
+            "image to write, for one volume; folder for images, summary.csv and summary.html; BIDS"
+            " derivatives if the input is BIDS"
+        ),
+    )
+    parser.add_argument("--output", metavar="PATH", help="the same as OUTPUT")
+    overwrite_argument(parser)
+    format_argument(parser)
+    parser.add_argument(
+        "--model", metavar="FILE", help="model of the target scanner (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--mask",
+        metavar="PATTERN",
+        help=(
+            "a volume's mask as seen from its folder, such as '{name}_brain.nii.gz'; {name},"
+            " {folder}, {subject} and {session} are filled in (default: NAME_mask beside NAME,"
+            " where there is one)"
+        ),
+    )
+    parser.add_argument("--suffix", default="T1w", help="which images of a BIDS data set")
+    parser.add_argument(
+        "--force", action="store_true", help="write the images of refused volumes too"
+    )
+    _cohort_arguments(parser)
+    machine_arguments(parser, "auto")
+    parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
+    add_fields(parser, Settings, leave_out=["force", "device"])
+
+
+def _cohort_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the work on many volumes is shared out."""
+    parser.add_argument(
+        "--processes",
+        type=number(at_least=1),
+        default=1,
+        metavar="N",
+        help="volumes at the same time",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of this Dask cluster, such as tcp://host:8786",
+    )
+    for name in ("tls-ca-file", "tls-cert", "tls-key"):
+        parser.add_argument(f"--{name}", metavar="PEM", help="for a scheduler with TLS (tls://)")
+
+
+@command(
+    "harmonize",
+    "",
+    _harmonize_arguments,
+    advice="It takes less with --processes N (volumes at the same time) or --strength 0. Stopped,"
+    " it goes on with the same command.",
+)
+def harmonize(options: argparse.Namespace) -> int:
+    """Harmonize an MR volume, or all of a folder or BIDS data set; run again, it goes on.
+
+    netinversion harmonize ONE.nii.gz OUT.nii.gz, or netinversion harmonize FOLDER RESULTS
+    """
+    from ..core import derived_series
+    from ..harmonize.settings import Settings
+
+    asked_for = options.output or options.output_place
+    if not asked_for:
+        raise ValueError("say where to write: netinversion harmonize INPUT OUTPUT")
+    output = Path(asked_for)
+    settings = {**options.settings, **given(options, Settings, ["force", "device"])}
+    if options.device != "auto":  # else cohorts of before would count as made otherwise
+        settings["device"] = options.device
+    Settings.from_json(settings)
+    model = options.model or _harmonization_model()
+    card = models.read_card(model)
+    if card.task != models.HARMONIZATION:
+        raise ValueError(
+            f"{model} is for {card.task}; name a harmonization model, made by 'netinversion train"
+            " flow'"
+        )
+    source = Path(options.folder)
+    if not source.exists():
+        raise ValueError(f"there is no file or folder {source}")
+    set_threads(options)
+    image = output.name.lower().endswith(_endings())
+    if source.is_file() or (image and derived_series.holds_dicom(source)):
+        return _one(source, output, model, settings, options)
+    if image:
+        raise ValueError(f"{source} is a folder of volumes; name a folder for the results")
+    return _many(source, output, model, settings, options)
+
+
+def _endings() -> tuple[str, ...]:
+    from ..core import files as core_files
+
+    return core_files.SUFFIXES
+
+
+def _harmonization_model() -> str:
+    for path, card in models.list_models().items():
+        if isinstance(card, models.Card) and card.task == models.HARMONIZATION:
+            return str(path)
+    raise ValueError("no harmonization model is there; name one with --model")
+
+
+# One volume ---------------------------------------------------------------------------------------
+
+
+def _one(
+    source: Path, output: Path, model: str, settings: dict, options: argparse.Namespace
+) -> int:
+    from ..cohort.items import mask_of
+    from .results import Asked
+
+    files = {"source": str(source)}
+    mask = mask_of(source, options.mask)
+    if mask:
+        options.shell.log(f"mask: {mask}")
+        files["mask"] = mask
+    asked = Asked("harmonize", files, {"model": model}, settings, options.format)
+    return _harmonize_one(asked, _place(source, output, options.format), options, options.force)
+
+
+def one_again(asked: Asked, record: Path, options: argparse.Namespace) -> int:
+    """Harmonize one volume as its record says; for ``netinversion rerun``."""
+    here = record.resolve()
+    output = Path(options.output or here.with_name(f"{here.stem}-again"))
+    source = Path(asked.files["source"])
+    place = _place(source, output, asked.format, again=not options.output)
+    forced = bool(asked.settings.get("force"))
+    return _harmonize_one(asked, place, options, forced)
+
+
+def _place(source: Path, output: Path, format: str | None, again: bool = False) -> Path:
+    """Where the image goes: the file that was named, or one in the folder that was named."""
+    from .results import DICOM, suffix_for
+
+    named = next((e for e in _endings() if output.name.lower().endswith(e)), None)
+    if named:
+        if format and format != named.lstrip("."):
+            raise ValueError(f"{output.name} and --format {format} say two formats; give one")
+        return output
+    suffix = suffix_for(source, format)
+    if suffix == DICOM:
+        return output
+    if again:
+        return output.with_name(output.name + suffix)
+    from ..core import files as core_files
+
+    return output / f"{core_files.scan_name(source)}_harmonized{suffix}"
+
+
+def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force: bool) -> int:
+    """Harmonize a volume into a file or DICOM folder; its record becomes a JSON file beside."""
+    from .. import jobs
+    from ..core import files as core_files
+    from .results import undisturbed
+
+    shell = options.shell
+    record = place.with_name(f"{core_files.scan_name(place)}.json")
+    for path in (place, record):
+        if path.exists() and not options.overwrite:
+            raise ValueError(f"{path} is there already; choose another name, or --overwrite")
+    if place.resolve() == Path(asked.first).resolve():
+        raise ValueError("the result would replace the image that it is made from")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if force:
+        asked = replace(asked, settings={**asked.settings, "force": True})
+    images = {key: core_files.load(path) for key, path in asked.files.items()}
+    request = jobs.Request(asked.task, images, asked.models, asked.settings)
+    result = jobs.run_here(request, shell)
+    verdict, reasons = result.facts.get("verdict", ""), result.facts.get("reasons", [])
+    shell.tell(verdict=verdict, reasons=reasons, facts=result.facts)
+    shell.say(f"{verdict}: {'; '.join(reasons)}" if reasons else verdict)
+    image = result.volumes.get("harmonized")
+    if verdict == "refused" and not force or image is None:
+        raise ValueError(f"{asked.first} was refused, no image is written (--force writes it)")
+    with undisturbed():
+        _write_one(image, place, asked, options.overwrite)
+        result.facts["run"] = asked.record(record.parent)
+        record.write_text(json.dumps(result.facts, indent=1, default=str), encoding="utf-8")
+    shell.say(place)
+    shell.tell(output=str(place))
+    return 0
+
+
+def _write_one(image: Any, place: Path, asked: Asked, overwrite: bool) -> None:
+    import shutil
+
+    from ..core import derived_series
+    from ..core import files as core_files
+
+    if place.name.lower().endswith(_endings()):
+        core_files.save(image, place)
+        return
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        derived_series.save(image, partial, asked.first, "harmonized")
+        if overwrite and place.is_dir():
+            shutil.rmtree(place)
+        os.replace(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# Many volumes -------------------------------------------------------------------------------------
+
+
+def _many(
+    source: Path, output: Path, model: str, settings: dict, options: argparse.Namespace
+) -> int:
+    from .. import cohort
+
+    shell = options.shell
+    scheduler = options.scheduler and cohort.Scheduler(
+        options.scheduler, options.tls_ca_file, options.tls_cert, options.tls_key
+    )
+    items = cohort.plan(
+        source,
+        output,
+        {"model": model},
+        settings,
+        mask=options.mask,
+        suffix=options.suffix,
+        force=options.force,
+        log=shell.log,
+        format=options.format,
+    )
+    cohort.prepare(source, output, items, options.overwrite)
+    _tell_length(len(items), options)
+    try:
+        records = cohort.run(items, options.processes, scheduler, shell.log, report=shell.report)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"finished volumes are kept in {output}; the same command goes on from there"
+        ) from None
+    shell.say(cohort.counts(records))
+    shell.say(output / "summary.html")
+    shell.tell(output=str(output), summary=cohort.counts(records), volumes=records)
+    failed = sum(record["status"] == "failed" for record in records)
+    if failed:
+        shell.complain(
+            f"netinversion: {failed} of {len(records)} volumes failed; the summary says why"
+        )
+    return 1 if failed else 0
+
+
+def _tell_length(count: int, options: argparse.Namespace) -> None:
+    """Say at the start that a cohort takes long."""
+    from ..core.text import duration
+
+    seconds = count * REFERENCE_VOLUME_S / options.processes
+    if seconds > 600 and not options.scheduler:
+        options.shell.log(
+            f"{count} volumes take about {duration(seconds)} on a computer of two cores."
+            f" {options.advice}"
+        )

@@ -1,0 +1,45 @@
+"""`netinversion simulate`: images to try the rest on."""
+
+from __future__ import annotations
+
+import argparse
+
+from .fields import add_fields, given
+from .options import command, format_argument, output_arguments, seed_argument
+
+
+def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..ideal_input.dixon import DixonSettings
+
+    parser.add_argument("ct", help="CT volume in HU: a file or a DICOM folder")
+    output_arguments(parser, "for the three images")
+    format_argument(parser)
+    seed_argument(parser)
+    add_fields(parser, DixonSettings)
+
+
+@command("simulate", "dixon", _simulate_arguments)
+def simulate_dixon(options: argparse.Namespace) -> int:
+    """Simulate Dixon MR images (in-phase, fat fraction, water fraction) from a CT volume."""
+    from ..cohort.folders import RunFolder
+    from ..core import files as core_files
+    from ..ideal_input import dixon
+    from .results import suffix_for, undisturbed, write_image
+
+    settings = dixon.DixonSettings(**given(options, dixon.DixonSettings))
+    written = []
+    with RunFolder(options.output, "simulate dixon", options.overwrite) as folder:
+        ct = core_files.load(options.ct)
+        suffix = suffix_for(options.ct, options.format)
+        images = dixon.simulate_dixon(ct, settings, options.seed)
+        with undisturbed():
+            for role, volume in images.items():
+                path = write_image(
+                    volume, folder.new, f"simulated_{role}", suffix, options.ct, options.shell.log
+                )
+                written.append(folder.folder / path.name)
+            folder.deliver()
+    for path in written:
+        options.shell.say(path)
+    options.shell.tell(images=[str(path) for path in written], output=str(folder.folder))
+    return 0

@@ -1,0 +1,165 @@
+"""A folder that belongs to one run: nobody else writes into it, and no two runs mix in it.
+
+A results folder holds, in ``.netinversion``, the list of its files (``run.json``) and what is not
+ready yet. A folder with ``.netinversion`` is never searched for volumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+OWN = ".netinversion"
+"""Folder for records inside an output folder; a folder that has it is never searched for volumes.
+"""
+MARKS = ("facts.json", "summary.csv", "report.html")
+"""Files by which the results of older versions, which kept no list, are told."""
+
+
+@contextlib.contextmanager
+def only_run_in(out: Path) -> Iterator[bool]:
+    """Keep a second run out of the folder, where the system can.
+
+    Yields:
+        Whether this is certain: not on Windows, nor where the file system has no locks.
+
+    Raises:
+        ValueError: Another run writes into the folder.
+    """
+    (out / OWN).mkdir(parents=True, exist_ok=True)
+    with open(out / OWN / "lock", "a") as file:
+        certain = False
+        with contextlib.suppress(ImportError):  # Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                certain = True
+            except BlockingIOError:
+                raise ValueError(
+                    f"another run writes into {out}; wait for it, or choose another output folder"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield certain
+
+
+class RunFolder:
+    """A folder for the results of one run, which appear together at its end or not at all.
+
+    Args:
+        folder: Made if it is not there.
+        command: What runs, for the list and for sentences.
+        overwrite: Take away the results of an earlier run when this one's are ready.
+
+    Raises:
+        ValueError: The folder is a file, holds the results of another run (without ``overwrite``,
+            or of a version that kept no list), or another run writes into it.
+    """
+
+    def __init__(self, folder: Path | str, command: str, overwrite: bool = False):
+        self.folder, self.command, self.overwrite = Path(folder), command, overwrite
+        self.new = self.folder / OWN / f"new-{os.getpid()}"
+        self._was_there = self.folder.exists()
+        self._require_ours()
+
+    def __enter__(self) -> RunFolder:
+        self._lock = only_run_in(self.folder)
+        certain = self._lock.__enter__()
+        if certain:  # what a killed run left
+            for old in (self.folder / OWN).glob("new-*"):
+                shutil.rmtree(old, ignore_errors=True)
+        self.new.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.new, ignore_errors=True)
+        self._lock.__exit__(None, None, None)
+        if self._earlier() is None:
+            self._forget()
+
+    def deliver(self) -> Path:
+        """Put what stands in ``new`` into the folder, in place of an earlier run's files.
+
+        Raises:
+            ValueError: A file that no run made would be overwritten; the results stay in a folder
+                that the sentence names.
+        """
+        names = sorted(path.name for path in self.new.iterdir())
+        earlier = self._earlier() or []
+        foreign = [n for n in names if (self.folder / n).exists() and n not in earlier]
+        if foreign and not self.overwrite:
+            kept = self.folder / f"results of {self.command}"
+            os.replace(self.new, kept)
+            raise ValueError(
+                f"{self.folder / foreign[0]} was there before and is kept; the results are in"
+                f" {kept}"
+            )
+        for name in earlier:
+            _remove(self.folder / name)
+        for name in names:
+            _remove(self.folder / name)
+            os.replace(self.new / name, self.folder / name)
+        listed = json.dumps({"command": self.command, "files": names}, indent=1)
+        (self.folder / OWN / "run.json").write_text(listed, encoding="utf-8")
+        return self.folder
+
+    def _earlier(self) -> list[str] | None:
+        """Names of the files of the run whose results are there; None without any."""
+        try:
+            found = json.loads((self.folder / OWN / "run.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return [Path(str(name)).name for name in found.get("files", [])]
+
+    def _require_ours(self) -> None:
+        if self._was_there and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file; name a folder for the results")
+        if self._earlier() is not None:
+            if not self.overwrite:
+                raise ValueError(
+                    f"{self.folder} holds the results of another run; choose another folder, or"
+                    " replace them with --overwrite"
+                )
+            return
+        marks = [name for name in MARKS if (self.folder / name).exists()]
+        if marks or (self.folder / OWN / "records").is_dir():
+            raise ValueError(
+                f"{self.folder} holds the results of another run, without a list of its files;"
+                " choose another folder"
+            )
+
+    def _forget(self) -> None:
+        """Leave no trace of a run that gave nothing."""
+        with contextlib.suppress(OSError):
+            (self.folder / OWN / "lock").unlink()
+            (self.folder / OWN).rmdir()
+            if not self._was_there:
+                self.folder.rmdir()
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says; empty without it."""
+    try:
+        found = json.loads((folder / OWN / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
