@@ -29,8 +29,6 @@ REPORT = "report.html"
 FACTS = "facts.json"
 RECORD = "run"
 """Of a result's facts: from what it was computed, for ``netinversion rerun``."""
-WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
-"""Endings of headers with data beside them, and of the whole file that is written instead."""
 DICOM = "dicom"
 
 
@@ -216,11 +214,7 @@ def suffix_for(source: str | Path, wanted: str | None = None) -> str:
         return DICOM if wanted == DICOM else f".{wanted}"
     if derived_series.holds_dicom(source):
         return DICOM
-    name = Path(source).name.lower()
-    for ending, written in WRITTEN_AS.items():
-        if name.endswith(ending):
-            return written
-    return next((ending for ending in core_files.SUFFIXES if name.endswith(ending)), ".nrrd")
+    return core_files.written_like(source)
 
 
 def write_image(

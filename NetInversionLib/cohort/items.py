@@ -19,8 +19,6 @@ from .folders import OWN
 READABLE = (*core_files.SUFFIXES, ".nhdr", ".mhd")
 DICOM = ""
 """Ending of an image that is a folder with a DICOM series."""
-WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha"}
-"""Endings of headers with data beside them, and of the whole file that is written instead."""
 
 
 @dataclass(frozen=True)
@@ -260,11 +258,7 @@ def _ending(path: Path, format: str | None) -> str:
     """Of the image that is made from a file or folder: as wanted, else that of the source."""
     if format:
         return DICOM if format == "dicom" else f".{format}"
-    name = path.name.lower()
-    if path.is_dir():
-        return DICOM
-    found = next((ending for ending in READABLE if name.endswith(ending)), ".nii.gz")
-    return WRITTEN_AS.get(found, found)
+    return DICOM if path.is_dir() else core_files.written_like(path)
 
 
 def _bids_name(path: Path, suffix: str) -> str:

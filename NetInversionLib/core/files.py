@@ -21,6 +21,16 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 READABLE = (*SUFFIXES, ".nhdr", ".mhd", ".hdr", ".img", ".hdr.gz", ".img.gz")
 """Endings that can be read, besides DICOM's."""
 
+WHOLE = {
+    ".nhdr": ".nrrd",
+    ".mhd": ".mha",
+    ".hdr.gz": ".nii.gz",
+    ".img.gz": ".nii.gz",
+    ".hdr": ".nii",
+    ".img": ".nii",
+}
+"""Endings of headers with data beside them, and of the one file that is written instead."""
+
 # ------------------------------------------------------------------------------------------ reading
 
 
@@ -113,6 +123,16 @@ def save(volume: Volume, path: str | os.PathLike) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def written_like(path: str | os.PathLike) -> str:
+    """The ending of an image that is written in the format of another; ".nii.gz" if it has none.
+
+    Of a header with data beside it, that of the whole file.
+    """
+    name = os.fspath(path).lower()
+    found = next((ending for ending in (*SUFFIXES, *WHOLE) if name.endswith(ending)), ".nii.gz")
+    return WHOLE.get(found, found)
 
 
 def scan_name(path: Path) -> str:
