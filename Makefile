@@ -37,6 +37,10 @@ format: $(READY)  ## put the code into the common format
 coverage: $(READY)  ## how much of the library and the modules the tests run
 	$(RUN) -m pytest --numprocesses logical --dist loadfile --cov --cov-report term:skip-covered $(ARGS)
 
+fuzz: $(READY)  ## read thousands of damaged files, and say what came of them
+	$(RUN) Testing/fuzz/models.py
+	$(RUN) Testing/fuzz/checkpoints.py
+
 clean:  ## delete what was generated, except the environments
 	rm -rf build *.egg-info .pytest_cache .hypothesis .ruff_cache Testing/output
 	find NetInversionLib IdealInput Invariances MRFlowHarmonize Testing -name __pycache__ -prune -exec rm -rf {} +
@@ -56,4 +60,4 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	  echo "Not all packages installed, see above. README.md says which systems have all of them." >&2; exit 1; }
 	@touch $@
 
-.PHONY: help test demo bench screenshots lint format coverage clean
+.PHONY: help test demo bench screenshots lint format coverage fuzz clean

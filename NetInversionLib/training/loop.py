@@ -5,6 +5,7 @@ running means of the weights.
 from __future__ import annotations
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -183,37 +184,50 @@ class State:
         """
         kept = checkpoints.load(path, next(self.network.parameters()).device)
         try:
-            self._check_same(kept, path)
+            theirs, names, step = (
+                dict(kept["settings"]),
+                kept["names"],
+                operator.index(kept["step"]),
+            )
             history, recent = kept["history"].tolist(), kept["recent"].tolist()
+            mean = {name: kept["mean"][name].view_as(weight) for name, weight in self.mean.items()}
+            entries = [[int(at), *figures] for at, *figures in history]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(_foreign(path)) from error
+        self._check_same(theirs, names, step, path)
+        try:
             for name, part in self.parts.items():
                 part.load_state_dict(kept["parts"][name])
-        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is no checkpoint of this training: another version wrote it; delete it to"
-                " start afresh"
-            ) from error
-        self.step, self.mean, self.recent = kept["step"], kept["mean"], recent
-        self.history = [[int(step), *figures] for step, *figures in history]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(_foreign(path)) from error
+        self.step, self.history, self.recent, self.mean = step, entries, recent, mean
 
-    def _check_same(self, kept: dict, path: Path | str) -> None:
-        mine, theirs = plain(self.settings), kept["settings"]
+    def _check_same(self, theirs: dict, names: list, step: int, path: Path | str) -> None:
+        mine = plain(self.settings)
         different = sorted(
             name
             for name in mine.keys() | theirs.keys()
             if name not in MAY_CHANGE and mine.get(name) != theirs.get(name)
         )
         which = ", ".join(f"{n}: {theirs.get(n)}, now {mine.get(n)}" for n in different)
-        if different or kept["names"] != self.names:
+        if different or names != self.names:
             raise ValueError(
                 f"{path} belongs to a training with other settings, or of other people, scans or"
                 f" networks ({which or 'the settings are the same'}); ask for the same again, or"
                 " delete it to start afresh"
             )
-        if kept["step"] > self.settings.steps:
+        if step > self.settings.steps:
             raise ValueError(
-                f"{path} has made {kept['step']} steps already, more than {self.settings.steps}:"
+                f"{path} has made {step} steps already, more than {self.settings.steps}:"
                 " ask for as many or more, or delete it to start afresh"
             )
+
+
+def _foreign(path: Path | str) -> str:
+    return (
+        f"{path} is no checkpoint of this training: another version wrote it; delete it to start"
+        " afresh"
+    )
 
 
 MAY_CHANGE = ("steps", "checkpoint_every")
