@@ -34,7 +34,7 @@ host.start()
 import slicer  # noqa: E402
 
 from NetInversionLib.core import files as core_files  # noqa: E402
-from NetInversionLib.core import volumes  # noqa: E402
+from NetInversionLib.core import scans, volumes  # noqa: E402
 from NetInversionLib.core.progress import Progress  # noqa: E402
 from NetInversionLib.core.results import Table  # noqa: E402
 from NetInversionLib.harmonize import reading, simulated_scanners  # noqa: E402
@@ -86,11 +86,10 @@ def packaged_case():
 def own_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise volumes.VolumeError(f"there is no folder '{folder}'")
-    return {
-        path.name.split(".")[0]: path
-        for path in sorted(folder.rglob("*"))
-        if path.name.endswith(IMAGES)
-    }
+    try:
+        return scans.unique_names(folder, scans.find(folder).scans)
+    except ValueError as error:
+        raise volumes.VolumeError(str(error)) from error
 
 
 def own_cases(folder: Path, may_be_none: bool):

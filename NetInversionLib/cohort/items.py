@@ -7,16 +7,16 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import jobs
 from ..core import files as core_files
+from ..core import scans
 from ..core.text import shown
 from .folders import OWN
 
-READABLE = (*core_files.SUFFIXES, ".nhdr", ".mhd")
 DICOM = ""
 """Ending of an image that is a folder with a DICOM series."""
 
@@ -108,13 +108,13 @@ def plan(
     folder, out = Path(folder), Path(_utf8(os.path.abspath(out)))
     _require_apart(folder, out)
     bids = is_bids(folder)
-    sources = _bids_files(folder, suffix) if bids else list(_files(folder, out))
+    sources = _bids_files(folder, suffix) if bids else _files(folder, out, log)
     masks, sources = _masks(sources, folder, mask, log)
     if not sources:
         what = (
             f"sub-*/[ses-*/]anat/*_{suffix}.nii.gz"
             if bids
-            else f"{', '.join(READABLE)} or DICOM folders"
+            else f"{', '.join(core_files.READABLE)} or DICOM folders"
         )
         raise ValueError(f"no volumes in {folder} (looked for {what})")
     inside = [path for path in sources if out.resolve() in path.resolve().parents]
@@ -169,7 +169,7 @@ def _as_it_was(item: Item) -> Item:
 
 def is_bids(folder: str | os.PathLike) -> bool:
     """Whether a folder is a BIDS data set."""
-    return (Path(folder) / "dataset_description.json").is_file()
+    return scans.is_bids(folder)
 
 
 def _require_apart(folder: Path, out: Path) -> None:
@@ -183,43 +183,28 @@ def _require_apart(folder: Path, out: Path) -> None:
         )
 
 
-def _files(folder: Path, out: Path) -> Iterator[Path]:
-    """Volume files and DICOM folders at any depth, in order.
-
-    Hidden files and folders of results are left out.
-    """
-    for place, folders, names in os.walk(folder):
-        parent = Path(place)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not (parent / name / OWN).is_dir()
-            and (parent / name).resolve() != out.resolve()
-        )
-        names = sorted(name for name in names if not name.startswith("."))
-        if any(_is_dicom(parent / name) for name in names):
-            yield parent
-        yield from (parent / name for name in names if name.lower().endswith(READABLE))
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.name == "DICOMDIR" or path.name.lower().endswith(READABLE) or not path.is_file():
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def _files(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
+    """Volume files and DICOM folders at any depth, in order; folders of results are left out."""
+    listing = scans.find(
+        folder, skip=lambda path: (path / OWN).is_dir() or path.resolve() == out.resolve()
+    )
+    for reason, number in Counter(listing.left_out.values()).items():
+        if reason != "a mask":  # of masks more is said
+            log(f"{number} files are left out: by their names {reason}")
+    return listing.scans
 
 
 def _bids_files(folder: Path, suffix: str) -> list[Path]:
     endings = (f"_{suffix}.nii.gz", f"_{suffix}.nii")
-    files = [*folder.glob("sub-*/anat/*"), *folder.glob("sub-*/ses-*/anat/*")]
+    place = re.compile(r"sub-[^/]+/(ses-[^/]+/)?anat/[^/]+")
     ours = re.compile(r"_desc-(harmonized|[0-9A-Za-z]+Harmonized)_")
-    return sorted(
-        path for path in files if path.name.endswith(endings) and not ours.search(path.name)
-    )
+    return [
+        path
+        for path in sorted(scans.find(folder).scans)
+        if path.name.endswith(endings)
+        and place.fullmatch(_below(path, folder))
+        and not ours.search(path.name)
+    ]
 
 
 def _outputs(
@@ -284,10 +269,7 @@ def _masks(
     """
     named = {}
     for path in sources:
-        names = [f"{_name(path)}_mask{ending}" for ending in READABLE]
-        named[path] = [
-            name for name in names if path != folder and os.path.lexists(_beside(path, name))
-        ]
+        named[path] = [mask.name for mask in scans.masks_beside(path) if path != folder]
         if len(named[path]) > 1 and not pattern:
             raise ValueError(
                 f"{_below(path, folder)} has more than one mask: {' and '.join(named[path])}; keep"
@@ -341,9 +323,7 @@ def _filled(mask: str, path: Path, folder: Path) -> str:
 
 def _name(path: Path) -> str:
     """File name without the ending of an image; a DICOM folder's name."""
-    name = path.name or path.resolve().name
-    ending = next((ending for ending in READABLE if name.lower().endswith(ending)), "")
-    return name[: len(name) - len(ending)]
+    return core_files.scan_name(path)
 
 
 def _below(path: Path, folder: Path) -> str:

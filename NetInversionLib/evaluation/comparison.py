@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import files
+from ..core import files, scans
 from ..core.progress import Progress
 from ..harmonize import matching
 from ..harmonize import scan as harmonize_scan
@@ -33,11 +33,7 @@ def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: name one with a volume for each person")
-    paths = [
-        p
-        for p in sorted(folder.iterdir())
-        if p.is_dir() or p.name.endswith(files.SUFFIXES) and not harmonize_scan.is_mask(p)
-    ]
+    paths = sorted(scans.find(folder, deep=False).scans)
     found = [
         p
         for p in paths

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core import files as core_files
-from ..core import volumes
+from ..core import scans, volumes
 from ..core.progress import Progress
 from ..core.results import Table
 from ..harmonize import gate as harmonize_gate
@@ -253,15 +253,7 @@ def read_all(paths: Iterable[str], log: Callable[[str], None]) -> dict[str, Scan
     found: dict[str, Scan] = {}
     places = [Path(path) for path in paths]
     for path in places:
-        files = (
-            [path]
-            if not path.is_dir()
-            else sorted(
-                f
-                for f in path.rglob("*")
-                if f.name.lower().endswith(core_files.SUFFIXES) and not harmonize_scan.is_mask(f)
-            )
-        )
+        files = scans.find(path).scans if path.is_dir() else [path]
         for file in files or [path]:
             try:
                 name = str(file.relative_to(path.parent)) if path.is_dir() else file.name

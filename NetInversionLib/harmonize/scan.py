@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..core import files, volumes
+from ..core import files, scans, volumes
 from ..core.volumes import Volume
 
 # MR intensities have no unit: the 99.5th percentile inside the mask becomes 1, and what is brighter
@@ -56,18 +56,7 @@ class Scan:
 
 def mask_beside(path: Path) -> Path | None:
     """The mask of an image NAME: the file NAME_mask in its folder, if there is one."""
-    return _beside(path, files.scan_name(path) + "_mask")
-
-
-def is_mask(path: Path) -> bool:
-    """Whether a file is the mask of an image beside it."""
-    name = files.scan_name(path)
-    return name.endswith("_mask") and _beside(path, name.removesuffix("_mask")) is not None
-
-
-def _beside(path: Path, name: str) -> Path | None:
-    places = (path.with_name(name + suffix) for suffix in files.SUFFIXES)
-    return next((place for place in places if place.is_file()), None)
+    return next(iter(scans.masks_beside(path)), None)
 
 
 def read(path: Path | str, mask: Path | str | None = None) -> Scan:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from ..core import files as core_files
+from ..core import scans
 
 # Reading ------------------------------------------------------------------------------------------
 
@@ -13,36 +14,21 @@ from ..core import files as core_files
 def find_scans(folder: Path | str) -> dict[str, tuple[Path, Path | None]]:
     """Images of a folder and its sub-folders by name, each with its mask file where there is one.
 
-    NIfTI, NRRD and MetaImage files (``NAME_mask`` beside ``NAME`` is its mask); a sub-folder
-    without any is one DICOM series.
+    Found as by ``core.scans.find``; the first NAME_mask beside NAME is its mask.
 
     Raises:
         ValueError: There is none, or a name comes twice.
     """
     folder = Path(folder)
-    found: dict[str, tuple[Path, Path | None]] = {}
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
-        files = {
-            core_files.scan_name(p): p
-            for p in sorted(place.iterdir())
-            if p.name.endswith(core_files.SUFFIXES) and not p.name.startswith(".")
-        }
-        images = {
-            s: (p, files.get(s + "_mask")) for s, p in files.items() if not s.endswith("_mask")
-        }
-        if not files and any(p.is_file() for p in place.iterdir()) and _holds_dicom(place):
-            images = {place.resolve().name: (place, None)}
-        twice = sorted(images.keys() & found.keys())
-        if twice:
-            raise ValueError(f"two scans in {folder} are called {twice[0]}: rename one")
-        found.update(images)
-    if not found:
+    listing = scans.find(folder)
+    if not listing.scans:
         raise ValueError(
             f"no MR volume (.nii, .nii.gz, .nrrd, .mha, or folders of DICOM slices) in {folder}"
         )
-    return dict(sorted(found.items()))
+    named = scans.unique_names(folder, listing.scans)
+    return {
+        name: (path, next(iter(listing.masks.get(path, [])), None)) for name, path in named.items()
+    }
 
 
 def person_of(name: str) -> str:
@@ -50,17 +36,8 @@ def person_of(name: str) -> str:
 
     ``sub-01`` of ``sub-01_ses-2_T1w`` (BIDS), otherwise the scan's name.
     """
+    name = file_stem(Path(name))
     return name.split("_")[0] if name.startswith("sub-") else name
-
-
-def _holds_dicom(folder: Path) -> bool:
-    """Whether a file there has DICOM's mark."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            with open(path, "rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
-    return False
 
 
 # Several scans of one person must be left out together. These are the development data's names; a
@@ -76,19 +53,22 @@ KNOWN_PEOPLE = {
 
 
 def read_people(folder: Path | str) -> dict[Path, str]:
-    """CT files of a folder and the person each shows; label maps (``*_labels``) are passed over.
+    """CT scans of a folder (found as by ``core.scans.find``) and the person each shows.
 
     Raises:
         ValueError: No CT file there, or people.csv names a file that is not there.
     """
     folder = Path(folder)
-    files = {file_stem(p): p for p in sorted(folder.glob("*")) if _is_image(p)}
+    found = scans.find(folder, deep=False).scans if folder.is_dir() else []
+    files = scans.unique_names(folder, found)
     if not files:
         raise ValueError(f"no CT volume (.nii, .nii.gz, .nrrd, .mha) in {folder}")
-    people = {stem: KNOWN_PEOPLE.get(stem, stem) for stem in files}
+    people = {
+        name: KNOWN_PEOPLE.get(file_stem(path), file_stem(path)) for name, path in files.items()
+    }
     table = folder / "people.csv"
     if table.exists():
-        people = {file_stem(Path(file)): person for file, person in _read_table(table)}
+        people = {_key(files, file): person for file, person in _read_table(table)}
         missing = sorted(set(people) - set(files))
         if missing:
             raise ValueError(
@@ -127,11 +107,10 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def _key(files: dict[str, Path], file: str) -> str:
+    """The name in ``files`` of what a table calls a file, with or without its ending."""
+    return file if file in files else file_stem(Path(file))
+
+
 def file_stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
-def _is_image(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")) and not file_stem(
-        path
-    ).endswith("_labels")
+    return core_files.scan_name(path)
