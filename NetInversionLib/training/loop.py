@@ -206,7 +206,7 @@ class State:
         mine = plain(self.settings)
         different = sorted(
             name
-            for name in mine.keys() | theirs.keys()
+            for name in map(str, mine.keys() | theirs.keys())
             if name not in MAY_CHANGE and mine.get(name) != theirs.get(name)
         )
         which = ", ".join(f"{n}: {theirs.get(n)}, now {mine.get(n)}" for n in different)

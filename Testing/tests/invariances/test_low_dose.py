@@ -3,6 +3,7 @@ the formula says.
 """
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from NetInversionLib.invariances.low_dose import (
     exposed,
     line_integrals,
     noise_image,
+    noise_images,
     project,
     projection_noise,
     simulate_low_dose,
@@ -165,6 +167,37 @@ def test_exposure_control_gives_thin_and_thick_bodies_the_noise_asked_for(spacin
     noise = noise_image(hu, (spacing, spacing), settings, torch.Generator().manual_seed(7))
     assert float(noise[hu > -500].std()) == pytest.approx(noise_hu, rel=0.15)
     assert (settings.dose, settings.views) == (0.25, 60)
+
+
+def test_images_made_together_are_those_made_one_by_one():
+    hu = torch.stack([head(64 + n) for n in range(11)])
+    doses = [LowDoseSettings(dose=0.05 + 0.05 * n, views=40) for n in range(11)]
+    one, all_ = (torch.Generator().manual_seed(7) for _ in range(2))
+    apart = [noise_image(h[None], (1.0, 1.0), d, one)[0] for h, d in zip(hu, doses)]
+    together = list(noise_images(hu, (1.0, 1.0), doses, all_))
+    assert len(together) == 11
+    for found, expected in zip(together, apart):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def head(radius, size=96):
+    return 1000 * (2 * disk((size, size), (1.0, 1.0), radius / 2) - 1).clamp(-1, 0.04)
+
+
+@pytest.mark.parametrize("slices, most", [(1, 1.0), (8, 1.0)])
+def test_a_slice_of_full_size_takes_at_most_a_second_of_one_core(slices, most):
+    """With the photons found, which is done once for a volume; it took 8 s."""
+    hu = head(400, 512)[None].expand(slices, -1, -1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        start = time.thread_time()
+        how = exposed(hu[:1], (0.8, 0.8), LowDoseSettings(views=360), 40.0)
+        list(noise_images(hu, (0.8, 0.8), [how] * slices, torch.Generator()))
+        took = time.thread_time() - start
+    finally:
+        torch.set_num_threads(threads)
+    assert took / slices <= most
 
 
 def test_exposure_control_needs_a_body():
