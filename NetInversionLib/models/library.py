@@ -10,6 +10,7 @@ from pathlib import Path
 from . import card as models_card
 from . import header
 from .card import Card, ModelError
+from .foreign import cards
 
 SUFFIX = ".safetensors"
 SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
@@ -56,9 +57,29 @@ def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card 
     """
     found: dict[Path, Card | ModelError] = {}
     for folder in model_folders() if folders is None else folders:
+        beside = sorted(Path(folder).glob("*" + cards.SUFFIX))
+        imported = {path: _imported(path) for path in beside}
+        # Weights that a card stands beside are the card's.
+        taken = {c.file for c in imported.values() if isinstance(c, cards.Imported)}
         for path in sorted(Path(folder).glob("*" + SUFFIX)):
+            if path.name in taken:
+                continue
             try:
                 found[path] = header.read(path).card
             except ModelError as error:
                 found[path] = error
+        for path, content in imported.items():
+            if isinstance(content, cards.Imported):
+                found[path] = cards.described_card(content, path)
+            else:
+                found[path] = content
     return found
+
+
+def _imported(path: Path) -> cards.Imported | ModelError:
+    try:
+        imported = cards.read(path)
+        cards.described_card(imported, path)
+        return imported
+    except ModelError as error:
+        return error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import files
 from .card import Card
+from .foreign import cards
 from .model import Model
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def load(path: Path | str | Model, device: torch.device | str = "cpu") -> Model:
     """
     if isinstance(path, Model):
         return path
+    if cards.is_card(path):
+        return cards.load(path, device)
     return files.load(path, device)
 
 
@@ -37,6 +40,8 @@ def read_card(path: Path | str | Model) -> Card:
     """
     if isinstance(path, Model):
         return path.card
+    if cards.is_card(path):
+        return cards.read_card(path)
     return files.read_card(path)
 
 

@@ -119,6 +119,11 @@ class Adapted(nn.Module):
             )
         return (y - _column(self.given_low, y)) / _column(self.given_span, y)
 
+    def train(self, mode: bool = True) -> Adapted:
+        """The network stays in the mode it is in: exported programs have none to change."""
+        self.training = mode
+        return self
+
     def _called(self, x: Tensor) -> Any:
         if self.form.takes == "separately":
             return self.network(*x.split(1, dim=1))

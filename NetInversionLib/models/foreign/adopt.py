@@ -13,21 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ...core.volumes import Volume
-from ..card import IMAGE_TO_IMAGE, Card, ModelError
+from ..card import ModelError
 from ..model import Model
 from .adapted import Adapted, Called, Form, by_slice
-from .description import (
-    Description,
-    Image,
-    ScaledChannel,
-    described,
-    input_channel,
-    output_channel,
-)
-from .probe import Probe, probe, told_by
+from .cards import card_of
+from .description import DENOISING, Description, Image, channels, described
+from .found import Probe
+from .probe import probe, told_by
 from .scaling import found_scaling
-
-DENOISING = "denoising"
 
 
 def adopt(
@@ -57,23 +50,10 @@ def adopt(
         ModelError: The network does not run, its gradients are wrong, or the description does not
             fit it; says which field.
     """
-    told = described(description)
     module = prepared(network, log)
-    told = _with_images(told, inputs, targets)
-    if found is None:
-        found = probe(module, told)
-    for sentence in found.sentences():
-        log(sentence)
-    told = _fitted(told_by(found, told), found, log)
-    if isinstance(module, Called):
-        log("A function has no modes: see to it that dropout and the like are off in it.")
-    form = form_of(told, found)
-    told = found_scaling(module, form, told, inputs, targets, log)
-    taken = tuple(input_channel(image) for image in told.inputs)
-    given = tuple(output_channel(image, taken) for image in told.outputs)
-    if told.task == DENOISING:
-        given = tuple(_same_scale(channel, taken[0]) for channel in given)
-    adapted = Adapted(module, form, taken, given).eval().requires_grad_(False)
+    told, found, form = completed(module, described(description), inputs, targets, log, found)
+    taken, given = channels(told)
+    adapted = Adapted(module, form, taken, given)
     path, sha256 = source or (
         Path(f"{_name(network, told)} (from the console)"),
         weights_hash(module),
@@ -81,11 +61,46 @@ def adopt(
     return Model(adapted, card_of(told, found, taken, given, _name(network, told)), path, sha256)
 
 
+def completed(
+    module: nn.Module,
+    told: Description,
+    inputs: list[Volume] | None,
+    targets: list[Volume] | None,
+    log: Callable[[str], None],
+    found: Probe | None = None,
+) -> tuple[Description, Probe, Form]:
+    """A description in which nothing is left out, what the probe found, and the network's form.
+
+    Args:
+        module: From ``prepared``.
+        told: What the user says.
+        inputs, targets: As for ``adopt``.
+        log: Receives what was found.
+        found: What ``probe`` found, where that was kept.
+
+    Raises:
+        ModelError: As ``adopt``.
+    """
+    told = _with_images(told, inputs, targets)
+    if found is None:
+        found = probe(module, told)
+    for sentence in found.sentences():
+        log(sentence)
+    if isinstance(module, Called):
+        log("A function has no modes: see to it that dropout and the like are off in it.")
+    told = _fitted(told_by(found, told), found, log)
+    form = form_of(told, found)
+    return found_scaling(module, form, told, inputs, targets, log), found, form
+
+
 def adopt_denoiser(
     network: nn.Module | Callable[..., Any],
     description: Description | dict | None = None,
     ct: Volume | None = None,
     log: Callable[[str], None] = lambda message: None,
+    *,
+    source: tuple[Path, str] | None = None,
+    found: Probe | None = None,
 ) -> Model:
     """``adopt`` for Invariances: one image in HU in, one out, slice by slice.
 
@@ -94,20 +109,28 @@ def adopt_denoiser(
         description: See ``adopt``; its task is denoising, and units are HU unless it says other.
         ct: The low-dose CT, [k, j, i]: scalings that are not told are tried on it.
         log: Receives what was found.
+        source, found: As for ``adopt``.
 
     Raises:
         ModelError: As ``adopt``.
     """
-    told = replace(described(description), task=DENOISING)
-    for kind, name in (("inputs", "low dose"), ("outputs", "denoised")):
-        images = getattr(told, kind) or (_image(told, kind, name, "HU"),)
-        images = tuple(replace(image, units=image.units or "HU") for image in images)
-        told = told.with_images(kind, images)
-    model = adopt(network, told, None if ct is None else [ct], log=log)
+    told = denoiser_told(described(description))
+    volumes = None if ct is None else [ct]
+    model = adopt(network, told, volumes, log=log, source=source, found=found)
     if model.network.form.dimensions != 2:
         log("It is asked slice by slice: the neighbours of a slice are taken to be equal to it.")
     card = replace(model.card, dimensions=2, size_multiple=model.network.form.multiple)
     return replace(model, network=by_slice(model.network), card=card)
+
+
+def denoiser_told(told: Description) -> Description:
+    """A description as Invariances need it: one image in HU in, one out."""
+    told = replace(told, task=DENOISING)
+    for kind, name in (("inputs", "low dose"), ("outputs", "denoised")):
+        images = getattr(told, kind) or (_image(told, kind, name, "HU"),)
+        images = tuple(replace(image, units=image.units or "HU") for image in images)
+        told = told.with_images(kind, images)
+    return told
 
 
 def prepared(network: nn.Module | Callable[..., Any], log: Callable[[str], None]) -> nn.Module:
@@ -123,7 +146,8 @@ def prepared(network: nn.Module | Callable[..., Any], log: Callable[[str], None]
             )
         return Called(network)
     try:
-        module = copy.deepcopy(network)
+        with torch.no_grad():  # else the copies in TorchScript have a history
+            module = copy.deepcopy(network)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's network raises
         log(f"The network cannot be copied ({error}): it is put into eval mode as it is.")
         module = network
@@ -131,7 +155,9 @@ def prepared(network: nn.Module | Callable[..., Any], log: Callable[[str], None]
         module.eval()
     except NotImplementedError:  # what torch.export makes has no modes
         pass
-    return module.requires_grad_(False)
+    for weight in module.parameters():  # TorchScript has no requires_grad_ of its own
+        weight.requires_grad_(False)
+    return module
 
 
 def weights_hash(network: nn.Module) -> str:
@@ -158,34 +184,6 @@ def form_of(told: Description, found: Probe) -> Form:
         takes=told.takes or "channels",
         gives=told.gives,
         meaning=told.meaning,
-    )
-
-
-def card_of(
-    told: Description,
-    found: Probe,
-    taken: tuple[ScaledChannel, ...],
-    given: tuple[ScaledChannel, ...],
-    name: str,
-) -> Card:
-    """The card of an adopted network: axes are LPS, since the adapter turns them."""
-    return Card(
-        name=name,
-        version="own",
-        architecture=name,
-        arguments={},
-        inputs=taken,
-        outputs=given,
-        dimensions=2 if told.dimensions == 2 else 3,
-        orientation="LPS",
-        spacing_mm=told.spacing_mm,
-        size_multiple=1 if told.dimensions == 2.5 else (told.size_multiple or 1),
-        trained_on=(told.trained_on,),
-        sources="the user's own",
-        licence=told.licence,
-        intended_use="Not told: a network of the user's own. Research use only.",
-        quality={"probe": " ".join(found.sentences())},
-        task=told.task or IMAGE_TO_IMAGE,
     )
 
 
@@ -261,16 +259,3 @@ def _fitted(told: Description, found: Probe, log: Callable[[str], None]) -> Desc
             " described: name one for each"
         )
     return told
-
-
-def _same_scale(given: ScaledChannel, taken: ScaledChannel) -> ScaledChannel:
-    """The output channel with 0 and 1 where the input has them: a denoiser's are compared."""
-    if (
-        taken.high is None
-        or given.high is None
-        or (given.low, given.high) == (taken.low, taken.high)
-    ):
-        return given
-    slope = (given.network[1] - given.network[0]) / (given.high - given.low)
-    start, stop = (given.network[0] + slope * (v - given.low) for v in (taken.low, taken.high))
-    return replace(given, low=taken.low, high=taken.high, network=(start, stop))

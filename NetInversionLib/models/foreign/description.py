@@ -17,6 +17,7 @@ AXES = ("kji", "ijk")
 DIMENSIONS = (2, 2.5, 3)
 TAKES = ("channels", "separately")
 MEANINGS = ("image", "logits", "displacement")
+DENOISING = "denoising"
 # What a z-score of an MR image reaches: the values between which starts are drawn and the
 # penalty stays silent.
 Z_RANGE = (-3.0, 8.0)
@@ -368,3 +369,31 @@ def plausible(image: Image) -> tuple[float, float]:
     if low is None or high is None:
         raise ModelError(f"{image.name!r}: give low and high, the values that it may have")
     return float(low), float(high)
+
+
+def channels(
+    told: Description,
+) -> tuple[tuple[ScaledChannel, ...], tuple[ScaledChannel, ...]]:
+    """The channels of a complete description: inputs, and outputs.
+
+    Raises:
+        ModelError: As ``input_channel`` and ``output_channel``.
+    """
+    taken = tuple(input_channel(image) for image in told.inputs)
+    given = tuple(output_channel(image, taken) for image in told.outputs)
+    if told.task == DENOISING:
+        given = tuple(_same_scale(channel, taken[0]) for channel in given)
+    return taken, given
+
+
+def _same_scale(given: ScaledChannel, taken: ScaledChannel) -> ScaledChannel:
+    """The output channel with 0 and 1 where the input has them: a denoiser's are compared."""
+    if (
+        taken.high is None
+        or given.high is None
+        or (given.low, given.high) == (taken.low, taken.high)
+    ):
+        return given
+    slope = (given.network[1] - given.network[0]) / (given.high - given.low)
+    start, stop = (given.network[0] + slope * (v - given.low) for v in (taken.low, taken.high))
+    return replace(given, low=taken.low, high=taken.high, network=(start, stop))

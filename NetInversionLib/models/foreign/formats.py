@@ -1,0 +1,277 @@
+"""Network files of all kinds: told apart without running them, and read with suspicion."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..card import ModelError
+from ..header import METADATA_KEY
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+OWN, STATE, SCRIPT, EXPORTED, ONNX, BUNDLE = (
+    "NetInversion model",
+    "state dict",
+    "TorchScript",
+    "torch.export",
+    "ONNX",
+    "MONAI bundle",
+)
+CAN_RUN_CODE = (SCRIPT, EXPORTED, BUNDLE)
+# What a checkpoint calls the part that holds the weights.
+CONTAINERS = (
+    "model_state_dict",
+    "state_dict",
+    "network_weights",
+    "params_ema",
+    "params",
+    "model",
+    "net",
+    "generator",
+    "netG",
+    "ema",
+)
+# torch and MONAI store weights as they are; text compresses well, but not a thousandfold.
+MOST_EXPANDED = 200
+SAVE_WEIGHTS = "torch.save(network.state_dict(), 'weights.pt')"
+
+
+def kind_of(path: Path | str) -> str:
+    """What kind of network file this is, from its first bytes and its list of content.
+
+    Raises:
+        ModelError: It is none of the kinds that can be read; says what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / "configs" / "metadata.json").is_file():
+            return BUNDLE
+        raise ModelError(f"{path.name} is a folder without configs/metadata.json: no MONAI bundle")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64 << 10)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; check the path") from error
+    if start[:4] == b"PK\x03\x04":
+        return _kind_of_archive(path)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return OWN if f'"{METADATA_KEY}"'.encode() in start else STATE
+    if path.suffix == ".onnx":
+        return ONNX
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        return STATE  # the format of torch before 1.6
+    raise ModelError(
+        f"{path.name} is no network file that can be read (it begins with {start[:4]!r}). Known are"
+        " state dicts (.pt, .pth, .ckpt, .safetensors), TorchScript, torch.export (.pt2), ONNX and"
+        " MONAI bundles"
+    )
+
+
+def _kind_of_archive(path: Path) -> str:
+    names = [name.partition("/")[2] for name in checked_names(path)]
+    whole = checked_names(path)
+    if any(name.endswith("configs/metadata.json") for name in whole):
+        return BUNDLE
+    if any(name.startswith("code/") for name in names):
+        return SCRIPT
+    exported = ("models/model.json", "serialized_exported_program.json", "archive_format")
+    if any(name in exported for name in (*names, *whole)):
+        return EXPORTED
+    if "data.pkl" in names:
+        return STATE
+    raise ModelError(f"{path.name} is an archive, and no network that can be read is in it")
+
+
+def checked_names(path: Path) -> list[str]:
+    """Names in a zip file that stays within its folder and its size.
+
+    Raises:
+        ModelError: It is damaged, leads out of its folder, or unpacks to far more than it is.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        linked = stat.S_ISLNK(entry.external_attr >> 16)
+        if name.is_absolute() or ".." in name.parts or ":" in entry.filename or linked:
+            raise ModelError(
+                f"{path.name} holds a name that leads out of its folder ({entry.filename[:80]!r})"
+            )
+    size = path.stat().st_size
+    if sum(entry.file_size for entry in entries) > MOST_EXPANDED * size:
+        raise ModelError(f"{path.name} would unpack to more than {MOST_EXPANDED} times its size")
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ModelError(f"{path.name} is damaged (a name occurs twice); get the file again")
+    return [entry.filename for entry in entries]
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def weights_of(path: Path | str) -> dict[str, Tensor]:
+    """The weights in a file of weights, whatever container they are in. Nothing in it is run.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        ModelError: The file is damaged, or holds Python objects, which are never opened; says how
+            to get at the weights.
+    """
+    path = Path(path)
+    if kind_of(path) not in (STATE, OWN):
+        raise ModelError(f"{path.name} is a file of {kind_of(path)} and not of weights alone")
+    values = _safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
+    state = _inner(values)
+    if not state:
+        raise ModelError(f"{path.name} holds no weights (it has: {_words(values)})")
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+
+
+def _checkpoint(path: Path) -> Any:
+    """What torch reads of a file with weights_only, which runs nothing."""
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found is None:
+            raise ModelError(f"{path.name} is damaged; get the file again") from error
+        raise ModelError(
+            f"{path.name} holds Python objects ({found[1]}): opening it would run code, so it is"
+            " not opened. Where it was made, save the weights alone, with"
+            f" {SAVE_WEIGHTS}, and import that with --architecture"
+        ) from error
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch raise
+        words = str(error).strip().splitlines()
+        raise ModelError(
+            f"{path.name} is damaged ({words[0][:200] if words else type(error).__name__}); get the"
+            " file again"
+        ) from error
+
+
+def _inner(values: Any) -> dict[str, Tensor]:
+    """The table of weights in a checkpoint: itself, or under one of the usual names."""
+    import torch
+
+    if not isinstance(values, Mapping):
+        return {}
+    tensors = {str(key): v for key, v in values.items() if isinstance(v, torch.Tensor)}
+    if tensors and len(tensors) >= len(values) / 2:
+        return tensors
+    for name in CONTAINERS:
+        found = _inner(values.get(name))
+        if found:
+            return found
+    return tensors
+
+
+def _words(values: Any) -> str:
+    if isinstance(values, Mapping):
+        return ", ".join(str(key)[:40] for key in list(values)[:8]) or "nothing"
+    return type(values).__name__
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what wrappers put before every name ("module.", "model.", ...)."""
+    names = list(state)
+    while names and all("." in name for name in names):
+        first = names[0].partition(".")[0]
+        if first.isdigit() or not all(name.startswith(first + ".") for name in names):
+            break
+        if first not in ("module", "model", "net", "network", "generator", "netG", "_orig_mod"):
+            break
+        names = [name[len(first) + 1 :] for name in names]
+    return dict(zip(names, state.values()))
+
+
+# Networks with their own code ---------------------------------------------------------------------
+
+
+def load_script(path: Path | str, device: torch.device | str = "cpu") -> nn.Module:
+    """A TorchScript file as a module. It can run code: ask first.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    import torch
+
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"{Path(path).name} is damaged ({_first_line(error)})") from error
+
+
+def load_exported(path: Path | str) -> nn.Module:
+    """A torch.export file as a module. It can run code: ask first.
+
+    Raises:
+        ModelError: It is damaged, or made by a version that this one cannot read.
+    """
+    import torch
+
+    try:
+        return torch.export.load(str(path)).module()
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch raise
+        raise ModelError(f"{Path(path).name} cannot be read ({_first_line(error)})") from error
+
+
+def load_onnx(path: Path | str) -> nn.Module:
+    """An ONNX file as a module, by the package onnx2torch. Nothing in it is run unasked.
+
+    Raises:
+        ModelError: The package is missing, the file is damaged, or it has operators that the
+            package does not know; says which.
+    """
+    path = Path(path)
+    try:
+        import onnx
+        import onnx2torch
+    except ImportError as error:
+        raise ModelError(
+            f"ONNX files are read by the package onnx2torch, which is missing ({error}): install it"
+            " with 'pip install netinversion[onnx]'"
+        ) from error
+    try:
+        graph = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(graph)
+        versions = {entry.domain or "ai.onnx": entry.version for entry in graph.opset_import}
+        operators = sorted({node.op_type for node in graph.graph.node})
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes onnx raise
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)})") from error
+    try:
+        return onnx2torch.convert(graph)
+    except Exception as error:  # noqa: BLE001 - whatever the converter raises
+        raise ModelError(
+            f"{path.name} cannot be converted ({_first_line(error)}). It is of operator set"
+            f" {versions} and uses {', '.join(operators)}; onnx2torch knows operators up to set 20"
+            " or so. Export the network with an older operator set, or give its weights and class"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,231 @@
+"""A network's file becomes a model: recognised, probed, and written down."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..card import ModelError
+from . import bundle, cards, formats, own, recognise, trust
+from .adopt import completed, denoiser_told, prepared
+from .cards import Imported
+from .description import DENOISING, Description, described
+from .formats import BUNDLE, CAN_RUN_CODE, ONNX, OWN, STATE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...core.volumes import Volume
+
+Ask = Callable[[Path, str, str], bool]
+"""Of a file, what it is and its SHA-256: whether the user trusts it."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user says with a file.
+
+    Attributes:
+        architecture: Of a state dict, see ``own.class_of``.
+        arguments: That it is made with.
+        description: See ``description.described``.
+        name: Of the model.
+        folder: Where the model goes; by default beside the file.
+        denoiser: Of published samplers: the model file of their denoiser.
+        flow: Of published samplers: the file of the flow; the other file is the autoencoder.
+        inputs, targets: Volumes that scalings are tried on.
+    """
+
+    architecture: str = ""
+    arguments: dict | None = None
+    description: Description | dict | None = None
+    name: str = ""
+    folder: Path | None = None
+    denoiser: Path | None = None
+    flow: Path | None = None
+    inputs: list[Volume] | None = None
+    targets: list[Volume] | None = None
+
+
+def import_network(
+    path: Path | str,
+    wishes: Wishes = Wishes(),
+    ask: Ask = lambda path, kind, sha256: False,
+    log: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Bring a network's file in.
+
+    Published weights become a model file of the project; any other network keeps its file and gets
+    a card beside it.
+
+    Args:
+        path: A file, or a bundle's folder.
+        wishes: What the user says.
+        ask: Whether a file that can run code is trusted; asked once for each content.
+        log: Receives what was found.
+
+    Returns:
+        The model file, or the card.
+
+    Raises:
+        ModelError: The file cannot be used, or is not trusted; says what to do. Nothing is written
+            then.
+    """
+    path = Path(path)
+    kind = formats.kind_of(path)
+    if kind == OWN:
+        raise ModelError(f"{path.name} is a model file of NetInversion already")
+    sha256 = trust.sha256_of(path)
+    if kind in CAN_RUN_CODE:
+        _ask(path, kind, sha256, ask)
+    if own.is_file(wishes.architecture):
+        source = own.source_of(wishes.architecture)
+        assert source is not None
+        _ask(source, "Python code", trust.sha256_of(source), ask)
+    if kind == STATE and not wishes.architecture:
+        return _published(path, sha256, wishes, log)
+    return _beside(path, kind, sha256, wishes, log)
+
+
+def _ask(path: Path, kind: str, sha256: str, ask: Ask) -> None:
+    """Have the user say once whether a content may run.
+
+    Raises:
+        ModelError: It may not.
+    """
+    if trust.is_trusted(sha256):
+        return
+    if not ask(path, kind, sha256):
+        raise ModelError(
+            f"{path.name} ({kind}) can run code on this computer, so it is not opened without your"
+            f" word. Its SHA-256 is {sha256}"
+        )
+    trust.trust(sha256, path.name)
+
+
+def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], None]) -> Path:
+    """A model file from recognised weights."""
+    state = formats.weights_of(path)
+    found = recognise.recognise(state)
+    if found is None:
+        raise ModelError(
+            f"{path.name} holds {len(state)} weights (first: {next(iter(state))}) of a network that"
+            " is not known here: name its class with --architecture my_package:MyNet or"
+            " net.py:MyNet"
+        )
+    log(f"Recognised: {found.words}.")
+    if found.architecture in ("vae", "cinn"):
+        return _published_sampler(found, wishes, log)
+    card = recognise.denoiser_card(found, sha256, path.name, wishes.name)
+    return files.save(_target(path, wishes, ".safetensors"), found.network, card)
+
+
+def _published_sampler(
+    vae: recognise.Recognised, wishes: Wishes, log: Callable[[str], None]
+) -> Path:
+    if wishes.flow is None or wishes.denoiser is None:
+        raise ModelError(
+            f"this is {vae.words}: it needs its other half and its denoiser. Import the"
+            " autoencoder's file with --flow FLOW --denoiser MODEL"
+        )
+    flow = recognise.recognise(formats.weights_of(wishes.flow))
+    if flow is None:
+        raise ModelError(f"{wishes.flow.name} is no published flow")
+    log(f"Recognised: {flow.words}.")
+    denoiser = files.load(wishes.denoiser)
+    model = recognise.sampler_of(vae, flow, denoiser, wishes.name)
+    name = wishes.denoiser.with_name(f"sampler-{wishes.denoiser.stem}")
+    return files.save(_target(name, wishes, ".safetensors"), model.network, model.card)
+
+
+def _beside(path: Path, kind: str, sha256: str, wishes: Wishes, log: Callable[[str], None]) -> Path:
+    """A card beside a network's own file."""
+    module, architecture = _module(path, kind, wishes)
+    told = described(wishes.description)
+    if kind == BUNDLE and not told.inputs:
+        told = bundle.describe(path)
+        log("Channels, ranges and sizes are those of the bundle's metadata.")
+    told = replace(told, name=wishes.name or told.name or path.stem)
+    if told.task == DENOISING:
+        told = denoiser_told(told)
+    module = prepared(module, log)
+    told, found, _ = completed(module, told, wishes.inputs, wishes.targets, log)
+    target = _target(path, wishes, cards.SUFFIX)
+    imported = Imported(
+        kind=kind,
+        file=path.name,
+        sha256=sha256,
+        architecture=architecture,
+        description=told,
+        found=found,
+        layers=_layers(module, found),
+    )
+    copied = target.with_name(path.name)
+    if not copied.exists():
+        _copy(path, copied)
+    return cards.save(target, imported)
+
+
+def _module(path: Path, kind: str, wishes: Wishes) -> tuple[nn.Module, dict]:
+    """The network of a file, and what is written down of its architecture."""
+    if kind == STATE:
+        made, sha256 = own.class_of(wishes.architecture)
+        spec = wishes.architecture
+        source = own.source_of(spec)
+        if source is not None:
+            spec = f"{source.resolve()}:{spec.rpartition(':')[2]}"
+        architecture = {"spec": spec, "sha256": sha256, "arguments": wishes.arguments or {}}
+        return own.with_weights(architecture, formats.weights_of(path), path.name), architecture
+    if wishes.architecture:
+        raise ModelError(f"{path.name} ({kind}) has its own architecture: leave that out")
+    if kind == ONNX:
+        return formats.load_onnx(path), {}
+    if kind == BUNDLE:
+        return bundle.load_network(path), {}
+    if kind == formats.SCRIPT:
+        return formats.load_script(path), {}
+    return formats.load_exported(path), {}
+
+
+def _layers(module: nn.Module, found: Any) -> dict[str, str]:
+    """Titles of the network's layers by name; none where it does not show any."""
+    import torch
+
+    from ...networks.layers import layers
+
+    image = torch.zeros(1, found.inputs, *[found.side] * found.dimensions)
+    try:
+        return {layer.name: layer.title for layer in layers(module, image)}
+    except Exception:  # noqa: BLE001 - exported programs take no hooks
+        return {}
+
+
+def _target(path: Path, wishes: Wishes, suffix: str) -> Path:
+    folder = wishes.folder or path.parent
+    name = wishes.name or path.stem
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    target = folder / f"{safe}{suffix}"
+    if target.exists() and target.resolve() == path.resolve():
+        target = folder / f"{safe}-imported{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, part)
+        else:
+            shutil.copyfile(source, part)
+        part.replace(target)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.exists():
+            part.unlink()

@@ -1,0 +1,200 @@
+"""Published weights recognised by their names and shapes, as the project's own models.
+
+Sources: ldct-benchmark (Eulig, Ommer & Kachelriess, Med. Phys. 2024;51:8776, arXiv:2401.04661) and
+ldct-invariances (the same, Med. Phys. 2025;52:188). All work on (HU + 1024 - mean) / std.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ... import networks
+from .. import published_flow, published_vae
+from ..card import Card, Channel, ModelError
+from ..library import SAMPLING
+from ..model import Model
+from .formats import without_prefix
+
+LOW_HU = 481.45419786099086 - 1024
+CT = Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
+PUBLISHED = {
+    "ee96e494c8eda02e946464df29cf43c14163e63bc4b1df6d8907ee33a1a18c3e": "CNN-10",
+    "058ae58264a00116e5620ed88047e687c7e93c8b732bfd6d7796e76bae0c74f3": "RED-CNN",
+    "1ad87d16aefea99a9eeb474c33127971131cc21a07e129bf464c764cf9ca6003": "WGAN-VGG",
+    "c6faad8376994fe22eadc0a723f81705fda6f435f40ef0f999666e871216ac5e": "DU-GAN's generator",
+}
+SOURCES = (
+    "The weights of ldct-benchmark were trained on LDCT-and-Projection-data (Mayo Clinic, TCIA,"
+    " restricted licence); their repository is MIT-licensed and names no licence of the weights"
+)
+INTENDED = "Denoising of low-dose CT, as published. Research use only, never for diagnosis."
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Weights of an architecture that this version has.
+
+    Attributes:
+        architecture, arguments: As ``networks.build`` takes them.
+        network: With the weights, in eval mode.
+        words: What it is.
+        task: Of its card.
+    """
+
+    architecture: str
+    arguments: dict
+    network: nn.Module
+    words: str
+    task: str
+
+
+def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
+    """The network that weights belong to, by their names and shapes; None where it is not known.
+
+    Raises:
+        ModelError: They are those of a known network, but not all there.
+    """
+    for weights in (state, without_prefix(state)):
+        for names, make in _KNOWN.items():
+            if set(names) <= weights.keys():
+                return make(weights)
+    return None
+
+
+def _denoiser(
+    architecture: str, words: str, arguments: Callable[[Mapping[str, Tensor]], dict]
+) -> Callable[[Mapping[str, Tensor]], Recognised | None]:
+    def make(state: Mapping[str, Tensor]) -> Recognised | None:
+        given = arguments(state)
+        try:
+            with torch.device("meta"):
+                network = networks.build(architecture, **given)
+        except ValueError:
+            return None
+        if {n: w.shape for n, w in network.state_dict().items()} != {
+            n: w.shape for n, w in state.items()
+        }:
+            return None
+        network.load_state_dict({n: w.float() for n, w in state.items()}, assign=True)
+        network.eval().requires_grad_(False)
+        return Recognised(architecture, given, network, words, "denoising")
+
+    return make
+
+
+def _vae(state: Mapping[str, Tensor]) -> Recognised:
+    try:
+        network = published_vae.from_published(state)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    arguments = published_vae.published_arguments(state)
+    return Recognised("vae", arguments, network, "the autoencoder of ldct-invariances", SAMPLING)
+
+
+def _flow(state: Mapping[str, Tensor]) -> Recognised:
+    try:
+        network = published_flow.from_published(state)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    arguments = published_flow.published_arguments(state)
+    words = (
+        "the flow of ldct-invariances. Its published code leaves the last activation out of the"
+        " log-determinant; here the true one is computed, which changes no sample"
+    )
+    return Recognised("cinn", arguments, network, words, SAMPLING)
+
+
+_KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None]] = {
+    ("layers.0.weight", "layers.4.weight"): _denoiser(
+        "cnn10", "CNN-10", lambda state: {"last_kernel": state["layers.4.weight"].shape[-1]}
+    ),
+    ("net.0.weight", "net.14.weight"): _denoiser(
+        "wganvgg", "the generator of WGAN-VGG", lambda state: {}
+    ),
+    ("conv1.weight", "tconv5.weight"): _denoiser(
+        "redcnn",
+        "RED-CNN (DU-GAN's generator has the same layers)",
+        lambda state: {"out_ch": state["conv1.weight"].shape[0]},
+    ),
+    ("decoder.decoder.colorize.weight",): _vae,
+    ("flow.sub_layers.0.norm_layer.loc",): _flow,
+}
+
+
+# As models ----------------------------------------------------------------------------------------
+
+
+def denoiser_card(found: Recognised, sha256: str, file: str, name: str = "") -> Card:
+    """The card of a published denoiser with its own normalisation."""
+    published = PUBLISHED.get(sha256)
+    title = f"{published}, as published" if published else f"{found.words}, {Path(file).stem}"
+    return Card(
+        name=name or title,
+        version="published" if published else "own",
+        architecture=found.architecture,
+        arguments=found.arguments,
+        inputs=(CT,),
+        outputs=(CT,),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.3, 1.5),
+        size_multiple=1,
+        trained_on=("not told by the file",),
+        sources=SOURCES if published else "not told by the file",
+        licence="not told by the file",
+        intended_use=INTENDED,
+        training={"file": file, "file SHA-256": sha256},
+        task=found.task,
+    )
+
+
+def sampler_of(vae: Recognised, flow: Recognised, denoiser: Model, name: str = "") -> Model:
+    """A published autoencoder and its flow as the sampler of their denoiser.
+
+    Both are conditioned on what the denoiser gives.
+
+    Args:
+        vae, flow: As ``recognise`` gives them.
+        denoiser: Whose output they were trained on.
+
+    Raises:
+        ModelError: They are not such a pair, or do not fit each other.
+    """
+    if (vae.architecture, flow.architecture) != ("vae", "cinn"):
+        raise ModelError(
+            f"a sampler is an autoencoder and a flow; these are {vae.words} and {flow.words}"
+        )
+    arguments = {"vae": vae.arguments, "flows": {"output": flow.arguments}}
+    try:
+        with torch.device("meta"):
+            network = networks.build("ct_sampler", **arguments)
+    except ValueError as error:
+        raise ModelError(f"the autoencoder and the flow do not fit each other: {error}") from error
+    state = {f"vae.{key}": value for key, value in vae.network.state_dict().items()}
+    state |= {f"flows.0.{key}": value for key, value in flow.network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
+    card = Card(
+        name=name or f"Published sampler of {denoiser.card.name}",
+        version="published",
+        architecture="ct_sampler",
+        arguments=arguments,
+        inputs=(CT,),
+        outputs=(CT,),
+        dimensions=2,
+        orientation="LPS",
+        spacing_mm=(0.3, 1.5),
+        size_multiple=network.size_multiple,
+        trained_on=("not told by the files",),
+        sources=SOURCES,
+        licence="not told by the files",
+        intended_use="Drawing what a CT denoiser does not notice. Research use only.",
+        quality={"log-determinant": flow.words},
+        training={"denoiser": denoiser.card.name, "denoiser SHA-256": denoiser.sha256},
+        task=SAMPLING,
+    )
+    return Model(network.eval().requires_grad_(False), card, Path("sampler"), "")

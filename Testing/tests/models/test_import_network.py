@@ -1,0 +1,441 @@
+"""Network files of all kinds: imported with the same numbers as before, or refused in words."""
+
+import importlib.util
+import json
+import os
+import pickle
+import random
+import shutil
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from NetInversionLib import cli, models, networks
+from NetInversionLib.models import ModelError
+from NetInversionLib.models.foreign import bundle, cards, formats, importing, trust
+from NetInversionLib.models.foreign.importing import Wishes, import_network
+
+MUTANTS = int(os.environ.get("NETINVERSION_MUTANTS", 40))
+CODE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width=6):
+        super().__init__()
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.down = nn.Conv2d(width, width, 2, stride=2)
+        self.up = nn.ConvTranspose2d(width, 1, 2, stride=2)
+
+    def forward(self, x):
+        return x + self.up(torch.tanh(self.down(torch.relu(self.first(x)))))
+"""
+TOLD = {
+    "inputs": [{"name": "T1", "scaling": "range", "low": 0, "high": 2, "to": (0, 2)}],
+    "outputs": [{"name": "CT", "scaling": "range", "low": -1, "high": 3, "to": (-1, 3)}],
+}
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path, monkeypatch):
+    """The user's list of trusted files is this test's own."""
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+
+
+@pytest.fixture
+def code(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(CODE)
+    return path
+
+
+@pytest.fixture
+def network(tmp_path):
+    """The reference network, in this process."""
+    path = tmp_path / "reference_net.py"
+    path.write_text(CODE)
+    found = importlib.util.spec_from_file_location("reference_net", path)
+    place = importlib.util.module_from_spec(found)
+    found.loader.exec_module(place)
+    torch.manual_seed(3)
+    return place.Net().eval()
+
+
+def yes(path, kind, sha256):
+    return True
+
+
+def never(path, kind, sha256):
+    raise AssertionError(f"{path} was asked about")
+
+
+def export(network, kind, folder, code):
+    """A file of a kind, and what has to be said with it."""
+    wishes = {"description": TOLD}
+    if kind in ("state dict", "safetensors", "lightning"):
+        wishes["architecture"] = f"{code}:Net"
+    if kind == "safetensors":
+        save_file(network.state_dict(), folder / "own.safetensors")
+        return folder / "own.safetensors", wishes
+    path = folder / {"torch.export": "own.pt2", "ONNX": "own.onnx"}.get(kind, "own.pt")
+    if kind == "state dict":
+        torch.save(network.state_dict(), path)
+    elif kind == "lightning":
+        state = {f"model.{name}": weight for name, weight in network.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}, path)
+    elif kind == "TorchScript":
+        torch.jit.script(network).save(path)
+    elif kind == "torch.export":
+        sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+        sizes[3] = torch.export.Dim.DYNAMIC
+        example = (torch.rand(2, 1, 32, 48),)
+        torch.export.save(torch.export.export(network, example, dynamic_shapes=(sizes,)), path)
+    elif kind == "ONNX":
+        write_onnx(network, path)
+    return path, wishes
+
+
+def write_onnx(network, path):
+    """The reference network as an ONNX graph, put together by hand."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [
+        numpy_helper.from_array(weight.numpy(), name)
+        for name, weight in network.state_dict().items()
+    ]
+
+    def conv(kind, layer, taken, given, kernel, stride, pads):
+        names = [taken, f"{layer}.weight", f"{layer}.bias"]
+        return helper.make_node(
+            kind, names, [given], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pads] * 4
+        )
+
+    nodes = [
+        conv("Conv", "first", "x", "a", 3, 1, 1),
+        helper.make_node("Relu", ["a"], ["b"]),
+        conv("Conv", "down", "b", "c", 2, 2, 0),
+        helper.make_node("Tanh", ["c"], ["d"]),
+        conv("ConvTranspose", "up", "d", "e", 2, 2, 0),
+        helper.make_node("Add", ["x", "e"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, "h", "w"])
+        for name in ("x", "y")
+    ]
+    graph = helper.make_graph(nodes, "own", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, path)
+
+
+def with_converter(monkeypatch):
+    """The converter, with a stand-in for the two operators that it takes from torchvision."""
+    import sys
+    import types
+
+    pytest.importorskip("onnx")
+    if importlib.util.find_spec("onnx2torch") is None:
+        pytest.skip("ONNX: the package onnx2torch is not installed")
+    if importlib.util.find_spec("torchvision") is None:
+        for name in ("torchvision", "torchvision.ops"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules["torchvision"].ops = sys.modules["torchvision.ops"]
+        sys.modules["torchvision.ops"].nms = sys.modules["torchvision.ops"].roi_align = None
+
+
+KINDS = ("state dict", "safetensors", "lightning", "TorchScript", "torch.export", "ONNX")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_imported_network_gives_the_same_outputs_and_gradients(
+    kind, network, code, tmp_path, monkeypatch
+):
+    if kind == "ONNX":
+        with_converter(monkeypatch)
+    (tmp_path / "in").mkdir()
+    path, wishes = export(network, kind, tmp_path / "in", code)
+    made = import_network(path, Wishes(**wishes, folder=tmp_path / "out"), yes)
+    model = models.load(made)
+    assert models.read_card(made).inputs[0].role == "t1"
+    assert [made] == [p for p in models.list_models([tmp_path / "out"])]
+
+    x = torch.rand(2, 1, 20, 31)  # a size that it has to pad
+    ours = x.clone().requires_grad_()
+    output = model(ours) * 4 - 1
+    padded = torch.nn.functional.pad(x, (0, 1, 0, 0), mode="replicate").requires_grad_()
+    theirs = network(padded * 2)[..., :31]
+    weights = torch.rand(output.shape)
+    (slope,) = torch.autograd.grad((output * weights).sum(), ours)
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), padded)
+    expected[..., 30] += expected[..., 31]  # what is repeated beyond the border
+    torch.testing.assert_close(output, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slope, expected[..., :31], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bundle_fills_the_description_from_its_metadata(network, tmp_path, code):
+    folder = make_bundle(network, tmp_path / "brain_bundle")
+    told = bundle.describe(folder)
+    assert [i.name for i in told.inputs] == ["T1"] and told.inputs[0].to == (0.0, 2.0)
+    assert (told.orientation, told.axes, told.dimensions) == ("RAS", "ijk", 2)
+    assert (told.size_multiple, told.smallest_size) == (2, 2)
+    made = import_network(folder, Wishes(folder=tmp_path / "out"), yes)
+    x = torch.rand(1, 1, 8, 10)
+    turned = (2 * x).flip((-1, -2)).transpose(2, 3)
+    expected = network(turned).transpose(2, 3).flip((-1, -2))
+    torch.testing.assert_close(models.load(made)(x) * 4 - 1, expected, rtol=1e-4, atol=1e-5)
+
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path, "brain_bundle")
+    assert formats.kind_of(archive) == formats.BUNDLE and bundle.describe(archive) == told
+
+
+def make_bundle(network, folder):
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    torch.jit.script(network).save(folder / "models" / "model.ts")
+    entry = {
+        "type": "image",
+        "format": "magnitude",
+        "num_channels": 1,
+        "spatial_shape": ["2*n", "2*n"],
+        "dtype": "float32",
+        "value_range": [0, 2],
+        "is_patch_data": False,
+        "channel_def": {"0": "T1"},
+    }
+    given = {**entry, "value_range": [-1, 3], "channel_def": {"0": "CT"}}
+    metadata = {
+        "name": "brain",
+        "network_data_format": {"inputs": {"image": entry}, "outputs": {"pred": given}},
+    }
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+# Trust --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_can_run_code_is_asked_about_once_and_only_that(network, code, tmp_path):
+    asked = []
+
+    def ask(path, kind, sha256):
+        asked.append((path.name, sha256))
+        return True
+
+    path, wishes = export(network, "TorchScript", tmp_path, code)
+    made = import_network(path, Wishes(**wishes, folder=tmp_path / "out"), ask)
+    assert asked == [("own.pt", trust.sha256_of(path))]
+    import_network(path, Wishes(**wishes, folder=tmp_path / "out"), never)
+    trust.forget(trust.sha256_of(path)[:10])
+    with pytest.raises(ModelError, match="can run code.*SHA-256"):
+        models.load(made)  # a card that came with a file trusts nothing
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export", "state dict"])
+def test_without_the_users_word_nothing_runs_and_nothing_is_written(kind, network, code, tmp_path):
+    (tmp_path / "in").mkdir()
+    code.write_text(CODE + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+    path, wishes = export(network, kind, tmp_path / "in", code)
+    with pytest.raises(ModelError, match="without your word.*SHA-256 is [0-9a-f]{64}"):
+        import_network(path, Wishes(**wishes, folder=tmp_path / "out"))
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_or_class_that_changed_is_refused(network, code, tmp_path):
+    path, wishes = export(network, "state dict", tmp_path, code)
+    made = import_network(path, Wishes(**wishes), yes)
+    code.write_text(CODE + "\n# another\n")
+    with pytest.raises(ModelError, match="net.py can run code"):
+        models.load(made)
+    trust.trust(trust.sha256_of(code), "net.py")
+    with pytest.raises(ModelError, match="has changed since own.pt was imported"):
+        models.load(made)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ModelError, match="not the file that was imported"):
+        models.load(made)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["NETINVERSION_SETTINGS"] + "-evil",))
+
+
+def test_pickled_modules_are_refused_with_the_way_out(network, tmp_path):
+    for what in (torch.nn.Conv2d(1, 1, 3), {"state_dict": Evil()}):
+        torch.save(what, tmp_path / "whole.pt")
+        with pytest.raises(ModelError, match=r"Python objects .*torch.save\(network.state_dict"):
+            import_network(tmp_path / "whole.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(ModelError):
+        import_network(tmp_path / "old.pt")
+    assert not os.path.exists(os.environ["NETINVERSION_SETTINGS"] + "-evil")
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def test_weights_that_do_not_fit_say_which(network, code, tmp_path):
+    state = network.state_dict()
+    state["extra"] = state.pop("down.bias")
+    torch.save(state, tmp_path / "own.pt")
+    with pytest.raises(ModelError, match="missing .first: down.bias.*unknown .first: extra"):
+        import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:Net"), yes)
+    with pytest.raises(ModelError, match="not known here: name its class"):
+        import_network(tmp_path / "own.pt")
+    with pytest.raises(ModelError, match="has no 'Other'; it has Net"):
+        import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:Other"), yes)
+    with pytest.raises(ModelError, match="no package 'nowhere'"):
+        import_network(tmp_path / "own.pt", Wishes(architecture="nowhere:Net"), yes)
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "/etc/evil", "C:\\evil", "a/../../evil"])
+def test_archives_that_lead_out_of_their_folder_are_refused(name, tmp_path):
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b/configs/metadata.json", "{}")
+        archive.writestr(name, "x")
+    with pytest.raises(ModelError, match="leads out of its folder"):
+        import_network(path, ask=never)
+
+
+def test_archives_that_unpack_without_end_are_refused(tmp_path):
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("configs/metadata.json", b"0" * (64 << 20))
+    with pytest.raises(ModelError, match="unpack to more than"):
+        import_network(path, ask=never)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [*KINDS, "bundle", "card"])
+def test_damaged_files_are_refused_in_words(kind, network, code, tmp_path, monkeypatch):
+    """Mutants: a sentence, no code, no file left. NETINVERSION_MUTANTS=2000 tries that many."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    if kind == "ONNX":
+        with_converter(monkeypatch)
+    if kind == "bundle":
+        folder = make_bundle(network, tmp_path / "brain_bundle")
+        path = tmp_path / "in" / "b.zip"
+        shutil.make_archive(str(path)[:-4], "zip", folder)
+        wishes = {}
+    elif kind == "card":
+        path, wishes = export(network, "state dict", source, code)
+        path = import_network(path, Wishes(**wishes), yes)
+    else:
+        path, wishes = export(network, kind, source, code)
+    whole, rng = path.read_bytes(), random.Random(5)
+    good = trust.sha256_of(path)
+    for number in range(MUTANTS):
+        path.write_bytes(mutant(whole, rng, number))
+        if kind == "card":
+            with_words(cards.read_card, path)
+            continue
+        if trust.sha256_of(path) == good:
+            continue
+
+        def ask(asked, *words):  # nobody trusts a mutant; the class is the user's own
+            return asked == code
+
+        with_words(import_network, path, Wishes(**wishes, folder=out), ask)
+        if kind == "bundle":
+            with_words(bundle.describe, path)
+    left = [p for p in tmp_path.rglob("*") if p.suffix in (".part", ".partial")]
+    assert not left and trust.sha256_of(code) in trust.trusted() or kind not in ("state dict",)
+
+
+def with_words(run, *arguments):
+    """Run it; if it refuses, then with a ModelError that says something."""
+    try:
+        run(*arguments)
+    except ModelError as error:
+        assert len(str(error)) > 20
+
+
+def mutant(data, rng, number):
+    """Truncated, with flipped bytes, with a part repeated or cut out, or random."""
+    kind = number % 5
+    if kind == 0:
+        return data[: rng.randrange(len(data))]
+    if kind == 4:
+        return rng.randbytes(rng.randrange(1, 2000))
+    changed = bytearray(data)
+    if kind == 1:
+        for _ in range(rng.randrange(1, 20)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+    first = rng.randrange(len(changed))
+    last = min(len(changed), first + rng.randrange(1, 300))
+    if kind == 2:
+        del changed[first:last]
+    if kind == 3:
+        changed[first:first] = changed[first:last]
+    return bytes(changed)
+
+
+# Published weights --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn10", "redcnn", "wganvgg"])
+def test_published_denoisers_come_in_by_name_with_their_own_normalisation(name, parity, tmp_path):
+    from safetensors.torch import load_file
+
+    state = load_file(parity / f"{name}.safetensors")
+    recorded = load_file(parity / f"{name}_io.safetensors")
+    torch.save({"model_state_dict": state, "epoch": 1}, tmp_path / f"{name}.pt")
+    made = import_network(tmp_path / f"{name}.pt", ask=never)
+    model = models.load(made)
+    output = model(recorded["input"])
+    scale = recorded["output"].abs().max()
+    assert (output - recorded["output"]).abs().max() <= 1e-5 * scale
+    channel = model.card.inputs[0]
+    # x = HU + 1024, (x - mean) / std
+    assert (0 - channel.low) / (channel.high - channel.low) == pytest.approx(
+        (1024 - 481.45419786099086) / 502.18507379395044
+    )
+    assert model.card.task == "denoising" and networks.build(name)
+
+
+def test_a_published_sampler_comes_in_with_its_denoiser(parity, tmp_path):
+    shutil.copy(parity / "cnn10.safetensors", tmp_path / "cnn10.safetensors")
+    wishes = Wishes(name="denoiser")
+    denoiser = import_network(tmp_path / "cnn10.safetensors", wishes, never)
+    for half in ("vae", "cinn"):
+        shutil.copy(parity / f"ldctinv_{half}_reduced.safetensors", tmp_path)
+    vae = tmp_path / "ldctinv_vae_reduced.safetensors"
+    with pytest.raises(ModelError, match="--flow FLOW --denoiser MODEL"):
+        import_network(vae, ask=never)
+    wishes = Wishes(flow=tmp_path / "ldctinv_cinn_reduced.safetensors", denoiser=denoiser)
+    with pytest.raises(ModelError, match="do not fit each other"):  # 108 and 16 latents
+        import_network(vae, wishes, never)
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_asks_with_the_sum_and_takes_it_as_an_answer(network, code, tmp_path, capsys):
+    path, _ = export(network, "TorchScript", tmp_path, code)
+    words = ["models", "import", str(path), "--describe", json.dumps(TOLD)]
+    assert cli.main(words) == 1
+    told = capsys.readouterr().err
+    sha256 = trust.sha256_of(path)
+    assert sha256 in told and f"--trust {sha256[:16]}" in told
+    assert cli.main([*words, "--trust", sha256[:7]]) == 1  # too short
+    assert cli.main([*words, "--trust", sha256[:16]]) == 0
+    said = capsys.readouterr().out
+    assert "own: T1 to CT" in said and "multiples of 2" in said
+    assert cli.main(["models", "trust"]) == 0
+    assert sha256 in capsys.readouterr().out
+    assert cli.main(["models", "list", str(tmp_path)]) == 0
+    assert "own.network.json" in capsys.readouterr().out
+    assert cli.main(["models", "import", str(path), "--describe", "{"]) == 1
+    assert "--describe is not JSON" in capsys.readouterr().err
+    assert importing.import_network
