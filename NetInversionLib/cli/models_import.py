@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import models
 from ..models.foreign import trust
-from .options import command, json_fields
+from .fields import json_fields
+from .options import command
 
 if TYPE_CHECKING:
     from ..core.volumes import Volume
@@ -102,11 +104,13 @@ def models_import(options: argparse.Namespace) -> int:
             return True
         return _asked(path, kind, sha256)
 
-    made = import_network(options.file, wishes, ask, log=print)
+    shell = options.shell
+    made = import_network(options.file, wishes, ask, log=shell.say)
     card = models.read_card(made)
     taken, given = (", ".join(c.name for c in cs) for cs in (card.inputs, card.outputs))
-    print(f"{card.name}: {taken} to {given}")
-    print(made)
+    shell.say(f"{card.name}: {taken} to {given}")
+    shell.say(made)
+    shell.tell(file=str(made), card=asdict(card))
     return 0
 
 
@@ -156,5 +160,6 @@ def models_trust(options: argparse.Namespace) -> int:
     if options.forget:
         trust.forget(options.forget)
     for sha256, name in trust.trusted().items():
-        print(sha256, name)
+        options.shell.say(f"{sha256} {name}")
+    options.shell.tell(trusted=trust.trusted())
     return 0
