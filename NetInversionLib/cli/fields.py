@@ -127,7 +127,8 @@ def meanings(kind: type) -> dict[str, str]:
     """What the docstring of settings says about each field.
 
     It names fields before a colon: "``samples``: how many." in running text, or "samples: How
-    many." in a list of attributes; several may share one explanation.
+    many." in a list of attributes; several may share one explanation. A field that stands in the
+    middle of another's ("``tile`` voxels wide") has the words around it.
     """
     names = {one.name for one in dataclasses.fields(kind)}
     text = " ".join((kind.__doc__ or "").split())
@@ -142,6 +143,9 @@ def meanings(kind: type) -> dict[str, str]:
         words = re.split(r" Raises:| Attributes:", text[begin:end])[0].strip().strip(".;")
         for name in head:
             explained.setdefault(name, words.replace("``", ""))
+    for name in names - set(explained):
+        clauses = [c for c in re.split(r"[.;:] ", text) if f"``{name}``" in c]
+        explained[name] = clauses[0].replace("``", "").strip() if clauses else ""
     return explained
 
 

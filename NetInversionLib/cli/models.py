@@ -80,7 +80,7 @@ def models_verify(options: argparse.Namespace) -> int:
             model = models.verify(path)
         except models.ModelError as error:
             checked.append({"file": path, "error": str(error)})
-            shell.complain(str(error))
+            shell.complain(f"netinversion: {error}")
         else:
             card = model.card
             checked.append(

@@ -89,7 +89,7 @@ class Shell(Progress):
     def report(self, fraction: float, message: str) -> None:
         self._clock.tell(fraction)
         left = self._clock.seconds_left()
-        if left is not None and not self._warned and self._last >= 0:
+        if left is not None and not self._warned:
             self._warned = True
             if left > LONG_S:
                 advice = f" {self.advice}" if self.advice else ""
@@ -101,8 +101,6 @@ class Shell(Progress):
         elif fraction >= self._last + EVERY or fraction < self._last:
             self._last = fraction
             self.log(message + (f" (about {duration(left)} left)" if left else ""))
-            return
-        self._last = fraction
 
     def log(self, message: str) -> None:
         if self.quiet:

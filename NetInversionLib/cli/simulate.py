@@ -28,7 +28,8 @@ def simulate_dixon(options: argparse.Namespace) -> int:
 
     settings = dixon.DixonSettings(**given(options, dixon.DixonSettings))
     written = []
-    with RunFolder(options.output, "simulate dixon", options.overwrite) as folder:
+    names = [f"simulated_{role}" for role in dixon.CHANNELS]
+    with RunFolder(options.output, "simulate dixon", options.overwrite, names) as folder:
         ct = core_files.load(options.ct)
         suffix = suffix_for(options.ct, options.format)
         images = dixon.simulate_dixon(ct, settings, options.seed)

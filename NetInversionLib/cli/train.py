@@ -267,7 +267,12 @@ CHOSEN = ("architecture", "arguments", "loss")
 
 def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
     _low_dose_arguments(parser)
-    parser.add_argument("--architecture", default="cnn10", choices=["cnn10", "wganvgg", "redcnn"])
+    parser.add_argument(
+        "--architecture",
+        default="cnn10",
+        choices=["cnn10", "wganvgg", "redcnn"],
+        help="of the network",
+    )
     parser.add_argument(
         "--arguments",
         type=json_fields,

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,14 +57,23 @@ class RunFolder:
         folder: Made if it is not there.
         command: What runs, for the list and for sentences.
         overwrite: Take away the results of an earlier run when this one's are ready.
+        told_by: Names, without endings, of the files that tell this command's results; then no list
+            of them is kept.
 
     Raises:
         ValueError: The folder is a file, holds the results of another run (without ``overwrite``,
             or of a version that kept no list), or another run writes into it.
     """
 
-    def __init__(self, folder: Path | str, command: str, overwrite: bool = False):
+    def __init__(
+        self,
+        folder: Path | str,
+        command: str,
+        overwrite: bool = False,
+        told_by: Sequence[str] = (),
+    ):
         self.folder, self.command, self.overwrite = Path(folder), command, overwrite
+        self.told_by = told_by
         self.new = self.folder / OWN / f"new-{os.getpid()}"
         self._was_there = self.folder.exists()
         self._require_ours()
@@ -86,7 +95,7 @@ class RunFolder:
     ) -> None:
         shutil.rmtree(self.new, ignore_errors=True)
         self._lock.__exit__(None, None, None)
-        if self._earlier() is None:
+        if not run_facts(self.folder):
             self._forget()
 
     def deliver(self) -> Path:
@@ -111,17 +120,24 @@ class RunFolder:
         for name in names:
             _remove(self.folder / name)
             os.replace(self.new / name, self.folder / name)
+        if self.told_by:
+            return self.folder
         listed = json.dumps({"command": self.command, "files": names}, indent=1)
         (self.folder / OWN / "run.json").write_text(listed, encoding="utf-8")
         return self.folder
 
     def _earlier(self) -> list[str] | None:
         """Names of the files of the run whose results are there; None without any."""
-        try:
-            found = json.loads((self.folder / OWN / "run.json").read_bytes())
-        except (OSError, ValueError):
+        found = run_facts(self.folder)
+        if "files" in found:
+            return [Path(str(name)).name for name in found["files"]]
+        if not self.folder.is_dir():
             return None
-        return [Path(str(name)).name for name in found.get("files", [])]
+        return [
+            path.name
+            for path in sorted(self.folder.iterdir())
+            if path.name.partition(".")[0] in self.told_by
+        ] or None
 
     def _require_ours(self) -> None:
         if self._was_there and not self.folder.is_dir():

@@ -16,11 +16,16 @@ from .loop import Group, State, run
 
 @dataclass(frozen=True)
 class CINNSettings:
-    """How the flows are built and trained; names as in ``sampler.VAESettings``.
+    """How the flows are built and trained.
 
     Attributes:
         layers: Of the denoiser, by name or number, or "output".
         blocks, hidden, depth, features, downs, embedder_width: Of ``networks.cinn.CINN``.
+        steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
+        learning_rate: Adam's, at its highest.
+        average: Decay per step of the running mean of the weights, which is what is kept.
+        seed: Everything random follows from it and the step's number.
+        checkpoint_every: Steps between checkpoints.
     """
 
     layers: tuple[str, ...] = ("output",)

@@ -1,0 +1,394 @@
+"""Results of the command: formats, tables, curves, folders that never mix, runs that are stopped,
+and results computed again from their record.
+"""
+
+import copy
+import csv
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pydicom
+import pytest
+from test_cli import image_files
+from test_models import make_card, make_network
+
+from NetInversionLib import cli, models
+from NetInversionLib.cli import output, results
+from NetInversionLib.cohort.folders import RunFolder
+from NetInversionLib.core import derived_series, files, text
+from NetInversionLib.core.results import Curve, Result, Table
+from NetInversionLib.core.volumes import Volume
+from NetInversionLib.jobs import request as jobs_request
+
+MATRIX = np.array([[0.0, -1.5, 0, 10], [2.0, 0.0, 0, -4], [0.0, 0, 1.25, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """Words of a short run, and its result."""
+    folder = tmp_path_factory.mktemp("case")
+    file = models.save(folder / "tiny.safetensors", make_network(), make_card())
+    card = models.read_card(file)
+    roles = [c.role for c in (*card.inputs, *card.outputs)]
+    arguments, _ = image_files(folder, roles)
+    words = ["compute", "ideal-input", *arguments, "--model", str(file), "--no-knobs"]
+    words += ["--max-evaluations", "3"]
+    kept = {}
+    run_here = jobs_request.run_here
+
+    def noted(request, progress):
+        kept["result"] = run_here(request, progress)
+        return copy.deepcopy(kept["result"])
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(jobs_request, "run_here", noted)
+    assert cli.main([*words, "--output", str(folder / "first")]) == 0
+    patch.undo()
+    return words, kept["result"], folder
+
+
+@pytest.fixture
+def quick(case, monkeypatch):
+    """The same run without its computing; its words."""
+    words, result, _ = case
+    monkeypatch.setattr(jobs_request, "run_here", lambda request, progress: copy.deepcopy(result))
+    return words
+
+
+def listing(folder):
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_all_tables_and_curves_are_written(case):
+    _, result, folder = case
+    assert result.curves and result.tables
+    for key, table in result.tables.items():
+        rows = list(csv.reader((folder / f"first/{key}.csv").open(newline="")))
+        assert len(rows) == 1 + len(next(iter(table.columns.values())))
+    for key, curve in result.curves.items():
+        name = f"{key} curve" if key in result.tables else key
+        rows = list(csv.reader((folder / f"first/{name}.csv").open(newline="")))
+        points = [
+            (n, float(x), float(y)) for n, (xs, ys) in curve.lines.items() for x, y in zip(xs, ys)
+        ]
+        assert [(n, float(x), float(y)) for n, x, y in rows[1:]] == points
+
+
+# Folders
+
+
+def test_two_runs_never_mix(quick, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = [*quick, "--output", str(out)]
+    assert cli.main(line) == 0
+    first = listing(out)
+    assert cli.main(line) == 1 and "--overwrite" in capsys.readouterr().err
+    assert cli.main([*line, "--format", "mha"]) == 1 and listing(out) == first
+    assert cli.main([*line, "--format", "mha", "--overwrite"]) == 0
+    assert list(out.glob("*.mha")) and not list(out.glob("*.nrrd")), "nothing of the first is left"
+    (out / "mine.txt").write_text("mine")
+    assert cli.main([*line, "--overwrite"]) == 0
+    assert (out / "mine.txt").read_text() == "mine" and not list(out.glob("*.mha"))
+    assert not list((out / ".netinversion").glob("new-*"))
+
+
+def test_results_of_an_older_version_are_not_mixed_with(quick, tmp_path, capsys):
+    (tmp_path / "facts.json").write_text("{}")
+    assert cli.main([*quick, "--output", str(tmp_path), "--overwrite"]) == 1
+    assert "another run" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
+
+
+def test_files_of_the_user_are_kept(tmp_path):
+    (tmp_path / "a.txt").write_text("the user's")
+    with pytest.raises(ValueError, match="was there before"):
+        with RunFolder(tmp_path, "compute this") as folder:
+            (folder.new / "a.txt").write_text("result")
+            folder.deliver()
+    assert (tmp_path / "a.txt").read_text() == "the user's"
+    assert (tmp_path / "results of compute this/a.txt").read_text() == "result"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with RunFolder(tmp_path / "out", "compute this"):
+        with pytest.raises(ValueError, match="another run writes"):
+            with RunFolder(tmp_path / "out", "compute this"):
+                pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_leaves_nothing(quick, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "write_table", full)
+    assert cli.main([*quick, "--output", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+# Ctrl-C
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_stopped_before_there_is_a_result(quick, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files, "load", lambda path: interrupt())
+    assert cli.main([*quick, "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.startswith("netinversion: stopped")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopped_in_the_middle_the_best_is_kept(case, tmp_path, capsys, monkeypatch):
+    words, result, _ = case
+    part = Result(dict(result.volumes), facts={**result.facts, "complete": False})
+
+    def stopped(request, progress):
+        progress.report(0.1, "Optimising")
+        progress.intermediate(part)
+        interrupt()
+
+    monkeypatch.setattr(jobs_request, "run_here", stopped)
+    out = tmp_path / "out"
+    assert cli.main([*words, "--output", str(out), "--json"]) == 130
+    said = capsys.readouterr()
+    assert str(out) in said.err and "partial" in said.err and "Traceback" not in said.err
+    assert str(out) in json.loads(said.out)["error"]
+    facts = json.loads((out / "facts.json").read_text())
+    assert facts["partial"] is True and facts["complete"] is False
+    assert len(list(out.glob("*.nrrd"))) == len(result.volumes)
+
+
+def test_stopped_while_it_writes_everything_is_written(quick, tmp_path, capsys, monkeypatch):
+    write = results.write_table
+
+    def stopped(*arguments):
+        interrupt()
+        return write(*arguments)
+
+    monkeypatch.setattr(results, "write_table", stopped)
+    out = tmp_path / "out"
+    assert cli.main([*quick, "--output", str(out)]) == 130
+    assert "is written" in capsys.readouterr().err and (out / "report.html").is_file()
+    assert not list((out / ".netinversion").glob("new-*"))
+
+
+# From the record
+
+
+def test_a_result_is_computed_again_from_its_record(case, tmp_path, capsys):
+    _, result, folder = case
+    facts = json.loads((folder / "first/facts.json").read_text())
+    assert str(folder) not in json.dumps(facts), "no folder of this computer is named"
+    again = tmp_path / "again"
+    assert cli.main(["rerun", str(folder / "first/facts.json"), "--output", str(again)]) == 0
+    for key, volume in result.volumes.items():
+        found = files.load(again / f"{key}.nrrd")
+        assert np.array_equal(found.array, volume.array), "the same to the last bit"
+    first, second = listing(folder / "first"), listing(again)
+    assert first.keys() == second.keys()
+    assert all(first[n] == second[n] for n in first if n.endswith(".csv"))
+
+
+def test_images_that_changed_are_told(case, tmp_path, capsys):
+    _, _, folder = case
+    facts = json.loads((folder / "first/facts.json").read_text())
+    image = next(iter(facts["run"]["volumes"].values()))
+    image["sha256"] = "0" * 64
+    (folder / "first/changed.json").write_text(json.dumps(facts))
+    assert cli.main(["rerun", str(folder / "first/changed.json")]) == 1
+    assert "not what it was" in capsys.readouterr().err
+    image["path"] = "nowhere.nrrd"
+    (folder / "first/changed.json").write_text(json.dumps(facts))
+    assert cli.main(["rerun", str(folder / "first/changed.json")]) == 1
+    assert "is gone" in capsys.readouterr().err
+    (folder / "first/changed.json").unlink()
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"run": 3}', "no JSON", '{"run": {"task": "x"}}'])
+def test_what_is_no_record_is_a_sentence(record, tmp_path, capsys):
+    (tmp_path / "facts.json").write_text(record)
+    assert cli.main(["rerun", str(tmp_path / "facts.json")]) == 1
+    assert "no record of a run" in capsys.readouterr().err
+
+
+# Formats
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_images_keep_the_format_of_the_input(ending, tmp_path):
+    hu = np.full((3, 24, 24), -1000, np.int16)
+    hu[:, 4:20, 4:20] = 40
+    files.save(Volume(hu, np.diag([3.0, 3.0, 3.0, 1.0]), "ct"), tmp_path / f"ct{ending}")
+    line = ["simulate", "dixon", str(tmp_path / f"ct{ending}"), "--output"]
+    assert cli.main([*line, str(tmp_path / "out")]) == 0
+    assert (
+        len(list((tmp_path / "out").glob(f"*{ending}"))) == len(os.listdir(tmp_path / "out")) == 3
+    )
+    assert cli.main([*line, str(tmp_path / "out")]) == 1, "they are there already"
+    assert cli.main([*line, str(tmp_path / "out"), "--overwrite", "--format", "mha"]) == 0
+    assert len(list((tmp_path / "out").glob("*.mha"))) == len(os.listdir(tmp_path / "out")) == 3
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A DICOM series of a patient; what it derives from is written by the library itself."""
+    array = np.random.default_rng(0).integers(-900, 1500, (4, 6, 5)).astype(np.int16)
+    plain = pydicom.Dataset()
+    plain.file_meta = pydicom.dataset.FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+    plain.SOPInstanceUID = plain.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    plain.PatientName, plain.PatientID, plain.StudyInstanceUID = "Doe^Jo", "id 7", "1.2.3"
+    plain.FrameOfReferenceUID, plain.SeriesNumber, plain.Modality = "1.2.9", 5, "MR"
+    plain.SeriesInstanceUID = "1.2.3.5"
+    (tmp_path / "head").mkdir()
+    plain.save_as(tmp_path / "head/one.dcm", enforce_file_format=True)
+    return array, tmp_path / "head"
+
+
+@pytest.mark.parametrize("units", ["", "HU"])
+def test_a_derived_series_is_of_the_same_patient_and_study(series, tmp_path, units):
+    array, source = series
+    out = derived_series.save(Volume(array, MATRIX, "x", units), tmp_path / "out", source, "ideal")
+    found = files.load(out)
+    order = (
+        slice(None) if np.allclose(found.ijk_to_ras, MATRIX, atol=1e-6) else slice(None, None, -1)
+    )
+    assert np.array_equal(found.array[order], array) and found.units == units
+    corner = MATRIX @ [0, 0, 0, 1] if order.step is None else MATRIX @ [0, 0, 3, 1]
+    np.testing.assert_allclose(found.ijk_to_ras[:, 3], corner, atol=1e-6)
+    images = [pydicom.dcmread(path) for path in sorted(out.iterdir())]
+    assert {(i.PatientID, str(i.PatientName), i.StudyInstanceUID) for i in images} == {
+        ("id 7", "Doe^Jo", "1.2.3")
+    }
+    assert {i.FrameOfReferenceUID for i in images} == {"1.2.9"}
+    assert len({i.SeriesInstanceUID for i in images}) == 1 != images[0].SeriesInstanceUID
+    assert images[0].SeriesInstanceUID != "1.2.3.5" and images[0].ImageType[0] == "DERIVED"
+    assert len({i.SOPInstanceUID for i in images}) == len(array)
+
+
+def test_a_derived_series_rounds_fractions_by_a_step(series, tmp_path):
+    _, source = series
+    array = np.random.default_rng(1).normal(0, 3, (3, 4, 5)).astype(np.float32)
+    out = derived_series.save(Volume(array, np.eye(4), "x"), tmp_path / "out", source, "x")
+    found = files.load(out).array
+    found = found if abs(found[0] - array[0]).max() < 1e-3 else found[::-1]
+    np.testing.assert_allclose(found, array, atol=np.ptp(array) / 65535)
+
+
+def test_without_a_dicom_source_there_is_no_derived_series(tmp_path):
+    files.save(Volume(np.ones((2, 3, 4)), np.eye(4), "x"), tmp_path / "x.nrrd")
+    with pytest.raises(ValueError, match="is not DICOM"):
+        derived_series.first_header(tmp_path / "x.nrrd")
+
+
+# What is said
+
+
+def test_text_of_cards_reaches_no_terminal_and_no_spreadsheet(tmp_path, capsys):
+    evil = ["\x1b[31mred", "=1+1", "@sum", "\t=2", "\uff1d3", "-4", "plain", "a\nb"]
+    table = Table("t", {"=name": evil, "value": [1.0, 2, -3.5, np.int64(-4), 0, 0, 0, 0]})
+    output.Shell().table(table)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and len(said.splitlines()) == 1 + len(evil)
+    path = output.write_table(table, tmp_path, "t")
+    rows = list(csv.reader(path.open(newline="", encoding="utf-8")))
+    cells = [cell for row in rows for cell in row[:1]]
+    assert not any(c.lstrip().startswith(text.FORMULA_BEGINS) for c in cells)
+    assert [float(row[1]) for row in rows[1:5]] == [1.0, 2, -3.5, -4]
+
+
+@pytest.mark.parametrize("command", ["list", "info", "verify"])
+def test_a_card_cannot_draw_on_the_terminal(command, tmp_path, capsys, monkeypatch):
+    from dataclasses import replace
+
+    from NetInversionLib.models import files as model_files
+    from NetInversionLib.models import library
+
+    card = replace(make_card(), name="\x1b]0;title\x07\nnetinversion: all good", licence="\x9b2J")
+    path = tmp_path / "x.safetensors"
+    if command == "verify":
+        error = models.ModelError(f"{card.name} is wrong")
+        monkeypatch.setattr(model_files, "verify", lambda path: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(library, "list_models", lambda folders=None: {path: card})
+    monkeypatch.setattr(model_files, "read_card", lambda path: card)
+    cli.main(["models", command, *([] if command == "list" else [str(path)])])
+    said = capsys.readouterr()
+    assert not set("\x1b\x07\x9b") & set(said.out + said.err)
+    assert not any(line.startswith("netinversion: all good") for line in said.out.splitlines())
+
+
+def test_time_left_is_that_of_the_share_that_is_done(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = output.Clock()
+    clock.tell(0.0)
+    assert clock.seconds_left() is None
+    now[0] = 20.0
+    clock.tell(0.1)
+    assert clock.seconds_left() == pytest.approx(180)
+    now[0] = 30.0
+    clock.tell(0.0)  # another stretch begins
+    assert clock.seconds_left() is None
+
+
+def test_a_long_run_says_so_once_and_how_to_take_less(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    shell = output.Shell(advice="Fewer --samples take less.")
+    for step in range(6):
+        now[0] = 10.0 * step
+        shell.report(0.01 * step, "Working")
+    said = capsys.readouterr().err
+    assert said.count("This will take about") == 1 and said.count("Fewer --samples") == 1
+    assert "min left" in said
+
+
+def test_quiet_says_answers_only(quick, tmp_path, capsys):
+    assert cli.main([*quick, "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and str(tmp_path / "out") in said.out
+
+
+def test_json_is_one_object(quick, tmp_path, capsys):
+    assert cli.main([*quick, "--output", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["output"] == str(tmp_path / "out") and told["answer"] and "error" in told["tables"]
+
+
+# Settings from a file
+
+
+@pytest.mark.parametrize("ending", ["json", "toml"])
+def test_the_command_line_wins_over_the_file(case, tmp_path, monkeypatch, ending):
+    words, result, _ = case
+    asked = {}
+
+    def noted(request, progress):
+        asked.update(request.settings)
+        return copy.deepcopy(result)
+
+    monkeypatch.setattr(jobs_request, "run_here", noted)
+    config = tmp_path / f"config.{ending}"
+    content = {"max-evaluations": 9, "noise_seeds": 2, "starts": ["patient", "zeros"], "box": True}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+    config.write_text(json.dumps(content) if ending == "json" else "\n".join(lines))
+    line = [*words, "--config", str(config), "--output", str(tmp_path / "out")]
+    assert cli.main(line) == 0
+    assert asked["max_evaluations"] == 3, "the command line has it"
+    assert asked["noise_seeds"] == 2 and asked["starts"] == ["patient", "zeros"] and asked["box"]
+
+
+def test_a_curve_without_points_is_a_table_with_headings():
+    assert results.curve_table(Curve("c", "x", "x", {})).columns == {
+        "line": [],
+        "x": [],
+        "x (y)": [],
+    }
