@@ -22,7 +22,7 @@ class Settings(Checked):
     distribution, held to the source by correlation and edges) or "no-flow" (the same without the
     flow, to see what the flow adds). ``strength``: 0 to 1, how much of a free-form refinement is
     added to the anatomy-safe result; its latents are drawn to the target's typical radius instead
-    of the origin. ``iterations``: N, of that refinement. ``alpha``: share of the latents' length taken away per
+    of the origin. ``iterations``: N, of it. ``alpha``: share of the latents' length taken away per
     iteration. ``beta_edges``: beta 1, the step against gradients where the source has no edge;
     ``beta_similarity``: beta 2, the step towards the source's correlation; both in standard
     deviations of the image, so that they do not depend on its size or scale. ``orientations``: any
