@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 import numpy as np
@@ -94,6 +95,23 @@ class Target:
         b = self.deviations.T / d[:, None]
         return d, b, np.linalg.inv(np.eye(b.shape[1]) + self.deviations @ b)
 
+    def leaving_out(self, blocks: np.ndarray) -> Target:
+        """The same people, of whom some blocks tell nothing.
+
+        Args:
+            blocks: Boolean, of those in use, (blocks,).
+        """
+        blind = copy.copy(self)
+        blind.__dict__.pop("precision", None)
+        blind.variance = np.where(np.tile(blocks, len(LEVELS)), np.inf, self.variance)
+        return blind
+
+    def with_tone(self, tone: np.ndarray, whole: np.ndarray) -> Target:
+        """The same people, with other quantiles of the whole brain, (55,) and (257,)."""
+        other = copy.copy(self)
+        other.tone, other.whole = tone, whole
+        return other
+
     def weigh(self, x: np.ndarray) -> np.ndarray:
         """The inverse covariance of local quantiles times columns.
 
@@ -110,6 +128,11 @@ class Target:
 _CELL_OF_VOXEL = np.ravel_multi_index(
     np.meshgrid(*(np.arange(n) // CELL for n in GRID), indexing="ij"), CELLS
 ).ravel()
+
+BLOCK_OF_VOXEL = np.ravel_multi_index(
+    np.meshgrid(*(np.arange(n) // (2 * CELL) for n in GRID), indexing="ij"), CONTROL
+).ravel()
+"""Flat index of the block that each voxel of the template's grid lies in."""
 
 
 def spline_matrix(controls: int, samples: int) -> np.ndarray:
