@@ -54,10 +54,11 @@ def check_sampler(sampler: Model, denoiser: Model) -> None:
             f" ({denoiser.sha256[:12]}...): choose that denoiser, or train a sampler for this one"
             " with 'netinversion train cinn'"
         )
-    if (network.vae.image_channels, network.vae.condition_channels) != (1, 0):
+    vae = network.vae
+    if vae.image_channels != 1 or vae.condition_channels not in (0, 1):
         raise ModelError(
-            f"the autoencoder of {card.name!r} takes more than the image: choose a sampler made by"
-            " 'netinversion train cinn'"
+            f"the autoencoder of {card.name!r} takes more than the image and what its denoiser"
+            " makes of it: choose a sampler made by 'netinversion train cinn', or a published one"
         )
     if not all(
         torch.isfinite(values).all() for values in (*network.parameters(), *network.buffers())
@@ -114,6 +115,7 @@ class Sampling:
         self.network.vae.fold()
         placed(self.network, device)
         self.taken, self.given = sampler.card.inputs[0], sampler.card.outputs[0]
+        self.denoiser = denoiser if sampler.network.vae.condition_channels else None
 
     def changes(
         self, hu: Tensor, x0: Tensor, region: Window
@@ -135,10 +137,8 @@ class Sampling:
         with torch.no_grad():
             z = self.part(x0)
             z = _cut(z, window) if z.shape[2:] == x0.shape[2:] else self.part(_cut(x0, window))
-        draw, inside = (
-            self.network.given(self.layer, z, size=window.size),
-            region.within(window).slices,
-        )
+        draw = self.network.given(self.layer, z, size=window.size, **self._told(hu, window))
+        inside = region.within(window).slices
         low, span, patient = self.given.low, self.given.high - self.given.low, hu[region.slices]
 
         def drawn(count: int, generator: torch.Generator) -> Tensor:
@@ -164,10 +164,30 @@ class Sampling:
         x = (_cut(hu[None, None], window) - self.taken.low) / (self.taken.high - self.taken.low)
         with torch.no_grad():
             made = (
-                self.network(x.to(self.device))[0, 0].cpu() * (self.given.high - self.given.low)
+                self.network(x.to(self.device), **self._told(hu, window))[0, 0].cpu()
+                * (self.given.high - self.given.low)
                 + self.given.low
             )
         return made[region.within(window).slices] - hu[region.slices]
+
+    def _told(self, hu: Tensor, window: Window) -> dict[str, Tensor]:
+        """What a published autoencoder sees beside the image: what the denoiser makes of it.
+
+        Args:
+            hu: The slice (J, I). window: The part of it that is drawn.
+
+        Returns:
+            "condition" (1, 1, h, w) in the sampler's units; nothing for one that sees the image
+            alone.
+        """
+        if self.denoiser is None:
+            return {}
+        asked, answer = self.denoiser.card.inputs[0], self.denoiser.card.outputs[0]
+        x = (hu[None, None].to(self.device) - asked.low) / (asked.high - asked.low)
+        with torch.no_grad():
+            made = self.denoiser.network(x) * (answer.high - answer.low) + answer.low
+        units = (made - self.taken.low) / (self.taken.high - self.taken.low)
+        return {"condition": _cut(units, window)}
 
     def _window(self, region: Window, size: tuple[int, int]) -> Window:
         """What is drawn for a region.

@@ -494,9 +494,37 @@ def test_samplers_that_do_not_fit_are_refused():
     broken.vae.decoder.image.bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="not numbers"):
         run(sampler=sampler_of(broken))
-    seeing = random_sampler(vae=dict(VAE, condition_channels=1))
+    seeing = random_sampler(vae=dict(VAE, condition_channels=2))
     with pytest.raises(ModelError, match="takes more than the image"):
         run(sampler=sampler_of(seeing))
+
+
+@pytest.mark.parametrize("spatial", [True, False])
+def test_a_published_sampler_is_told_what_its_denoiser_makes_of_the_image(spatial, monkeypatch):
+    """Both parts of a published pair see the denoised image: in its own place, size and units."""
+    vae = dict(VAE, condition_channels=1)
+    flow = {}
+    if not spatial:
+        vae |= dict(spatial=False, latents=16, size=32, code=2, classes=0)
+        flow = {"channels": 16, "spatial": False, "latent_size": 8}
+    network = random_sampler(vae=vae, **flow)
+    seen, decode = [], type(network.vae).decode
+
+    def noted(self, z, condition=None):
+        seen.append(condition)
+        return decode(self, z, condition)
+
+    monkeypatch.setattr(type(network.vae), "decode", noted)
+    ct, region = body((40, 44), 1), (0, 1, 4, 30, 12, 40)
+    result = run(averaging(), sampler_of(network), ct, region=region, samples=3)
+    assert np.isfinite(column(result, "unproven samples")).all() and seen
+    low, span = HU[0].low, HU[0].high - HU[0].low
+    denoised = (result.volumes["output"].array[0] - low) / span
+    for told in seen:
+        window = told[0, 0].cpu().numpy()
+        assert told.shape[2:] == (window.shape if spatial else (32, 32))
+        places = np.lib.stride_tricks.sliding_window_view(denoised, window.shape)
+        assert np.abs(places - window).max(axis=(2, 3)).min() < 1e-5
 
 
 def test_proposals_of_a_sampler_need_one_for_each_denoiser():
