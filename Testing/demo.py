@@ -34,7 +34,7 @@ host.start()
 import slicer  # noqa: E402
 
 from NetInversionLib.core import files as core_files  # noqa: E402
-from NetInversionLib.core import scans, volumes  # noqa: E402
+from NetInversionLib.core import meaning, scans, volumes  # noqa: E402
 from NetInversionLib.core.progress import Progress  # noqa: E402
 from NetInversionLib.core.results import Table  # noqa: E402
 from NetInversionLib.harmonize import reading, simulated_scanners  # noqa: E402
@@ -130,7 +130,7 @@ def own_brains(folder: Path) -> list[volumes.Volume]:
 
 
 def looks_like_ct(volume: volumes.Volume) -> bool:
-    return volume.array.min() < -500 and volume.array.max() > 200
+    return not meaning.why_no_hu(volume)
 
 
 def middle(volume: volumes.Volume) -> volumes.Volume:

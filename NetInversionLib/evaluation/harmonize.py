@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import files, volumes
+from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.results import Table, table_of_rows
 from ..core.volumes import Volume
@@ -397,7 +397,7 @@ def label_overlap(scan: Scan, labels: Volume) -> tuple[float, float, float]:
 
 def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
     """0, 1, 2 for CSF, grey, white matter on the scan's grid; -1 elsewhere."""
-    turned = volumes.reorient(volumes.check(labels), "RAS")
+    turned = volumes.reorient(meaning.require_labels(volumes.check(labels)), "RAS")
     numbers = volumes.resample(turned, scan.volume, "nearest", fill=0).array
     few = numbers.max() <= 3
     classes = np.where(numbers > 0, 1, -1)

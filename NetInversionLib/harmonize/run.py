@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import models as model_files
-from ..core import devices
+from ..core import devices, meaning
 from ..core import volumes as core_volumes
 from ..core.progress import Progress
 from ..core.results import Result
@@ -94,11 +94,11 @@ def harmonize(
     )  # raises before any work is done
     progress.report(0.0, "Reading the volume")
     source = volumes["source"]
-    scan = harmonize_scan.prepare(source, volumes.get("mask"))
+    scan = harmonize_scan.prepare(source, volumes.get("mask"), signal=False)
     statistics = gate_statistics(network)
     progress.report(0.02, "Checking contrast, orientation and artefacts")
     seen = gate_figures.look(scan)
-    checks = gate.check_source(seen, statistics)
+    checks = _signal_checks(scan, volumes.get("mask")) + gate.check_source(seen, statistics)
     result = Result(facts=_facts(model, settings, device, scan, source, volumes.get("mask")))
     word, reasons = gate.verdict(checks)
     if word == "refused" and not settings.force:
@@ -141,6 +141,17 @@ def harmonize(
         )
     progress.report(1.0, f"Done: {word}")
     return result
+
+
+def _signal_checks(scan: Scan, mask: Volume | None) -> list[gate.Check]:
+    """A failed check where values below 0 say that this is no MR signal; else none."""
+    image = core_volumes.reorient(scan.original, "RAS")
+    share = meaning.share_below_zero(image, None if mask is None else scan.mask)
+    if not share:
+        return []
+    most = meaning.NEGATIVE_SHARE
+    words = meaning.no_signal(image, share)
+    return [gate.Check("share of values below 0", share, 0.0, most, False, words, "refused")]
 
 
 def _facts(

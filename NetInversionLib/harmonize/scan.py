@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..core import files, scans, volumes
+from ..core import files, meaning, scans, volumes
 from ..core.volumes import Volume
 
 # MR intensities have no unit: the 99.5th percentile inside the mask becomes 1, and what is brighter
@@ -68,15 +68,17 @@ def read(path: Path | str, mask: Path | str | None = None) -> Scan:
     return prepare(files.load(path), None if mask is None else files.load(mask))
 
 
-def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
+def prepare(volume: Volume, mask: Volume | None = None, signal: bool = True) -> Scan:
     """Reorient to RAS, find the mask unless one is given, and scale.
 
     Args:
         volume: MR image [k, j, i], any orientation and type; negative values count as background.
         mask: Nonzero inside; resampled to the volume's grid by nearest neighbour where grids
             differ.
+        signal: Refuse what cannot be an MR signal; else that is left to the caller.
 
     Raises:
+        VolumeError: It is no MR signal (z-scored, say).
         ScanError: Empty mask, constant image, no positive signal, or fewer than two slices along an
             axis.
     """
@@ -97,6 +99,8 @@ def prepare(volume: Volume, mask: Volume | None = None) -> Scan:
             f"the mask of {volume.name} is empty: draw or choose one that covers the brain, or"
             " leave the mask out"
         )
+    if signal:
+        meaning.require_mr(ras, None if mask is None else inside)
     scale = scale_of(image, inside, volume.name)
     scaled = np.clip(image / np.float32(scale), 0, BRIGHTEST)
     return Scan(replace(ras, array=np.ascontiguousarray(scaled)), inside, scale, original)

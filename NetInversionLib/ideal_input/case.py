@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import models as model_files
+from ..core import meaning
 from ..core import volumes as core_volumes
 from ..core.progress import Progress
 from ..core.volumes import Region, Volume
@@ -285,6 +286,8 @@ def _check_roles(volumes: dict[str, Volume], card: model_files.Card) -> list[str
     roles = {channel.role: channel.name for channel in (*card.inputs, *card.outputs)}
     for channel in (*card.inputs, *card.outputs):
         volume = volumes[channel.role]
+        if channel.units == "HU" and (reason := meaning.why_no_hu(volume)):
+            found.append(f"{reason}, but is chosen as {channel.name}: is it a CT in HU?")
         sample = volume.array[:: max(1, len(volume.array) // 16)].astype(np.float32)
         low, high = np.percentile(sample, (0.5, 99.5))
         if channel.high is not None:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..core import volumes
+from ..core import meaning, volumes
 from ..core.volumes import Volume
 
 CHANNELS = ("in_phase", "fat_fraction", "water_fraction")
@@ -212,9 +212,9 @@ def simulate_dixon(
         "in_phase", "fat_fraction" and "water_fraction", on the CT's grid.
 
     Raises:
-        volumes.VolumeError: Empty, not finite, or without a usable geometry.
+        volumes.VolumeError: Empty, not finite, without a usable geometry, or not in HU.
     """
-    volumes.check(ct)
+    meaning.require_hu(volumes.check(ct))
     axial = volumes.reorient(ct, "LPS")
     hu = without_couch(axial.float32(), axial.spacing_mm)
     images = simulate_arrays(

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import volumes
+from ..core import meaning, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 
@@ -90,16 +90,10 @@ def simulate_low_dose(
         [k, j, i] float32, HU, on the same grid.
 
     Raises:
-        volumes.VolumeError: The volume cannot be used.
-        ValueError: It has no HU (no value near air).
+        volumes.VolumeError: The volume cannot be used, or is not in HU.
     """
-    axial = volumes.reorient(volumes.check(ct), "LPS")
+    axial = volumes.reorient(meaning.require_hu(volumes.check(ct)), "LPS")
     hu = axial.float32()
-    if hu.min() > -500:
-        raise ValueError(
-            f"{ct.name} holds no air (lowest value {hu.min():g}): is it a CT in HU? Apply the"
-            " rescale slope and intercept first"
-        )
     padding = hu < HU_LOW
     generator = torch.Generator().manual_seed(settings.seed)
     result = np.empty_like(hu)

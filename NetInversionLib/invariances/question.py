@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from .. import models as model_files
-from ..core import devices
+from ..core import devices, meaning
 from ..core import volumes as core_volumes
 from ..core.volumes import Volume
 from ..models import Model
@@ -23,8 +23,6 @@ from .sampler import Sampling
 from .settings import Settings
 
 AIR_HU = -1024.0
-SOMEWHERE_AIR_HU = -500.0
-"""An image whose lowest value is above this is no CT in HU."""
 
 
 @dataclass(frozen=True)
@@ -153,22 +151,17 @@ def question(
         label: What stands behind the names of the images that are made.
 
     Raises:
-        ValueError: The volume holds no air or no noise, or the region or the lesion miss it.
+        ValueError: The volume is not in HU or holds no noise, or the region or the lesion miss it.
     """
-    volume = core_volumes.reorient(core_volumes.check(ct), "LPS")
+    meaning.require_hu(core_volumes.check(ct))
+    volume = core_volumes.reorient(ct, "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(volume.float32()))
-    if float(hu.min()) > SOMEWHERE_AIR_HU:
-        raise ValueError(
-            f"'{ct.name}' holds no air (lowest value {float(hu.min()):g}): is it a CT"
-            " in HU? Raw scanner values need their rescale slope and intercept first; MR"
-            " images do not fit"
-        )
     experiments.check_lesion(volume, settings)
     slices, region = _region(ct, settings.region)
     inputs, labels = {"low_dose": ct.name}, None
     if segments is not None:
         inputs["segments"] = segments.name
-        same = core_volumes.resample(segments, ct, "nearest", 0)
+        same = core_volumes.resample(meaning.require_labels(segments), ct, "nearest", 0)
         labels = core_volumes.reorient(same, "LPS").array
     return Question(
         original=ct,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import models, networks
-from ..core import files, volumes
+from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.results import Table
 from ..core.volumes import Volume
@@ -134,7 +134,7 @@ def read_pairs(
     People are found as by ``people.read_people``.
 
     Raises:
-        ValueError: No CT there, or one without air (not in HU).
+        ValueError: No CT there, or one that is not in HU.
     """
     found, people = [], read_people(folder)
     for number, (path, person) in enumerate(people.items()):
@@ -156,16 +156,12 @@ def pairs_of(
         number: Of the volume.
 
     Raises:
-        ValueError: The volume holds no air.
+        VolumeError: The volume is not in HU.
     """
-    axial = volumes.reorient(volumes.check(ct), "LPS")
+    axial = volumes.reorient(meaning.require_hu(volumes.check(ct)), "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
         -1024, 3071
     )
-    if float(hu.min()) > -500:
-        raise ValueError(
-            f"{ct.name} holds no air (lowest value {float(hu.min()):g}): is it a CT in HU?"
-        )
     rng = np.random.default_rng([settings.seed, number])
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     middle = LowDoseSettings(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import models, networks
-from ..core import files, volumes
+from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
@@ -106,7 +106,7 @@ def read_scans(folder: Path | str) -> list[Scan]:
 
 def prepare(ct: Volume, name: str, person: str) -> Scan:
     """A CT volume [k, j, i] in any orientation (HU) as axial LPS slices of the body alone."""
-    ct = volumes.reorient(volumes.check(ct), "LPS")
+    ct = volumes.reorient(meaning.require_hu(volumes.check(ct)), "LPS")
     hu = ct.float32()
     body = body_mask(hu, ct.spacing_mm)
     if not body.any():
