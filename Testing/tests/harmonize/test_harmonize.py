@@ -330,6 +330,16 @@ def test_what_is_no_volume_to_harmonize_is_refused(model):
     refused(source.array, "mask of source is empty", mask=empty)
 
 
+def test_a_z_scored_brain_gets_no_image_but_a_sentence(model):
+    truth, source = shown("none")
+    mask = replace(source, array=truth.mask.astype(np.uint8), name="mask")
+    values = source.array[truth.mask]
+    scored = np.where(truth.mask, (source.array - values.mean()) / values.std(), 0)
+    result = run(replace(source, array=scored.astype(np.float32)), model, mask=mask)
+    assert result.facts["verdict"] == "refused" and not result.volumes
+    assert "are below 0: was it z-scored" in result.facts["reasons"][0]
+
+
 def test_negative_background_is_left_alone(model):
     _, source = shown(FIELD)
     noisy = source.array.copy()
