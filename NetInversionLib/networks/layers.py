@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 class LayerError(ValueError):
@@ -14,14 +15,14 @@ class LayerError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of an innermost module.
+    """One call of an innermost module, or of a function between modules: a sum, say.
 
     Attributes:
         number: Counted from 1 in the order of execution, activations included, as the invariances
             paper counts.
-        name: The module's path; where a module runs several times, its later calls have " (2)", "
-            (3)" and so on.
-        kind: The module's class, "Conv2d" say.
+        name: The module's path, or the function's name behind the path of the module that calls it;
+            where it runs several times, its later calls have " (2)", " (3)" and so on.
+        kind: The module's class, "Conv2d" say, or the function's name, "add" say.
         shape: Of its output for the image looked at, (N, C, ...).
     """
 
@@ -47,8 +48,9 @@ def layers(network: nn.Module, image: Tensor | None = None) -> list[Layer]:
     found: list[Layer] = []
     image = torch.zeros(1, 1, 64, 64) if image is None else image
 
-    def note(name: str, module: nn.Module, output: Tensor) -> bool:
-        found.append(Layer(len(found) + 1, name, type(module).__name__, tuple(output.shape)))
+    def note(name: str, layer: nn.Module | str, output: Tensor) -> bool:
+        kind = layer if isinstance(layer, str) else type(layer).__name__
+        found.append(Layer(len(found) + 1, name, kind, tuple(output.shape)))
         return False
 
     with torch.no_grad():
@@ -95,7 +97,7 @@ class UpTo(nn.Module):
             return self.network(x)
         kept: list[Tensor] = []
 
-        def stop(name: str, module: nn.Module, output: Tensor) -> bool:
+        def stop(name: str, layer: nn.Module | str, output: Tensor) -> bool:
             if name == self.layer:
                 kept.append(output)
             return bool(kept)
@@ -135,20 +137,33 @@ class _Reached(Exception):
     """Ends a forward pass at the wanted layer."""
 
 
+# Functions that make a layer where no module does: sums, joints, activations, resampling. What only
+# reshapes or scales is none.
+FUNCTIONS = frozenset(
+    """add cat stack relu leaky_relu elu gelu silu mish softplus tanh sigmoid softmax hardswish
+    prelu conv1d conv2d conv3d conv_transpose2d conv_transpose3d convolution linear matmul bmm einsum
+    interpolate upsample max_pool2d max_pool3d avg_pool2d avg_pool3d adaptive_avg_pool2d
+    adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d pixel_shuffle pixel_unshuffle
+    scaled_dot_product_attention batch_norm instance_norm group_norm layer_norm mul sub div
+    grid_sample""".split()
+)
+OF_TWO = frozenset(("add", "sub", "mul", "div", "matmul", "bmm"))
+"""Layers only where they bring two tensors together."""
+
+
 def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
-    """The output, ``seen(name, module, output)`` called at every innermost module.
+    """The output, ``seen(name, layer, output)`` called at every innermost module, and at every
+    function (of ``FUNCTIONS``) that is called between them; ``layer`` is the module, or a name.
 
     Ends, with None, when that gives True.
     """
-    calls: dict[str, int] = {}
-    handles = []
-    for path, module in network.named_modules():
-        if next(module.children(), None) is None:
-            handles.append(
-                module.register_forward_hook(_hook(path or type(module).__name__, calls, seen))
-            )
+    running = _Running(network, seen)
+    handles = [
+        handle for path, module in network.named_modules() for handle in running.hooks(path, module)
+    ]
     try:
-        return network(image)
+        with running:
+            return network(image)
     except _Reached:
         return None
     finally:
@@ -156,13 +171,52 @@ def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
             handle.remove()
 
 
-def _hook(path: str, calls: dict[str, int], seen):
-    def hook(module, inputs, output):
-        if not isinstance(output, Tensor):
-            return
-        calls[path] = calls.get(path, 0) + 1
-        name = path if calls[path] == 1 else f"{path} ({calls[path]})"
-        if seen(name, module, output):
+class _Running(TorchFunctionMode):
+    """One forward pass: which modules it is inside of, and what it has come by.
+
+    A module with the attribute ``plumbing`` brings images into another's form: what it computes
+    itself is no layer, and paths begin inside of it.
+    """
+
+    def __init__(self, network: nn.Module, seen):
+        super().__init__()
+        self.seen = seen
+        self.calls: dict[str, int] = {}
+        self.inside: list[tuple[str, bool]] = []
+        self.start = "network." if getattr(network, "plumbing", False) else ""
+
+    def hooks(self, path: str, module: nn.Module) -> list:
+        """Handles of what follows a module."""
+        if isinstance(module, torch.jit.ScriptModule):
+            return []  # takes no hooks: of TorchScript only the output can be looked at
+        innermost = next(module.children(), None) is None
+        silent = getattr(module, "plumbing", False)
+        name = f"{path}.".removeprefix(self.start).rstrip(".")
+
+        def entered(module, inputs):
+            self.inside.append((name, innermost or silent))
+
+        def left(module, inputs, output):
+            self.inside.pop()
+            if innermost and isinstance(output, Tensor):
+                self.tell(name or type(module).__name__, module, output)
+
+        return [module.register_forward_pre_hook(entered), module.register_forward_hook(left)]
+
+    def tell(self, path: str, layer: nn.Module | str, output: Tensor) -> None:
+        self.calls[path] = self.calls.get(path, 0) + 1
+        count = self.calls[path]
+        if self.seen(path if count == 1 else f"{path} ({count})", layer, output):
             raise _Reached
 
-    return hook
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        output = function(*arguments, **(keywords or {}))
+        if not self.inside or self.inside[-1][1] or not isinstance(output, Tensor):
+            return output
+        kind = getattr(function, "__name__", "").split(".")[0].strip("_")
+        kind = kind if kind in FUNCTIONS else kind.removeprefix("i").removeprefix("r")
+        tensors = [one for one in arguments if isinstance(one, Tensor) and one.dim() > 2]
+        if kind in FUNCTIONS and output.dim() > 2 and (kind not in OF_TWO or len(tensors) > 1):
+            path = self.inside[-1][0]
+            self.tell(f"{path}.{kind}" if path else kind, kind, output)
+        return output

@@ -72,6 +72,9 @@ class Adapted(nn.Module):
         inputs, outputs: Its channels, as ``ScaledChannel`` says what it has for 0 and 1.
     """
 
+    plumbing = True
+    """Its own computations are no layers of the network (``networks.layers``)."""
+
     def __init__(
         self,
         network: nn.Module,

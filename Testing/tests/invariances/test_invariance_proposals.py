@@ -333,7 +333,7 @@ def test_all_names_of_a_layer():
         assert set(same_values(cnn10, name)) == {"layers.4", "output"}
         assert same_values(cnn10, name)[0] == UpTo(cnn10, name, torch.zeros(1, 1, 64, 64)).layer
     assert same_values(cnn10, "3") == ("layers.2",)
-    assert same_values(redcnn, "output") == ("output",)  # a sum comes last
+    assert same_values(redcnn, "output") == ("output", "add (3)")  # a sum comes last
     assert same_values(redcnn, "tconv5") == ("tconv5",)
     with pytest.raises(ValueError, match="^'A' has no layer 'conv9'"):
         same_values(cnn10, "conv9", called="'A'")

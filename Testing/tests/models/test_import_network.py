@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from NetInversionLib import cli, models, networks
+from NetInversionLib.invariances.layers import layer_titles
 from NetInversionLib.models import ModelError
 from NetInversionLib.models.foreign import bundle, cards, formats, importing, trust
 from NetInversionLib.models.foreign.importing import Wishes, import_network
+from NetInversionLib.networks.layers import UpTo
 
 MUTANTS = int(os.environ.get("NETINVERSION_MUTANTS", 40))
 CODE = """
@@ -215,6 +217,20 @@ def make_bundle(network, folder):
     }
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS[:5])
+def test_the_layers_of_an_imported_network_have_its_own_names(kind, network, code, tmp_path):
+    path, wishes = export(network, kind, tmp_path, code)
+    made = import_network(path, Wishes(**wishes), yes)
+    titles, model = layer_titles(str(made)), models.load(made)
+    x = torch.rand(1, 1, 12, 14)
+    assert torch.equal(UpTo(model.network, "output", x)(x), model(x))
+    if kind not in ("TorchScript", "torch.export"):
+        assert list(titles) == ["first", "relu", "down", "tanh", "up", "add"]
+    for name in titles:
+        assert UpTo(model.network, name, x)(x).shape[0] == 1
 
 
 # Trust --------------------------------------------------------------------------------------------

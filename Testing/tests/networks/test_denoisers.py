@@ -48,13 +48,10 @@ def test_published_weights_give_the_published_numbers(name, parity):
         torch.testing.assert_close(network(image), recorded["output"], rtol=0, atol=tolerance)
         there = {layer.name: layer for layer in layers(network, image)}
         seen: dict[str, int] = {}
-        for entry in (
-            entry for entry in listing["layers"] if entry["module"]
-        ):  # sums are no modules
-            seen[entry["module"]] = seen.get(entry["module"], 0) + 1
-            layer = entry["module"] + (
-                f" ({seen[entry['module']]})" if seen[entry["module"]] > 1 else ""
-            )
+        for entry in listing["layers"]:
+            kind = entry["module"] or "add"  # sums are no modules
+            seen[kind] = seen.get(kind, 0) + 1
+            layer = kind + (f" ({seen[kind]})" if seen[kind] > 1 else "")
             assert list(there.pop(layer).shape) == entry["full_shape"]
             found = UpTo(network, layer, image)(image)[..., ::7, ::7]
             torch.testing.assert_close(
@@ -147,6 +144,41 @@ def test_the_output_is_a_layer_too_and_nothing_stays_hooked():
     assert torch.equal(UpTo(network, "output", x)(x), network(x))
     UpTo(network, "relu (3)", x)(x)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_sums_joints_and_functions_are_layers_too():
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x):
+            y = torch.nn.functional.relu(self.conv(x))
+            y += x
+            return torch.cat([y * 2, x * y], 1)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.last = Block(), torch.nn.Conv2d(4, 1, 1)
+
+        def forward(self, x):
+            if x.mean() > 100:  # what a symbolic trace could not follow
+                return x
+            y = self.last(self.block(torch.cat([x, x], 1)))
+            return torch.nn.functional.interpolate(y, scale_factor=2.0)
+
+    network, x = Net().eval(), torch.randn(1, 1, 8, 9)
+    found = layers(network, x)
+    assert [layer.name for layer in found] == [
+        "cat", "block.conv", "block.relu", "block.add", "block.mul", "block.cat", "last",
+        "interpolate",
+    ]  # fmt: skip
+    with torch.no_grad():
+        two = torch.cat([x, x], 1)
+        total = network.block.conv(two).relu() + two
+        torch.testing.assert_close(UpTo(network, "block.add", x)(x), total)
+        torch.testing.assert_close(UpTo(network, 5, x)(x), two * total)
 
 
 def test_what_comes_after_the_layer_is_not_computed():
