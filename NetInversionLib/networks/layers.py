@@ -140,12 +140,12 @@ class _Reached(Exception):
 # Functions that make a layer where no module does: sums, joints, activations, resampling. What only
 # reshapes or scales is none.
 FUNCTIONS = frozenset(
-    """add cat stack relu leaky_relu elu gelu silu mish softplus tanh sigmoid softmax hardswish
-    prelu conv1d conv2d conv3d conv_transpose2d conv_transpose3d convolution linear matmul bmm einsum
-    interpolate upsample max_pool2d max_pool3d avg_pool2d avg_pool3d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d pixel_shuffle pixel_unshuffle
-    scaled_dot_product_attention batch_norm instance_norm group_norm layer_norm mul sub div
-    grid_sample""".split()
+    """add cat stack relu leaky_relu elu gelu silu mish softplus tanh sigmoid softmax
+    hardswish prelu conv1d conv2d conv3d conv_transpose2d conv_transpose3d convolution
+    linear matmul bmm einsum interpolate upsample max_pool2d max_pool3d avg_pool2d
+    avg_pool3d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d
+    adaptive_max_pool3d pixel_shuffle pixel_unshuffle scaled_dot_product_attention
+    batch_norm instance_norm group_norm layer_norm mul sub div grid_sample""".split()
 )
 OF_TWO = frozenset(("add", "sub", "mul", "div", "matmul", "bmm"))
 """Layers only where they bring two tensors together."""
