@@ -125,8 +125,8 @@ def setting(
 class Checked:
     """Base of frozen dataclasses of settings.
 
-    Fields are of the types ``str``, ``bool``, ``int``, ``float``, of tuples of these, or of these
-    or None; lists, as JSON has them, become tuples.
+    Fields are of the types ``str``, ``bool``, ``int``, ``float``, of tuples of these, of any tuple,
+    or of these or None; lists, as JSON has them, become tuples.
 
     Raises:
         ValueError: A value of another type, not among the choices or out of range; the sentence
@@ -202,6 +202,8 @@ def _fits(value: Any, kind: Any, rule: Rule) -> bool:
 def _fits_one(value: Any, kind: Any, rule: Rule) -> bool:
     if kind is type(None):
         return value is None
+    if kind is tuple:
+        return isinstance(value, tuple)
     if typing.get_origin(kind) is not tuple:
         return KINDS[kind][0](value) and rule.problem_free(value)
     items = typing.get_args(kind)
@@ -221,6 +223,8 @@ def may_be_one(kind: Any, rule: Rule) -> str:
     """What one value of a type may be, in words: "a whole number at least 2"."""
     if kind is type(None):
         return "none (null)"
+    if kind is tuple:
+        return "a list"
     if typing.get_origin(kind) is tuple:
         return _list_may_be(typing.get_args(kind), rule)
     if rule.choices:

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from .. import models
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from ..core.volumes import Volume
 from ..harmonize import brain as harmonize_brain
 from ..harmonize import scan as harmonize_scan
@@ -40,6 +41,8 @@ from ..networks.corrector import (
     CONTROL,
     GRID,
     MATCHED,
+    MAX_BLOCKS,
+    MAX_RANK,
     TEMPLATE_STEP,
     TONE_LEVELS,
     VOXEL_MM,
@@ -63,7 +66,7 @@ WARP_MATRIX, WARP_SHIFT, WARP_SIZES, WARP_POINTS = 0.025, 0.02, (0.0, 0.015, 0.0
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Checked):
     """How a corrector is trained.
 
     Attributes:
@@ -75,13 +78,13 @@ class TrainSettings:
         rounds: How often the template is made anew from all aligned people.
     """
 
-    seed: int = 0
-    views: int = 300
-    voxels: int = 60_000
-    fields: int = 1000
-    rank: int = 60
-    components: int = 40
-    rounds: int = 2
+    seed: int = setting(0, at_least=0)
+    views: int = setting(300, at_least=3)
+    voxels: int = setting(60_000, at_least=1)
+    fields: int = setting(1000, at_least=1)
+    rank: int = setting(60, at_least=1, at_most=MAX_RANK)
+    components: int = setting(40, at_least=1, at_most=MAX_BLOCKS)
+    rounds: int = setting(2, at_least=0)
 
 
 def train(

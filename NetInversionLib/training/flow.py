@@ -39,9 +39,10 @@ from torch import Tensor
 from .. import networks
 from ..core import files
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.slices import bits_of_bins, figures, make_case
-from ..networks.flow import ConditionalFlow
+from ..networks.flow import MAX_FEATURES, MOST, ConditionalFlow
 from .flow_file import write_model
 from .loop import Group, State, run
 from .people import find_scans, person_of
@@ -55,7 +56,7 @@ NEGATIVES_FROM = 0.3
 
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowSettings(Checked):
     """How the flow is built and trained.
 
     Attributes:
@@ -81,38 +82,29 @@ class FlowSettings:
         ValueError: A number out of its range.
     """
 
-    steps: int = 4000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    clip: float = 1.0
-    average: float = 0.998
-    spacing_mm: float = 2.0
-    bin_width: float = 1 / 64
-    negative: float = 0.0
+    steps: int = setting(4000, at_least=1)
+    batch: int = setting(8, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    clip: float = setting(1.0, above=0)
+    average: float = setting(0.998, at_least=0, below=1)
+    spacing_mm: float = setting(2.0, above=0)
+    bin_width: float = setting(1 / 64, above=0)
+    negative: float = setting(0.0, at_least=0, below=1)
     negative_margin: float = 0.5
-    levels: int = 3
-    flow_steps: int = 8
-    hidden: int = 32
-    features: tuple[int, ...] = (16, 32, 64)
+    levels: int = setting(3, at_least=1, at_most=MOST["levels"])
+    flow_steps: int = setting(8, at_least=1, at_most=MOST["steps"])
+    hidden: int = setting(32, at_least=1, at_most=MOST["hidden"])
+    features: tuple[int, ...] = setting((16, 32, 64), at_least=1, at_most=MAX_FEATURES)
     conditional: bool = True
-    seed: int = 0
-    checkpoint_every: int = 100
+    seed: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(100, at_least=1)
 
-    def __post_init__(self):
-        for name in (
-            "steps",
-            "batch",
-            "learning_rate",
-            "clip",
-            "spacing_mm",
-            "bin_width",
-            "checkpoint_every",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("average", "negative"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+    def check(self) -> None:
+        if self.conditional and len(self.features) != self.levels:
+            raise ValueError(
+                f"features must list one number for each of the {self.levels} levels, not"
+                f" {list(self.features)}"
+            )
 
     def flow(self) -> dict:
         """Arguments of ``ConditionalFlow``."""

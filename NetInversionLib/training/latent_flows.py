@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from .loop import Group, State, run
 
 
 @dataclass(frozen=True)
-class CINNSettings:
+class CINNSettings(Checked):
     """How the flows are built and trained.
 
     Attributes:
@@ -28,20 +29,20 @@ class CINNSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    layers: tuple[str, ...] = ("output",)
-    blocks: int = 4
-    hidden: int = 64
-    depth: int = 1
-    features: int = 16
-    downs: int = 2
-    embedder_width: int = 16
-    steps: int = 1500
-    batch: int = 4
-    patch: int = 128
-    learning_rate: float = 1e-3
-    average: float = 0.995
-    seed: int = 0
-    checkpoint_every: int = 100
+    layers: tuple[str, ...] = setting(("output",), filled=True)
+    blocks: int = setting(4, at_least=1)
+    hidden: int = setting(64, at_least=1)
+    depth: int = setting(1, at_least=0)
+    features: int = setting(16, at_least=1)
+    downs: int = setting(2, at_least=0)
+    embedder_width: int = setting(16, at_least=1)
+    steps: int = setting(1500, at_least=1)
+    batch: int = setting(4, at_least=1)
+    patch: int = setting(128, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    average: float = setting(0.995, at_least=0, below=1)
+    seed: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(100, at_least=1)
 
 
 def fit_flows(

@@ -190,12 +190,12 @@ class State:
                 operator.index(kept["step"]),
             )
             history, recent = kept["history"].tolist(), kept["recent"].tolist()
-            mean = {name: kept["mean"][name].view_as(weight) for name, weight in self.mean.items()}
             entries = [[int(at), *figures] for at, *figures in history]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(_foreign(path)) from error
         self._check_same(theirs, names, step, path)
         try:
+            mean = {name: kept["mean"][name].view_as(weight) for name, weight in self.mean.items()}
             for name, part in self.parts.items():
                 part.load_state_dict(kept["parts"][name])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from ..models.library import SAMPLING
 from ..networks.cinn import CINN
 from ..networks.critic import Critic, gradient_penalty
@@ -41,7 +42,7 @@ INTENDED_USE = (
 
 
 @dataclass(frozen=True)
-class VAESettings:
+class VAESettings(Checked):
     """How the autoencoder is built and trained.
 
     Attributes:
@@ -68,17 +69,17 @@ class VAESettings:
         ("attention", False),
         ("spatial", True),
     )
-    steps: int = 3000
-    batch: int = 4
-    patch: int = 128
-    learning_rate: float = 1e-3
-    average: float = 0.995
-    divergence: float = 1e-3
-    adversarial: float = 3e-3
-    critic_width: int = 16
-    critic_from: float = 0.5
-    seed: int = 0
-    checkpoint_every: int = 100
+    steps: int = setting(3000, at_least=1)
+    batch: int = setting(4, at_least=1)
+    patch: int = setting(128, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    average: float = setting(0.995, at_least=0, below=1)
+    divergence: float = setting(1e-3, at_least=0)
+    adversarial: float = setting(3e-3, at_least=0)
+    critic_width: int = setting(16, at_least=1)
+    critic_from: float = setting(0.5, at_least=0, at_most=1)
+    seed: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(100, at_least=1)
 
 
 def train_vae(

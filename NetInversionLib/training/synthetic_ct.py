@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .. import models, networks
 from ..core import files, meaning, volumes
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from ..core.volumes import Volume
 from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
 from .loop import Group, State, plain, run
@@ -48,7 +49,7 @@ INTENDED_USE = (
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Checked):
     """How the network is trained.
 
     Attributes:
@@ -69,17 +70,21 @@ class TrainSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 1200
-    batch: int = 8
-    patch: int = 96
-    features: tuple[int, ...] = (16, 32, 64, 128)
-    learning_rate: float = 2e-3
-    bone_weight: float = 3.0
-    average: float = 0.995
-    bf16_share: float = 0.9
-    spacing_mm: tuple[float, float] = (2.0, 4.0)
-    seed: int = 0
-    checkpoint_every: int = 100
+    steps: int = setting(1200, at_least=1)
+    batch: int = setting(8, at_least=1)
+    patch: int = setting(96, at_least=1)
+    features: tuple[int, ...] = setting((16, 32, 64, 128), filled=True, at_least=1)
+    learning_rate: float = setting(2e-3, above=0)
+    bone_weight: float = setting(3.0, at_least=0)
+    average: float = setting(0.995, at_least=0, below=1)
+    bf16_share: float = setting(0.9, at_least=0, at_most=1)
+    spacing_mm: tuple[float, float] = setting((2.0, 4.0), above=0)
+    seed: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(100, at_least=1)
+
+    def check(self) -> None:
+        if self.spacing_mm[0] > self.spacing_mm[1]:
+            raise ValueError("spacing_mm is a range: its lower end comes first")
 
 
 @dataclass

@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from NetInversionLib.core.progress import Cancelled, Progress
-from NetInversionLib.training import Group, State, plain, run
+from NetInversionLib.training import (
+    Group,
+    State,
+    corrector,
+    flow,
+    latent_flows,
+    plain,
+    run,
+    sampler,
+    synthetic_ct,
+)
 from NetInversionLib.training import checkpoint as checkpoints
 
 
@@ -365,3 +375,23 @@ def test_processes_share_a_batch_without_rest():
 
 def test_settings_as_json_values():
     assert plain(Settings())["nested"] == [["a", [1, 2]], ["b", 3]]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        synthetic_ct.TrainSettings,
+        corrector.TrainSettings,
+        flow.FlowSettings,
+        sampler.VAESettings,
+        latent_flows.CINNSettings,
+    ],
+)
+def test_wrong_settings_of_a_training_are_refused_by_name(kind):
+    assert kind.from_json(plain(kind())) == kind()
+    for field in fields(kind):
+        for wrong in ({"a": 1}, [None], "words", -1, math.nan):
+            if (field.name, wrong) in (("arguments", [None]), ("negative_margin", -1)):
+                continue
+            with pytest.raises(ValueError, match=f"^{field.name} must"):
+                kind(**{field.name: wrong})
