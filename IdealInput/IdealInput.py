@@ -255,6 +255,7 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
     """
 
     TITLE = _("Ideal Input")
+    OWN_NETWORKS = True
     REPORT = "ideal_input.report"
     PARAMETERS = IdealInputParameterNode
 

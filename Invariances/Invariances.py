@@ -283,6 +283,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     """
 
     TITLE = _("Invariances")
+    OWN_NETWORKS = True
     TASK = "denoising"
     REPORT = "invariances.report"
     PARAMETERS = InvariancesParameterNode

@@ -41,6 +41,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     TASK = models.IMAGE_TO_IMAGE
     """Task of the models that the module works with, as their cards say it."""
 
+    OWN_NETWORKS = False
+    """Whether the module takes networks of the user's own ("Add a network...")."""
+
     PARAMETERS: Any = None
     """Class of the parameter node: a ``parameterNodeWrapper``."""
 

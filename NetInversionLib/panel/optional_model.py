@@ -18,7 +18,7 @@ FROM_FILE = "*"
 
 def file_filter() -> str:
     """Of a file dialog and of a path's line: the model files."""
-    return _("NetInversion model") + " (*.safetensors)"
+    return _("NetInversion model") + " (*.safetensors *.network)"
 
 
 class OptionalModel:

@@ -22,7 +22,7 @@ from slicer.util import VTKObservationMixin
 from ..core import steps
 from ..core.results import Result
 from ..models.card import Card
-from . import estimates, optional_model, runs
+from . import add_network, estimates, optional_model, runs
 from .job import find_python
 from .packages import installed
 from .pictures import cardText
@@ -32,6 +32,10 @@ from .texts import literal
 
 if TYPE_CHECKING:
     from .logic import ModuleLogic
+
+
+ADD = "+"
+"""Data of the entry that adds a network; no file is called so."""
 
 
 class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -242,6 +246,8 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         for path, card in self.logic.models().items():
             self.ui.modelSelector.addItem(card.name, str(path))
         self.ui.modelSelector.addItem(_("From file..."), "")
+        if self.logic.OWN_NETWORKS:
+            self.ui.modelSelector.addItem(_("Add a network..."), ADD)
         self.ui.modelFileEdit.nameFilters = [optional_model.file_filter()]
 
     def _fillDevices(self, names: Sequence[str] = ("cpu",)) -> None:
@@ -262,7 +268,16 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
 
     def _onModelChosen(self, index: int) -> None:
         path = self.ui.modelSelector.itemData(index)
+        if path == ADD:
+            if not self._writing:
+                self.refresh()  # the list shows the model that is chosen
+                self.addNetwork = add_network.AddNetwork(self.logic.TASK, self._onNetworkAdded)
+            return
         self.setValues(fromFile=not path, **({"model": Path(path).name} if path else {}))
+
+    def _onNetworkAdded(self, path: str) -> None:
+        """A network of the user's own came in: it is the chosen one."""
+        self.setValues(fromFile=True, modelFile=path)
 
     def _onModelFile(self, path: str) -> None:
         self.setValues(modelFile=path)

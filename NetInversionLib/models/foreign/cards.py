@@ -1,6 +1,6 @@
 """The card beside a network's file: what the user said, what was found, and what it all depends on.
 
-A file NAME.network.json; the network's own file stays as it is, beside it.
+A file NAME.network; the network's own file stays as it is, beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..model import Model
 
-SUFFIX = ".network.json"
+SUFFIX = ".network"
 KEY, VERSION = "netinversion_network", 1
 MOST_BYTES = 1 << 20
 

@@ -451,7 +451,7 @@ def test_the_command_asks_with_the_sum_and_takes_it_as_an_answer(network, code, 
     assert cli.main(["models", "trust"]) == 0
     assert sha256 in capsys.readouterr().out
     assert cli.main(["models", "list", str(tmp_path)]) == 0
-    assert "own.network.json" in capsys.readouterr().out
+    assert "own.network" in capsys.readouterr().out
     assert cli.main(["models", "import", str(path), "--describe", "{"]) == 1
     assert "--describe is not JSON" in capsys.readouterr().err
     assert importing.import_network

@@ -1,5 +1,7 @@
 """A network of the user's own in the modules: from the console."""
 
+import time
+
 import host
 import numpy as np
 import torch
@@ -68,3 +70,75 @@ def test_invariances_take_a_module_in_three_lines(module):
     )
     assert max(tables.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
     assert output.facts["model"]["name"] == "Own"
+
+
+# "Add a network..." from the panel
+
+CODE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x + 0.1 * torch.tanh(self.conv(x))
+"""
+
+
+def wait_for(done, timeout_s=180):
+    import qt
+
+    end = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < end, "the import did not end"
+        qt.QCoreApplication.processEvents()
+        time.sleep(0.05)
+
+
+def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypatch):
+    import slicer
+
+    from NetInversionLib.models.foreign import trust
+
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    (tmp_path / "net.py").write_text(CODE)
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    state = {f"conv.{name}": weight for name, weight in conv.state_dict().items()}
+    torch.save(state, tmp_path / "own.pt")
+    widget = module("IdealInput")
+    entries = widget.ui.modelSelector
+    before = entries.currentIndex
+    entries.setCurrentIndex(entries.findText("Add a network..."))
+    assert entries.currentIndex == before
+    form = widget.addNetwork
+    assert not form.addButton.enabled
+
+    form.fileEdit.currentPath = str(tmp_path / "own.pt")
+    assert form.addButton.enabled and not form.trustCheckBox.isVisibleTo(form.dialog)
+    form.codeEdit.currentPath = str(tmp_path / "net.py")
+    assert trust.sha256_of(tmp_path / "net.py") in form.statusLabel.text
+    assert form.trustCheckBox.isVisibleTo(form.dialog) and not form.addButton.enabled
+    form.trustCheckBox.checked = True
+    form.classEdit.text = "Other"
+    form.inputsEdit.text, form.outputsEdit.text = "T1", "CT (HU)"
+    form.addButton.click()
+    wait_for(lambda: "Net" in form.statusLabel.text)
+    assert "has no 'Other'; it has Net" in form.statusLabel.text
+    form.trustCheckBox.checked = True
+    form.classEdit.text = "Net"
+    form.addButton.click()
+    wait_for(lambda: widget._parameterNode.modelFile)
+    assert widget._parameterNode.modelFile == str(tmp_path / "own.network")
+    assert [channel.name for channel in widget._card.inputs] == ["T1"]
+    assert set(widget._selectors) == {"t1", "ct"} and "own" in widget.ui.modelInfoLabel.text
+
+    k, j, i = np.mgrid[:2, :16, :18]
+    mr = add_volume(0.5 + 0.3 * np.sin(i / 5) * np.cos(j / 4 + k), "T1")
+    ct = add_volume(100 * np.cos(i / 5), "CT")
+    quick = {"max_evaluations": 5, "device": "cpu", "knobs": False, "validity": False}
+    output = widget.logic.run([mr], ct, widget._parameterNode.modelFile, **quick)
+    assert slicer.util.arrayFromVolume(output.nodes["ideal t1 patient"]).shape == (2, 16, 18)

@@ -1,0 +1,197 @@
+"""The form "Add a network...": a network of the user's own comes in from its file.
+
+It is read, probed and written down in a process of its own (``netinversion models import``), so
+that nothing of it ever runs inside Slicer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..core import steps
+from ..models.card import ModelError
+from ..models.foreign import formats, trust
+from .job import find_python
+from .stepper import Stepper
+from .texts import literal
+
+SCALINGS = {
+    "": _("Find out"),
+    "none": _("As they are"),
+    "z-score": _("Mean 0, standard deviation 1"),
+    "percentile": _("Percentiles to 0 and 1"),
+}
+MOST_WORDS = 4000
+"""Characters of what the process said that are shown."""
+
+
+class AddNetwork:
+    """The form, shown until the network is in or the user closes it.
+
+    Args:
+        task: Of the module: "image-to-image" or "denoising".
+        on_added: ``f(path)``, the card or model file that was made.
+    """
+
+    def __init__(self, task: str, on_added: Callable[[str], None]):
+        self._task, self._on_added = task, on_added
+        self._process: Any = None
+        self._stepper: Stepper | None = None
+        self.dialog = qt.QDialog(slicer.util.mainWindow())
+        self.dialog.setWindowTitle(_("Add a network"))
+        form = qt.QFormLayout(self.dialog)
+        self.fileEdit, self.codeEdit = (ctk.ctkPathLineEdit() for _number in range(2))
+        self.fileEdit.nameFilters = [
+            _("Network") + " (*.pt *.pth *.ckpt *.safetensors *.ts *.pt2 *.onnx *.zip)"
+        ]
+        self.codeEdit.nameFilters = [_("Python file") + " (*.py)"]
+        self.classEdit, self.inputsEdit, self.outputsEdit = (qt.QLineEdit() for _n in range(3))
+        self.scalingSelector, self.orientationSelector = qt.QComboBox(), qt.QComboBox()
+        for data, text in SCALINGS.items():
+            self.scalingSelector.addItem(text, data)
+        for name in ("LPS", "RAS"):
+            self.orientationSelector.addItem(name, name)
+        self.trustCheckBox = qt.QCheckBox(_("I trust where these files come from"))
+        self.statusLabel = qt.QLabel()
+        self.statusLabel.setWordWrap(True)
+        self.addButton = qt.QPushButton(_("Add"))
+        for label, widget in (
+            (_("File:"), self.fileEdit),
+            (_("Its Python file (of weights alone):"), self.codeEdit),
+            (_("Class in it, or package:Class:"), self.classEdit),
+            (_("Images it takes, with commas:"), self.inputsEdit),
+            (_("Images it gives, with commas:"), self.outputsEdit),
+            (_("Values it wants:"), self.scalingSelector),
+            (_("Axes it wants:"), self.orientationSelector),
+        ):
+            form.addRow(label, widget)
+        for widget in (self.trustCheckBox, self.statusLabel, self.addButton):
+            form.addRow(widget)
+        for edit in (self.fileEdit, self.codeEdit):
+            edit.connect("currentPathChanged(QString)", self._on_changed)
+        self.trustCheckBox.connect("toggled(bool)", self._on_changed)
+        self.addButton.connect("clicked(bool)", self.onAdd)
+        self.dialog.connect("finished(int)", self.close)
+        self._on_changed()
+        self.dialog.show()
+
+    # What the user says
+
+    def _on_changed(self, *_arguments: Any) -> None:
+        """Say what the chosen file is; a file that can run code needs the user's word."""
+        self._sums: list[str] = []
+        words, usable = [], bool(self.fileEdit.currentPath)
+        try:
+            if self.fileEdit.currentPath:
+                kind = formats.kind_of(self.fileEdit.currentPath)
+                words.append(_("This is a file of {kind}.").format(kind=kind))
+                if kind in formats.CAN_RUN_CODE:
+                    self._sums.append(trust.sha256_of(self.fileEdit.currentPath))
+            if self.codeEdit.currentPath:
+                self._sums.append(trust.sha256_of(self.codeEdit.currentPath))
+        except ModelError as error:
+            words, usable = [str(error)], False
+        unknown = [sha256 for sha256 in self._sums if not trust.is_trusted(sha256)]
+        if unknown:
+            words.append(
+                _("It can run any code on this computer, with your rights. SHA-256: {sums}").format(
+                    sums=", ".join(unknown)
+                )
+            )
+        self.trustCheckBox.setVisible(bool(unknown))
+        self.statusLabel.setText(literal(" ".join(words)))
+        self.addButton.setEnabled(usable and (not unknown or self.trustCheckBox.checked))
+
+    def description(self) -> dict[str, Any]:
+        """What the form says of the network; what it leaves out is probed."""
+        told: dict[str, Any] = {"task": self._task}
+        for key, edit in (("inputs", self.inputsEdit), ("outputs", self.outputsEdit)):
+            names = [name.strip() for name in edit.text.split(",") if name.strip()]
+            if names:
+                told[key] = [_image(name) for name in names]
+        scaling = self.scalingSelector.itemData(self.scalingSelector.currentIndex)
+        if scaling:
+            for image in told.get("inputs", ()):
+                image["scaling"] = scaling
+            if "inputs" not in told:
+                told["scaling"] = scaling
+        orientation = self.orientationSelector.itemData(self.orientationSelector.currentIndex)
+        if orientation != "LPS":
+            told["orientation"] = orientation
+        return told
+
+    def arguments(self) -> list[str]:
+        """The command line that brings the network in."""
+        words = ["-m", "NetInversionLib.cli", "models", "import", self.fileEdit.currentPath]
+        words += ["--describe", json.dumps(self.description()), "--json"]
+        architecture = self.classEdit.text.strip()
+        if self.codeEdit.currentPath:
+            architecture = f"{self.codeEdit.currentPath}:{architecture}"
+        if architecture:
+            words += ["--architecture", architecture]
+        if self._sums and self.trustCheckBox.checked:
+            words += ["--trust", *self._sums]
+        return words
+
+    # The process
+
+    def onAdd(self, *_arguments: Any) -> None:
+        """Start the import; the form says how it went."""
+        self.addButton.setEnabled(False)
+        self.statusLabel.setText(_("The network is read and tried..."))
+        environment = qt.QProcessEnvironment.systemEnvironment()
+        paths = [str(Path(__file__).parents[2]), environment.value("PYTHONPATH", "")]
+        environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        self._process = qt.QProcess()
+        self._process.setProcessEnvironment(environment)
+        try:
+            self._process.start(find_python(), self.arguments())
+        except RuntimeError as error:
+            self._failed(str(error))
+            return
+        self._stepper = Stepper(self._follow())
+
+    def _follow(self) -> steps.Steps:
+        said = b""
+        ended = False
+        while not ended:
+            ended = self._process.state() == qt.QProcess.NotRunning
+            said += self._process.readAllStandardOutput().data()
+            yield False
+        try:
+            answer = json.loads(said.decode("utf-8", "replace") or "{}")
+        except ValueError:
+            answer = {}
+        path = answer.get("file")
+        if path:
+            self.dialog.close()
+            self._on_added(path)
+            return
+        words = self._process.readAllStandardError().data().decode("utf-8", "replace")
+        self._failed(str(answer.get("error") or words or _("The import ended without a result.")))
+
+    def _failed(self, words: str) -> None:
+        self._on_changed()
+        self.statusLabel.setText(literal(words[-MOST_WORDS:]))
+
+    def close(self, *_arguments: Any) -> None:
+        """End what goes on; nothing is written then."""
+        if self._stepper is not None and self._stepper.running and self._process is not None:
+            self._process.kill()
+
+
+def _image(text: str) -> dict[str, Any]:
+    """ "CT (HU)" as a name with its units."""
+    name, bracket, units = text.partition("(")
+    if not bracket:
+        return {"name": text}
+    return {"name": name.strip(), "units": units.rstrip(") ").strip()}
