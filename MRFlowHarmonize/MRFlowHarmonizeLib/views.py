@@ -18,6 +18,7 @@ MAPS = {
     "change": _("Change"),
     "multiplicative field": _("Multiplicative field"),
     "additive field": _("Additive field"),
+    "unlike": _("Unlike the target's people"),
 }
 """What the third view can show: keys of images, in words."""
 

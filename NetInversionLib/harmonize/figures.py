@@ -13,6 +13,7 @@ from ..networks.mrflow import MRFlow
 from . import estimate, matching, similarity, slices
 from . import scan as harmonize_scan
 from .change import restyle
+from .places import unlike_places
 from .scan import Scan
 from .settings import Settings
 
@@ -36,13 +37,15 @@ def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
     )
 
 
-def _estimate_facts(found: estimate.Estimate) -> dict:
+def _estimate_facts(found: estimate.Estimate, scan: Scan) -> dict:
     """What the corrector found besides the change, see ``corrector.Estimate``."""
     return {
         "explanation": found.explanation,
         "evidence": found.evidence,
         "unchanged": float(found.unchanged),
         "alignment": float(found.alignment),
+        "foresight": found.foresight,
+        "unlike": unlike_places(found, scan),
     }
 
 
@@ -82,7 +85,7 @@ def describe(
         )
         result.tables["curve"] = Table("Tone curve", {"input (scaled)": x, "output (scaled)": y})
         result.facts.update(
-            tone_field=restyled.tone.to_dict(), estimate=_estimate_facts(restyled.estimate)
+            tone_field=restyled.tone.to_dict(), estimate=_estimate_facts(restyled.estimate, scan)
         )
         if settings.strength == 0:
             result.facts["order_margin"] = float(

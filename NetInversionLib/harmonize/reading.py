@@ -18,7 +18,7 @@ REMOVED = "The text with this result's figures was removed from the scene."
 
 
 def answer(facts: dict, tables: dict[str, Table]) -> str:
-    """One to three sentences: what came out, how sure it is, what to look at next.
+    """One to four sentences: what came out, how sure it is, what to look at next.
 
     Args:
         facts, tables: Of a result of ``harmonize``; what is missing in them is left out of the
@@ -35,7 +35,8 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
         )
     else:
         first = _what(facts, tables["summary"])
-    return " ".join(part for part in (first, _how_sure(facts, tables), _what_next(facts)) if part)
+    parts = (first, _how_sure(facts, tables), _unlike(facts), _what_next(facts))
+    return " ".join(part for part in parts if part)
 
 
 def verdict_text(facts: dict) -> str:
@@ -136,6 +137,19 @@ def _how_sure(facts: dict, tables: dict[str, Table]) -> str:
     else:
         anatomy = "every voxel could change, so structures may have been drawn or erased"
     return f"How sure: {sure}; {anatomy}." if sure else f"How sure: {anatomy}."
+
+
+def _unlike(facts: dict) -> str:
+    """Where the brain is unlike the target's people, if it is."""
+    places = facts.get("estimate", {}).get("unlike", [])
+    if not places or facts["verdict"] == "refused":
+        return ""
+    named = "; ".join(f"about {place['ml']:.0f} ml ({place['where']})" for place in places)
+    what = "One place is" if len(places) == 1 else f"{len(places)} places are"
+    return (
+        f"{what} unlike the target's people: {named}. It looks like a lesion, not shading, and was "
+        "left out of the estimate."
+    )
 
 
 def _bound(facts: dict) -> str:

@@ -24,6 +24,7 @@ IMAGES = {
     "change": ("change (result - source)", "RdBu_r", "change of intensity"),
     "multiplicative field": ("multiplicative field", "PuOr_r", "factor (1: none)"),
     "additive field": ("additive field", "PuOr_r", "added intensity"),
+    "unlike": ("unlike the target's people", "gray", "2: unlike, 1: beside it, left out too"),
 }
 SETTINGS = {
     "mode": (
@@ -60,8 +61,9 @@ SETTINGS = {
 LIMITS = (
     "Whether the scanner named by the model would really have shown this person so: nobody "
     "measured it.",
-    "Whether a lesion keeps its contrast: the tone curve and the fields change contrasts "
-    "everywhere.",
+    "Whether every lesion keeps its contrast: one that covers much of a cube of 24 mm is looked "
+    "for and left out of the estimate; a smaller one, or a gentle change of large parts, is not "
+    "looked for, and the tone curve and the fields act on it as on everything.",
     "That the image may be used for diagnosis, or for measurements that were not checked on "
     "harmonized images.",
     '"Accepted" means that no check found anything unusual, not that the result is right.',

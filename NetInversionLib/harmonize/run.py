@@ -28,6 +28,7 @@ from . import scan as harmonize_scan
 from .change import changeable, gate_statistics, harmonizer, restyle, scaled_uncut
 from .figures import baselines, bits_per_dim, describe
 from .gate import alignment_check
+from .places import MAP_VALUES, unlike_check, unlike_map, unlike_places
 from .scan import Scan
 from .settings import Settings
 
@@ -72,7 +73,8 @@ def harmonize(
     Returns:
         Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type
         or the target's), "change", and in the anatomy-safe mode "multiplicative field" and
-        "additive field"; tables "verdict", "summary", "curve" and, if asked for, "baselines";
+        "additive field", and "unlike" if some places are unlike the target's people (2 there, 1
+        beside them); tables "verdict", "summary", "curve" and, if asked for, "baselines";
         curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted",
         "flagged" or "refused"), "reasons", and all that is needed to run it again. A refused volume
         has no images unless ``force``.
@@ -115,6 +117,7 @@ def harmonize(
     checks += gate.check_result(seen, harmonized, statistics, bits[1])
     if restyled.estimate is not None:
         checks.append(alignment_check(restyled.estimate.alignment))
+        checks.append(unlike_check(unlike_places(restyled.estimate, scan)))
     word, reasons = gate.verdict(checks)
     if word == "refused" and settings.force:
         word, reasons = (
@@ -215,6 +218,9 @@ def _add_images(
             "Additive field",
             source.units,
         )
+    if restyled.estimate is not None and restyled.estimate.unlike.any():
+        seen = unlike_map(restyled.estimate, scan)
+        put("unlike", seen, "spread", f"Unlike the target's people ({MAP_VALUES})", "")
 
 
 def _target_scale(network: MRFlow) -> float:

@@ -86,7 +86,7 @@ def unlike_blocks(linear: Linear, target: Target, start: np.ndarray | None = Non
     found = np.zeros(len(judged), bool)
     for block in np.flatnonzero(judged if start is None else judged & start):
         if start is not None:
-            blocks.widen(block, 1)
+            blocks.widen(int(block), 1)
             found[block] = True
     for _ in range(2 * len(judged)):  # each turn gains, so it ends by itself; a bound all the same
         gain = np.where(judged, _gains(blocks, found), -np.inf)

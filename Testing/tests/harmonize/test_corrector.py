@@ -293,3 +293,23 @@ def test_random_fields_are_smooth_and_bounded():
         field = corrector.random_field(random)
         assert field.shape == CELLS and 0.05 < np.abs(field).max() < 1.15
         assert max(np.abs(np.diff(field, axis=axis)).max() for axis in range(3)) < 0.6
+
+
+def test_a_dark_lesion_makes_no_field_and_keeps_its_contrast(target, quantiles):
+    """A third of the brightness is gone in a ball of 65 ml: found, named, and left as it is."""
+    truth = scan(21)
+    where = np.argwhere(truth.mask).mean(axis=0) + (3, 6, 5)
+    away = (np.indices(truth.mask.shape).T - where).T * np.array(truth.volume.spacing_mm[::-1])[
+        :, None, None, None
+    ]
+    ball = truth.mask & (np.sqrt((away**2).sum(axis=0)) < 25)
+    ill = truth.with_image(np.where(ball, truth.image * 0.65, truth.image))
+    found = estimate.explain(ill, target)
+    assert found.explanation == "tone curve" and (found.unlike == 2).any()
+    image = estimate.harmonized(ill, found.change)
+    around = truth.mask & ~ball
+    before = ill.image[ball].mean() / ill.image[around].mean() - 1
+    after = image[ball].mean() / image[around].mean() - 1
+    assert after == pytest.approx(before, rel=0.05)
+    matched = matching.match_histogram(ill, quantiles)
+    assert psnr(image, ill.image, around) > psnr(matched, ill.image, around)

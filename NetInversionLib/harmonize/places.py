@@ -1,0 +1,103 @@
+"""Places that are unlike the target's people, in words and as a map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from .gate import Check
+from .kept import blocks_of
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
+    from .scan import Scan
+
+# Nearer to the middle than this, a place is on neither side.
+MIDDLE_MM = 12.0
+MAP_VALUES = "2: unlike the target's people, 1: beside it, 0: elsewhere"
+
+
+def unlike_map(found: Estimate, scan: Scan) -> np.ndarray:
+    """Where in a scan the brain is unlike the target's people.
+
+    Args:
+        found: Its estimate.
+        scan: With its mask.
+
+    Returns:
+        uint8 of the scan's shape, [k, j, i]: 2 in places that are unlike the people, 1 beside
+        them (left out of the estimate too), 0 elsewhere and outside the mask.
+    """
+    seen = np.zeros(scan.mask.shape, np.uint8)
+    if not found.unlike.any():
+        return seen
+    for k, (part, inside) in enumerate(zip(seen, scan.mask)):
+        j, i = np.nonzero(inside)
+        ijk = np.stack([i, j, np.full(len(i), k)])
+        matrix = scan.volume.ijk_to_ras
+        points = matrix[:3, :3] @ ijk + matrix[:3, 3:]
+        part[inside] = found.unlike.ravel()[blocks_of(points, found.template_to_ras)]
+    return seen
+
+
+def unlike_places(found: Estimate, scan: Scan) -> list[dict]:
+    """The places that are unlike the target's people, the largest first.
+
+    Args:
+        found: The scan's estimate.
+        scan: With its mask.
+
+    Returns:
+        Of each: "ml" of the mask in it, "where" in words, "centre": RAS mm in the scan.
+    """
+    labels, count = ndimage.label(found.unlike == 2, np.ones((3, 3, 3)))
+    if not count:
+        return []
+    voxel_ml = float(np.prod(scan.volume.spacing_mm)) / 1000
+    there = unlike_map(found, scan) == 2
+    kji = np.argwhere(there)
+    matrix = scan.volume.ijk_to_ras
+    points = matrix[:3, :3] @ kji[:, ::-1].T + matrix[:3, 3:]
+    which = labels.ravel()[blocks_of(points, found.template_to_ras)]
+    to_template = np.linalg.inv(found.template_to_ras)
+    places = []
+    for label in range(1, count + 1):
+        mine = points[:, which == label]
+        if mine.size:
+            centre = mine.mean(axis=1)
+            middle = to_template[:3, :3] @ centre + to_template[:3, 3]
+            places.append(
+                {
+                    "ml": round(mine.shape[1] * voxel_ml, 1),
+                    "where": _where(middle),
+                    "centre": np.round(centre, 1).tolist(),
+                }
+            )
+    return sorted(places, key=lambda place: -place["ml"])
+
+
+def _where(middle: np.ndarray) -> str:
+    """A place in the template (RAS mm) in words."""
+    pairs = (("left", "right"), ("back", "front"), ("low", "high"))
+    words = [pair[int(at > 0)] for at, pair in zip(middle, pairs) if abs(at) > MIDDLE_MM]
+    return ", ".join(words) or "in the middle"
+
+
+def unlike_check(places: list[dict]) -> Check:
+    """The gate's word on such places: it names them, and nobody is refused for a lesion."""
+    if not places:
+        words = (
+            "none: everywhere as in the target's people, but for what a tone curve or shading does"
+        )
+        return Check("places unlike the target's people (ml)", 0.0, -np.inf, np.inf, True, words)
+    named = "; ".join(f"about {place['ml']:.0f} ml ({place['where']})" for place in places)
+    return Check(
+        "places unlike the target's people (ml)",
+        sum(place["ml"] for place in places),
+        -np.inf,
+        np.inf,
+        True,
+        f"Looks like a lesion, not shading: {named}. Left out of the estimate, see the map.",
+    )
