@@ -18,6 +18,7 @@ import torch
 from .. import models as model_files
 from ..core import devices, meaning
 from ..core import volumes as core_volumes
+from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.results import Result
 from ..core.volumes import Volume
@@ -47,6 +48,7 @@ def run_task(
         settings: Fields of ``Settings`` as JSON values.
         progress: Receives progress; may raise ``Cancelled``.
     """
+    require_names("model", model_paths, ["model"])
     return harmonize(
         volumes,
         {"model": model_files.load(model_paths["model"])},
@@ -88,6 +90,8 @@ def harmonize(
     Raises:
         ValueError: An unusable volume, mask or model; says what to do.
     """
+    require_names("volume", volumes, ["source"], ["mask"])
+    require_names("model", models, ["model"])
     model = models["model"]
     device = devices.choose(settings.device, progress.log)
     network = harmonizer(model).to(device)

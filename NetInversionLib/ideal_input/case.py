@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,14 @@ from torch import Tensor
 from .. import models as model_files
 from ..core import meaning
 from ..core import volumes as core_volumes
+from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.volumes import Region, Volume
 from ..models import Model
 from .settings import Settings
+
+OTHER = re.compile(r"other (\d+) ")
+"""How the role of an input channel of another patient begins."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,9 @@ def _required_roles(
 ) -> list[str]:
     """Roles of the network's inputs and outputs, each of which has a volume."""
     roles = [channel.role for channel in (*card.inputs, *card.outputs)]
+    numbers = sorted({found[1] for found in map(OTHER.match, volumes) if found})
+    others = [f"other {number} {channel.role}" for number in numbers for channel in card.inputs]
+    require_names("volume", volumes, (), [*roles, "mask", *others])
     missing = [role for role in roles if role not in volumes]
     if missing:
         raise ValueError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import models as model_files
 from ..core import devices
+from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.results import Curve, Result
 from ..core.volumes import Volume
@@ -99,6 +100,7 @@ def _run(
     progress: Progress,
     device: torch.device,
 ) -> Result:
+    require_names("model", models, ["network"], ["second"])
     model = models["network"]
     if "second" in models:
         require_same_images(model.card, models["second"].card)

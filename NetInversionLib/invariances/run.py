@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import models as model_files
 from ..core import devices
+from ..core.names import require_names
 from ..core.progress import Part, Progress
 from ..core.results import Result
 from . import experiments, proof
@@ -96,6 +97,8 @@ def invariances(
         ValueError: Volume or model cannot be used, region or lesion miss the volume, or the sampler
             is not the denoiser's or has no flow for the layer; says what to do.
     """
+    require_names("volume", volumes, ["low_dose"], ["segments"])
+    require_names("model", models, ["denoiser"], ["sampler", "second", "second sampler"])
     device = devices.choose(settings.device, progress.log)
     layers = (settings.layer, *settings.spectrum)
     asked = {
