@@ -83,6 +83,86 @@ def _folder(options: argparse.Namespace, command: str) -> Iterator[RunFolder | N
         yield folder
 
 
+# Denoisers ----------------------------------------------------------------------------------------
+
+
+def _denoiser_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", nargs="+", help="CT volumes or slices in HU, as for 'train denoiser'"
+    )
+    parser.add_argument(
+        "--model", nargs="+", default=[], metavar="FILE", help="denoisers to evaluate"
+    )
+    parser.add_argument(
+        "--people",
+        type=number(at_least=1),
+        metavar="N",
+        help="at most so many of the held-out people (default all)",
+    )
+    parser.add_argument(
+        "--tune-on",
+        type=number(at_least=1),
+        default=3,
+        metavar="N",
+        help="people that the peers' strength is chosen on",
+    )
+    parser.add_argument(
+        "--phantom", metavar="FILE", help="a phantom's truth, which should stay as it is"
+    )
+    output_arguments(parser, "also write tables (CSV) there", required=False)
+    parser.add_argument(
+        "--cases",
+        metavar="FILE",
+        help="keep each figure there (JSON lines): a run that was ended goes on where it was",
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="write the figures into the models' cards"
+    )
+    seed_argument(parser)
+    machine_arguments(parser)
+
+
+@command("evaluate", "denoiser", _denoiser_arguments)
+def evaluate_denoiser(options: argparse.Namespace) -> int:
+    """Denoisers on held-out people, beside doing nothing and classical peers that know the noise.
+
+    By dose, kernel and voxel size, in soft tissue and in the body.
+    """
+    device = machine(options)
+    from ..evaluation import denoisers
+
+    loaded = {Path(path).stem: models.load(path, device) for path in options.model}
+    with _folder(options, "evaluate denoiser") as folder:
+        rows, strengths = denoisers.run(
+            options.folder,
+            loaded,
+            options.people,
+            options.tune_on,
+            options.seed,
+            Path(options.cases) if options.cases else None,
+            options.shell,
+        )
+        tables = {
+            "denoisers": denoisers.summary(rows),
+            "cells_soft": denoisers.cells(rows),
+            "cells_body": denoisers.cells(rows, "RMSE body"),
+            "strengths": strengths,
+        }
+        if options.phantom:
+            tables["phantom"] = denoisers.change_of_phantom(options.phantom, loaded)
+        for name, table in tables.items():
+            options.shell.say(table.title)
+            options.shell.table(table, name, ".4g")
+            if folder:
+                write_table(table, folder.new, name)
+        if folder:
+            folder.deliver()
+    if options.record:
+        for name, path in zip(loaded, options.model):
+            models.record_quality(path, denoisers.quality(rows, name))
+    return 0
+
+
 # The gate of harmonization ------------------------------------------------------------------------
 
 

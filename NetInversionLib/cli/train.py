@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from .. import models
@@ -266,7 +266,18 @@ CHOSEN = ("architecture", "arguments", "loss")
 
 
 def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
-    _low_dose_arguments(parser)
+    _low_dose_arguments(parser, "*")
+    parser.add_argument(
+        "--low", metavar="FOLDER", help="real low-dose CT, files named as those of --normal"
+    )
+    parser.add_argument(
+        "--normal",
+        metavar="FOLDER",
+        help=(
+            "the same scans at normal dose: pairs instead of simulated noise. 70 %% of the "
+            "patients are trained on, 20 %% judge it meanwhile, and 10 %% at the end"
+        ),
+    )
     parser.add_argument(
         "--architecture",
         default="cnn10",
@@ -281,22 +292,33 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="of the architecture, such as out_ch=32",
     )
-    parser.add_argument(
-        "--loss", default="mse", choices=["mse", "wgan"], help="wgan: adversarial and perceptual"
-    )
+    parser.add_argument("--loss", choices=["mse", "wgan"], help="wgan: adversarial and perceptual")
     parser.add_argument(
         "--features",
         metavar="FILE",
-        help="for wgan: the denoiser whose features the perceptual term compares",
+        help=(
+            "for wgan: the network whose features the perceptual term compares, a denoiser's model "
+            "file or VGG-19's"
+        ),
+    )
+    parser.add_argument(
+        "--as-published",
+        action="store_true",
+        help="the published network and its paper's settings, as far as it gives them",
+    )
+    parser.add_argument(
+        "--cache", metavar="FILE", help="keep simulated noise there for the next training"
     )
     from ..training.denoiser import DenoiserSettings
 
     add_fields(parser, DenoiserSettings, leave_out=CHOSEN)
 
 
-def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
+def _low_dose_arguments(parser: argparse.ArgumentParser, count: str | None = None) -> None:
     parser.add_argument(
-        "folder", help="CT volumes in HU, and people.csv (file,person) if a person has several"
+        "folder",
+        nargs=count,
+        help="CT volumes in HU, and people.csv (file,person) if a person has several",
     )
     parser.add_argument("--leave-out", metavar="PERSON", help="not trained on, measured instead")
     output_arguments(parser, "model file to write", "FILE")
@@ -316,19 +338,66 @@ def _low_dose_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "denoiser", _train_denoiser_arguments, advice=LESS_STEPS)
 def train_denoiser(options: argparse.Namespace) -> int:
-    """Train a CT denoiser on low dose simulated from normal CT.
+    """Train a CT denoiser on low dose simulated from normal CT, or on real pairs.
 
     On several GPUs: torchrun --nproc-per-node 4 -m NetInversionLib.cli train denoiser ...
     """
+    checkpoint = _checkpoint(options)
+    device, first = process(options)
+    from ..training import denoiser
+    from ..training.features import read_features
+
+    progress = options.shell if first else Progress()
+    settings = _denoiser_settings(options)
+    features = read_features(options.features, device) if options.features else None
+    examples = _denoiser_examples(options, settings, progress)
+    with _kept(checkpoint):
+        path = denoiser.train(
+            examples,
+            options.output,
+            settings,
+            options.leave_out,
+            checkpoint,
+            features,
+            progress,
+            device,
+        )
+    return _written(options, path) if first else 0
+
+
+def _denoiser_settings(options: argparse.Namespace):
+    """What the options ask for, beside the recipe or the papers' settings."""
     from ..training import denoiser
 
-    chosen = {
-        "architecture": options.architecture,
-        "arguments": tuple((k, v) for one in options.arguments for k, v in one.items()),
-        "loss": options.loss,
-    }
-    return _train_on_low_dose(
-        options, denoiser.train, denoiser.DenoiserSettings, chosen, {"features": options.features}
+    if options.as_published:
+        settings = denoiser.as_published(options.architecture)
+    else:
+        loss = options.loss or "mse"
+        settings = denoiser.recipe(options.architecture, loss, real=bool(options.low))
+    asked = given(options, denoiser.DenoiserSettings, CHOSEN)
+    if options.loss:
+        asked["loss"] = options.loss
+    if options.arguments:
+        asked["arguments"] = tuple((k, v) for one in options.arguments for k, v in one.items())
+    return replace(settings, **asked)
+
+
+def _denoiser_examples(options: argparse.Namespace, settings, progress: Progress) -> list:
+    """Pairs or windows to train on."""
+    from ..training import noisy, pairs
+
+    if bool(options.low) != bool(options.normal) or bool(options.low) == bool(options.folder):
+        raise ValueError("name folders with normal CT, or --low and --normal together")
+    if options.low:
+        return pairs.read_real_pairs(options.low, options.normal, options.every, progress)
+    if settings.noisy is None:
+        found = []
+        for folder in options.folder:
+            found += pairs.read_pairs(folder, settings, options.every, progress)
+        return found
+    left_out = [options.leave_out] if options.leave_out else []
+    return noisy.read_windows(
+        options.folder, settings.noisy, left_out, options.every, options.cache, progress
     )
 
 
@@ -383,7 +452,7 @@ def _train_on_low_dose(
 
     ``networks`` are files to load, by the names of train's arguments.
     """
-    from ..training import denoiser
+    from ..training import denoiser, pairs
 
     checkpoint = _checkpoint(options)
     device, first = process(options)
@@ -392,15 +461,11 @@ def _train_on_low_dose(
     loaded = {
         name: models.load(path, device) if path else None for name, path in (networks or {}).items()
     }
-    data = (
-        settings
-        if kind is denoiser.DenoiserSettings
-        else denoiser.DenoiserSettings(seed=settings.seed)
-    )
-    pairs = denoiser.read_pairs(options.folder, data, options.every, progress)
+    simulated = denoiser.DenoiserSettings(seed=settings.seed)
+    examples = pairs.read_pairs(options.folder, simulated, options.every, progress)
     with _kept(checkpoint):
         path = train(
-            pairs,
+            examples,
             options.output,
             settings=settings,
             leave_out=options.leave_out,

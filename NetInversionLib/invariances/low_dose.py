@@ -114,6 +114,7 @@ def noise_image(
     spacing_mm: tuple[float, float],
     settings: LowDoseSettings,
     generator: torch.Generator,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Tensor:
     """The noise that a scan at ``settings.dose`` has and one at normal dose has not.
 
@@ -122,18 +123,18 @@ def noise_image(
         spacing_mm: Voxel size along i, j.
         settings: Dose, photons and detector.
         generator: Random numbers, on the CPU.
+        window: Rows and columns that are wanted.
 
     Returns:
-        Of the same shape, HU.
+        Of shape (slices, h, w), HU: the slices' own without a window.
     """
     angles = math.pi * torch.arange(settings.views) / settings.views
     attenuation = WATER_PER_MM * (1 + hu / 1000).clamp(min=0)
     noise = projection_noise(
         line_integrals(attenuation, spacing_mm, settings.views), settings, generator
     )
-    return back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff) * (
-        1000 / WATER_PER_MM
-    )
+    images = back_project(noise, tuple(hu.shape[1:]), spacing_mm, angles, settings.cutoff, window)
+    return images * (1000 / WATER_PER_MM)
 
 
 def exposed(

@@ -6,5 +6,5 @@ every tensor it needs is in its ``state_dict``. Attributes that are compared wit
 where they exist: ``in_channels``, ``out_channels``, ``dimensions``.
 """
 
-from . import cinn, corrector, denoisers, flow, mrflow, sampler, unet, vae  # noqa: F401  (register themselves)
+from . import cinn, corrector, denoisers, flow, mrflow, sampler, unet, vae, vgg  # noqa: F401  (register themselves)
 from .registry import ARCHITECTURES, build, register  # noqa: F401

@@ -13,105 +13,160 @@ Sources: Chen, Zhang, Zhang et al., ISBI 2017, 143 (three layers); Chen, Zhang, 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from .noise_level import local_mean, noise_level
 from .registry import register
 
 MAX_CHANNELS = 512
+USUAL_LEVEL = 0.05  # about 25 HU: the logarithm of the level is given in units of it
 
 
-@register("cnn10")
-class CNN10(nn.Module):
-    """Chen's three convolutions: 9 x 9 to 64 channels, 3 x 3 to 32, and a last one to the image.
+class Denoiser(nn.Module):
+    """What the denoisers share: two ways beside the published one.
 
     Args:
-        last_kernel: Side of the last kernel: 5 as published with weights, 3 as in the invariances
-            paper's table.
+        residual: The layers find the noise, which is taken from the image; as published they find
+            the image. (RED-CNN adds its input in either case.)
+        level: The layers are told the level of the noise and its grain, two channels beside the
+            image, both estimated from the image (``noise_level``). The image is then given as
+            differences from the mean around each voxel in units of that level, and the noise is
+            found in these units too: an image plus a constant gives the output plus this constant,
+            and the same weights serve any dose.
 
     Raises:
-        ValueError: ``last_kernel`` is not 3 or 5.
+        ValueError: Either is not a truth value, or ``level`` is asked for without ``residual``.
     """
 
     dimensions = 2
     size_multiple = 1
 
-    def __init__(self, last_kernel: int = 5):
+    def __init__(self, residual: bool = False, level: bool = False):
         super().__init__()
+        for name, value in (("residual", residual), ("level", level)):
+            if type(value) is not bool:
+                raise ValueError(f"{name} is true or false, not {value!r}")
+        if level and not residual:
+            raise ValueError("level needs residual: the noise is found in units of its level")
+        self.residual, self.level = residual, level
+        self.given_channels = 3 if level else 1
+
+    def found(self, x: Tensor) -> Tensor:
+        """What the layers give for their input, (N, 1 or 3, H, W): (N, 1, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Denoised images, (N, 1, H, W) in normalised units as ``x``."""
+        if not self.residual:
+            return self.found(x)
+        if not self.level:
+            return x + self.found(x)
+        with torch.autocast(x.device.type, enabled=False):
+            level, grain = noise_level(x)
+            scaled = (x - local_mean(x)) / level
+            given = torch.cat([scaled, grain, torch.log(level / USUAL_LEVEL)], 1)
+        return x + level * self.found(given)
+
+    def begin_with_nothing(self) -> None:
+        """Set the last layer to zero: a residual network then gives its input."""
+        *_, last = (m for m in self.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+
+
+@register("cnn10")
+class CNN10(Denoiser):
+    """Chen's three convolutions: 9 x 9 to 64 channels, 3 x 3 to 32, and a last one to the image.
+
+    Args:
+        last_kernel: Side of the last kernel: 5 as published with weights, 3 as in the invariances
+            paper's table.
+        residual, level: As for ``Denoiser``.
+
+    Raises:
+        ValueError: ``last_kernel`` is not 3 or 5, or as ``Denoiser``.
+    """
+
+    def __init__(self, last_kernel: int = 5, residual: bool = False, level: bool = False):
+        super().__init__(residual, level)
         if last_kernel not in (3, 5):
             raise ValueError(f"last_kernel is 3 or 5, not {last_kernel!r}")
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 64, 9, padding=4),
+            nn.Conv2d(self.given_channels, 64, 9, padding=4),
             nn.ReLU(inplace=True),
             nn.Conv2d(64, 32, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(32, 1, last_kernel, padding=last_kernel // 2),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def found(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
 @register("wganvgg")
-class WGANVGG(nn.Module):
-    """Yang's generator: eight 3 x 3 convolutions of 32 channels, ReLUs between them."""
+class WGANVGG(Denoiser):
+    """Yang's generator: eight 3 x 3 convolutions of 32 channels, ReLUs between them.
 
-    dimensions = 2
-    size_multiple = 1
+    Args:
+        residual, level: As for ``Denoiser``.
+    """
 
-    def __init__(self):
-        super().__init__()
-        channels = [1, *[32] * 7, 1]
+    def __init__(self, residual: bool = False, level: bool = False):
+        super().__init__(residual, level)
+        channels = [self.given_channels, *[32] * 7, 1]
         layers = []
         for taken, given in zip(channels, channels[1:]):
             layers += [nn.Conv2d(taken, given, 3, padding=1), nn.ReLU(inplace=True)]
         self.net = nn.Sequential(*layers[:-1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def found(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 @register("redcnn")
-class REDCNN(nn.Module):
+class REDCNN(Denoiser):
     """Chen's residual encoder-decoder.
 
     Five 5 x 5 convolutions without padding, five transposed ones, three shortcuts.
 
     Args:
         out_ch: Channels inside (96 as published).
+        residual, level: As for ``Denoiser``; the last shortcut is then the base class's.
 
     Raises:
-        ValueError: ``out_ch`` is not a whole number from 1 to 512. In use: an image smaller than 21
-            x 21.
+        ValueError: ``out_ch`` is not a whole number from 1 to 512, or as ``Denoiser``. In use: an
+            image smaller than 21 x 21.
     """
 
-    dimensions = 2
-    size_multiple = 1
     smallest_size = 21
 
-    def __init__(self, out_ch: int = 96):
-        super().__init__()
+    def __init__(self, out_ch: int = 96, residual: bool = False, level: bool = False):
+        super().__init__(residual, level)
         if type(out_ch) is not int or not 1 <= out_ch <= MAX_CHANNELS:
             raise ValueError(
                 f"out_ch must be a whole number from 1 to {MAX_CHANNELS}, not {out_ch!r}"
             )
         for n in range(1, 6):
-            setattr(self, f"conv{n}", nn.Conv2d(1 if n == 1 else out_ch, out_ch, 5))
+            taken = self.given_channels if n == 1 else out_ch
+            setattr(self, f"conv{n}", nn.Conv2d(taken, out_ch, 5))
             setattr(self, f"tconv{n}", nn.ConvTranspose2d(out_ch, 1 if n == 5 else out_ch, 5))
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def found(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < self.smallest_size:
             raise ValueError(
                 f"RED-CNN needs images of at least 21 x 21 voxels, not {tuple(x.shape[2:])}"
             )
-        kept = [x]
+        kept = [] if self.residual else [x]
         for n in range(1, 6):
             x = self.relu(getattr(self, f"conv{n}")(x))
             if n in (2, 4):
                 kept.append(x)
         for n in range(1, 6):
             x = getattr(self, f"tconv{n}")(x)
-            if n % 2:
+            if n % 2 and kept:
                 x = x + kept.pop()
             if n < 5:
                 x = self.relu(x)

@@ -12,11 +12,9 @@ Gulrajani et al., arXiv:1704.00028.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,50 +22,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import models, networks
-from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.results import Table
-from ..core.volumes import Volume
-from ..invariances.low_dose import LowDoseSettings, exposed, noise_image
+from ..invariances.low_dose import HU_HIGH, HU_LOW
 from ..networks.critic import gradient_penalty
 from ..networks.layers import UpTo
+from .features import features_of
 from .loop import Group, State, plain, run
-from .people import read_people
-from .synthetic_ct import SOURCES
-
-# The published networks' units: (HU + 1024 - 481.454...) / 502.185...
-LOW_HU = 481.45419786099086 - 1024
-CHANNEL = models.Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
-LOW_DOSE_SOURCES = SOURCES.replace(
-    "The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs."
+from .noisy import MARGIN, NoisySettings, Window, draw_noisy, weights
+from .pairs import (
+    CHANNEL,
+    LOW_DOSE_SOURCES,
+    Pair,
+    draw_batch,
+    normalised,
+    split_by_patient,
+    split_people,
 )
+
+SPAN_HU = CHANNEL.high - CHANNEL.low
+MEAN_OVER, MEAN_WEIGHT = 14, 0.3  # voxels, and the weight of the error of their mean
+REAL_SPLIT = (0.7, 0.2, 0.1)  # of the LDCT-and-Projection-data's patients (Eulig et al.)
 INTENDED_USE = (
     "Research and demonstration only, not for diagnosis or treatment. It was trained on a handful"
     " of CT scans with SIMULATED low dose, so that its invariances can be looked at; it was not"
     " made to improve images."
 )
-
-
-class PatchSettings(Protocol):
-    """What ``draw_batch`` goes by.
-
-    Attributes:
-        batch: Patches in each step.
-        patch: Voxels along their sides.
-        seed: Everything random follows from it and the step's number.
-    """
-
-    @property
-    def batch(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def patch(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def seed(self) -> int:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -78,16 +58,24 @@ class DenoiserSettings:
         architecture, arguments: Of ``networks``: "cnn10", "wganvgg" or "redcnn".
         loss: "mse" or "wgan".
         steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
-        learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
+        learning_rate: The optimiser's, at its highest; warms up over 5 % of the steps and falls as
+            a cosine.
+        optimiser: "adam", or "sgd" with momentum 0.9.
         average: Decay per step of the running mean of the weights, which is what is kept.
         adversarial: Weight of the critic's score beside the perceptual term ("wgan"). critic_steps:
             Of the critic for each of the generator. warm_up: Share of the steps before them, in
             which the mean square error is learnt alone: a critic of something like an image teaches
-            more.
+            more. pixel: Weight of the mean square error that stays after them. window: The range in
+            HU that the critic sees.
         dose: Range of dose fractions drawn from, one per slice.
         noise_hu: Standard deviation of the noise added inside the body, at the middle of these
             doses; ``low_dose.exposed`` finds the photons for each volume's middle slice.
         electronic, views: As in ``low_dose.LowDoseSettings``.
+        noisy: Windows and their noise, instead of ``dose`` to ``views``; the error is then weighed
+            (``noisy.weights``).
+        split: Shares of the patients who are trained on, who judge the training, and whose figures
+            stand in the card; nobody but ``leave_out`` is apart without it.
+        half: Multiply in bfloat16, which is some three times as fast where the processor can.
         seed: Everything random follows from it and the step's number. checkpoint_every: Steps
             between checkpoints.
     """
@@ -99,136 +87,71 @@ class DenoiserSettings:
     batch: int = 16
     patch: int = 64
     learning_rate: float = 1e-3
+    optimiser: str = "adam"
     average: float = 0.998
     adversarial: float = 2e-3
     critic_steps: int = 1
     warm_up: float = 0.5
+    pixel: float = 0.0
+    window: tuple[float, float] = (HU_LOW, HU_HIGH)
     dose: tuple[float, float] = (0.1, 0.25)
     noise_hu: float = 40.0
     electronic: float = 10.0
     views: int = 360
+    noisy: NoisySettings | None = None
+    split: tuple[float, float, float] | None = None
+    half: bool = False
     seed: int = 0
     checkpoint_every: int = 100
 
     def __post_init__(self):
         if self.loss not in ("mse", "wgan"):
             raise ValueError(f"loss is 'mse' or 'wgan', not {self.loss!r}")
+        if self.optimiser not in ("adam", "sgd"):
+            raise ValueError(f"optimiser is 'adam' or 'sgd', not {self.optimiser!r}")
         if not 0 < self.dose[0] <= self.dose[1] < 1:
             raise ValueError("dose is a range above 0 and below 1, lower end first")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One person's slice: normal dose and the noise that makes it low dose, (J, I) float32, HU."""
-
-    person: str
-    normal: np.ndarray
-    noise: np.ndarray
-
-
-def read_pairs(
-    folder: Path | str, settings: DenoiserSettings, every: int = 1, progress: Progress = Progress()
-) -> list[Pair]:
-    """Every (n-th) axial slice of the CTs of a folder, with simulated noise.
-
-    People are found as by ``people.read_people``.
-
-    Raises:
-        ValueError: No CT there, or one that is not in HU.
-    """
-    found, people = [], read_people(folder)
-    for number, (path, person) in enumerate(people.items()):
-        progress.report(number / len(people), f"Simulating low dose of {path.name}")
-        found += pairs_of(files.load(path), person, settings, every, number)
-    return found
-
-
-def pairs_of(
-    ct: Volume, person: str, settings: DenoiserSettings, every: int = 1, number: int = 0
-) -> list[Pair]:
-    """The slices of one CT, with noise.
+def recipe(architecture: str, loss: str = "mse", real: bool = False) -> DenoiserSettings:
+    """How the shipped denoisers are trained: residual, told the noise's level, on windows.
 
     Args:
-        ct: [k, j, i], HU.
-        person: Whose it is.
-        settings: Of the training; the noise follows from their seed and ``number``.
-        every: Take every n-th slice only.
-        number: Of the volume.
-
-    Raises:
-        VolumeError: The volume is not in HU.
+        architecture: Of ``networks``.
+        loss: "mse" or "wgan".
+        real: For real pairs, whose noise is not simulated.
     """
-    axial = volumes.reorient(meaning.require_hu(volumes.check(ct)), "LPS")
-    hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
-        -1024, 3071
+    arguments: dict[str, bool | int] = {"residual": True, "level": True}
+    if architecture == "redcnn":
+        arguments = {"out_ch": 24, **arguments}
+    return DenoiserSettings(
+        architecture,
+        tuple(arguments.items()),
+        loss,
+        learning_rate=2e-3,
+        warm_up=0.7,
+        pixel=1.0,
+        adversarial=0.02,
+        window=(-160.0, 240.0),
+        noisy=None if real else NoisySettings(),
+        split=REAL_SPLIT if real else None,
+        half=True,
     )
-    rng = np.random.default_rng([settings.seed, number])
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    middle = LowDoseSettings(
-        math.sqrt(math.prod(settings.dose)), electronic=settings.electronic, views=settings.views
-    )
-    middle = exposed(hu[len(hu) // 2][None], axial.spacing_mm[:2], middle, settings.noise_hu)
-    pairs = []
-    for image in hu:
-        how = replace(middle, dose=float(np.exp(rng.uniform(*np.log(settings.dose)))))
-        noise = noise_image(image[None], axial.spacing_mm[:2], how, generator)[0]
-        pairs.append(Pair(person, image.numpy(), noise.numpy()))
-    return pairs
 
 
-def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], list[Pair]]:
-    """(training, held out). Raises ValueError: nobody is left, or nobody has this name."""
-    training = [pair for pair in pairs if pair.person != leave_out]
-    if not training or len(training) == len(pairs) and leave_out is not None:
-        known = ", ".join(sorted({pair.person for pair in pairs}))
-        raise ValueError(
-            f"nobody is left to train on, or nobody is called {leave_out!r}; there are {known}"
-        )
-    return training, [pair for pair in pairs if pair.person == leave_out]
+def as_published(architecture: str) -> DenoiserSettings:
+    """The published networks and their papers' settings, as far as the papers give them.
 
-
-def draw_batch(pairs: list[Pair], settings: PatchSettings, step: int) -> tuple[Tensor, Tensor]:
-    """Patches of low and of normal dose; people are drawn with equal chance.
-
-    Noise may change its sign, and both are turned and mirrored: the same statistics, more examples.
-
-    Args:
-        pairs: Slices of everybody trained on.
-        settings: Sizes, and the seed.
-        step: Number of the step, from which the random numbers follow.
-
-    Returns:
-        Low and normal dose, normalised, of shape (batch, 1, patch, patch) each.
+    Chen et al. (CNN-10): patches of 33 x 33, SGD. Yang et al. (WGAN-VGG): patches of 64 x 64, Adam,
+    four steps of the critic. Chen et al. (RED-CNN): patches of 55 x 55, Adam.
     """
-    rng = np.random.default_rng([settings.seed, 1, step])
-    people = sorted({pair.person for pair in pairs})
-    size = settings.patch
-    low: list[np.ndarray] = []
-    normal: list[np.ndarray] = []
-    while len(low) < settings.batch:
-        person = people[rng.integers(len(people))]
-        mine = [pair for pair in pairs if pair.person == person]
-        pair = mine[rng.integers(len(mine))]
-        corner = [int(rng.integers(max(1, n - size + 1))) for n in pair.normal.shape]
-        window = tuple(slice(c, c + size) for c in corner)
-        image, noise = pair.normal[window], pair.noise[window] * rng.choice((-1, 1))
-        if image.shape != (size, size) or (image > -500).mean() < 0.1:  # mostly air
-            if rng.random() < 0.98:
-                continue
-            image, noise = (
-                np.pad(a, [(0, size - n) for n in a.shape], mode="reflect") for a in (image, noise)
-            )
-        turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-        image, noise = (np.rot90(a[:, ::-1] if mirrored else a, turns) for a in (image, noise))
-        normal.append(image.copy())
-        low.append((image + noise).clip(-1024, 3071).astype(np.float32))
-    return tuple(
-        normalised(torch.from_numpy(np.stack(images)))[:, None] for images in (low, normal)
+    if architecture == "cnn10":
+        return DenoiserSettings("cnn10", patch=33, optimiser="sgd", learning_rate=1e-2)
+    if architecture == "redcnn":
+        return DenoiserSettings("redcnn", patch=55, learning_rate=1e-4)
+    return DenoiserSettings(
+        "wganvgg", loss="wgan", batch=128, learning_rate=1e-5, critic_steps=4, warm_up=0.0
     )
-
-
-def normalised(hu: Tensor) -> Tensor:
-    return (hu - CHANNEL.low) / (CHANNEL.high - CHANNEL.low)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -256,14 +179,6 @@ class Critic(nn.Module):
         return self.layers(x).mean((1, 2, 3))
 
 
-def features_of(model: models.Model, layer: str | int = 4) -> UpTo:
-    """The perceptual loss's features: a layer of another denoiser.
-
-    The fourth by default, behind its second convolution.
-    """
-    return UpTo(model.network, layer, torch.zeros(1, 1, 64, 64))
-
-
 class _State(State):
     """The denoiser in training and, for "wgan", what it is trained against."""
 
@@ -276,7 +191,9 @@ class _State(State):
     ):
         torch.manual_seed(settings.seed)
         network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
-        parts = {"optimiser": torch.optim.Adam(network.parameters(), betas=(0.9, 0.999))}
+        if getattr(network, "residual", False):
+            network.begin_with_nothing()
+        parts = {"optimiser": _optimiser(settings, network)}
         if settings.loss == "wgan":
             critic = Critic().to(device)
             parts |= {
@@ -286,7 +203,7 @@ class _State(State):
         super().__init__(settings, names, network, **parts)
         self.features, self.device = features, device
 
-    def advance(self, draw: Callable[[int], tuple[Tensor, Tensor]], group: Group) -> float:
+    def advance(self, draw: Callable[[int], tuple[Tensor, ...]], group: Group) -> float:
         """One step of the generator (and the critic's before it).
 
         The batch's root mean square error, HU.
@@ -296,19 +213,47 @@ class _State(State):
             critic = None
         if critic is not None:
             for n in range(s.critic_steps):
-                low, normal = group.share(*draw(s.steps + s.critic_steps * self.step + n))
+                low, normal, *_ = group.share(*draw(s.steps + s.critic_steps * self.step + n))
                 self.criticise(critic, low, normal, group)
-        low, normal = (part.to(self.device) for part in group.share(*draw(self.step)))
-        found = self.network.train()(low)
-        loss = error = F.mse_loss(found, normal)
+        low, normal, *weight = (part.to(self.device) for part in group.share(*draw(self.step)))
+        found = self.denoised(low)
+        loss = self.error(found, normal, *weight)
         if critic is not None:
             assert self.features is not None  # "wgan" is never trained without
             loss = (
-                F.mse_loss(self.features(found), self.features(normal))
-                - s.adversarial * critic(found).mean()
+                s.pixel * loss
+                + F.mse_loss(self.features(found), self.features(normal))
+                - s.adversarial * critic(self.judged(found)).mean()
             )
-        self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group)
-        return math.sqrt(float(error.detach())) * (CHANNEL.high - CHANNEL.low)
+        self.update(
+            self.parts["optimiser"], list(self.network.parameters()), loss, group, s.noisy and 1.0
+        )
+        return float((found.detach() - normal).square().mean().sqrt()) * SPAN_HU
+
+    def denoised(self, low: Tensor) -> Tensor:
+        """The network's images, (N, 1, H, W), with gradients for its weights."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.half):
+            return self.network.train()(low).float()
+
+    def error(self, found: Tensor, normal: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Mean square error, of images (N, 1, H, W).
+
+        With weights of the same shape, in 1 / HU^2: without the border, where zeros stand for what
+        lies beyond the patch, and with that of the local mean, so that no tissue is shifted.
+        """
+        if weight is None:
+            return F.mse_loss(found, normal)
+        inner = (..., slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+        error, weight = SPAN_HU * (found - normal)[inner], weight[inner]
+        of_means = F.avg_pool2d(weight, MEAN_OVER) * F.avg_pool2d(error, MEAN_OVER).square()
+        return (weight * error.square()).mean() + MEAN_WEIGHT * of_means.mean()
+
+    def judged(self, images: Tensor) -> Tensor:
+        """What the critic sees of images (N, 1, H, W): the window's values, in its units."""
+        low, high = self.settings.window
+        if (low, high) == (HU_LOW, HU_HIGH):
+            return images
+        return ((SPAN_HU * images + CHANNEL.low).clamp(low, high) - low) / (high - low) * 4
 
     def criticise(self, critic: Critic, low: Tensor, normal: Tensor, group: Group) -> None:
         """One step of the critic: real against denoised, the gradient's length drawn to 1 between
@@ -316,7 +261,8 @@ class _State(State):
         """
         low, normal = low.to(self.device), normal.to(self.device)
         with torch.no_grad():
-            made = self.network(low)
+            made = self.judged(self.denoised(low))
+        normal = self.judged(normal)
         penalty = gradient_penalty(critic, normal, made, place=self.places(group))
         loss = critic(made).mean() - critic(normal).mean() + 10 * penalty
         self.update(self.parts["critic_optimiser"], list(critic.parameters()), loss, group)
@@ -328,8 +274,14 @@ class _State(State):
         return network.to(self.device).eval().requires_grad_(False)
 
 
+def _optimiser(settings: DenoiserSettings, network: nn.Module) -> torch.optim.Optimizer:
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.Adam(network.parameters(), betas=(0.9, 0.999))
+
+
 def train(
-    pairs: list[Pair],
+    pairs: list[Pair] | list[Window],
     output: Path | str,
     settings: DenoiserSettings = DenoiserSettings(),
     leave_out: str | None = None,
@@ -343,49 +295,98 @@ def train(
     Under torchrun every process calls this; the first one writes.
 
     Args:
-        leave_out: A person not trained on; their figures stand in the card.
+        pairs: Slices of everybody, or windows of them if ``settings.noisy`` says which.
+        leave_out: A person not trained on; of pairs, their figures stand in the card.
         features: For "wgan": the denoiser whose features the perceptual term compares.
 
     Raises:
         ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another
             training.
     """
-    training, _ = split_people(pairs, leave_out)
+    training, judging, apart = _people(pairs, settings, leave_out)
+    draw = _drawing(training, settings)
     if settings.loss == "wgan" and features is None:
         raise ValueError(
-            "the perceptual term needs a network to take features of: name a denoiser's model file"
-            " with --features"
+            "the perceptual term needs a network to take features of: name a denoiser's or VGG-19's"
+            " model file with --features"
         )
     device = torch.device(device)
     group = Group.joined(device)
     group.check_batch(settings.batch)
     state = _State(
         settings,
-        [pair.person for pair in training],
+        [one.person for one in training],
         features_of(features).to(device) if features else None,
         device,
     )
     run(
         state,
-        lambda: state.advance(lambda step: draw_batch(training, settings, step), group),
-        ("RMSE (HU)", ""),
+        lambda: state.advance(draw, group),
+        ("RMSE (HU)", "RMSE of the patients who judge (HU)"),
         group,
         checkpoint,
         progress,
+        (lambda: _judged(state.averaged().cpu(), judging)) if judging else None,
     )
     if group.rank == 0:
         network = state.averaged().cpu()
-        table = evaluate(pairs, network, leave_out)
+        judges = {pair.person for pair in judging}
+        told = [pair for pair in pairs if isinstance(pair, Pair) and pair.person not in judges]
+        table = evaluate(told, network, {pair.person for pair in apart})
         models.save(output, network, make_card(settings, state.names, leave_out, table, features))
     group.leave()
     return Path(output)
 
 
-def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None) -> Table:
+def _people(
+    pairs: list[Pair] | list[Window], settings: DenoiserSettings, leave_out: str | None
+) -> tuple[list, list[Pair], list[Pair]]:
+    """What is trained on, what judges the training, and what is kept for its end."""
+    real = [pair for pair in pairs if isinstance(pair, Pair)]
+    if settings.noisy is not None:
+        return [window for window in pairs if isinstance(window, Window)], [], []
+    if settings.split is None:
+        training, apart = split_people(real, leave_out)
+        return training, [], apart
+    names = [pair.person for pair in real if pair.person != leave_out]
+    groups = split_by_patient(names, settings.split, settings.seed)
+    if leave_out:
+        groups[2].add(leave_out)
+    first, second, third = ([p for p in real if p.person in group] for group in groups)
+    return first, second, third
+
+
+def _drawing(training: list, settings: DenoiserSettings) -> Callable[[int], tuple[Tensor, ...]]:
+    """How the batch of a step is drawn: normalised low and normal dose, and the weights of the
+    errors where there are windows.
+    """
+    if settings.noisy is None:
+        return lambda step: draw_batch(training, settings, step)
+    noisy = settings.noisy
+
+    def draw(step: int) -> tuple[Tensor, ...]:
+        low, normal, soft = draw_noisy(
+            training, noisy, settings.batch, settings.patch, step, settings.seed
+        )
+        return normalised(low), normalised(normal), weights(low, normal, soft)
+
+    return draw
+
+
+def _judged(network: nn.Module, pairs: list[Pair]) -> float:
+    """Mean error of pairs, HU."""
+    errors = evaluate(pairs, network).columns["denoised"]
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def evaluate(
+    pairs: list[Pair], network: nn.Module, leave_out: str | Collection[str] | None = None
+) -> Table:
     """RMSE to normal dose inside the body, HU, of low dose and denoised, per person.
 
     Held-out people are marked.
     """
+    apart = {leave_out} if isinstance(leave_out, str) else set(leave_out or ())
     rows: dict[str, list[list[float]]] = {}
     for pair in pairs:
         body = pair.normal > -500
@@ -403,7 +404,7 @@ def evaluate(pairs: list[Pair], network: nn.Module, leave_out: str | None = None
         "RMSE to normal dose inside the body (HU)",
         {
             "person": list(means),
-            "held out": [person == leave_out for person in means],
+            "held out": [person in apart for person in means],
             "low dose": [float(m[0]) for m in means.values()],
             "denoised": [float(m[1]) for m in means.values()],
         },
@@ -422,9 +423,9 @@ def make_card(
     for person, apart, low, found in zip(*table.columns.values()):
         who = f"{person}, {'held out' if apart else 'trained on'}"
         quality[f"{who}, RMSE (HU)"] = f"{low:.1f} -> {found:.1f}"
-    values = {k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()}
+    values = {k: v if type(v) in (int, float, str) else str(v) for k, v in plain(settings).items()}
     if features is not None:
-        values["features"] = f"{features.card.name}, layer 4, SHA-256 {features.sha256[:16]}"
+        values["features"] = f"{features.card.name}, SHA-256 {features.sha256[:16]}"
     return models.Card(
         name=f"CT denoiser {settings.architecture}, {settings.loss}",
         version="1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from ..core import files as core_files
@@ -43,6 +44,10 @@ def person_of(name: str) -> str:
 # Several scans of one person must be left out together. These are the development data's names; a
 # folder with a people.csv (columns file,person) is read by that, and any other file is a person of
 # its own.
+SLICE_OF_PERSON = re.compile(
+    r"(TCGA-\d\d-\w{4}|A\d{6}|acrin_flt_\d{3}|cptac_pda_\d{5}|lung_fused_\d{4}|rider_\d{4})"
+    r"_\w+"
+)
 KNOWN_PEOPLE = {
     "pelvis": "pelvis",
     "abdomen_slab": "pelvis",
@@ -63,9 +68,7 @@ def read_people(folder: Path | str) -> dict[Path, str]:
     files = scans.unique_names(folder, found)
     if not files:
         raise ValueError(f"no CT volume (.nii, .nii.gz, .nrrd, .mha) in {folder}")
-    people = {
-        name: KNOWN_PEOPLE.get(file_stem(path), file_stem(path)) for name, path in files.items()
-    }
+    people = {name: _person_of_ct(file_stem(path)) for name, path in files.items()}
     table = folder / "people.csv"
     if table.exists():
         people = {_key(files, file): person for file, person in _read_table(table)}
@@ -110,6 +113,12 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
 def _key(files: dict[str, Path], file: str) -> str:
     """The name in ``files`` of what a table calls a file, with or without its ending."""
     return file if file in files else file_stem(Path(file))
+
+
+def _person_of_ct(stem: str) -> str:
+    """The person of a CT file, by the development data's names."""
+    known = SLICE_OF_PERSON.fullmatch(stem)
+    return known[1] if known else KNOWN_PEOPLE.get(stem, stem)
 
 
 def file_stem(path: Path) -> str:

@@ -28,9 +28,9 @@ from ..networks.critic import Critic, gradient_penalty
 from ..networks.layers import UpTo
 from ..networks.sampler import Sampler
 from ..networks.vae import VAE, kl
-from .denoiser import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
 from .latent_flows import CINNSettings, bits_per_latent, fit_flows
 from .loop import Group, State, plain, run
+from .pairs import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
 HELD_OUT_BATCHES = 8

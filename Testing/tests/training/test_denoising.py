@@ -21,7 +21,8 @@ from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.training import checkpoint as checkpoints
 from NetInversionLib.training import denoiser
-from NetInversionLib.training.denoiser import DenoiserSettings, Pair, draw_batch, pairs_of
+from NetInversionLib.training.denoiser import DenoiserSettings
+from NetInversionLib.training.pairs import Pair, draw_batch, normalised, pairs_of
 
 SMALL = DenoiserSettings(
     "redcnn",
@@ -92,7 +93,7 @@ def test_a_batch_is_normal_dose_plus_noise_of_either_sign_turned_alike():
 
 
 def test_units_are_the_published_ones():
-    assert float(denoiser.normalised(torch.tensor(0.0))) == pytest.approx(
+    assert float(normalised(torch.tensor(0.0))) == pytest.approx(
         (1024 - 481.45419786099086) / 502.18507379395044
     )
 
@@ -180,10 +181,11 @@ import sys
 from test_denoising import SMALL, made_up_ct
 from NetInversionLib.training import checkpoint as checkpoints
 from NetInversionLib.training import denoiser
+from NetInversionLib.training.pairs import pairs_of
 pairs = [
     pair
     for n, person in enumerate("ab")
-    for pair in denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)
+    for pair in pairs_of(made_up_ct(n), person, SMALL, number=n)
 ]
 denoiser.train(pairs, sys.argv[1], SMALL)
 """

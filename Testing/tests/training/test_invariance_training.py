@@ -22,6 +22,7 @@ from NetInversionLib.networks.cinn import CINN
 from NetInversionLib.networks.layers import LayerError
 from NetInversionLib.training import checkpoint as checkpoints
 from NetInversionLib.training import denoiser as training_denoiser
+from NetInversionLib.training import pairs as training_pairs
 from NetInversionLib.training import sampler
 from NetInversionLib.training.denoiser import CHANNEL, Pair
 from NetInversionLib.training.sampler import (
@@ -65,7 +66,7 @@ def made_up_pairs():
     return [
         pair
         for n, person in enumerate("ab")
-        for pair in training_denoiser.pairs_of(made_up_ct(n), person, SMALL, number=n)
+        for pair in training_pairs.pairs_of(made_up_ct(n), person, SMALL, number=n)
     ]
 
 
@@ -169,7 +170,7 @@ def test_the_autoencoder_learns_and_its_card_tells_the_held_out_person_apart(pai
     squares = [
         (network(x) - x).square().mean()
         for x in (
-            training_denoiser.draw_batch(apart, settings, n)[0]
+            training_pairs.draw_batch(apart, settings, n)[0]
             for n in range(sampler.HELD_OUT_BATCHES)
         )
     ]
