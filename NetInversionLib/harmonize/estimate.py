@@ -150,7 +150,9 @@ def explain(
             unlike[:] = False
         seen = target.leaving_out(grown(unlike, target.used))
         found = fit(tissue, seen, EXPLANATIONS[chosen], settings)
-    kept = kept_voxels(scan, tissue, target, grown(unlike, target.used))
+    # Not their neighbours: the fewer places are left out, the better the people's shares of tissue
+    # are known.
+    kept = kept_voxels(scan, tissue, target, unlike)
     alone = settings.fields == "auto" and chosen == "tone curve"
     unchanged = probability_unchanged(tissue, seen, kept, found) if alone else 0.0
     change = _change(tissue, kept, found, unchanged)
