@@ -48,7 +48,7 @@ class Preset(enum.Enum):
 
     def label(self) -> str:
         """The choice in words."""
-        return [_("Batched L-BFGS"), _("As published (fixed-step L-BFGS)")][self.value]
+        return [_("Annealed descent"), _("As published (fixed-step L-BFGS)")][self.value]
 
 
 class Choices(logic.ModuleLogic):
@@ -127,13 +127,13 @@ class Choices(logic.ModuleLogic):
             found.append(
                 _(
                     "A largest change (Advanced) needs the patient as the only start, no exact"
-                    " range, and the batched optimiser."
+                    " range, and not the published optimiser."
                 )
             )
         if node.box and node.preset == Preset.PUBLISHED:
             found.append(
                 _(
-                    "The published optimiser has no exact range (Advanced): choose the batched one,"
+                    "The published optimiser has no exact range (Advanced): choose the other one,"
                     " or allow it to leave the range."
                 )
             )

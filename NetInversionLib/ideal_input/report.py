@@ -37,7 +37,10 @@ SETTINGS = {
         "yes: what is minimised does not depend on the image's size; no: sums, as published",
     ),
     "box": ("Values kept exactly in range", "yes or no"),
-    "optimiser": ("Optimiser", "batched: this project's L-BFGS; fixed-step: as published"),
+    "optimiser": (
+        "Optimiser",
+        "annealed: this project's; lbfgs: batched L-BFGS; published: the source's",
+    ),
     "max_evaluations": ("Network evaluations", "for each image, at most"),
     "history": ("L-BFGS history", "pairs"),
     "locked": ("Channels kept as the patient's", ""),
@@ -176,17 +179,27 @@ def _origin(facts: Mapping) -> str:
 KNOWN = ("error", "change", "swap back", "validity", "acquirable")
 
 
+def _optimiser(settings: Mapping) -> str:
+    """The optimiser in words; one name of older results stands for what it was."""
+    name = {"batched": "lbfgs", "fixed-step": "published"}.get(
+        settings["optimiser"], settings["optimiser"]
+    )
+    if name == "published":
+        return "L-BFGS with learning rate 1 and 100 steps of 20 inner iterations, as published"
+    most = f"at most {settings['max_evaluations']} network evaluations for each image"
+    if name == "lbfgs" or settings["ball"]:
+        return f"a batched L-BFGS (history {settings['history']}, weak Wolfe line search, {most})"
+    return (
+        "annealed descent (full-matrix adaptive steps in blocks of voxels, cosine decay, the kinks"
+        f" of the absolute error rounded ever less in the gradient; {most})"
+    )
+
+
 def methods(facts: Mapping) -> str:
     """A paragraph to paste: what was done, with what network, version and settings."""
     s, model = facts["settings"], facts["model"]
     goal = "least" if s["direction"] == "best" else "greatest"
-    how = (
-        f"a batched L-BFGS (history {s['history']}, weak Wolfe line search, at most "
-        f"{s['max_evaluations']} network "
-        "evaluations for each image)"
-        if s["optimiser"] == "batched"
-        else "L-BFGS with learning rate 1 and 100 steps of 20 inner iterations, as published"
-    )
+    how = _optimiser(s)
     terms = "mean" if s["mean"] else "sum"
     bounds = (
         "kept within the range of each channel exactly"

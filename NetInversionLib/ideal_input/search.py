@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core import devices
 from ..core.progress import Progress
 from ..core.results import Result
-from ..optimise import lbfgs
+from ..optimise import descent, lbfgs
 from ..optimise.objective import Objective, Terms
 from .reading import start_words
 from .settings import Settings
@@ -67,7 +68,8 @@ def optimise(
     """
     count, total = starts.shape[:2]
     memory = budget(settings, starts.device)
-    row = starts[0, 0].numel() * starts.element_size() * (2 * settings.history + 12)
+    kept = descent.Options().kept if settings.optimiser == "annealed" else settings.history
+    row = starts[0, 0].numel() * starts.element_size() * (2 * kept + 12)
     # On a CPU more rows at once gain nothing: memory stays the same however many slices there are.
     most = ROWS_ON_CPU // count if starts.device.type == "cpu" else total
     group = max(1, min(total, most, int(0.4 * memory / (row * count))))
@@ -81,7 +83,7 @@ def optimise(
         torch.zeros(count, total, dtype=torch.int64),
         torch.zeros(count, total, dtype=torch.int64),
     )
-    solve = _fixed_step if settings.optimiser == "fixed-step" else _batched
+    solve = _fixed_step if settings.optimiser == "published" else _batched
     for first in range(0, total, group):
         part = slice(first, min(first + group, total))
         watch = _Watch(
@@ -134,11 +136,17 @@ def objective_for(
 def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
     objective = objective_for(case, part, settings, memory, watch.progress)
     free, patient = case.free[part], case.patient[part]
-    options = lbfgs.Options(max_evaluations=settings.max_evaluations, history=settings.history)
     x = starts.flatten(0, 1)
+    options = lbfgs.Options(max_evaluations=settings.max_evaluations, history=settings.history)
+    minimize = partial(lbfgs.minimize, options=options, callback=watch)
+    if settings.optimiser == "annealed" and settings.ball is None:
+        annealed = descent.Options(max_evaluations=settings.max_evaluations)
+        minimize = partial(descent.minimize, options=annealed, callback=watch)
 
-    def value_and_gradient(x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = objective.value_and_gradient(x, items)
+    def value_and_gradient(
+        x: Tensor, items: Tensor, rounding: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        value, gradient = objective.value_and_gradient(x, items, rounding)
         return value, gradient * free[items % len(free)]
 
     def held(x: Tensor, items: Tensor) -> Tensor:
@@ -147,18 +155,16 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
 
     everything = torch.arange(len(x), device=x.device)
     if settings.ball is None and not settings.box:
-        return lbfgs.minimize(value_and_gradient, x, options, callback=watch)
+        return minimize(value_and_gradient, x)
     if settings.box:
         # The bounds act on every voxel; those that may not change stay the patient's, in range or
         # not.
         watch.unfold = held
-        solution = lbfgs.minimize(
-            lambda x, items: value_and_gradient(held(x, items), items),
+        solution = minimize(
+            lambda x, items, *rounding: value_and_gradient(held(x, items), items, *rounding),
             x,
-            options,
             lower=0.0,
             upper=1.0,
-            callback=watch,
         )
         return lbfgs.Solution(held(solution.x, everything), *_rest(solution))
 
@@ -166,7 +172,7 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
     generator = torch.Generator().manual_seed(settings.seed)
     v = torch.randn(x.shape, generator=generator).to(x) * free * settings.ball
     watch.unfold = ball.point
-    solution = lbfgs.minimize(ball.wrap(value_and_gradient), v, options, callback=watch)
+    solution = minimize(ball.wrap(value_and_gradient), v)
     return lbfgs.Solution(ball.point(solution.x, everything), *_rest(solution))
 
 

@@ -11,7 +11,7 @@ from ..core.settings import Checked, setting
 
 STARTS = ("patient", "zeros", "noise")
 DIRECTIONS = ("best", "worst")
-OPTIMISERS = ("batched", "fixed-step")
+OPTIMISERS = ("annealed", "lbfgs", "published")
 NOISE = 0.02
 """Standard deviation of the noisier inputs in table "validity", as a share of the network's input
 range.
@@ -33,8 +33,9 @@ class Settings(Checked):
     all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 % leave it;
     ``mean``: every term of the objective is a mean over voxels (so that the lambdas do not depend
     on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead of by price.
-    ``optimiser``: "batched" (our L-BFGS) or "fixed-step" (torch.optim.LBFGS as the source used it:
-    learning rate 1, 20 inner iterations, ``max_evaluations`` ignored, 100 steps).
+    ``optimiser``: "annealed" (``optimise.descent``), "lbfgs" (batched, also what looks within a
+    ball) or "published" (torch.optim.LBFGS as the source used it: learning rate 1, 20 inner
+    iterations, ``max_evaluations`` ignored, 100 steps).
     ``max_evaluations``: network evaluations per image; ``history``: L-BFGS pairs kept. ``locked``:
     roles of input channels that stay the patient's. ``region``: (k0, k1, j0, j1, i0, i1), half-open
     voxel indices of the first input, or None for everything. The input changes and the error counts
@@ -54,7 +55,11 @@ class Settings(Checked):
     below: float = setting(10.0, at_least=0)
     mean: bool = True
     box: bool = False
-    optimiser: str = setting("batched", choices=OPTIMISERS)
+    optimiser: str = setting(
+        "annealed",
+        choices=OPTIMISERS,
+        formerly={"batched": "lbfgs", "fixed-step": "published"},
+    )
     max_evaluations: int = setting(200, at_least=1)
     history: int = 20
     locked: tuple[str, ...] = ()
@@ -75,16 +80,16 @@ class Settings(Checked):
             )
         if self.ball is not None and (set(self.starts) != {"patient"} or self.box):
             raise ValueError("a ball needs starts only at the patient, and excludes box bounds")
-        if self.optimiser == "fixed-step" and (self.box or self.ball is not None):
+        if self.optimiser == "published" and (self.box or self.ball is not None):
             raise ValueError(
-                "the fixed-step optimiser has neither box bounds nor a ball: choose the batched one"
+                "the published optimiser has neither box bounds nor a ball: choose another"
             )
 
 
 PRESETS = {
     "default": {},
     "published": {
-        "optimiser": "fixed-step",
+        "optimiser": "published",
         "mean": False,
         "above": 1.0,
         "below": 1.0,

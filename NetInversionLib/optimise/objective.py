@@ -83,18 +83,22 @@ class Objective:
 
     # -- what is minimised -------------------------------------------------------------------------
 
-    def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(
+        self, x: Tensor, items: Tensor, rounding: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """The objective and its gradient.
 
         Args:
             x: Input images, shape (rows, C, *space).
             items: Row r belongs to image ``items[r]`` modulo images, (rows,).
+            rounding: If above 0, the gradient (not the objective) is that of sqrt(r^2 +
+                rounding^2) in place of each absolute difference |r|, in the network's units.
 
         Returns:
             The objective (rows,), and the gradient, of the shape of x.
         """
         image = items % len(self.target)
-        error, gradient = self._error(x, image)
+        error, gradient = self._error(x, image, rounding)
         penalty, slope = self._penalty(x)
         scale = self._scale(image)
         self.evaluations += 1
@@ -169,11 +173,11 @@ class Objective:
                 output[(rows, ...) + core] = self.network(x[(rows, ...) + window])[(...,) + inner]
         return output
 
-    def _error(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed absolute error per row and its gradient."""
-        return self._in_pieces(x, lambda x: self._pass(x, image))
+    def _error(self, x: Tensor, image: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+        """Summed absolute error per row and its gradient, kinks rounded over ``rounding``."""
+        return self._in_pieces(x, lambda x: self._pass(x, image, rounding))
 
-    def _pass(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _pass(self, x: Tensor, image: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
         total, gradient = x.new_zeros(len(x)), torch.zeros_like(x)
         for rows in _slices(len(x), self.images):
             for window, core, inner in self._tiles():
@@ -181,9 +185,10 @@ class Objective:
                     part = x[(rows, ...) + window].detach().requires_grad_()
                     output = self.network(part)[(...,) + inner]
                     y, w = self.target[image[rows]], self.weight[image[rows]]
-                    value = ((output - y[(...,) + core]).abs() * w[(...,) + core]).flatten(1).sum(1)
-                    (slope,) = torch.autograd.grad(value.sum(), part)
-                total[rows] += value.detach()
+                    off, w = output - y[(...,) + core], w[(...,) + core]
+                    size = (off.square() + rounding**2).sqrt() if rounding else off.abs()
+                    (slope,) = torch.autograd.grad((size * w).sum(), part)
+                total[rows] += (off.detach().abs() * w).flatten(1).sum(1)
                 gradient[(rows, ...) + window] += slope
         return total, gradient
 

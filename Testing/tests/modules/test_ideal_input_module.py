@@ -1036,7 +1036,7 @@ def test_a_scene_that_calls_the_published_optimiser_seed_opens(widget, arrays, t
     assert node.preset.name == "PUBLISHED" and widget.ui.presetSelector.currentIndex == 1
     assert widget.ui.presetSelector.count == 2
     request = steps.finish(widget.logic.stepsFromParameterNode(node, widget._card))
-    assert request.settings["optimiser"] == "fixed-step"
+    assert request.settings["optimiser"] == "published"
 
 
 def test_module_reload(widget, arrays):
