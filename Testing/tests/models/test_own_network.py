@@ -14,6 +14,8 @@ from NetInversionLib import ideal_input, invariances, jobs, models
 from NetInversionLib.core import steps
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume
+from NetInversionLib.invariances import spectrum
+from NetInversionLib.invariances.level_set import LevelSet, Window
 from NetInversionLib.models import ModelError
 from NetInversionLib.models.foreign.adapted import Adapted, Form
 from NetInversionLib.models.foreign.description import (
@@ -394,3 +396,42 @@ def test_a_full_description_is_kept_as_it_is():
     told = Description(dimensions=2, size_multiple=4, smallest_size=8, takes="channels")
     found = probe(Unit(), told)
     assert (found.multiple, found.smallest) == (4, 8)
+
+
+# Outputs of another size and number of channels ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.PixelShuffle(2)),  # three, twice as large
+        nn.Conv2d(1, 3, 4, stride=2, padding=1),  # three channels, half as large
+    ],
+    ids=["larger", "smaller"],
+)
+def test_level_sets_and_spectra_of_outputs_of_another_size(network):
+    """A linear network: gains are the singular values of its matrix on the region."""
+    network = network.double().requires_grad_(False)
+    image = torch.rand(1, 1, 12, 14, dtype=torch.float64)
+    region = Window(4, 8, 4, 8)
+    target = LevelSet(network, image, region, scale=10.0)
+    change = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    moved = image.clone()
+    moved[..., 4:8, 4:8] += change
+    difference = network(moved) - network(image)
+    expected = 10 * (difference.square().sum() / 16).sqrt()
+    assert float(target.measure(target.start + change)) == pytest.approx(float(expected))
+    columns = []
+    for n in range(16):
+        unit = torch.zeros(16, dtype=torch.float64)
+        unit[n] = 1
+        moved = image.clone()
+        moved[..., 4:8, 4:8] += unit.reshape(4, 4)
+        columns.append((network(moved) - network(image)).flatten())
+    gains = 10 * torch.linalg.svdvals(torch.stack(columns, 1))
+    found = spectrum.spectrum(target, seed=0)
+    tolerance = float(gains.max()) * 1e-4
+    for share in (0.25, 0.5, 0.75):
+        limit = float(torch.quantile(gains, share)) + tolerance
+        lost = float((gains <= limit).double().mean())
+        assert found.lost(limit, 1.0) == pytest.approx(lost, abs=0.07)
