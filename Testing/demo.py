@@ -6,10 +6,11 @@ application.
                                             the same slice at a simulated low dose. MRFlow
                                             Harmonize: the MNI152 T1 brain that nilearn carries, as
                                             another scanner might have shown it
-    python Testing/demo.py --data FOLDER    your own volumes: in_phase, fat_fraction, water_fraction
-                                            and ct (NIfTI, NRRD or MHA, by file name), or any CTs,
-                                            from which Dixon images are simulated; and a
-                                            brain-extracted volume with T1 in its file name
+    python Testing/demo.py --data FOLDER    your own volumes (NIfTI, NRRD, MetaImage, DICOM):
+                                            in_phase, fat_fraction, water_fraction and ct by file
+                                            name, or any CTs, from which Dixon images are
+                                            simulated; and the first brain-extracted MR, under
+                                            any name, that the harmonization takes
 
 Writes a scene that Slicer opens, figures and a table to Testing/output/demo.
 """
@@ -21,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +47,7 @@ OUTPUT = ROOT / "Testing" / "output" / "demo"
 ROLES = (*dixon.CHANNELS, "ct")
 SLICES = 5  # of the user's volumes, from the middle: a demo is short
 MODEL_SPACING_MM = 1.5  # the finest that the reference network was trained on
-IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
+MOST = 3  # of the user's CTs, and of the MR volumes that are tried
 
 
 def main() -> None:
@@ -56,22 +58,39 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=150)
     options = parser.parse_args()
     try:
-        brains = own_brains(options.data) if options.data else [packaged_brain()]
-        cases = list(own_cases(options.data, bool(brains)) if options.data else packaged_case())
-    except volumes.VolumeError as error:
+        cases, brains = own(options.data) if options.data else packaged()
+    except ValueError as error:
         sys.exit(f"demo: {error}")
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
+    done = 0
     for name, case in cases:
-        show(name, case, options.evaluations)
-        find_invariances(name, case["ct"])
+        done += tried(show, name, case, options.evaluations)
+        done += tried(find_invariances, name, case["ct"])
     for brain in brains:
-        harmonize(brain)
+        if tried(harmonize, brain):
+            done += 1
+            break
+    if not done:
+        sys.exit("demo: nothing could be computed from these volumes; the lines above say why")
     scene = save_scene()
     print(
         f"\nScene:   {scene}  (open it in Slicer: File > Add Data)\nFigures: {OUTPUT}/*.png\n"
         "Research use only, not for diagnosis."
     )
+
+
+def tried(run, *arguments) -> bool:
+    """Whether a run gave a result; why not is printed."""
+    try:
+        return run(*arguments) is not False
+    except (ValueError, RuntimeError, MemoryError) as error:
+        print(f"\nNo result: {error}")
+        return False
+
+
+def packaged():
+    return [packaged_case()], [packaged_brain()]
 
 
 def packaged_case():
@@ -80,39 +99,7 @@ def packaged_case():
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder)
         ct = replace(core_files.load(folder), name="CT")
-    yield "vertebra", simulated(at_model_spacing(ct))
-
-
-def own_files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise volumes.VolumeError(f"there is no folder '{folder}'")
-    try:
-        return scans.unique_names(folder, scans.find(folder).scans)
-    except ValueError as error:
-        raise volumes.VolumeError(str(error)) from error
-
-
-def own_cases(folder: Path, may_be_none: bool):
-    """(name, volumes by role) from a folder: one Dixon and CT case by file names, or every CT with
-    simulated Dixon.
-    """
-    files = own_files(folder)
-    if set(ROLES) <= set(files):
-        case = {role: core_files.load(files[role]) for role in ROLES}
-        ct = middle(case["ct"])
-        return [
-            (folder.name, {role: volumes.resample(volume, ct) for role, volume in case.items()})
-        ]
-    cts = {
-        name: volume
-        for name, volume in ((n, core_files.load(p)) for n, p in files.items())
-        if looks_like_ct(volume)
-    }
-    if not cts and not may_be_none:
-        raise volumes.VolumeError(
-            f"'{folder}' holds neither {', '.join(ROLES)} nor any CT in HU ({', '.join(IMAGES)})"
-        )
-    return [(name, simulated(at_model_spacing(middle(ct)))) for name, ct in cts.items()]
+    return "vertebra", simulated(at_model_spacing(ct))
 
 
 def packaged_brain() -> volumes.Volume:
@@ -123,14 +110,61 @@ def packaged_brain() -> volumes.Volume:
     return simulated_scanners.sample(replace(template, name="MNI152 T1 brain"))
 
 
-def own_brains(folder: Path) -> list[volumes.Volume]:
-    """The first volume with T1 in its name, if there is one."""
-    paths = [path for name, path in own_files(folder).items() if "t1" in name.lower()]
-    return [core_files.load(path) for path in paths[:1]]
+def own(folder: Path):
+    """Cases (name, volumes by role) and MR volumes of a folder; what cannot be read is named.
+
+    A case is made of four volumes that are called after their roles, else of each CT with simulated
+    Dixon images; of many volumes the first are taken.
+
+    Raises:
+        ValueError: There is nothing that could be tried.
+    """
+    paths = own_files(folder)
+    dixon_case = set(ROLES) <= set(paths)
+    by_role, cts, brains = {}, {}, []
+    for name, path in paths.items():
+        wanted = name in ROLES if dixon_case else len(cts) < MOST
+        if not wanted and len(brains) == MOST:
+            continue
+        try:
+            volume = volumes.check(core_files.load(path))
+        except ValueError as error:
+            print(f"Passed over: {error}")
+            continue
+        if dixon_case and name in ROLES:
+            by_role[name] = volume
+        elif looks_like_ct(volume):
+            if wanted:
+                cts[name] = middle(volume)
+        elif len(brains) < MOST:
+            brains.append(volume)
+    if not (by_role or cts or brains):
+        raise ValueError(f"no volume in '{folder}' could be read")
+    if len(by_role) == len(ROLES):
+        ct = middle(by_role["ct"])
+        aligned = {role: volumes.resample(volume, ct) for role, volume in by_role.items()}
+        return [(folder.resolve().name, aligned)], brains
+    return [(name, simulated(at_model_spacing(ct))) for name, ct in cts.items()], brains
+
+
+def own_files(folder: Path) -> dict[str, Path]:
+    """Scans by name, those called T1 first."""
+    listed = scans.find(folder)
+    for path, reason in listed.left_out.items():
+        print(f"Passed over: {path} ({reason})")
+    if not listed.scans:
+        raise ValueError(f"'{folder}' holds no volumes ({', '.join(core_files.READABLE)}, DICOM)")
+    names = {path: core_files.scan_name(path) for path in listed.scans}
+    count = Counter(names.values())
+    found = {
+        name if count[name] == 1 else path.relative_to(folder).as_posix().replace("/", " "): path
+        for path, name in names.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: ("t1" not in item[0].lower(), item[0])))
 
 
 def looks_like_ct(volume: volumes.Volume) -> bool:
-    return not meaning.why_no_hu(volume)
+    return volume.units == "HU" or (volume.array.min() < -500 and volume.array.max() > 200)
 
 
 def middle(volume: volumes.Volume) -> volumes.Volume:
@@ -217,7 +251,7 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
     logic.saveReport(output.nodes, OUTPUT / f"{name} ideal input.html")
 
 
-def find_invariances(name: str, ct: volumes.Volume) -> None:
+def find_invariances(name: str, ct: volumes.Volume) -> bool:
     """Simulate a low-dose CT, look for what may change in its middle slice unnoticed, and draw the
     maps and samples.
     """
@@ -227,7 +261,7 @@ def find_invariances(name: str, ct: volumes.Volume) -> None:
     logic = InvariancesLogic()
     if not logic.models():
         print("\nInvariances: no denoiser is there.")
-        return
+        return False
     normal = write.volume_to_node(ct, f"{name} CT, normal dose", role="ct")
     low, middle = logic.simulateLowDose(normal), ct.shape[0] // 2
     region = (
@@ -256,11 +290,12 @@ def find_invariances(name: str, ct: volumes.Volume) -> None:
     ]
     host.render_slice_views(OUTPUT / f"{name} invariances.png", [normal, low, *images], columns=3)
     logic.saveReport(output.nodes, OUTPUT / f"{name} invariances.html")
+    return True
 
 
-def harmonize(brain: volumes.Volume) -> None:
+def harmonize(brain: volumes.Volume) -> bool:
     """Put the brain into the scene, harmonize it, print what changed, draw the figures and write
-    the report.
+    the report. False without an image.
     """
     host.load_module("MRFlowHarmonize")
     from MRFlowHarmonize import MRFlowHarmonizeLogic  # as in Slicer's Python console
@@ -271,7 +306,7 @@ def harmonize(brain: volumes.Volume) -> None:
     )
     if model is None:
         print("\nMRFlow Harmonize: no model is there that can harmonize.")
-        return
+        return False
     source = write.volume_to_node(brain, role="input")
     began = time.perf_counter()
     output = logic.run(source, model=model, progress=Lines())
@@ -279,6 +314,8 @@ def harmonize(brain: volumes.Volume) -> None:
         f"\n{brain.name}: {output.facts['grid']}, {time.perf_counter() - began:.0f} s,"
         f" {reading.verdict_text(output.facts)}"
     )
+    if "harmonized" not in output.nodes:
+        return False
     for table in ("summary", "verdict"):
         if table in output.result.tables:
             columns = ("check", "value", "from", "to", "passed") if table == "verdict" else None
@@ -292,6 +329,7 @@ def harmonize(brain: volumes.Volume) -> None:
     for key, chart in output.charts.items():
         host.render_plot(chart, OUTPUT / f"harmonized {key}.png")
     logic.saveReport(output.nodes, OUTPUT / "harmonized.html")
+    return True
 
 
 def print_table(table: Table, columns=None, digits: int = 2) -> None:

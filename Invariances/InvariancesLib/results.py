@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.panel import lists, panel
+from NetInversionLib.panel.texts import literal
 
 from .views import KINDS, LESION, Nodes
 
@@ -70,7 +71,7 @@ class ResultSection(panel.ModulePanel):
         if nodes and key:
             self.logic.choose(nodes, key, value)
             self.logic.showChanges(nodes, key)
-            self.ui.shownProofLabel.setText(self.logic.proofOf(nodes, key, value))
+            self.ui.shownProofLabel.setText(literal(self.logic.proofOf(nodes, key, value)))
 
     def _onOpacity(self, value: float) -> None:
         self.logic.setOpacity(value)

@@ -152,6 +152,7 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
 
     def cleanup(self) -> None:
         self._abandon("")
+        self.forgetReports()
         self.setParameterNode(None)
         self.removeObservers()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,15 @@ class ReportPanel:
         def say(self, message: str) -> None: ...
         def fail(self, message: str, details: str = "") -> None: ...
 
+    _shownReports: tempfile.TemporaryDirectory | None = None
+    """Folder of the pages that are open in the web browser."""
+
+    def forgetReports(self) -> None:
+        """Remove the pages that were shown."""
+        if self._shownReports is not None:
+            self._shownReports.cleanup()
+            self._shownReports = None
+
     def addReportButtons(self) -> None:
         """Two buttons, the last row of the section with results."""
         row = qt.QWidget()
@@ -147,7 +157,12 @@ class ReportPanel:
     def onShowReport(self, clicked: bool = False) -> None:
         """Write the report of the shown result and open it in the web browser."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
-        path = Path(slicer.app.temporaryPath) / f"NetInversion-{self.moduleName}.html"
+        if self._shownReports is None:
+            # It has pictures of a patient: nobody else may read it, and it goes when the panel does.
+            self._shownReports = tempfile.TemporaryDirectory(
+                prefix="netinversion-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
+            )
+        path = Path(self._shownReports.name) / f"NetInversion-{self.moduleName}.html"
         if not self._writeReport(nodes, path):
             return
         if qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))) is False:

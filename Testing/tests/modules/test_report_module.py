@@ -72,6 +72,10 @@ def test_a_report_is_saved_and_shown_also_from_a_saved_scene(panel, tmp_path, mo
     )
     buttons[1].click()
     assert check_same(page, Path(opened[0]).read_text(encoding="utf-8")) >= 3
+    if os.name == "posix":  # pictures of a patient are nobody else's
+        assert not Path(opened[0]).parent.stat().st_mode & 0o077
+    widget.cleanup()
+    assert not Path(opened[0]).parent.exists(), "they go with the panel"
 
 
 def test_what_is_missing_is_told(panel, tmp_path, monkeypatch):
