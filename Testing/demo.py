@@ -36,7 +36,7 @@ host.start()
 import slicer  # noqa: E402
 
 from NetInversionLib.core import files as core_files  # noqa: E402
-from NetInversionLib.core import meaning, scans, volumes  # noqa: E402
+from NetInversionLib.core import scans, volumes  # noqa: E402
 from NetInversionLib.core.progress import Progress  # noqa: E402
 from NetInversionLib.core.results import Table  # noqa: E402
 from NetInversionLib.harmonize import reading, simulated_scanners  # noqa: E402

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -24,6 +23,7 @@ import numpy as np
 
 from .results import Table
 from .text import readable, shown
+from .writing import replacing
 
 WIDEST, MOST_TURNED = 9, 6
 """Columns above which a table of at most so many rows is turned."""
@@ -108,9 +108,8 @@ def write(path: Path | str, page: str) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.part")
-    half.write_text(page, encoding="utf-8")
-    os.replace(half, path)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 

@@ -23,6 +23,7 @@ from ..core import files as core_files
 from ..core import scans, volumes
 from ..core.progress import Progress
 from ..core.results import Table
+from ..core.writing import replacing
 from ..harmonize import gate as harmonize_gate
 from ..harmonize import gate_figures, gate_template, matching, simulated_scanners
 from ..harmonize import scan as harmonize_scan
@@ -150,9 +151,8 @@ class Record:
                 self.found[fold, kind, name] = [Check(*values) for values in checks]
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = [self._line(*key, checks) for key, checks in self.found.items()]
-        fresh = path.with_name(path.name + ".part")
-        fresh.write_text("\n".join([fingerprint, *whole, ""]), encoding="utf-8")
-        fresh.replace(path)
+        with replacing(path) as part:
+            part.write_text("\n".join([fingerprint, *whole, ""]), encoding="utf-8")
 
     def find(self, fold: int, case: Case) -> list[Check] | None:
         return self.found.get((fold, case.kind, case.name))

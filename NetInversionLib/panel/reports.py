@@ -158,7 +158,7 @@ class ReportPanel:
         """Write the report of the shown result and open it in the web browser."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         if self._shownReports is None:
-            # It has pictures of a patient: nobody else may read it, and it goes when the panel does.
+            # It shows a patient: nobody else may read it, and it goes when the panel does.
             self._shownReports = tempfile.TemporaryDirectory(
                 prefix="netinversion-", dir=slicer.app.temporaryPath, ignore_cleanup_errors=True
             )

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
+from ..core.writing import replacing
 from ..invariances.low_dose import BODY_HU, HU_HIGH, HU_LOW, LowDoseSettings, noise_image
 from .held_out import is_held_out
 from .people import read_people
@@ -257,9 +258,8 @@ def _keep(path: Path, key: str, windows: list[Window]) -> None:
         arrays[f"normal {n}"], arrays[f"noise {n}"] = one.normal, one.noise
         arrays[f"soft {n}"] = one.soft
         arrays[f"person {n}"], arrays[f"dose {n}"] = np.array(one.person), np.array(one.dose)
-    part = path.with_name(path.name + ".part.npz")
-    np.savez(part, allow_pickle=False, **arrays)
-    part.replace(path)
+    with replacing(path, ".part.npz") as part:
+        np.savez(part, allow_pickle=False, **arrays)
 
 
 def _cached(path: Path, key: str) -> list[Window]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.writing import replacing
 from ..card import Card, ModelError
 from .description import DENOISING, Description, ScaledChannel, channels, described
 from .formats import BUNDLE, CAN_RUN_CODE, EXPORTED, ONNX, OWN, SCRIPT, STATE
@@ -94,9 +95,8 @@ def save(path: Path | str, imported: Imported) -> Path:
         "found": asdict(imported.found),
         "layers": imported.layers,
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
     return path
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from ...core.writing import replacing
 from ..card import ModelError
 
 FILE = "trusted.json"
@@ -80,9 +81,8 @@ def forget(start: str) -> None:
 
 def _write(values: dict[str, str]) -> None:
     folder().mkdir(parents=True, exist_ok=True)
-    part = folder() / (FILE + ".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    part.replace(folder() / FILE)
+    with replacing(folder() / FILE) as part:
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def require(path: Path | str, sha256: str) -> None:
