@@ -503,6 +503,55 @@ def invariances():
     )
 
 
+OWN_CODE = """
+import torch
+from torch import nn
+
+
+class MyNet(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.last = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.last(torch.relu(self.first(x)))
+"""
+
+
+def own_network():
+    """The form that adds a network, and the panel with it; the network is a small random one."""
+    import torch
+
+    folder = Path(tempfile.gettempdir()) / "my_networks"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.environ["NETINVERSION_SETTINGS"] = str(folder / "settings")
+    (folder / "my_net.py").write_text(OWN_CODE)
+    shapes = {"first": (8, 1, 3, 3), "last": (1, 8, 3, 3)}
+    state = {f"{name}.weight": 0.1 * torch.randn(shape) for name, shape in shapes.items()}
+    state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    torch.save(state, folder / "my_net.pt")
+    widget = host.open_module("IdealInput")
+    selector = widget.ui.modelSelector
+    selector.setCurrentIndex(selector.findText("Add a network..."))
+    form = widget.addNetwork
+    form.fileEdit.currentPath = str(folder / "my_net.pt")
+    form.codeEdit.currentPath = str(folder / "my_net.py")
+    form.classEdit.text = "MyNet"
+    form.inputsEdit.text, form.outputsEdit.text = "T1-weighted", "CT (HU) -1000..2000"
+    form.takenSelector.setCurrentIndex(form.takenSelector.findData("z-score"))
+    form.givenSelector.setCurrentIndex(form.givenSelector.findData("unit"))
+    form.trustCheckBox.checked = True
+    form.dialog.resize(620, form.dialog.height)
+    host.grab(form.dialog, OUTPUT / "OwnNetwork-form.png")
+    form.addButton.click()
+    host.wait(lambda: widget._parameterNode.modelFile, 300, "The import")
+    host.grab(widget.parent, OUTPUT / "OwnNetwork-panel.png")
+    shutil.rmtree(folder)
+    return ["OwnNetwork-form", "OwnNetwork-panel"]
+
+
 def marks(ct):
     """A region of interest around the middle of a one-slice CT's body, and its middle point."""
     j, i = np.argwhere(ct.array[0] > -500).mean(0)
@@ -548,14 +597,19 @@ FIRST = {
     "MRFlowHarmonize": ("MRFlowHarmonizeBrain", "harmonized", 300),
     "Invariances": ("InvariancesLowDoseCT", "std proven", 300),
 }  # sample, a key of the result, when it is half done
-MODULES = {"IdealInput": ideal_input, "MRFlowHarmonize": harmonize, "Invariances": invariances}
+MODULES = {
+    "IdealInput": ideal_input,
+    "MRFlowHarmonize": harmonize,
+    "Invariances": invariances,
+    "OwnNetwork": own_network,
+}
 
 
 def main():
     CHOSEN.mkdir(parents=True, exist_ok=True)
     names = [name for name in sys.argv[1:] if name != "--first"]
     for name in names or MODULES:
-        if "--first" in sys.argv:
+        if "--first" in sys.argv and name in FIRST:
             if name == "MRFlowHarmonize":
                 keep_template_here()
             first_click(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,17 @@ from .stepper import Stepper
 from .texts import literal
 
 SCALINGS = {
-    "": _("Find out"),
     "none": _("As they are"),
-    "z-score": _("Mean 0, standard deviation 1"),
-    "percentile": _("Percentiles to 0 and 1"),
+    "z-score": _("Mean 0, standard deviation 1, of each patient"),
+    "percentile": _("0 to 1, of each patient's percentiles"),
+    "unit": _("0 to 1, of the range given above"),
+    "signed": _("-1 to 1, of the range given above"),
 }
+OF_PATIENT = ("z-score", "percentile")
+"""Scalings of inputs alone."""
+FIXED = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
+IMAGE = re.compile(r"(.+?)\s*(?:\(([^)]*)\))?\s*(?:(-?[\d.]+) ?\.\. ?(-?[\d.]+))?")
+"""A name, perhaps units in brackets, perhaps lowest and highest value: "CT (HU) -1000..2000"."""
 MOST_WORDS = 4000
 """Characters of what the process said that are shown."""
 
@@ -55,9 +62,13 @@ class AddNetwork:
         ]
         self.codeEdit.nameFilters = [_("Python file") + " (*.py)"]
         self.classEdit, self.inputsEdit, self.outputsEdit = (qt.QLineEdit() for _n in range(3))
-        self.scalingSelector, self.orientationSelector = qt.QComboBox(), qt.QComboBox()
+        self.takenSelector, self.givenSelector, self.orientationSelector = (
+            qt.QComboBox() for _n in range(3)
+        )
         for data, text in SCALINGS.items():
-            self.scalingSelector.addItem(text, data)
+            self.takenSelector.addItem(text, data)
+            if data not in OF_PATIENT:
+                self.givenSelector.addItem(text, data)
         for name in ("LPS", "RAS"):
             self.orientationSelector.addItem(name, name)
         self.trustCheckBox = qt.QCheckBox(_("I trust where these files come from"))
@@ -70,7 +81,8 @@ class AddNetwork:
             (_("Class in it, or package:Class:"), self.classEdit),
             (_("Images it takes, with commas:"), self.inputsEdit),
             (_("Images it gives, with commas:"), self.outputsEdit),
-            (_("Values it wants:"), self.scalingSelector),
+            (_("Values it takes:"), self.takenSelector),
+            (_("Values it gives:"), self.givenSelector),
             (_("Axes it wants:"), self.orientationSelector),
         ):
             form.addRow(label, widget)
@@ -93,7 +105,7 @@ class AddNetwork:
         try:
             if self.fileEdit.currentPath:
                 kind = formats.kind_of(self.fileEdit.currentPath)
-                words.append(_("This is a file of {kind}.").format(kind=kind))
+                words.append(_("Kind of file: {kind}.").format(kind=kind))
                 if kind in formats.CAN_RUN_CODE:
                     self._sums.append(trust.sha256_of(self.fileEdit.currentPath))
             if self.codeEdit.currentPath:
@@ -103,9 +115,10 @@ class AddNetwork:
         unknown = [sha256 for sha256 in self._sums if not trust.is_trusted(sha256)]
         if unknown:
             words.append(
-                _("It can run any code on this computer, with your rights. SHA-256: {sums}").format(
-                    sums=", ".join(unknown)
-                )
+                _(
+                    "What is chosen can run any code on this computer, with your rights. SHA-256:"
+                    " {sums}"
+                ).format(sums=", ".join(unknown))
             )
         self.trustCheckBox.setVisible(bool(unknown))
         self.statusLabel.setText(literal(" ".join(words)))
@@ -114,16 +127,16 @@ class AddNetwork:
     def description(self) -> dict[str, Any]:
         """What the form says of the network; what it leaves out is probed."""
         told: dict[str, Any] = {"task": self._task}
-        for key, edit in (("inputs", self.inputsEdit), ("outputs", self.outputsEdit)):
-            names = [name.strip() for name in edit.text.split(",") if name.strip()]
-            if names:
-                told[key] = [_image(name) for name in names]
-        scaling = self.scalingSelector.itemData(self.scalingSelector.currentIndex)
-        if scaling:
-            for image in told.get("inputs", ()):
-                image["scaling"] = scaling
-            if "inputs" not in told:
-                told["scaling"] = scaling
+        for key, edit, selector in (
+            ("inputs", self.inputsEdit, self.takenSelector),
+            ("outputs", self.outputsEdit, self.givenSelector),
+        ):
+            scaling = _scaling(selector.itemData(selector.currentIndex))
+            images = [_image(text.strip()) for text in edit.text.split(",") if text.strip()]
+            if images:
+                told[key] = [{**image, **scaling} for image in images]
+            elif key == "inputs":
+                told.update(scaling)
         orientation = self.orientationSelector.itemData(self.orientationSelector.currentIndex)
         if orientation != "LPS":
             told["orientation"] = orientation
@@ -189,9 +202,21 @@ class AddNetwork:
             self._process.kill()
 
 
+def _scaling(chosen: str) -> dict[str, Any]:
+    """What a list's choice means in a description."""
+    if chosen in FIXED:
+        return {"scaling": "range", "to": FIXED[chosen]}
+    return {"scaling": chosen}
+
+
 def _image(text: str) -> dict[str, Any]:
-    """ "CT (HU)" as a name with its units."""
-    name, bracket, units = text.partition("(")
-    if not bracket:
+    """A name with its units and range, as far as the text has them."""
+    found = IMAGE.fullmatch(text)
+    if found is None:
         return {"name": text}
-    return {"name": name.strip(), "units": units.rstrip(") ").strip()}
+    image: dict[str, Any] = {"name": found[1], "units": (found[2] or "").strip()}
+    try:
+        image |= {"low": float(found[3]), "high": float(found[4])} if found[3] else {}
+    except ValueError:  # two points in a number: it belongs to the name
+        return {"name": text}
+    return image

@@ -265,11 +265,20 @@ def load_onnx(path: Path | str) -> nn.Module:
     try:
         return onnx2torch.convert(graph)
     except Exception as error:  # noqa: BLE001 - whatever the converter raises
+        unknown = [name for name in operators if name not in _converted_operators()]
         raise ModelError(
             f"{path.name} cannot be converted ({_first_line(error)}). It is of operator set"
-            f" {versions} and uses {', '.join(operators)}; onnx2torch knows operators up to set 20"
-            " or so. Export the network with an older operator set, or give its weights and class"
+            f" {versions} and uses {', '.join(operators)}; not known to onnx2torch at all:"
+            f" {', '.join(unknown) or 'none of them'}. Export the network with an older operator"
+            " set, or give its weights and class"
         ) from error
+
+
+def _converted_operators() -> set[str]:
+    """Names of the ONNX operators that the converter knows, in any version."""
+    from onnx2torch.node_converters import registry
+
+    return {known.operation_type for known in getattr(registry, "_CONVERTER_REGISTRY", ())}
 
 
 def _first_line(error: BaseException) -> str:

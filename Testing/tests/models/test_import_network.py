@@ -233,6 +233,20 @@ def test_the_layers_of_an_imported_network_have_its_own_names(kind, network, cod
         assert UpTo(model.network, name, x)(x).shape[0] == 1
 
 
+def test_an_operator_that_is_not_known_is_named(network, tmp_path, monkeypatch):
+    with_converter(monkeypatch)
+    from onnx import TensorProto, helper, save
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 8, 8]) for name in "xy"]
+    node = helper.make_node("Bernoulli", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    save(model, tmp_path / "b.onnx")
+    with pytest.raises(ModelError, match="'ai.onnx': 15.*Bernoulli; not known.*all: Bernoulli"):
+        import_network(tmp_path / "b.onnx")
+
+
 # Trust --------------------------------------------------------------------------------------------
 
 

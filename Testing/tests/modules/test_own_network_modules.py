@@ -124,7 +124,16 @@ def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypat
     assert form.trustCheckBox.isVisibleTo(form.dialog) and not form.addButton.enabled
     form.trustCheckBox.checked = True
     form.classEdit.text = "Other"
-    form.inputsEdit.text, form.outputsEdit.text = "T1", "CT (HU)"
+    form.inputsEdit.text, form.outputsEdit.text = "T1 0..1", "CT (HU) -500..500"
+    form.givenSelector.setCurrentIndex(form.givenSelector.findData("signed"))
+    assert form.description() == {
+        "task": "image-to-image",
+        "inputs": [{"name": "T1", "units": "", "low": 0.0, "high": 1.0, "scaling": "none"}],
+        "outputs": [
+            {"name": "CT", "units": "HU", "low": -500.0, "high": 500.0}
+            | {"scaling": "range", "to": (-1.0, 1.0)}
+        ],
+    }
     form.addButton.click()
     wait_for(lambda: "Net" in form.statusLabel.text)
     assert "has no 'Other'; it has Net" in form.statusLabel.text
