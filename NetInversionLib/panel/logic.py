@@ -221,12 +221,19 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         panel_runs.remove(self.moduleName, run)
 
     def resultNodes(self, run: str) -> dict:
-        """The nodes of a run by their keys; empty if there is none."""
-        return scene_runs.result_nodes(self.moduleName, run)
+        """The nodes of a run by their keys; empty if there is none.
+
+        Nodes that a scene was saved without the data of are left out, like those that were removed.
+        """
+        nodes = scene_runs.result_nodes(self.moduleName, run)
+        return {key: node for key, node in nodes.items() if scene_runs.has_data(node)}
 
     def facts(self, nodes: dict) -> dict:
-        """What a result's text records; empty if it was removed."""
-        return json.loads(nodes["facts"].GetText()) if nodes.get("facts") is not None else {}
+        """What a result's text records; empty if it was removed, or the scene was saved without
+        it.
+        """
+        text = nodes["facts"].GetText() if nodes.get("facts") is not None else ""
+        return json.loads(text) if text else {}
 
     def tables(self, nodes: dict) -> dict[str, Table]:
         """A result's tables by their keys, from its nodes."""

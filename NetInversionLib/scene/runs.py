@@ -105,3 +105,14 @@ def result_from_nodes(nodes: dict) -> Result:
         elif node.IsA("vtkMRMLTextNode"):
             result.facts = json.loads(node.GetText())
     return result
+
+
+def has_data(node: slicer.vtkMRMLNode) -> bool:
+    """Whether a node holds what it is there for: a scene can be saved without its nodes' data."""
+    if node.IsA("vtkMRMLVolumeNode"):
+        return node.GetImageData() is not None
+    if node.IsA("vtkMRMLTableNode"):
+        return node.GetTable() is not None and node.GetTable().GetNumberOfColumns() > 0
+    if node.IsA("vtkMRMLTextNode"):
+        return bool(node.GetText())
+    return True

@@ -16,3 +16,15 @@ def choose_second_model(widget, path):
     if path:
         qt.replies.append(str(path))
     pick(widget.ui.secondModelSelector, "From file..." if path else "None")
+
+
+def without_data(node):
+    """A node as a scene opens it that was saved without its data."""
+    import vtk
+
+    if node.IsA("vtkMRMLTableNode"):
+        node.SetAndObserveTable(vtk.vtkTable())
+    elif node.IsA("vtkMRMLVolumeNode"):
+        node.SetAndObserveImageData(None)
+    elif node.IsA("vtkMRMLTextNode"):
+        node.SetText("")

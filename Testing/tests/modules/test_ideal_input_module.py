@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import timing
 import torch
-from panel_steps import choose_second_model, pick
+from panel_steps import choose_second_model, pick, without_data
 
 from NetInversionLib import jobs, models, networks
 from NetInversionLib.core import steps, volumes
@@ -863,6 +863,18 @@ def test_an_incomplete_result_is_replaced_by_a_complete_one(widget, writing, com
     finish(widget)
     assert not any(node.GetAttribute("IdealInput.incomplete") for node in results(widget).values())
     assert not any("incomplete" in node.GetName() for node in results(widget).values())
+
+
+def test_a_scene_saved_without_its_nodes_data_opens(widget, writing):
+    """Slicer saves the nodes whose data the user unticked, and opens them empty."""
+    finish(widget)
+    for kind in ("Table", "ScalarVolume", "Text"):
+        for node in results(widget).values():
+            if node.IsA(f"vtkMRML{kind}Node"):
+                without_data(node)
+        widget.refresh()
+        widget.ui.showButton.click()
+    assert "figures was removed" in widget.ui.summaryLabel.text
 
 
 def test_parts_of_a_result_may_be_deleted_afterwards(widget, writing):

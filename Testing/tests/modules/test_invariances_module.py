@@ -7,7 +7,7 @@ import host
 import numpy as np
 import pytest
 import torch
-from panel_steps import choose_second_model
+from panel_steps import choose_second_model, without_data
 from test_invariance_proposals import saved
 from test_invariances import body
 
@@ -350,6 +350,19 @@ def test_three_lines_from_the_console(widget):
         and max(tables.columns_of(output.tables["proof"])["largest accepted (HU)"]) <= 1.0
     )
     assert output.nodes["std proven"].GetName().startswith("Proven SD: My CT")
+
+
+def test_a_scene_saved_without_its_nodes_data_opens(widget):
+    """Slicer saves the nodes whose data the user unticked, and opens them empty."""
+    choose(widget, add_ct())
+    press(widget)
+    for kind in ("Table", "ScalarVolume", "Text"):
+        for node in results(widget).values():
+            if node.IsA(f"vtkMRML{kind}Node"):
+                without_data(node)
+        widget.refresh()
+        widget.ui.showButton.click()
+    assert "removed" in widget.ui.summaryLabel.text
 
 
 def test_a_result_is_deleted_with_its_sequences_differences_and_legends(widget):

@@ -18,6 +18,7 @@ import pytest
 import timing
 from harmonize_tasks import OTHER, TONE, UNUSUAL
 from pages import check_alone, check_same
+from panel_steps import without_data
 from test_ideal_input_module import save_model
 from toy_brains import brain
 
@@ -659,6 +660,22 @@ def test_parts_of_a_result_may_be_deleted_afterwards(widget):
         widget.refresh()
         widget.ui.showButton.click()
     assert "figures was removed" in widget.ui.verdictLabel.text
+
+
+@pytest.mark.parametrize("kind", ["Table", "ScalarVolume", "Text", ""])
+def test_a_scene_saved_without_its_nodes_data_opens(widget, kind):
+    """Slicer saves the nodes whose data the user unticked, and opens them empty."""
+    run(widget, add())
+    nodes = results(widget)
+    emptied = [node for node in nodes.values() if node.IsA(f"vtkMRML{kind}Node")]
+    if not kind:
+        emptied = list(nodes.values())
+    for node in emptied:
+        without_data(node)
+    widget.refresh()
+    widget.ui.showButton.click()
+    words = widget.ui.verdictLabel.text
+    assert emptied and ("figures was removed" in words) == (kind in ("Text", ""))
 
 
 def test_module_reload(widget):
