@@ -17,6 +17,8 @@ from ..core import scans
 from ..core.text import shown
 from .folders import OWN
 
+GONE = "no file"
+"""Why ``scans.find`` leaves out a link to nothing."""
 DICOM = ""
 """Ending of an image that is a folder with a DICOM series."""
 
@@ -189,18 +191,31 @@ def _files(folder: Path, out: Path, log: Callable[[str], None]) -> list[Path]:
         folder, skip=lambda path: (path / OWN).is_dir() or path.resolve() == out.resolve()
     )
     for reason, number in Counter(listing.left_out.values()).items():
-        if reason != "a mask":  # of masks more is said
+        if reason not in ("a mask", GONE):  # of masks more is said
             log(f"{number} files are left out: by their names {reason}")
-    return listing.scans
+    return sorted([*listing.scans, *_gone(listing)], key=_place)
+
+
+def _place(path: Path) -> tuple:
+    """Orders volumes as one walks the folders: a folder's own, then those of its sub-folders."""
+    if path.is_dir():
+        return path.parts, ""
+    return path.parent.parts, path.name
+
+
+def _gone(listing: scans.Listing) -> list[Path]:
+    """Links to nothing, such as those of a data set that was not fetched: they fail by name."""
+    return [path for path, reason in listing.left_out.items() if reason == GONE]
 
 
 def _bids_files(folder: Path, suffix: str) -> list[Path]:
     endings = (f"_{suffix}.nii.gz", f"_{suffix}.nii")
     place = re.compile(r"sub-[^/]+/(ses-[^/]+/)?anat/[^/]+")
     ours = re.compile(r"_desc-(harmonized|[0-9A-Za-z]+Harmonized)_")
+    listing = scans.find(folder)
     return [
         path
-        for path in sorted(scans.find(folder).scans)
+        for path in sorted([*listing.scans, *_gone(listing)])
         if path.name.endswith(endings)
         and place.fullmatch(_below(path, folder))
         and not ours.search(path.name)
