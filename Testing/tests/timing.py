@@ -1,5 +1,6 @@
 """Limits of time that hold on a busy or a slow machine too."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,13 +10,19 @@ IDLE_START_S = 0.05  # a bare Python starts in less where nothing else runs
 
 def limit(seconds: float) -> float:
     """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts
-    later.
+    later, or as there are programs for each processor.
 
     Ask for it after what was measured: a machine that was busy then is so a moment later.
     """
+    later = max(_start_s() for _ in range(3)) / IDLE_START_S
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return seconds * max(1.0, later, load / (os.cpu_count() or 1))
+
+
+def _start_s() -> float:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True)
-    return seconds * max(1.0, (time.perf_counter() - begin) / IDLE_START_S)
+    return time.perf_counter() - begin
 
 
 def copying(array) -> float:
