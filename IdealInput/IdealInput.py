@@ -316,7 +316,7 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
             **settings,
         )
         inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
-        return self.addResult(jobs.run_here(request, progress), next(iter(inputs.values())), inputs)
+        return self.addResult(self.computed(request, progress), next(iter(inputs.values())), inputs)
 
     def request(self, *arguments: Any, **settings: Any) -> jobs.Request:
         """The same as data, for NetInversionLib.jobs.run_here or panel.job.QtJob (parameters: see

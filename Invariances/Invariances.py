@@ -325,7 +325,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
             ct = steps.finish(scene_read.read_volume(lowDose))
             model = models.adopt_denoiser(model, description, ct, (progress or Progress()).log)
         request = steps.finish(self.requestSteps(lowDose, model, **options))
-        return self.addResult(jobs.run_here(request, progress), lowDose)
+        return self.addResult(self.computed(request, progress), lowDose)
 
     def requestSteps(
         self,

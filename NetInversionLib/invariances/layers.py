@@ -37,6 +37,8 @@ def layers_with_flow(denoiser: str, sampler: str | None) -> set[str]:
     """
     if not sampler:
         return set()
+    if cards.is_card(denoiser):
+        return set(models.read_card(sampler).arguments["flows"])
     from ..networks import layers
 
     network = models.load(denoiser).network
@@ -56,5 +58,7 @@ def names_of(denoiser: str, layer: str) -> set[str]:
     """
     from ..networks import layers
 
+    if cards.is_card(denoiser):
+        return {layer}
     model = models.load(denoiser)
     return set(layers.same_values(model.network, layer, called=repr(model.card.name)))

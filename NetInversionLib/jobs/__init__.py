@@ -16,6 +16,7 @@ __getattr__ = door(
         "Request": "request",
         "TASKS": "request",
         "find_task": "request",
+        "run_apart": "apart",
         "run_here": "request",
         "load_intermediate": "storage",
         "load_request": "storage",

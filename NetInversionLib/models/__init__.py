@@ -16,6 +16,7 @@ __getattr__ = door(
         "METADATA_KEY": "files",
         "load": "opening",
         "opened": "opening",
+        "runs_code": "foreign.cards",
         "read_card": "opening",
         "record_quality": "files",
         "save": "files",

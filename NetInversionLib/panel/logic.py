@@ -12,8 +12,9 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from .. import models
+from .. import jobs, models
 from ..core import steps
+from ..core.progress import Progress
 from ..core.results import Result, Table
 from ..models.card import Card, ModelError
 from ..scene import results, write
@@ -21,6 +22,7 @@ from ..scene import runs as scene_runs
 from ..scene import tables as scene_tables
 from . import estimates
 from . import runs as panel_runs
+from .job import find_python
 from .packages import installed
 from .pictures import durationText
 from .reports import ReportLogic
@@ -116,6 +118,19 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
                 return core_devices.available()
         except ImportError:
             return ["cpu"]
+
+    # Runs
+
+    def computed(self, request: jobs.Request, progress: Progress | None = None) -> Result:
+        """The request's result: computed here, or in a worker where a network's file can run code,
+        so that nothing of it runs inside Slicer.
+
+        Raises:
+            Exception: Whatever the task raises; from a worker, JobError with its words.
+        """
+        if any(models.runs_code(path) for path in request.model_paths.values()):
+            return jobs.run_apart(request, progress, find_python())
+        return jobs.run_here(request, progress)
 
     # How long runs take
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.writing import replacing
 from ..card import Card, ModelError
 from .description import DENOISING, Description, ScaledChannel, channels, described
-from .formats import BUNDLE, CAN_RUN_CODE, EXPORTED, ONNX, OWN, SCRIPT, STATE
+from .formats import BUNDLE, CAN_RUN_CODE, EXPORTED, ONNX, SCRIPT, STATE
 from .found import Probe
 from .trust import require, sha256_of
 
@@ -227,4 +227,14 @@ def is_card(path: Path | str) -> bool:
     return str(path).endswith(SUFFIX)
 
 
-__all__ = ["OWN", "Imported", "card_of", "is_card", "load", "read", "read_card", "save"]
+def runs_code(path: object) -> bool:
+    """Whether a model's file, or a Python file that it needs, can run code.
+
+    Raises:
+        ModelError: As ``read``.
+    """
+    if not isinstance(path, (str, Path)) or not is_card(path):
+        return False
+    imported = read(path)
+    spec = str(imported.architecture.get("spec", ""))
+    return imported.kind in CAN_RUN_CODE or spec.rpartition(":")[0].endswith(".py")

@@ -1,11 +1,15 @@
 """A network of the user's own in the modules: from the console."""
 
+import sys
 import time
 
 import host
 import numpy as np
+import pytest
 import torch
 from torch import nn
+
+from NetInversionLib.jobs import JobError
 
 host.start()
 
@@ -149,5 +153,35 @@ def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypat
     mr = add_volume(0.5 + 0.3 * np.sin(i / 5) * np.cos(j / 4 + k), "T1")
     ct = add_volume(100 * np.cos(i / 5), "CT")
     quick = {"max_evaluations": 5, "device": "cpu", "knobs": False, "validity": False}
+    loaded = set(sys.modules)
     output = widget.logic.run([mr], ct, widget._parameterNode.modelFile, **quick)
+    assert not any("netinversion_own" in name for name in set(sys.modules) - loaded)
+    with pytest.raises(JobError, match="max_evaluations"):
+        widget.logic.run([mr], ct, widget._parameterNode.modelFile, max_evaluations=0)
     assert slicer.util.arrayFromVolume(output.nodes["ideal t1 patient"]).shape == (2, 16, 18)
+
+
+def test_a_denoiser_of_the_users_own_runs_from_the_panel_in_a_worker(module, tmp_path, monkeypatch):
+    import slicer
+
+    from NetInversionLib.models.foreign.importing import Wishes, import_network
+
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    torch.jit.script(Own().eval()).save(tmp_path / "own.pt")
+    told = {"task": "denoising", "scaling": "mean-std", "mean": 0.0, "std": 1000.0}
+    made = import_network(tmp_path / "own.pt", Wishes(description=told), lambda *asked: True)
+    widget = module("Invariances")
+    hu = np.full((2, 32, 36), -1000.0)
+    hu[:, 6:26, 6:30] = 40 + 30 * np.random.default_rng(0).normal(size=(2, 20, 24))
+    node = widget._parameterNode
+    node.lowDose = add_volume(hu, "low dose")
+    widget.setValues(fromFile=True, modelFile=str(made))
+    assert widget._card.name == "own" and widget._card.task == "denoising"
+    node.worker, node.samples, node.projected, node.shown = True, 2, 1, 1
+    assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
+    widget.ui.applyButton.click()
+    host.wait(lambda: widget._going is None, 240, "The run's end")
+    nodes = widget.logic.resultNodes(node.run)
+    assert nodes, widget.ui.logText.toPlainText()
+    assert slicer.util.arrayFromVolume(nodes["std unproven"]).max() > 1
+    assert widget.logic.facts(nodes)["model"]["file"] == "own.network"
