@@ -1,13 +1,12 @@
 """The module Ideal Input: which input image would make this image-to-image network err least?"""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import slicer
 from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLMarkupsROINode, vtkMRMLSegmentationNode
-from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
@@ -26,8 +25,9 @@ from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.ideal_input import dixon, reading
 from NetInversionLib.models.card import Card, Channel
-from NetInversionLib.panel import lists, packages, panel, placing, running, samples
+from NetInversionLib.panel import lists, logic, packages, panel, placing, running, samples
 from NetInversionLib.panel.choices import RegionChoice, show_region
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import masks, read, write
 
 SAMPLE = "IdealInputDixon"
@@ -263,36 +263,28 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
 
     def run(
         self,
-        inputNodes: Nodes,
-        targetNode: Nodes,
-        modelPath: str | Path | None = None,
-        maskNode: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
-        roi: vtkMRMLMarkupsROINode | None = None,
-        secondModelPath: str | Path | None = None,
-        otherInputs: Sequence[Nodes] = (),
-        progress: Progress | None = None,
+        inputs: Nodes,
+        target: Nodes,
+        *,
         model: Any = None,
-        description: Any = None,
-        **settings: Any,
+        mask: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
+        settings: Any = None,
+        progress: Progress | None = None,
+        **more: Any,
     ) -> Any:
         """Compute, here and now, and add the results to the scene.
 
         Args:
-            inputNodes: Scalar volume nodes by channel role, or a list in the order of the model's
-                card.
-            targetNode: What the network should give (CT); a dict or list if it gives several.
-            modelPath: Model file; default is the first shipped model that takes as many images.
-            maskNode: Label map or segmentation outside of which the input stays as it is.
-            roi: Markups ROI node: the region, instead of ``settings["region"]``.
-            secondModelPath: Another network, on which the gain is tried.
-            otherInputs: For each other patient their input volumes, as ``inputNodes``: the table of
-                validity shows what error the images of other people make.
-            progress: What is told meanwhile.
-            model: Instead of a file a network of your own: a torch.nn.Module, or any function of
-                tensors (N, C, J, I) that gradients pass through.
-            description: Of that network, as far as you like: see NetInversionLib.models.adopt.
+            inputs: Scalar volume nodes by channel role, or a list in the order of the model's card.
+            target: What the network should give (CT); a dict or list if it gives several.
+            model: Model file, or a network of your own: a torch.nn.Module, or any function of
+                tensors (N, C, J, I) that gradients pass through. Default is the first shipped model
+                that takes as many images.
+            mask: Label map or segmentation outside of which the input stays as it is.
             settings: Fields of NetInversionLib.ideal_input.Settings: starts, max_evaluations,
-                device, ...
+                device, ...; each can also be given by its name.
+            progress: What is told meanwhile.
+            more: Single settings, and what else ``requestSteps`` takes.
 
         Returns:
             See ``addResult``.
@@ -302,50 +294,45 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
                 added then.
         """
         packages.ensure_packages(self.TITLE)
-        request = self.request(
-            inputNodes,
-            targetNode,
-            modelPath,
-            maskNode,
-            roi,
-            secondModelPath,
-            otherInputs,
-            model,
-            description,
-            log=(progress or Progress()).log,
-            **settings,
-        )
-        inputs = self._byRole(inputNodes, models.read_card(request.model_paths["network"]).inputs)
-        return self.addResult(self.computed(request, progress), next(iter(inputs.values())), inputs)
+        chosen = {"model": model, "mask": mask, "settings": settings, "progress": progress}
+        request = self.request(inputs, target, **chosen, **more)
+        nodes = self._byRole(inputs, models.read_card(request.model_paths["network"]).inputs)
+        return self.addResult(self.computed(request, progress), next(iter(nodes.values())), nodes)
 
-    def request(self, *arguments: Any, **settings: Any) -> jobs.Request:
-        """The same as data, for NetInversionLib.jobs.run_here or panel.job.QtJob (parameters: see
-        ``run``).
-        """
-        return steps.finish(self.requestSteps(*arguments, **settings))
-
-    def requestSteps(
+    def requestSteps(  # type: ignore[override]  # says which inputs and choices
         self,
-        inputNodes: Nodes,
-        targetNode: Nodes,
-        modelPath: str | Path | None = None,
-        maskNode: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
-        roi: vtkMRMLMarkupsROINode | None = None,
-        secondModelPath: str | Path | None = None,
-        otherInputs: Sequence[Nodes] = (),
+        inputs: Nodes,
+        target: Nodes,
+        *,
         model: Any = None,
+        mask: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None = None,
+        settings: Any = None,
+        progress: Progress | None = None,
+        roi: vtkMRMLMarkupsROINode | None = None,
+        secondModel: str | Path | None = None,
+        otherInputs: Sequence[Nodes] = (),
         description: Any = None,
-        log: Callable[[str], None] = lambda message: None,
-        **settings: Any,
+        **single: Any,
     ) -> steps.Steps:
-        """Steps whose value is the request: reading large volumes takes its time."""
-        if isinstance(model, (str, Path)):
-            modelPath, model = model, None
-        if model is not None:
-            modelPath = yield from own.adopted(model, description, inputNodes, targetNode, log)
-        modelPath = modelPath or self._modelFor(inputNodes)
-        card = models.read_card(modelPath)
-        nodes = {**self._byRole(inputNodes, card.inputs), **self._byRole(targetNode, card.outputs)}
+        """Steps whose value is the request: reading large volumes takes its time.
+
+        Args:
+            inputs, target, model, mask, settings, progress: See ``run``.
+            roi: Markups ROI node: the region, instead of the setting "region".
+            secondModel: File of another network, on which the gain is tried.
+            otherInputs: For each other patient their input volumes, as ``inputs``: the table of
+                validity shows what error the images of other people make.
+            description: Of a network of your own, as far as you like: see
+                NetInversionLib.models.adopt.
+            single: Settings by name, which count before ``settings``.
+        """
+        chosen = logic.settings_of(settings, single)
+        if model is not None and not isinstance(model, (str, Path)):
+            log = (progress or Progress()).log
+            model = yield from own.adopted(model, description, inputs, target, log)
+        model = model or self._modelFor(inputs)
+        card = models.read_card(model)
+        nodes = {**self._byRole(inputs, card.inputs), **self._byRole(target, card.outputs)}
         for number, others in enumerate(otherInputs, 1):
             nodes |= {
                 f"other {number} {role}": node
@@ -355,21 +342,21 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
         for role, node in nodes.items():
             images[role] = yield from read.read_volume(node)
         first = images[card.inputs[0].role]
-        if maskNode is not None:
+        if mask is not None:
             images["mask"] = first.with_array(
-                masks.mask_from_node(maskNode, first).view("uint8"), maskNode.GetName()
+                masks.mask_from_node(mask, first).view("uint8"), mask.GetName()
             )
         if roi is not None:
-            settings["region"] = read.region_from_roi_node(roi, first)
-        paths = {"network": modelPath, **({"second": secondModelPath} if secondModelPath else {})}
-        return jobs.Request("ideal_input", images, paths, settings)
+            chosen["region"] = read.region_from_roi_node(roi, first)
+        paths = {"network": model, **({"second": secondModel} if secondModel else {})}
+        return jobs.Request("ideal_input", images, paths, chosen)
 
     def _modelFor(self, inputNodes: Nodes) -> Path:
         for path, card in self.models().items():
             if len(card.inputs) == len(inputNodes):
                 return path
         raise models.ModelError(
-            f"No shipped model takes {len(inputNodes)} images; name a model file (modelPath)."
+            f"No shipped model takes {len(inputNodes)} images; name a model file (model=...)."
         )
 
     def _byRole(self, nodes: Nodes, channels: Sequence[Channel]) -> dict[str, slicer.vtkMRMLNode]:
@@ -391,12 +378,6 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
                 f"The network needs volumes for {wanted}, and got {', '.join(nodes)}."
             )
         return {channel.role: nodes[channel.role] for channel in channels}
-
-    # What the panel asks
-
-    # How long and how much, roughly
-
-    # Results in words and views
 
     # Sample data
 
@@ -450,7 +431,7 @@ class IdealInputTest(ScriptedLoadableModuleTest):
             device="cpu",
         )
         errors = output.facts["error"]
-        self.assertLess(errors["patient"], 0.8 * errors["patient's"])
+        self.assertLess(errors["patient"], 0.8 * errors["own"])
         for key, node in output.nodes.items():
             if node.IsA("vtkMRMLScalarVolumeNode"):
                 self.assertEqual(node.GetImageData().GetDimensions(), (24, 20, 2), key)

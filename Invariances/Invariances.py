@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import slicer
 from slicer import vtkMRMLMarkupsFiducialNode, vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
-from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
@@ -21,11 +20,13 @@ from InvariancesLib import following, lists, results, views
 
 from NetInversionLib import jobs, models
 from NetInversionLib.core import steps, volumes
+from NetInversionLib.core.keys import Key
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.results import Result
 from NetInversionLib.invariances import choices
-from NetInversionLib.panel import browsing, packages, placing, running, samples
+from NetInversionLib.panel import browsing, logic, packages, placing, running, samples
 from NetInversionLib.panel.choices import RegionChoice, show_region
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import masks, write
 from NetInversionLib.scene import read as scene_read
 from NetInversionLib.scene import tables as scene_tables
@@ -266,8 +267,6 @@ class InvariancesWidget(lists.DenoiserLists, following.Following, results.Result
         self.ui.previewLabel.setPixmap(self.logic.preview(result))
         self.ui.previewLabel.setVisible(True)
 
-    # Results
-
 
 #
 # InvariancesLogic
@@ -293,10 +292,11 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     def run(
         self,
         lowDose: slicer.vtkMRMLNode,
+        *,
         model: Any = None,
+        settings: Any = None,
         progress: Progress | None = None,
-        description: Any = None,
-        **options: Any,
+        **more: Any,
     ) -> Any:
         """Compute, here and now, and add the results to the scene.
 
@@ -305,13 +305,10 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
             model: Model file of a denoiser, or a network of your own: a torch.nn.Module, or any
                 function of tensors (N, 1, J, I) that gradients pass through. Default is the first
                 shipped one.
+            settings: Fields of NetInversionLib.invariances.settings.Settings: region, samples,
+                epsilon_hu, layer, device, ...; each can also be given by its name.
             progress: What is told meanwhile.
-            description: Of that network, as far as you like: see
-                NetInversionLib.models.adopt_denoiser.
-            options: segmentation, point, roi (nodes), sampler, secondModel and secondSampler
-                (files), see ``requestSteps``; and fields of
-                NetInversionLib.invariances.settings.Settings: region, samples, epsilon_hu, layer,
-                device, ...
+            more: Single settings, and what else ``requestSteps`` takes.
 
         Returns:
             See ``addResult``.
@@ -321,52 +318,56 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
                 is added then.
         """
         packages.ensure_packages(self.TITLE)
-        if callable(model):
-            ct = steps.finish(scene_read.read_volume(lowDose))
-            model = models.adopt_denoiser(model, description, ct, (progress or Progress()).log)
-        request = steps.finish(self.requestSteps(lowDose, model, **options))
+        chosen = {"model": model, "settings": settings, "progress": progress}
+        request = self.request(lowDose, **chosen, **more)
         return self.addResult(self.computed(request, progress), lowDose)
 
-    def requestSteps(
+    def requestSteps(  # type: ignore[override]  # says which inputs and choices
         self,
         lowDose: slicer.vtkMRMLNode,
-        model: str | Path | None = None,
+        *,
+        model: Any = None,
+        settings: Any = None,
+        progress: Progress | None = None,
         segmentation: slicer.vtkMRMLNode | None = None,
         point: vtkMRMLMarkupsFiducialNode | None = None,
         roi: vtkMRMLMarkupsROINode | None = None,
         secondModel: str | Path | None = None,
         sampler: str | Path | None = None,
         secondSampler: str | Path | None = None,
-        **settings: Any,
+        description: Any = None,
+        **single: Any,
     ) -> steps.Steps:
-        """Steps whose value is the request, for NetInversionLib.jobs.run_here or panel.job.QtJob.
-
-        Only the slices that are needed are sent.
+        """Steps whose value is the request. Only the slices that are needed are sent.
 
         Args:
-            lowDose, model, settings: See ``run``.
+            lowDose, model, settings, progress: See ``run``.
             segmentation: Segmentation or label map node: statistics inside its segments.
             point: Markups fiducial node: its first point is where lesions are tried.
-            roi: Markups ROI node: the region, instead of ``settings["region"]``.
+            roi: Markups ROI node: the region, instead of the setting "region".
             secondModel: File of another denoiser, asked about the same noise and textures; "cinn"
                 draws for each denoiser with its own sampler.
             sampler, secondSampler: Files of samplers made for the denoiser and for the second.
                 Where no ``proposals`` are named ``sampler`` draws them; where "cinn" is named and
                 no file, the first installed that fits is taken.
+            description: Of a network of your own: see NetInversionLib.models.adopt_denoiser.
+            single: Settings by name, which count before ``settings``.
         """
+        chosen = logic.settings_of(settings, single)
         volume = yield from scene_read.read_volume(lowDose)
+        if callable(model):
+            log = (progress or Progress()).log
+            model = models.adopt_denoiser(model, description, volume, log)
         if roi is not None:
-            settings["region"] = scene_read.region_from_roi_node(roi, volume)
+            chosen["region"] = scene_read.region_from_roi_node(roi, volume)
         if point is not None:
-            settings["lesion"] = placing.point_of(point)
-        volume, settings = choices.only_slices(volume, settings)
+            chosen["lesion"] = placing.point_of(point)
+        volume, chosen = choices.only_slices(volume, chosen)
         images = {"low_dose": volume}
         if segmentation is not None:
-            images["segments"], settings["segments"] = masks.segments_from_node(
-                segmentation, volume
-            )
+            images["segments"], chosen["segments"] = masks.segments_from_node(segmentation, volume)
         if sampler:
-            settings.setdefault("proposals", ["cinn"])
+            chosen.setdefault("proposals", ["cinn"])
         paths = {
             "denoiser": model or self._firstModel(),
             "second": secondModel,
@@ -374,9 +375,9 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
             "second sampler": secondSampler,
         }
         for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
-            if not paths[key] and "cinn" in settings.get("proposals", ()):
+            if not paths[key] and "cinn" in chosen.get("proposals", ()):
                 paths[key] = next(iter(self.samplers(paths[denoiser])), None)
-        return jobs.Request("invariances", images, {k: p for k, p in paths.items() if p}, settings)
+        return jobs.Request("invariances", images, {k: p for k, p in paths.items() if p}, chosen)
 
     def _firstModel(self) -> Path:
         for path in self.models():
@@ -394,16 +395,16 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     ) -> steps.Steps:
         """As ModuleLogic; samples, proposals and their answers go into sequences to browse."""
         written: Written = yield from super().writeResult(result, inputNode, inputs)
-        for suffix in self.suffixes(written.nodes):
-            titles = {
-                f"samples{suffix}": _("Samples, proven"),
-                f"proposals{suffix}": _("Proposals, unproven"),
-                f"{views.ANSWERS}{suffix}": _("Denoised samples"),
-                f"browser{suffix}": _("Samples and proposals"),
+        for network in self.networks(written.nodes):
+            kinds = {
+                "samples": _("Samples, proven"),
+                "proposals": _("Proposals, unproven"),
+                views.ANSWERS: _("Denoised samples"),
+                "browser": _("Samples and proposals"),
             }
-            written.nodes = browsing.browsed(
-                written.nodes, titles, self.moduleName, f"browser{suffix}"
-            )
+            titles = {Key(kind, network=network): title for kind, title in kinds.items()}
+            browser = Key("browser", network=network)
+            written.nodes = browsing.browsed(written.nodes, titles, self.moduleName, browser)
         return written
 
     # Low dose, sample data
@@ -449,10 +450,6 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
             node.lowDose, node.normalDose = low, normal
         slicer.util.setSliceViewerLayers(background=low, fit=True)
         return {"normal dose": normal, "low dose": low}
-
-    # What the panel asks
-
-    # Results in words and views
 
 
 #

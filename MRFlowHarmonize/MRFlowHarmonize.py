@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import slicer
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
-from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
@@ -26,7 +25,8 @@ from NetInversionLib.core.results import Result
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.harmonize import reading
 from NetInversionLib.harmonize.settings import Settings
-from NetInversionLib.panel import batch, lists, packages, panel, running, samples
+from NetInversionLib.panel import batch, lists, logic, packages, panel, running, samples
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import masks, read, write
 from NetInversionLib.scene import tables as scene_tables
 
@@ -267,21 +267,24 @@ class MRFlowHarmonizeLogic(choices.Choices, views.ResultViews):
     def run(
         self,
         source: vtkMRMLScalarVolumeNode,
-        mask: slicer.vtkMRMLNode | None = None,
+        *,
         model: str | Path | None = None,
+        mask: slicer.vtkMRMLNode | None = None,
+        settings: Any = None,
         progress: Progress | None = None,
-        **settings: Any,
+        **single: Any,
     ) -> Any:
         """Harmonize, here and now, and add the results to the scene.
 
         Args:
             source: Scalar volume node with an MR image.
+            model: Model file; default is the first shipped one.
             mask: Label map, segmentation or scalar volume (above 0) that covers the brain; None if
                 it was extracted.
-            model: Model file; default is the first shipped one.
-            progress: What is told meanwhile.
             settings: Fields of NetInversionLib.harmonize.Settings: mode, strength, output_range,
-                baselines, ...
+                baselines, ...; each can also be given by its name.
+            progress: What is told meanwhile.
+            single: Settings by name, which count before ``settings``.
 
         Returns:
             See ``addResult``. A refused volume has facts and the table "verdict" only.
@@ -291,45 +294,38 @@ class MRFlowHarmonizeLogic(choices.Choices, views.ResultViews):
                 Nothing is added then.
         """
         packages.ensure_packages(self.TITLE)
-        return self.addResult(
-            jobs.run_here(self.request(source, mask, model, **settings), progress),
-            source,
-            {"source": source},
-        )
+        request = self.request(source, model=model, mask=mask, settings=settings, **single)
+        return self.addResult(jobs.run_here(request, progress), source, {"source": source})
 
-    def request(self, *arguments: Any, **settings: Any) -> jobs.Request:
-        """The same as data, for NetInversionLib.jobs.run_here or panel.job.QtJob (parameters: see
-        ``run``).
-        """
-        return steps.finish(self.requestSteps(*arguments, **settings))
-
-    def requestSteps(
+    def requestSteps(  # type: ignore[override]  # says which inputs and choices
         self,
         source: slicer.vtkMRMLNode,
-        mask: slicer.vtkMRMLNode | None = None,
+        *,
         model: str | Path | None = None,
-        **settings: Any,
+        mask: slicer.vtkMRMLNode | None = None,
+        settings: Any = None,
+        progress: Progress | None = None,
+        **single: Any,
     ) -> steps.Steps:
-        """Steps whose value is the request: reading large volumes takes its time."""
-        Settings.from_json(settings)  # raises before anything is read
+        """Steps whose value is the request: reading large volumes takes its time.
+
+        Args:
+            source, model, mask, settings, progress, single: See ``run``.
+        """
+        chosen = logic.settings_of(settings, single)
+        Settings.from_json(chosen)  # raises before anything is read
         model = model or next(iter(self.models()), None)
         if model is None:
             raise models.ModelError(_("No model for harmonization is there; name a model file."))
         images = {"source": (yield from read.read_volume(source))}
         if mask is not None:
             images["mask"] = yield from self._readMask(mask, images["source"])
-        return jobs.Request("harmonize", images, {"model": str(model)}, settings)
+        return jobs.Request("harmonize", images, {"model": str(model)}, chosen)
 
     def _readMask(self, mask: slicer.vtkMRMLNode, image: Volume) -> steps.Steps:
         if mask.IsA("vtkMRMLScalarVolumeNode") and not mask.IsA("vtkMRMLLabelMapVolumeNode"):
             return (yield from read.read_volume(mask))
         return image.with_array(masks.mask_from_node(mask, image).view("uint8"), mask.GetName())
-
-    # What the panel asks
-
-    # Results in words
-
-    # Results in views
 
     # Sample data
 

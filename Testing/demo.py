@@ -242,7 +242,7 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
             [*(nodes[role] for role in dixon.CHANNELS), *(output.nodes[key] for key in keys)],
             columns=3,
         )
-    keys = ["output ct patient's", "error ct patient's", "output ct patient", "error ct patient"]
+    keys = ["output ct own", "error ct own", "output ct patient", "error ct patient"]
     host.render_slice_views(
         OUTPUT / f"{name} synthetic CT.png", [nodes["ct"], *(output.nodes[key] for key in keys)]
     )

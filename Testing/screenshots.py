@@ -224,7 +224,7 @@ def draw_results(widget, nodes):
         OUTPUT / "IdealInput-outputs.png",
         [
             {"background": target, "title": "Target: CT"},
-            {"background": nodes["output ct patient's"], "title": "Synthetic CT, patient's input"},
+            {"background": nodes["output ct own"], "title": "Synthetic CT, patient's input"},
             {"background": nodes["output ct patient"], "title": "Synthetic CT, ideal input"},
         ],
         size=VIEW,

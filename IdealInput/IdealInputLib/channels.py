@@ -6,11 +6,11 @@ from typing import Any
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from NetInversionLib.models.card import Channel
 from NetInversionLib.panel import keyboard, panel
 from NetInversionLib.panel.texts import literal, on_button
+from NetInversionLib.panel.words import tr as _
 
 from .choices import CHOSEN
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import slicer
-from slicer.i18n import tr as _
 
 from NetInversionLib.core import steps, volumes
 from NetInversionLib.core.volumes import Region, Volume
@@ -18,6 +17,7 @@ from NetInversionLib.ideal_input.settings import PRESETS
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import logic, placing
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read
 
 from .views import shownView
@@ -191,12 +191,13 @@ class Choices(logic.ModuleLogic):
         grid = read.grid_from_node(self.chosen(node, card.inputs[0].role))
         through = volumes.axis_toward(grid, card.orientation[2])[0]
         point = placing.point_in(grid, placing.view_centre(shownView()))
-        region = volumes.region_from_ras_points(grid, np.array([point]))
+        bounds = list(volumes.region_from_ras_points(grid, np.array([point])))
         for axis in {0, 1, 2} - {through}:
             half = (grid.shape[axis] + 1) // 2
-            low = min(max(0, region[2 * axis] - half // 2), grid.shape[axis] - half)
-            region = *region[: 2 * axis], low, low + half, *region[2 * axis + 2 :]
-        return grid, region
+            low = min(max(0, bounds[2 * axis] - half // 2), grid.shape[axis] - half)
+            bounds[2 * axis : 2 * axis + 2] = low, low + half
+        k0, k1, j0, j1, i0, i1 = bounds
+        return grid, (k0, k1, j0, j1, i0, i1)
 
     def stepsFromParameterNode(self, node: Any, card: Card) -> steps.Steps:
         """Steps whose value is the request that the panel shows."""
@@ -230,11 +231,10 @@ class Choices(logic.ModuleLogic):
         return self.requestSteps(
             inputs,
             targets,
-            self.modelPath(node),
-            node.maskNode,
-            None,
-            self.secondPath(node),
-            **settings,
+            model=self.modelPath(node),
+            mask=node.maskNode,
+            settings=settings,
+            secondModel=self.secondPath(node),
         )
 
     def cost(self, node: Any, card: Card) -> float:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import slicer
-from slicer.i18n import tr as _
 
+from NetInversionLib.core.keys import OWN, Key
 from NetInversionLib.core.results import Result
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.ideal_input import reading
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import logic, views
+from NetInversionLib.panel.words import tr as _
 
 LAYOUT = 4866
 """Identifier of the layout; the number of the abstract that the method comes from."""
@@ -26,8 +27,9 @@ class ResultViews(logic.ModuleLogic):
 
     def startsOf(self, nodes: Nodes, card: Card) -> list[str]:
         """The starts whose inputs a result holds."""
-        prefix = f"ideal {card.inputs[0].role} "
-        return [key[len(prefix) :] for key in nodes if key.startswith(prefix)]
+        first = card.inputs[0].role
+        keys = map(Key.read, nodes)
+        return [key.start for key in keys if (key.kind, key.channel) == ("ideal", first)]
 
     def summary(self, nodes: Nodes) -> str:
         """The answer, and the errors that it rests on, as HTML."""
@@ -37,12 +39,12 @@ class ResultViews(logic.ModuleLogic):
         """Images are shown as the patient's of that channel, errors of one channel all as the
         patient's.
         """
-        shown = {}
-        for key in result.volumes:
-            kind, role = (key.split(" ") + [""])[:2]
-            shown[key] = f"error {role} patient's" if kind == "error" else inputs.get(role)
-            if kind not in ("ideal", "output", "error"):
-                del shown[key]
+        shown: dict[str, Any] = {}
+        for key in map(Key.read, result.volumes):
+            if key.kind == "error":
+                shown[key] = Key("error", key.channel, OWN)
+            elif key.kind in ("ideal", "output"):
+                shown[key] = inputs.get(key.channel)
         return shown
 
     def showInViews(
@@ -60,16 +62,13 @@ class ResultViews(logic.ModuleLogic):
         output = card.outputs[0].role
         worst = self.facts(nodes).get("settings", {}).get("direction") == "worst"
         kind = _("Worst") if worst else _("Ideal")
-        change = nodes.get(f"change {channel} {start}")
-        errors = [nodes.get(f"error {output} {name}") for name in ("patient's", start)]
-        rows = [
+        ideal = nodes.get(Key("ideal", channel, start))
+        change = nodes.get(Key("change", channel, start))
+        errors = [nodes.get(Key("error", output, name)) for name in (OWN, start)]
+        rows: list[views.Row] = [
             [
-                views.Slice("IdealInput1", _("Patient's own input"), patient),
-                views.Slice(
-                    "IdealInput2",
-                    _("{kind} input").format(kind=kind),
-                    nodes.get(f"ideal {channel} {start}"),
-                ),
+                views.SliceView("IdealInput1", _("Patient's own input"), patient),
+                views.SliceView("IdealInput2", _("{kind} input").format(kind=kind), ideal),
                 views.over(
                     "IdealInput3",
                     _("{kind} minus patient's own").format(kind=kind),
@@ -78,27 +77,29 @@ class ResultViews(logic.ModuleLogic):
                 ),
             ],
             [
-                views.Slice(
+                views.SliceView(
                     "IdealInput4", _("Error with patient's own input"), errors[0], color=views.MAP
                 ),
-                views.Slice(
+                views.SliceView(
                     "IdealInput5",
                     _("Error with {kind} input").format(kind=kind.lower()),
                     errors[1],
                     color=views.MAP,
                 ),
-                views.Tabs(
+                views.TabViews(
                     {
-                        _("Table"): views.Table("IdealInputTable", nodes.get(table)),
-                        _("Convergence"): views.Plot("IdealInputPlot1", nodes.get("convergence")),
-                        _("Spectrum"): views.Plot(
-                            "IdealInputPlot2", nodes.get(f"spectrum {start}")
+                        _("Table"): views.TableView("IdealInputTable", nodes.get(table)),
+                        _("Convergence"): views.PlotView(
+                            "IdealInputPlot1", nodes.get("convergence")
+                        ),
+                        _("Spectrum"): views.PlotView(
+                            "IdealInputPlot2", nodes.get(Key("spectrum", start=start))
                         ),
                     }
                 ),
             ],
         ]
-        yield from views.show(LAYOUT, rows, change, nodes.get(f"ideal {channel} {start}"))
+        yield from views.show(LAYOUT, rows, change, ideal)
 
 
 def shownView() -> str:

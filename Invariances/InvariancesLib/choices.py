@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from NetInversionLib import models
 from NetInversionLib.core import steps, volumes
@@ -24,6 +23,7 @@ from NetInversionLib.models import library
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import logic, pictures, placing
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read as scene_read
 
 from .views import shownView
@@ -93,7 +93,8 @@ class Choices(logic.ModuleLogic):
             names = layers.names_of(path, layer)
             known = names
             if flow:
-                known = layers.layers_with_flow(path, next(iter(self.samplers(path)), None))
+                sampler = next(map(str, self.samplers(path)), None)
+                known = layers.layers_with_flow(path, sampler)
         except LayerError as error:
             return str(error)
         except (ValueError, RuntimeError):
@@ -177,7 +178,7 @@ class Choices(logic.ModuleLogic):
             ),
         ):
             try:
-                invariances_settings.Settings(**{name: numbers(text)})
+                invariances_settings.Settings.from_json({name: numbers(text)})
             except ValueError:
                 found.append(problem)
         return found
@@ -317,13 +318,12 @@ class Choices(logic.ModuleLogic):
         path = self.modelPath(node)
         return self.requestSteps(
             node.lowDose,
-            path,
-            self.segmentation(node),
-            node.lesionNode,
-            None,
-            node.secondModel,
-            self.samplerPath(node, path),
-            **self.settings(node),
+            model=path,
+            settings=self.settings(node),
+            segmentation=self.segmentation(node),
+            point=node.lesionNode,
+            secondModel=node.secondModel,
+            sampler=self.samplerPath(node, path),
         )
 
     def cost(self, node: Any) -> float:
@@ -348,9 +348,9 @@ class Choices(logic.ModuleLogic):
 
     def preview(self, result: Result) -> qt.QPixmap:
         """A picture of both maps of the slice, and of the denoiser, that is being worked on."""
-        suffix, maps = latest.maps_of_newest_slice(result)
+        network, maps = latest.maps_of_newest_slice(result)
         titles = {"unproven": _("Unproven, HU"), "proven": _("Proven, HU")}
-        if suffix:
+        if network:
             titles = {
                 "unproven": _("Unproven, HU, second denoiser"),
                 "proven": _("Proven, HU, second denoiser"),

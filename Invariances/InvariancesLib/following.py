@@ -55,7 +55,7 @@ class Following(panel.ModulePanel):
             placed.PointRemovedEvent,
             placed.PointEndInteractionEvent,
         )
-        watched = [
+        watched: list[tuple[Any, Any, Any]] = [
             (node, event, self.refresh) for node in markups if node is not None for event in events
         ]
         view = slicer.app.layoutManager().sliceWidget(shownView()).mrmlSliceNode()

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import slicer
-from slicer.i18n import tr as _
 
 from NetInversionLib.panel import lists, packages, panel
+from NetInversionLib.panel.words import tr as _
 
 READ_LAYERS = "?"
 """Item of the list of layers that has them read."""

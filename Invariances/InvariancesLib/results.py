@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from NetInversionLib.core.keys import Key
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.panel import lists, panel
 from NetInversionLib.panel.texts import literal
 
-from .views import KINDS, LESION, Nodes
+from .views import KINDS, LESIONS, Nodes
 
 
 class ResultSection(panel.ModulePanel):
@@ -22,10 +23,10 @@ class ResultSection(panel.ModulePanel):
         ui = self.ui
         self._clearPreview()
         ui.summaryLabel.setText(self.logic.summary(nodes))
-        suffix = lists.chosen(ui.shownModelSelector)
+        network = lists.chosen(ui.shownModelSelector)
         for selector, entries in (
             (ui.shownModelSelector, self.logic.modelsOf(nodes)),
-            (ui.shownImageSelector, self.logic.imagesOf(nodes, suffix)),
+            (ui.shownImageSelector, self.logic.imagesOf(nodes, network)),
             (ui.shownTableSelector, lists.table_titles(nodes)),
         ):
             lists.fill(selector, entries)
@@ -35,7 +36,7 @@ class ResultSection(panel.ModulePanel):
         self._limitSlider(nodes)
 
     def _chosen(self) -> tuple[str, str, str]:
-        """(suffix of the denoiser, key of the image, key of the table)."""
+        """(network of the denoiser's keys, key of the image, key of the table)."""
         ui = self.ui
         return (
             lists.chosen(ui.shownModelSelector),
@@ -45,16 +46,15 @@ class ResultSection(panel.ModulePanel):
 
     def _limitSlider(self, nodes: Nodes) -> None:
         slider, key = self.ui.shownSlider, self._chosen()[1]
-        limits = (
-            (1, max(1, self.logic.sampleCount(nodes, key))) if key.startswith(KINDS) else (-3, 3)
-        )
+        kind = Key.read(key).kind
+        limits = (1, max(1, self.logic.sampleCount(nodes, key))) if kind in KINDS else (-3, 3)
         if (slider.minimum, slider.maximum) != limits:
             slider.blockSignals(True)  # each change of limits and decimals would draw the image
             slider.minimum, slider.maximum = limits
-            slider.singleStep, slider.decimals = (1, 0) if key.startswith(KINDS) else (0.1, 1)
+            slider.singleStep, slider.decimals = (1, 0) if kind in KINDS else (0.1, 1)
             slider.value = 1
             slider.blockSignals(False)
-        slider.enabled = bool(key) and LESION not in key
+        slider.enabled = bool(key) and kind not in LESIONS
 
     def _onShown(self, index: int) -> None:
         self.refresh()  # the other denoiser has other images
@@ -80,13 +80,13 @@ class ResultSection(panel.ModulePanel):
         """The chosen image and table in the views."""
         nodes = self.logic.resultNodes(self._parameterNode.run)
         if nodes:
-            suffix, image, table = self._chosen()
+            network, image, table = self._chosen()
             if image:
                 self._onAmount(self.ui.shownSlider.value)
             yield from self.logic.showInViews(
                 nodes,
                 self._parameterNode.normalDose,
-                suffix,
+                network,
                 image,
                 table,
                 self.ui.opacitySlider.value,

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import slicer
-from slicer.i18n import tr as _
 
+from NetInversionLib.core.keys import SECOND, Key
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.invariances import reading
 from NetInversionLib.panel import browsing, logic, views
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import results
 
 LAYOUT = 12304
@@ -20,49 +21,42 @@ KINDS = ("samples", "proposals")
 """Keys of the browsed sequences that can be chosen."""
 ANSWERS = "answers"
 """Key of the sequence that follows: what the network makes of each sample."""
-CHANGES = ("shown change", "shown change of answer")
+CHANGES = (Key("shown change"), Key("shown change of answer"))
 """Keys of what the shown image and its answer differ by."""
-LESION = "lesion"
-"""In the keys of the images of a nodule."""
+LESIONS = ("lesion", "hidden lesion")
+"""Kinds of the images of a nodule."""
 
 Nodes = Mapping[str, Any]
 """The nodes of a result by their keys."""
 
 
 class ResultViews(logic.ModuleLogic):
-    """Shows results. A ``suffix`` is what the keys of one denoiser's images end with: "" or
-    " second"; a ``key`` is that of an image, or of a sequence of images.
+    """Shows results. A ``network`` is that of the keys of one denoiser's images: "" or ``SECOND``;
+    a ``key`` is that of an image, or of a sequence of images.
     """
 
-    def suffixes(self, nodes: Nodes) -> list[str]:
-        """What the keys of each denoiser's images end with."""
-        return [suffix for suffix in ("", " second") if f"output{suffix}" in nodes]
+    def networks(self, nodes: Nodes) -> list[str]:
+        """Of the keys of each denoiser's images."""
+        return [network for network in ("", SECOND) if Key("output", network=network) in nodes]
 
     def modelsOf(self, nodes: Nodes) -> dict[str, str]:
-        """{suffix: name} of the denoisers."""
+        """{network: name} of the denoisers."""
         facts = self.facts(nodes)
-        names = {"": facts.get("model", {}), " second": facts.get("second", {}).get("model", {})}
-        return {suffix: names[suffix].get("name", suffix) for suffix in self.suffixes(nodes)}
+        names = {"": facts.get("model", {}), SECOND: facts.get("second", {}).get("model", {})}
+        return {network: names[network].get("name", network) for network in self.networks(nodes)}
 
-    def imagesOf(self, nodes: Nodes, suffix: str) -> dict[str, str]:
+    def imagesOf(self, nodes: Nodes, network: str) -> dict[str, str]:
         """{key: title} of what can be shown as image, of a denoiser."""
         found = {
-            f"samples{suffix}": _("Samples (proven)"),
-            f"proposals{suffix}": _("Proposals (unproven)"),
+            Key("samples"): _("Samples (proven)"),
+            Key("proposals"): _("Proposals (unproven)"),
+            **{Key("component", number=n): _("Component {n}").format(n=n) for n in range(1, 21)},
+            Key("lesion"): _("Nodule put in"),
+            Key("hidden lesion"): _("Nodule as far as it stays unnoticed"),
         }
-        found.update(
-            {f"component {n}{suffix}": _("Component {n}").format(n=n) for n in range(1, 21)}
-        )
-        found.update(
-            {
-                f"lesion{suffix}": _("Nodule put in"),
-                f"hidden lesion{suffix}": _("Nodule as far as it stays unnoticed"),
-            }
-        )
+        own = {key.of(network): title for key, title in found.items()}
         return {
-            key: title
-            for key, title in found.items()
-            if key in nodes or browsing.singles(nodes, key)
+            key: title for key, title in own.items() if key in nodes or browsing.singles(nodes, key)
         }
 
     def sampleCount(self, nodes: Nodes, key: str) -> int:
@@ -73,11 +67,11 @@ class ResultViews(logic.ModuleLogic):
         """Select a sample in the browser by its number, or show the patient's image with ``value``
         times a component added.
         """
-        if LESION in key:
+        image = Key.read(key)
+        if image.kind in LESIONS:
             return
-        if key.startswith(KINDS):
-            browser = nodes.get("browser second" if key.endswith("second") else "browser")
-            browsing.select(browser, round(value))
+        if image.kind in KINDS:
+            browsing.select(nodes.get(Key("browser", network=image.network)), round(value))
             return
         title = _("Patient with component")
         browsing.show_sum(nodes, nodes["patient"], nodes[key], value, self.moduleName, title)
@@ -90,35 +84,33 @@ class ResultViews(logic.ModuleLogic):
 
         The answer is known of samples only; else its node is None.
         """
-        suffix = " second" if key.endswith("second") else ""
+        network = Key.read(key).network
         patient, image, answer = nodes.get("patient"), self.imageNode(nodes, key, 1), None
         if patient is None or image is None:
             return None, None
-        if key == f"samples{suffix}":
-            answer = self.imageNode(nodes, f"{ANSWERS}{suffix}", 1)
+        if key == Key("samples", network=network):
+            answer = self.imageNode(nodes, Key(ANSWERS, network=network), 1)
+        output = nodes.get(Key("output", network=network))
         change, after = (
             words.format(name=image.GetName())
             for words in (_("Change: {name}"), _("Change of the denoised: {name}"))
         )
         change = results.show_difference(image, patient, change, self.moduleName, CHANGES[0])
-        if answer is None or nodes.get(f"output{suffix}") is None:
+        if answer is None or output is None:
             return change, None
-        after = results.show_difference(
-            answer, nodes[f"output{suffix}"], after, self.moduleName, CHANGES[1], change
-        )
+        after = results.show_difference(answer, output, after, self.moduleName, CHANGES[1], change)
         return change, after
 
     def imageLabel(self, nodes: Nodes, key: str) -> str:
         """What the shown image is, in a few words."""
-        return self.imagesOf(nodes, " second" if key.endswith("second") else "").get(
-            key, _("Sample")
-        )
+        return self.imagesOf(nodes, Key.read(key).network).get(key, _("Sample"))
 
     def imageNode(self, nodes: Nodes, key: str, value: float) -> slicer.vtkMRMLNode | None:
         """The node that shows what was chosen."""
-        if key in nodes and not key.startswith("component"):
+        kind = Key.read(key).kind
+        if key in nodes and kind != "component":
             return nodes[key]
-        if key.startswith((*KINDS, ANSWERS)):
+        if kind in (*KINDS, ANSWERS):
             return browsing.shown(nodes, key, round(value))
         if not key:
             return None
@@ -128,7 +120,8 @@ class ResultViews(logic.ModuleLogic):
     def proofOf(self, nodes: Nodes, key: str, value: float) -> str:
         """What is known of the shown image, in a sentence."""
         facts = self.facts(nodes)
-        number = browsing.number_at(nodes, key, round(value)) if key.startswith(KINDS) else None
+        browsed = Key.read(key).kind in KINDS
+        number = browsing.number_at(nodes, key, round(value)) if browsed else None
         return reading.proof(facts, self.tables(nodes), key, number) if facts else ""
 
     def summary(self, nodes: Nodes) -> str:
@@ -139,7 +132,7 @@ class ResultViews(logic.ModuleLogic):
         self,
         nodes: Nodes,
         normalDose: slicer.vtkMRMLNode | None,
-        suffix: str = "",
+        network: str = "",
         image: str = "",
         table: str = "",
         opacity: float = 0.6,
@@ -150,39 +143,46 @@ class ResultViews(logic.ModuleLogic):
         The maps are the two standard deviations and, where there is one, the autoencoder's error,
         their floor.
         """
-        patient, floor = nodes.get("patient"), nodes.get(f"vae floor{suffix}")
-        unproven, proven = (nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven"))
+        patient, floor = nodes.get("patient"), nodes.get(Key("vae floor", network=network))
+        unproven, proven = self._maps(nodes, network)
         if unproven is not None and proven is not None:  # one window for both
             display = unproven.GetDisplayNode()
             proven.GetDisplayNode().SetWindowLevelMinMax(
                 display.GetWindowLevelMin(), display.GetWindowLevelMax()
             )
-        rows = self._rows(nodes, normalDose, suffix, image, table, opacity)
+        rows = self._rows(nodes, normalDose, network, image, table, opacity)
         number = LAYOUT + (normalDose is not None) + 2 * (floor is not None)
         yield from views.show(number, rows, unproven, patient)
+
+    def _maps(self, nodes: Nodes, network: str) -> list[slicer.vtkMRMLNode | None]:
+        """The unproven and the proven standard deviation."""
+        return [nodes.get(Key(f"std {kind}", network=network)) for kind in ("unproven", "proven")]
 
     def _rows(
         self,
         nodes: Nodes,
         normalDose: slicer.vtkMRMLNode | None,
-        suffix: str,
+        network: str,
         image: str,
         table: str,
         opacity: float,
     ) -> list[views.Row]:
         """The views from top to bottom, as ``showInViews`` describes them."""
-        patient, floor = nodes.get("patient"), nodes.get(f"vae floor{suffix}")
-        unproven, proven = (nodes.get(f"std {kind}{suffix}") for kind in ("unproven", "proven"))
+        output, floor, detectability, gains = (
+            nodes.get(Key(kind, network=network))
+            for kind in ("output", "vae floor", "detectability", "gains")
+        )
+        patient, (unproven, proven) = nodes.get("patient"), self._maps(nodes, network)
         changes = self.showChanges(nodes, image)
         normal = (
-            [views.Slice("InvariancesNormal", _("Normal dose"), normalDose)]
+            [views.SliceView("InvariancesNormal", _("Normal dose"), normalDose)]
             if normalDose is not None
             else []
         )
-        tabs = {
-            _("Table"): views.Table("InvariancesTable", nodes.get(table)),
-            _("Lesion"): views.Plot("InvariancesPlot1", nodes.get(f"detectability{suffix}")),
-            _("Spectrum"): views.Plot("InvariancesPlot2", nodes.get(f"gains{suffix}")),
+        tabs: dict[str, views.SliceView | views.TableView | views.PlotView] = {
+            _("Table"): views.TableView("InvariancesTable", nodes.get(table)),
+            _("Lesion"): views.PlotView("InvariancesPlot1", detectability),
+            _("Spectrum"): views.PlotView("InvariancesPlot2", gains),
         }
         if floor is not None:
             tabs[_("Autoencoder")] = views.over(
@@ -190,12 +190,12 @@ class ResultViews(logic.ModuleLogic):
             )
         return [
             [
-                views.Slice("InvariancesLow", _("Low dose"), patient),
+                views.SliceView("InvariancesLow", _("Low dose"), patient),
                 *normal,
-                views.Slice("InvariancesDenoised", _("Denoised"), nodes.get(f"output{suffix}")),
+                views.SliceView("InvariancesDenoised", _("Denoised"), output),
             ],
             [
-                views.Slice(
+                views.SliceView(
                     "InvariancesSample",
                     self.imageLabel(nodes, image),
                     self.imageNode(nodes, image, 1),
@@ -212,7 +212,7 @@ class ResultViews(logic.ModuleLogic):
                 views.over(
                     "InvariancesProven", _("SD, proven"), patient, proven, opacity, views.MAP
                 ),
-                views.Tabs(tabs),
+                views.TabViews(tabs),
             ],
         ]
 

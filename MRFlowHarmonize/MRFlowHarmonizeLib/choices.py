@@ -8,13 +8,13 @@ import enum
 from typing import Any
 
 import slicer
-from slicer.i18n import tr as _
 
 from NetInversionLib.core import steps
 from NetInversionLib.core.volumes import VolumeError
 from NetInversionLib.harmonize.settings import Settings
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import batch
+from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read
 
 SECONDS_PER_VOXEL = 1.6e-6
@@ -114,7 +114,9 @@ class Choices(batch.BatchLogic):
 
     def stepsFromParameterNode(self, node: Any, source: slicer.vtkMRMLNode) -> steps.Steps:
         """Steps whose value is the request that the panel shows, for one of its volumes."""
-        return self.requestSteps(source, node.maskNode, self.modelPath(node), **self.settings(node))
+        return self.requestSteps(
+            source, model=self.modelPath(node), mask=node.maskNode, settings=self.settings(node)
+        )
 
     def cost(self, node: Any, source: slicer.vtkMRMLNode) -> float:
         """Voxels of the source, each as often as it is looked at; 0 if it cannot be read."""

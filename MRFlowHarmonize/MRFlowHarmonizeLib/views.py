@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slicer.i18n import tr as _
-
 from NetInversionLib.core.results import Result
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.harmonize import reading
 from NetInversionLib.panel import logic, views
+from NetInversionLib.panel.words import tr as _
 
 LAYOUT = 4867
 """Identifier of the layout."""
@@ -58,20 +57,20 @@ class ResultViews(logic.ModuleLogic):
         source, result, change = self.sourceOf(nodes), nodes.get("harmonized"), nodes.get("change")
         shownMap = shownMap if shownMap in nodes else "change"
         shown = nodes.get(shownMap)
-        rows = [
+        rows: list[views.Row] = [
             [
-                views.Slice("MRFlowHarmonize1", _("Source"), source),
-                views.Slice(
+                views.SliceView("MRFlowHarmonize1", _("Source"), source),
+                views.SliceView(
                     "MRFlowHarmonize2", _("Harmonized"), result, shown if overlay else None, 0.5
                 ),
                 views.over("MRFlowHarmonize3", MAPS[shownMap], source, shown),
             ],
             [
-                views.Plot("MRFlowHarmonizePlot1", nodes.get("histograms")),
-                views.Plot(
+                views.PlotView("MRFlowHarmonizePlot1", nodes.get("histograms")),
+                views.PlotView(
                     "MRFlowHarmonizePlot2", nodes.get("tone curve") or nodes.get("similarity")
                 ),
-                views.Table("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict")),
+                views.TableView("MRFlowHarmonizeTable", nodes.get(table) or nodes.get("verdict")),
             ],
         ]
         yield from views.show(LAYOUT, rows, change, source or result)

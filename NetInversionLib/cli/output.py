@@ -15,6 +15,7 @@ from ..core.progress import Progress
 from ..core.results import Result, Table
 from ..core.steps import json_value
 from ..core.text import cell, duration, shown
+from ..core.words import tr
 
 LONG_S = 600.0
 """Seconds above which a run says how long it will take, and how to take less."""
@@ -125,7 +126,7 @@ class Shell(Progress):
     def complain(self, message: str) -> None:
         """A line on standard error, whether quiet or not."""
         try:
-            print(shown(message), file=sys.stderr, flush=True)
+            print(shown(tr(message)), file=sys.stderr, flush=True)
         except (OSError, ValueError):  # nobody reads it any more
             pass
 
@@ -135,7 +136,7 @@ class Shell(Progress):
         """A line on standard output."""
         if not self.as_json:
             self._end_bar()
-            print(shown(line), flush=True)
+            print(shown(tr(str(line))), flush=True)
 
     def table(self, table: Table, name: str = "", digits: str = ".1f") -> None:
         """A table on standard output, or in the JSON object under its name."""

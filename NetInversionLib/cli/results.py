@@ -19,6 +19,7 @@ from .. import __version__, jobs
 from ..cohort.folders import RunFolder
 from ..core import derived_series
 from ..core import files as core_files
+from ..core.keys import Key
 from ..core.results import Curve, Result, Table
 from ..core.steps import json_value
 from ..core.volumes import Volume, VolumeError
@@ -264,11 +265,11 @@ def write_result(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for key, volume in result.volumes.items():
-        write_image(volume, folder, key, suffix, source, log)
+        write_image(volume, folder, Key.read(key).file_name, suffix, source, log)
     for key, table in result.tables.items():
-        write_table(table, folder, key)
+        write_table(table, folder, Key.read(key).file_name)
     for key, curve in result.curves.items():
-        name = f"{key} curve" if key in result.tables else key
+        name = Key.read(key).file_name + ("_curve" if key in result.tables else "")
         write_table(curve_table(curve), folder, name)
     text = json.dumps(result.facts, indent=1, default=json_value)
     (folder / FACTS).write_text(text, encoding="utf-8")

@@ -47,9 +47,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     machine_arguments(parser)
-    from ..training.synthetic_ct import TrainSettings
+    from ..training.synthetic_ct import SyntheticCTSettings
 
-    add_fields(parser, TrainSettings)
+    add_fields(parser, SyntheticCTSettings)
 
 
 @command("train", "synthetic-ct", _train_arguments, advice=LESS_STEPS)
@@ -66,7 +66,7 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
             f"no scan of {', '.join(sorted(unknown))} in {options.folder}; "
             f"people there: {', '.join(sorted({s.person for s in scans}))}"
         )
-    settings = synthetic_ct.TrainSettings(**given(options, synthetic_ct.TrainSettings))
+    settings = synthetic_ct.SyntheticCTSettings(**given(options, synthetic_ct.SyntheticCTSettings))
     scans = [s for s in scans if s.person not in options.leave_out]
     with _kept(checkpoint):
         path = synthetic_ct.train(
@@ -190,9 +190,9 @@ def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     threads_argument(parser)
-    from ..training.corrector import TrainSettings
+    from ..training.corrector import CorrectorSettings
 
-    add_fields(parser, TrainSettings)
+    add_fields(parser, CorrectorSettings)
 
 
 @command("train", "corrector", _train_corrector_arguments, advice=LESS_VIEWS)
@@ -204,7 +204,7 @@ def train_corrector(options: argparse.Namespace) -> int:
     from ..training import corrector
 
     set_threads(options)
-    settings = corrector.TrainSettings(**given(options, corrector.TrainSettings))
+    settings = corrector.CorrectorSettings(**given(options, corrector.CorrectorSettings))
     checkpoint = _checkpoint(options, ".aligned")
     scans = corrector.find_scans(options.folder, options.leave_out)
     with _kept(checkpoint):

@@ -23,6 +23,7 @@ import numpy as np
 
 from .results import Table
 from .text import readable, shown
+from .words import tr
 from .writing import replacing
 
 WIDEST, MOST_TURNED = 9, 6
@@ -289,17 +290,14 @@ def _plain(value: object) -> object:
 
 
 def text(words: object) -> str:
-    """Whatever it is, as text in HTML."""
-    return escape(shown(words), quote=True)
+    """Whatever it is, as text in HTML, in the reader's language."""
+    return escape(shown(tr(str(words))), quote=True)
 
 
 def cell(value: object) -> str:
     """A value in a table; nothing where there is none."""
-    if isinstance(value, (bool, np.bool_)) or value in (
-        "True",
-        "False",
-    ):  # a scene keeps them as words
-        return "yes" if value in (True, "True") else "no"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):
         if not math.isfinite(value):
             return "–"

@@ -76,13 +76,13 @@ def evaluate(
         apart = names[fold::folds]
         learned = [name for name in names if name not in apart]
         cases = [
-            Case(expected, kind, name, people[name], change)
+            GateCase(expected, kind, name, people[name], change)
             for number, name in enumerate(apart)
             for expected, kind, change in changes(number)
         ]
         if fold == 0:
-            cases += [Case(RIGHT, "other scanners", name, scan) for name, scan in other.items()]
-            cases += [Case(WRONG, "wrong files", name, scan) for name, scan in wrong.items()]
+            cases += [GateCase(RIGHT, "other scanners", name, scan) for name, scan in other.items()]
+            cases += [GateCase(WRONG, "wrong files", name, scan) for name, scan in wrong.items()]
         statistics = None
         for number, case in enumerate(cases):
             checks = judged.find(fold, case)
@@ -108,7 +108,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Case:
+class GateCase:
     """One thing to judge: a scan, as it is or changed on purpose."""
 
     expected: str
@@ -154,10 +154,10 @@ class Record:
         with replacing(path) as part:
             part.write_text("\n".join([fingerprint, *whole, ""]), encoding="utf-8")
 
-    def find(self, fold: int, case: Case) -> list[Check] | None:
+    def find(self, fold: int, case: GateCase) -> list[Check] | None:
         return self.found.get((fold, case.kind, case.name))
 
-    def keep(self, fold: int, case: Case, checks: list[Check]) -> None:
+    def keep(self, fold: int, case: GateCase, checks: list[Check]) -> None:
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(self._line(fold, case.kind, case.name, checks) + "\n")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import files, meaning, volumes
+from ..core.keys import Column
 from ..core.progress import Progress
 from ..core.results import Table, table_of_rows
 from ..core.volumes import Volume
@@ -29,7 +30,7 @@ from .comparison import Comparison, find_people, person, read
 from .pictures import HISTOGRAM_BINS, draw_families, draw_histograms
 from .visits import repeatability
 
-MEASURES = {"PSNR (dB)": similarity.psnr, "SSIM": similarity.ssim, "MAE": similarity.mae}
+MEASURES = {Column("PSNR", "dB"): similarity.psnr, "SSIM": similarity.ssim, "MAE": similarity.mae}
 # Region numbers of MUSE/DLMUSE labels; every other one that is not 0 is grey matter.
 MUSE_CSF = (1, 4, 11, 46, 49, 50, 51, 52)
 MUSE_WHITE = (35, 40, 41, *range(81, 96))
@@ -146,7 +147,7 @@ def compare_simulated(
     if output:
         output.mkdir(parents=True, exist_ok=True)
     for measure in MEASURES:
-        name = measure.split()[0]
+        name = Column.read(measure).name
         if output:
             draw_families(table, output / f"{name}.png", measure)
         yield family_means(table, measure), f"simulated_{name}"

@@ -17,21 +17,21 @@ from ..ideal_input.dixon import DixonSettings, simulate_arrays
 from ..training.synthetic_ct import BONE_HU, HU_LOW, WORKING_SPACING_MM, resampled
 
 if TYPE_CHECKING:
-    from ..training.synthetic_ct import Scan
+    from ..training.synthetic_ct import CTScan
 
 
 # Evaluation ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Case:
+class HeldOutCase:
     """One person's scan at the working spacing, its simulated Dixon images, and where the body is.
 
     ``images`` float32 [3, k, j, i] in the order of ``INPUTS``, scanner units; ``hu`` clipped to the
     network's range.
     """
 
-    scan: Scan
+    scan: CTScan
     images: np.ndarray
 
     @property
@@ -39,20 +39,25 @@ class Case:
         return self.scan.hu
 
 
-def make_case(scan: Scan, settings: DixonSettings = DixonSettings(), seed: int = 0) -> Case:
+def make_case(
+    scan: CTScan, settings: DixonSettings = DixonSettings(), seed: int = 0
+) -> HeldOutCase:
     """``scan`` at the working spacing, with air around it, as a Dixon scan sees it."""
     scan = resampled(scan, WORKING_SPACING_MM)
     around = ((0, 0), (12, 12), (12, 12))
     scan = replace(
         scan, hu=np.pad(scan.hu, around, constant_values=HU_LOW), body=np.pad(scan.body, around)
     )
-    return Case(
+    return HeldOutCase(
         scan, simulate_arrays(scan.hu, scan.spacing_mm, settings, np.random.default_rng(seed))
     )
 
 
 def evaluate(
-    scans: list[Scan], trained: list[models.Model], seed: int = 0, progress: Progress | None = None
+    scans: list[CTScan],
+    trained: list[models.Model],
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Table:
     """Mean absolute error on people that a model was not trained on, in HU.
 
@@ -127,11 +132,11 @@ def quality(table: Table) -> dict:
     return facts
 
 
-def predictor(model: models.Model) -> Callable[[Case], np.ndarray]:
-    """A function from ``Case`` to predicted HU [k, j, i]."""
+def predictor(model: models.Model) -> Callable[[HeldOutCase], np.ndarray]:
+    """A function from ``HeldOutCase`` to predicted HU [k, j, i]."""
     device = next(model.network.parameters()).device
 
-    def predict(case: Case) -> np.ndarray:
+    def predict(case: HeldOutCase) -> np.ndarray:
         images = model.as_images(list(case.images))
         images = model.normalise_tensor(images, model.scalings_of(images))
         with torch.no_grad():
@@ -142,7 +147,7 @@ def predictor(model: models.Model) -> Callable[[Case], np.ndarray]:
     return predict
 
 
-def _trivial_predictors(fit: list[Scan], model: models.Model, seed: int) -> dict:
+def _trivial_predictors(fit: list[CTScan], model: models.Model, seed: int) -> dict:
     rng = np.random.default_rng(seed + 1)
     known = [make_case(s, seed=seed + 1) for s in fit]
     drawn = [make_case(s, DixonSettings.drawn(rng), seed + 2 + n) for s in fit for n in range(4)]
@@ -153,12 +158,12 @@ def _trivial_predictors(fit: list[Scan], model: models.Model, seed: int) -> dict
     }
 
 
-def _constant(fit: list[Case]):
+def _constant(fit: list[HeldOutCase]):
     tissue = float(np.median(np.concatenate([c.hu[c.scan.body] for c in fit])))
     return lambda case: np.where(case.scan.body, np.float32(tissue), np.float32(HU_LOW))
 
 
-def _voxelwise(fit: list[Case], model: models.Model):
+def _voxelwise(fit: list[HeldOutCase], model: models.Model):
     """Median HU of the training voxels in the same cell of a 24 x 16 x 16 grid over the normalised
     channels.
     """
@@ -172,7 +177,7 @@ def _voxelwise(fit: list[Case], model: models.Model):
     return lambda case: table[_cells(case, model)].reshape(case.hu.shape)
 
 
-def _cells(case: Case, model: models.Model) -> np.ndarray:
+def _cells(case: HeldOutCase, model: models.Model) -> np.ndarray:
     images = model.as_images(list(case.images))
     values = (
         model.normalise_tensor(images, model.scalings_of(images)).transpose(0, 1).flatten(1).numpy()
@@ -181,7 +186,7 @@ def _cells(case: Case, model: models.Model) -> np.ndarray:
     return (a * 16 + b) * 16 + c
 
 
-def _errors(case: Case, predicted: np.ndarray) -> tuple[float, float, float]:
+def _errors(case: HeldOutCase, predicted: np.ndarray) -> tuple[float, float, float]:
     body, error = case.scan.body, predicted - case.hu
     bone = body & (case.hu > BONE_HU)
     if not bone.any():

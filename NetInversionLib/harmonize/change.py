@@ -20,7 +20,7 @@ from . import free_form, slices
 from . import scan as harmonize_scan
 from .edges import edge_map
 from .scan import Scan
-from .settings import Settings
+from .settings import HarmonizeSettings
 from .tone_field import ToneField
 
 
@@ -49,8 +49,8 @@ def method(model: Model, mode: str, **changes: Any) -> Callable[[Scan], np.ndarr
 
     Args:
         model: Of the target scanner.
-        mode: See ``Settings``.
-        changes: Other fields of ``Settings``.
+        mode: See ``HarmonizeSettings``.
+        changes: Other fields of ``HarmonizeSettings``.
 
     Returns:
         A function from a scaled scan to the scaled image [k, j, i] on the same grid, float32, 0 to
@@ -59,7 +59,7 @@ def method(model: Model, mode: str, **changes: Any) -> Callable[[Scan], np.ndarr
     Raises:
         models.ModelError: The model is for something else.
     """
-    settings = Settings(mode=mode, **changes)
+    settings = HarmonizeSettings(mode=mode, **changes)
     network = harmonizer(model)
 
     def run(scan: Scan) -> np.ndarray:
@@ -124,7 +124,7 @@ def restyle(
     scan: Scan,
     raw: np.ndarray,
     network: MRFlow,
-    settings: Settings,
+    settings: HarmonizeSettings,
     model: Model,
     progress: Progress = Progress(),
 ) -> Restyled:
@@ -134,7 +134,7 @@ def restyle(
         scan: Scaled, with its mask.
         raw: Its image on the scan's own grid, scaled and not cut, [k, j, i].
         network: What is known of the target scanner.
-        settings: See ``Settings``.
+        settings: See ``HarmonizeSettings``.
         model: Whose network it is.
         progress: Receives progress; may raise ``Cancelled``.
     """
@@ -164,7 +164,7 @@ def _free_form(
     start: Scan,
     source: Scan,
     flow,
-    settings: Settings,
+    settings: HarmonizeSettings,
     model: Model,
     radius: Tensor | None,
     progress: Progress,

@@ -45,7 +45,7 @@ from ..networks.corrector import (
 )
 from . import tone_field
 from .brain import align, reduced
-from .fitting import DARKEST, EXPLANATIONS, Fit, Settings, fit
+from .fitting import DARKEST, EXPLANATIONS, Fit, FitSettings, fit
 from .kept import Kept, kept_voxels
 from .scan import BRIGHTEST, Scan
 from .statistics import TONE_FLOOR, Target, grid_to_template, local_quantiles, matching_curve
@@ -115,7 +115,7 @@ def explain(
     scan: Scan,
     network: nn.Module,
     progress: Progress | None = None,
-    settings: Settings = Settings(),
+    settings: FitSettings = FitSettings(),
 ) -> Estimate:
     """T for a scaled scan, from what a network knows of the target.
 
@@ -179,7 +179,7 @@ class _Weighed:
     chosen: str
 
 
-def _weigh(tissue: Tissue, target: Target, settings: Settings, progress: Progress) -> _Weighed:
+def _weigh(tissue: Tissue, target: Target, settings: FitSettings, progress: Progress) -> _Weighed:
     names = list(EXPLANATIONS) if settings.fields == "auto" else ["tone curve", settings.fields]
     fits = {}
     for n, name in enumerate(dict.fromkeys(names)):

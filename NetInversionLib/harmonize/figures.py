@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.keys import Column, Key
 from ..core.results import Curve, Result, Table
 from ..models import Model
 from ..networks.mrflow import MRFlow
@@ -15,7 +16,7 @@ from . import scan as harmonize_scan
 from .change import restyle
 from .places import unlike_places
 from .scan import Scan
-from .settings import Settings
+from .settings import HarmonizeSettings
 
 if TYPE_CHECKING:
     from .change import Restyled
@@ -56,7 +57,7 @@ def describe(
     restyled: Restyled,
     network: MRFlow,
     bits: list[float],
-    settings: Settings,
+    settings: HarmonizeSettings,
 ) -> None:
     """Add the tables "summary" and "curve" and the curves."""
     target = network.needed("quantiles").cpu().numpy()
@@ -73,17 +74,19 @@ def describe(
     }
     headings = list(rows["source"])
     columns = {heading: [row[heading] for row in rows.values()] for heading in headings}
-    result.tables["summary"] = Table("What changed", {"image": list(rows), **columns})
-    result.curves["histograms"] = _histograms(scan, harmonized, target)
+    result.tables[Key("summary")] = Table("What changed", {"image": list(rows), **columns})
+    result.curves[Key("histograms")] = _histograms(scan, harmonized, target)
     if restyled.tone is not None and restyled.estimate is not None:
         x, y = (knots.tolist() for knots in restyled.tone.knots)
-        result.curves["tone curve"] = Curve(
+        result.curves[Key("tone curve")] = Curve(
             "What becomes of each intensity?",
             "intensity after the fields (1 = the 99.5th percentile)",
             "harmonized intensity (same scale)",
             {"tone curve": (x, y)},
         )
-        result.tables["curve"] = Table("Tone curve", {"input (scaled)": x, "output (scaled)": y})
+        result.tables[Key("curve")] = Table(
+            "Tone curve", {Column("input", "scaled"): x, Column("output", "scaled"): y}
+        )
         result.facts.update(
             tone_field=restyled.tone.to_dict(), estimate=_estimate_facts(restyled.estimate, scan)
         )
@@ -92,7 +95,7 @@ def describe(
                 restyled.tone.order_margin(max(scan.volume.spacing_mm))
             )
     if restyled.trace:
-        result.curves["similarity"] = Curve(
+        result.curves[Key("similarity")] = Curve(
             "Does the result still look like the source?",
             "iteration",
             "correlation with the source",
@@ -147,7 +150,7 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
 
 
 def baselines(
-    scan: Scan, harmonized: Scan, network: MRFlow, settings: Settings, model: Model
+    scan: Scan, harmonized: Scan, network: MRFlow, settings: HarmonizeSettings, model: Model
 ) -> Table:
     """The classical methods and the no-flow ablation beside the result.
 

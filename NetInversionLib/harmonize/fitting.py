@@ -33,7 +33,7 @@ MAX_LOG_M, MAX_A = 1.2, 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How T is estimated.
 
     Attributes:
@@ -90,7 +90,7 @@ class Fit:
     linear: Linear
 
 
-def fit(tissue: Tissue, target: Target, fields: str, settings: Settings = Settings()) -> Fit:
+def fit(tissue: Tissue, target: Target, fields: str, settings: FitSettings = FitSettings()) -> Fit:
     """The most probable change with the given fields under the people's deviations.
 
     The fields are "", "m", "a" or "ma".

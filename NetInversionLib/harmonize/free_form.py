@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ..core.devices import halving
 from ..core.progress import Progress
 from ..networks.flow import ConditionalFlow
-from .settings import Settings
+from .settings import HarmonizeSettings
 
 SLICES_AT_ONCE = 16
 # |g| is sqrt(g^2 + 0.01^2), in scaled units, so that flat regions are not pushed back and forth.
@@ -42,7 +42,7 @@ def refine(
     edges: Tensor,
     mask: Tensor,
     flow: ConditionalFlow | None,
-    settings: Settings,
+    settings: HarmonizeSettings,
     radius: Tensor | None = None,
     progress: Progress = Progress(),
     step: Callable[[str, int, float], None] = lambda orientation, iteration, ncc: None,
@@ -86,7 +86,7 @@ def _iterate(
     edges: Tensor,
     mask: Tensor,
     flow: ConditionalFlow | None,
-    settings: Settings,
+    settings: HarmonizeSettings,
     radius: Tensor | None,
     report: Callable[[int, float], None],
 ) -> Tensor:

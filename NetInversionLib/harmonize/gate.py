@@ -39,6 +39,7 @@ from scipy import stats
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, histogram_distance, look, size
 from .gate_template import SEARCH_STEPS, TURNS, Moving, Template, align, anatomy, likeness, place
+from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def table(checks: Iterable[Check]) -> Table:
             "value": [float(c.value) for c in checks],
             "from": [limit(c.low) for c in checks],
             "to": [limit(c.high) for c in checks],
-            "passed": ["yes" if c.passed else f"no, {c.severity}" for c in checks],
+            "passed": [PASSED if c.passed else f"no, {c.severity}" for c in checks],
             "in words": [c.words for c in checks],
         },
     )
@@ -327,7 +328,7 @@ def _side_check(value: float, usual: float, which: str) -> Check:
     )
     if check.passed and value < UNDECIDED * usual:
         return replace(
-            check, words="not decided: this brain is too symmetric to tell left from right"
+            check, words=f"{NOT_DECIDED}: this brain is too symmetric to tell left from right"
         )
     return check
 

@@ -11,9 +11,14 @@ import html
 from collections.abc import Iterable
 
 from ..core.results import Table
+from ..core.words import tr
 
 DISTANCE = "Wasserstein distance to the target"
 TYPICAL = "target, median person"
+PASSED = "yes"
+"""What the table of checks says of one that passed."""
+NOT_DECIDED = "not decided"
+"""How the words of a check begin that passed because nothing could be said."""
 REMOVED = "The text with this result's figures was removed from the scene."
 
 
@@ -26,7 +31,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
     """
     word = facts.get("verdict", "")
     if word not in ("accepted", "flagged", "refused"):
-        return "The run did not come to a verdict."
+        return tr("The run did not come to a verdict.")
     if "summary" not in tables:
         first = (
             "The model does not fit this volume, and no image was made."
@@ -36,7 +41,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
     else:
         first = _what(facts, tables["summary"])
     parts = (first, _how_sure(facts, tables), _unlike(facts), _what_next(facts))
-    return " ".join(part for part in parts if part)
+    return tr(" ".join(part for part in parts if part))
 
 
 def verdict_text(facts: dict) -> str:
@@ -119,11 +124,11 @@ def _what(facts: dict, table: Table) -> str:
 def _how_sure(facts: dict, tables: dict[str, Table]) -> str:
     """The gate's word, how many checks it rests on, and whether the anatomy could change."""
     word, sure = facts["verdict"], ""
-    checks = tables["verdict"].columns if "verdict" in tables else {}
-    passed = checks.get("passed", [])
+    checks = tables.get("verdict", Table("", {}))
+    passed = checks.values("passed")
     if passed:
-        open_ = sum(words.startswith("not decided") for words in checks.get("in words", []))
-        good = sum(one == "yes" for one in passed) - open_
+        open_ = sum(words.startswith(NOT_DECIDED) for words in checks.values("in words"))
+        good = sum(one == PASSED for one in passed) - open_
         sure = f"{good} of {len(passed)} checks passed" + (
             f", {open_} not decided" if open_ else ""
         )
@@ -180,13 +185,14 @@ def _what_next(facts: dict) -> str:
 
 
 class _Rows:
-    """Cells of a table by the name in its column "image" and by heading."""
+    """Cells of a table by the name in its column "image" and by the column's name."""
 
     def __init__(self, table: Table):
-        self.names, self.columns = list(table.columns["image"]), table.columns
+        self.names = list(table.values("image"))
+        self.table = table
 
-    def __call__(self, row: str, heading: str) -> float:
-        return self.columns[heading][self.names.index(row)]
+    def __call__(self, row: str, name: str) -> float:
+        return self.table.values(name)[self.names.index(row)]
 
 
 def _escaped(text: str) -> str:

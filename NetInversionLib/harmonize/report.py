@@ -14,7 +14,7 @@ from ..core.figures import Picture, Scale
 from ..core.results import Result
 from ..core.volumes import Region, Volume
 from . import reading
-from .settings import Settings
+from .settings import HarmonizeSettings
 
 MARGIN_VOXELS = 4  # around the brain in the pictures
 # By key of an image: its title, its colours and what the colours tell.
@@ -158,7 +158,7 @@ def page(result: Result, source: Volume) -> str:
 
 def methods(facts: dict) -> str:
     """A paragraph to paste: what was done, with what model, version and settings."""
-    settings, model = Settings.in_todays_names(facts["settings"]), facts["model"]
+    settings, model = HarmonizeSettings.in_todays_names(facts["settings"]), facts["model"]
     how = {
         "anatomy-safe": "a strictly monotone tone curve after smooth multiplicative and additive "
         "fields, estimated from the "

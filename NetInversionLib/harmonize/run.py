@@ -18,6 +18,7 @@ import torch
 from .. import models as model_files
 from ..core import devices, meaning
 from ..core import volumes as core_volumes
+from ..core.keys import Key
 from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.results import Result
@@ -31,7 +32,7 @@ from .figures import baselines, bits_per_dim, describe
 from .gate import alignment_check
 from .places import MAP_VALUES, unlike_check, unlike_map, unlike_places
 from .scan import Scan
-from .settings import Settings
+from .settings import HarmonizeSettings
 
 if TYPE_CHECKING:
     from .change import Restyled
@@ -45,14 +46,14 @@ def run_task(
     Args:
         volumes: See ``harmonize``, [k, j, i].
         model_paths: The model's file as "model".
-        settings: Fields of ``Settings`` as JSON values.
+        settings: Fields of ``HarmonizeSettings`` as JSON values.
         progress: Receives progress; may raise ``Cancelled``.
     """
     require_names("model", model_paths, ["model"])
     return harmonize(
         volumes,
         {"model": model_files.load(model_paths["model"])},
-        Settings.from_json(settings),
+        HarmonizeSettings.from_json(settings),
         progress,
     )
 
@@ -60,7 +61,7 @@ def run_task(
 def harmonize(
     volumes: dict[str, Volume],
     models: dict[str, Model],
-    settings: Settings = Settings(),
+    settings: HarmonizeSettings = HarmonizeSettings(),
     progress: Progress = Progress(),
 ) -> Result:
     """Bring ``volumes["source"]`` to the target scanner of ``models["model"]``.
@@ -69,7 +70,7 @@ def harmonize(
         volumes: "source", an MR volume of any orientation, spacing and type; optional "mask",
             nonzero inside the brain (or head, if the model was trained so), on any grid.
         models: "model", with task "harmonization".
-        settings: See ``Settings``.
+        settings: See ``HarmonizeSettings``.
         progress: Receives progress, log, the correlation's curve; may raise ``Cancelled``.
 
     Returns:
@@ -108,7 +109,7 @@ def harmonize(
     result = Result(facts=_facts(model, settings, device, scan, source, volumes.get("mask")))
     word, reasons = gate.verdict(checks)
     if word == "refused" and not settings.force:
-        result.tables["verdict"] = gate.table(checks)
+        result.tables[Key("verdict")] = gate.table(checks)
         result.facts.update(verdict=word, reasons=reasons)
         progress.report(1.0, "Refused")
         return result
@@ -131,12 +132,12 @@ def harmonize(
                 *reasons,
             ],
         )
-    result.tables["verdict"] = gate.table(checks)
+    result.tables[Key("verdict")] = gate.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
     describe(result, scan, harmonized, restyled, network, bits, settings)
     if settings.baselines:
         progress.report(0.85, "Trying the classical methods")
-        result.tables["baselines"] = baselines(scan, harmonized, network, settings, model)
+        result.tables[Key("baselines")] = baselines(scan, harmonized, network, settings, model)
     if word != "refused":
         _add_images(
             result,
@@ -163,7 +164,7 @@ def _signal_checks(scan: Scan, mask: Volume | None) -> list[gate.Check]:
 
 def _facts(
     model: Model,
-    settings: Settings,
+    settings: HarmonizeSettings,
     device: torch.device,
     scan: Scan,
     source: Volume,
@@ -182,20 +183,37 @@ def _facts(
     }
 
 
+TITLES = {
+    "harmonized": "Harmonized ({mode})",
+    "change": "Change by harmonization",
+    "multiplicative field": "Multiplicative field",
+    "additive field": "Additive field",
+    "unlike": f"Unlike the target's people ({MAP_VALUES})",
+}
+"""What an image is, by its key's kind."""
+
+
 # The images ---------------------------------------------------------------------------------------
 
 
 def _add_images(
-    result: Result, scan: Scan, raw: np.ndarray, restyled: Restyled, unit: float, settings: Settings
+    result: Result,
+    scan: Scan,
+    raw: np.ndarray,
+    restyled: Restyled,
+    unit: float,
+    settings: HarmonizeSettings,
 ) -> None:
     """Add the volumes; ``unit``: what 1 means in the result's intensities."""
     source = scan.original
     result.facts["result_scale"] = unit
 
-    def put(key: str, array: np.ndarray, role: str, label: str, units: str) -> None:
-        image = replace(scan.volume, array=array, name=label, units=units)
-        volume = core_volumes.reorient_like(image, source)
-        result.volumes[key], result.roles[key] = volume, role
+    def put(kind: str, array: np.ndarray, role: str, units: str) -> None:
+        title = TITLES[kind].format(mode=settings.mode)
+        image = replace(scan.volume, array=array, name=title, units=units)
+        key = Key(kind)
+        result.volumes[key] = core_volumes.reorient_like(image, source)
+        result.roles[key] = role
 
     image = restyled.image * np.float32(unit)
     if settings.output_range == "native":
@@ -204,27 +222,14 @@ def _add_images(
             _as_type(image, source.array.dtype),
             core_volumes.reorient(source, "RAS").array,
         )
-    put("harmonized", image, "input", f"Harmonized ({settings.mode})", source.units)
-    put(
-        "change",
-        (restyled.image - raw) * np.float32(scan.scale),
-        "difference",
-        "Change by harmonization",
-        source.units,
-    )
+    put("harmonized", image, "input", source.units)
+    put("change", (restyled.image - raw) * np.float32(scan.scale), "difference", source.units)
     if restyled.tone is not None:
         m, a = restyled.tone.fields(scan.volume)
-        put("multiplicative field", m.array, "factor", "Multiplicative field", "")
-        put(
-            "additive field",
-            a.array * np.float32(scan.scale),
-            "difference",
-            "Additive field",
-            source.units,
-        )
+        put("multiplicative field", m.array, "factor", "")
+        put("additive field", a.array * np.float32(scan.scale), "difference", source.units)
     if restyled.estimate is not None and restyled.estimate.unlike.any():
-        seen = unlike_map(restyled.estimate, scan)
-        put("unlike", seen, "spread", f"Unlike the target's people ({MAP_VALUES})", "")
+        put("unlike", unlike_map(restyled.estimate, scan), "spread", "")
 
 
 def _target_scale(network: MRFlow) -> float:

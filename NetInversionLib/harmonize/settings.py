@@ -14,7 +14,7 @@ ORIENTATIONS = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class HarmonizeSettings(Checked):
     """How an MR volume is brought to the target scanner.
 
     ``mode``: "anatomy-safe" (a monotone tone curve and two smooth fields, nothing else can change),
@@ -47,3 +47,7 @@ class Settings(Checked):
     baselines: bool = False
     force: bool = False
     device: str = "auto"
+
+
+Settings = HarmonizeSettings
+"""By this name scripts know it: ``from NetInversionLib.harmonize import Settings``."""

@@ -24,7 +24,7 @@ SLICES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Case:
+class SliceCase:
     """One person's scan on the flow's grid.
 
     ``image`` (scaled, float32), ``edges`` (float32, 0 to 1) and ``mask`` (bool) are [k, j, i] in
@@ -41,12 +41,12 @@ class Case:
     scale: float
 
 
-def make_case(scan: harmonize_scan.Scan, spacing_mm: float, name: str | None = None) -> Case:
+def make_case(scan: harmonize_scan.Scan, spacing_mm: float, name: str | None = None) -> SliceCase:
     """A scan as the flow sees it."""
     grid = on_grid(scan, spacing_mm)
     inside = scan.inside
     counts = np.histogram(inside, HISTOGRAM_BINS, (0, HISTOGRAM_BINS / 64))[0]
-    return Case(
+    return SliceCase(
         name or scan.volume.name,
         grid.image,
         edge_map(grid.image, grid.mask, grid.volume.spacing_mm),
@@ -134,7 +134,9 @@ def quantised(image: Tensor, bin_width: float) -> Tensor:
     return (torch.floor(image / bin_width) + 0.5) * bin_width
 
 
-def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def slices(
+    case: SliceCase, axis: int, multiple: int, every: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """All slices along an axis that meet the mask, or every n-th, one at least.
 
     Images, edges and masks of shape (N, 1, H, W).
@@ -153,7 +155,7 @@ def slices(case: Case, axis: int, multiple: int, every: int = 1) -> tuple[Tensor
 
 @torch.no_grad()
 def figures(
-    flow: ConditionalFlow, case: Case, bin_width: float, every: int = 1
+    flow: ConditionalFlow, case: SliceCase, bin_width: float, every: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """How likely the slices of a case are under a flow, and how large their latents.
 

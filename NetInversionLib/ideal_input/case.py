@@ -17,7 +17,7 @@ from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.volumes import Region, Volume
 from ..models import Model
-from .settings import Settings
+from .settings import IdealInputSettings
 
 OTHER = re.compile(r"other (\d+) ")
 """How the role of an input channel of another patient begins."""
@@ -72,7 +72,7 @@ class Case:
 def prepare(
     volumes: dict[str, Volume],
     model: Model,
-    settings: Settings,
+    settings: IdealInputSettings,
     progress: Progress,
     device: torch.device,
 ) -> Case:
@@ -81,7 +81,7 @@ def prepare(
     Args:
         volumes: By role, [k, j, i] in scanner units; "mask" is optional.
         model: The network and its card.
-        settings: See ``Settings``.
+        settings: See ``IdealInputSettings``.
         progress: Receives warnings.
         device: Where the case's images lie, of shape (images, C, *space), normalised.
 
@@ -147,7 +147,7 @@ def _turned(volume: Volume, window: Region, card: model_files.Card) -> Volume:
 
 
 def _required_roles(
-    volumes: dict[str, Volume], card: model_files.Card, settings: Settings
+    volumes: dict[str, Volume], card: model_files.Card, settings: IdealInputSettings
 ) -> list[str]:
     """Roles of the network's inputs and outputs, each of which has a volume."""
     roles = [channel.role for channel in (*card.inputs, *card.outputs)]
@@ -168,7 +168,7 @@ def _required_roles(
     return roles
 
 
-def _free(free: Tensor, mask: Volume | None, model: Model, settings: Settings) -> Tensor:
+def _free(free: Tensor, mask: Volume | None, model: Model, settings: IdealInputSettings) -> Tensor:
     """What may change, 0 or 1 of shape (images, C, *space): of the region given, what the mask
     holds and no locked channel.
     """
@@ -336,7 +336,7 @@ def _says(name: str, role: str) -> bool:
 
 
 def _window(
-    volume: Volume, settings: Settings, card: model_files.Card
+    volume: Volume, settings: IdealInputSettings, card: model_files.Card
 ) -> tuple[Region, np.ndarray]:
     """The region plus its context; and an array [k, j, i] of uint8, 1 inside the region itself."""
     shape = volume.array.shape
@@ -356,7 +356,7 @@ def _window(
     return core_volumes.as_region(x for pair in grown for x in pair), inside
 
 
-def make_starts(case: Case, settings: Settings) -> tuple[list[str], Tensor]:
+def make_starts(case: Case, settings: IdealInputSettings) -> tuple[list[str], Tensor]:
     """The starts; what may not change is the patient's in each.
 
     Returns:

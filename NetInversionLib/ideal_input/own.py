@@ -10,7 +10,7 @@ from ..core.progress import Progress
 from ..core.results import Result
 from ..core.volumes import Volume
 from .run import ideal_input
-from .settings import Settings
+from .settings import IdealInputSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ def of_network(
     targets: list[Volume],
     network: nn.Module | Callable[..., Any],
     description: model_files.Description | dict | None = None,
-    settings: Settings = Settings(),
+    settings: IdealInputSettings = IdealInputSettings(),
     progress: Progress = Progress(),
 ) -> Result:
     """``ideal_input`` of any differentiable image network.
@@ -31,7 +31,7 @@ def of_network(
         targets: What it should give, likewise.
         network: Of tensors (N, C, *space) to (N, D, *space), or of one tensor an image.
         description: See ``models.adopt``; what is left out is probed and said.
-        settings: See ``Settings``.
+        settings: See ``IdealInputSettings``.
         progress: Receives progress and what was found; may raise ``Cancelled``.
 
     Returns:

@@ -10,6 +10,7 @@ import numpy as np
 from ..core import figures, volumes
 from ..core import page as core_page
 from ..core.figures import Box, Picture, Scale
+from ..core.keys import OWN, Key
 from ..core.results import Result
 from ..core.volumes import Region, Volume
 from . import reading
@@ -48,16 +49,14 @@ class Shown:
 
 def starts_of(result: Result) -> list[str]:
     """The starts whose images a result holds, in its order."""
-    keys = [
-        key.split(" ", 2)
-        for key in result.volumes
-        if key.startswith("change ") and f"ideal {key[7:]}" in result.volumes
-    ]
-    return list(dict.fromkeys(start for _, _, start in keys))
+    changes = [key for key in map(Key.read, result.volumes) if key.kind == "change"]
+    starts = [c.start for c in changes if Key("ideal", c.channel, c.start) in result.volumes]
+    return list(dict.fromkeys(starts))
 
 
 def _roles(images: Iterable[str], kind: str) -> list[str]:
-    return list(dict.fromkeys(key.split(" ", 2)[1] for key in images if key.startswith(f"{kind} ")))
+    """Roles of the channels that there are images of a kind of."""
+    return list(dict.fromkeys(key.channel for key in map(Key.read, images) if key.kind == kind))
 
 
 def searched_from(start: str) -> str:
@@ -68,21 +67,20 @@ def searched_from(start: str) -> str:
 def shown_of(result: Result, facts: Mapping, start: str) -> Shown:
     """The slice inside the region whose images changed most from this start, each channel by its
     own largest change."""
-    first = next(volume for key, volume in result.volumes.items() if key.startswith("ideal "))
+    first = next(v for key, v in result.volumes.items() if Key.read(key).kind == "ideal")
     region, window = facts["settings"].get("region"), facts.get("window")
     if region and window:
         region = _shifted(region, [-int(bound) for bound in window[::2]])
     turned = {key: volumes.reorient(volume, "LPS") for key, volume in result.volumes.items()}
     for role in _roles(result.volumes, "change"):
-        ideal = turned[f"ideal {role} {start}"]
-        turned[f"patient {role}"] = ideal.with_array(
-            ideal.array - turned[f"change {role} {start}"].array
-        )
+        ideal = turned[Key("ideal", role, start)]
+        change = turned[Key("change", role, start)]
+        turned[Key("patient", role)] = ideal.with_array(ideal.array - change.array)
     inside = figures.inside(first, region)
-    whole = turned[f"change {_roles(result.volumes, 'change')[0]} {start}"]
+    whole = turned[Key("change", _roles(result.volumes, "change")[0], start)]
     plane = figures.plane_of(whole)
     scores = sum(
-        _by_slice(turned[f"change {role} {start}"].array, inside, plane)
+        _by_slice(turned[Key("change", role, start)].array, inside, plane)
         for role in _roles(result.volumes, "change")
     )
     index = inside[2 * plane] + int(np.argmax(scores))
@@ -111,26 +109,24 @@ def _where(shown: Shown) -> str:
 def errors(shown: Shown, starts: list[str], what: str) -> str:
     """Output above error, for the patient's input and each start, errors on one scale."""
     rows = []
-    names = [reading.OWN, *starts[:MOST_STARTS]]
+    names = [OWN, *starts[:MOST_STARTS]]
     for role in _roles(shown.images, "error"):
-        keys = {
-            name: f"{role} {name}"
+        there = [
+            name
             for name in names
-            if {f"error {role} {name}", f"output {role} {name}"} <= shown.images.keys()
-        }
-        if names[0] not in keys:  # removed from the scene: there is nothing to compare with
+            if {Key("error", role, name), Key("output", role, name)} <= shown.images.keys()
+        ]
+        if OWN not in there:  # removed from the scene: there is nothing to compare with
             continue
-        units = shown.images[f"error {role} {names[0]}"].units
-        low, high = figures.window(shown.values(f"output {role} patient's"))
+        units = shown.images[Key("error", role, OWN)].units
+        low, high = figures.window(shown.values(Key("output", role, OWN)))
         grey = Scale(low, high, f"{shown.name(role)} ({units})")
         # Of ideal inputs the patient's own error makes the scale: a start that failed would hide
         # it.
-        scaled = [keys[names[0]]] if what == "ideal" else list(keys.values())
-        top = figures.reach(
-            np.concatenate([shown.values(f"error {key}").ravel() for key in scaled])
-        )
+        scaled = [Key("error", role, name) for name in (there if what == "worst" else [OWN])]
+        top = figures.reach(np.concatenate([shown.values(key).ravel() for key in scaled]))
         error = Scale(0.0, top, f"absolute error ({units})", "inferno")
-        titles = {name: reading.input_words(name, what) for name in keys}
+        titles = {name: reading.input_words(name, what) for name in there}
         for kind, scale, words in (
             ("output", grey, f"Synthetic {shown.name(role)}"),
             ("error", error, "Error"),
@@ -138,12 +134,12 @@ def errors(shown: Shown, starts: list[str], what: str) -> str:
             rows.append(
                 [
                     Picture(
-                        shown.slice(f"{kind} {key}"),
+                        shown.slice(Key(kind, role, name)),
                         f"{words}: {titles[name]}",
                         scale,
                         box=_frame(shown),
                     )
-                    for name, key in keys.items()
+                    for name in there
                 ]
             )
     if not rows:
@@ -194,16 +190,18 @@ def inputs(
 def _input_row(shown: Shown, role: str, start: str, what: str) -> list[Picture | None]:
     """A channel: the patient's, the one that was found, and the change."""
     name, frame = shown.name(role), _frame(shown)
-    units = shown.images[f"ideal {role} {start}"].units
+    patient = Key("patient", role)
+    ideal, changed = (Key(kind, role, start) for kind in ("ideal", "change"))
+    units = shown.images[ideal].units
     measured = f"{name} ({units})" if units else f"{name} (no unit)"
-    grey = Scale(*figures.window(shown.values(f"patient {role}")), measured)
-    top = figures.reach(shown.values(f"change {role} {start}"))
+    grey = Scale(*figures.window(shown.values(patient)), measured)
+    top = figures.reach(shown.values(changed))
     behind = f" ({units})" if units else ""
     change = Scale(-top, top, f"change, {what} - patient's own{behind}", "RdBu_r")
     return [
-        Picture(shown.slice(f"patient {role}"), f"{name}, patient's own", grey, box=frame),
-        Picture(shown.slice(f"ideal {role} {start}"), f"{name}, {what}", grey, box=frame),
-        Picture(shown.slice(f"change {role} {start}"), f"{name}, change", change, box=frame),
+        Picture(shown.slice(patient), f"{name}, patient's own", grey, box=frame),
+        Picture(shown.slice(ideal), f"{name}, {what}", grey, box=frame),
+        Picture(shown.slice(changed), f"{name}, change", change, box=frame),
     ]
 
 

@@ -12,11 +12,15 @@ from __future__ import annotations
 import html
 import math
 
+from ..core.keys import OWN, Key, start_of
 from ..core.results import Table
+from ..core.words import tr
 from .settings import BLUR_VOXELS, NOISE
 
-OWN = "patient's"
-"""Key of the patient's own input in ``facts["error"]`` and in the keys of outputs and errors."""
+TISSUES = {"bone": (200.0, math.inf), "soft tissue": (-30.0, 150.0), "fat": (-150.0, -30.0)}
+"""HU limits. Between soft tissue and bone lie vessels filled with contrast agent."""
+EVERYTHING, BODY = "everything", "body"
+"""Where errors are taken, beside the tissues."""
 ALIKE = 1.5
 """Starts whose errors differ by less than this factor found inputs that are as good."""
 REMOVED = "The text with this result's figures was removed from the scene."
@@ -42,6 +46,35 @@ def input_words(name: str, kind: str = "ideal") -> str:
     return f"{kind.capitalize()}, from {start_words(name)}"
 
 
+def image_title(key: Key, channel: str, kind: str = "ideal") -> str:
+    """What an image of a result is, for its node and its file's header.
+
+    Args:
+        key: Of the image.
+        channel: The name of the channel that it shows.
+        kind: "ideal" or "worst".
+    """
+    if key.kind == "spread":
+        return f"Spread of {channel} over the starts"
+    start = start_words(key.start)
+    if key.kind == "ideal":
+        return f"{kind.capitalize()} {channel}, from {start}"
+    if key.kind == "change":
+        return f"Change of {channel}, {kind} from {start}"
+    of = "patient's own input" if key.start == OWN else f"{kind} input from {start}"
+    return f"{'Error of' if key.kind == 'error' else 'Synthetic'} {channel}, {of}"
+
+
+def mae(tissue: str) -> str:
+    """Name of the column with the mean absolute error in a tissue."""
+    return f"MAE {tissue}"
+
+
+def errors_of(facts: dict) -> dict[str, float]:
+    """Mean absolute errors over the region by start, ``OWN`` first; empty if there are none."""
+    return {start_of(name): error for name, error in facts.get("error", {}).items()}
+
+
 def answer(facts: dict, tables: dict[str, Table]) -> str:
     """One to three sentences: what came out, how sure it is, what to look at next.
 
@@ -51,7 +84,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
     """
     if "error" not in facts or "error" not in tables:
         done, total = facts.get("images_done", 0), facts.get("images", 0)
-        return (
+        return tr(
             f"The run was stopped with {done} of {total} images finished, so there are no figures:"
             " what is shown is the best input until then."
         )
@@ -59,12 +92,12 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
     sentences = [_what(facts, tables, start)]
     if _gain(facts, start) > 0:
         sentences += [_how_sure(facts, tables, start), _what_next(facts, tables, start)]
-    return " ".join(sentence for sentence in sentences if sentence)
+    return tr(" ".join(sentence for sentence in sentences if sentence))
 
 
 def best_start(facts: dict) -> str:
     """The start whose input the network errs least on; of worst inputs, most on."""
-    found = {name: error for name, error in facts["error"].items() if name != OWN}
+    found = {name: error for name, error in errors_of(facts).items() if name != OWN}
     choose = min if _kind(facts) == "ideal" else max
     return choose(found, key=lambda name: found[name])
 
@@ -79,8 +112,9 @@ def summary(facts: dict, tables: dict[str, Table]) -> str:
         return f"<b>Incomplete.</b> {lines[0]}"
     units = _units(tables["error"])
     lines.append("Mean absolute error over all voxels of the region, air included:")
-    own = facts["error"][OWN]
-    for name, error in facts["error"].items():
+    errors = errors_of(facts)
+    own = errors[OWN]
+    for name, error in errors.items():
         line = f"- {input_words(name, _kind(facts))}: {error:.1f} {units}"
         lines.append(
             line
@@ -98,9 +132,9 @@ def summary(facts: dict, tables: dict[str, Table]) -> str:
 def _what(facts: dict, tables: dict[str, Table], start: str) -> str:
     """What was asked and what came out."""
     table, kind = tables["error"], _kind(facts)
-    where = "body" if f"MAE body ({_units(table)})" in table.columns else "everything"
+    where = BODY if table.column(mae(BODY)) else EVERYTHING
     own, found = _errors(facts, table, where, start)
-    place = "inside the body" if where == "body" else "over the region"
+    place = "inside the body" if where == BODY else "over the region"
     units = _units(table)
     asked = (
         f"With the patient's own input the network's image differs from the target by {own:.1f}"
@@ -118,7 +152,7 @@ def _what(facts: dict, tables: dict[str, Table], start: str) -> str:
 def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
     """How the starts agree, and what noise and blur leave of the gain."""
     parts = []
-    found = [error for name, error in facts["error"].items() if name != OWN]
+    found = [error for name, error in errors_of(facts).items() if name != OWN]
     if len(found) > 1:
         alike = max(found) <= ALIKE * min(found)
         parts.append(
@@ -172,13 +206,14 @@ def _kind(facts: dict) -> str:
 
 
 def _units(table: Table) -> str:
-    heading = next(heading for heading in table.columns if heading.startswith("MAE "))
-    return heading.split("(")[-1].rstrip(")")
+    column = table.column(mae(EVERYTHING))
+    return column.unit if column else ""
 
 
 def _gain(facts: dict, start: str) -> float:
     """How much less the network errs; of a worst input, how much more."""
-    gain = facts["error"][OWN] - facts["error"][start]
+    errors = errors_of(facts)
+    gain = errors[OWN] - errors[start]
     return gain if _kind(facts) == "ideal" else -gain
 
 
@@ -187,8 +222,8 @@ def _errors(facts: dict, table: Table, tissue: str, start: str) -> tuple[float, 
 
     The rows are in the order of ``facts["error"]``.
     """
-    column = table.columns[f"MAE {tissue} ({_units(table)})"]
-    names = list(facts["error"])
+    column = table.values(mae(tissue))
+    names = list(errors_of(facts))
     return column[names.index(OWN)], column[names.index(start)]
 
 
@@ -217,8 +252,9 @@ def _needed_channel(tables: dict[str, Table], start: str) -> tuple[str, float] |
     """The channel whose return to the patient's own loses most of the gain, and the share lost."""
     if "swap back" not in tables:
         return None
-    columns = tables["swap back"].columns
-    rows = zip(columns["start"], columns["channel put back"], columns["share of the gain lost (%)"])
+    table = tables["swap back"]
+    headings = ("start", "channel put back", "share of the gain lost")
+    rows = zip(*(table.values(heading) for heading in headings))
     lost = {
         channel: share / 100
         for name, channel, share in rows
@@ -232,12 +268,10 @@ def _needed_channel(tables: dict[str, Table], start: str) -> tuple[str, float] |
 
 def _changed_tissue(facts: dict, table: Table, start: str) -> tuple[str, float, float] | None:
     """The tissue whose error changes most, with its error before and after."""
-    ending = f" ({_units(table)})"
-    tissues = [heading[4 : -len(ending)] for heading in table.columns if heading.startswith("MAE ")]
     errors = {
         tissue: _errors(facts, table, tissue, start)
-        for tissue in tissues
-        if tissue not in ("everything", "body")
+        for tissue in TISSUES
+        if table.column(mae(tissue))
     }
     if not errors:
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from .. import __version__
 from ..core import figures
 from ..core import page as core_page
+from ..core.keys import Key
 from ..core.results import Result, Table
 from ..core.volumes import Volume
 from . import pictures, reading
@@ -257,13 +258,13 @@ TITLES = {
 }
 
 
-def _curves(result: Result, beginning: str) -> list[str]:
-    found = [curve for key, curve in result.curves.items() if key.startswith(beginning)]
+def _curves(result: Result, kind: str) -> list[str]:
+    found = [curve for key, curve in result.curves.items() if Key.read(key).kind == kind]
     return [core_page.picture(figures.plot(curve), curve.title) for curve in found]
 
 
 def _note_on_spectra(result: Result) -> str:
-    if not any(key.startswith("spectrum") for key in result.curves):
+    if not any(Key.read(key).kind == "spectrum" for key in result.curves):
         return ""
     return core_page.paragraph(
         "Above 1 the found image has more structure of that fineness than the patient's, below 1 "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import models as model_files
 from ..core import devices
+from ..core.keys import Key
 from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.results import Curve, Result
@@ -28,9 +29,9 @@ from ..optimise.objective import Objective, Terms
 from . import knobs, tables
 from .case import make_starts, prepare, require_same_images
 from .quality import quality_line
-from .reading import start_words
+from .reading import OWN, start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
-from .settings import Settings
+from .settings import IdealInputSettings
 
 if TYPE_CHECKING:
     from .case import Case
@@ -45,17 +46,17 @@ def run_task(
     Args:
         volumes: See ``ideal_input``, [k, j, i].
         model_paths: The models' files.
-        settings: Fields of ``Settings`` as JSON values.
+        settings: Fields of ``IdealInputSettings`` as JSON values.
         progress: Receives progress; may raise ``Cancelled``.
     """
     models = model_files.opened(model_paths)
-    return ideal_input(volumes, models, Settings.from_json(settings), progress)
+    return ideal_input(volumes, models, IdealInputSettings.from_json(settings), progress)
 
 
 def ideal_input(
     volumes: dict[str, Volume],
     models: dict[str, Model],
-    settings: Settings = Settings(),
+    settings: IdealInputSettings = IdealInputSettings(),
     progress: Progress = Progress(),
 ) -> Result:
     """Optimise the input of ``models["network"]`` so that its output comes closest to the target.
@@ -67,7 +68,7 @@ def ideal_input(
             channel. Optional "other <n> in_phase" and so on: input channels of other patients (n =
             1, 2, ...), who give table "validity" its null distribution.
         models: "network", and optionally "second", a network on which the gain is tried.
-        settings: See ``Settings``.
+        settings: See ``IdealInputSettings``.
         progress: Receives progress, log, the loss curve, intermediate results; may raise
             ``Cancelled``.
 
@@ -96,7 +97,7 @@ def ideal_input(
 def _run(
     volumes: dict[str, Volume],
     models: dict[str, Model],
-    settings: Settings,
+    settings: IdealInputSettings,
     progress: Progress,
     device: torch.device,
 ) -> Result:
@@ -130,7 +131,7 @@ def describe(
     case: Case,
     names: list[str],
     found: Found,
-    settings: Settings,
+    settings: IdealInputSettings,
     second: Model | None,
     progress: Progress,
 ) -> Result:
@@ -147,14 +148,10 @@ def describe(
     objective = objective_for(
         case, slice(None), replace(settings, mean=True, direction="best"), memory, progress
     )
-    images = {"patient's": case.patient, **dict(zip(names, found.images))}
+    images = {OWN: case.patient, **dict(zip(names, found.images))}
     kind = WORDS[settings.direction]
-    inputs = {
-        name: f"{kind} input from {start_words(name)}" if name in names else "patient's own input"
-        for name in images
-    }
     errors = {
-        name: _output_volumes(result, case, name, inputs[name], objective.forward(image))
+        name: _output_volumes(result, case, name, kind, objective.forward(image))
         for name, image in images.items()
     }
     tables.add_error_table(result, case, errors, images, found.evaluations, kind)
@@ -167,7 +164,7 @@ def describe(
         )
     if settings.knobs and settings.direction == "best":
         _add_knobs(result, case, found, settings, memory, progress)
-    result.curves["convergence"] = Curve(
+    result.curves[Key("convergence")] = Curve(
         "How far did the error fall?",
         "network evaluations",
         "error that was minimised (no unit)",
@@ -184,7 +181,9 @@ def describe(
     return result
 
 
-def _add_quality(result: Result, case: Case, settings: Settings, progress: Progress) -> None:
+def _add_quality(
+    result: Result, case: Case, settings: IdealInputSettings, progress: Progress
+) -> None:
     """Fact "quality": what a network that no card vouches for errs on the patient's own images."""
     memory = budget(settings, case.patient.device)
     output = objective_for(case, slice(None), settings, memory, progress).forward(case.patient)
@@ -200,22 +199,11 @@ def _add_spread(result: Result, case: Case, images: Tensor) -> None:
     """Add how far the starts' inputs (starts, images, C, *space) lie apart, by channel."""
     spread = case.model.denormalise_change(images.std(0, unbiased=False), case.scaling)
     for index, channel in enumerate(case.model.card.inputs):
-        put_volume(
-            result,
-            case,
-            spread,
-            index,
-            f"spread {channel.role}",
-            channel.units,
-            "spread",
-            f"Spread of {channel.name} over the starts",
-        )
+        put_volume(result, case, spread, index, Key("spread", channel.role), "spread")
 
 
-def _output_volumes(
-    result: Result, case: Case, name: str, words: str, normalised: Tensor
-) -> Tensor:
-    """Add the network's output and its error to ``result``.
+def _output_volumes(result: Result, case: Case, name: str, kind: str, normalised: Tensor) -> Tensor:
+    """Add the network's output and its error for an input (``name``: its start) to ``result``.
 
     Gives the absolute error in ``Model.error_scale``.
     """
@@ -225,32 +213,19 @@ def _output_volumes(
     )
     error = (output - target).abs()
     for index, channel in enumerate(case.model.card.outputs):
-        label = f"{channel.role} {name}"
-        put_volume(
-            result,
-            case,
-            output,
-            index,
-            f"output {label}",
-            channel.units,
-            "ct" if channel.units == "HU" else "input",
-            f"Synthetic {channel.name}, {words}",
-        )
-        put_volume(
-            result,
-            case,
-            error,
-            index,
-            f"error {label}",
-            channel.units,
-            "error",
-            f"Error of {channel.name}, {words}",
-        )
+        role = "ct" if channel.units == "HU" else "input"
+        put_volume(result, case, output, index, Key("output", channel.role, name), role, kind)
+        put_volume(result, case, error, index, Key("error", channel.role, name), "error", kind)
     return (normalised - case.target).abs() * case.model.error_scale[0]
 
 
 def _add_knobs(
-    result: Result, case: Case, found: Found, settings: Settings, memory: float, progress: Progress
+    result: Result,
+    case: Case,
+    found: Found,
+    settings: IdealInputSettings,
+    memory: float,
+    progress: Progress,
 ) -> None:
     """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs
     there.
@@ -269,6 +244,6 @@ def _add_knobs(
     scale, units = case.model.error_scale
     free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
     roles = [channel.role for channel in case.model.card.inputs]
-    result.tables["acquirable"] = knobs.acquirable(
+    result.tables[Key("acquirable")] = knobs.acquirable(
         case.patient[chosen], objective, roles, units, scale, free, progress
     )

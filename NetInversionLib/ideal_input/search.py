@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..core import devices
+from ..core.keys import Key
 from ..core.progress import Progress
 from ..core.results import Result
 from ..optimise import descent, lbfgs
 from ..optimise.objective import Objective, Terms
-from .reading import start_words
-from .settings import Settings
+from .reading import image_title, start_words
+from .settings import IdealInputSettings
 
 if TYPE_CHECKING:
     from .case import Case
@@ -53,7 +54,7 @@ class Found:
 
 
 def optimise(
-    case: Case, names: list[str], starts: Tensor, settings: Settings, progress: Progress
+    case: Case, names: list[str], starts: Tensor, settings: IdealInputSettings, progress: Progress
 ) -> Found:
     """Run the optimiser on all starts of a group of images at a time.
 
@@ -63,7 +64,7 @@ def optimise(
         case: Images, region and target.
         names: Of the starts.
         starts: Normalised, shape (starts, images, C, *space).
-        settings: See ``Settings``.
+        settings: See ``IdealInputSettings``.
         progress: Receives progress and intermediate results; may raise ``Cancelled``.
     """
     count, total = starts.shape[:2]
@@ -108,7 +109,7 @@ def optimise(
     return found
 
 
-def budget(settings: Settings, device: torch.device) -> float:
+def budget(settings: IdealInputSettings, device: torch.device) -> float:
     """Bytes that the run may take besides the program itself."""
     if settings.memory_gb is not None:
         return settings.memory_gb * 1e9
@@ -117,7 +118,7 @@ def budget(settings: Settings, device: torch.device) -> float:
 
 
 def objective_for(
-    case: Case, part: slice, settings: Settings, memory: float, progress: Progress
+    case: Case, part: slice, settings: IdealInputSettings, memory: float, progress: Progress
 ) -> Objective:
     terms = Terms(
         settings.above, settings.below, settings.mean, 1 if settings.direction == "best" else -1
@@ -340,26 +341,10 @@ def ideal_volumes(
     for name, image in zip(names, images):
         ideal = case.model.denormalise(image, case.scaling)
         for index, channel in enumerate(case.model.card.inputs):
-            put_volume(
-                result,
-                case,
-                ideal,
-                index,
-                f"ideal {channel.role} {name}",
-                channel.units,
-                "input",
-                f"{kind.capitalize()} {channel.name}, from {start_words(name)}",
-            )
-            put_volume(
-                result,
-                case,
-                ideal - patient,
-                index,
-                f"change {channel.role} {name}",
-                channel.units,
-                "difference",
-                f"Change of {channel.name}, {kind} from {start_words(name)}",
-            )
+            found = Key("ideal", channel.role, name)
+            put_volume(result, case, ideal, index, found, "input", kind)
+            change = Key("change", channel.role, name)
+            put_volume(result, case, ideal - patient, index, change, "difference", kind)
     return result
 
 
@@ -367,11 +352,24 @@ def put_volume(
     result: Result,
     case: Case,
     images: Tensor,
-    channel: int,
-    label: str,
-    units: str,
+    index: int,
+    key: Key,
     role: str,
-    name: str,
+    kind: str = "ideal",
 ) -> None:
-    result.volumes[label] = case.volume(images, channel, name, units)
-    result.roles[label] = role
+    """Add an image to a result under its key, with its title.
+
+    Args:
+        result: Takes it.
+        case: Scaling and geometry.
+        images: In scanner units, of shape (images, C, *space).
+        index: Of the channel among the card's inputs; for outputs and errors among its outputs.
+        key: What the image is.
+        role: How it is to be shown.
+        kind: "ideal" or "worst", as the inputs are called.
+    """
+    card = case.model.card
+    channel = (card.outputs if key.kind in ("output", "error") else card.inputs)[index]
+    title = image_title(key, channel.name, kind)
+    result.volumes[key] = case.volume(images, index, title, channel.units)
+    result.roles[key] = role

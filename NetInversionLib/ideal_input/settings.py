@@ -21,7 +21,7 @@ BLUR_VOXELS = 1.0
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class IdealInputSettings(Checked):
     """What to look for, from where, and how far.
 
     Images are in the network's normalised units (0 to 1).
@@ -97,3 +97,7 @@ PRESETS = {
     },
 }
 """Settings by name; "published" is that of the source: sums as printed, fixed-step L-BFGS."""
+
+
+Settings = IdealInputSettings
+"""By this name scripts know it: ``from NetInversionLib.ideal_input import Settings``."""

@@ -11,20 +11,16 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ..core.keys import Column, Key
 from ..core.results import Curve, Result, Table
 from ..optimise.objective import Objective, Terms
 from .dixon import body_mask
-from .reading import OWN, input_words, start_words
+from .reading import BODY, EVERYTHING, OWN, TISSUES, input_words, mae, start_words
 from .settings import BLUR_VOXELS, NOISE
 
 if TYPE_CHECKING:
     from ..models import Model
     from .case import Case
-
-
-# HU limits: fat -150 to -30, soft tissue -30 to 150, bone from 200 (below it mixes with
-# contrast-filled vessels).
-TISSUES = {"bone": (200.0, np.inf), "soft tissue": (-30.0, 150.0), "fat": (-150.0, -30.0)}
 
 
 def tissues(case: Case) -> dict[str, np.ndarray]:
@@ -34,13 +30,13 @@ def tissues(case: Case) -> dict[str, np.ndarray]:
         By name, boolean of shape (images, *space).
     """
     inside = case.weight[:, 0].cpu().numpy() > 0
-    masks = {"everything": inside}
+    masks = {EVERYTHING: inside}
     if case.model.card.outputs[0].units != "HU":
         return masks
     hu = case.model.denormalise_output(case.target)[:, 0].cpu().numpy()
     spacing = case.frame.spacing_mm
     body = inside & (body_mask(hu, spacing) if hu.ndim == 3 else body_mask(hu[0], spacing)[None])
-    masks["body"] = body
+    masks[BODY] = body
     for name, (low, high) in TISSUES.items():
         masks[name] = body & (hu > low) & (hu <= high)
     return masks
@@ -72,20 +68,20 @@ def add_error_table(
     masks = {name: mask for name, mask in tissues(case).items() if mask.any()}
     columns: dict[str, list] = {"input": [input_words(name, kind) for name in errors]}
     for tissue, mask in masks.items():
-        columns[f"MAE {tissue} ({units})"] = [
+        columns[Column(mae(tissue), units)] = [
             _mean(error.mean(1), mask) for error in errors.values()
         ]
-    overall = columns[f"MAE everything ({units})"]
-    columns["share of the patient's own error (%)"] = [
+    overall = columns[Column(mae(EVERYTHING), units)]
+    columns[Column("share of the patient's own error", "%")] = [
         100 * value / overall[0] if overall[0] else 0.0 for value in overall
     ]
-    columns["values outside [0, 1] (%)"] = [
+    columns[Column("values outside [0, 1]", "%")] = [
         100 * float(((x < 0) | (x > 1)).float().mean()) for x in images.values()
     ]
     columns["lowest value"] = [float(x.min()) for x in images.values()]
     columns["highest value"] = [float(x.max()) for x in images.values()]
     columns["evaluations per image"] = [0.0, *evaluations.float().mean(1).tolist()]
-    result.tables["error"] = Table("Error of the network's output", columns)
+    result.tables[Key("error")] = Table("Error of the network's output", columns)
     result.facts["error"] = dict(zip(errors, overall))
 
 
@@ -110,7 +106,7 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
             "start",
             "channel",
             "tissue",
-            "mean change (normalised)",
+            Column("mean change", "normalised"),
             "gradient-energy ratio",
             "correlation with the patient's own",
             "autocorrelation, patient's own",
@@ -143,14 +139,14 @@ def add_change(result: Result, case: Case, names: list[str], images: Tensor) -> 
                     columns[heading].append(value)
             frequency, ratio = spectrum_ratio(after, before, spacing)
             lines[channel.name] = (frequency.tolist(), ratio.tolist())
-        result.curves[f"spectrum {name}"] = Curve(
+        result.curves[Key("spectrum", start=name)] = Curve(
             f"Which frequencies does the ideal input (from {start_words(name)}) change?",
             "frequency (cycles/mm)",
             "power, ideal over patient's own",
             lines,
             log_y=True,
         )
-    result.tables["change"] = Table("What changed", columns)
+    result.tables[Key("change")] = Table("What changed", columns)
 
 
 def gradient_energy(
@@ -247,8 +243,8 @@ def add_swap_back(
         for heading in (
             "start",
             "channel put back",
-            f"MAE ({_units(case)})",
-            "share of the gain lost (%)",
+            Column("MAE", _units(case)),
+            Column("share of the gain lost", "%"),
         )
     }
     before = output_error(case, objective, case.patient)
@@ -263,7 +259,7 @@ def add_swap_back(
                 (start_words(name), channel.role, error, 100 * _ratio(error - best, before - best)),
             ):
                 columns[heading].append(value)
-    result.tables["swap back"] = Table("One channel back to the patient's own", columns)
+    result.tables[Key("swap back")] = Table("One channel back to the patient's own", columns)
 
 
 def add_validity(
@@ -314,17 +310,17 @@ def add_validity(
     ):
         labels.append(f"{input_words(OWN)}, slices shuffled, {label}")
         values.append(float(figure(shuffled)))
-    columns: dict[str, list] = {"input": labels, f"MAE ({_units(case)})": values}
+    columns: dict[str, list] = {"input": labels, Column("MAE", _units(case)): values}
     if second is not None:
         errors = [_second_error(case, second, image) for _, image in rows]
-        columns[f"MAE of {second.card.name} ({_units(case)})"] = errors + [float("nan")] * (
+        columns[Column(f"MAE of {second.card.name}", _units(case))] = errors + [float("nan")] * (
             len(labels) - len(errors)
         )
         gain = [(errors[0] - e) / max(values[0] - v, 1e-9) for e, v in zip(errors, values)]
         result.facts["gain that transfers"] = {
             f"ideal {name}": gain[labels.index(input_words(name, kind))] for name in names
         }
-    result.tables["validity"] = Table("Would other inputs do as well?", columns)
+    result.tables[Key("validity")] = Table("Would other inputs do as well?", columns)
 
 
 def output_error(case: Case, objective: Objective, images: Tensor) -> float:

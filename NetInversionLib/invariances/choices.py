@@ -16,7 +16,7 @@ from ..core.volumes import (
     crop,
     region_from_ras_points,
 )
-from .settings import Settings
+from .settings import InvariancesSettings
 
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
 BODY_HU = -500.0
@@ -111,7 +111,7 @@ def only_slices(ct: Volume, settings: dict) -> tuple[Volume, dict]:
 
     Args:
         ct: [k, j, i], any orientation.
-        settings: Fields of ``Settings``; without a region nothing is left out.
+        settings: Fields of ``InvariancesSettings``; without a region nothing is left out.
 
     Raises:
         VolumeError: The lesion's point lies outside of the image.
@@ -194,7 +194,7 @@ SPECTRUM = 5e6
 
 
 def network_voxels(
-    image: tuple[int, int], region: tuple[int, int], slices: int, settings: Settings
+    image: tuple[int, int], region: tuple[int, int], slices: int, settings: InvariancesSettings
 ) -> float:
     """What a run costs, in voxels that pass through the denoiser forwards.
 

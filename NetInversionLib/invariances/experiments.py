@@ -13,7 +13,7 @@ from ..core.volumes import Volume
 from ..models import Model
 from . import lesions, spectrum
 from .level_set import LevelSet, Window
-from .settings import Settings
+from .settings import InvariancesSettings
 
 MARGIN_VOXELS = 8
 
@@ -55,7 +55,7 @@ def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, flo
     return i, j, k
 
 
-def check_lesion(ct: Volume, settings: Settings) -> None:
+def check_lesion(ct: Volume, settings: InvariancesSettings) -> None:
     """Check that a lesion is in the image and large enough for its voxels.
 
     Args:
@@ -101,7 +101,7 @@ def _centre_mm(ct: Volume, i: float, j: float) -> tuple[float, float]:
 def lesion(
     ct: Volume,
     model: Model,
-    settings: Settings,
+    settings: InvariancesSettings,
     epsilon: float,
     device: torch.device,
     progress: Progress = Progress(),
@@ -152,7 +152,7 @@ def spectra(
     k: int,
     region: Window,
     model: Model,
-    settings: Settings,
+    settings: InvariancesSettings,
     epsilon_hu: float,
     change_hu: float,
     device: torch.device,

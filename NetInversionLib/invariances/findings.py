@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..core import devices
 from ..core import volumes as core_volumes
+from ..core.keys import Column, Key
 from ..core.progress import Part, Progress
 from ..core.results import Curve, Result, Table
 from . import components
 from .moments import MAPS, Moments, SliceState, TileState
 from .question import AIR_HU, Question
 
+ACCEPTED = Column("accepted", "%")
 INTERMEDIATE_EVERY_S = 5.0
 SEARCH_SHARE = 0.9
 """Of the run's time, what the slices take; the experiments take the rest."""
@@ -31,8 +33,8 @@ class Findings:
         slices: By number, those that are done and the one that is worked on.
         current: The tile that is worked on; it counts in what is shown meanwhile.
         slices_done: How many slices are finished.
-        rows: Columns of table "proof" by heading, a line for each finished tile.
-        tables: The other tables by key.
+        rows: Columns of table "proof", a line for each finished tile.
+        tables: Titles and columns of the other tables by key.
         curves: By key.
         lesions: Whole CTs (K, J, I), HU, by key.
     """
@@ -45,11 +47,13 @@ class Findings:
     curves: dict[str, Curve] = field(default_factory=dict)
     lesions: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add_lines(self, key: str, title: str, columns: dict[str, list]) -> None:
+    def add_lines(self, key: Key, title: str, columns: dict[str, list]) -> None:
         """Add lines to a table, which is made when it is not there yet."""
-        table = self.tables.setdefault(key, Table(title, {}))
-        for heading, values in columns.items():
-            table.columns.setdefault(heading, []).extend(values)
+        if key not in self.tables:
+            self.tables[key] = Table(title, columns)
+            return
+        for column, values in columns.items():
+            self.tables[key].columns[column] += values
 
 
 class Reporter:
@@ -129,7 +133,7 @@ def keep_images(
         question: Says how many are kept.
         found: The slice that the images are kept in.
         tile: Where the changes are.
-        kind: "sample" or "proposal".
+        kind: Of their keys, "sample" or "proposal".
         first: Number of the first change, from 0.
         changes: (N, H, W), HU.
         wanted: (N,) bool, which of them; None for all.
@@ -137,7 +141,7 @@ def keep_images(
     hu, inside = question.hu[tile.k], tile.window.slices
     for n in range(min(len(changes), question.settings.shown - first)):
         if wanted is None or wanted[n]:
-            whole = found.samples.setdefault(f"{kind} {first + n + 1}", hu.clone())
+            whole = found.samples.setdefault(Key(kind, number=first + n + 1), hu.clone())
             whole[inside] = hu[inside] + changes[n]
 
 
@@ -159,12 +163,12 @@ def result_of(
     maker = _Images(question, findings, result, "" if complete else " (partial)")
     deviations = maker.put_maps()
     maker.put_samples()
-    result.tables["proof"] = Table("Proof: how invariant the samples are", rows)
+    result.tables[Key("proof")] = Table("Proof: how invariant the samples are", rows)
     settings = question.settings
-    result.tables["bands"] = components.band_table(deviations, settings.structure_mm)
+    result.tables[Key("bands")] = components.band_table(deviations, settings.structure_mm)
     if question.segments is not None:
         maps = {f"standard deviation, {key}": deviations[key] for key in ("unproven", "proven")}
-        result.tables["segments"] = components.segment_table(
+        result.tables[Key("segments")] = components.segment_table(
             question.segments, settings.segments, maps
         )
     result.tables.update(findings.tables)
@@ -175,7 +179,7 @@ def result_of(
 def _facts(question: Question, findings: Findings, rows: dict[str, list], complete: bool) -> dict:
     """What lets the run be judged and run again."""
     tried = rows.get("projected", [])
-    accepted = np.nansum(np.array(rows.get("accepted (%)", [])) / 100 * np.array(tried))
+    accepted = np.nansum(np.array(rows.get(ACCEPTED, [])) / 100 * np.array(tried))
     facts = {
         "complete": complete,
         "settings": asdict(question.settings),
@@ -224,10 +228,11 @@ class _Images:
     result: Result
     partial: str  # what stands behind the names of images that are not finished
 
-    def put(self, key: str, array: np.ndarray, role: str, words: str, units: str = "HU") -> None:
-        """Add an image (K, J, I); ``words`` say what it is."""
+    def put(self, key: Key, array: np.ndarray, role: str, units: str = "HU") -> None:
+        """Add an image (K, J, I) under its key, with its title."""
         question = self.question
-        volume = question.volume.with_array(array, name=words + question.label, units=units)
+        name = image_title(key, self.partial) + question.label
+        volume = question.volume.with_array(array, name=name, units=units)
         self.result.volumes[key] = core_volumes.reorient_like(volume, question.original)
         self.result.roles[key] = role
 
@@ -253,20 +258,17 @@ class _Images:
             for key in MAPS
         }
         output = self.whole({k: one.output for k, one in found.items()}, AIR_HU)
-        self.put("patient", self.question.hu.numpy(), "ct", "Low dose")
-        self.put("output", output, "ct", "Denoised")
+        self.put(Key("patient"), self.question.hu.numpy(), "ct")
+        self.put(Key("output"), output, "ct")
         for key in ("unproven", "proven", *(f"proven {band}" for band in components.BANDS)):
-            kind, *band = key.split()
-            words = f"{kind.capitalize()} SD{''.join(f' of {b}' for b in band)}{self.partial}"
-            self.put(f"std {key}", np.nan_to_num(deviations[key]), "spread", words)
+            self.put(Key(f"std {key}"), np.nan_to_num(deviations[key]), "spread")
         share = np.divide(
             deviations["proven"],
             deviations["unproven"],
             out=np.zeros_like(deviations["proven"]),
             where=np.nan_to_num(deviations["unproven"]) > 0,
         )
-        words = f"Share that survived{self.partial}"
-        self.put("share survived", np.nan_to_num(share), "spread", words, units="")
+        self.put(Key("share survived"), np.nan_to_num(share), "spread", units="")
         return deviations
 
     def put_samples(self) -> None:
@@ -274,23 +276,44 @@ class _Images:
         found = self.findings.slices
         if self.question.sampling is not None:
             floors = {k: one.floor for k, one in found.items() if one.floor is not None}
-            words = f"Autoencoder's error{self.partial}"
-            self.put("vae floor", self.whole(floors, 0.0), "difference", words)
+            self.put(Key("vae floor"), self.whole(floors, 0.0), "difference")
         for key, images in _by_key({k: one.components for k, one in found.items()}):
-            words = f"{key.capitalize()}{self.partial}"
-            self.put(key, self.whole(images, 0.0), "difference", words)
+            self.put(key, self.whole(images, 0.0), "difference")
         for key, images in _by_key({k: one.samples for k, one in found.items()}):
-            proven = "proven" if key.startswith("sample") else "unproven"
-            self.put(key, self.whole(images, None), "ct", f"{key.capitalize()}, {proven}")
+            self.put(key, self.whole(images, None), "ct")
         for key, images in _by_key({k: one.answers for k, one in found.items()}):
-            words = f"Denoised {key.replace('answer', 'sample')}"
-            self.put(key, self.whole(images, AIR_HU), "ct", words)
-        for key, array in self.findings.lesions.items():
-            words = "Nodule put in" if key == "lesion" else "Nodule, its unnoticed part"
-            self.put(key, array, "ct", words)
+            self.put(key, self.whole(images, AIR_HU), "ct")
+        for kind, array in self.findings.lesions.items():
+            self.put(Key(kind), array, "ct")
 
 
-def _by_key(of_slices: dict[int, dict[str, Tensor]]) -> list[tuple[str, dict[int, Tensor]]]:
+TITLES = {
+    "patient": "Low dose",
+    "output": "Denoised",
+    "share survived": "Share that survived",
+    "vae floor": "Autoencoder's error",
+    "sample": "Sample {number}, proven",
+    "proposal": "Proposal {number}, unproven",
+    "answer": "Denoised sample {number}",
+    "component": "Component {number}",
+    "lesion": "Nodule put in",
+    "hidden lesion": "Nodule, its unnoticed part",
+    "std unproven": "Unproven SD",
+    "std proven": "Proven SD",
+    **{f"std proven {band}": f"Proven SD of {band}" for band in components.BANDS},
+}
+"""What an image is, by its key's kind."""
+FINISHED = ("patient", "output", "sample", "proposal", "answer", "lesion", "hidden lesion")
+"""Kinds of images that no more slices and samples change."""
+
+
+def image_title(key: Key, partial: str = "") -> str:
+    """What an image is, for its node and its file; ``partial``: words for one that still grows."""
+    title = TITLES[key.kind].format(number=key.number)
+    return title if key.kind in FINISHED else title + partial
+
+
+def _by_key(of_slices: dict[int, dict[Key, Tensor]]) -> list[tuple[Key, dict[int, Tensor]]]:
     """Images by slice for each key that any slice has, in the keys' order."""
     keys = sorted({key for images in of_slices.values() for key in images})
     return [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..core import volumes
+from ..core.keys import SECOND, Key
 from ..core.results import Result
-from .reading import SECOND
 
 
 def maps_of_newest_slice(result: Result) -> tuple[str, dict[str, np.ndarray]]:
@@ -16,19 +16,19 @@ def maps_of_newest_slice(result: Result) -> tuple[str, dict[str, np.ndarray]]:
         result: An intermediate result of ``invariances``.
 
     Returns:
-        "" or ``SECOND``, what the keys of the denoiser end with, and "unproven" and "proven" as
+        "" or ``SECOND``, the network of the denoiser's keys, and "unproven" and "proven" as
         maps (J, I), HU, cut to the region.
     """
-    suffix = SECOND if f"std unproven{SECOND}" in result.volumes else ""
+    network = SECOND if Key("std unproven", network=SECOND) in result.volumes else ""
     turned = {
-        kind: volumes.reorient(result.volumes[f"std {kind}{suffix}"], "LPS").array
+        kind: volumes.reorient(result.volumes[Key(f"std {kind}", network=network)], "LPS").array
         for kind in ("unproven", "proven")
     }
-    slices = result.tables[f"proof{suffix}"].columns.get("slice")
+    slices = result.tables[Key("proof", network=network)].values("slice")
     newest = slices[-1] if slices else 0
     drawn = turned["unproven"][newest]
     rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
     seen: tuple[slice, ...] = ()
     if len(rows):
         seen = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    return suffix, {kind: values[newest][seen] for kind, values in turned.items()}
+    return network, {kind: values[newest][seen] for kind, values in turned.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.keys import Column, Key
 from . import components as invariances_components
 from .level_set import LevelSet, Projected, Window
 
@@ -131,7 +132,7 @@ class SliceState:
         deviations: By ``MAPS``, while the slice is worked on.
         output: What the network makes of it, (J, I), HU.
         maps: What ``deviations`` come to, (J, I) float32, HU, once the slice is done.
-        references: Headings of table "proof" and what the samples are to be compared with.
+        references: Columns of table "proof" and what the samples are to be compared with.
         floor: What the sampler's autoencoder changes by itself, (J, I), HU.
         samples: Samples and proposals that are kept, (J, I), HU, by key.
         answers: What the network makes of the samples, likewise.
@@ -141,11 +142,11 @@ class SliceState:
     deviations: dict[str, Blended]
     output: Tensor
     maps: dict[str, np.ndarray] = field(default_factory=dict)
-    references: dict[str, float] = field(default_factory=dict)
+    references: dict[Column, float] = field(default_factory=dict)
     floor: Tensor | None = None
-    samples: dict[str, Tensor] = field(default_factory=dict)
-    answers: dict[str, Tensor] = field(default_factory=dict)
-    components: dict[str, Tensor] = field(default_factory=dict)
+    samples: dict[Key, Tensor] = field(default_factory=dict)
+    answers: dict[Key, Tensor] = field(default_factory=dict)
+    components: dict[Key, Tensor] = field(default_factory=dict)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from ..core.progress import Progress
 from ..core.results import Result
 from ..core.volumes import Volume
 from .run import invariances
-from .settings import Settings
+from .settings import InvariancesSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ def of_network(
     ct: Volume,
     network: nn.Module | Callable[..., Any],
     description: model_files.Description | dict | None = None,
-    settings: Settings = Settings(),
+    settings: InvariancesSettings = InvariancesSettings(),
     progress: Progress = Progress(),
 ) -> Result:
     """``invariances`` of any differentiable CT denoiser.
@@ -29,7 +29,7 @@ def of_network(
         ct: HU, [k, j, i], any orientation.
         network: Of tensors (N, C, *space), its output as large as its input.
         description: See ``models.adopt_denoiser``; what is left out is probed and said.
-        settings: See ``Settings``.
+        settings: See ``InvariancesSettings``.
         progress: Receives progress and what was found; may raise ``Cancelled``.
 
     Returns:

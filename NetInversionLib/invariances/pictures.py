@@ -10,10 +10,11 @@ import numpy as np
 from ..core import figures, volumes
 from ..core import page as core_page
 from ..core.figures import Box, Picture, Scale
+from ..core.keys import SECOND, Key
 from ..core.results import Result
 from ..core.volumes import Region, Volume
 
-SUFFIXES = {"": "", " second": "second denoiser"}
+NETWORKS = {"": "", SECOND: "second denoiser"}
 """Of the result's keys, as ``invariances.invariances`` makes them, with what they stand for."""
 CONTEXT_VOXELS = 12  # around the region in the pictures
 AIR_AND_LUNG_HU = -300.0
@@ -24,11 +25,11 @@ SMALL = 0.6  # regions below this share of the slice are shown on the whole of i
 
 @dataclass(frozen=True)
 class Shown:
-    """The images of one denoiser by key without suffix, axes LPS; the slice, the region and what of
-    it is shown."""
+    """The images of one denoiser by key without network, axes LPS; the slice, the region and what
+    of it is shown."""
 
     result: Result
-    suffix: str
+    network: str
     facts: Mapping
     images: Mapping[str, Volume]
     index: int
@@ -37,17 +38,17 @@ class Shown:
     grey: Scale
 
     @classmethod
-    def of(cls, result: Result, suffix: str, facts: Mapping) -> Shown:
+    def of(cls, result: Result, network: str, facts: Mapping) -> Shown:
         """The slice inside the region with the largest standard deviation, of the denoiser whose
-        keys end like this.
+        keys have this network.
         """
-        own = {
-            key.removesuffix(suffix): volume
+        own: dict[str, Volume] = {
+            Key.read(key).of(""): volume
             for key, volume in result.volumes.items()
-            if _belongs(key, suffix)
+            if Key.read(key).network == network
         }
         images = {key: volumes.reorient(volume, "LPS") for key, volume in own.items()}
-        region = figures.inside(result.volumes[f"patient{suffix}"], facts["settings"].get("region"))
+        region = figures.inside(own["patient"], facts["settings"].get("region"))
         k0, k1, j0, j1, i0, i1 = region
         scores = np.zeros(k1 - k0)
         for key in ("std unproven", "std proven"):
@@ -62,7 +63,7 @@ class Shown:
         calm = images.get("output", images["patient"]).array[index, j0:j1, i0:i1]
         return cls(
             result,
-            suffix,
+            network,
             facts,
             images,
             index,
@@ -109,14 +110,16 @@ class Shown:
     def first(self, kind: str) -> str | None:
         """Of a scene the image that its browser shows ("samples"), of a fresh result the first one
         ("sample 1")."""
-        numbered = sorted(
-            (int(key.split()[1]), key) for key in self.images if key.startswith(f"{kind} ")
-        )
-        return self.key(f"{kind}s") or (numbered[0][1] if numbered else None)
+        return self.key(f"{kind}s") or next(iter(self.numbered(kind)), None)
+
+    def numbered(self, kind: str) -> list[Key]:
+        """The keys of the images of a kind ("sample") that have numbers, rising."""
+        found = {key.number: key for key in map(Key.read, self.images) if key.kind == kind}
+        return [found[number] for number in sorted(n for n in found if n is not None)]
 
     def curve(self, key: str) -> str:
         """A curve of this denoiser, drawn."""
-        curve = self.result.curves.get(f"{key}{self.suffix}")
+        curve = self.result.curves.get(Key(key, network=self.network))
         return core_page.picture(figures.plot(curve), curve.title) if curve is not None else ""
 
 
@@ -221,16 +224,14 @@ def samples(one: Shown) -> str:
 
 def principal_components(one: Shown) -> str:
     """The first components that are not zero."""
-    keys = sorted(
-        key for key in one.images if key.startswith("component ") and one.values(key).any()
-    )[:SHOWN_COMPONENTS]
+    keys = [key for key in one.numbered("component") if one.values(key).any()][:SHOWN_COMPONENTS]
     if not keys:
         return ""
     top = figures.reach(np.concatenate([one.values(key).ravel() for key in keys]))
     row = [
         Picture(
             one.slice(key),
-            f"{key.capitalize()}, one standard deviation",
+            f"Component {key.number}, one standard deviation",
             Scale(-top, top, "change (HU)", "RdBu_r"),
             box=one.frame,
         )
@@ -286,13 +287,6 @@ def lesion(one: Shown) -> str:
         f"the nodule of "
         "which most HU stay unnoticed. Both changes have the same scale.",
     )
-
-
-def _belongs(key: str, suffix: str) -> bool:
-    """Whether an image is of the denoiser with this suffix."""
-    if suffix:
-        return key.endswith(suffix)
-    return not key.endswith(tuple(filter(None, SUFFIXES)))
 
 
 def _window(hu: np.ndarray) -> Scale:

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.keys import Column, Key
 from . import components, level_set
-from .findings import Findings, Reporter, add_changes, keep_images
+from .findings import ACCEPTED, Findings, Reporter, add_changes, keep_images
 from .level_set import LevelSet, Projected
 from .moments import SliceState, TileState
 from .proposals import Proposer
 from .question import Question
+from .reading import layer_change
 
 PROJECTED_AT_ONCE = 16
 RANDOM_PAIRS = 8
 FRESH_NOISES = 2
 NOT_KNOWN = float("nan")
+BEFORE = Column("input change before", "HU")
+AFTER = Column("input change after", "HU")
+SURVIVED = Column("survived", "%")
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,16 @@ def measure_references(
     elsewhere = _other_places(question, target, hu, generator)
     fresh = question.measured(target, proposer.noise(FRESH_NOISES, generator)).mean()
     found.references = {
-        f"reference: other places of the slice ({target.units})": elsewhere,
-        f"reference: fresh noise of the same dose ({target.units})": float(fresh),
+        Column("reference: other places of the slice", target.units): elsewhere,
+        Column("reference: fresh noise of the same dose", target.units): float(fresh),
     }
     if question.sampling is not None:
         floor = question.sampling.floor(hu, question.region)
         found.floor = torch.zeros_like(hu)
         found.floor[question.region.slices] = floor
-        changed = f"autoencoder's image, change of the {question.layer_name} ({target.units})"
+        changed = Column(f"autoencoder's image, {change_of(question)}", target.units)
         found.references |= {
-            "autoencoder's error (HU)": float(floor.double().square().mean().sqrt()),
+            Column("autoencoder's error", "HU"): float(floor.double().square().mean().sqrt()),
             changed: float(question.measured(target, floor[None])),
         }
 
@@ -174,10 +179,10 @@ def prove_shown(
         proposals: Changes (N, H, W), HU, that the samples come from.
     """
     samples, target = findings.slices[whole.k].samples, whole.target
-    numbers = [n for n in range(1, len(proposals) + 1) if f"sample {n}" in samples]
+    numbers = [n for n in range(1, len(proposals) + 1) if Key("sample", number=n) in samples]
     if not numbers:
         return
-    inside = torch.stack([samples[f"sample {n}"][target.region.slices] for n in numbers])
+    inside = torch.stack([samples[Key("sample", number=n)][target.region.slices] for n in numbers])
     images = question.batch(inside)
     enough = level_set.ENOUGH * question.epsilon
     unnoticed = (target.measure(images) <= enough).to(images.device).view(-1, 1, 1, 1)
@@ -185,7 +190,7 @@ def prove_shown(
     images = torch.where(unnoticed, images, back)
     for n, image in zip(numbers, images):
         shown = image[0].cpu() * question.scale + question.low
-        samples[f"sample {n}"][target.region.slices] = shown
+        samples[Key("sample", number=n)][target.region.slices] = shown
     chosen = proposals[[n - 1 for n in numbers]]
     _tell_samples(question, findings, whole, numbers, chosen, images)
 
@@ -209,29 +214,33 @@ def _line(question: Question, found: SliceState, tile: TileState) -> dict[str, f
     """
     window, units, moved = tile.window, tile.target.units, tile.moved
     tried = tile.measures or [p.proposed for p in moved]
-    changes = f"change of the {question.layer_name} ({units})"
     line: dict[str, float | int | str] = {
         "slice": tile.k,
-        "S (mm)": question.height_mm(tile.k),
+        Column("S", "mm"): question.height_mm(tile.k),
         "rows": f"{window.j0}-{window.j1 - 1}",
         "columns": f"{window.i0}-{window.i1 - 1}",
-        f"unproven samples, {changes}": _mean(tried),
-        f"projected samples, change ({units})": _mean([p.measure for p in moved]),
+        Column(f"unproven samples, {change_of(question)}", units): _mean(tried),
+        Column("projected samples, change", units): _mean([p.measure for p in moved]),
     }
     if tile.output is not None:
-        line["projected samples, change of the output (HU)"] = _mean(tile.outputs)
+        line[Column("projected samples, change of the output", "HU")] = _mean(tile.outputs)
     line |= {
-        f"largest accepted ({units})": _largest_accepted(moved),
-        "accepted (%)": 100 * _mean([p.accepted for p in moved]),
+        Column("largest accepted", units): _largest_accepted(moved),
+        ACCEPTED: 100 * _mean([p.accepted for p in moved]),
         "projected": sum(len(p.accepted) for p in moved),
-        "input change before (HU)": _mean([p.change_before for p in moved]) * question.scale,
-        "input change after (HU)": _mean([p.change_after for p in moved]) * question.scale,
-        "survived (%)": 100 * _mean([p.survived[p.accepted] for p in moved]),
+        BEFORE: _mean([p.change_before for p in moved]) * question.scale,
+        AFTER: _mean([p.change_after for p in moved]) * question.scale,
+        SURVIVED: 100 * _mean([p.survived[p.accepted] for p in moved]),
         "evaluations per sample": _mean([p.evaluations for p in moved]),
     }
     for heading, value in found.references.items():
         line[heading] = value if tile.of_region else NOT_KNOWN
     return line
+
+
+def change_of(question: Question) -> str:
+    """What the network's change is called in headings."""
+    return layer_change(question.settings.layer)
 
 
 def _mean(values: list[Tensor]) -> float:
@@ -265,26 +274,27 @@ def _tell_samples(
     target = whole.target
     proposed = question.moved(target, proposals)
     measure = target.measure(images)
-    layer = f"change of the {question.layer_name} ({target.units})"
+    layer, units = change_of(question), target.units
+    tried = torch.cat(whole.measures)[[n - 1 for n in numbers]]
     columns = {
         "slice": [whole.k] * len(images),
         "sample": numbers,
-        f"unproven, {layer}": torch.cat(whole.measures)[[n - 1 for n in numbers]].tolist(),
-        f"projected, {layer}": measure.tolist(),
+        Column(f"unproven, {layer}", units): tried.tolist(),
+        Column(f"projected, {layer}", units): measure.tolist(),
         "accepted": (measure <= question.epsilon).tolist(),
     }
     if whole.output is not None:
         output = whole.output.measure(images)
-        columns["projected, change of the output (HU)"] = output.tolist()
+        columns[Column("projected, change of the output", "HU")] = output.tolist()
     before = level_set.rms(proposed - target.start) * question.scale
     after = level_set.rms(images - target.start) * question.scale
     survived = 100 * level_set.survived(proposed, images, target.start)
     columns |= {
-        "input change before (HU)": before.tolist(),
-        "input change after (HU)": after.tolist(),
-        "survived (%)": survived.tolist(),
+        BEFORE: before.tolist(),
+        AFTER: after.tolist(),
+        SURVIVED: survived.tolist(),
     }
-    findings.add_lines("proof of samples", "Proof of each sample", columns)
+    findings.add_lines(Key("proof of samples"), "Proof of each sample", columns)
 
 
 def _tell_components(
@@ -298,19 +308,19 @@ def _tell_components(
     pairs = zip(components_found.images, components_found.explained)
     for number, (image, explained) in enumerate(pairs, 1):
         kept = found.components.setdefault(
-            f"component {number}", torch.zeros(question.hu[whole.k].shape)
+            Key("component", number=number), torch.zeros(question.hu[whole.k].shape)
         )
         kept[target.region.slices] = image.float()
         step = (image.float() / question.scale)[None, None].to(target.start)
         one, two = (float(target.measure(target.start + times * step)) for times in (1, 2))
-        layer = f"change of the {question.layer_name}, 1 standard deviation ({target.units})"
+        layer = f"{change_of(question)}, 1 standard deviation"
         line: dict[str, list] = {
             "slice": [whole.k],
             "component": [number],
-            "explained variance (%)": [100 * float(explained)],
+            Column("explained variance", "%"): [100 * float(explained)],
             "samples": [len(changes)],
-            layer: [one],
-            f"2 standard deviations ({target.units})": [two],
+            Column(layer, target.units): [one],
+            Column("2 standard deviations", target.units): [two],
         }
         title = "Principal components of the accepted samples"
-        findings.add_lines("components", title, line)
+        findings.add_lines(Key("components"), title, line)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .choices import image_noise
 from .level_set import Window
 from .low_dose import FreshNoise, LowDoseSettings
-from .settings import PROPOSALS, Settings
+from .settings import PROPOSALS, InvariancesSettings
 
 # How far the decoder of latent maps looks, in latents: one by its first layer, less than two by all
 # of its blocks together.
@@ -35,7 +35,7 @@ class Proposer:
         hu: Tensor,
         spacing_mm: tuple[float, float],
         region: Window,
-        settings: Settings,
+        settings: InvariancesSettings,
         drawn: Callable[[int, torch.Generator], Tensor] | None = None,
     ):
         self.hu, self.region, self.settings, self.factor = hu, region, settings, 1.0

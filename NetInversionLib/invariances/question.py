@@ -20,7 +20,7 @@ from . import experiments
 from .choices import image_noise
 from .level_set import LevelSet, Window
 from .sampler import Sampling
-from .settings import Settings
+from .settings import InvariancesSettings
 
 AIR_HU = -1024.0
 
@@ -47,7 +47,7 @@ class Question:
     volume: Volume
     hu: Tensor
     model: Model
-    settings: Settings
+    settings: InvariancesSettings
     device: torch.device
     sampling: Sampling | None
     slices: range
@@ -66,11 +66,6 @@ class Question:
     def scale(self) -> float:
         """HU per normalised unit."""
         return self.model.card.inputs[0].high - self.model.card.inputs[0].low
-
-    @property
-    def layer_name(self) -> str:
-        """What must not notice, as headings name it."""
-        return "output" if self.settings.layer == "output" else f"layer {self.settings.layer}"
 
     def normalised(self, hu: Tensor) -> Tensor:
         """Images as the network takes them: HU of any shape (..., H, W) to normalised units."""
@@ -135,7 +130,7 @@ def question(
     segments: Volume | None,
     model: Model,
     sampling: Sampling | None,
-    settings: Settings,
+    settings: InvariancesSettings,
     device: torch.device,
     label: str = "",
 ) -> Question:
@@ -196,7 +191,7 @@ def _region(ct: Volume, asked: tuple[int, ...] | None) -> tuple[range, Window]:
     return range(k.start, k.stop), Window(j.start, j.stop, i.start, i.stop)
 
 
-def _epsilon(settings: Settings, hu: Tensor) -> float:
+def _epsilon(settings: InvariancesSettings, hu: Tensor) -> float:
     """What counts as unnoticed in slices (K, J, I), HU, in the measure's units."""
     if settings.layer != "output":
         return settings.epsilon_layer
@@ -253,7 +248,7 @@ def checked_denoiser(model: Model, layers: tuple[str, ...]) -> Model:
 
 
 def sampler_at_work(
-    sampler: Model | None, denoiser: Model, settings: Settings, device: torch.device
+    sampler: Model | None, denoiser: Model, settings: InvariancesSettings, device: torch.device
 ) -> Sampling | None:
     """The sampler at work, if there is one.
 

@@ -10,11 +10,11 @@ import html
 import math
 from collections.abc import Iterable, Mapping
 
+from ..core.keys import SECOND, Key
 from ..core.results import Table
 from ..core.text import readable
+from ..core.words import tr
 
-SECOND = " second"
-"""What the keys of a second denoiser's images and tables end with."""
 REMOVED = "The text with this result's figures was removed from the scene."
 SEARCHED = "but changes that were not tried may pass too"
 AVERAGE = "the limit is an average over the region, so a small spot may change by more"
@@ -32,7 +32,7 @@ def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
     """
     sentences = [_found(facts, tables), _certainty(facts), _next(facts, tables)]
     stopped = "" if facts.get("complete", True) else "Stopped early, so this is of a part only: "
-    return stopped + " ".join(sentence for sentence in sentences if sentence)
+    return tr(stopped + " ".join(sentence for sentence in sentences if sentence))
 
 
 def summary(facts: Mapping | None, tables: Mapping[str, Table]) -> str:
@@ -42,13 +42,13 @@ def summary(facts: Mapping | None, tables: Mapping[str, Table]) -> str:
     lines = [f"<b>{_escaped(answer(facts, tables))}</b>"]
     if not facts.get("complete", True):
         lines.append("<b>Incomplete</b>: the run was stopped; the maps are partial.")
-    for suffix, part in parts(facts).items():
+    for network, part in parts(facts).items():
         lines.append(
             f"<b>{_escaped(part['model']['name'])}</b>: {part['accepted']} of {part['projected']} "
             f"projected samples are proven to change {_escaped(looked_at(part))} by at most "
             f"{amount(part, part['epsilon'])}."
         )
-        share = _mean(_column(tables, f"proof{suffix}", "survived (%)"))
+        share = _mean(_column(tables, Key("proof", network=network), "survived"))
         if share is not None:
             lines.append(f"Of the proposed change {share:.0f} % survived.")
     lines.append("Research use only.")
@@ -56,8 +56,13 @@ def summary(facts: Mapping | None, tables: Mapping[str, Table]) -> str:
 
 
 def parts(facts: Mapping) -> dict[str, Mapping]:
-    """The facts about each denoiser, by what its keys end with: "" or ``SECOND``."""
+    """The facts about each denoiser, by the network of its keys: "" or ``SECOND``."""
     return {"": facts, **({SECOND: facts["second"]} if "second" in facts else {})}
+
+
+def layer_change(layer: str) -> str:
+    """What the change of a layer is called in headings."""
+    return "change of the output" if layer == "output" else f"change of the layer {layer}"
 
 
 def looked_at(part: Mapping) -> str:
@@ -100,7 +105,7 @@ def _found(facts: Mapping, tables: Mapping[str, Table]) -> str:
         )
     before, after, share = (
         _mean(_column(tables, "proof", heading))
-        for heading in ("input change before (HU)", "input change after (HU)", "survived (%)")
+        for heading in ("input change before", "input change after", "survived")
     )
     size = "other images"
     if after is not None:
@@ -124,7 +129,7 @@ def _where(facts: Mapping) -> str:
 
 def _band(facts: Mapping, tables: Mapping[str, Table]) -> str:
     """Whether what is left is mostly fine or coarse."""
-    values = dict(zip(_column(tables, "bands", "band"), _column(tables, "bands", "proven (HU)")))
+    values = dict(zip(_column(tables, "bands", "band"), _column(tables, "bands", "proven")))
     coarse, fine = values.get("structure", math.nan), values.get("noise", math.nan)
     if not (coarse + fine > 0) or max(coarse, fine) < 1.2 * min(coarse, fine):
         return ""
@@ -134,7 +139,7 @@ def _band(facts: Mapping, tables: Mapping[str, Table]) -> str:
 
 def _other(facts: Mapping, tables: Mapping[str, Table]) -> str:
     """What a second denoiser leaves, beside the first."""
-    share = _mean(_column(tables, f"proof{SECOND}", "survived (%)"))
+    share = _mean(_column(tables, Key("proof", network=SECOND), "survived"))
     if "second" not in facts or share is None:
         return ""
     return f" (with {facts['second']['model']['name']}: {share:.0f} %)"
@@ -178,7 +183,7 @@ def _next(facts: Mapping, tables: Mapping[str, Table]) -> str:
 
 def _largest_nodule(tables: Mapping[str, Table]) -> tuple[float, float, float] | None:
     """(diameter in mm, HU that survive, HU put in) of the nodule of which most survives."""
-    headings = ("diameter (mm)", "contrast that survives (HU)", "contrast (HU)")
+    headings = ("diameter", "contrast that survives", "contrast")
     rows = zip(*(_column(tables, "lesions", heading) for heading in headings))
     known = [row for row in rows if math.isfinite(row[1])]
     return max(known, key=lambda row: abs(row[1]), default=None)
@@ -191,47 +196,48 @@ def proof(facts: Mapping, tables: Mapping[str, Table], key: str, number: int | N
     """What is known of an image of the result, in a sentence.
 
     Args:
-        key: "samples", "proposals", "component 2", "lesion" or "hidden lesion", with ``SECOND``
-            behind for the second denoiser.
+        key: "samples", "proposals", "component 2", "lesion" or "hidden lesion", of either
+            denoiser.
         number: Of the sample or proposal; None if it is not known.
     """
-    suffix = SECOND if key.endswith(SECOND) else ""
-    part = parts(facts)[suffix]
-    if key.startswith(("samples", "proposals")):
-        table = tables.get(f"proof of samples{suffix}", Table("", {}))
-        return _sample(part, table, key.startswith("samples"), number)
-    if key.startswith("lesion"):
+    image = Key.read(key)
+    part = parts(facts)[image.network]
+    if image.kind in ("samples", "proposals"):
+        table = tables.get(Key("proof of samples", network=image.network), Table("", {}))
+        return _sample(part, table, image.kind == "samples", number)
+    if image.kind == "lesion":
         return (
             "Unproven: the nodule of which most stays unnoticed, put in whole. See the table of "
             "lesions."
         )
-    if "lesion" in key:
+    if image.kind == "hidden lesion":
         limit = amount(part, part["epsilon"])
         return f"Proven: with so much of that nodule {looked_at(part)} changes by at most {limit}."
-    return _component(tables.get(f"components{suffix}"), int(key.split()[1]))
+    table = tables.get(Key("components", network=image.network), Table("", {}))
+    return _component(part, table, image.number)
 
 
 def _sample(part: Mapping, table: Table, proven: bool, number: int | None) -> str:
     """Of several slices and tiles, the largest changes."""
-    columns, layer, limit = table.columns, looked_at(part), amount(part, part["epsilon"])
-    rows = [row for row, its in enumerate(columns.get("sample", [])) if its == number]
-    accepted = [row for row in rows if str(columns["accepted"][row]) == "True"]
-    name = part["settings"]["layer"]
-    change = "change of the output" if name == "output" else f"change of the layer {name}"
+    layer, limit = looked_at(part), amount(part, part["epsilon"])
+    rows = [row for row, its in enumerate(table.values("sample")) if its == number]
+    accepted = [row for row in rows if table.values("accepted")[row]]
+    change = layer_change(part["settings"]["layer"])
     if proven and accepted:
-        largest = amount(part, _largest(columns, f"projected, {change} (", accepted))
+        largest = amount(part, _largest(table, f"projected, {change}", accepted))
         words = [
             f"Sample {number}, proven: {layer} changes by {largest}, at most {limit} are allowed."
         ]
-        output = _largest(columns, "projected, change of the output", accepted)
+        output = _largest(table, "projected, change of the output", accepted)
         if part["epsilon_units"] != "HU" and math.isfinite(output):
             words.append(f"Its output changes by {readable(output, 2)} HU.")
-        share = sum(columns["survived (%)"][row] for row in accepted) / len(accepted)
+        survived = table.values("survived")
+        share = sum(survived[row] for row in accepted) / len(accepted)
         return " ".join([*words, f"{share:.0f} % of the proposed change survived."])
     if proven:
         return f"Proven: {layer} changes by at most {limit}."
     if rows:
-        largest = amount(part, _largest(columns, f"unproven, {change} (", rows))
+        largest = amount(part, _largest(table, f"unproven, {change}", rows))
         return (
             f"Proposal {number}, unproven: {layer} changes by {largest}; {limit} count as "
             "unnoticed."
@@ -239,14 +245,15 @@ def _sample(part: Mapping, table: Table, proven: bool, number: int | None) -> st
     return "Unproven: as proposed. The table of proofs says how much the network notices."
 
 
-def _component(table: Table | None, number: int) -> str:
-    if table is None:
+def _component(part: Mapping, table: Table, number: int | None) -> str:
+    """What one standard deviation of a component does, and how much of the samples it tells."""
+    rows = [row for row, its in enumerate(table.values("component")) if its == number]
+    name = f"{layer_change(part['settings']['layer'])}, 1 standard deviation"
+    heading = table.column(name)
+    if heading is None:
         return ""
-    columns = table.columns
-    rows = [row for row, its in enumerate(columns["component"]) if its == number]
-    heading = next(heading for heading in columns if heading.startswith("change of the"))
-    share = _largest(columns, "explained variance (%)", rows)
-    change = _largest(columns, heading, rows)
+    share = _largest(table, "explained variance", rows)
+    change = _largest(table, name, rows)
     return (
         f"Component {number}: {share:.0f} % of the variance; {heading}: {readable(change, 2)}. "
         "Other amounts are not proven."
@@ -256,8 +263,8 @@ def _component(table: Table | None, number: int) -> str:
 # Figures -----------------------------------------------------------------------------------------
 
 
-def _column(tables: Mapping[str, Table], key: str, heading: str) -> list:
-    return tables[key].columns.get(heading, []) if key in tables else []
+def _column(tables: Mapping[str, Table], key: str, name: str) -> list:
+    return tables[key].values(name) if key in tables else []
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -266,9 +273,9 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _largest(columns: Mapping[str, list], start: str, rows: Iterable[int]) -> float:
-    """In the first column whose heading starts so; NaN if there is none."""
-    values = next((values for name, values in columns.items() if name.startswith(start)), None)
+def _largest(table: Table, name: str, rows: Iterable[int]) -> float:
+    """In the column of this name; NaN if there is none."""
+    values = table.values(name)
     return max((values[row] for row in rows), default=math.nan) if values else math.nan
 
 

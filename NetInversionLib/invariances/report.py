@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core import page as core_page
+from ..core.keys import Key
 from ..core.results import Result
 from ..core.volumes import Volume
 from . import pictures, reading
@@ -124,10 +125,10 @@ def page(result: Result, source: Volume | None = None) -> str:
         else facts.get("inputs", {}).get("low_dose", facts["model"]["name"])
     )
     chapters, models = [], {}
-    for suffix, words in pictures.SUFFIXES.items():
-        its_facts = facts.get(suffix.strip(), {}) if suffix else facts
-        if f"patient{suffix}" in result.volumes and "model" in its_facts:
-            one = pictures.Shown.of(result, suffix, its_facts)
+    for network, words in pictures.NETWORKS.items():
+        its_facts = facts.get(network, {}) if network else facts
+        if Key("patient", network=network) in result.volumes and "model" in its_facts:
+            one = pictures.Shown.of(result, network, its_facts)
             models[words or "denoiser"] = its_facts["model"]
             if "sampler" in its_facts:
                 models[f"{words} sampler".strip()] = its_facts["sampler"]
@@ -219,7 +220,7 @@ def _chapters(one: pictures.Shown, behind: str) -> list[str]:
     others = [
         core_page.chapter(table.title, core_page.table(table, notes=NOTES))
         for key, table in one.result.tables.items()
-        if not one.suffix and key.removesuffix(" second") not in TITLES
+        if not one.network and Key.read(key).of("") not in TITLES
     ]
     return [
         core_page.chapter(
@@ -251,7 +252,7 @@ def _chapters(one: pictures.Shown, behind: str) -> list[str]:
 
 def _table(one: pictures.Shown, key: str) -> str:
     """A table of one denoiser with its heading; a long one is folded away."""
-    table = one.result.tables.get(f"{key}{one.suffix}")
+    table = one.result.tables.get(Key(key, network=one.network))
     if table is None:
         return ""
     shown = core_page.table(table, notes=NOTES)

@@ -11,7 +11,7 @@ tried as they are, which is the unproven map, and moved onto the network's level
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import models as model_files
 from ..core import devices
+from ..core.keys import SECOND, Key
 from ..core.names import require_names
 from ..core.progress import Part, Progress
 from ..core.results import Result
@@ -38,12 +39,13 @@ from .moments import MAPS, Blended, SliceState, TileState, tiles
 from .proposals import Proposer
 from .question import Question, checked_denoiser, question, sampler_at_work
 from .sampler import placed
-from .settings import Settings
+from .settings import InvariancesSettings
 
 if TYPE_CHECKING:
     from ..core.volumes import Volume
     from ..models import Model
 
+T = TypeVar("T")
 SAMPLES_AT_ONCE = 16
 VOXELS_AT_ONCE = 16 * 128 * 128
 EVALUATIONS_EACH = 100
@@ -57,13 +59,13 @@ def run_task(
 ) -> Result:
     """``invariances`` as a job: volumes [k, j, i], settings as JSON values, models as files."""
     models = model_files.opened(model_paths)
-    return invariances(volumes, models, Settings.from_json(settings), progress)
+    return invariances(volumes, models, InvariancesSettings.from_json(settings), progress)
 
 
 def invariances(
     volumes: dict[str, Volume],
     models: dict[str, Model],
-    settings: Settings = Settings(),
+    settings: InvariancesSettings = InvariancesSettings(),
     progress: Progress = Progress(),
 ) -> Result:
     """Sample what may change in ``volumes["low_dose"]`` without ``models["denoiser"]`` noticing.
@@ -74,8 +76,8 @@ def invariances(
         models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder
             with flows trained for it, which proposals of the kind "cinn" need. Optional "second",
             another denoiser, asked about the same noise and textures, and with a "second sampler"
-            about that one's draws; what is found for it has the same keys with " second" behind.
-        settings: See ``Settings``.
+            about that one's draws; what is found for it has the same keys, of network "second".
+        settings: See ``InvariancesSettings``.
         progress: Receives progress, log and intermediate results; may raise ``Cancelled``.
 
     Returns:
@@ -102,47 +104,53 @@ def invariances(
     device = devices.choose(settings.device, progress.log)
     layers = (settings.layer, *settings.spectrum)
     asked = {
-        suffix: checked_denoiser(models[key], layers)
-        for suffix, key in (("", "denoiser"), (" second", "second"))
+        network: checked_denoiser(models[key], layers)
+        for network, key in (("", "denoiser"), (SECOND, "second"))
         if key in models
     }
     for model in asked.values():
         placed(model.network, device)
     samplings = {
-        suffix: sampler_at_work(models.get(f"{suffix} sampler".strip()), model, settings, device)
-        for suffix, model in asked.items()
+        network: sampler_at_work(models.get(f"{network} sampler".strip()), model, settings, device)
+        for network, model in asked.items()
     }
     results: dict[str, Result] = {}
-    for suffix, model in asked.items():
+    for network, model in asked.items():
 
-        def with_the_others(one: Result, suffix: str = suffix) -> Result:
-            return merged({**results, suffix: one})
+        def with_the_others(one: Result, network: str = network) -> Result:
+            return merged({**results, network: one})
 
         first, last = len(results) / len(asked), (len(results) + 1) / len(asked)
         one = question(
             volumes["low_dose"],
             volumes.get("segments"),
             model,
-            samplings[suffix],
+            samplings[network],
             settings,
             device,
             label=f", {model.card.name}" if len(asked) > 1 else "",
         )
-        results[suffix] = answered(one, Part(progress, first, last, with_the_others))
+        results[network] = answered(one, Part(progress, first, last, with_the_others))
     progress.report(1.0, "Done")
     return merged(results)
 
 
 def merged(results: dict[str, Result]) -> Result:
-    """Results by suffix as one; facts are the first's, the others' under "second"."""
+    """Results by network as one; facts are the first's, the others' under "second"."""
     whole = Result()
-    for suffix, result in results.items():
-        for kind in ("volumes", "tables", "curves", "roles"):
-            named = {key + suffix: value for key, value in getattr(result, kind).items()}
-            getattr(whole, kind).update(named)
-        whole.facts.update({suffix.strip(): result.facts} if suffix else result.facts)
+    for network, result in results.items():
+        whole.volumes.update(_of(network, result.volumes))
+        whole.tables.update(_of(network, result.tables))
+        whole.curves.update(_of(network, result.curves))
+        whole.roles.update(_of(network, result.roles))
+        whole.facts.update({network: result.facts} if network else result.facts)
     whole.facts["complete"] = all(result.facts["complete"] for result in results.values())
     return whole
+
+
+def _of(network: str, parts: dict[str, T]) -> dict[str, T]:
+    """Parts of a result under the keys of a network."""
+    return {Key.read(key).of(network): part for key, part in parts.items()}
 
 
 def answered(asked: Question, progress: Progress = Progress()) -> Result:
@@ -274,9 +282,9 @@ def _try_samples(
 def _denoise_samples(asked: Question, found: SliceState) -> None:
     """Keep what the network makes of each sample that is kept."""
     for key, image in found.samples.items():
-        if key.startswith("sample"):
+        if key.kind == "sample":
             answer = asked.denoised(asked.batch(image[None]))
-            found.answers[key.replace("sample", "answer")] = answer
+            found.answers[Key("answer", number=key.number)] = answer
 
 
 # Experiments --------------------------------------------------------------------------------------
@@ -287,8 +295,8 @@ def _try_lesions(asked: Question, findings: Findings, progress: Progress) -> Non
     table, curve, images = experiments.lesion(
         asked.volume, asked.model, asked.settings, asked.epsilon, asked.device, progress
     )
-    findings.tables["lesions"] = table
-    findings.curves["detectability"] = curve
+    findings.tables[Key("lesions")] = table
+    findings.curves[Key("detectability")] = curve
     findings.lesions = images
 
 
@@ -303,7 +311,7 @@ def _count_directions(asked: Question, findings: Findings, progress: Progress) -
         epsilon_hu = settings.epsilon_noise * noise_hu
     middle = slices[len(slices) // 2]
     strength = findings.slices[middle].maps["unproven"]
-    findings.tables["spectrum"], findings.curves["gains"] = experiments.spectra(
+    findings.tables[Key("spectrum")], findings.curves[Key("gains")] = experiments.spectra(
         asked.volume,
         middle,
         asked.region,

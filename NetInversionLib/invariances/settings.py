@@ -14,7 +14,7 @@ NOTHING_CHANGES = (
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class InvariancesSettings(Checked):
     """Which changes to try, where, and what counts as unnoticed.
 
     ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the low-dose volume, or None
@@ -79,3 +79,7 @@ class Settings(Checked):
             raise ValueError(
                 f"overlap must be at most half of tile ({self.tile}), not {self.overlap}"
             )
+
+
+Settings = InvariancesSettings
+"""By this name scripts know it: ``from NetInversionLib.invariances import Settings``."""

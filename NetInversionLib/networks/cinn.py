@@ -166,7 +166,7 @@ class CINN(nn.Module):
     ) -> Tensor:
         """``count`` latents for each condition, those of the first condition first.
 
-        See ``Prepared.sample``.
+        See ``PreparedCINN.sample``.
 
         Args:
             h: Features of the conditions, (N, features), or (N, features, h, w) for maps.
@@ -179,7 +179,7 @@ class CINN(nn.Module):
         """
         return self.prepared(h).sample(count, temperature, generator)
 
-    def prepared(self, h: Tensor) -> Prepared:
+    def prepared(self, h: Tensor) -> PreparedCINN:
         """The network under given conditions, with everything computed that depends on them alone.
 
         It is a picture of the weights as they are now; gradients reach x and v, but neither weights
@@ -206,8 +206,8 @@ class CINN(nn.Module):
             x, _ = block.encode(x, given)
         self.initialised.fill_(True)
 
-    def _prepared(self, h: Tensor) -> Prepared:
-        return Prepared(self, self._given(h), tuple(h.shape))
+    def _prepared(self, h: Tensor) -> PreparedCINN:
+        return PreparedCINN(self, self._given(h), tuple(h.shape))
 
     def _given(self, h: Tensor) -> list[_Given]:
         if not self.spatial:
@@ -234,7 +234,7 @@ class CINN(nn.Module):
         return x, shape
 
 
-class Prepared:
+class PreparedCINN:
     """The network under given conditions; see ``CINN.prepared``.
 
     K times as many latents as conditions: K in turn for each.

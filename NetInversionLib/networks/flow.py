@@ -191,7 +191,7 @@ class ConditionalFlow(nn.Module):
         ]
         return self.inverse([temperature * part.to(condition) for part in z], condition)
 
-    def prepared(self, condition: Tensor | None = None) -> Prepared:
+    def prepared(self, condition: Tensor | None = None) -> PreparedFlow:
         """The flow for one condition, with everything computed that no image changes.
 
         For many encodings and decodings under the same condition. It is a picture of the weights as
@@ -243,8 +243,8 @@ class ConditionalFlow(nn.Module):
         ]
         return shapes
 
-    def _prepared(self, condition: Tensor | None) -> Prepared:
-        return Prepared(
+    def _prepared(self, condition: Tensor | None) -> PreparedFlow:
+        return PreparedFlow(
             [
                 level.prepare(features)
                 for level, features in zip(self.levels, self.features(condition))
@@ -259,7 +259,7 @@ class ConditionalFlow(nn.Module):
             )
 
 
-class Prepared:
+class PreparedFlow:
     """A flow under one condition; see ``ConditionalFlow.prepared``.
 
     A condition of one image serves any batch.

@@ -16,7 +16,6 @@ from typing import Any
 import ctk
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from ..core import steps
 from ..models.card import ModelError
@@ -24,6 +23,7 @@ from ..models.foreign import formats, trust
 from .job import find_python
 from .stepper import Stepper
 from .texts import literal
+from .words import tr as _
 
 SCALINGS = {
     "none": _("As they are"),

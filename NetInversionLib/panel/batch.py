@@ -9,11 +9,11 @@ from typing import Any
 import qt
 import slicer
 import vtk
-from slicer.i18n import tr as _
 
 from . import keyboard, texts
 from .logic import ModuleLogic
 from .panel import ModulePanel
+from .words import tr as _
 
 BATCH = "batch"
 """Node references of the parameter node: more volumes that are run."""

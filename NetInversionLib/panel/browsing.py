@@ -12,6 +12,7 @@ from typing import Any
 
 import slicer
 
+from ..core.keys import Key
 from ..scene import results
 
 MOST = 100
@@ -23,36 +24,33 @@ Nodes = Mapping[str, Any]
 
 def numbers(nodes: Nodes, kind: str) -> list[int]:
     """The numbers of the images of a kind that are not in a sequence yet, rising."""
-    one, *rest = kind.split(" ", 1)
-    pattern = " ".join([one[:-1], "{}", *rest])
-    found = {key.split()[1] for key in nodes if key.startswith(f"{one[:-1]} ")}
-    return sorted(int(number) for number in found if pattern.format(number) in nodes)
+    known = {key.number for key in map(Key.read, nodes) if key.number is not None}
+    return sorted(number for number in known if Key.read(kind).member(number) in nodes)
 
 
-def sequence_keys(kind: str, of: list[int]) -> list[str]:
+def sequence_keys(kind: str, of: list[int]) -> list[Key]:
     """The keys of the images of a kind with these numbers."""
-    one, *rest = kind.split(" ", 1)
-    return [" ".join([one[:-1], str(number), *rest]) for number in of]
+    return [Key.read(kind).member(number) for number in of]
 
 
-def singles(nodes: Nodes, kind: str) -> list[str]:
+def singles(nodes: Nodes, kind: str) -> list[Key]:
     """Keys of the images of a kind that are not in a sequence, by number."""
     return [key for key in sequence_keys(kind, list(range(1, MOST + 1))) if key in nodes]
 
 
 def count(nodes: Nodes, kind: str) -> int:
     """How many images of a kind there are."""
-    sequence = nodes.get(f"sequence of {kind}")
+    sequence = nodes.get(results.sequence_of(kind))
     return sequence.GetNumberOfDataNodes() if sequence is not None else len(singles(nodes, kind))
 
 
 def number_at(nodes: Nodes, kind: str, place: int) -> int | None:
     """The number of the image at a place (from 1) among those of a kind; None if there is none."""
-    sequence = nodes.get(f"sequence of {kind}")
+    sequence = nodes.get(results.sequence_of(kind))
     if sequence is not None and place <= sequence.GetNumberOfDataNodes():
         return int(sequence.GetNthIndexValue(place - 1))
     single = singles(nodes, kind)
-    return int(single[place - 1].split()[1]) if place <= len(single) else None
+    return single[place - 1].number if place <= len(single) else None
 
 
 def shown(nodes: Nodes, kind: str, place: int) -> Any:
@@ -84,7 +82,7 @@ def browsed(nodes: dict, titles: Mapping[str, str], owner: str, browser: str) ->
     """
     kinds = [kind for kind in titles if kind != browser]
     of = numbers(nodes, kinds[0])
-    sequences = {kind: sequence_keys(kind, of) for kind in kinds}
+    sequences: dict[str, list[str]] = {kind: [*sequence_keys(kind, of)] for kind in kinds}
     return results.add_browser(nodes, sequences, dict(titles), owner, browser)
 
 
@@ -100,12 +98,12 @@ def show_sum(nodes: Nodes, image: Any, change: Any, amount: float, owner: str, t
     if node is None:
         volumes = slicer.modules.volumes.logic()
         node = volumes.CloneVolume(slicer.mrmlScene, image, title)
-        node.SetAttribute(f"{owner}.key", SUM)
+        node.SetAttribute(f"{owner}.key", str(SUM))
         node.SetAttribute(f"{owner}.run", image.GetAttribute(f"{owner}.run"))
     base, added = (slicer.util.arrayFromVolume(volume) for volume in (image, change))
     slicer.util.updateVolumeFromArray(node, base + amount * added)
     return node
 
 
-SUM = "shown component"
+SUM = Key("shown component")
 """Key of the volume that ``show_sum`` makes."""

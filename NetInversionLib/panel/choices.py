@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import slicer
-from slicer.i18n import tr as _
 
 from ..core import volumes
 from ..core.volumes import Region, Volume
 from ..scene import read
 from . import placing
+from .words import tr as _
 
 
 class RegionChoice(enum.Enum):

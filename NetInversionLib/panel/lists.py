@@ -15,7 +15,7 @@ def fill(selector: qt.QComboBox, entries: Mapping[str, str]) -> None:
     if shown != entries:
         selector.clear()
         for data, text in entries.items():
-            selector.addItem(text, data)
+            selector.addItem(text, str(data))
 
 
 def chosen(selector: qt.QComboBox) -> str:

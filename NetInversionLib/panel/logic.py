@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from .. import jobs, models
@@ -25,7 +26,20 @@ from . import runs as panel_runs
 from .job import find_python
 from .packages import installed
 from .pictures import durationText
-from .reports import ReportLogic
+from .reports import Nodes, ReportLogic
+from .words import tr as _
+
+
+def settings_of(settings: Any, single: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run by name.
+
+    Args:
+        settings: A table of them, an object of the question's ``Settings``, or None.
+        single: Those that were given one by one; they count before the others.
+    """
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        settings = dataclasses.asdict(settings)
+    return {**(settings or {}), **single}
 
 
 class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
@@ -61,6 +75,20 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         if self._parameters is None or self._parameters.parameterNode is not node:
             self._parameters = self.PARAMETERS(node)
         return self._parameters
+
+    # A run
+
+    def request(self, *inputs: Any, **choices: Any) -> jobs.Request:
+        """What ``run`` would compute, as data for NetInversionLib.jobs.run_here or panel.job.QtJob.
+
+        Args:
+            inputs, choices: As for the module's ``run``.
+        """
+        return steps.finish(self.requestSteps(*inputs, **choices))
+
+    def requestSteps(self, *inputs: Any, **choices: Any) -> steps.Steps:
+        """Steps whose value is the request: a module's own."""
+        raise NotImplementedError
 
     # Models
 
@@ -223,7 +251,7 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         found = scene_runs.runs_of(self.moduleName)
         return panel_runs.labelled({run: self.runLabel(found[run]) for run in reversed(found)})
 
-    def runLabel(self, nodes: dict) -> str:
+    def runLabel(self, nodes: Nodes) -> str:
         """A result in a few words: of what, and whether it is complete."""
         first = next(iter(nodes.values()))
         source = first.GetNodeReference(f"{self.moduleName}.input")
@@ -243,14 +271,14 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         nodes = scene_runs.result_nodes(self.moduleName, run)
         return {key: node for key, node in nodes.items() if scene_runs.has_data(node)}
 
-    def facts(self, nodes: dict) -> dict:
+    def facts(self, nodes: Nodes) -> dict:
         """What a result's text records; empty if it was removed, or the scene was saved without
         it.
         """
         text = nodes["facts"].GetText() if nodes.get("facts") is not None else ""
         return json.loads(text) if text else {}
 
-    def tables(self, nodes: dict) -> dict[str, Table]:
+    def tables(self, nodes: Nodes) -> dict[str, Table]:
         """A result's tables by their keys, from its nodes."""
         return {
             key: Table(scene_tables.title_of(node), scene_tables.columns_of(node))

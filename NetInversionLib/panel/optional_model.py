@@ -7,10 +7,10 @@ from pathlib import Path
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from ..models.card import Card
 from . import lists
+from .words import tr as _
 
 FROM_FILE = "*"
 """Data of the entry that asks for a file; no file is called so."""

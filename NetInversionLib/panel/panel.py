@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import qt
 import slicer
 import vtk
-from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from ..core import steps
+from ..core import steps, words
 from ..core.results import Result
 from ..models.card import Card
 from . import add_network, estimates, optional_model, runs
@@ -29,6 +28,7 @@ from .pictures import cardText
 from .reports import ReportPanel
 from .running import Run, RunningPanel
 from .texts import literal
+from .words import tr as _
 
 if TYPE_CHECKING:
     from .logic import ModuleLogic
@@ -373,6 +373,7 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
 
     def say(self, message: str) -> None:
         """A line in the log; the newest also stands under the button."""
+        message = words.tr(message)
         self.ui.logText.appendPlainText(
             "{time}  {message}".format(time=time.strftime("%H:%M:%S"), message=message)
         )
@@ -381,6 +382,7 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
 
     def fail(self, message: str, details: str = "") -> None:
         """Say what went wrong, in the log and in a dialog."""
+        message = words.tr(message)
         self.say(message)
         slicer.util.errorDisplay(
             literal(message), windowTitle=self.logic.TITLE, detailedText=details

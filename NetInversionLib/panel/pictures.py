@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import qt
-from slicer.i18n import tr as _
 
 from ..models.card import Card, Channel
 from ..scene import display, tables
+from .words import tr as _
 
 
 def cardText(path: str, card: Card) -> str:

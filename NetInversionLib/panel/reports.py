@@ -6,16 +6,17 @@ from __future__ import annotations
 import importlib
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 from ..scene import read, runs
+from .words import tr as _
 
-Nodes = dict[str, Any]
+Nodes = Mapping[str, Any]
 """The nodes of a result by their keys."""
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import slicer
-from slicer.i18n import tr as _
 
 from .. import jobs, models
-from ..core import steps
+from ..core import steps, words
 from ..core.progress import Cancelled, Progress
 from ..core.results import Result
 from ..scene.results import Written
@@ -22,6 +21,7 @@ from .packages import PackagesMissing, ensure_packages
 from .pictures import curvePicture, durationText
 from .stepper import Stepper
 from .texts import literal
+from .words import tr as _
 
 if TYPE_CHECKING:
     from .job import QtJob
@@ -248,6 +248,7 @@ class RunningPanel:
 
     def _onProgress(self, fraction: float, message: str) -> None:
         self.ui.progressBar.setValue(int(1000 * fraction))
+        message = words.tr(message)
         elapsed = time.monotonic() - self._going.started
         if fraction > 0.05:
             message = _("{message}; about {left} left").format(

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
-from slicer.i18n import tr as _
 
 from ..scene import runs as scene_runs
 from . import lists
+from .words import tr as _
 
 
 class RunList:

@@ -1,9 +1,10 @@
 """How a result is shown in Slicer's views: the layout, what each view shows, its legend, and the
 part in sight.
 
-    yield from views.show(LAYOUT, [[Slice("MyView1", _("Patient"), patient), Slice("MyView2",
-                                   _("Change"), patient, change)], [Tabs({_("Table"):
-                                   Table("MyTable", table)})]], analysed=change)
+    first = SliceView("MyView1", _("Patient"), patient)
+    above = [first, over("MyView2", _("Change"), patient, change)]
+    below = [TabViews({_("Table"): TableView("MyTable", table)})]
+    yield from views.show(LAYOUT, [above, below], analysed=change)
 
 A view is known by its tag, the singleton tag of its node: it stays the same from run to run and in
 a saved scene.
@@ -19,10 +20,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import slicer
 import vtk
-from slicer.i18n import tr as _
 
 from ..core.steps import Steps
 from ..scene import display, read
+from .words import tr as _
 
 IMAGE, DIFFERENCE, MAP = "#6EB04B", "#EDD54C", "#F34A33"
 """Colours of the bars above slice views: Slicer's own green, yellow and red."""
@@ -35,7 +36,7 @@ SAMPLED = 2**20
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceView:
     """A slice view: its tag, what it shows in a few words, a volume and a map over it (nodes, or
     None).
     """
@@ -50,13 +51,13 @@ class Slice:
 
 def over(
     tag: str, label: str, below: Any, overlay: Any, opacity: float = 1.0, color: str = DIFFERENCE
-) -> Slice:
+) -> SliceView:
     """The view of a map over the image ``below``; empty where there is no map."""
-    return Slice(tag, label, below if overlay is not None else None, overlay, opacity, color)
+    return SliceView(tag, label, below if overlay is not None else None, overlay, opacity, color)
 
 
 @dataclass(frozen=True)
-class Table:
+class TableView:
     """A table view: its tag and the table node (or None)."""
 
     tag: str
@@ -64,7 +65,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Plot:
+class PlotView:
     """A plot view: its tag and the chart node (or None)."""
 
     tag: str
@@ -72,13 +73,13 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Tabs:
+class TabViews:
     """Views behind tabs, by the words on the tab."""
 
-    views: dict[str, Slice | Table | Plot]
+    views: dict[str, SliceView | TableView | PlotView]
 
 
-Row = list[Slice | Table | Plot | Tabs]
+Row = list[SliceView | TableView | PlotView | TabViews]
 
 
 def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None) -> Steps:
@@ -97,7 +98,7 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
     _arrange(manager, number, layout_description(rows))
     yield False  # the views appear
     views = _flat(rows)
-    slices = [view for view in views if isinstance(view, Slice)]
+    slices = [view for view in views if isinstance(view, SliceView)]
     box = analysed_box(analysed) if analysed is not None else None
     framed = framed if framed is not None else analysed
     for view in slices:
@@ -111,17 +112,17 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
             show_legend(volume)
         yield True
     for other in views:
-        if isinstance(other, Table):
+        if isinstance(other, TableView):
             show_table(other.tag, other.node)
-        elif isinstance(other, Plot):
+        elif isinstance(other, PlotView):
             show_chart(other.tag, other.node)
         yield True
 
 
-def _flat(rows: list[Row]) -> list[Slice | Table | Plot]:
+def _flat(rows: list[Row]) -> list[SliceView | TableView | PlotView]:
     """All views, also those behind tabs."""
     inside = [
-        list(cell.views.values()) if isinstance(cell, Tabs) else [cell]
+        list(cell.views.values()) if isinstance(cell, TabViews) else [cell]
         for row in rows
         for cell in row
     ]
@@ -145,16 +146,16 @@ def layout_description(rows: list[Row]) -> str:
     )
 
 
-def _cell(cell: Slice | Table | Plot | Tabs) -> str:
-    if isinstance(cell, Tabs):
+def _cell(cell: SliceView | TableView | PlotView | TabViews) -> str:
+    if isinstance(cell, TabViews):
         tabs = "".join(
             f"<item name={quoteattr(name)}>{_cell(view)}</item>"
             for name, view in cell.views.items()
         )
         return f'<layout type="tab">{tabs}</layout>'
-    if isinstance(cell, Slice):
+    if isinstance(cell, SliceView):
         return _view("Slice", cell.tag, orientation="Axial", viewcolor=cell.color)
-    kind = "TableView" if isinstance(cell, Table) else "PlotView"
+    kind = "TableView" if isinstance(cell, TableView) else "PlotView"
     return _view(kind, cell.tag, viewlabel=kind[0])
 
 
@@ -178,7 +179,7 @@ def _arrange(manager: Any, number: int, description: str) -> None:
 # A view's content
 
 
-def show_slice(widget: slicer.qMRMLSliceWidget, view: Slice) -> None:
+def show_slice(widget: slicer.qMRMLSliceWidget, view: SliceView) -> None:
     """Show a volume, and a map over it, in a slice view that says what it is; linked views move
     together from then on.
     """

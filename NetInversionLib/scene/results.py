@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 
+from ..core.keys import Key
 from ..core.results import Result
 from ..core.steps import Steps
 from ..core.volumes import Volume
@@ -28,6 +29,7 @@ from .tables import (
     curve_to_nodes,
     reused_node,
     table_to_node,
+    title_of,
     vtk_table,
     vtk_tables,
     with_parts,
@@ -72,7 +74,7 @@ def show_difference(
         node = volume_to_node(
             Volume(arrays[0] - arrays[1], place, name, units_of(other)), name, other, "difference"
         )
-        node.SetAttribute(f"{owner}.key", key)
+        node.SetAttribute(f"{owner}.key", str(key))
         node.SetAttribute(f"{owner}.run", run)
     else:
         slicer.util.updateVolumeFromArray(node, arrays[0] - arrays[1])
@@ -242,13 +244,19 @@ def _mark(
     """
     like = in_scene(like)
     for key, node in written.nodes.items():
-        node.SetAttribute(f"{owner}.key", key)
+        node.SetAttribute(f"{owner}.key", str(key))
         node.SetAttribute(f"{owner}.run", written.run)
         node.SetAttribute(f"{owner}.incomplete", None if complete else "1")
         node.SetNodeReferenceID(f"{owner}.input", like.GetID() if like is not None else None)
         if not complete:
             node.SetName(f"{node.GetName()} (incomplete)")
     place.mark(f"{owner}.run", written.run)
+
+
+def sequence_of(images: str) -> Key:
+    """Key of the sequence that holds images of a key such as "samples"."""
+    images = Key.read(images)
+    return Key(f"sequence of {images.kind}", network=images.network)
 
 
 def add_browser(
@@ -276,12 +284,12 @@ def add_browser(
         return nodes
     found = dict(nodes)
     first = nodes[next(iter(sequences.values()))[0]]
-    source = "".join(first.GetName().partition(": ")[1:])
+    source = first.GetName().removeprefix(title_of(first))
     marks = {mark: first.GetAttribute(mark) for mark in (f"{owner}.run", f"{owner}.incomplete")}
 
     def marked(node, own):
         found[own] = node
-        for mark, value in {**marks, f"{owner}.key": own}.items():
+        for mark, value in {**marks, f"{owner}.key": str(own)}.items():
             node.SetAttribute(mark, value)
         return node
 
@@ -290,12 +298,13 @@ def add_browser(
         for images, members in sequences.items():
             sequence = marked(
                 new_node("vtkMRMLSequenceNode", f"{titles[images]}, all{source}"),
-                f"sequence of {images}",
+                sequence_of(images),
             )
             sequence.SetIndexName("number")
             sequence.SetIndexUnit("")
             for member in members:  # each gets the marks: showing it, the browser copies them too
-                sequence.SetDataNodeAtValue(marked(nodes[member], images), member.split()[1])
+                number = str(Key.read(member).number)
+                sequence.SetDataNodeAtValue(marked(nodes[member], images), number)
             marked(nodes[members[0]], images)
             browser.AddSynchronizedSequenceNodeID(sequence.GetID())
             its_own = browser.GetProxyNode(sequence)  # which the application may have made at once

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import slicer
 import vtk
 
+from ..core.keys import Key
 from ..core.results import Result, Table
 from .read import volume_from_node
 from .tables import columns_of, curve_from_chart, title_of, with_parts
 from .write import remove_nodes, subject_hierarchy
 
 
-def result_nodes(owner: str, run: str) -> dict:
+def result_nodes(owner: str, run: str) -> dict[str, Any]:
     """The nodes of a run of a module by their keys; empty if there is none."""
     nodes = slicer.mrmlScene.GetNodes() if run else ()
-    return {
-        node.GetAttribute(f"{owner}.key"): node
-        for node in nodes
-        if node.GetAttribute(f"{owner}.run") == run
+    found = {
+        key_of(node, owner): node for node in nodes if node.GetAttribute(f"{owner}.run") == run
     }
+    return {key: node for key, node in found.items() if key is not None}
 
 
 def runs_of(owner: str) -> dict[str, dict]:
@@ -28,9 +30,16 @@ def runs_of(owner: str) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for node in slicer.mrmlScene.GetNodes():
         run = node.GetAttribute(f"{owner}.run")
-        if run and node.GetAttribute(f"{owner}.key"):
-            found.setdefault(run, {})[node.GetAttribute(f"{owner}.key")] = node
+        key = key_of(node, owner)
+        if run and key:
+            found.setdefault(run, {})[key] = node
     return dict(sorted(found.items(), key=lambda item: float(item[0]), reverse=True))
+
+
+def key_of(node: slicer.vtkMRMLNode, owner: str) -> Key | None:
+    """What a node of a result is, also of a scene that an older version saved."""
+    text = node.GetAttribute(f"{owner}.key")
+    return Key.read(text) if text else None
 
 
 def remove_run(owner: str, run: str) -> None:
@@ -85,7 +94,7 @@ def _remove_folder(attribute: str, value: str) -> None:
 # ------------------------------------------------------------------------------- results from nodes
 
 
-def result_from_nodes(nodes: dict) -> Result:
+def result_from_nodes(nodes: Mapping[str, Any]) -> Result:
     """The result that ``write_result`` wrote as these nodes, by key, also after the scene was saved
     and opened again.
 

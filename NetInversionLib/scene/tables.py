@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
+from ..core import keys
 from ..core.results import Curve, Table
 from .write import NOTICE, all_or_nothing, file_under, in_scene, new_node, remove_nodes
 
@@ -63,17 +64,12 @@ def vtk_table(columns: dict[str, list]) -> vtk.vtkTable:
         raise ValueError(f"Columns must have one length; these have {lengths}")
     content = vtk.vtkTable()
     for title, values in columns.items():
-        kinds = {type(value) for value in values}
-        if any(
-            issubclass(kind, bool) or not issubclass(kind, Real) for kind in kinds - {type(None)}
-        ):
+        kind = keys.column_kind(values)
+        if kind in (keys.TEXT, keys.TRUTH):
             column = vtk.vtkStringArray()
             for value in values:
                 column.InsertNextValue("" if value is None else str(value))
-        elif (
-            all(issubclass(kind, Integral) for kind in kinds)
-            and max(map(abs, values), default=0) < 2**31
-        ):
+        elif _fit_into_integers(values):
             column = numpy_to_vtk(np.array(values, np.intc), deep=True)
         else:
             column = numpy_to_vtk(
@@ -82,6 +78,12 @@ def vtk_table(columns: dict[str, list]) -> vtk.vtkTable:
         column.SetName(title)
         content.AddColumn(column)
     return content
+
+
+def _fit_into_integers(values: list) -> bool:
+    """Whether all are whole numbers of 32 bits."""
+    whole = all(isinstance(value, Integral) for value in values)
+    return whole and max(map(abs, values), default=0) < 2**31
 
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -249,13 +251,15 @@ def chart_parts(chart: Any) -> ChartParts | None:
 
 
 def columns_of(table: slicer.vtkMRMLTableNode) -> dict[str, list]:
-    """The columns of a table node by heading: numbers, or text."""
+    """The columns of a table node: numbers, text, or what is true and what is not."""
     content = table.GetTable()
-    columns = [content.GetColumn(index) for index in range(content.GetNumberOfColumns())]
-    return {
-        column.GetName(): [column.GetValue(row) for row in range(column.GetNumberOfValues())]
-        for column in columns
-    }
+    found: dict[str, list] = {}
+    for index in range(content.GetNumberOfColumns()):
+        column = content.GetColumn(index)
+        kept = [column.GetValue(row) for row in range(column.GetNumberOfValues())]
+        values = keys.values_of(kept)
+        found[keys.Column.read(column.GetName()).holding(values)] = values
+    return found
 
 
 def curve_from_chart(chart: slicer.vtkMRMLPlotChartNode) -> Curve:

@@ -66,7 +66,7 @@ WARP_MATRIX, WARP_SHIFT, WARP_SIZES, WARP_POINTS = 0.025, 0.02, (0.0, 0.015, 0.0
 
 
 @dataclass(frozen=True)
-class TrainSettings(Checked):
+class CorrectorSettings(Checked):
     """How a corrector is trained.
 
     Attributes:
@@ -89,7 +89,7 @@ class TrainSettings(Checked):
 
 def train(
     paths: Sequence[Path | str],
-    settings: TrainSettings = TrainSettings(),
+    settings: CorrectorSettings = CorrectorSettings(),
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
     masks: Mapping[Path, Path | None] | None = None,
@@ -154,7 +154,7 @@ def save(
     learnt: Corrector,
     paths: Sequence[Path],
     output: Path | str,
-    settings: TrainSettings,
+    settings: CorrectorSettings,
     model: Path | str | None = None,
 ) -> Path:
     """Write a model file with a corrector.
@@ -331,7 +331,7 @@ def _statistics(
     tone: np.ndarray,
     whole: np.ndarray,
     template: np.ndarray,
-    settings: TrainSettings,
+    settings: CorrectorSettings,
     progress: Progress,
 ) -> Corrector:
     random = np.random.default_rng(settings.seed)
@@ -444,7 +444,7 @@ def _low_rank(deviations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _patterns(
-    settings: TrainSettings, random: np.random.Generator, inverse, largest: tuple[float, float]
+    settings: CorrectorSettings, random: np.random.Generator, inverse, largest: tuple[float, float]
 ) -> np.ndarray:
     """(288, components): control values whose standard normal mixtures resemble the inverse of
     random fields.

@@ -157,7 +157,7 @@ def as_published(architecture: str) -> DenoiserSettings:
 # Training -----------------------------------------------------------------------------------------
 
 
-class Critic(nn.Module):
+class NoiseCritic(nn.Module):
     """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the
     mean of a last map.
     """
@@ -195,7 +195,7 @@ class _State(State):
             network.begin_with_nothing()
         parts = {"optimiser": _optimiser(settings, network)}
         if settings.loss == "wgan":
-            critic = Critic().to(device)
+            critic = NoiseCritic().to(device)
             parts |= {
                 "critic": critic,
                 "critic_optimiser": torch.optim.Adam(critic.parameters(), betas=(0.5, 0.9)),
@@ -255,7 +255,7 @@ class _State(State):
             return images
         return ((SPAN_HU * images + CHANNEL.low).clamp(low, high) - low) / (high - low) * 4
 
-    def criticise(self, critic: Critic, low: Tensor, normal: Tensor, group: Group) -> None:
+    def criticise(self, critic: NoiseCritic, low: Tensor, normal: Tensor, group: Group) -> None:
         """One step of the critic: real against denoised, the gradient's length drawn to 1 between
         them.
         """

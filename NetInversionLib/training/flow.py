@@ -48,7 +48,7 @@ from .loop import Group, State, run
 from .people import find_scans, person_of
 
 if TYPE_CHECKING:
-    from ..harmonize.slices import Case
+    from ..harmonize.slices import SliceCase
 
 
 # Spoilt slices come when the others have been learnt by and large: share of the steps.
@@ -121,7 +121,7 @@ def read_cases(
     folder: Path | str,
     spacing_mm: float = FlowSettings.spacing_mm,
     progress: Progress | None = None,
-) -> list[Case]:
+) -> list[SliceCase]:
     """Every scan of a folder, masked, scaled and on the grid, in the order of their names.
 
     Raises:
@@ -138,7 +138,7 @@ def read_cases(
 
 
 def draw_batch(
-    cases: list[Case], settings: FlowSettings, step: int
+    cases: list[SliceCase], settings: FlowSettings, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy slices, their edges, and labels.
 
@@ -207,7 +207,7 @@ def _smooth(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def train(
-    cases: list[Case],
+    cases: list[SliceCase],
     output: Path | str,
     settings: FlowSettings = FlowSettings(),
     hold_out: list[str] | None = None,
@@ -257,7 +257,9 @@ def train(
     return Path(output)
 
 
-def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Case], list[Case]]:
+def split_people(
+    cases: list[SliceCase], hold_out: list[str] | None
+) -> tuple[list[SliceCase], list[SliceCase]]:
     """(training, held out), by person or by scan name.
 
     None holds out the last fifth of people by name, one at least.
@@ -278,7 +280,7 @@ def split_people(cases: list[Case], hold_out: list[str] | None) -> tuple[list[Ca
     return training, held_out
 
 
-def epoch_steps(training: list[Case], settings: FlowSettings) -> int:
+def epoch_steps(training: list[SliceCase], settings: FlowSettings) -> int:
     """Steps in an epoch: one pass over the slices, at most a tenth of the training."""
     count = sum(
         int(c.mask.any(tuple({0, 1, 2} - {axis})).sum()) for c in training for axis in range(3)
@@ -286,7 +288,7 @@ def epoch_steps(training: list[Case], settings: FlowSettings) -> int:
     return max(1, min(math.ceil(count / settings.batch), math.ceil(settings.steps / 10)))
 
 
-def held_out_bits(flow: ConditionalFlow, held_out: list[Case], bin_width: float) -> float:
+def held_out_bits(flow: ConditionalFlow, held_out: list[SliceCase], bin_width: float) -> float:
     """Mean bits/dim inside the mask over people, from every fifth slice; NaN without people."""
     return (
         float(np.mean([figures(flow, c, bin_width, every=5)[0][3] for c in held_out]))

@@ -18,7 +18,7 @@ from ..networks.mrflow import MRFlow
 from .loop import plain
 
 if TYPE_CHECKING:
-    from ..harmonize.slices import Case
+    from ..harmonize.slices import SliceCase
     from .flow import FlowSettings
 
 
@@ -35,8 +35,8 @@ INTENDED_USE = (
 def write_model(
     output: Path | str,
     flow: ConditionalFlow,
-    training: list[Case],
-    held_out: list[Case],
+    training: list[SliceCase],
+    held_out: list[SliceCase],
     settings: FlowSettings,
     card: dict,
     progress: Progress | None = None,
@@ -54,8 +54,8 @@ def write_model(
 
 def measure(
     flow: ConditionalFlow,
-    training: list[Case],
-    held_out: list[Case],
+    training: list[SliceCase],
+    held_out: list[SliceCase],
     bin_width: float,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -100,8 +100,8 @@ def measure(
 
 
 def make_card(
-    training: list[Case],
-    held_out: list[Case],
+    training: list[SliceCase],
+    held_out: list[SliceCase],
     settings: FlowSettings,
     network: MRFlow,
     shapes: dict,

@@ -49,7 +49,7 @@ INTENDED_USE = (
 
 
 @dataclass(frozen=True)
-class TrainSettings(Checked):
+class SyntheticCTSettings(Checked):
     """How the network is trained.
 
     Attributes:
@@ -88,7 +88,7 @@ class TrainSettings(Checked):
 
 
 @dataclass
-class Scan:
+class CTScan:
     """One CT ready for use: axial slices [k, j, i], LPS.
 
     Cut to the body, table removed, HU clipped to the range.
@@ -101,7 +101,7 @@ class Scan:
     spacing_mm: tuple[float, float, float]
 
 
-def read_scans(folder: Path | str) -> list[Scan]:
+def read_scans(folder: Path | str) -> list[CTScan]:
     """Every CT of ``folder``, as ``prepare`` makes it."""
     return [
         prepare(files.load(path), file_stem(path), person)
@@ -109,7 +109,7 @@ def read_scans(folder: Path | str) -> list[Scan]:
     ]
 
 
-def prepare(ct: Volume, name: str, person: str) -> Scan:
+def prepare(ct: Volume, name: str, person: str) -> CTScan:
     """A CT volume [k, j, i] in any orientation (HU) as axial LPS slices of the body alone."""
     ct = volumes.reorient(meaning.require_hu(volumes.check(ct)), "LPS")
     hu = ct.float32()
@@ -119,14 +119,14 @@ def prepare(ct: Volume, name: str, person: str) -> Scan:
     _, j, i = np.nonzero(body)
     box = (slice(None), slice(j.min(), j.max() + 1), slice(i.min(), i.max() + 1))
     hu = np.where(body, hu, np.float32(HU_LOW)).clip(HU_LOW, HU_HIGH)
-    return Scan(
+    return CTScan(
         name, person, np.ascontiguousarray(hu[box]), np.ascontiguousarray(body[box]), ct.spacing_mm
     )
 
 
 def resampled(
-    scan: Scan, spacing_mm: float, slices: slice | np.ndarray = slice(None), smooth: bool = True
-) -> Scan:
+    scan: CTScan, spacing_mm: float, slices: slice | np.ndarray = slice(None), smooth: bool = True
+) -> CTScan:
     """A scan at another in-plane voxel size, first smoothed to it where that is coarser.
 
     Args:
@@ -153,9 +153,9 @@ def resampled(
 
 
 def train(
-    scans: list[Scan],
+    scans: list[CTScan],
     output: Path | str,
-    settings: TrainSettings = TrainSettings(),
+    settings: SyntheticCTSettings = SyntheticCTSettings(),
     checkpoint: Path | str | None = None,
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
@@ -182,7 +182,9 @@ def train(
     return models.save(output, state.averaged(), make_card(scans, settings))
 
 
-def draw_batch(scans: list[Scan], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
+def draw_batch(
+    scans: list[CTScan], settings: SyntheticCTSettings, step: int
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets of one step, in normalised units.
 
     People are drawn with equal chance, then one of their scans, a slice, a voxel size, a scan's
@@ -208,7 +210,7 @@ def draw_batch(scans: list[Scan], settings: TrainSettings, step: int) -> tuple[T
 
 
 def _draw_patch(
-    scan: Scan, settings: TrainSettings, rng: np.random.Generator
+    scan: CTScan, settings: SyntheticCTSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     finest, coarsest = settings.spacing_mm
     finest = min(max(finest, 0.85 * max(scan.spacing_mm[:2])), coarsest)
@@ -252,7 +254,7 @@ class _State(State):
     """The network in training."""
 
     def __init__(
-        self, settings: TrainSettings, names: list[str], device: torch.device | str = "cpu"
+        self, settings: SyntheticCTSettings, names: list[str], device: torch.device | str = "cpu"
     ):
         torch.manual_seed(settings.seed)
         self.device = torch.device(device)
@@ -289,7 +291,7 @@ class _State(State):
         return network.eval().requires_grad_(False)
 
 
-def _architecture(settings: TrainSettings) -> dict:
+def _architecture(settings: SyntheticCTSettings) -> dict:
     return {
         "dimensions": 2,
         "in_channels": 3,
@@ -298,7 +300,7 @@ def _architecture(settings: TrainSettings) -> dict:
     }
 
 
-def make_card(scans: list[Scan], settings: TrainSettings) -> models.Card:
+def make_card(scans: list[CTScan], settings: SyntheticCTSettings) -> models.Card:
     """The card of a model trained on ``scans``.
 
     Figures are added by ``evaluate`` (``models.record_quality``).

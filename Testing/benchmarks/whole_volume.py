@@ -71,7 +71,7 @@ def run(slices: int, evaluations: int) -> dict:
         "slices": slices,
         "seconds": time.perf_counter() - began,
         "peak_gb": devices.peak_memory() / 1e9,
-        "before": result.facts["error"]["patient's"],
+        "before": result.facts["error"]["own"],
         "after": result.facts["error"]["patient"],
     }
 

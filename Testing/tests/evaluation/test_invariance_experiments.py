@@ -127,7 +127,7 @@ def test_spectra_tell_a_layer_that_loses_nothing():
     nn.init.constant_(keeping.weight, 1.0)
     kept, lost = (run(body(), network, **options) for network in (keeping, losing))
     assert kept.tables["spectrum"].columns["lost (%)"] == [0.0]
-    assert "injective" in kept.tables["spectrum"].columns["in words"][0]
+    assert "loses no direction" in kept.tables["spectrum"].columns["in words"][0]
     # An average of 5 x 5 over 12 x 12 voxels is a product of two of 12, whose singular values are
     # known.
     one = np.linalg.svd(
@@ -322,7 +322,7 @@ def test_the_command_writes_maps_and_tables(tmp_path, capsys):
         "texture",
     ]
     assert cli.main(command) == 0, capsys.readouterr().err
-    found = files.load(tmp_path / "out" / "std unproven.nrrd")
+    found = files.load(tmp_path / "out" / "std-unproven.nrrd")
     assert not found.array[0].any() and found.array[1, 15:25, 15:25].mean() == pytest.approx(
         50, rel=0.4
     )

@@ -11,14 +11,14 @@ from NetInversionLib.core import files as core_files
 from NetInversionLib.core import volumes
 from NetInversionLib.harmonize import estimate, matching, simulated_scanners, statistics
 from NetInversionLib.harmonize import scan as harmonize_scan
-from NetInversionLib.harmonize.estimate import Settings
+from NetInversionLib.harmonize.fitting import FitSettings
 from NetInversionLib.harmonize.similarity import psnr
 from NetInversionLib.harmonize.tone_field import ToneField
 from NetInversionLib.networks.corrector import CELLS, CONTROL, GRID, Corrector
 from NetInversionLib.training import corrector
-from NetInversionLib.training.corrector import TrainSettings
+from NetInversionLib.training.corrector import CorrectorSettings
 
-SHORT = TrainSettings(views=60, voxels=15_000, fields=200, rank=12, components=20, rounds=1)
+SHORT = CorrectorSettings(views=60, voxels=15_000, fields=200, rank=12, components=20, rounds=1)
 FIELD = "field 0.3 seed 1"
 OFFSET = "offset 0.15 seed 2"
 
@@ -117,14 +117,14 @@ def test_the_additive_field_stays_gentle_and_the_curve_strict(target):
 
 
 def test_the_explanation_can_be_chosen(target):
-    found = estimate.explain(scan(22), target, settings=Settings(fields="additive field"))
+    found = estimate.explain(scan(22), target, settings=FitSettings(fields="additive field"))
     assert (
         found.explanation == "additive field"
         and np.ptp(found.change.a) > 0
         and np.ptp(found.change.log_m) == 0
     )
     with pytest.raises(ValueError, match="fields must be"):
-        Settings(fields="none of them")
+        FitSettings(fields="none of them")
 
 
 def test_training_is_the_same_again_and_after_a_stop(folder, target, tmp_path):

@@ -32,7 +32,7 @@ from NetInversionLib.training import flow as training_flow
 FLOW = training_flow.FlowSettings(
     steps=6, batch=4, spacing_mm=4.0, levels=2, flow_steps=2, hidden=8, features=(4, 8)
 )
-LEARN = corrector.TrainSettings(
+LEARN = corrector.CorrectorSettings(
     views=24, voxels=15_000, fields=200, rank=12, components=20, rounds=1
 )
 FIELD = "field 0.3 seed 1"

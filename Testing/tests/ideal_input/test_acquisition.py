@@ -294,7 +294,7 @@ def test_the_table_of_a_run(dimensions):
     columns = list(result.tables["acquirable"].columns.values())
     found = dict(zip(columns[0], zip(columns[2], columns[3])))
     assert found["none (patient's own input)"] == (
-        pytest.approx(result.facts["error"]["patient's"], rel=1e-4),
+        pytest.approx(result.facts["error"]["own"], rel=1e-4),
         0.0,
     )
     best = min(result.facts["error"][start] for start in ("zeros", "patient"))

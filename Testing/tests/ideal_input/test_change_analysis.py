@@ -339,10 +339,10 @@ def test_outputs_without_a_common_unit_err_alike_in_every_table():
         zip(result.tables["error"].columns["input"], result.tables["error"].columns[heading])
     )
     error = {
-        "patient's": error["Patient's own input"],
+        "own": error["Patient's own input"],
         "patient": error["Ideal, from the patient's images"],
     }
-    assert error["patient's"] == pytest.approx(20, rel=1e-4)  # 10 % and 30 %
+    assert error["own"] == pytest.approx(20, rel=1e-4)  # 10 % and 30 %
     validity = dict(zip(*result.tables["validity"].columns.values()))
     knobs = dict(
         zip(

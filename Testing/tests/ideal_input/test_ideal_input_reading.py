@@ -13,7 +13,7 @@ from NetInversionLib.ideal_input.reading import (
     summary,
 )
 
-OWN, PATIENT, ZEROS = "patient's", "patient", "zeros"
+OWN, PATIENT, ZEROS = "own", "patient", "zeros"
 
 
 def result(own=40.0, errors=None, noisier=9.0, blurred=38.0, direction="best", tissues=True):

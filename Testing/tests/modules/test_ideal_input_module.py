@@ -209,7 +209,7 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
         )
         change = array(found[f"ideal in_phase {start}"]) - arrays["in_phase"]
         np.testing.assert_allclose(array(found[f"change in_phase {start}"]), change, atol=0.01)
-    before, after = (array(found[f"error ct {name}"]).mean() for name in ("patient's", "patient"))
+    before, after = (array(found[f"error ct {name}"]).mean() for name in ("own", "patient"))
     assert after < 0.5 * before
     facts = json.loads(found["facts"].GetText())
     assert facts["error"]["patient"] == pytest.approx(after, rel=1e-3)
@@ -257,7 +257,7 @@ def test_apply_finds_inputs_that_the_network_errs_less_on(widget, arrays, tiny):
     keys = (
         "ideal in_phase patient",
         "change in_phase patient",
-        "error ct patient's",
+        "error ct own",
         "error ct patient",
     )
     patient = nodes["in_phase"].GetID()
@@ -301,8 +301,7 @@ def test_three_lines_from_the_console(widget, arrays):
         locked=["fat_fraction"],
     )
     assert (
-        array(output.nodes["error ct patient"]).mean()
-        < array(output.nodes["error ct patient's"]).mean()
+        array(output.nodes["error ct patient"]).mean() < array(output.nodes["error ct own"]).mean()
     )
     assert not array(output.nodes["change fat_fraction patient"]).any()
     assert output.tables.keys() == {"error", "change", "swap back", "validity", "acquirable"}
@@ -1119,7 +1118,7 @@ def test_worst_input_within_a_ball(widget, arrays):
         .GetName()
         .startswith("Worst Dixon in-phase, from the patient's images: ")
     )
-    assert array(found["error ct patient"]).mean() > array(found["error ct patient's"]).mean()
+    assert array(found["error ct patient"]).mean() > array(found["error ct own"]).mean()
 
 
 def test_a_second_network_shows_what_of_the_gain_transfers(widget, arrays, tmp_path):
@@ -1241,7 +1240,7 @@ def test_one_slice_of_any_type(widget, arrays, kind):
     press(widget)
     found = results(widget)
     assert array(found["ideal in_phase patient"]).shape == (1, *SHAPE[1:])
-    assert array(found["error ct patient"]).mean() < array(found["error ct patient's"]).mean()
+    assert array(found["error ct patient"]).mean() < array(found["error ct own"]).mean()
 
 
 def shift(node, x, y):
@@ -1263,7 +1262,7 @@ def test_other_grids_are_resampled_and_it_is_said(widget, arrays):
     ct = 0.75 * ct[:, :-1] + 0.25 * ct[:, 1:]
     ct = 0.75 * ct[:, :, :-1] + 0.25 * ct[:, :, 1:]
     found = results(widget)
-    error, output = array(found["error ct patient's"]), array(found["output ct patient's"])
+    error, output = array(found["error ct own"]), array(found["output ct own"])
     assert error.shape == SHAPE
     np.testing.assert_allclose(error[:, :-1, :-1], np.abs(output[:, :-1, :-1] - ct), atol=0.5)
 
@@ -1302,7 +1301,7 @@ def test_network_with_other_channels(widget, arrays, tmp_path):
     with pytest.raises(
         ValueError, match=r"needs 1 volumes, in_phase \(Dixon in-phase\), and got 3; choose one"
     ):
-        widget.logic.run([nodes[role] for role in ROLES[:3]], nodes["ct"], path)
+        widget.logic.run([nodes[role] for role in ROLES[:3]], nodes["ct"], model=path)
     assert scene_ids() == before
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(""))
     widget.ui.modelFileEdit.currentPath = str(path)
@@ -1515,6 +1514,6 @@ def test_real_images(module, data, monkeypatch):
     widget.ui.lastSliceSpinBox.value = 0
     press(widget)
     found = results(widget)
-    before, after = (array(found[f"error ct {name}"]).mean() for name in ("patient's", "patient"))
+    before, after = (array(found[f"error ct {name}"]).mean() for name in ("own", "patient"))
     assert after < 0.7 * before < 100, "HU"
     assert "trained on voxels" not in log(widget)

@@ -448,7 +448,7 @@ def test_segments_lesion_spectrum_and_a_second_denoiser(widget, tmp_path):
     assert (
         losing["lost (%)"][0] > 5
         and keeping["lost (%)"][0] == 0
-        and "injective" in keeping["in words"][0]
+        and "loses no direction" in keeping["in words"][0]
     )
     assert [ui.shownModelSelector.itemText(i) for i in range(ui.shownModelSelector.count)] == [
         "Averaging",
@@ -870,7 +870,7 @@ def test_a_sampler_from_the_console(sampled):
     denoiser, sampler = sampled.files
     output = sampled.logic.run(
         add_ct(),
-        str(denoiser),
+        model=str(denoiser),
         sampler=str(sampler),
         samples=3,
         projected=0,
@@ -881,14 +881,14 @@ def test_a_sampler_from_the_console(sampled):
     assert list(output.facts["settings"]["proposals"]) == ["cinn"] and "vae floor" in output.nodes
     request = steps.finish(
         sampled.logic.requestSteps(
-            add_ct(), str(denoiser), proposals=["cinn"], secondModel=str(denoiser)
+            add_ct(), model=str(denoiser), proposals=["cinn"], secondModel=str(denoiser)
         )
     )
     assert request.model_paths["sampler"] == request.model_paths["second sampler"] == str(sampler)
     with pytest.raises(models.ModelError, match="not a sampler"):
         sampled.logic.run(
             add_ct(),
-            str(denoiser),
+            model=str(denoiser),
             sampler=str(denoiser),
             samples=3,
             projected=0,

@@ -44,7 +44,7 @@ def test_ideal_input_takes_a_module_in_three_lines(module):
     quick = {"max_evaluations": 20, "device": "cpu", "knobs": False}
     output = logic.run([mr], ct, model=Own(), **quick)
     errors = output.facts["error"]
-    assert errors["patient"] < 0.9 * errors["patient's"]
+    assert errors["patient"] < 0.9 * errors["own"]
     assert output.facts["model"]["name"] == "Own" and output.facts["quality"]["network"] > 0
     shown = slicer.util.arrayFromVolume(output.nodes["ideal input patient"])
     assert shown.shape == (2, 20, 24)

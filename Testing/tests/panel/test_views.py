@@ -36,10 +36,14 @@ def maps(scene):
 def arrangement(patient, change):
     return [
         [
-            views.Slice("ViewsA", "Patient", patient),
-            views.Slice("ViewsB", "Change & more", patient, change),
+            views.SliceView("ViewsA", "Patient", patient),
+            views.SliceView("ViewsB", "Change & more", patient, change),
         ],
-        [views.Tabs({"Numbers": views.Table("ViewsTable"), "Lines": views.Plot("ViewsPlot")})],
+        [
+            views.TabViews(
+                {"Numbers": views.TableView("ViewsTable"), "Lines": views.PlotView("ViewsPlot")}
+            )
+        ],
     ]
 
 
@@ -64,7 +68,7 @@ def test_the_layout_has_what_was_asked_for_and_each_view_says_what_it_is(maps):
     assert all(w.mrmlSliceCompositeNode().GetLinkedControl() for w in (first, second))
     for tag, kind in (("ViewsTable", "vtkMRMLTableViewNode"), ("ViewsPlot", "vtkMRMLPlotViewNode")):
         assert slicer.mrmlScene.GetSingletonNode(tag, kind) is not None
-    again = views.Slice("ViewsA", "Another", change)
+    again = views.SliceView("ViewsA", "Another", change)
     finish(views.show(LAYOUT, [[again, arrangement(patient, change)[0][1]]]))
     assert first.mrmlSliceNode().GetLayoutLabel() == "Another"
     assert first.mrmlSliceCompositeNode().GetBackgroundVolumeID() == change.GetID()
@@ -197,11 +201,11 @@ def test_a_legend_older_than_a_view_is_not_drawn_in_it_until_it_is_made_anew(map
     views.show_legend(change)
     manager = slicer.app.layoutManager()
     manager.layoutLogic().GetLayoutNode().AddLayoutDescription(
-        7002, views.layout_description([[views.Slice("ViewsNew", "")]])
+        7002, views.layout_description([[views.SliceView("ViewsNew", "")]])
     )
     manager.setLayout(7002)
     views.show_slice(
-        manager.sliceWidget("ViewsNew"), views.Slice("ViewsNew", "New", patient, change)
+        manager.sliceWidget("ViewsNew"), views.SliceView("ViewsNew", "New", patient, change)
     )
     manager.sliceWidget("ViewsNew").fitSliceToBackground()
 

@@ -17,9 +17,9 @@ from NetInversionLib.core.volumes import Volume
 from NetInversionLib.evaluation import synthetic_ct as evaluation_synthetic_ct
 from NetInversionLib.training import people as training_people
 from NetInversionLib.training import synthetic_ct
-from NetInversionLib.training.synthetic_ct import TrainSettings
+from NetInversionLib.training.synthetic_ct import SyntheticCTSettings
 
-TINY = TrainSettings(
+TINY = SyntheticCTSettings(
     steps=6, batch=2, patch=32, features=(4, 8), checkpoint_every=2, bf16_share=0.5
 )
 

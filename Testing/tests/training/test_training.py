@@ -380,8 +380,8 @@ def test_settings_as_json_values():
 @pytest.mark.parametrize(
     "kind",
     [
-        synthetic_ct.TrainSettings,
-        corrector.TrainSettings,
+        synthetic_ct.SyntheticCTSettings,
+        corrector.CorrectorSettings,
         flow.FlowSettings,
         sampler.VAESettings,
         latent_flows.CINNSettings,

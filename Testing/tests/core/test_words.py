@@ -1,0 +1,103 @@
+"""Languages: one catalogue file is all that another language takes."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from NetInversionLib.core import page, words
+from NetInversionLib.harmonize import reading
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXTS = {
+    "Checks": "Prüfungen",
+    "{done} of {count} volumes are done.": "{count} Volumen, {done} davon fertig.",
+    "The run did not come to a verdict.": "Der Lauf kam zu keinem Urteil.",
+    "{name} holds no air (lowest value {low:g}).": "In {name} ist keine Luft ({low}).",
+    "{what} and {what}": "zweimal {what}",
+}
+
+
+@pytest.fixture
+def german(tmp_path, monkeypatch):
+    """Texts are told in German, of which ``TEXTS`` are known."""
+    (tmp_path / "de.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    known = words.catalogue("de_AT", tmp_path)
+    monkeypatch.setattr(words, "catalogue", lambda language: known)
+    monkeypatch.setenv(words.VARIABLE, "de_AT")
+
+
+def test_messages_of_the_library_are_told_whether_filled_in_or_not(german):
+    assert words.tr("Checks") == "Prüfungen"
+    assert words.tr("3 of 4 volumes are done.") == "4 Volumen, 3 davon fertig."
+    assert words.tr("{done} of {count} volumes are done.") == TEXTS[list(TEXTS)[1]]
+    assert (
+        words.tr("CT <b> holds no air (lowest value -12.5).") == "In CT <b> ist keine Luft (-12.5)."
+    )
+    assert (
+        words.tr("this and this") == "zweimal this" and words.tr("this and that") == "this and that"
+    )
+    assert words.tr("No such text.") == "No such text."
+
+
+def test_sentences_are_told_one_by_one(german):
+    told = words.tr("1 of 2 volumes are done. Nobody knows this. 2 of 2 volumes are done.")
+    assert told == "2 Volumen, 1 davon fertig. Nobody knows this. 2 Volumen, 2 davon fertig."
+
+
+def test_answers_and_pages_are_told(german):
+    assert reading.answer({}, {}) == "Der Lauf kam zu keinem Urteil."
+    assert page.heading("Checks") == "<h3>Prüfungen</h3>"
+
+
+def test_without_a_language_texts_stay_as_they_are(monkeypatch):
+    monkeypatch.delenv(words.VARIABLE, raising=False)
+    words.use("")
+    assert words.tr("Checks") == "Checks"
+    words.use("xx")  # of which there is no catalogue
+    try:
+        assert words.tr("Checks") == "Checks"
+    finally:
+        words.use("")
+
+
+@pytest.mark.parametrize("held", ["[", "[]", '{"a": 1}', '{"a {b}": "a {c}"}'])
+def test_a_damaged_catalogue_is_told(tmp_path, held):
+    (tmp_path / "la.json").write_text(held, encoding="utf-8")
+    with pytest.raises(ValueError, match="la.json"):
+        words.catalogue("la", tmp_path)
+
+
+def test_a_name_of_a_language_is_no_path(tmp_path):
+    (tmp_path / "secret.json").write_text('{"a": "b"}', encoding="utf-8")
+    (tmp_path / "in").mkdir()
+    assert not words.catalogue("../secret", tmp_path / "in").texts
+
+
+def test_every_shipped_text_is_one_that_the_program_says():
+    sources = [*ROOT.glob("NetInversionLib/**/*.py")]
+    for module in ("IdealInput", "Invariances", "MRFlowHarmonize"):
+        sources += (ROOT / module).rglob("*.py")
+    said = {text for path in sources for text in _texts(ast.parse(path.read_text("utf-8")))}
+    for path in words.FOLDER.glob("*.json"):
+        catalogue = words.catalogue(path.stem)
+        assert catalogue.texts
+        unknown = [text for text in catalogue.texts if _form(text) not in said]
+        assert not unknown, f"{path.name} translates what is never said: {unknown}"
+
+
+def _texts(tree):
+    """Literals and what f-strings look like, with nothing between their braces."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield _form(node.value)
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+            )
+
+
+def _form(text):
+    return re.sub(r"\{[^}]*\}", "{}", text)
