@@ -154,10 +154,10 @@ def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypat
     ct = add_volume(100 * np.cos(i / 5), "CT")
     quick = {"max_evaluations": 5, "device": "cpu", "knobs": False, "validity": False}
     loaded = set(sys.modules)
-    output = widget.logic.run([mr], ct, widget._parameterNode.modelFile, **quick)
+    output = widget.logic.run([mr], ct, model=widget._parameterNode.modelFile, **quick)
     assert not any("netinversion_own" in name for name in set(sys.modules) - loaded)
     with pytest.raises(JobError, match="max_evaluations"):
-        widget.logic.run([mr], ct, widget._parameterNode.modelFile, max_evaluations=0)
+        widget.logic.run([mr], ct, model=widget._parameterNode.modelFile, max_evaluations=0)
     assert slicer.util.arrayFromVolume(output.nodes["ideal t1 patient"]).shape == (2, 16, 18)
 
 
