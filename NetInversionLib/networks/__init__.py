@@ -6,5 +6,16 @@ every tensor it needs is in its ``state_dict``. Attributes that are compared wit
 where they exist: ``in_channels``, ``out_channels``, ``dimensions``.
 """
 
-from . import cinn, corrector, denoisers, flow, mrflow, sampler, unet, vae, vgg  # noqa: F401  (register themselves)
+from . import (  # noqa: F401  (register themselves)
+    cinn,
+    corrector,
+    denoisers,
+    flow,
+    mrflow,
+    restoration,
+    sampler,
+    unet,
+    vae,
+    vgg,
+)
 from .registry import ARCHITECTURES, build, register  # noqa: F401

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import networks
 from .. import files
 from ..card import ModelError
 from . import bundle, cards, formats, own, recognise, trust
@@ -120,8 +121,33 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
     log(f"Recognised: {found.words}.")
     if found.architecture in ("vae", "cinn"):
         return _published_sampler(found, wishes, log)
-    card = recognise.denoiser_card(found, sha256, path.name, wishes.name)
+    found = _with_arguments(found, wishes.arguments)
+    told = described(wishes.description)
+    if found.architecture in ("dncnn", "drunet"):
+        if not told.inputs:
+            log("Its images are 0 to 1: say with --describe what these mean (units, low, high).")
+        card = recognise.image_card(found, sha256, path.name, told, wishes.name)
+    else:
+        card = recognise.denoiser_card(found, sha256, path.name, wishes.name)
     return files.save(_target(path, wishes, ".safetensors"), found.network, card)
+
+
+def _with_arguments(found: recognise.Recognised, arguments: dict | None) -> recognise.Recognised:
+    """With what weights cannot tell: DRUNet's sigma.
+
+    Raises:
+        ModelError: There is no such argument, or it changes the shapes.
+    """
+    if not arguments:
+        return found
+    every = {**found.arguments, **arguments}
+    try:
+        network = networks.build(found.architecture, **every)
+        network.load_state_dict(found.network.state_dict())
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"--arguments do not fit {found.words}: {error}") from error
+    network.eval().requires_grad_(False)
+    return replace(found, arguments=every, network=network)
 
 
 def _published_sampler(

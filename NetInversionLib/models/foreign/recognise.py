@@ -7,7 +7,7 @@ ldct-invariances (the same, Med. Phys. 2025;52:188). All work on (HU + 1024 - me
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from .. import published_flow, published_vae
 from ..card import Card, Channel, ModelError
 from ..library import SAMPLING
 from ..model import Model
+from .description import Description, Image
 from .formats import without_prefix
 
 LOW_HU = 481.45419786099086 - 1024
@@ -70,7 +71,10 @@ def _denoiser(
     architecture: str, words: str, arguments: Callable[[Mapping[str, Tensor]], dict]
 ) -> Callable[[Mapping[str, Tensor]], Recognised | None]:
     def make(state: Mapping[str, Tensor]) -> Recognised | None:
-        given = arguments(state)
+        try:
+            given = arguments(state)
+        except (KeyError, IndexError):
+            return None
         try:
             with torch.device("meta"):
                 network = networks.build(architecture, **given)
@@ -109,6 +113,40 @@ def _flow(state: Mapping[str, Tensor]) -> Recognised:
     return Recognised("cinn", arguments, network, words, SAMPLING)
 
 
+def _dncnn(state: Mapping[str, Tensor]) -> dict:
+    weights = [w for n, w in state.items() if n.endswith("weight")]
+    first = state["model.0.weight"]
+    if len(weights) == 7:
+        raise ModelError(
+            "seven convolutions called model.0 to model.12 are IRCNN's (with dilation) or a small"
+            " DnCNN's: the names do not tell. Name the class with --architecture"
+        )
+    return {"channels": first.shape[1], "width": first.shape[0], "depth": len(weights)}
+
+
+def _dncnn_of_deepinv(state: Mapping[str, Tensor]) -> Recognised | None:
+    """deepinv's DnCNN adds what the convolutions give: the last one is turned round."""
+    depth = 2 + sum(name.startswith("conv_list.") for name in state if name.endswith("weight"))
+    renamed = {}
+    for name, weight in state.items():
+        layer, _, part = name.rpartition(".")
+        place = {"in_conv": 0, "out_conv": depth - 1}.get(layer)
+        if place is None:
+            place = int(layer.rpartition(".")[2]) + 1
+        renamed[f"model.{2 * place}.{part}"] = -weight if layer == "out_conv" else weight
+    return _KNOWN[("model.0.weight", "model.2.weight")](renamed)
+
+
+def _drunet(state: Mapping[str, Tensor]) -> dict:
+    blocks = {n.split(".")[1] for n in state if n.startswith("m_body.")}
+    downs = [state[f"m_down{level}.{len(blocks)}.weight"] for level in (1, 2, 3)]
+    return {
+        "channels": state["m_tail.weight"].shape[0],
+        "widths": [downs[0].shape[1], *(down.shape[0] for down in downs)],
+        "blocks": len(blocks),
+    }
+
+
 _KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None]] = {
     ("layers.0.weight", "layers.4.weight"): _denoiser(
         "cnn10", "CNN-10", lambda state: {"last_kernel": state["layers.4.weight"].shape[-1]}
@@ -120,6 +158,11 @@ _KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None
         "redcnn",
         "RED-CNN (DU-GAN's generator has the same layers)",
         lambda state: {"out_ch": state["conv1.weight"].shape[0]},
+    ),
+    ("model.0.weight", "model.2.weight"): _denoiser("dncnn", "DnCNN", _dncnn),
+    ("in_conv.weight", "conv_list.0.weight", "out_conv.weight"): _dncnn_of_deepinv,
+    ("m_head.weight", "m_body.0.res.0.weight", "m_tail.weight"): _denoiser(
+        "drunet", "DRUNet", _drunet
     ),
     ("decoder.decoder.colorize.weight",): _vae,
     ("flow.sub_layers.0.norm_layer.loc",): _flow,
@@ -150,6 +193,46 @@ def denoiser_card(found: Recognised, sha256: str, file: str, name: str = "") -> 
         intended_use=INTENDED,
         training={"file": file, "file SHA-256": sha256},
         task=found.task,
+    )
+
+
+def image_card(
+    found: Recognised, sha256: str, file: str, told: Description, name: str = ""
+) -> Card:
+    """The card of a denoiser of images between 0 and 1, whatever these mean.
+
+    Args:
+        found: As ``recognise`` gives it.
+        sha256, file: Where it comes from.
+        told: Its first input says what 0 and 1 are.
+        name: Of the model.
+
+    Raises:
+        ModelError: The description scales otherwise than by a range.
+    """
+    count = found.network.in_channels
+    names = [f"Image {n + 1}" for n in range(count)] if count > 1 else ["Image"]
+    images = told.inputs or tuple(Image(n, "", "range", 0.0, 1.0) for n in names)
+    if len(images) != count or any(i.low is None or i.high is None for i in images):
+        raise ModelError(
+            f"inputs: this {found.words} takes {count} images; say of each its low and high, which"
+            " become 0 and 1"
+        )
+    if any(i.scaling not in (None, "range") or i.to != (0.0, 1.0) for i in images):
+        raise ModelError(f"scaling: images of a {found.words} are 0 to 1: give low and high only")
+    taken = tuple(
+        Channel(i.name, i.role, i.units, float(i.low or 0), float(i.high or 0)) for i in images
+    )
+    given = tuple(replace(c, name=f"Denoised {c.name}", role=f"denoised_{c.role}") for c in taken)
+    of_ct = all(channel.units == "HU" for channel in taken)
+    return replace(
+        denoiser_card(found, sha256, file, name),
+        inputs=taken,
+        outputs=given,
+        size_multiple=found.network.size_multiple,
+        spacing_mm=told.spacing_mm,
+        intended_use="Denoising of images, as published. Research use only.",
+        task="denoising" if of_ct and count == 1 else "image-to-image",
     )
 
 

@@ -433,6 +433,42 @@ def test_published_denoisers_come_in_by_name_with_their_own_normalisation(name, 
     assert model.card.task == "denoising" and networks.build(name)
 
 
+@pytest.mark.parametrize("names", ["published", "deepinv"])
+def test_dncnn_weights_come_in_under_both_of_their_names(names, tmp_path):
+    torch.manual_seed(0)
+    convs = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((1, 6), (6, 6), (6, 6), (6, 1))]
+    keys = [f"model.{2 * n}" for n in range(4)]
+    if names == "deepinv":
+        keys = ["in_conv", "conv_list.0", "conv_list.1", "out_conv"]
+    state = {f"{k}.{n}": w for k, c in zip(keys, convs) for n, w in c.state_dict().items()}
+    torch.save(state, tmp_path / "dncnn.pth")
+    told = {"inputs": [{"name": "CT", "units": "HU", "low": -1000, "high": 1000}]}
+    model = models.load(import_network(tmp_path / "dncnn.pth", Wishes(description=told), never))
+    x = torch.rand(1, 1, 9, 10)
+    with torch.no_grad():
+        y = convs[3](convs[2](convs[1](convs[0](x).relu()).relu()).relu())
+        expected = x + y if names == "deepinv" else x - y
+    torch.testing.assert_close(model(x), expected)
+    assert (model.card.task, model.card.inputs[0].low) == ("denoising", -1000)
+
+
+def test_drunet_weights_come_in_with_the_noise_that_they_are_told(tmp_path):
+    torch.manual_seed(0)
+    made = networks.build("drunet", widths=[4, 4, 6, 6], blocks=2, sigma=0.1).eval()
+    torch.save(made.state_dict(), tmp_path / "drunet_gray.pth")
+    wishes = Wishes(arguments={"sigma": 0.1})
+    model = models.load(import_network(tmp_path / "drunet_gray.pth", wishes, never))
+    x = torch.rand(1, 1, 13, 18)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), made(x))
+        other = networks.build("drunet", **{**model.card.arguments, "sigma": 0.3})
+        other.load_state_dict(made.state_dict())
+        assert not torch.allclose(other(x), made(x))
+    assert model.card.task == "image-to-image" and len(made.state_dict()) == 2 + 3 * 2 * 5 + 4
+    with pytest.raises(ModelError, match="--arguments do not fit DRUNet.*sigma"):
+        import_network(tmp_path / "drunet_gray.pth", Wishes(arguments={"sigma": 3}), never)
+
+
 def test_a_published_sampler_comes_in_with_its_denoiser(parity, tmp_path):
     shutil.copy(parity / "cnn10.safetensors", tmp_path / "cnn10.safetensors")
     wishes = Wishes(name="denoiser")
