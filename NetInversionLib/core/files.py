@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from . import read_dicom, read_itk, read_nifti
 from .header import utf8
+from .text import shown
 from .volumes import Volume, VolumeError, check, image_ijk_to_ras, same_grid, to_image
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -54,8 +55,13 @@ def load(path: str | os.PathLike) -> Volume:
     path = Path(path)
     try:
         return _read(path)
+    except VolumeError as error:
+        if str(error).isprintable():
+            raise
+        raise VolumeError(shown(error)) from error  # words of a damaged header
     except OSError as error:
-        raise VolumeError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        raise VolumeError(f"'{shown(path)}' cannot be read: {reason}.") from error
 
 
 def _read(path: Path) -> Volume:

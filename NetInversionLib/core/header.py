@@ -221,6 +221,8 @@ def compare(header: Header, volume: Volume) -> Volume:
         raise _contradiction(header, f"shape {volume.shape[::-1]} was read", header.shape[::-1])
     if volume.array.dtype.kind != header.dtype.kind:
         raise _contradiction(header, f"{volume.array.dtype} was read", header.dtype)
+    if not _same_values(header, volume.array):
+        raise _contradiction(header, "other values were read", "where they lie")
     if header.ijk_to_ras is None:
         return volume
     scale = np.abs(header.ijk_to_ras[:3]).max() + 1e-30
@@ -231,6 +233,34 @@ def compare(header: Header, volume: Volume) -> Volume:
             header.ijk_to_ras[:3].tolist(),
         )
     return replace(volume, ijk_to_ras=header.ijk_to_ras)
+
+
+def _same_values(header: Header, array: np.ndarray) -> bool:
+    """Whether an array [k, j, i] holds the file's bytes, which are read again piece by piece."""
+    values = np.ascontiguousarray(array).reshape(-1)
+    size = header.dtype.itemsize
+    rest, place = b"", 0
+    for piece in _voxel_pieces(header):
+        rest += piece
+        count = len(rest) // size
+        there = np.frombuffer(rest, header.dtype, count)
+        mine = values[place : place + count]
+        # Bytes, not numbers: what is not a number is the same too.
+        if mine.astype(header.dtype, copy=False).tobytes() != there.tobytes():
+            return False
+        rest, place = rest[count * size :], place + count
+    return place == values.size
+
+
+def _voxel_pieces(header: Header) -> Iterator[bytes]:
+    """The bytes of a file's voxels, unpacked, in pieces."""
+    if header.packing != "raw":
+        yield from _pieces(header, header.bytes_needed)
+        return
+    with open(header.data, "rb") as file:
+        file.seek(header.offset)
+        while piece := file.read(STEP):
+            yield piece
 
 
 def _contradiction(header: Header, got: str, said: object) -> VolumeError:

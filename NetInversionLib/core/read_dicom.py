@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .dicom_frames import compressed, contradiction, incomplete, is_dicom, stored_frames
 from .header import say, scaled_type
 from .text import shown
 from .volumes import RAS_FROM_LPS, Volume, VolumeError
@@ -27,6 +28,13 @@ SAME_LENGTH = 1e-3
 """Up to which cosines, and lengths relative to each other, count as the same."""
 UNEVEN = 0.02
 """Share of the distance between slices by which a slice may lie off its place."""
+MODALITIES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+}
+"""Classes of classic and enhanced images that have one modality."""
 SLICE_ENDINGS = (".dcm", ".dicom", ".ima")
 Result = TypeVar("Result")
 
@@ -60,15 +68,6 @@ class Plane:
     units: str
     thickness: float
     place: tuple[str, ...]
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's mark; never raises."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def read_folder(folder: Path) -> Volume:
@@ -188,9 +187,7 @@ def _planes(path: Path, head: Dataset) -> Iterator[Plane]:
             " of slices or as a volume."
         )
     if per_frame is not None and len(per_frame) != frames:
-        raise _contradiction(
-            path, f"NumberOfFrames is {frames}, but {len(per_frame)} are described"
-        )
+        raise contradiction(path, f"NumberOfFrames is {frames}, but {len(per_frame)} are described")
     _require_size(path, head, frames)
     for frame in range(frames):
         yield _plane(path, head, frame)
@@ -199,7 +196,7 @@ def _planes(path: Path, head: Dataset) -> Iterator[Plane]:
 def _require_scalar(path: Path, head: Dataset) -> None:
     samples = int(head.get("SamplesPerPixel", 1) or 1)
     colours = str(head.get("PhotometricInterpretation", "MONOCHROME2"))
-    if samples != 1 or not colours.startswith("MONOCHROME"):
+    if samples != 1 or colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise VolumeError(
             f"'{path}' is a colour image ({colours}, {samples} values per voxel); a scalar image is"
             " needed."
@@ -211,11 +208,26 @@ def _require_scalar(path: Path, head: Dataset) -> None:
             f"'{path}' is a mosaic: many slices drawn side by side in one. Convert it to NIfTI"
             " (dcm2niix), or export it as an enhanced or classic series."
         )
+    _require_pixels(path, head)
+
+
+def _require_pixels(path: Path, head: Dataset) -> None:
+    """Compare the fields that say how pixels are stored, and which kind of image they are."""
+    uid = head.SOPClassUID
+    if not uid.is_valid:
+        raise contradiction(path, f"its class is {shown(uid)}")
     bits = int(head.get("BitsAllocated", 0) or 0)
     if bits not in (8, 16, 32) or not 1 <= int(head.get("BitsStored", 0) or 0) <= bits:
         raise VolumeError(
             f"'{path}' holds values of {bits} bits, {head.get('BitsStored', 'none')} of them used:"
             " no image of whole numbers (a segmentation?)."
+        )
+    last = int(head.get("HighBit", head.BitsStored - 1))
+    signed = int(head.get("PixelRepresentation", 0) or 0)
+    if last != head.BitsStored - 1 or signed not in (0, 1):
+        raise contradiction(
+            path,
+            f"BitsStored is {head.BitsStored}, HighBit {last}, PixelRepresentation {signed}",
         )
 
 
@@ -232,14 +244,9 @@ def _require_size(path: Path, head: Dataset, frames: int) -> None:
     rows, columns = int(head.Rows), int(head.Columns)
     needed = rows * columns * frames * int(head.BitsAllocated) // 8
     if not needed:
-        raise _contradiction(path, f"its size is {rows} x {columns} x {frames}")
-    if not _compressed(head) and needed > path.stat().st_size:
-        raise _incomplete(path, needed)
-
-
-def _compressed(head: Dataset) -> bool:
-    syntax = head.file_meta.get("TransferSyntaxUID") if hasattr(head, "file_meta") else None
-    return bool(syntax is not None and (syntax.is_encapsulated or syntax.is_deflated))
+        raise contradiction(path, f"its size is {rows} x {columns} x {frames}")
+    if not compressed(head) and needed > path.stat().st_size:
+        raise incomplete(path, needed)
 
 
 def _plane(path: Path, head: Dataset, frame: int) -> Plane:
@@ -248,12 +255,12 @@ def _plane(path: Path, head: Dataset, frame: int) -> Plane:
     placed = _group(head, frame, "PlanePositionSequence")
     spacing = _numbers(path, measures, "PixelSpacing", 2, "no size of its pixels")
     if min(spacing) <= 0:
-        raise _contradiction(path, f"PixelSpacing is {spacing}")
+        raise contradiction(path, f"PixelSpacing is {spacing}")
     orientation = np.reshape(
         _numbers(path, oriented, "ImageOrientationPatient", 6, "no direction in space"), (2, 3)
     )
     if np.abs(orientation @ orientation.T - np.eye(2)).max() > SAME_DIRECTION:
-        raise _contradiction(path, f"ImageOrientationPatient is {orientation.ravel().tolist()}")
+        raise contradiction(path, f"ImageOrientationPatient is {orientation.ravel().tolist()}")
     position = _numbers(path, placed, "ImagePositionPatient", 3, "no position in space")
     bits = int(head.BitsStored)
     signed = int(head.get("PixelRepresentation", 0) or 0) == 1
@@ -296,7 +303,7 @@ def _numbers(path: Path, group: Dataset, key: str, count: int, missing: str) -> 
         )
     numbers = [float(number) for number in np.atleast_1d(value)]
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise _contradiction(path, f"{key} is {numbers}")
+        raise contradiction(path, f"{key} is {numbers}")
     return numbers
 
 
@@ -311,24 +318,12 @@ def _scale(path: Path, head: Dataset, frame: int) -> tuple[tuple[float, float] |
     if all(value in (None, "") for value in given):
         return (1.0, 0.0), ""
     if any(value in (None, "") for value in given):
-        raise _contradiction(path, f"RescaleSlope is {given[0]}, RescaleIntercept {given[1]}")
+        raise contradiction(path, f"RescaleSlope is {given[0]}, RescaleIntercept {given[1]}")
     slope, intercept = (float(value) for value in given)
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
-        raise _contradiction(path, f"RescaleSlope is {slope}, RescaleIntercept {intercept}")
+        raise contradiction(path, f"RescaleSlope is {slope}, RescaleIntercept {intercept}")
     hounsfield = ct and str(group.get("RescaleType") or "HU") == "HU"
     return (slope, intercept), "HU" if hounsfield else ""
-
-
-def _contradiction(path: Path, what: str) -> VolumeError:
-    return VolumeError(
-        f"'{path}' contradicts itself or the DICOM standard: {what}. Export it again."
-    )
-
-
-def _incomplete(path: Path, needed: int) -> VolumeError:
-    return VolumeError(
-        f"'{path}' is not complete: its header announces {needed} bytes of pixels. Copy it again."
-    )
 
 
 # The volume ---------------------------------------------------------------------------------------
@@ -343,6 +338,7 @@ def _volume(heads: dict[Path, Dataset], source: Path, name: str) -> Volume:
     planes.sort(key=lambda plane: float(plane.position @ normal))
     step = _step(planes, normal, source)
     units = planes[0].units if len({plane.units for plane in planes}) == 1 else ""
+    _say_class(next(iter(heads.values())), source)
     if planes[0].place[1] == "CT" and units != "HU":
         say(source, "it is a CT without a rescale to Hounsfield units; values are as stored.")
     lps = np.eye(4)
@@ -352,6 +348,16 @@ def _volume(heads: dict[Path, Dataset], source: Path, name: str) -> Volume:
     lps[:3, 3] = planes[0].position
     _say_spacing(heads, float(step @ normal), source, len(planes))
     return Volume(_values(planes, heads), RAS_FROM_LPS @ lps, name, units)
+
+
+def _say_class(head: Dataset, source: Path) -> None:
+    """Tell where the class of an object is unknown, or of another modality than it says."""
+    uid, modality = head.SOPClassUID, str(head.get("Modality", ""))
+    kind = MODALITIES.get(str(uid))
+    if kind is not None and modality != kind:
+        say(source, f"its class is {kind}, its modality '{shown(modality)}', which is taken.")
+    if kind is None and uid.name == str(uid) and not uid.is_private:
+        say(source, f"its class {uid} is not known.")
 
 
 def _require_alike(first: Plane, plane: Plane, source: Path) -> None:
@@ -424,13 +430,14 @@ def _values(planes: list[Plane], heads: dict[Path, Dataset]) -> np.ndarray:
     for place, plane in enumerate(planes):
         places[plane.path].append(place)
     values: np.ndarray | None = None
+    told: list[Path] = []
     for path, mine in places.items():
         frames = sorted(mine, key=lambda place: planes[place].frame)
-        for place, stored in zip(frames, _frames(path, len(frames))):
+        for place, stored in zip(frames, stored_frames(path, len(frames), told)):
             if values is None:
                 values = np.empty((len(planes), *stored.shape), kind)
             if stored.shape != values.shape[1:]:
-                raise _contradiction(path, f"a slice of {stored.shape} was read")
+                raise contradiction(path, f"a slice of {stored.shape} was read")
             slope, intercept = scales[place]
             values[place] = stored
             if (slope, intercept) != (1, 0):
@@ -438,59 +445,3 @@ def _values(planes: list[Plane], heads: dict[Path, Dataset]) -> np.ndarray:
                 values[place] += kind.type(intercept)
     assert values is not None
     return values
-
-
-def _frames(path: Path, count: int) -> Iterator[np.ndarray]:
-    """The stored values of a file's frames in order, (rows, columns) each, a LUT applied."""
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, iter_pixels
-
-    data = pydicom.dcmread(path, force=not is_dicom(path))
-    if "PixelData" not in data:
-        raise VolumeError(f"'{path}' is not complete: it has no pixels. Copy it again.")
-    if _compressed(data):
-        _require_coded_size(path, data, count)
-    else:
-        needed = int(data.Rows) * int(data.Columns) * count * int(data.BitsAllocated) // 8
-        found = len(data.PixelData)
-        if found < needed:
-            raise _incomplete(path, needed)
-        if found > needed + needed % 2:
-            raise _contradiction(path, f"{found} bytes of pixels, where {needed} are announced")
-    for frame in iter_pixels(data) if count > 1 else [data.pixel_array]:
-        yield apply_modality_lut(frame, data) if data.get("ModalityLUTSequence") else frame
-
-
-def _require_coded_size(path: Path, data: Dataset, count: int) -> None:
-    """Compare the size in each compressed frame's own header with the file's, before decoding."""
-    from pydicom.encaps import generate_frames
-
-    size = (int(data.Rows), int(data.Columns))
-    if data.file_meta.TransferSyntaxUID.is_deflated:
-        return
-    frames = 0
-    for coded in generate_frames(data.PixelData, number_of_frames=count):
-        frames += 1
-        found = coded_size(coded)
-        if found is None and size[0] * size[1] > 128 * len(coded):
-            raise _incomplete(path, size[0] * size[1])
-        if found is not None and found != size:
-            raise _contradiction(path, f"it says {size} pixels, its compressed frame {found}")
-    if frames != count:
-        raise _contradiction(path, f"NumberOfFrames is {count}, but {frames} are there")
-
-
-def coded_size(coded: bytes) -> tuple[int, int] | None:
-    """(rows, columns) of a JPEG, JPEG-LS or JPEG 2000 stream by its own header; None for others."""
-    if coded[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: the size stands at the beginning
-        right, low, left, top = (int.from_bytes(coded[n : n + 4], "big") for n in (8, 12, 16, 20))
-        return low - top, right - left
-    place = 2 if coded[:2] == b"\xff\xd8" else len(coded)
-    while place + 9 <= len(coded) and coded[place] == 0xFF:
-        marker = coded[place + 1]
-        frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
-        if frame or marker == 0xF7:
-            height = int.from_bytes(coded[place + 5 : place + 7], "big")
-            return height, int.from_bytes(coded[place + 7 : place + 9], "big")
-        place += 2 + int.from_bytes(coded[place + 2 : place + 4], "big")
-    return None

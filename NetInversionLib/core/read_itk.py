@@ -382,7 +382,20 @@ def _metaimage_matrix(path: Path, fields: dict[str, str]) -> np.ndarray:
     lengths = np.linalg.norm(columns, axis=0)
     if np.abs(lengths - 1).max() > 1e-3 or abs(np.linalg.det(columns)) < 1e-3:
         raise _contradiction(path, f"its TransformMatrix is {columns.T.tolist()}, no directions")
+    _say_orientation(path, fields, columns)
     matrix = np.eye(4)
     matrix[:3, :3] = columns * sizes[:3]
     matrix[:3, 3] = origin[:3]
     return RAS_FROM_LPS @ matrix
+
+
+def _say_orientation(path: Path, fields: dict[str, str], columns: np.ndarray) -> None:
+    """Tell where AnatomicalOrientation names other directions than the matrix, which is taken."""
+    told = fields.get("AnatomicalOrientation", "").upper()
+    axes = np.abs(columns).argmax(axis=0)
+    if len(told) != 3 or not set(told) <= set("RLAPIS") or len(set(axes)) != 3:
+        return
+    # The letters say where an axis comes from: RAI is from right to left, and so on.
+    meant = "".join(("RAI" if columns[axis, n] > 0 else "LPS")[axis] for n, axis in enumerate(axes))
+    if told != meant:
+        say(path, f"AnatomicalOrientation is {told}, its TransformMatrix {meant}, which is taken.")

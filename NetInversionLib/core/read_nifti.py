@@ -42,6 +42,9 @@ def read(path: Path, name: str) -> Volume:
     header, slope, intercept = _header(path, head, data, fields)
     values = stored(header)
     native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    most = float(np.iinfo(native.dtype).max) if native.dtype.kind in "iu" else 1.0
+    if not math.isfinite(slope * most + intercept):
+        raise _contradiction(path, f"scl_slope is {slope:g}, scl_inter {intercept:g}")
     assert header.ijk_to_ras is not None
     return Volume(rescaled(native, slope, intercept), header.ijk_to_ras, name)
 

@@ -48,11 +48,13 @@ class Base:
         name: For the report.
         data: Its bytes.
         value: What reading it gives.
+        suffix: Of its file, where it is another than that of its kind.
     """
 
     name: str
     data: bytes
     value: Any
+    suffix: str = ""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Reading:
         same: Whether two of these are the same to the last bit.
         refusals: What ``read`` raises for a file that it refuses.
         suffix: Of the files.
+        mutant: Changes the bytes of a good file, see ``mutant``, the default.
+        most_bytes: Of memory that reading may take; None for twice the file.
     """
 
     bases: Callable[[Path, bool], list[Base]]
@@ -72,6 +76,8 @@ class Reading:
     same: Callable[[Any, Any], bool]
     refusals: tuple[type[Exception], ...]
     suffix: str
+    mutant: Callable[[bytes, np.random.Generator], tuple[bytes, bool]] | None = None
+    most_bytes: int | None = None
 
 
 # Mutants ------------------------------------------------------------------------------------------
@@ -235,14 +241,14 @@ def read_all(reading: Reading, first: int, last: int, seed: int, small: bool) ->
         for number in range(first, last):
             random = np.random.default_rng([seed, number])
             base = bases[int(random.integers(len(bases)))]
-            data, damaged = mutant(base.data, random)
+            data, damaged = (reading.mutant or mutant)(base.data, random)
             print(json.dumps({"begins": number, "base": base.name}), flush=True)
             found = _judged(reading, folder, base, data, damaged)
             print(json.dumps({"number": number, "base": base.name, **found}), flush=True)
 
 
 def _judged(reading: Reading, folder: Path, base: Base, data: bytes, damaged: bool) -> dict:
-    path = folder / f"mutant{reading.suffix}"
+    path = folder / f"mutant{base.suffix or reading.suffix}"
     path.write_bytes(data)
     before = _fresh_peak()
     start = time.process_time()
@@ -264,7 +270,7 @@ def _judged(reading: Reading, folder: Path, base: Base, data: bytes, damaged: bo
         "crash": words == "crash",
         "no sentence": words == "refused without a sentence",
         "hang": took > SECONDS,
-        "memory": grown > TIMES_THE_FILE * len(data) + SLACK_BYTES,
+        "memory": grown > (reading.most_bytes or TIMES_THE_FILE * len(data) + SLACK_BYTES),
     }
     return {
         "words": words,

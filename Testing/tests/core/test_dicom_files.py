@@ -12,7 +12,7 @@ from image_files import AXIAL, STORED, enhanced, item, slice_of, write_series
 from pydicom.data import get_testdata_file
 from scipy.spatial.transform import Rotation
 
-from NetInversionLib.core import files, read_dicom
+from NetInversionLib.core import dicom_frames, files
 from NetInversionLib.core.volumes import VolumeError
 
 few = settings(deadline=None, max_examples=25)
@@ -175,6 +175,20 @@ def test_a_ct_is_in_hu_only_where_its_rescale_says_so(tmp_path, caplog):
     assert "without a rescale" in caplog.text
 
 
+def test_bits_beyond_those_stored_are_dropped_and_said(tmp_path, caplog):
+    slices = classic(3, PixelRepresentation=1)
+    signed = np.where(STORED >= 2048, STORED - 4096, STORED)[:3]
+    for one, values in zip(slices, signed):
+        one.PixelData = values.astype("<i2").tobytes()  # the sign fills the bits above: no fault
+    assert np.array_equal(files.load(write_series(tmp_path / "a", slices)).array, signed - 1024)
+    assert not caplog.text
+    slices = classic(3)
+    slices[1].PixelData = (STORED[1] | 0x4000).astype("<u2").tobytes()
+    volume = files.load(write_series(tmp_path / "b", slices))
+    assert np.array_equal(volume.array, STORED[:3] - 1024)
+    assert "beyond BitsStored" in caplog.text
+
+
 def test_spacing_that_the_positions_contradict_is_said(tmp_path, caplog):
     volume = files.load(write_series(tmp_path, classic(SpacingBetweenSlices=5)))
     assert volume.spacing_mm == (0.5, 0.75, 3)
@@ -276,4 +290,4 @@ def test_the_size_of_a_compressed_frame_stands_in_its_own_header():
         data = pydicom.dcmread(path)
         frames = int(data.get("NumberOfFrames", 1))
         for coded in pydicom.encaps.generate_frames(data.PixelData, number_of_frames=frames):
-            assert read_dicom.coded_size(coded) == (data.Rows, data.Columns), name
+            assert dicom_frames.coded_size(coded) == (data.Rows, data.Columns), name
