@@ -163,3 +163,40 @@ def models_trust(options: argparse.Namespace) -> int:
         options.shell.say(f"{sha256} {name}")
     options.shell.tell(trusted=trust.trusted())
     return 0
+
+
+def _download_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", help="of published weights; without it, all are listed with addresses"
+    )
+    parser.add_argument("--output", default=".", metavar="FOLDER", help="where the file goes")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+@command("models", "download", _download_arguments)
+def models_download(options: argparse.Namespace) -> int:
+    """Download published weights from their authors' server.
+
+    Address, size and SHA-256 are shown first. A download that was interrupted goes on where it was;
+    what arrives must have the published SHA-256. Nothing else ever goes to the network.
+    """
+    from ..models.foreign import download
+
+    shell = options.shell
+    if options.name is None:
+        for name, weights in download.WEIGHTS.items():
+            shell.say(f"{name}: {weights.url} (SHA-256 {weights.sha256})")
+        shell.tell(weights={name: w.url for name, w in download.WEIGHTS.items()})
+        return 0
+    weights = download.published(options.name)
+    size = download.size_of(weights) / 1e6
+    shell.say(f"{weights.url}\n{size:.1f} MB, SHA-256 {weights.sha256}")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise models.ModelError("say --yes to download it")
+        if input("Download it? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 1
+    made = download.download(weights, options.output, shell.report)
+    shell.say(made)
+    shell.tell(file=str(made))
+    return 0
