@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import models
 from ..core.progress import Progress
+from .cards import card_arguments, card_of
 from .fields import add_fields, given, json_fields, number
 from .options import (
     command,
@@ -47,6 +48,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     machine_arguments(parser)
+    card_arguments(parser)
     from ..training.synthetic_ct import SyntheticCTSettings
 
     add_fields(parser, SyntheticCTSettings)
@@ -70,7 +72,7 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
     scans = [s for s in scans if s.person not in options.leave_out]
     with _kept(checkpoint):
         path = synthetic_ct.train(
-            scans, options.output, settings, checkpoint, options.shell, device
+            scans, options.output, settings, checkpoint, options.shell, device, card_of(options)
         )
     return _written(options, path)
 
@@ -130,9 +132,8 @@ def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
             "(default: the output's name with .checkpoint)"
         ),
     )
-    parser.add_argument("--name", help="of the model, as users will see it")
-    parser.add_argument("--sources", help="where the scans come from, and their licence")
     machine_arguments(parser)
+    card_arguments(parser)
     parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
     from ..training.flow import FlowSettings
 
@@ -156,10 +157,16 @@ def train_flow(options: argparse.Namespace) -> int:
     settings = flow.FlowSettings(**chosen)
     progress = options.shell if first else Progress()
     cases = flow.read_cases(options.folder, settings.spacing_mm, progress)
-    card = {k: v for k, v in {"name": options.name, "sources": options.sources}.items() if v}
     with _kept(checkpoint):
         path = flow.train(
-            cases, options.output, settings, options.hold_out, checkpoint, progress, device, card
+            cases,
+            options.output,
+            settings,
+            options.hold_out,
+            checkpoint,
+            progress,
+            device,
+            card_of(options),
         )
     return _written(options, path) if first else 0
 
@@ -190,6 +197,7 @@ def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     threads_argument(parser)
+    card_arguments(parser)
     from ..training.corrector import CorrectorSettings
 
     add_fields(parser, CorrectorSettings)
@@ -209,7 +217,8 @@ def train_corrector(options: argparse.Namespace) -> int:
     scans = corrector.find_scans(options.folder, options.leave_out)
     with _kept(checkpoint):
         learnt = corrector.train(list(scans), settings, checkpoint, options.shell, scans)
-    path = corrector.save(learnt, list(scans), options.output, settings, options.model)
+    card = card_of(options)
+    path = corrector.save(learnt, list(scans), options.output, settings, options.model, card)
     return _written(options, path)
 
 
@@ -232,6 +241,7 @@ def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output_arguments(parser, "model file to write; may be the same", "FILE")
     threads_argument(parser)
+    card_arguments(parser)
 
 
 @command("train", "gate", _train_gate_arguments)
@@ -254,6 +264,7 @@ def train_gate(options: argparse.Namespace) -> int:
         options.model,
         options.output,
         statistics={n: torch.from_numpy(v) for n, v in found.items()},
+        chosen=card_of(options),
     )
     return _written(options, path)
 
@@ -334,6 +345,7 @@ def _low_dose_arguments(parser: argparse.ArgumentParser, count: str | None = Non
         "--every", type=number(at_least=1), default=1, metavar="N", help="take every n-th slice"
     )
     machine_arguments(parser)
+    card_arguments(parser)
 
 
 @command("train", "denoiser", _train_denoiser_arguments, advice=LESS_STEPS)
@@ -361,6 +373,7 @@ def train_denoiser(options: argparse.Namespace) -> int:
             features,
             progress,
             device,
+            card_of(options),
         )
     return _written(options, path) if first else 0
 
@@ -472,6 +485,7 @@ def _train_on_low_dose(
             progress=progress,
             device=device,
             checkpoint=checkpoint,
+            card=card_of(options),
             **loaded,
         )
     return _written(options, path) if first else 0

@@ -49,7 +49,7 @@ from ..networks.corrector import (
     Corrector,
 )
 from . import checkpoint as checkpoints
-from . import flow_file
+from . import flow_file, naming
 from . import people as training_people
 
 PRIOR_VOXELS = 10.0
@@ -156,15 +156,19 @@ def save(
     output: Path | str,
     settings: CorrectorSettings,
     model: Path | str | None = None,
+    chosen: dict | None = None,
 ) -> Path:
     """Write a model file with a corrector.
 
-    It is put into ``model`` (a flow of the same scanner), or stands alone.
+    It is put into ``model`` (a flow of the same scanner), or stands alone. ``chosen`` are fields of
+    the card that the user chose, such as its name.
     """
     training = {f"corrector: {name}": value for name, value in asdict(settings).items()}
     training["corrector: trained on"] = ", ".join(path.name for path in paths)
     if model is not None:
-        return flow_file.combine(model, output, learnt, learnt.arguments, training=training)
+        return flow_file.combine(
+            model, output, learnt, learnt.arguments, training=training, chosen=chosen
+        )
     card = models.Card(
         name="Intensities of one scanner's MR, place by place",
         version="1",
@@ -191,7 +195,7 @@ def save(
         training=training,
         task=models.HARMONIZATION,
     )
-    return models.save(output, learnt, card)
+    return naming.save(output, learnt, card, chosen)
 
 
 # Reading and aligning -----------------------------------------------------------------------------

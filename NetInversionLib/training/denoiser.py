@@ -27,6 +27,7 @@ from ..core.results import Table
 from ..invariances.low_dose import HU_HIGH, HU_LOW
 from ..networks.critic import gradient_penalty
 from ..networks.layers import UpTo
+from . import naming
 from .features import features_of
 from .loop import Group, State, plain, run
 from .noisy import MARGIN, NoisySettings, Window, draw_noisy, weights
@@ -289,6 +290,7 @@ def train(
     features: models.Model | None = None,
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
+    card: dict | None = None,
 ) -> Path:
     """Train a denoiser and write its model file; goes on from the checkpoint if that is there.
 
@@ -298,6 +300,7 @@ def train(
         pairs: Slices of everybody, or windows of them if ``settings.noisy`` says which.
         leave_out: A person not trained on; of pairs, their figures stand in the card.
         features: For "wgan": the denoiser whose features the perceptual term compares.
+        card: Fields of the model's card that the user chose, such as its name.
 
     Raises:
         ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another
@@ -333,7 +336,8 @@ def train(
         judges = {pair.person for pair in judging}
         told = [pair for pair in pairs if isinstance(pair, Pair) and pair.person not in judges]
         table = evaluate(told, network, {pair.person for pair in apart})
-        models.save(output, network, make_card(settings, state.names, leave_out, table, features))
+        made = make_card(settings, state.names, leave_out, table, features)
+        naming.save(output, network, made, card)
     group.leave()
     return Path(output)
 

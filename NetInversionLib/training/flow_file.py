@@ -15,6 +15,7 @@ from ..core.progress import Progress
 from ..harmonize.slices import figures
 from ..networks.flow import ConditionalFlow
 from ..networks.mrflow import MRFlow
+from . import naming
 from .loop import plain
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ def write_model(
     network = networks.build("mrflow", flow=settings.flow(), corrector=None, statistics=shapes)
     network.flow.load_state_dict(flow.state_dict())
     _fill(network, statistics)
-    return models.save(
-        output, network, replace(make_card(training, held_out, settings, network, shapes), **card)
-    )
+    made = make_card(training, held_out, settings, network, shapes)
+    return naming.save(output, network, made, card)
 
 
 def measure(
@@ -150,6 +150,7 @@ def combine(
     statistics: dict[str, Tensor] | None = None,
     quality: dict | None = None,
     training: dict | None = None,
+    chosen: dict | None = None,
 ) -> Path:
     """Write a model file with the flow of another, and other parts besides.
 
@@ -160,6 +161,7 @@ def combine(
             in ``flow_file``.
         statistics: Added to those of ``flow_file``, in the place of any that has the same name.
         quality, training: Added to the card's facts.
+        chosen: Fields of the card that the user chose, such as its name.
 
     Raises:
         models.ModelError: ``flow_file`` cannot be used, or the card that comes out is not valid.
@@ -184,7 +186,10 @@ def combine(
         quality={**old.card.quality, **(quality or {})},
         training={**old.card.training, **(training or {})},
     )
-    return models.save(output, network, card)
+    what = "gate" if statistics else "corrector"
+    return models.save(
+        output, network, replace(card, **naming.changed(network, old.card, what, chosen))
+    )
 
 
 def _fill(network: MRFlow, statistics: dict[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ from ..networks.critic import Critic, gradient_penalty
 from ..networks.layers import UpTo
 from ..networks.sampler import Sampler
 from ..networks.vae import VAE, kl
+from . import naming
 from .latent_flows import CINNSettings, bits_per_latent, fit_flows
 from .loop import Group, State, plain, run
 from .pairs import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
@@ -90,6 +91,7 @@ def train_vae(
     checkpoint: Path | str | None = None,
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
+    card: dict | None = None,
 ) -> Path:
     """Train the autoencoder, from the checkpoint if it is there; write a ``Sampler`` without flows.
 
@@ -97,6 +99,7 @@ def train_vae(
 
     Args:
         leave_out: A person not trained on, whose errors are told during training and in the card.
+        card: Fields of the model's card that the user chose, such as its name.
 
     Raises:
         ValueError: Nobody to train on, a batch that the processes cannot share evenly, or a
@@ -129,7 +132,7 @@ def train_vae(
             )
             for who, title in _people(pairs, leave_out).items()
         }
-        card = _card(
+        made = _card(
             "Autoencoder of low-dose CT",
             {"vae": dict(settings.arguments)},
             settings,
@@ -137,7 +140,7 @@ def train_vae(
             leave_out,
             quality,
         )
-        models.save(output, sampler, card)
+        naming.save(output, sampler, made, card)
     group.leave()
     return Path(output)
 
@@ -196,6 +199,7 @@ def train_cinn(
     checkpoint: Path | str | None = None,
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
+    card: dict | None = None,
 ) -> Path:
     """Train a flow for each layer and write a ``Sampler`` of them and the autoencoder.
 
@@ -242,7 +246,7 @@ def train_cinn(
     if group.rank == 0:
         sampler = averaged(state)
         quality = conditions.quality(sampler.flows, pairs, _people(pairs, leave_out))
-        card = _card(
+        made = _card(
             f"Invariances of {denoiser.card.name}",
             {"vae": vae.card.arguments["vae"], "flows": conditions.arguments},
             settings,
@@ -255,8 +259,8 @@ def train_cinn(
             "denoiser SHA-256": denoiser.sha256,
             "autoencoder SHA-256": vae.sha256,
         }
-        card = replace(card, training={**card.training, **sources})
-        models.save(output, sampler.cpu(), card)
+        made = replace(made, training={**made.training, **sources})
+        naming.save(output, sampler.cpu(), made, card)
     group.leave()
     return Path(output)
 

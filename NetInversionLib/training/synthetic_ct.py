@@ -21,6 +21,7 @@ from ..core.progress import Progress
 from ..core.settings import Checked, setting
 from ..core.volumes import Volume
 from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
+from . import naming
 from .loop import Group, State, plain, run
 from .people import KNOWN_PEOPLE, file_stem, read_people
 
@@ -159,10 +160,12 @@ def train(
     checkpoint: Path | str | None = None,
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
+    card: dict | None = None,
 ) -> Path:
     """Train on ``scans`` and write the model file.
 
     Args:
+        card: Fields of the model's card that the user chose, such as its name.
         checkpoint: Where the state is kept; if it is there already, training goes on from it, to
             the very weights that an uninterrupted run gives (same machine, same number of threads).
 
@@ -179,7 +182,7 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return models.save(output, state.averaged(), make_card(scans, settings))
+    return naming.save(output, state.averaged(), make_card(scans, settings), card)
 
 
 def draw_batch(
