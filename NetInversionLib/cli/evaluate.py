@@ -73,14 +73,23 @@ def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _folder(options: argparse.Namespace, command: str) -> Iterator[RunFolder | None]:
-    """The folder that was named for tables, if one was; a stopped run leaves it as it was."""
+    """The folder that was named for tables, if one was; a stopped run leaves what it had there."""
     if not options.output:
         yield None
         return
     from ..cohort.folders import RunFolder
 
     with RunFolder(options.output, command, options.overwrite) as folder:
-        yield folder
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            if not any(folder.new.iterdir()):
+                raise KeyboardInterrupt("before the first table; nothing is written") from None
+            (folder.new / "partial.json").write_text('{"partial": true}', encoding="utf-8")
+            folder.deliver()
+            raise KeyboardInterrupt(
+                f"the tables so far are in {folder.folder}, marked partial"
+            ) from None
 
 
 # Denoisers ----------------------------------------------------------------------------------------

@@ -392,3 +392,141 @@ def test_a_curve_without_points_is_a_table_with_headings():
         "x": [],
         "x (y)": [],
     }
+
+
+# Trainings, cohorts and evaluations that are stopped
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_stopped_training_says_how_it_goes_on(kept, tmp_path, capsys, monkeypatch):
+    from NetInversionLib.training import synthetic_ct
+
+    def stopped(scans, path, settings, checkpoint, *more):
+        if kept:
+            checkpoint.write_bytes(b"state")
+        interrupt()
+
+    monkeypatch.setattr(synthetic_ct, "read_scans", lambda folder: [])
+    monkeypatch.setattr(synthetic_ct, "train", stopped)
+    line = ["train", "synthetic-ct", str(tmp_path), "--output", str(tmp_path / "m.safetensors")]
+    assert cli.main(line) == 130
+    said = capsys.readouterr().err
+    assert ("same command goes on" in said) == kept and ("nothing is kept" in said) != kept
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_model_is_not_replaced_unasked(tmp_path, capsys):
+    (tmp_path / "m.safetensors").write_bytes(b"a model")
+    line = ["train", "synthetic-ct", str(tmp_path), "--output", str(tmp_path / "m.safetensors")]
+    assert cli.main(line) == 1 and "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "m.safetensors").read_bytes() == b"a model"
+
+
+def test_a_stopped_evaluation_keeps_its_tables(tmp_path, capsys, monkeypatch):
+    from NetInversionLib.evaluation import harmonize
+
+    def tables(*arguments):
+        yield Table("first", {"a": [1.0]}), "first"
+        interrupt()
+
+    monkeypatch.setattr(harmonize, "compare_simulated", tables)
+    out = tmp_path / "out"
+    line = ["evaluate", "harmonize", str(tmp_path), "--simulate", "--output", str(out)]
+    assert cli.main(line) == 130 and "partial" in capsys.readouterr().err
+    assert sorted(p.name for p in out.glob("*.*") if p.is_file()) == ["first.csv", "partial.json"]
+
+
+def cohort_of_one(tmp_path, monkeypatch):
+    """A cohort whose work is taken away; its command line and its planned item."""
+    from NetInversionLib.cohort import runs
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    files.save(Volume(np.ones((4, 5, 6), np.int16), MATRIX, "a"), folder / "a.nii.gz")
+    monkeypatch.setattr(runs, "run_locally", lambda items, *more: (_ for _ in ()).throw(Halt()))
+    return ["harmonize", str(folder), str(tmp_path / "out")]
+
+
+class Halt(KeyboardInterrupt):
+    pass
+
+
+def test_a_stopped_cohort_says_where_it_is(tmp_path, capsys, monkeypatch):
+    line = cohort_of_one(tmp_path, monkeypatch)
+    assert cli.main(line) == 130
+    assert f"kept in {tmp_path / 'out'}" in capsys.readouterr().err
+    assert "not run" in (tmp_path / "out/summary.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_one_volume_is_not_harmonized_over_another(name, tmp_path, capsys, monkeypatch):
+    source = files.save(Volume(np.ones((4, 5, 6), np.int16), MATRIX, "a"), tmp_path / name)
+    before = source.read_bytes()
+    assert cli.main(["harmonize", str(source), str(source)]) == 1
+    assert "there already" in capsys.readouterr().err
+    assert cli.main(["harmonize", str(source), str(source), "--overwrite"]) == 1
+    assert "made from" in capsys.readouterr().err and source.read_bytes() == before
+
+
+def harmonized(request, progress):
+    volume = request.volumes["source"]
+    facts = {"verdict": "accepted", "reasons": [], "model": {}}
+    return Result({"harmonized": volume.with_array(volume.array * 2)}, facts=facts)
+
+
+def test_one_volume_into_one_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jobs_request, "run_here", harmonized)
+    source = Volume(np.arange(120, dtype=np.int16).reshape(4, 5, 6), MATRIX, "a")
+    files.save(source, tmp_path / "a.nii.gz")
+    line = ["harmonize", str(tmp_path / "a.nii.gz")]
+    assert cli.main([*line, str(tmp_path / "b.nii.gz")]) == 0
+    assert np.array_equal(files.load(tmp_path / "b.nii.gz").array, 2 * source.array)
+    assert cli.main([*line, str(tmp_path / "folder")]) == 0
+    assert (tmp_path / "folder/a_harmonized.nii.gz").is_file()
+    assert cli.main([*line, str(tmp_path / "c.nii.gz"), "--format", "mha"]) == 1
+    again = ["rerun", str(tmp_path / "b.json"), "--output", str(tmp_path / "d.nrrd")]
+    assert cli.main(again) == 0
+    assert np.array_equal(files.load(tmp_path / "d.nrrd").array, 2 * source.array)
+
+
+def test_a_dicom_folder_becomes_a_derived_series(series, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs_request, "run_here", harmonized)
+    array, head = series
+    source = derived_series.save(Volume(array, MATRIX, "x"), tmp_path / "in", head, "source")
+    assert cli.main(["harmonize", str(source), str(tmp_path / "out.nii.gz")]) == 0
+    found = files.load(tmp_path / "out.nii.gz").array
+    assert np.array_equal(found, 2 * files.load(source).array)
+    one = str(sorted(source.iterdir())[0])
+    assert cli.main(["harmonize", one, str(tmp_path / "derived")]) == 0
+    header = derived_series.first_header(tmp_path / "derived")
+    assert header.PatientID == "id 7" and header.StudyInstanceUID == "1.2.3"
+
+
+def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
+    from NetInversionLib.cohort import runs
+
+    line = cohort_of_one(tmp_path, monkeypatch)
+
+    def done(items, *more):
+        for item in items:
+            item.image.parent.mkdir(parents=True, exist_ok=True)
+            files.save(Volume(np.ones((2, 2, 2)), np.eye(4), "x"), item.image)
+            record = {**runs.new_record(item), "status": "accepted"}
+            record["bytes"] = item.image.stat().st_size
+            item.record_file.parent.mkdir(parents=True, exist_ok=True)
+            runs.write_json(item.record_file, record)
+            yield record
+
+    monkeypatch.setattr(runs, "run_locally", done)
+    out = tmp_path / "out"
+    assert cli.main(line) == 0
+    assert cli.main(line) == 0, "the same run goes on"
+    before = listing(out)
+    assert cli.main([*line, "--strength", "0.5"]) == 1
+    assert "another run (other settings)" in capsys.readouterr().err and listing(out) == before
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert cli.main([line[0], str(tmp_path / "moved"), line[2]]) == 0, "a folder may be moved"
+    assert (
+        cli.main([line[0], str(tmp_path / "moved"), line[2], "--strength", "1", "--overwrite"]) == 0
+    )
+    assert str(tmp_path) not in (out / ".netinversion/run.json").read_text()
