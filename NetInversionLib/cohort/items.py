@@ -14,7 +14,7 @@ from pathlib import Path
 from .. import jobs
 from ..core import files as core_files
 from ..core import scans
-from ..core.text import shown
+from ..core.header import utf8
 from .folders import OWN
 
 GONE = "no file"
@@ -64,7 +64,7 @@ class Item:
 
     def request(self) -> jobs.Request:
         """The job with its volumes read. Raises what ``volumes.load`` raises."""
-        loaded = {key: core_files.load(_utf8(path)) for key, path in self.volumes.items()}
+        loaded = {key: core_files.load(utf8(path)) for key, path in self.volumes.items()}
         return jobs.Request(
             self.task,
             loaded,
@@ -107,7 +107,7 @@ def plan(
         ValueError: No volumes, folders that overlap, two volumes whose results would have the same
             name, or a volume with two masks.
     """
-    folder, out = Path(folder), Path(_utf8(os.path.abspath(out)))
+    folder, out = Path(folder), Path(utf8(os.path.abspath(out)))
     _require_apart(folder, out)
     bids = is_bids(folder)
     sources = _bids_files(folder, suffix) if bids else _files(folder, out, log)
@@ -371,21 +371,6 @@ def _state(path: str) -> list | None:
         return [[name, status.st_size, status.st_mtime_ns] for name, status in files]
     except OSError:
         return None
-
-
-def _utf8(path: str) -> str:
-    """The same path, where ITK can read it.
-
-    Raises:
-        ValueError: It holds bytes that are not UTF-8: ITK ends the whole program over one.
-    """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"The path {shown(path)} is not valid UTF-8. Rename the file or folder."
-        ) from None
-    return path
 
 
 def text_hash(text: str) -> str:

@@ -47,7 +47,7 @@ def stored_frames(path: Path, count: int, told: list[Path]) -> Iterator[np.ndarr
     Args:
         path: The file.
         count: How many frames its header announces.
-        told: Of bits that no value should have is told if this is empty, which it then is no more.
+        told: What is odd but harmless is told if this is empty, which it then is no more.
 
     Raises:
         VolumeError: Pixels are missing, or there are others than announced.
@@ -65,8 +65,11 @@ def stored_frames(path: Path, count: int, told: list[Path]) -> Iterator[np.ndarr
         found = len(data.PixelData)
         if found < needed:
             raise incomplete(path, needed)
-        if found > needed + needed % 2:
+        if any(data.PixelData[needed:]):
             raise contradiction(path, f"{found} bytes of pixels, where {needed} are announced")
+        if found > needed + needed % 2 and not told:
+            told.append(path)
+            say(path, f"{found - needed} empty bytes behind its pixels are passed over.")
         if not told and _has_odd_bits(data):
             told.append(path)
             say(path, "some values have bits beyond BitsStored, which are dropped.")

@@ -201,6 +201,10 @@ def _require_scalar(path: Path, head: Dataset) -> None:
             f"'{path}' is a colour image ({colours}, {samples} values per voxel); a scalar image is"
             " needed."
         )
+    if "DoseGridScaling" in head:
+        raise VolumeError(
+            f"'{path}' is a radiotherapy dose, no image of a patient. Choose the CT or MR image."
+        )
     kinds = [str(kind).upper() for kind in np.atleast_1d(head.get("ImageType", []) or [])]
     mosaic = head.get((0x0019, 0x100A))
     if "MOSAIC" in kinds or (mosaic is not None and _number(mosaic.value) > 1):

@@ -115,6 +115,7 @@ TURNED = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
         ({"PatientID": "another"}, "patient"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "mosaic"),
+        ({"DoseGridScaling": 0.001}, "radiotherapy dose"),
         ({"ImagePositionPatient": [0.0, 0.0, 3.0]}, "not evenly spaced.*repeated"),
         ({"ImagePositionPatient": [0.0, 0.0, 40.0]}, "not evenly spaced"),
         ({"ImagePositionPatient": [5.0, 0.0, 9.0]}, "not evenly spaced"),
@@ -187,6 +188,17 @@ def test_bits_beyond_those_stored_are_dropped_and_said(tmp_path, caplog):
     volume = files.load(write_series(tmp_path / "b", slices))
     assert np.array_equal(volume.array, STORED[:3] - 1024)
     assert "beyond BitsStored" in caplog.text
+
+
+def test_empty_bytes_behind_the_pixels_are_said_and_others_refused(tmp_path, caplog):
+    slices = classic(3)
+    slices[1].PixelData += bytes(128)
+    volume = files.load(write_series(tmp_path / "a", slices))
+    assert np.array_equal(volume.array, STORED[:3] - 1024)
+    assert "128 empty bytes" in caplog.text
+    slices[1].PixelData += b"\1\0"
+    with pytest.raises(VolumeError, match="bytes of pixels"):
+        files.load(write_series(tmp_path / "b", slices))
 
 
 def test_spacing_that_the_positions_contradict_is_said(tmp_path, caplog):
