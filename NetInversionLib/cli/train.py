@@ -475,7 +475,8 @@ def _train_on_low_dose(
         name: models.load(path, device) if path else None for name, path in (networks or {}).items()
     }
     simulated = denoiser.DenoiserSettings(seed=settings.seed)
-    examples = pairs.read_pairs(options.folder, simulated, options.every, progress)
+    kept = checkpoint.with_suffix(".simulated")
+    examples = pairs.read_pairs(options.folder, simulated, options.every, progress, kept)
     with _kept(checkpoint):
         path = train(
             examples,

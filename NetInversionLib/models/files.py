@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-from ..core.whole import whole_file
+from ..core.writing import replacing
 from . import header as model_header
 from . import sums
 from .card import Card, ModelError
@@ -47,7 +47,8 @@ def save(path: Path | str, network: torch.nn.Module, card: Card) -> Path:
     skeleton(card, {name: tuple(weight.shape) for name, weight in state.items()}, path)
 
     data = model_header.sealed(to_bytes(state, {METADATA_KEY: model_header.unsealed(values)}))
-    with whole_file(path) as part:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         part.write_bytes(data)
     sums.note(path, hashlib.sha256(data).hexdigest())
     return path

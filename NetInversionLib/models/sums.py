@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.whole import whole_file
+from ..core.writing import replacing
 from .card import ModelError
 from .header import Header
 
@@ -66,7 +66,7 @@ def note(path: Path, sha256: str) -> None:
     if path.name not in found:
         return
     found[path.name] = sha256
-    with whole_file(path.with_name(NAME)) as part:
+    with replacing(path.with_name(NAME)) as part:
         part.write_text("".join(f"{value}  {name}\n" for name, value in found.items()), "ascii")
 
 

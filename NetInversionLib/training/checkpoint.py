@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.whole import whole_file
+from ..core.writing import replacing
 from ..models.card import ModelError
 from ..models.header import FORMAT, NO_SUM, checked_sum, parsed, raw_header, sealed
 
@@ -49,7 +49,8 @@ def save(path: Path | str, state: dict) -> None:
     tree = _written(state, tensors)
     text = json.dumps({"format": FORMAT, "sha256": f"{NO_SUM} {NO_SUM}", "state": tree})
     data = to_bytes({str(n): tensor for n, tensor in enumerate(tensors)}, {KEY: text})
-    with whole_file(path) as part:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
         part.write_bytes(sealed(data))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,8 @@ from .. import models
 from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
-from ..invariances.low_dose import HU_HIGH, HU_LOW, LowDoseSettings, exposed, noise_image
+from ..invariances.low_dose import HU_HIGH, HU_LOW, LowDoseSettings, exposed, noise_images
+from . import checkpoint as checkpoints
 from .held_out import is_held_out
 from .people import file_stem, read_people
 from .synthetic_ct import SOURCES
@@ -96,18 +98,27 @@ def read_pairs(
     settings: SimulationSettings,
     every: int = 1,
     progress: Progress = Progress(),
+    cache: Path | str | None = None,
 ) -> list[Pair]:
     """Every (n-th) axial slice of the CTs of a folder, with simulated noise.
 
     People are found as by ``people.read_people``.
 
+    Args:
+        folder: Of CT volumes.
+        settings: Of the simulation.
+        every: Take every n-th slice only.
+        progress: Receives progress and warnings.
+        cache: Folder in which each volume's noise is kept, and read again where the volume and the
+            settings are the same.
+
     Raises:
-        ValueError: No CT there, or one that is not in HU.
+        ValueError: No CT there, or one that is not in HU; a file of the cache is damaged.
     """
     found, people = [], read_people(folder)
     for number, (path, person) in enumerate(people.items()):
         progress.report(number / len(people), f"Simulating low dose of {path.name}")
-        found += pairs_of(files.load(path), person, settings, every, number)
+        found += pairs_of(files.load(path), person, settings, every, number, cache)
     return found
 
 
@@ -143,7 +154,12 @@ def read_real_pairs(
 
 
 def pairs_of(
-    ct: Volume, person: str, settings: SimulationSettings, every: int = 1, number: int = 0
+    ct: Volume,
+    person: str,
+    settings: SimulationSettings,
+    every: int = 1,
+    number: int = 0,
+    cache: Path | str | None = None,
 ) -> list[Pair]:
     """The slices of one CT, with noise.
 
@@ -153,6 +169,7 @@ def pairs_of(
         settings: Of the training; the noise follows from their seed and ``number``.
         every: Take every n-th slice only.
         number: Of the volume.
+        cache: As for ``read_pairs``.
 
     Raises:
         VolumeError: The volume is not in HU.
@@ -161,18 +178,57 @@ def pairs_of(
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[every // 2 :: every])).clamp(
         -1024, 3071
     )
+    spacing = (float(axial.spacing_mm[0]), float(axial.spacing_mm[1]))
+    if cache is None:
+        noise = simulated_noise(hu, spacing, settings, number)
+    else:
+        name = f"{_key(hu, spacing, settings, number)}.checkpoint"
+        noise = _kept(Path(cache) / name, lambda: simulated_noise(hu, spacing, settings, number))
+    return [Pair(person, image.numpy(), one) for image, one in zip(hu, noise)]
+
+
+def simulated_noise(
+    hu: Tensor, spacing_mm: tuple[float, float], settings: SimulationSettings, number: int = 0
+) -> np.ndarray:
+    """The noise of one volume's slices, each at a dose of its own.
+
+    Args:
+        hu: Slices of shape (slices, J, I), HU.
+        spacing_mm: Voxel size along i, j.
+        settings: Doses and strength; the noise follows from their seed and ``number``.
+        number: Of the volume.
+
+    Returns:
+        Of the same shape, HU, float32.
+    """
     rng = np.random.default_rng([settings.seed, number])
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     middle = LowDoseSettings(
         math.sqrt(math.prod(settings.dose)), electronic=settings.electronic, views=settings.views
     )
-    middle = exposed(hu[len(hu) // 2][None], axial.spacing_mm[:2], middle, settings.noise_hu)
-    pairs = []
-    for image in hu:
-        how = replace(middle, dose=float(np.exp(rng.uniform(*np.log(settings.dose)))))
-        noise = noise_image(image[None], axial.spacing_mm[:2], how, generator)[0]
-        pairs.append(Pair(person, image.numpy(), noise.numpy()))
-    return pairs
+    middle = exposed(hu[len(hu) // 2][None], spacing_mm, middle, settings.noise_hu)
+    low, high = np.log(settings.dose)
+    doses = [replace(middle, dose=float(np.exp(rng.uniform(low, high)))) for _ in hu]
+    return torch.stack(list(noise_images(hu, spacing_mm, doses, generator))).numpy()
+
+
+def _key(
+    hu: Tensor, spacing_mm: tuple[float, float], settings: SimulationSettings, number: int
+) -> str:
+    """What the noise of a volume depends on, as a short name."""
+    facts = (spacing_mm, settings.dose, settings.noise_hu, settings.electronic, settings.views)
+    found = hashlib.sha256(repr((tuple(hu.shape), *facts, settings.seed, number)).encode())
+    found.update(hu.numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What ``make`` gives, (slices, J, I), from the file if it is there already."""
+    if path.exists():
+        return checkpoints.load(path)["noise"]
+    noise = make()
+    checkpoints.save(path, {"noise": noise})
+    return noise
 
 
 def split_people(pairs: list[Pair], leave_out: str | None) -> tuple[list[Pair], list[Pair]]:

@@ -21,6 +21,7 @@ from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.training import checkpoint as checkpoints
 from NetInversionLib.training import denoiser
+from NetInversionLib.training import pairs as pairs_module
 from NetInversionLib.training.denoiser import DenoiserSettings
 from NetInversionLib.training.pairs import Pair, draw_batch, normalised, pairs_of
 
@@ -273,3 +274,36 @@ def test_command(tmp_path, capsys):
         == 1
     )
     assert "there are person0, person1" in capsys.readouterr().err
+
+
+def test_simulated_noise_is_kept_and_made_anew_where_anything_differs(tmp_path, monkeypatch):
+    ct = made_up_ct()
+    first = pairs_of(ct, "a", SMALL, number=3, cache=tmp_path)
+    fresh = pairs_of(ct, "a", SMALL, number=3)
+    assert all(np.array_equal(one.noise, other.noise) for one, other in zip(first, fresh))
+    made = []
+    monkeypatch.setattr(
+        pairs_module, "simulated_noise", lambda hu, *others: made.append(1) or hu.numpy() * 0
+    )
+    again = pairs_of(ct, "b", SMALL, number=3, cache=tmp_path)
+    assert not made and all(np.array_equal(a.noise, b.noise) for a, b in zip(first, again))
+    for other in (
+        (made_up_ct(1), SMALL, 3),
+        (ct, replace(SMALL, noise_hu=50.0), 3),
+        (ct, replace(SMALL, seed=1), 3),
+        (ct, SMALL, 4),
+    ):
+        volume, settings, number = other
+        pairs_of(volume, "a", settings, number=number, cache=tmp_path)
+    assert len(made) == 4
+    damaged = min(tmp_path.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="delete it"):
+        for volume, settings, number in (
+            (ct, SMALL, 3),
+            (ct, SMALL, 4),
+            (made_up_ct(1), SMALL, 3),
+            (ct, replace(SMALL, noise_hu=50.0), 3),
+            (ct, replace(SMALL, seed=1), 3),
+        ):
+            pairs_of(volume, "a", settings, number=number, cache=tmp_path)
