@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -118,7 +119,10 @@ class Shell(Progress):
             from tqdm import tqdm
 
             layout = "{percentage:3.0f} %|{bar:20}| {desc}"
-            self._bar = tqdm(total=1.0, bar_format=layout, leave=False, dynamic_ncols=True)
+            width = _width()
+            self._bar = tqdm(
+                total=1.0, bar_format=layout, leave=False, ncols=width, dynamic_ncols=width is None
+            )
         self._bar.n = min(max(fraction, 0.0), 1.0)
         time_left = f"about {duration(left)} left, " if left is not None else ""
         self._bar.set_description_str(shown(time_left + message))
@@ -166,6 +170,14 @@ class Shell(Progress):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _width() -> int | None:
+    """Letters of a line where the terminal does not say it; None where it does."""
+    try:
+        return None if os.get_terminal_size(sys.stderr.fileno()).columns else 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _cell(value: object, digits: str) -> str:

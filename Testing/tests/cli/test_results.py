@@ -530,3 +530,35 @@ def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
         cli.main([line[0], str(tmp_path / "moved"), line[2], "--strength", "1", "--overwrite"]) == 0
     )
     assert str(tmp_path) not in (out / ".netinversion/run.json").read_text()
+
+
+BAR = """
+from NetInversionLib.cli.output import Shell
+
+shell = Shell()
+for step in range(5):
+    shell.report(step / 4, f"Step {step}")
+shell.say("answer")
+shell.close()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+@pytest.mark.parametrize("width", [0, 60])
+def test_a_terminal_shows_a_bar(width):
+    import fcntl
+    import pty
+    import struct
+    import subprocess
+    import sys
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, width, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", BAR]
+    subprocess.run(command, stdout=theirs, stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "100 %|" in said and "Step 4" in said and said.rstrip().endswith("answer")
