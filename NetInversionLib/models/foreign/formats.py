@@ -40,6 +40,8 @@ CONTAINERS = (
 )
 # torch and MONAI store weights as they are; text compresses well, but not a thousandfold.
 MOST_EXPANDED = 200
+# Before it, torch.load could be made to run code even with weights_only.
+SAFE_TORCH = (2, 6)
 SAVE_WEIGHTS = "torch.save(network.state_dict(), 'weights.pt')"
 
 
@@ -154,6 +156,11 @@ def _checkpoint(path: Path) -> Any:
 
     import torch
 
+    if _version(torch.__version__) < SAFE_TORCH:
+        raise ModelError(
+            f"{path.name} cannot be opened safely by PyTorch {torch.__version__} (CVE-2025-32434):"
+            " use PyTorch 2.6 or later, or a .safetensors file"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -171,6 +178,11 @@ def _checkpoint(path: Path) -> Any:
             f"{path.name} is damaged ({words[0][:200] if words else type(error).__name__}); get the"
             " file again"
         ) from error
+
+
+def _version(text: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _inner(values: Any) -> dict[str, Tensor]:

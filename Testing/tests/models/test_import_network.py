@@ -8,11 +8,15 @@ import random
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
+import test_cinn
+import test_vae
 import torch
+import toy_models
 from safetensors.torch import save_file
 
-from NetInversionLib import cli, models, networks
+from NetInversionLib import cli, invariances, models, networks
 from NetInversionLib.invariances.layers import layer_titles
 from NetInversionLib.models import ModelError
 from NetInversionLib.models.foreign import bundle, cards, formats, importing, trust
@@ -91,6 +95,8 @@ def export(network, kind, folder, code):
     elif kind == "TorchScript":
         torch.jit.script(network).save(path)
     elif kind == "torch.export":
+        if not hasattr(torch.export.Dim, "DYNAMIC"):
+            pytest.skip("torch.export: sizes that change need a later PyTorch")
         sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
         sizes[3] = torch.export.Dim.DYNAMIC
         example = (torch.rand(2, 1, 32, 48),)
@@ -312,6 +318,15 @@ def test_pickled_modules_are_refused_with_the_way_out(network, tmp_path):
 # Refusals -----------------------------------------------------------------------------------------
 
 
+def test_a_pytorch_that_is_not_safe_opens_no_checkpoint(network, tmp_path, monkeypatch):
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    save_file(network.state_dict(), tmp_path / "own.safetensors")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ModelError, match="CVE-2025-32434.*safetensors"):
+        formats.weights_of(tmp_path / "own.pt")
+    assert len(formats.weights_of(tmp_path / "own.safetensors")) == 6
+
+
 def test_weights_that_do_not_fit_say_which(network, code, tmp_path):
     state = network.state_dict()
     state["extra"] = state.pop("down.bias")
@@ -481,6 +496,72 @@ def test_a_published_sampler_comes_in_with_its_denoiser(parity, tmp_path):
     wishes = Wishes(flow=tmp_path / "ldctinv_cinn_reduced.safetensors", denoiser=denoiser)
     with pytest.raises(ModelError, match="do not fit each other"):  # 108 and 16 latents
         import_network(vae, wishes, never)
+
+
+def test_a_published_pair_becomes_the_sampler_of_its_denoiser_and_draws(tmp_path):
+    torch.manual_seed(0)
+    kind = test_vae.PUBLISHED_KIND
+    vae = test_vae.as_published(test_vae.as_if_trained(kind))
+    flow = test_cinn.published_state(channels=kind["latents"], size=kind["size"], downs=2)
+    torch.save(networks.build("cnn10").state_dict(), tmp_path / "cnn10.pt")
+    torch.save({"model_state_dict": vae}, tmp_path / "cnn10-vae.pt")
+    torch.save({"model_state_dict": flow}, tmp_path / "cnn10-cinn.pt")
+    denoiser = import_network(tmp_path / "cnn10.pt", ask=never)
+    wishes = Wishes(flow=tmp_path / "cnn10-cinn.pt", denoiser=denoiser)
+    said = []
+    made = import_network(tmp_path / "cnn10-vae.pt", wishes, never, said.append)
+    assert any("log-determinant" in line for line in said)
+    assert made in samplers_in(tmp_path, denoiser)
+    hu = np.full((1, kind["size"] + 8, kind["size"] + 4), -1000.0, np.float32)
+    hu[:, 6:-6, 6:-6] = 40 + 20 * np.random.default_rng(0).normal(size=hu[:, 6:-6, 6:-6].shape)
+    result = invariances.invariances(
+        {"low_dose": toy_models.volume(hu, "low dose", units="HU")},
+        {"denoiser": models.load(denoiser), "sampler": models.load(made)},
+        invariances.Settings(
+            samples=3, projected=1, shown=1, max_evaluations=5, proposals=("cinn",), device="cpu",
+            region=(0, 1, 4, 20, 4, 20), epsilon_hu=5.0,
+        ),
+    )  # fmt: skip
+    assert np.nanmax(result.volumes["std unproven"].array) > 0
+    assert np.abs(result.volumes["vae floor"].array).max() > 0
+
+
+def samplers_in(folder, denoiser):
+    sum_of_file = models.load(denoiser).sha256
+    return [
+        path
+        for path, card in models.list_models([folder]).items()
+        if getattr(card, "training", {}).get("denoiser SHA-256") == sum_of_file
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_monai_networks_come_in_by_class_and_by_bundle(tmp_path):
+    nets = pytest.importorskip("monai.networks.nets")
+    pytest.importorskip("monai.bundle")
+    arguments = {
+        "spatial_dims": 2, "in_channels": 1, "out_channels": 1,
+        "channels": [4, 8], "strides": [2], "norm": "instance",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = nets.UNet(**arguments).eval()
+    torch.save(network.state_dict(), tmp_path / "unet.pt")
+    wishes = Wishes("monai.networks.nets:UNet", arguments, TOLD)
+    model = models.load(import_network(tmp_path / "unet.pt", wishes, never))
+    x = torch.rand(1, 1, 16, 20)
+    torch.testing.assert_close(model(x) * 4 - 1, network(2 * x), rtol=1e-5, atol=1e-5)
+
+    folder = make_bundle(torch.nn.Identity(), tmp_path / "bundle")
+    (folder / "models" / "model.ts").unlink()
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    definition = {"network_def": {"_target_": "UNet", **arguments}}
+    (folder / "configs" / "inference.json").write_text(json.dumps(definition))
+    with pytest.raises(ModelError, match="without your word"):
+        import_network(folder, Wishes(folder=tmp_path / "out"))
+    made = import_network(folder, Wishes(folder=tmp_path / "out"), yes)
+    turned = (2 * x).flip((-1, -2)).transpose(2, 3)
+    expected = network(turned).transpose(2, 3).flip((-1, -2))
+    torch.testing.assert_close(models.load(made)(x) * 4 - 1, expected, rtol=1e-4, atol=1e-5)
 
 
 # The command --------------------------------------------------------------------------------------
