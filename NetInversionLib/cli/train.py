@@ -61,7 +61,7 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
     device = machine(options)
     from ..training import synthetic_ct
 
-    scans = synthetic_ct.read_scans(options.folder)
+    scans = synthetic_ct.read_scans(options.folder, options.shell)
     unknown = set(options.leave_out) - {s.person for s in scans}
     if unknown:
         raise ValueError(
@@ -258,6 +258,9 @@ def train_gate(options: argparse.Namespace) -> int:
 
     same = Path(options.model).resolve() == Path(options.output).resolve()
     require_new(options.output, options.overwrite, same)
+    lacking = flow_file.what_is_missing(options.model)
+    if lacking:
+        options.shell.log(lacking)
     scans = corrector.find_scans(options.folder, options.leave_out)
     found = gate.fit((harmonize_scan.read(*scan) for scan in scans.items()), options.shell)
     path = flow_file.combine(

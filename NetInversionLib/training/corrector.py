@@ -51,6 +51,7 @@ from ..networks.corrector import (
 from . import checkpoint as checkpoints
 from . import flow_file, naming
 from . import people as training_people
+from .doubles import Doubles
 
 PRIOR_VOXELS = 10.0
 LEAST_SHARE = 0.25  # of tissue, in a block that is used
@@ -110,10 +111,11 @@ def train(
             " least three people"
         )
     store = _Store(checkpoint, paths, masks)
-    brains, tones, wholes = [], [], []
+    brains, tones, wholes, doubles = [], [], [], Doubles(progress)
     for n, path in enumerate(paths):
         progress.report(0.5 * n / len(paths), f"reading {Path(path).name}")
         brain, tone, whole = store.brain(Path(path))
+        doubles.add(Path(path).name, training_people.person_of(Path(path).name), brain[0])
         brains.append(brain)
         tones.append(tone)
         wholes.append(whole)

@@ -43,6 +43,7 @@ from ..core.settings import Checked, setting
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.slices import bits_of_bins, figures, make_case
 from ..networks.flow import MAX_FEATURES, MOST, ConditionalFlow
+from .doubles import Doubles
 from .flow_file import write_model
 from .loop import Group, State, run
 from .people import find_scans, person_of
@@ -129,10 +130,12 @@ def read_cases(
             in the message.
     """
     cases, progress = [], progress or Progress()
-    scans = find_scans(folder)
+    scans, doubles = find_scans(folder), Doubles(progress)
     for number, (name, (path, mask)) in enumerate(scans.items()):
         progress.report(number / len(scans), f"reading {name}")
-        scan = harmonize_scan.prepare(files.load(path), files.load(mask) if mask else None)
+        image = files.load(path)
+        doubles.add(name, person_of(name), image)
+        scan = harmonize_scan.prepare(image, files.load(mask) if mask else None)
         cases.append(make_case(scan, spacing_mm, name))
     return cases
 

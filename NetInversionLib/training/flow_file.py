@@ -142,6 +142,26 @@ def make_card(
     )
 
 
+def what_is_missing(model: Path | str) -> str:
+    """A sentence on the corrector, if a flow's file has none yet; "" if it has one.
+
+    Raises:
+        models.ModelError: The file cannot be used, or holds no flow of a scanner.
+    """
+    card = models.read_card(model)
+    if card.architecture != "mrflow":
+        raise models.ModelError(
+            f"{Path(model).name} holds no flow of a scanner's images, but {card.name!r}: name a"
+            " file made by 'train flow'"
+        )
+    if card.arguments.get("corrector"):
+        return ""
+    return (
+        f"Warning: {Path(model).name} has no corrector yet, which the anatomy-safe mode needs:"
+        f" netinversion train corrector FOLDER --model {model} --output FILE"
+    )
+
+
 def combine(
     flow_file: Path | str,
     output: Path | str,

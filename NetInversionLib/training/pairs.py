@@ -19,6 +19,7 @@ from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..invariances.low_dose import HU_HIGH, HU_LOW, LowDoseSettings, exposed, noise_images
 from . import checkpoint as checkpoints
+from .doubles import Doubles
 from .held_out import is_held_out
 from .people import file_stem, read_people
 from .synthetic_ct import SOURCES
@@ -115,10 +116,12 @@ def read_pairs(
     Raises:
         ValueError: No CT there, or one that is not in HU; a file of the cache is damaged.
     """
-    found, people = [], read_people(folder)
+    found, people, doubles = [], read_people(folder), Doubles(progress)
     for number, (path, person) in enumerate(people.items()):
         progress.report(number / len(people), f"Simulating low dose of {path.name}")
-        found += pairs_of(files.load(path), person, settings, every, number, cache)
+        ct = files.load(path)
+        doubles.add(path.name, person, ct)
+        found += pairs_of(ct, person, settings, every, number, cache)
     return found
 
 

@@ -22,6 +22,7 @@ from ..core.settings import Checked, setting
 from ..core.volumes import Volume
 from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
 from . import naming
+from .doubles import Doubles
 from .loop import Group, State, plain, run
 from .people import KNOWN_PEOPLE, file_stem, read_people
 
@@ -102,12 +103,14 @@ class CTScan:
     spacing_mm: tuple[float, float, float]
 
 
-def read_scans(folder: Path | str) -> list[CTScan]:
-    """Every CT of ``folder``, as ``prepare`` makes it."""
-    return [
-        prepare(files.load(path), file_stem(path), person)
-        for path, person in read_people(folder).items()
-    ]
+def read_scans(folder: Path | str, progress: Progress = Progress()) -> list[CTScan]:
+    """Every CT of ``folder``, as ``prepare`` makes it; warns of one person under two names."""
+    scans, doubles = [], Doubles(progress)
+    for path, person in read_people(folder).items():
+        ct = files.load(path)
+        doubles.add(path.name, person, ct)
+        scans.append(prepare(ct, file_stem(path), person))
+    return scans
 
 
 def prepare(ct: Volume, name: str, person: str) -> CTScan:
