@@ -37,7 +37,7 @@ import numpy as np
 from scipy import stats
 
 from ..core.results import Table
-from .gate_figures import FIGURES, LOGARITHMIC, histogram_distance, look, size
+from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
 from .gate_template import SEARCH_STEPS, TURNS, Moving, Template, align, anatomy, likeness, place
 from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
@@ -220,8 +220,9 @@ LOOK = " Look at the result beside the source before using it."
 
 
 def _learned(statistics: dict[str, np.ndarray]) -> bool:
-    """Whether the statistics are there, and of this version of the gate."""
-    return "gate_figures" in statistics and statistics["gate_figures"].shape[1:] == (len(FIGURES),)
+    """Whether the statistics are there, and measured as this version of the gate measures."""
+    version = int(statistics.get("gate_version", np.ones(1))[0])
+    return "gate_figures" in statistics and version == VERSION
 
 
 def _unlearned() -> Check:
@@ -419,6 +420,8 @@ def _quality_checks(seen: Look, limits: Limits) -> list[Check]:
     found = seen.quality
     checks = []
     for name, (low_words, high_words) in QUALITY_WORDS.items():
+        if not limits.know(name):
+            continue
         low, high = limits.normal(name, OTHER_SCANNERS[name])
         low, high = low if low_words else -np.inf, high if high_words else np.inf
         checks.append(
@@ -452,6 +455,10 @@ class Limits:
     def __init__(self, statistics: dict[str, np.ndarray]):
         self.figures = np.asarray(statistics["gate_figures"], np.float64)
         self.turned = np.asarray(statistics["gate_turned"], np.float64)
+
+    def know(self, name: str) -> bool:
+        """Whether the file's people were asked about a figure; newer ones it does not know."""
+        return name in FIGURES[: self.figures.shape[1]]
 
     def column(self, name: str) -> np.ndarray:
         return self.figures[:, FIGURES.index(name)]

@@ -17,7 +17,11 @@ LOOK_MM, FIELD_MM = 2.0, 14.0
 FOLDS_MM, SHADES_MM = 4.0, 8.0
 GHOST_MM, OVERLAP = 20.0, 0.02
 FRACTIONS = np.linspace(0, 1, 65)
-# What is measured of a person, in the order of the columns of "gate_figures".
+# Of what a model file holds for the gate ("gate_version"); files without it have 1. It grows only
+# where a figure is measured in another way, so that older people cannot be compared any more.
+VERSION = 1
+# What is measured of a person, in the order of the columns of "gate_figures". New figures go to the
+# end: a file with fewer columns knows the first ones, and only their checks are made.
 FIGURES = (
     "volume ml",
     "extent right-left mm",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.progress import Progress
 from ..harmonize.gate import RIDGE
-from ..harmonize.gate_figures import FIGURES, FRACTIONS, histogram_distance, look, size
+from ..harmonize.gate_figures import FIGURES, FRACTIONS, VERSION, histogram_distance, look, size
 from ..harmonize.gate_template import (
     FIRST_STEPS,
     ROUNDS,
@@ -41,11 +41,11 @@ def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np
     """What the gate needs to know of a target domain, float32 arrays; takes one scan at a time.
 
     Returns:
-        "gate_template" and "gate_mask" (42, 52, 42): mean over people of the image freed of fields,
-        and of the mask; "gate_asymmetry" (42, 52, 42): weights by which an asymmetry (see
-        ``asymmetry``) tells an image from its mirror image; "gate_figures" (people, len(FIGURES));
-        "gate_turned" (people,): each one's greatest likeness when turned; "gate_quantiles" (65,):
-        mean over people of the quantiles of scaled values inside the mask.
+        "gate_version" (1,); "gate_template" and "gate_mask" (42, 52, 42): mean over people of the
+        image freed of fields, and of the mask; "gate_asymmetry" (42, 52, 42): weights by which an
+        asymmetry (see ``asymmetry``) tells an image from its mirror image; "gate_figures"
+        (people, len(FIGURES)); "gate_turned" (people,): each one's greatest likeness when turned;
+        "gate_quantiles" (65,): mean over people of the quantiles of scaled values inside the mask.
 
     Raises:
         ValueError: Fewer than two scans.
@@ -109,6 +109,7 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
         )
     mean_flat, mean_mask = total / len(looks)
     statistics: dict[str, np.ndarray | list] = {
+        "gate_version": [VERSION],
         "gate_template": mean_flat,
         "gate_mask": mean_mask,
         "gate_asymmetry": _handed(asymmetries),

@@ -48,7 +48,7 @@ def shade(volumes, model_paths, settings, progress):
                 {
                     "image": ["source", "harmonized"],
                     "mean": [source.array.mean(), array.mean()],
-                    "typicality": [float("nan"), 0.5],
+                    "typical": [float("nan"), 0.5],
                 },
             )
         },

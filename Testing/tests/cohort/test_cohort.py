@@ -383,8 +383,8 @@ def test_what_fails_or_is_refused_does_not_stop_the_rest(tmp_path, log, monkeypa
     mean = core_files.load(out / "fine_harmonized.nii.gz").array.mean()
     assert float(rows["fine.nii.gz"]["mean, harmonized"]) == pytest.approx(mean)
     assert (
-        rows["fine.nii.gz"]["typicality, harmonized"] == "0.5"
-        and "typicality, source" not in rows["fine.nii.gz"]
+        rows["fine.nii.gz"]["typical, harmonized"] == "0.5"
+        and "typical, source" not in rows["fine.nii.gz"]
     )
     assert rows["bad.nii.gz"]["mean, harmonized"] == "" and list(rows) == sorted(records)
     page = Page(out / "summary.html")

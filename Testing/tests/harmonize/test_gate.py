@@ -257,6 +257,31 @@ def test_statistics_are_named_arrays(statistics):
     )
 
 
+def test_a_new_check_does_not_disable_models_made_before_it(scan, statistics, monkeypatch):
+    """A file knows the figures that there were when it was made; the others are not judged."""
+    before = harmonize_gate.check_source(scan, statistics)
+    seen = gate_figures.look(scan)
+    seen.quality["sparkle"] = 1e9
+    monkeypatch.setattr(harmonize_gate, "FIGURES", (*FIGURES, "sparkle"))
+    monkeypatch.setattr(harmonize_gate, "LOGARITHMIC", (*gate_figures.LOGARITHMIC, "sparkle"))
+    words = {**harmonize_gate.QUALITY_WORDS, "sparkle": ("dull", "It sparkles.")}
+    monkeypatch.setattr(harmonize_gate, "QUALITY_WORDS", words)
+    monkeypatch.setitem(harmonize_gate.OTHER_SCANNERS, "sparkle", 1.0)
+    old = {name: values for name, values in statistics.items() if name != "gate_version"}
+    after = harmonize_gate.check_source(seen, old)
+    assert [(c.name, c.passed) for c in after] == [(c.name, c.passed) for c in before]
+    people = statistics["gate_figures"]
+    sparkle = np.linspace(1, 2, len(people), dtype=np.float32)[:, None]
+    new = {**statistics, "gate_figures": np.hstack([people, sparkle])}
+    assert harmonize_gate.check_source(seen, new)[-1].words == "It sparkles."
+
+
+def test_people_measured_in_another_way_are_not_compared(scan, statistics):
+    other = {**statistics, "gate_version": np.array([gate_figures.VERSION + 1], np.float32)}
+    (check,) = harmonize_gate.check_source(scan, other)
+    assert not check.passed and "nothing was checked" in check.words
+
+
 def test_everybody_learned_from_is_within_the_limits(statistics):
     limits = Limits(statistics)
     assert (limits.column("likeness") > limits.likeness()[0]).all() and (
