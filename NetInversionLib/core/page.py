@@ -209,22 +209,61 @@ def pairs(rows: Iterable[tuple[str, object]], headings: tuple[str, str] = ("what
     return f"<div class='wide'><table class='facts'><tr>{head}</tr>{lines}</table></div>"
 
 
+COMMON_SETTINGS = {
+    "seed": ("Seed", "everything random follows from it"),
+    "device": ("Device asked for", "auto, cpu, cuda or mps"),
+}
+"""Words for the settings that mean the same in every question."""
+
+
 def settings(values: Mapping[str, object], words: Mapping[str, tuple[str, str]]) -> str:
     """Every setting of a run: its name in words, its value, and its unit or meaning.
 
     Args:
         values: Settings as a result's facts hold them.
-        words: By setting, (name, unit or meaning), plain text; a setting without words is shown by
-        its own name.
+        words: By setting, (name, unit or meaning), plain text, beside ``COMMON_SETTINGS``; a
+            setting without words is shown by its own name.
     """
     rows = []
+    known = {**COMMON_SETTINGS, **words}
     for key, value in values.items():
-        name, unit = words.get(key, (key, ""))
+        name, unit = known.get(key, (key, ""))
         cells = (text(name), text(value_of(value)), text(unit), f"<code>{text(key)}</code>")
         rows.append("<tr>" + "".join(f"<td>{one}</td>" for one in cells) + "</tr>")
     headings = ("setting", "value", "unit or meaning", "name in the library")
     head = "".join(f"<th>{words}</th>" for words in headings)
     return f"<div class='wide'><table class='facts'><tr>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def closing(
+    facts: Mapping,
+    limits: Iterable[str],
+    methods: str,
+    words: Mapping[str, tuple[str, str]],
+    models: Mapping[str, Mapping],
+    inputs: Mapping[str, str],
+) -> list[str]:
+    """The last chapters of a result's page, the same in every question: what it does not say, a
+    paragraph for the methods section, settings, and where it comes from.
+
+    Args:
+        facts: Of the result.
+        limits: What the page does not say, plain sentences.
+        methods: The paragraph.
+        words: Of the settings, see ``settings``.
+        models, inputs: See ``provenance``.
+    """
+    seed = facts["settings"].get("seed")
+    random = "none: nothing is random"
+    if seed is not None:
+        random = f"{seed}: everything random follows from it"
+    named = {part.replace("_", " "): name for part, name in inputs.items()}
+    return [
+        chapter("What this does not say", bullets(limits)),
+        chapter("For the methods section", paragraph(methods)),
+        chapter("Settings", settings(facts["settings"], words)),
+        chapter("Where it comes from", provenance(facts, random, models, named), record(facts)),
+    ]
 
 
 def provenance(

@@ -56,7 +56,6 @@ SETTINGS = {
     ),
     "baselines": ("Classical methods beside it", "yes or no"),
     "force": ("Give the result of a refused volume too", "yes or no; it is flagged then"),
-    "device": ("Device asked for", "auto, cpu, cuda or mps"),
 }
 LIMITS = (
     "Whether the scanner named by the model would really have shown this person so: nobody "
@@ -113,6 +112,9 @@ def page(result: Result, source: Volume) -> str:
         )
         + " In the change and the fields white or pale is no change."
     )
+    inputs = {"source": facts.get("source", source.name)}
+    if "mask" in facts:
+        inputs["mask"] = facts["mask"]
     return core_page.document(
         f"Harmonization of {source.name}",
         [
@@ -136,21 +138,8 @@ def page(result: Result, source: Volume) -> str:
                 core_page.chapter(TITLES.get(key, table.title), core_page.table(table, notes=NOTES))
                 for key, table in tables.items()
             ),
-            core_page.chapter("What this does not say", core_page.bullets(LIMITS)),
-            core_page.chapter("For the methods section", core_page.paragraph(methods(facts))),
-            core_page.chapter("Settings", core_page.settings(facts["settings"], SETTINGS)),
-            core_page.chapter(
-                "Where it comes from",
-                core_page.provenance(
-                    facts,
-                    "none: nothing is random",
-                    {"model": facts["model"]},
-                    {
-                        "source": facts.get("source", source.name),
-                        **({"mask": facts["mask"]} if "mask" in facts else {}),
-                    },
-                ),
-                core_page.record(facts),
+            *core_page.closing(
+                facts, LIMITS, methods(facts), SETTINGS, {"model": facts["model"]}, inputs
             ),
         ],
     )

@@ -19,7 +19,6 @@ SETTINGS = {
         "patient: the patient's images; zeros: empty ones; noise: random ones",
     ),
     "noise_seeds": ("Noise images", "how many random starts, if noise is one"),
-    "seed": ("Seed", "everything random follows from it"),
     "direction": ("Looked for", "best: the least error; worst: the greatest"),
     "ball": (
         "Greatest change allowed",
@@ -50,7 +49,6 @@ SETTINGS = {
         "voxels of the first input, first and last + 1 along k, j, i; none: everything",
     ),
     "context": ("Surroundings that the network also sees", "voxels around the region, as acquired"),
-    "device": ("Device asked for", "auto, cpu, cuda or mps"),
     "memory_gb": ("Memory at most", "GB"),
     "allow_cpu": ("Go on on the CPU if the GPU's memory does not suffice", "yes or no"),
     "validity": ("Try inputs that should not be better", "yes or no"),
@@ -158,22 +156,15 @@ def page(result: Result, source: Volume | None = None) -> str:
                 for key, table in tables.items()
                 if key not in KNOWN
             ),
-            core_page.chapter("What this does not say", core_page.bullets(LIMITS)),
-            core_page.chapter("For the methods section", core_page.paragraph(methods(facts))),
-            core_page.chapter("Settings", core_page.settings(facts["settings"], SETTINGS)),
-            _origin(facts),
+            *core_page.closing(
+                facts,
+                LIMITS,
+                methods(facts),
+                SETTINGS,
+                {"network": facts["model"]},
+                facts.get("inputs", {}),
+            ),
         ],
-    )
-
-
-def _origin(facts: Mapping) -> str:
-    """The chapter that says what was run, on what and with what."""
-    inputs = {role.replace("_", " "): name for role, name in facts.get("inputs", {}).items()}
-    seed = f"{facts['settings']['seed']}: everything random follows from it"
-    return core_page.chapter(
-        "Where it comes from",
-        core_page.provenance(facts, seed, {"network": facts["model"]}, inputs),
-        core_page.record(facts),
     )
 
 

@@ -51,8 +51,6 @@ SETTINGS = {
     "lesion_contrasts_hu": ("Lesion contrasts", "HU"),
     "spectrum": ("Layers whose lost directions are counted", ""),
     "spectrum_size": ("Side of the square for that", "voxels"),
-    "seed": ("Seed", "everything random follows from it"),
-    "device": ("Device asked for", "auto, cpu, cuda or mps"),
 }
 LIMITS = (
     "That nothing else goes unnoticed: only the proposed changes were tried, and more may exist.",
@@ -138,21 +136,8 @@ def page(result: Result, source: Volume | None = None) -> str:
         [
             core_page.lead(reading.answer(facts, result.tables), "", facts.get("warnings", ())),
             *chapters,
-            core_page.chapter("What this does not say", core_page.bullets(LIMITS)),
-            core_page.chapter("For the methods section", core_page.paragraph(methods(facts))),
-            core_page.chapter("Settings", core_page.settings(facts["settings"], SETTINGS)),
-            core_page.chapter(
-                "Where it comes from",
-                core_page.provenance(
-                    facts,
-                    f"{facts['settings']['seed']}: everything random follows from it",
-                    models,
-                    {
-                        role.replace("_", " "): image
-                        for role, image in facts.get("inputs", {}).items()
-                    },
-                ),
-                core_page.record(facts),
+            *core_page.closing(
+                facts, LIMITS, methods(facts), SETTINGS, models, facts.get("inputs", {})
             ),
         ],
     )
