@@ -64,6 +64,10 @@ class _Application(QtCore.QObject):
     def translate(self, context, text):
         return text
 
+    def _open_module(self, name):
+        """The host's own: the module selector of the main window ends here."""
+        open_module(name)
+
     def moduleManager(self):
         return self._modules
 
@@ -275,13 +279,16 @@ def start():
 
     sys.modules["ctk"] = ctk
     slicer.selfTests, slicer.modules = {}, _Modules()
-    from . import mrml_widgets
+    from . import mrml_widgets, ui_files
 
+    qt.QUiLoader = ui_files.QUiLoader
     vars(slicer).update(
         mrml_widgets.HERE, qSlicerScriptedLoadableModule=qSlicerScriptedLoadableModule
     )
     slicer.app = wrap(_Application, "qSlicerApplication")()
-    slicer.views = Views(slicer.app.temporaryPath)
+    from . import viewport
+
+    slicer.views = Views(slicer.app.temporaryPath, viewport.viewport)
     slicer.app._main_window = slicer.qSlicerMainWindow()
     slicer.app._main_window.objectName = "qSlicerMainWindow"
     _install_python_files()

@@ -9,7 +9,7 @@ import re
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import ctk_numbers
+from . import ctk_numbers, qt
 from .folding import Folding
 from .parts import Property, Signal, row, stored
 from .pythonqt import emit, wrap
@@ -161,8 +161,6 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     showBrowseButton = stored(bool, True, lambda self, visible: self._button.setVisible(visible))
 
     def browse(self):
-        from . import qt
-
         dialog = (
             qt.QFileDialog.getOpenFileName
             if self.filters & self.Files
@@ -201,8 +199,6 @@ class ctkDirectoryButton(QtWidgets.QWidget):
             emit(self, "directoryChanged(QString)", path)
 
     def browse(self):
-        from . import qt
-
         path = qt.QFileDialog.getExistingDirectory(
             None, self.caption or self.toolTip, self._directory
         )
@@ -324,8 +320,6 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
             self.setChecked(False)
 
     def changeColor(self):
-        from . import qt
-
         color = qt.QColorDialog.getColor(self.color, self)
         if color.isValid():
             self.color, self.colorName = color, ""

@@ -9,7 +9,7 @@ import vtk
 from PySide6 import QtGui, QtWidgets
 from shiboken6 import Shiboken
 
-from . import plots
+from . import plots, qt
 from .parts import Property, Signal, row, stored
 from .pythonqt import emit, wrap
 
@@ -398,8 +398,6 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
             self._scene.RemoveNode(self.currentNode())
 
     def renameCurrentNode(self):
-        from . import qt
-
         if self.currentNode() is not None:
             name = qt.QInputDialog.getText(
                 None, "Rename", "New name:", None, self.currentNode().GetName()
@@ -558,9 +556,7 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
     )
 
     def selectModule(self, name):
-        from . import application
-
-        application.open_module(name)
+        slicer.app._open_module(name)
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):

@@ -126,10 +126,11 @@ class PlotWidget(Strict):
 
 class Views(Strict):
     """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first
-    state.
+    state. ``viewport`` makes the widget that holds the views.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, viewport):
+        self._viewport = viewport
         self.scene = slicer.mrmlScene = vtkMRMLScene()
         self.data_io = slicer.vtkDataIOManager()  # reading an .mrb unpacks it into its cache
         self.data_io.SetCacheManager(slicer.vtkCacheManager())
@@ -259,9 +260,7 @@ class Views(Strict):
 
     def viewport(self):
         """The widget that holds the views."""
-        from . import viewport
-
-        return viewport.viewport()
+        return self._viewport()
 
     plotViewCount = property(lambda self: self.scene.GetNumberOfNodesByClass("vtkMRMLPlotViewNode"))
 

@@ -14,7 +14,7 @@ from host import pythonqt
 
 host.start()
 
-from host.qt import find_class  # noqa: E402
+from host.ui_files import find_class  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(ROOT.glob("*/Resources/UI/*.ui"))

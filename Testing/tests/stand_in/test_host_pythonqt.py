@@ -10,7 +10,7 @@ import sys
 import host
 import pytest
 from host import pythonqt
-from host.qt import find_class
+from host.ui_files import find_class
 from shiboken6 import Shiboken
 
 TABLE = pythonqt.FACTS
