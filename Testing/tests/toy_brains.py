@@ -43,3 +43,17 @@ def brain(person: int, shape=(46, 56, 50), spacing=SPACING, tones=(0.25, 0.55, 0
 
 def scan(person: int, **changes) -> harmonize_scan.Scan:
     return harmonize_scan.prepare(brain(person, **changes))
+
+
+def made_up_brain(seed=0, size=72):
+    """(image, mask): a ball of folded tissue with little noise and a dark core, 0 outside."""
+    rng = np.random.default_rng(seed)
+    radius = np.sqrt(
+        sum(((n - size / 2) / (size / 2 - 4)) ** 2 for n in np.mgrid[:size, :size, :size])
+    )
+    tissue = ndimage.gaussian_filter(rng.standard_normal((size,) * 3), 1.5)
+    image = 0.6 + 0.25 * np.tanh(tissue / tissue.std())
+    image[radius < 0.25] = 0.2
+    image += rng.normal(0, 0.01, image.shape)
+    mask = radius < 1
+    return np.where(mask, image, 0).clip(0).astype(np.float32), mask

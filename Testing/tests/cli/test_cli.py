@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 from pages import check_alone
-from test_models import make_card, make_network
 from toy_brains import brain
+from toy_cards import make_card, make_network
 
 import NetInversionLib
 from NetInversionLib import cli, models

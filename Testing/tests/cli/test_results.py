@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from test_cli import image_files
-from test_models import make_card, make_network
+from toy_cards import make_card, make_network
 
 from NetInversionLib import cli, models
 from NetInversionLib.cli import output, results

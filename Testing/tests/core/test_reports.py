@@ -6,11 +6,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from pages import Reader, check_alone, pictures_of
-from test_ideal_input import mixer, two_channels
-from test_ideal_input import run as run_ideal
-from test_invariances import averaging, body, denoiser
-from test_invariances import run as run_invariances
+from toy_ct import averaging, body, denoiser
+from toy_ct import run as run_invariances
 from toy_models import LPS, model, smooth, volume
+from toy_mr import mixer, two_channels
+from toy_mr import run as run_ideal
 
 from NetInversionLib import cli
 from NetInversionLib.core import figures, files, page, volumes

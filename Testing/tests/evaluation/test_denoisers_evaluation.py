@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
-from test_denoising import made_up_ct
+from toy_denoising import made_up_ct
 from toy_models import LPS
 
 from NetInversionLib.core import files

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_invariances import SCALE, averaging, body, denoiser, run
 from torch import nn
+from toy_ct import SCALE, averaging, body, denoiser, run
 
 from NetInversionLib.core import files, volumes
 from NetInversionLib.invariances import experiments, invariances, lesions
@@ -272,7 +272,7 @@ def test_the_command_writes_maps_and_tables(tmp_path, capsys):
     import csv
     import json
 
-    from test_invariances import HU
+    from toy_ct import HU
 
     from NetInversionLib import cli, models, networks
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from toy_brains import made_up_brain
 
 from NetInversionLib.core import files, volumes
 from NetInversionLib.harmonize import scan as harmonize_scan
@@ -18,20 +19,6 @@ SPACING = (2.0, 2.0, 2.0)
 
 def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
-def made_up_brain(seed=0, size=72):
-    """(image, mask): a ball of folded tissue with little noise and a dark core, 0 outside."""
-    rng = np.random.default_rng(seed)
-    radius = np.sqrt(
-        sum(((n - size / 2) / (size / 2 - 4)) ** 2 for n in np.mgrid[:size, :size, :size])
-    )
-    tissue = ndimage.gaussian_filter(rng.standard_normal((size,) * 3), 1.5)
-    image = 0.6 + 0.25 * np.tanh(tissue / tissue.std())
-    image[radius < 0.25] = 0.2
-    image += rng.normal(0, 0.01, image.shape)
-    mask = radius < 1
-    return np.where(mask, image, 0).clip(0).astype(np.float32), mask
 
 
 def test_step_is_found_and_flat_noise_is_not():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_simulated_domains import make_scan
+from toy_scans import make_scan
 
 from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from skimage import metrics
-from test_simulated_domains import make_scan
+from toy_scans import make_scan
 
 from NetInversionLib.core import files, volumes
 from NetInversionLib.core.volumes import Volume

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from test_ideal_input import run
 from toy_models import linear, model, smooth, volume
+from toy_mr import run
 
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.ideal_input import knobs as ideal_input_knobs

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from test_ideal_input import SHAPE, array, mixer, run
 from toy_models import LPS, channel, linear, model, smooth, volume
+from toy_mr import SHAPE, array, mixer, run
 
 from NetInversionLib.ideal_input.tables import (
     NOISE,

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 from toy_models import LPS, channel, linear, model, random_matrix, smooth, volume
+from toy_mr import SHAPE, array, mixer, run, two_channels
 
 from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.core.volumes import Volume, orientation
 from NetInversionLib.ideal_input import Settings, ideal_input, search
 from NetInversionLib.ideal_input.reading import start_words
 from NetInversionLib.ideal_input.settings import PRESETS
-
-SHAPE = (3, 9, 11)
 
 
 class Log(Progress):
@@ -38,22 +37,6 @@ class Log(Progress):
         self.results.append(result)
 
 
-def run(volumes, network, progress=None, models=None, **settings):
-    settings = {
-        "device": "cpu",
-        "validity": False,
-        "knobs": False,
-        "max_evaluations": 150,
-        **settings,
-    }
-    return ideal_input(
-        volumes,
-        {"network": network, **(models or {})},
-        Settings(**settings),
-        progress or Progress(),
-    )
-
-
 def case(shape=SHAPE, matrix=LPS, low=0.2, high=0.8):
     """A patient's volume, and a target that x -> 0.5 x + 0.2 reaches from returned ``ideal``."""
     patient, ideal = smooth(shape, 1, low, high), smooth(shape, 2, low, high)
@@ -70,33 +53,12 @@ def half(dimensions=2, **arguments):
     return model(linear(**HALF, dimensions=dimensions), dimensions=dimensions, **arguments)
 
 
-def mixer(seed=0, channels=2, outputs=1, dimensions=2):
-    """A small nonlinear network with a receptive field of 5."""
-    torch.manual_seed(seed)
-    conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    return nn.Sequential(
-        conv(channels, 6, 3, padding=1), nn.LeakyReLU(0.1), conv(6, outputs, 3, padding=1)
-    )
-
-
-def two_channels(matrix=LPS, shape=SHAPE):
-    return {
-        "mr": volume(smooth(shape, 1), "MR", matrix),
-        "fat": volume(smooth(shape, 2), "Fat", matrix),
-        "ct": volume(smooth(shape, 3), "CT", matrix),
-    }
-
-
 def mostly_close(found, expected, tolerance):
     """An L1 error leaves a few voxels on the way when nearly all have arrived."""
     away = np.abs(found - expected)
     assert (away <= tolerance).mean() > 0.97 and away.mean() < tolerance, (
         f"off by {np.sort(away.ravel())[-10:]}"
     )
-
-
-def array(result, key):
-    return result.volumes[key].array
 
 
 # -- the right answer ------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_what_is_said_of_a_sample_is_the_worst_of_its_accepted_slices():
 
 
 def test_the_sentence_fits_what_a_run_gives():
-    from test_invariances import averaging, body, run
+    from toy_ct import averaging, body, run
 
     result = run(body(), averaging(), samples=4, projected=3, region=(0, 1, 10, 30, 12, 34))
     words = reading.answer(result.facts, result.tables)

@@ -20,36 +20,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from toy_jobs import alive, same_volume, until, volume
 
 from NetInversionLib import jobs
 from NetInversionLib.core import steps
 from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.core.results import Curve, Result, Table
-from NetInversionLib.core.volumes import Volume
 from NetInversionLib.jobs import request as jobs_request
 from NetInversionLib.jobs import storage
 from NetInversionLib.jobs import worker as jobs_worker
 
 posix = pytest.mark.skipif(os.name != "posix", reason="process groups and signals are POSIX's")
-OBLIQUE = np.array(
-    [[0.3, -1 / 3, 0.1, -17.25], [1e-17, 2.5, 0.2, 1e6], [0.7, 0, np.pi, 0], [0, 0, 0, 1]]
-)
 
 
 @pytest.fixture
 def tasks(monkeypatch):
     monkeypatch.setattr(jobs_request, "TASKS", job_tasks.TASKS)
-
-
-def volume(array, **kwargs):
-    return Volume(np.asarray(array), OBLIQUE, kwargs.pop("name", "a volume"), **kwargs)
-
-
-def same_volume(a, b):
-    assert a.array.dtype == b.array.dtype and a.array.shape == b.array.shape
-    assert a.array.tobytes() == b.array.tobytes()
-    assert np.array_equal(a.ijk_to_ras, b.ijk_to_ras) and a.ijk_to_ras.dtype == b.ijk_to_ras.dtype
-    assert (a.name, a.units) == (b.name, b.units)
 
 
 # Files
@@ -439,21 +425,6 @@ def test_saving_intermediate_results_takes_a_small_share_of_the_time(tmp_path, m
 
 
 # Life and death of an attached worker
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture

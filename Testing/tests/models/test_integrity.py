@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_models import INPUTS, OUTPUTS, make_card, make_network
+from toy_cards import INPUTS, OUTPUTS, make_card, make_network
 
 from NetInversionLib import models, networks
 from NetInversionLib.models import ModelError, header, skeleton, sums

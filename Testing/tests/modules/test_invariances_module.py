@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from panel_steps import choose_second_model, without_data
-from test_invariance_proposals import saved
-from test_invariances import body
+from toy_ct import body
+from toy_sampler_files import saved
 
 from NetInversionLib import models, networks
 from NetInversionLib.core import steps

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from test_invariance_training import FLOW, VAE_MAPS
+from toy_samplers import FLOW, VAE_MAPS
 
 from NetInversionLib import models, networks
 from NetInversionLib.networks.cinn import CINN

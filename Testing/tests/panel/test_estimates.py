@@ -123,7 +123,7 @@ def test_the_cost_follows_what_is_asked_for():
 
 def test_the_typical_evaluations_are_those_of_a_projection():
     """What the cost rests on: most samples are accepted long before the last evaluation."""
-    from test_invariances import averaging, body, run
+    from toy_ct import averaging, body, run
 
     torch.manual_seed(0)
     found = run(body(), averaging(), samples=8, projected=8, max_evaluations=150)

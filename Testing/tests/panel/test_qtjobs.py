@@ -20,8 +20,8 @@ import job_tasks
 import numpy as np
 import pytest
 import torch
-from test_jobs import alive, same_volume, until, volume
 from timing import limit
+from toy_jobs import alive, same_volume, until, volume
 
 from NetInversionLib import jobs
 from NetInversionLib.core.volumes import Volume

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_denoising import LPS, SMALL, made_up_ct
-from toy_models import model
+from toy_denoising import SMALL, made_up_ct
+from toy_models import LPS, model
+from toy_samplers import FLOW, VAE_MAPS
 
 from NetInversionLib import models
 from NetInversionLib.cli import main
@@ -33,17 +34,6 @@ from NetInversionLib.training.sampler import (
     train_vae,
 )
 
-VAE_MAPS = {
-    "latents": 4,
-    "condition_channels": 0,
-    "encoder": "small",
-    "encoder_width": 2,
-    "blocks": 2,
-    "decoder_width": 2,
-    "attention": False,
-    "spatial": True,
-}
-FLOW = {"blocks": 2, "hidden": 8, "depth": 1, "features": 4, "downs": 2, "embedder_width": 4}
 VAE_SETTINGS = VAESettings(
     tuple(VAE_MAPS.items()), steps=6, batch=2, patch=32, critic_width=2, checkpoint_every=2
 )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy import ndimage
-from test_edges import made_up_brain
+from toy_brains import made_up_brain
 
 from NetInversionLib import cli, models, networks
 from NetInversionLib.cli import program

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_denoising import LPS, made_up_ct
+from toy_denoising import made_up_ct
+from toy_models import LPS
 
 from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume
