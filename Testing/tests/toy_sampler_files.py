@@ -1,6 +1,7 @@
 """Samplers with random weights, and files of a denoiser with one made for it."""
 
 import torch
+from toy_ct import HU
 
 from NetInversionLib import models, networks
 from NetInversionLib.models.library import SAMPLING
