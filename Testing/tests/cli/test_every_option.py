@@ -18,6 +18,7 @@ from NetInversionLib import cli
 from NetInversionLib.cli import fields
 
 ROOT = Path(NetInversionLib.__file__).parents[1]
+README = Path(__file__).resolve().parents[3] / "README.md"
 WRONG_NUMBERS = ("x", "1.5.2", "nan", "")
 
 
@@ -156,7 +157,7 @@ def test_a_config_that_is_none_is_a_sentence(text, name, empty, capsys):
 
 
 def readme_commands():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     joined = re.sub(r"\\\n\s*", " ", text)
     lines = re.findall(r"^    (netinversion [^\n#]*)", joined, re.MULTILINE)
     return [line.strip() for line in lines]
