@@ -4,7 +4,7 @@ one.
 
 import pytest
 import torch
-from test_models import make_card, make_network
+from toy_cards import make_card, make_network
 
 from NetInversionLib import models
 from NetInversionLib.training import naming
