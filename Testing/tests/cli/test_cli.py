@@ -199,7 +199,7 @@ def test_compute_ideal_input_writes_images_tables_and_facts(file, tmp_path, caps
         )
         == 0
     )
-    ideal = files.load(out / f"ideal {card.inputs[0].role} zeros.nrrd")
+    ideal = files.load(out / f"ideal_{card.inputs[0].role}_from-zeros.nrrd")
     assert ideal.array.shape == (3, 9, 12)
     np.testing.assert_allclose(ideal.ijk_to_ras, matrix, atol=1e-6)
     rows = csv.reader((out / "error.csv").read_text().splitlines())

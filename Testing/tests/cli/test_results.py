@@ -19,6 +19,7 @@ from NetInversionLib import cli, models
 from NetInversionLib.cli import output, results
 from NetInversionLib.cohort.folders import RunFolder
 from NetInversionLib.core import derived_series, files, text
+from NetInversionLib.core.keys import Key
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.jobs import request as jobs_request
@@ -67,10 +68,10 @@ def test_all_tables_and_curves_are_written(case):
     _, result, folder = case
     assert result.curves and result.tables
     for key, table in result.tables.items():
-        rows = list(csv.reader((folder / f"first/{key}.csv").open(newline="")))
+        rows = list(csv.reader((folder / f"first/{Key.read(key).file_name}.csv").open(newline="")))
         assert len(rows) == 1 + len(next(iter(table.columns.values())))
     for key, curve in result.curves.items():
-        name = f"{key} curve" if key in result.tables else key
+        name = Key.read(key).file_name + ("_curve" if key in result.tables else "")
         rows = list(csv.reader((folder / f"first/{name}.csv").open(newline="")))
         points = [
             (n, float(x), float(y)) for n, (xs, ys) in curve.lines.items() for x, y in zip(xs, ys)
@@ -189,7 +190,7 @@ def test_a_result_is_computed_again_from_its_record(case, tmp_path, capsys):
     again = tmp_path / "again"
     assert cli.main(["rerun", str(folder / "first/facts.json"), "--output", str(again)]) == 0
     for key, volume in result.volumes.items():
-        found = files.load(again / f"{key}.nrrd")
+        found = files.load(again / f"{Key.read(key).file_name}.nrrd")
         assert np.array_equal(found.array, volume.array), "the same to the last bit"
     first, second = listing(folder / "first"), listing(again)
     assert first.keys() == second.keys()
