@@ -156,7 +156,7 @@ def _checkpoint(path: Path) -> Any:
 
     import torch
 
-    if _version(torch.__version__) < SAFE_TORCH:
+    if torch_is_unsafe():
         raise ModelError(
             f"{path.name} cannot be opened safely by PyTorch {torch.__version__} (CVE-2025-32434):"
             " use PyTorch 2.6 or later, or a .safetensors file"
@@ -180,9 +180,12 @@ def _checkpoint(path: Path) -> Any:
         ) from error
 
 
-def _version(text: str) -> tuple[int, ...]:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def torch_is_unsafe() -> bool:
+    """Whether this PyTorch is one whose ``torch.load`` could be made to run code."""
+    import torch
+
+    found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    return found is None or (int(found[1]), int(found[2])) < SAFE_TORCH
 
 
 def _inner(values: Any) -> dict[str, Tensor]:

@@ -23,6 +23,9 @@ from NetInversionLib.models.foreign import bundle, cards, formats, importing, tr
 from NetInversionLib.models.foreign.importing import Wishes, import_network
 from NetInversionLib.networks.layers import UpTo
 
+pytestmark = pytest.mark.skipif(
+    formats.torch_is_unsafe(), reason="checkpoints: PyTorch before 2.6 opens none safely"
+)
 MUTANTS = int(os.environ.get("NETINVERSION_MUTANTS", 40))
 CODE = """
 import torch
