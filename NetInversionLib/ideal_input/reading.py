@@ -92,6 +92,8 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
     sentences = [_what(facts, tables, start)]
     if _gain(facts, start) > 0:
         sentences += [_how_sure(facts, tables, start), _what_next(facts, tables, start)]
+    # Of a network of the user's own: whether it does its task at all.
+    sentences.append(facts.get("quality", {}).get("words", ""))
     return tr(" ".join(sentence for sentence in sentences if sentence))
 
 

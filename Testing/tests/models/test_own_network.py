@@ -14,6 +14,7 @@ from NetInversionLib import ideal_input, invariances, jobs, models
 from NetInversionLib.core import steps
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume
+from NetInversionLib.ideal_input import reading
 from NetInversionLib.invariances import spectrum
 from NetInversionLib.invariances.level_set import LevelSet, Window
 from NetInversionLib.models import ModelError
@@ -350,6 +351,7 @@ def test_ideal_input_of_a_module_errs_less_and_says_how_good_it_is(dimensions):
     assert quality["linear"] < 1 < quality["constant"] < quality["network"]
     assert any("no better than what needs no network" in w for w in result.facts["warnings"])
     assert any("the network errs by" in line for line in said)
+    assert quality["words"] in reading.answer(result.facts, result.tables)
     assert result.volumes["ideal t1 patient"].array.shape == mr.array.shape
 
 
