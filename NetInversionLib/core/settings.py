@@ -17,7 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, TypeVar, Union
 
@@ -126,7 +126,7 @@ class Checked:
     """Base of frozen dataclasses of settings.
 
     Fields are of the types ``str``, ``bool``, ``int``, ``float``, of tuples of these, of any tuple,
-    or of these or None; lists, as JSON has them, become tuples.
+    another dataclass, or of these or None; lists, as JSON has them, become tuples.
 
     Raises:
         ValueError: A value of another type, not among the choices or out of range; the sentence
@@ -202,8 +202,8 @@ def _fits(value: Any, kind: Any, rule: Rule) -> bool:
 def _fits_one(value: Any, kind: Any, rule: Rule) -> bool:
     if kind is type(None):
         return value is None
-    if kind is tuple:
-        return isinstance(value, tuple)
+    if kind is tuple or isinstance(kind, type) and is_dataclass(kind):
+        return isinstance(value, kind)
     if typing.get_origin(kind) is not tuple:
         return KINDS[kind][0](value) and rule.problem_free(value)
     items = typing.get_args(kind)
@@ -225,6 +225,8 @@ def may_be_one(kind: Any, rule: Rule) -> str:
         return "none (null)"
     if kind is tuple:
         return "a list"
+    if isinstance(kind, type) and is_dataclass(kind):
+        return f"of the class {kind.__name__}"
     if typing.get_origin(kind) is tuple:
         return _list_may_be(typing.get_args(kind), rule)
     if rule.choices:

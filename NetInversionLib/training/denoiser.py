@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from .. import models, networks
 from ..core.progress import Progress
 from ..core.results import Table
+from ..core.settings import Checked, setting
 from ..invariances.low_dose import HU_HIGH, HU_LOW
 from ..networks.critic import gradient_penalty
 from ..networks.layers import UpTo
@@ -52,7 +53,7 @@ INTENDED_USE = (
 
 
 @dataclass(frozen=True)
-class DenoiserSettings:
+class DenoiserSettings(Checked):
     """How a denoiser is trained.
 
     Attributes:
@@ -83,35 +84,33 @@ class DenoiserSettings:
 
     architecture: str = "cnn10"
     arguments: tuple = ()
-    loss: str = "mse"
-    steps: int = 3000
-    batch: int = 16
-    patch: int = 64
-    learning_rate: float = 1e-3
-    optimiser: str = "adam"
-    average: float = 0.998
-    adversarial: float = 2e-3
-    critic_steps: int = 1
-    warm_up: float = 0.5
-    pixel: float = 0.0
+    loss: str = setting("mse", choices=("mse", "wgan"))
+    steps: int = setting(3000, at_least=1)
+    batch: int = setting(16, at_least=1)
+    patch: int = setting(64, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    optimiser: str = setting("adam", choices=("adam", "sgd"))
+    average: float = setting(0.998, at_least=0, below=1)
+    adversarial: float = setting(2e-3, at_least=0)
+    critic_steps: int = setting(1, at_least=1)
+    warm_up: float = setting(0.5, at_least=0, at_most=1)
+    pixel: float = setting(0.0, at_least=0)
     window: tuple[float, float] = (HU_LOW, HU_HIGH)
-    dose: tuple[float, float] = (0.1, 0.25)
-    noise_hu: float = 40.0
-    electronic: float = 10.0
-    views: int = 360
+    dose: tuple[float, float] = setting((0.1, 0.25), above=0, below=1)
+    noise_hu: float = setting(40.0, above=0)
+    electronic: float = setting(10.0, at_least=0)
+    views: int = setting(360, at_least=2)
     noisy: NoisySettings | None = None
-    split: tuple[float, float, float] | None = None
+    split: tuple[float, float, float] | None = setting(None, above=0)
     half: bool = False
-    seed: int = 0
-    checkpoint_every: int = 100
+    seed: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(100, at_least=1)
 
-    def __post_init__(self):
-        if self.loss not in ("mse", "wgan"):
-            raise ValueError(f"loss is 'mse' or 'wgan', not {self.loss!r}")
-        if self.optimiser not in ("adam", "sgd"):
-            raise ValueError(f"optimiser is 'adam' or 'sgd', not {self.optimiser!r}")
-        if not 0 < self.dose[0] <= self.dose[1] < 1:
-            raise ValueError("dose is a range above 0 and below 1, lower end first")
+    def check(self) -> None:
+        for name in ("dose", "window"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is a range: its lower end comes first")
 
 
 def recipe(architecture: str, loss: str = "mse", real: bool = False) -> DenoiserSettings:
