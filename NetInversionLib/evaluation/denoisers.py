@@ -228,9 +228,7 @@ def run(
     folders = list(folders)
     tuning = read_regions(folders, tune_on, False, seed, progress)
     tuning = [region for region in tuning if region.spacing_mm == SPACINGS_MM[1]]
-    strengths = _kept_strengths(
-        record, lambda: tuned_strengths(tuning, classical.peers(), progress)
-    )
+    strengths = _kept_strengths(record, lambda names: tuned_strengths(tuning, names, progress))
     methods = {name: peer_method(name, chosen) for name, chosen in strengths.items()}
     for name, model in loaded.items():
         methods[name] = whatever_the_kernel(network_method(model))
@@ -240,16 +238,19 @@ def run(
     return rows, Table("Strength of the peers by kernel, in units of the noise", columns)
 
 
-def _kept_strengths(record: Path | None, choose: Callable[[], dict]) -> dict[str, dict[str, float]]:
-    """The strengths beside the record, chosen if they are not there yet."""
-    path = record.with_name("strengths.json") if record else None
-    if path and path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    chosen = choose()
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(chosen), encoding="utf-8")
-    return chosen
+def _kept_strengths(
+    record: Path | None, choose: Callable[[list[str]], dict[str, dict[str, float]]]
+) -> dict[str, dict[str, float]]:
+    """The strengths beside the record; those of peers that are not there yet are chosen."""
+    path = record.with_name(record.stem + ".strengths.json") if record else None
+    kept = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+    missing = [name for name in classical.peers() if name not in kept]
+    if missing:
+        kept |= choose(missing)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(kept), encoding="utf-8")
+    return {name: kept[name] for name in classical.peers()}
 
 
 def change_of_phantom(truth: Path | str, loaded: dict[str, models.Model]) -> Table:

@@ -11,21 +11,32 @@ from ..core.progress import Progress
 from ..core.results import Curve, Table
 from ..core.volumes import Volume
 from ..models import Model
-from . import lesions, spectrum
+from . import lesions, nulls, spectrum
 from .level_set import LevelSet, Window
+from .low_dose import FreshNoise, LowDoseSettings
 from .settings import InvariancesSettings
 
 MARGIN_VOXELS = 8
+NULL_VIEWS = 180  # of the noise that the blur is compared on
 
 
 class Place:
     """A denoiser and one axial slice of a CT.
 
     Args:
-        ct: HU, axes LPS. k: The slice. model: One input, one output, on ``device``.
+        ct: HU, axes LPS. k: The slice. model: One input, one output, on ``device``. patch: Rows and
+            columns that an output's change is averaged over.
     """
 
-    def __init__(self, ct: Volume, k: int, model: Model, device: torch.device):
+    def __init__(
+        self,
+        ct: Volume,
+        k: int,
+        model: Model,
+        device: torch.device,
+        patch: tuple[int, int] | None = None,
+    ):
+        self.patch = patch
         channel = model.card.inputs[0]
         self.network, self.spacing_mm, self.scale = (
             model.network,
@@ -36,7 +47,7 @@ class Place:
         self.image = ((hu - channel.low) / self.scale)[None, None].to(device)
 
     def level_set(self, region: Window, layer: str) -> LevelSet:
-        return LevelSet(self.network, self.image, region, layer, self.scale)
+        return LevelSet(self.network, self.image, region, layer, self.scale, self.patch)
 
 
 def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -125,11 +136,12 @@ def lesion(
     """
     assert settings.lesion is not None  # the caller asks for a lesion
     i, j, k = voxel_of(ct, settings.lesion)
-    place = Place(ct, round(k), model, device)
+    place = Place(ct, round(k), model, device, settings.patch(ct.spacing_mm))
     level_sets = {
         diameter: place.level_set(around(ct, i, j, diameter), settings.layer)
         for diameter in settings.lesion_diameters_mm
     }
+    hu = next(iter(level_sets.values())).units == "HU"
     table, curve, changes = lesions.detectability(
         level_sets,
         _centre_mm(ct, i, j),
@@ -139,12 +151,39 @@ def lesion(
         epsilon,
         settings.max_evaluations,
         progress,
+        _nulls(place, level_sets, ct.array[round(k)], settings) if hu else None,
     )
     images = {}
     for key, (region, change) in changes.items():
         images[key] = np.array(ct.array, np.float32)
         images[key][round(k)][region.slices] += change.numpy()
     return table, curve, images
+
+
+def _nulls(
+    place: Place, level_sets: dict[float, LevelSet], hu: np.ndarray, settings: InvariancesSettings
+) -> dict[str, dict[float, LevelSet]]:
+    """What the denoiser is compared with in the same regions: by name and diameter.
+
+    The blur leaves as much of the dose's noise as the denoiser does, around the largest nodule.
+    """
+    widest = max(level_sets.values(), key=lambda one: one.region.size)
+    how = LowDoseSettings(settings.dose, settings.photons, settings.electronic, views=NULL_VIEWS)
+    fresh = FreshNoise(
+        torch.from_numpy(np.ascontiguousarray(hu, np.float32)), place.spacing_mm, how
+    )
+    generator = torch.Generator().manual_seed(settings.seed)
+    noise = fresh.draw(1, generator, widest.window.slices)[:, None].to(widest.context)
+    blur = nulls.equal_blur(place.network, widest.context, noise / place.scale).to(place.image)
+    return {
+        name: {
+            diameter: LevelSet(
+                network.eval(), place.image, one.region, "output", place.scale, place.patch
+            )
+            for diameter, one in level_sets.items()
+        }
+        for name, network in ((nulls.IDENTITY, nulls.Identity()), (nulls.BLUR, blur))
+    }
 
 
 def spectra(

@@ -127,6 +127,7 @@ def detectability(
     epsilon: float,
     max_evaluations: int = 150,
     progress: Progress = Progress(),
+    nulls: dict[str, dict[float, LevelSet]] | None = None,
 ) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
     """Every size with every contrast at one place.
 
@@ -143,6 +144,8 @@ def detectability(
         epsilon: What counts as unchanged, in the level sets' units.
         max_evaluations: Of the network, for each nodule.
         progress: Receives progress; may raise ``Cancelled``.
+        nulls: Level sets of other networks, by their names, and by diameter: what the same nodules
+            hide from them stands beside.
 
     Returns:
         Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
@@ -164,6 +167,7 @@ def detectability(
             "output unchanged",
         )
     }
+    beside: dict[str, list] = {f"the same with {name} (HU)": [] for name in (nulls or {})}
     most = 0.0
     images: dict[str, tuple[Window, Tensor]] = {}
     for number, (diameter, level_set) in enumerate(sorted(level_sets.items())):
@@ -181,6 +185,11 @@ def detectability(
         ):
             for column, value in zip(rows.values(), row):
                 column.append(value)
+        for (name, others), column in zip((nulls or {}).items(), beside.values()):
+            null = hide(
+                others[diameter], nodules, spacing_mm, hu_per_unit, epsilon, max_evaluations
+            )
+            column.extend(null.survived_hu.tolist())
         strengths = found.survived_hu.abs().nan_to_num(-1.0)
         best = int(strengths.argmax())
         if strengths[best] > most:
@@ -193,7 +202,7 @@ def detectability(
                 ),
             }
     curve = _surviving(rows, sorted(level_sets), contrasts)
-    return Table("Could this lesion vanish?", rows), curve, images
+    return Table("Could this lesion vanish?", rows | beside), curve, images
 
 
 def _surviving(rows: dict[str, list], diameters: list[float], contrasts: list[float]) -> Curve:

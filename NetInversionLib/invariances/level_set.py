@@ -10,8 +10,9 @@ pass.
 
 Everything is computed on a window of the slice that holds the region and twice the network's reach
 around it, with the patient's values outside the region: the same numbers as on the whole slice. The
-mismatch counts every output that the region can move, also those around it, and is divided by the
-voxels of the region: no change of the output is left out.
+mismatch counts every output that the region can move, also those around it. It is the largest mean
+over patches of a structure's size (``patches``), so that a larger region lets nothing more pass;
+or, without a patch, the sum over the voxels of the region.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..core.progress import Progress
 from ..networks.layers import UpTo
 from ..optimise import lbfgs
 from ..optimise.objective import WholeImage, receptive_halo
+from . import patches
 
 VOXELS_AT_ONCE = 8 * 128 * 128
 BISECTIONS = 8
@@ -93,6 +95,9 @@ class LevelSet:
         layer: "output", or a layer's name or number (``layers.UpTo``).
         scale: HU per normalised unit of the output; for a hidden layer the measure has no unit and
             ``scale`` is not used.
+        patch: Rows and columns of the patches that an output's change is averaged over, of which
+            the largest average counts (``patches``); None for one average over the region, which
+            lets more pass the larger the region is. A hidden layer is compared as a whole.
 
     Raises:
         LayerError: No such layer. ValueError: The region leaves the slice.
@@ -105,6 +110,7 @@ class LevelSet:
         region: Window,
         layer: str | int = "output",
         scale: float = 1.0,
+        patch: tuple[int, int] | None = None,
     ):
         size = tuple(slice_image.shape[2:])
         if region.j1 > size[0] or region.i1 > size[1]:
@@ -113,6 +119,7 @@ class LevelSet:
             )
         self.part, self.network, self.region = UpTo(network, layer, slice_image), network, region
         self.hidden = self.part.layer != "output"
+        self.patch = None if self.hidden else patch
         # MPS has no float64; its sums are then float32.
         self.wide = torch.float32 if slice_image.device.type == "mps" else torch.float64
         multiple = getattr(network, "size_multiple", 1)
@@ -171,19 +178,15 @@ class LevelSet:
             x: Normalised contents of the region, (N, 1, H, W).
 
         Returns:
-            RMS output change in HU, or relative change of the layer; (N,) float64.
+            RMS output change in HU, the largest over patches, or relative change of the layer:
+            (N,) float64.
         """
         with torch.no_grad():
-            return (
-                torch.cat(
-                    [self._squares(part).sqrt() * self.scale for part in x.split(self.at_once)]
-                )
-                .cpu()
-                .double()
-            )
+            squares = torch.cat([self._squares(part) for part in x.split(self.at_once)])
+        return (squares.sqrt() * self.scale).cpu().double()
 
     def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared measure and its gradient, for ``minimize``.
+        """Squared measure and its gradient, for ``minimize``; of patches a smooth upper bound.
 
         Args:
             x: Normalised contents of the region, (N, 1, H, W).
@@ -196,14 +199,20 @@ class LevelSet:
         for part in x.split(self.at_once):
             part = part.detach().requires_grad_()
             with torch.enable_grad():
-                value = self._squares(part) * self.scale**2
+                value = self._squares(part, smooth=True) * self.scale**2
                 gradients.append(torch.autograd.grad(value.sum(), part)[0])
             values.append(value.detach())
         return torch.cat(values), torch.cat(gradients)
 
-    def _squares(self, x: Tensor) -> Tensor:
-        """Sum of squared mismatches over what counts, over the norm; (N,) ``wide`` sums."""
+    def _squares(self, x: Tensor, smooth: bool = False) -> Tensor:
+        """Sum of squared mismatches over what counts, over the norm; (N,) ``wide`` sums.
+
+        Of patches the largest mean, or what is smooth instead.
+        """
         mismatch = self.part(self.images(x))[self.counted] - self.wanted
+        if self.patch:
+            of_patches = patches.smooth_largest if smooth else patches.largest
+            return of_patches(mismatch.to(self.wide).square(), self.patch)
         return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
     def _counted(self, exact: Window) -> tuple:
@@ -372,22 +381,27 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
     Returns:
         HU for the output, relative for a hidden layer.
     """
-    network, part = level_set.network, level_set.part
+    network = level_set.network
     weights = next(network.parameters(), before)
     place = weights.device, weights.dtype
     try:
         try:
             network.cpu().double()
-            difference = _squared_difference(part, before.double(), after.double())
+            difference = _squared_difference(level_set, before.double(), after.double())
         except (RuntimeError, NotImplementedError):  # its file fixes the type of its numbers
             network.float()
-            difference = _squared_difference(part, before, after)
+            difference = _squared_difference(level_set, before, after)
     finally:
         network.to(*place)
-    return float((difference / level_set.norm).sqrt()) * level_set.scale
+    return float(difference.sqrt()) * level_set.scale
 
 
-def _squared_difference(part: nn.Module, before: Tensor, after: Tensor) -> Tensor:
-    """Summed over all that the network's part gives for two slices (1, 1, J, I), on the CPU."""
+def _squared_difference(level_set: LevelSet, before: Tensor, after: Tensor) -> Tensor:
+    """Of all that the network's part gives for two slices (1, 1, J, I), on the CPU: summed over the
+    norm, or the largest mean over patches.
+    """
     with torch.no_grad():
-        return (part(after.cpu()) - part(before.cpu())).double().square().sum()
+        squares = (level_set.part(after.cpu()) - level_set.part(before.cpu())).double().square()
+    if level_set.patch:
+        return patches.largest(squares, level_set.patch)[0]
+    return squares.sum() / level_set.norm

@@ -87,7 +87,8 @@ class Question:
 
     def level_set(self, x0: Tensor, window: Window, layer: str) -> LevelSet:
         """What may not change in a window of a normalised slice of shape (1, 1, J, I)."""
-        return LevelSet(self.model.network, x0, window, layer, self.scale)
+        patch = self.settings.patch(self.volume.spacing_mm)
+        return LevelSet(self.model.network, x0, window, layer, self.scale, patch)
 
     def height_mm(self, k: int) -> float:
         """Where a slice's first voxel lies, S in mm."""

@@ -87,6 +87,14 @@ def tolerance(part: Mapping) -> str:
     return limit
 
 
+def averaged(part: Mapping) -> str:
+    """What the figure of the tolerance is an average of."""
+    size = part["settings"].get("patch_mm")
+    if part["epsilon_units"] != "HU" or size is None:
+        return "root mean square over the region"
+    return f"root mean square over the patch of {size:g} mm that changes most"
+
+
 # The answer's sentences --------------------------------------------------------------------------
 
 
@@ -154,7 +162,10 @@ def _certainty(facts: Mapping) -> str:
             "per sample may find some."
         )
     hidden = facts["settings"]["layer"] != "output"
-    limit = "of the denoised image nothing is proven" if hidden else AVERAGE
+    patch = facts["settings"].get("patch_mm")
+    limit = AVERAGE if patch is None else f"no patch of {patch:g} mm changes by more than the limit"
+    if hidden:
+        limit = "of the denoised image nothing is proven"
     return (
         f"{facts['accepted']} of {facts['projected']} were proven by running the network, "
         f"{SEARCHED}; {limit}."

@@ -34,6 +34,10 @@ SETTINGS = {
         "HU, root mean square change of the output; automatic: from the image's noise",
     ),
     "epsilon_noise": ("Unnoticed up to, automatic", "in parts of the noise measured in the image"),
+    "patch_mm": (
+        "Change averaged over patches of",
+        "mm; the patch that changes most counts; none: the whole region",
+    ),
     "epsilon_layer": ("Unnoticed up to, hidden layer", "in parts of the layer's own size"),
     "max_evaluations": ("Network evaluations", "for each projected sample, at most"),
     "texture_hu": ("Strength of texture", "HU"),
@@ -147,7 +151,7 @@ def tolerance(part: Mapping) -> str:
     """What counted as unnoticed, in a sentence; ``part``: the facts about one denoiser."""
     return (
         f"Unnoticed means that {reading.looked_at(part)} changes by at most "
-        f"{reading.tolerance(part)} (root mean square over the region)."
+        f"{reading.tolerance(part)} ({reading.averaged(part)})."
     )
 
 

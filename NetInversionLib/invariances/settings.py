@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.settings import Checked, setting
@@ -25,7 +26,9 @@ class InvariancesSettings(Checked):
     given); several take turns. ``samples``: changes tried per slice for the unproven map;
     ``projected``: how many of them are moved onto the level set; ``shown``: how many of each are
     kept as images. ``epsilon_hu``: root-mean-square output change that counts as unnoticed, or None
-    for ``epsilon_noise`` times the noise of the low-dose image; ``epsilon_layer``: the same for a
+    for ``epsilon_noise`` times the noise of the low-dose image; ``patch_mm``: side of the patches
+    that the output's change is averaged over, of which the largest average counts, or None for one
+    average over the region (as in versions before); ``epsilon_layer``: the same for a
     hidden layer, relative. ``max_evaluations``: of the network, per projected sample. ``dose``,
     ``photons``, ``electronic``: of the fresh noise, see ``low_dose``; ``match_noise``: scale it to
     the noise measured in the image. ``tile``, ``overlap``: of large regions, voxels.
@@ -47,6 +50,7 @@ class InvariancesSettings(Checked):
     shown: int = setting(5, at_least=0)
     epsilon_hu: float | None = setting(None, above=0, because=NOTHING_CHANGES)
     epsilon_noise: float = setting(0.1, above=0, because=NOTHING_CHANGES)
+    patch_mm: float | None = setting(5.0, above=0)
     epsilon_layer: float = setting(0.01, above=0, because=NOTHING_CHANGES)
     max_evaluations: int = setting(150, at_least=1)
     texture_hu: float = setting(50.0, above=0)
@@ -68,6 +72,14 @@ class InvariancesSettings(Checked):
     spectrum_size: int = setting(24, at_least=4, at_most=128)
     seed: int = 0
     device: str = "auto"
+
+    def patch(self, spacing_mm: Sequence[float]) -> tuple[int, int] | None:
+        """Rows and columns of the patches; ``spacing_mm``: voxel size along i, j and more."""
+        if self.patch_mm is None:
+            return None
+        from .patches import patch_voxels
+
+        return patch_voxels(self.patch_mm, (spacing_mm[0], spacing_mm[1]))
 
     def check(self) -> None:
         """Raise ValueError where numbers that depend on each other do not fit."""

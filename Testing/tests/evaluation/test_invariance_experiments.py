@@ -11,7 +11,7 @@ from torch import nn
 from toy_ct import SCALE, averaging, body, denoiser, run
 
 from NetInversionLib.core import files, volumes
-from NetInversionLib.invariances import experiments, invariances, lesions
+from NetInversionLib.invariances import experiments, invariances, lesions, nulls
 from NetInversionLib.invariances.level_set import LevelSet, Window
 from NetInversionLib.invariances.settings import Settings
 from NetInversionLib.models import ModelError
@@ -26,7 +26,8 @@ def ras(volume, i, j, k):
 
 def level_set(volume, k, region, network):
     x0 = torch.from_numpy((volume.array[k] + 542.5) / SCALE).float()[None, None]
-    return LevelSet(denoiser(network).network, x0, region, scale=SCALE)
+    patch = Settings().patch(volume.spacing_mm)
+    return LevelSet(denoiser(network).network, x0, region, scale=SCALE, patch=patch)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS"])
@@ -59,7 +60,9 @@ def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
         level_sets, centre, list(contrasts), volume.spacing_mm[:2], SCALE, 1.0, 200
     )
     found = result.tables["lesions"].columns
-    assert found.keys() == table.columns.keys() and len(found["diameter (mm)"]) == 4
+    beside = {f"the same with {name} (HU)" for name in (nulls.IDENTITY, nulls.BLUR)}
+    assert found.keys() == table.columns.keys() | beside and len(found["diameter (mm)"]) == 4
+    assert np.isfinite([found[heading] for heading in beside]).all()
     np.testing.assert_allclose(
         found["survives (%)"], table.columns["survives (%)"], rtol=0.02, atol=0.2
     )

@@ -73,6 +73,9 @@ def test_the_answer_says_what_was_asked_found_and_how_sure_it_is():
         and "Next: " in words
     )
     assert words.count(". ") == 2  # three sentences
+    local = reading.answer(facts(settings={"patch_mm": 5.0}), tables())
+    assert "no patch of 5 mm changes by more than the limit" in local
+    assert "average over the region" not in local
 
 
 @pytest.mark.parametrize(

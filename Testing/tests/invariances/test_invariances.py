@@ -122,9 +122,14 @@ def measured_again(volume, after, k, region, network=None):
     x0, x = (
         torch.from_numpy((a[k] + 542.5) / SCALE).float()[None, None] for a in (volume.array, after)
     )
-    return verify(
-        LevelSet(denoiser(network or averaging()).network, x0, region, scale=SCALE), x0, x
+    target = LevelSet(
+        denoiser(network or averaging()).network,
+        x0,
+        region,
+        scale=SCALE,
+        patch=Settings().patch(volume.spacing_mm),
     )
+    return verify(target, x0, x)
 
 
 @pytest.mark.parametrize("epsilon_hu", [0.5, 1.0])

@@ -15,6 +15,7 @@ from NetInversionLib import models, networks
 from NetInversionLib.core import steps
 from NetInversionLib.core.results import Result, Table
 from NetInversionLib.invariances.level_set import LevelSet, Window, verify
+from NetInversionLib.invariances.settings import InvariancesSettings
 from NetInversionLib.models import library
 from NetInversionLib.training.denoiser import CHANNEL
 
@@ -220,7 +221,8 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
     # The browser shows each sample, and each is what it says when read back
     model = models.load(published)
     x0 = (torch.from_numpy(volume.array[1:2])[None] - CHANNEL.low) / SCALE
-    target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE)
+    patch = InvariancesSettings().patch(volume.spacing_mm)
+    target = LevelSet(model.network, x0, Window(10, 30, 12, 34), scale=SCALE, patch=patch)
     selector, slider = widget.ui.shownImageSelector, widget.ui.shownSlider
     proofs = tables.columns_of(found["proof of samples"])
     for key, low, high, column in (
