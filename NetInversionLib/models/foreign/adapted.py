@@ -28,6 +28,7 @@ class Form:
         multiple: Sides of its images are multiples of it; others are padded.
         smallest: Shortest side that it takes.
         fixed: The only side that it takes, or None.
+        reach: How far an output voxel looks, voxels.
         magnification: Sides of its output over sides of its input.
         takes: "channels" or "separately".
         gives: Which output counts, where there are several.
@@ -43,6 +44,7 @@ class Form:
     multiple: int = 1
     smallest: int = 1
     fixed: int | None = None
+    reach: int = 8
     magnification: float = 1.0
     takes: str = "channels"
     gives: int | str | None = None
@@ -153,7 +155,8 @@ class Adapted(nn.Module):
         if form.dimensions == 2 or (form.dimensions == 3 and not form.one_slice):
             return x
         if form.dimensions == 3:
-            depth = max(form.smallest, form.multiple, form.fixed or 1)
+            # As many equal slices as the middle one can see.
+            depth = form.fixed or max(form.smallest, form.multiple, 2 * form.reach + 1)
             return x[:, :, None].expand(-1, -1, depth, -1, -1)
         around = 2 * form.neighbours + 1
         if form.one_slice:

@@ -22,6 +22,9 @@ from .found import Probe
 from .probe import probe, told_by
 from .scaling import found_scaling
 
+MOST_REACH = 16
+"""Slices on each side that a volume's network is shown when it is asked about one slice."""
+
 
 def adopt(
     network: nn.Module | Callable[..., Any],
@@ -180,6 +183,7 @@ def form_of(told: Description, found: Probe) -> Form:
         multiple=told.size_multiple or 1,
         smallest=told.smallest_size or 1,
         fixed=found.fixed,
+        reach=MOST_REACH if found.reach is None else min(found.reach, MOST_REACH),
         magnification=found.magnification,
         takes=told.takes or "channels",
         gives=told.gives,

@@ -400,6 +400,24 @@ def test_a_full_description_is_kept_as_it_is():
     assert (found.multiple, found.smallest) == (4, 8)
 
 
+@pytest.mark.parametrize("dimensions", [2.5, 3])
+def test_a_slice_alone_has_equal_neighbours(dimensions):
+    """Of a network that adds up slices, the slice times the weights' sum, far from any border."""
+    weights = torch.tensor([0.2, 0.5, 0.4])
+    if dimensions == 3:
+        network = nn.Conv3d(1, 1, (3, 1, 1), padding=(1, 0, 0), bias=False)
+        network.weight.data = weights.reshape(1, 1, 3, 1, 1)
+    else:
+        network = nn.Conv2d(3, 1, 1, bias=False)
+        network.weight.data = weights.reshape(1, 3, 1, 1)
+    told = {"scaling": "mean-std", "mean": 0.0, "std": 1000.0, "dimensions": dimensions}
+    model = models.adopt_denoiser(network, told)
+    low, high = model.card.inputs[0].low, model.card.inputs[0].high
+    hu = torch.rand(2, 1, 9, 11) * 1000 - 500
+    output = model((hu - low) / (high - low)) * (high - low) + low
+    torch.testing.assert_close(output, 1.1 * hu, atol=0.01, rtol=1e-4)
+
+
 # Outputs of another size and number of channels ---------------------------------------------------
 
 
