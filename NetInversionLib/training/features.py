@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
 
 from .. import models, networks
+from ..models.foreign.formats import weights_of
 from ..models.library import SUFFIX
 from ..networks.layers import UpTo
 from ..networks.vgg import LAST_CONVOLUTION
@@ -21,16 +21,16 @@ def read_features(path: Path | str, device: torch.device | str = "cpu") -> model
     """A network to take features of: a model file, or torchvision's file of VGG-19 (.pth).
 
     Raises:
-        models.ModelError: It is neither.
+        models.ModelError: It is neither, or PyTorch, before 2.6, cannot open the latter safely.
     """
     path = Path(path)
     if path.suffix == SUFFIX:
         return models.load(path, device)
+    state = weights_of(path)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
         network = networks.build("vgg19")
         network.load_state_dict({k: v for k, v in state.items() if k.startswith("features.")})
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+    except RuntimeError as error:
         raise models.ModelError(
             f"{path.name} is neither a model file nor torchvision's VGG-19 ({error})"
         ) from error
