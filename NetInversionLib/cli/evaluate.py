@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -219,12 +220,26 @@ def _gate_arguments(parser: argparse.ArgumentParser) -> None:
     machine_arguments(parser)
 
 
+def _go_on(options: argparse.Namespace) -> None:
+    """The gate's folder: the same evaluation goes on in it, another one is refused."""
+    from ..cohort.folders import go_on
+    from ..cohort.items import text_hash
+
+    paths = [options.folder, *options.other, "wrong", *options.wrong, "flows", *options.flows]
+    seen = [os.path.abspath(path) for path in paths]
+    asked = text_hash(json.dumps([seen, options.folds, options.seed]))
+    names = ["gate.csv", "gate_cases.csv", "gate_cases.jsonl"]
+    go_on(Path(options.output), "evaluate gate", asked, names, options.overwrite)
+
+
 @command("evaluate", "gate", _gate_arguments)
 def evaluate_gate(options: argparse.Namespace) -> int:
     """The harmonization's gate: false alarms, and wrong images let through.
 
     In folds over the target's people.
     """
+    if options.output:
+        _go_on(options)
     device = machine(options)
     from ..evaluation import gate
 

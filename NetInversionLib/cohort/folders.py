@@ -165,6 +165,36 @@ class RunFolder:
                 self.folder.rmdir()
 
 
+def go_on(folder: Path, command: str, asked: str, names: Sequence[str], overwrite: bool) -> None:
+    """Make a folder for a run that goes on when it is called again.
+
+    Args:
+        folder: Made if it is not there.
+        command: What runs.
+        asked: Text that is the same for the same run.
+        names: Of the files that it writes.
+        overwrite: Take away the results of another run.
+
+    Raises:
+        ValueError: The folder holds the results of another run.
+    """
+    before = run_facts(folder)
+    same = before.get("asked") == asked and before.get("command") == command
+    others = before and not same
+    marked = not before and any((folder / name).exists() for name in MARKS)
+    if marked or (others and not overwrite):
+        raise ValueError(
+            f"{folder} holds the results of another run; choose another folder, or replace them"
+            " with --overwrite"
+        )
+    if others:
+        for name in map(str, before.get("files", [])):
+            _remove(folder / Path(name).name)
+    (folder / OWN).mkdir(parents=True, exist_ok=True)
+    listed = {"command": command, "asked": asked, "files": list(names)}
+    (folder / OWN / "run.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
+
+
 def run_facts(folder: Path) -> dict[str, Any]:
     """What ``run.json`` says; empty without it."""
     try:

@@ -407,7 +407,7 @@ def test_a_stopped_training_says_how_it_goes_on(kept, tmp_path, capsys, monkeypa
             checkpoint.write_bytes(b"state")
         interrupt()
 
-    monkeypatch.setattr(synthetic_ct, "read_scans", lambda folder: [])
+    monkeypatch.setattr(synthetic_ct, "read_scans", lambda *arguments: [])
     monkeypatch.setattr(synthetic_ct, "train", stopped)
     line = ["train", "synthetic-ct", str(tmp_path), "--output", str(tmp_path / "m.safetensors")]
     assert cli.main(line) == 130
@@ -563,3 +563,28 @@ def test_a_terminal_shows_a_bar(width):
     said = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "100 %|" in said and "Step 4" in said and said.rstrip().endswith("answer")
+
+
+def test_an_evaluation_that_goes_on_is_the_same_one(tmp_path):
+    from NetInversionLib.cohort.folders import go_on
+
+    out, names = tmp_path / "out", ["gate.csv", "gate_cases.jsonl"]
+    go_on(out, "evaluate gate", "one", names, overwrite=False)
+    (out / "gate_cases.jsonl").write_text("half")
+    go_on(out, "evaluate gate", "one", names, overwrite=False)
+    assert (out / "gate_cases.jsonl").read_text() == "half", "it goes on"
+    with pytest.raises(ValueError, match="another run"):
+        go_on(out, "evaluate gate", "two", names, overwrite=False)
+    with pytest.raises(ValueError, match="another run"):
+        RunFolder(out, "compute this")
+    go_on(out, "evaluate gate", "two", names, overwrite=True)
+    assert not (out / "gate_cases.jsonl").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_command(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert command.group in script and command.name in script
+    assert "--max-evaluations" in script or "max-evaluations" in script
