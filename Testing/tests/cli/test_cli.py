@@ -18,7 +18,7 @@ from NetInversionLib.core import files, volumes
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.ideal_input import dixon
-from NetInversionLib.training import corrector, flow
+from NetInversionLib.training import corrector, flow, flow_file
 from NetInversionLib.training import gate as training_gate
 
 
@@ -273,6 +273,7 @@ def test_trainings_for_harmonization_read_the_same_scans_within_the_same_masks(
     monkeypatch.setattr(harmonize_scan, "prepare", noted)
     for module, ends_reading in ((flow, "train"), (corrector, "_template"), (training_gate, "fit")):
         monkeypatch.setattr(module, ends_reading, stop)
+    monkeypatch.setattr(flow_file, "what_is_missing", lambda model: "")  # no model is there
     line = ["train", name, str(folder), "--output", str(tmp_path / "out.safetensors")]
     line += {"flow": [], "corrector": [], "gate": ["--model", "none"]}[name]
     with pytest.raises(Stop):
