@@ -21,7 +21,7 @@ import torch
 from scipy import ndimage
 
 from .. import models
-from ..core import files, volumes
+from ..core import files, meaning, volumes
 from ..core.progress import Progress
 from ..core.results import Table
 from ..invariances.low_dose import HU_HIGH, HU_LOW, LowDoseSettings, noise_image
@@ -122,7 +122,7 @@ def read_regions(
 
 def _regions_of(path: Path, person: str, seed: int) -> Iterator[Region]:
     """A person's regions, around what has most soft tissue."""
-    axial = volumes.reorient(volumes.check(files.load(path)), "LPS")
+    axial = volumes.reorient(meaning.require_hu(volumes.check(files.load(path))), "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(axial.float32()[axial.shape[0] // 2]))
     hu = hu.clamp(HU_LOW, HU_HIGH)
     for spacing in SPACINGS_MM:
@@ -255,7 +255,7 @@ def _kept_strengths(
 
 def change_of_phantom(truth: Path | str, loaded: dict[str, models.Model]) -> Table:
     """How far networks change a phantom without noise, in its water and inserts, HU."""
-    volume = volumes.reorient(volumes.check(files.load(truth)), "LPS")
+    volume = volumes.reorient(meaning.require_hu(volumes.check(files.load(truth))), "LPS")
     image = volume.float32()[0]
     inside = ndimage.binary_erosion(image > -50, iterations=5)
     columns: dict[str, list] = {"method": [], "change (HU)": [], "bias (HU)": []}

@@ -134,7 +134,7 @@ def read_real_pairs(
     normal dose.
 
     Raises:
-        ValueError: A file has no partner, or partners differ in their grids.
+        ValueError: A file has no partner or is not in HU, or partners differ in their grids.
     """
     found, people = [], read_people(normal)
     partners = {file_stem(path): path for path in read_people(low)}
@@ -147,7 +147,7 @@ def read_real_pairs(
         if pair[0].shape != pair[1].shape:
             raise ValueError(f"{path.name} has another size at low dose than at normal dose")
         low_hu, normal_hu = (
-            volumes.reorient(volumes.check(v), "LPS")
+            volumes.reorient(meaning.require_hu(volumes.check(v)), "LPS")
             .float32()[every // 2 :: every]
             .clip(HU_LOW, HU_HIGH)
             for v in pair

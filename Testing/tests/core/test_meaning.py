@@ -12,7 +12,7 @@ from NetInversionLib.core.volumes import Volume, VolumeError
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.ideal_input import dixon
 from NetInversionLib.invariances import low_dose
-from NetInversionLib.training import denoiser, synthetic_ct
+from NetInversionLib.training import denoiser, pairs, synthetic_ct
 
 few = settings(deadline=None, max_examples=60)
 GRID = np.diag([-3.0, -3.0, 3.0, 1.0])
@@ -79,7 +79,7 @@ def test_what_is_no_ct_is_refused_at_every_door(array):
         lambda v: dixon.simulate_dixon(v),
         lambda v: synthetic_ct.prepare(v, "other", "person"),
         lambda v: low_dose.simulate_low_dose(v),
-        lambda v: denoiser.pairs_of(v, "person", denoiser.DenoiserSettings()),
+        lambda v: pairs.pairs_of(v, "person", denoiser.DenoiserSettings()),
     ):
         with pytest.raises(VolumeError, match="'other' holds no air.*is it a CT in HU"):
             door(volume)
