@@ -11,7 +11,9 @@ sizes before the noise is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -263,20 +265,32 @@ def _keep(path: Path, key: str, windows: list[Window]) -> None:
 
 
 def _cached(path: Path, key: str) -> list[Window]:
-    """The windows of a cache file; none if it holds others."""
-    with np.load(path, allow_pickle=False) as kept:
-        if str(kept["key"]) != key:
-            return []
-        return [
-            Window(
-                str(kept[f"person {n}"]),
-                kept[f"normal {n}"],
-                kept[f"noise {n}"],
-                kept[f"soft {n}"],
-                float(kept[f"dose {n}"]),
-            )
-            for n in range(sum(name.startswith("dose ") for name in kept.files))
-        ]
+    """The windows of a cache file; none if it holds others.
+
+    Raises:
+        ValueError: The file is damaged, or no cache.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return _windows_of(kept) if str(kept["key"]) == key else []
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no cache of windows that can be read; delete it, or choose another name"
+        ) from error
+
+
+def _windows_of(kept: Mapping[str, np.ndarray]) -> list[Window]:
+    """The windows that a cache file's arrays, (J, I) or single values, hold."""
+    return [
+        Window(
+            str(kept[f"person {n}"]),
+            kept[f"normal {n}"],
+            kept[f"noise {n}"],
+            kept[f"soft {n}"],
+            float(kept[f"dose {n}"]),
+        )
+        for n in range(sum(name.startswith("dose ") for name in kept))
+    ]
 
 
 # Drawing patches ----------------------------------------------------------------------------------

@@ -135,6 +135,19 @@ def test_a_cache_gives_the_same_windows_and_no_others(tmp_path):
     assert not np.array_equal(other[0].noise, made[0].noise)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-30], lambda b: b"text", lambda b: b[:500] + b[501:]]
+)
+def test_a_damaged_cache_is_named_with_what_to_do(tmp_path, damage):
+    folder, cache = tmp_path / "ct", tmp_path / "cache.npz"
+    folder.mkdir()
+    files.save(made_up_ct(0), folder / "a.nii.gz")
+    noisy.read_windows([folder], SETTINGS, cache=cache)
+    cache.write_bytes(damage(cache.read_bytes()))
+    with pytest.raises(ValueError, match="cache.npz is no cache.*delete it"):
+        noisy.read_windows([folder], SETTINGS, cache=cache)
+
+
 def test_resampling_keeps_means_and_coarser_grids_have_less_noise():
     hu = torch.randn(120, 90, generator=torch.Generator().manual_seed(0)) * 20 + 40
     coarse = noisy.resampled(hu, (0.7, 0.7), 1.4)
