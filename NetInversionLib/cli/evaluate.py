@@ -410,3 +410,56 @@ def _asked_tables(
     return harmonize.compare_simulated(
         options.folder, options.people, options.simulate, compared, output, options.shell
     )
+
+
+def _lesion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="people of the target scanner, without lesions")
+    parser.add_argument("--model", required=True, metavar="FILE", help="model of the scanner")
+    parser.add_argument(
+        "--people",
+        default="*",
+        metavar="PATTERNS",
+        help="whom the model was not trained on, by name without suffix; default all",
+    )
+    parser.add_argument(
+        "--cases",
+        type=number(at_least=1),
+        default=60,
+        metavar="N",
+        help="lesions altogether, every second with shading (default 60)",
+    )
+    parser.add_argument(
+        "--methods",
+        default="*",
+        metavar="PATTERNS",
+        help="such as 'histogram*,anatomy-safe'; default all",
+    )
+    output_arguments(parser, "also write lesions.csv and lesion_cases.csv there", required=False)
+    seed_argument(parser)
+    machine_arguments(parser)
+
+
+@command("evaluate", "lesions", _lesion_arguments)
+def evaluate_lesions(options: argparse.Namespace) -> int:
+    """Do lesions keep their contrast in harmonization, and is shading invented on them?
+
+    Lesions of 1 to 150 ml are put into healthy people, with and without shading; doing nothing,
+    histogram matching and N4 with histogram matching stand beside.
+    """
+    device = machine(options)
+    from .. import harmonize
+    from ..evaluation import comparison, lesions
+
+    people = comparison.find_people(options.folder, options.people)
+    network = harmonize.harmonizer(models.load(options.model, device))
+    with _folder(options, "evaluate lesions") as folder:
+        cases = lesions.evaluate(
+            people, network, options.cases, options.seed, options.methods, options.shell
+        )
+        summary = lesions.summary(cases)
+        options.shell.table(summary, "lesions", ".4g")
+        if folder:
+            write_table(summary, folder.new, "lesions")
+            write_table(cases, folder.new, "lesion_cases")
+            folder.deliver()
+    return 0

@@ -30,7 +30,9 @@ FIGURES_EVERY = 3  # bits/dim of a source or result: from every third slice
 
 def bits_per_dim(network: MRFlow, scan: Scan, model: Model) -> float:
     """Bits/dim of a scan inside its mask under the target's flow, mean of three orientations."""
-    case = slices.make_case(scan, model.card.spacing_mm[0])
+    # What lies outside the mask (a skull) is no business of the model's.
+    inside = scan.with_image(scan.image * scan.mask)
+    case = slices.make_case(inside, model.card.spacing_mm[0])
     return float(
         slices.figures(network.flow, case, float(model.card.training["bin_width"]), FIGURES_EVERY)[
             0

@@ -58,12 +58,14 @@ class Look:
             mask.
         mask: Boolean.
         matrix: Indices (i, j, k, 1) to RAS mm.
+        voxel_mm: Longest side of the voxels that the scan came with.
     """
 
     image: np.ndarray
     flat: np.ndarray
     mask: np.ndarray
     matrix: np.ndarray
+    voxel_mm: float = LOOK_MM
 
     @property
     def inside(self) -> np.ndarray:
@@ -81,7 +83,8 @@ def look(scan: Scan | Look) -> Look:
         return scan
     small = shrink(scan)
     image = small.image * small.mask
-    return Look(image, flattened(image, small.mask), small.mask, small.volume.ijk_to_ras)
+    flat = flattened(image, small.mask)
+    return Look(image, flat, small.mask, small.volume.ijk_to_ras, max(scan.original.spacing_mm))
 
 
 def shrink(scan: Scan) -> Scan:
