@@ -246,7 +246,7 @@ def shaded(scan: Scan, image: np.ndarray, lesion: Lesion) -> Scan:
     random = np.random.default_rng(lesion.seed + 500_000)
     sides = np.array(image.shape) * scan.volume.spacing_mm[::-1]
     coarse = np.maximum(np.ceil(sides / FIELD_MM).astype(int), 2)
-    kji = np.stack(np.indices(coarse)).reshape(3, -1)
+    kji = np.indices(tuple(coarse.tolist())).reshape(3, -1)
     points = (kji / (coarse[:, None] - 1) - 0.5)[::-1] * sides[::-1, None]
     drawn = GENERATORS[lesion.shading](points, random).reshape(coarse)
     field = ndimage.zoom(drawn, np.array(image.shape) / coarse, order=1)
