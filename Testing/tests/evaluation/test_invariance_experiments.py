@@ -325,7 +325,7 @@ def test_the_command_writes_maps_and_tables(tmp_path, capsys):
         "texture",
     ]
     assert cli.main(command) == 0, capsys.readouterr().err
-    found = files.load(tmp_path / "out" / "std-unproven.nrrd")
+    found = files.load(tmp_path / "out" / "std-unproven.nii.gz")
     assert not found.array[0].any() and found.array[1, 15:25, 15:25].mean() == pytest.approx(
         50, rel=0.4
     )
