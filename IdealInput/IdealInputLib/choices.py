@@ -248,7 +248,7 @@ class Choices(logic.ModuleLogic):
         slices = (
             sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
         )
-        knobs = 320 * min(1, 8 / slices) if node.knobs and node.direction == Direction.BEST else 0
+        knobs = 420 * min(1, 4 / slices) if node.knobs and node.direction == Direction.BEST else 0
         return voxels * (starts * (evaluations + 8 * node.validity) + knobs + 10)
 
     def estimateText(self, node: Any, card: Card) -> str:

@@ -24,6 +24,10 @@ SETTINGS = {
         "Greatest change allowed",
         "root mean square, where 1 is a channel's range; none: no limit",
     ),
+    "near": (
+        "Price of leaving the patient's images",
+        "thousandths, where the change is one standard deviation of their noise; 0: none",
+    ),
     "above": (
         "Price of values above the channel's range",
         "weight in what is minimised (lambda 1)",
@@ -150,7 +154,12 @@ def page(result: Result, source: Volume | None = None) -> str:
                 _table(tables, "validity"),
                 _transfer(facts),
             ),
-            core_page.chapter("What a scanner could do", _table(tables, "acquirable")),
+            core_page.chapter(
+                "What a scanner could do",
+                core_page.paragraph(facts["protocol"]) if "protocol" in facts else "",
+                _table(tables, "acquirable"),
+                *_curves(result, "scan time"),
+            ),
             *(
                 core_page.chapter(table.title, core_page.table(table, notes=NOTES))
                 for key, table in tables.items()

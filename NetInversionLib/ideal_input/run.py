@@ -227,8 +227,8 @@ def _add_knobs(
     memory: float,
     progress: Progress,
 ) -> None:
-    """Table "acquirable", on evenly spaced images, compared with the best of the free-voxel inputs
-    there.
+    """Table "acquirable", curve "scan time" and fact "protocol", on evenly spaced images, compared
+    with the best of the free-voxel inputs there.
     """
     count = len(case.patient)
     chosen = torch.linspace(0, count - 1, min(count, knobs.MOST_IMAGES)).round().long()
@@ -244,6 +244,11 @@ def _add_knobs(
     scale, units = case.model.error_scale
     free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
     roles = [channel.role for channel in case.model.card.inputs]
-    result.tables[Key("acquirable")] = knobs.acquirable(
-        case.patient[chosen], objective, roles, units, scale, free, progress
-    )
+    hu = None
+    if [channel.units for channel in case.model.card.outputs] == ["HU"]:
+        hu = case.model.denormalise_output(case.target[chosen])
+    scanner = knobs.Scanner(case.patient[chosen], roles, hu)
+    table, curve, words = knobs.acquirable(scanner, objective, units, scale, free, progress)
+    result.tables[Key("acquirable")] = table
+    result.curves[Key("scan time")] = curve
+    result.facts["protocol"] = words

@@ -29,21 +29,22 @@ class IdealInputSettings(Checked):
     ``starts``: any of "patient", "zeros" and "noise" (uniform in [0, 1]); ``noise_seeds`` noise
     images from ``seed`` on. ``direction``: "best" (least error) or "worst" (greatest error; needs
     ``ball``). ``ball``: greatest root-mean-square distance from the patient's images, or None for
-    no limit. ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0: at 10
-    all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 % leave it;
-    ``mean``: every term of the objective is a mean over voxels (so that the lambdas do not depend
-    on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead of by price.
-    ``optimiser``: "annealed" (``optimise.descent``), "lbfgs" (batched, also what looks within a
-    ball) or "published" (torch.optim.LBFGS as the source used it: learning rate 1, 20 inner
-    iterations, ``max_evaluations`` ignored, 100 steps).
-    ``max_evaluations``: network evaluations per image; ``history``: L-BFGS pairs kept. ``locked``:
-    roles of input channels that stay the patient's. ``region``: (k0, k1, j0, j1, i0, i1), half-open
-    voxel indices of the first input, or None for everything. The input changes and the error counts
-    only inside; the network also sees ``context`` voxels around it, as acquired. ``device``:
-    "auto", "cpu", "cuda" or "mps"; ``memory_gb``: memory for the run, or None for 2 GB on a CPU and
-    70 % of what is free on a GPU. ``allow_cpu``: go on on the CPU when the GPU's memory does not
-    suffice. ``validity``: also compute the tables "swap back" and "validity"; ``knobs``: also the
-    table "acquirable".
+    no limit. ``near``: price of leaving the patient's images: what is minimised rises by near /
+    1000 where the root-mean-square change is one standard deviation of the images' own noise, and
+    with its square; 0 for none. ``above``, ``below``: lambda 1 and 2, the price of values above 1
+    and below 0: at 10 all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 %
+    leave it; ``mean``: every term of the objective is a mean over voxels (so that the lambdas do
+    not depend on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead
+    of by price. ``optimiser``: "annealed" (``optimise.descent``), "lbfgs" (batched, also what looks
+    within a ball) or "published" (torch.optim.LBFGS as the source used it: learning rate 1, 20
+    inner iterations, ``max_evaluations`` ignored, 100 steps). ``max_evaluations``: network
+    evaluations per image; ``history``: L-BFGS pairs kept. ``locked``: roles of input channels that
+    stay the patient's. ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the first
+    input, or None for everything. The input changes and the error counts only inside; the network
+    also sees ``context`` voxels around it, as acquired. ``device``: "auto", "cpu", "cuda" or "mps";
+    ``memory_gb``: memory for the run, or None for 2 GB on a CPU and 70 % of what is free on a GPU.
+    ``allow_cpu``: go on on the CPU when the GPU's memory does not suffice. ``validity``: also
+    compute the tables "swap back" and "validity"; ``knobs``: also the table "acquirable".
     """
 
     starts: tuple[str, ...] = setting(("patient",), choices=STARTS, filled=True)
@@ -51,6 +52,7 @@ class IdealInputSettings(Checked):
     seed: int = 0
     direction: str = setting("best", choices=DIRECTIONS)
     ball: float | None = setting(None, above=0)
+    near: float = setting(0.0, at_least=0)
     above: float = setting(10.0, at_least=0)
     below: float = setting(10.0, at_least=0)
     mean: bool = True
@@ -80,6 +82,10 @@ class IdealInputSettings(Checked):
             )
         if self.ball is not None and (set(self.starts) != {"patient"} or self.box):
             raise ValueError("a ball needs starts only at the patient, and excludes box bounds")
+        if self.near and self.optimiser == "published":
+            raise ValueError(
+                "the published optimiser knows no price of leaving the patient's images"
+            )
         if self.optimiser == "published" and (self.box or self.ball is not None):
             raise ValueError(
                 "the published optimiser has neither box bounds nor a ball: choose another"

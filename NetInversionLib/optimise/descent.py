@@ -84,6 +84,7 @@ def minimize(
     *,
     lower: float | None = None,
     upper: float | None = None,
+    shares: Tensor | None = None,
     callback: Callable[[int, Callable[[], tuple[Tensor, Tensor]]], None] | None = None,
 ) -> Solution:
     """Minimise every item of a batch by annealed descent.
@@ -97,6 +98,7 @@ def minimize(
         start: First points, (items, *shape), float32 or float64, on the device to work on.
         options: See ``Options``.
         lower, upper: Bounds for every variable, or None.
+        shares: Of the rate, for each item, (items,); an item that starts near its goal needs less.
         callback: ``callback(evaluation, best)`` after every evaluation; ``best()`` gives the best
             points and losses of all items so far. What it raises ends the run.
 
@@ -118,6 +120,8 @@ def minimize(
     if lower is not None and upper is not None and lower > upper:
         raise ValueError(f"lower bound {lower} is above upper bound {upper}")
     run = _Run(value_and_gradient, start, options, lower, upper)
+    if shares is not None:
+        run.rows.share = shares.to(run.rows.share).clone()
     for evaluation in range(1, options.max_evaluations + 1):
         if not run.advance(evaluation):
             break

@@ -1,4 +1,4 @@
-"""The scanner's knobs: each does what its formula says, and is found again in its target."""
+"""A scanner's settings: each does what its formula says, and what it buys is found."""
 
 import math
 
@@ -10,173 +10,195 @@ from toy_models import linear, model, smooth, volume
 from toy_mr import run
 
 from NetInversionLib.core.progress import Progress
-from NetInversionLib.ideal_input import knobs as ideal_input_knobs
-from NetInversionLib.ideal_input.knobs import knobs, noise_sigma
+from NetInversionLib.ideal_input import knobs, protocol
+from NetInversionLib.ideal_input.dixon import DixonSettings, echo_signals, simulate_arrays
+from NetInversionLib.ideal_input.knobs import Scanner, noise_sigma
+from NetInversionLib.ideal_input.protocol import SETTINGS, Protocol
 from NetInversionLib.optimise.objective import Objective, Terms
 
 ROLES = ["in_phase", "fat_fraction", "water_fraction"]
+STILL = torch.zeros(len(SETTINGS), dtype=torch.float64)
 
 
-def images(shape=(3, 32, 30), seed=0):
-    """Dixon-like (images, 3, *space): fat and water fractions add to 1 where there is signal."""
-    phase, fat = smooth(shape, seed, 0.1, 0.9), smooth(shape, seed + 1, 0.0, 1.0)
-    stack = torch.from_numpy(np.stack([phase, fat, 1 - fat], 0))
-    return stack.transpose(0, 1).contiguous() if len(shape) == 3 and shape[0] != 1 else stack[None]
+def of(**given):
+    """The reference protocol with some settings given in their own units."""
+    fields = dict(zip(Protocol.__dataclass_fields__, (s.reference for s in SETTINGS)))
+    return Protocol(**{k: torch.tensor(v).double() for k, v in {**fields, **given}.items()})
 
 
-def knob(name, patient, roles=ROLES):
-    return {k.name.split(" of ")[0]: k for k in knobs(patient, roles)}[name]
+def phantom(shape=(2, 40, 44)):
+    """A leg: fat around muscle around cortical bone, in HU [k, j, i]."""
+    j, i = np.indices(shape[1:])
+    distance = np.hypot(j - shape[1] / 2, i - shape[2] / 2)
+    hu = np.select([distance < 4, distance < 11, distance < 16], [1400.0, 50.0, -100.0], -1000.0)
+    return np.broadcast_to(hu, shape).astype(np.float32)
 
 
-NAMES = ["echo mix", "receive field", "point spread", "noise level", "gain", "offset", "gamma"]
-
-
-@pytest.mark.parametrize("three", [False, True])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_knob_left_alone_is_the_identity(name, three):
-    patient = images() if not three else images((8, 12, 10)).transpose(0, 1)[None].contiguous()
-    found = knob(name, patient)
-    off = torch.full((len(found.start),), -1.0 if name == "echo mix" else 0.0)
-    torch.testing.assert_close(found.apply(patient, off), patient, rtol=0, atol=2e-6)
-    turned = found.apply(patient, torch.full((len(found.start),), 0.5))
-    assert turned.shape == patient.shape and (turned - patient).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_of_a_knob_agree_with_finite_differences(name):
-    patient = images((2, 9, 10)).double()
-    found = knob(name, patient)
-    values = torch.linspace(-0.6, 0.4, len(found.start), dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda v: found.apply(patient, v).square().sum(), values, atol=1e-4
+def scanner(snr=40.0):
+    hu = phantom()
+    simulated = simulate_arrays(
+        hu, (3, 3, 3), DixonSettings(bias=0, snr=snr, gain=1), np.random.default_rng(0)
     )
+    patient = torch.from_numpy(simulated).transpose(0, 1).contiguous()
+    return Scanner(patient, ROLES, torch.from_numpy(hu)[:, None])
 
 
-def test_which_knobs_there_are():
-    patient = images()
-    assert [k.name.split(" of ")[0] for k in knobs(patient, ROLES)] == NAMES
-    assert [k.name.split(" of ")[0] for k in knobs(patient[:, 1:], ROLES[1:])] == NAMES[2:]
-    assert knob("gain", patient).start == (0.0,) * 3
+def values(found, **given):
+    """All settings at rest but those given, in [-1, 1]."""
+    v = torch.zeros(len(SETTINGS) + len(found.basis))
+    for name, value in given.items():
+        v[list(Protocol.__dataclass_fields__).index(name)] = value
+    return v
 
 
-@pytest.mark.parametrize("phase", [0.0, 30.0, 90.0, 150.0, 180.0])
-def test_echo_mix_is_the_signal_equation(phase):
-    """In phase W + F; at another echo time |W + F exp(i phi)|."""
-    patient = images()
-    mixed = knob("echo mix", patient).apply(patient, torch.tensor([phase / 90 - 1]))
-    fat, water = patient[:, 1].double(), patient[:, 2].double()
-    expected = (
-        patient[:, 0]
-        * (water + fat * torch.exp(torch.tensor(1j * math.radians(phase)))).abs()
-        / (water + fat)
-    )
-    torch.testing.assert_close(mixed[:, 0].double(), expected, rtol=0, atol=2e-3)
-    assert torch.equal(mixed[:, 1:], patient[:, 1:])
-    assert (
-        knob("echo mix", patient).describe([phase / 90 - 1])
-        == f"water-fat phase {phase:.0f} degrees"
-    )
+# -- the signal equations --------------------------------------------------------------------------
 
 
-def test_echo_mix_leaves_the_background_alone():
-    patient = images()
-    patient[:, 1:, :10] = 0.02  # no signal: fractions are noise there
-    mixed = knob("echo mix", patient).apply(patient, torch.tensor([1.0]))
-    assert torch.equal(mixed[:, 0, :10], patient[:, 0, :10])
+def test_settings_run_from_bound_to_bound_through_the_reference():
+    for setting in SETTINGS:
+        ends = [float(setting.value(torch.tensor(v).double())) for v in (-1.0, 0.0, 1.0)]
+        assert ends == pytest.approx([setting.low, setting.reference, setting.high])
+        assert setting.source
 
 
-@pytest.mark.parametrize("value", [-1.0, -0.4, 0.7, 1.0])
-@pytest.mark.parametrize("three", [False, True])
-def test_point_spread_has_the_transfer_function_it_says(value, three):
-    """Measured on a point: exp(v ln 4 (k / Nyquist)^2), 1 / 4 to 4 at Nyquist; each slice by
-    itself.
+@pytest.mark.parametrize("tissue", [protocol.WATER, protocol.FAT, protocol.BONE])
+def test_signal_of_one_echo_is_the_steady_state_of_excitation_after_excitation(tissue):
+    """Against the longitudinal magnetisation followed through 2000 repetitions."""
+    p = of(echo_time=0.5, repetition=8.0, flip=15.0, echoes=1.0)
+    along = 1.0
+    for _ in range(2000):
+        signal = along * math.sin(math.radians(15))
+        along *= math.cos(math.radians(15))
+        along = 1 + (along - 1) * math.exp(-8.0 / tissue.t1_ms)
+    expected = tissue.density * signal * math.exp(-0.5 / tissue.t2star_ms)
+    assert float(p.signal(tissue)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_signal_is_largest_at_the_ernst_angle():
+    angles = torch.linspace(1, 40, 400).tolist()
+    signals = [float(of(flip=angle, repetition=20.0).signal(protocol.FAT)) for angle in angles]
+    ernst = math.degrees(math.acos(math.exp(-20.0 / protocol.FAT.t1_ms)))
+    assert angles[int(np.argmax(signals))] == pytest.approx(ernst, abs=0.1)
+
+
+def test_several_echoes_are_averaged():
+    one = [
+        float(of(echo_time=0.1 + n * 0.7, echoes=1.0, repetition=20.0).signal(protocol.BONE))
+        for n in range(4)
+    ]
+    four = of(echo_time=0.1, spacing=0.7, echoes=4.0, repetition=20.0)
+    assert float(four.signal(protocol.BONE)) == pytest.approx(np.mean(one))
+
+
+@pytest.mark.parametrize("echoes", [2, 3, 6])
+@pytest.mark.parametrize("spacing", [0.7, 1.15, 1.6])
+def test_averaging_is_that_of_least_squares(echoes, spacing):
+    """Water and fat from echoes by least squares: its covariance written out."""
+    phase = 2j * math.pi * protocol.WATER_FAT_HZ * spacing / 1000
+    a = np.stack([np.ones(echoes), np.exp(phase * np.arange(echoes))], 1)
+    variance = np.linalg.inv(a.conj().T @ a)[0, 0].real
+    found = of(spacing=spacing, echoes=float(echoes)).averaging()
+    assert float(found) == pytest.approx(1 / variance, rel=1e-6)
+
+
+def test_noise_and_time_follow_voxel_averages_and_repetition():
+    still = of()
+    assert float(of(averages=4.0).noise() / still.noise()) == pytest.approx(0.5)
+    assert float(of(averages=4.0).minutes(100) / still.minutes(100)) == pytest.approx(4)
+    # Twice the voxel's edge: eight times the volume, a quarter of the lines.
+    assert float(of(voxel=2.0).noise() / still.noise()) == pytest.approx(2 / 8)
+    assert float(of(voxel=2.0).minutes(100) / still.minutes(100)) == pytest.approx(1 / 4)
+    assert float(still.minutes(1000)) == pytest.approx(1000 * 6.0 / 60_000)
+    # Six echoes do not fit into the reference's repetition: 2.3 + 5 x 1.15 + 1.2 ms.
+    assert float(of(echoes=6.0).repetition_ms) == pytest.approx(9.25)
+    # Half as much of k-space in each shot that starts at its centre.
+    short = of(echo_time=0.1)
+    assert float(short.minutes(1000)) == pytest.approx(2 * 1000 * 6.0 / 60_000)
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def test_settings_at_rest_are_the_patients_own_images():
+    found = scanner()
+    assert torch.allclose(found.images(values(found)), found.patient, atol=1e-6)
+
+
+def test_contrast_of_the_reference_is_the_simulators():
+    """The simulator's water and fat at the same echo time, in soft tissue and fat; in bone, whose
+    T1 the simulator leaves out, in the ratio of its steady state to water's.
     """
-    size, centre = (41, 47), (20, 23)
-    point = (
-        torch.zeros(1, 1, 3, *size, dtype=torch.float64)
-        if three
-        else torch.zeros(1, 1, *size, dtype=torch.float64)
-    )
-    place = (0, 0, 1, *centre) if three else (0, 0, *centre)
-    point[place] = 1
-    spread = knob("point spread", point, ["mr"]).apply(
-        point, torch.tensor([value], dtype=torch.float64)
-    )
-    if three:
-        assert spread[0, 0, [0, 2]].abs().max() < 1e-12
-    response = torch.roll(spread[place[:-2]], (-centre[0], -centre[1]), (0, 1))
-    measured = torch.fft.fft2(response).real
-    k2 = (torch.fft.fftfreq(size[0])[:, None] ** 2 + torch.fft.fftfreq(size[1])[None] ** 2) / 0.25
-    expected = 4.0 ** (value * k2)
-    inside = (
-        k2 < 0.8
-    )  # the corner beyond Nyquist is held at Nyquist's, which rings beyond the borders
-    np.testing.assert_allclose(measured[inside], expected[inside], rtol=0.03, atol=0.02)
-    assert response.sum() == pytest.approx(1, abs=1e-2), "the mean stays"
+    found = scanner(snr=math.inf)
+    one = of(echoes=1.0, voxel=1e-3)
+    water, fat, bone = (one.signal(t) for t in (protocol.WATER, protocol.FAT, protocol.BONE))
+    decay = math.exp(-2.3 / 25)
+    brightness = float(fat / water) * math.exp(2.3 / 15) * decay
+    both = echo_signals(phantom(), DixonSettings(fat_brightness=brightness))
+    total, expected = found.contrast(one)[0][0], (both[0] + both[1])[0] / decay
+    for place in ((20, 30), (20, 36)):
+        assert total[place] == pytest.approx(expected[place], rel=1e-3)
+    fractions = [part[0, 20, 22] for part in found.fractions]
+    in_bone = fractions[0] + fractions[1] * fat / water + fractions[2] * bone / water
+    assert float(total[20, 22]) == pytest.approx(float(in_bone), rel=1e-3)
 
 
-def test_point_spread_keeps_a_constant_image():
-    flat = torch.full((2, 1, 20, 21), 0.7)
-    torch.testing.assert_close(
-        knob("point spread", flat, ["mr"]).apply(flat, torch.tensor([1.0])), flat
-    )
+def test_an_ultrashort_echo_lights_bone_and_a_flip_angle_changes_fat_against_muscle():
+    found = scanner(snr=math.inf)
+    bone, fat, muscle = (20, 22), (20, 36), (20, 30)
+
+    def ratio(image, place):
+        return float(image[0, 0][place] / image[0, 0][muscle])
+
+    plain = found.patient
+    short = found.images(values(found, echo_time=-1.0)).detach()
+    assert ratio(plain, bone) < 0.2 < 2 * ratio(plain, bone) < ratio(short, bone)
+    assert short[0, 2][bone] > plain[0, 2][bone] + 0.1, "it is water"
+    steep = found.images(values(found, flip=1.0)).detach()
+    low = found.images(values(found, flip=-1.0)).detach()
+    assert ratio(low, fat) < ratio(plain, fat) < ratio(steep, fat), "fat's T1 is short"
 
 
-def test_gain_offset_and_gamma():
-    patient = images()
-    v = torch.tensor([1.0, 0.0, -1.0])
-    torch.testing.assert_close(
-        knob("gain", patient).apply(patient, v),
-        patient * torch.tensor([2.0, 1.0, 0.5]).reshape(1, 3, 1, 1),
-    )
-    torch.testing.assert_close(
-        knob("offset", patient).apply(patient, v),
-        patient + torch.tensor([0.2, 0.0, -0.2]).reshape(1, 3, 1, 1),
-    )
-    power = knob("gamma", patient).apply(patient, v)
-    torch.testing.assert_close(power[:, 0], patient[:, 0] ** 2, atol=1e-5, rtol=1e-5)
-    inner = patient[:, 2] > 0.01
-    torch.testing.assert_close(power[:, 2][inner], patient[:, 2][inner].sqrt())
-    assert (
-        knob("gain", patient).describe([1, 0, -1])
-        == "in_phase x 2.00, fat_fraction x 1.00, water_fraction x 0.50"
-    )
+def test_averages_take_noise_away():
+    found = scanner(snr=20.0)
+    quiet = found.images(values(found, averages=1.0))
+    before, after = (noise_sigma(x[0, 0].numpy()) for x in (found.patient, quiet))
+    assert after < 0.75 * before
 
 
-def test_gamma_has_finite_slopes_at_and_below_zero():
-    x = torch.tensor([[[[-0.3, 0.0, 1e-6, 0.5]]]])
-    values = torch.tensor([-0.9], requires_grad=True)
-    y = knob("gamma", images(), ["mr"]).apply(x.requires_grad_(), values)
-    slopes = torch.autograd.grad(y.sum(), (x, values))
-    assert all(torch.isfinite(s).all() for s in slopes) and torch.isfinite(y).all()
-    assert (y.diff() > 0).all(), "order is kept"
+def test_smaller_voxels_are_sharper_and_noisier():
+    found = scanner()
+    edges = [
+        float(found.images(values(found, voxel=v))[0, 0].diff(dim=-1).abs().max())
+        for v in (-0.5, 0.0, 0.5)
+    ]
+    assert edges[0] > edges[1] > edges[2]
+    p = found.protocol(values(found, voxel=-0.5))
+    assert p.noise() > found.protocol(values(found)).noise()
 
 
 def test_receive_field_is_smooth_and_acts_on_magnitudes_only():
-    patient = images()
-    found = knob("receive field", patient)
-    values = torch.linspace(-1, 1, len(found.start))
-    turned = found.apply(patient, values)
-    assert torch.equal(turned[:, 1:], patient[:, 1:])
-    field = (turned[:, 0] / patient[:, 0]).log()
-    assert (field[0] - field[1]).abs().max() < 1e-5, "one field for all slices"
-    # A second-order polynomial: third differences vanish.
-    assert field.diff(n=3, dim=-1).abs().max() < 1e-4 and field.diff(n=3, dim=-2).abs().max() < 1e-4
-    for index in range(len(found.start)):
-        one = torch.zeros(len(found.start))
-        one[index] = 1
-        ratio = (found.apply(patient, one)[:, 0] / patient[:, 0]).log().abs().max()
-        assert 0.15 < ratio <= 0.3 + 1e-5
+    found = scanner()
+    v = values(found)
+    v[len(SETTINGS) :] = torch.linspace(-1, 1, len(found.basis))
+    turned = found.images(v)
+    assert torch.equal(turned[:, 1:], found.images(values(found))[:, 1:])
+    ratio = (turned[:, 0] / found.patient[:, 0]).log()
+    field = torch.where(found.patient[:, 0] > 0.01, ratio, torch.nan)[0]
+    third = field.diff(n=3, dim=-1)
+    assert third[~third.isnan()].abs().max() < 1e-3
 
 
-def test_noise_level_takes_noise_away_and_doubles_it():
-    clean = ndimage.gaussian_filter(smooth((2, 64, 64), 1), (0, 5, 5))
-    noisy = torch.from_numpy(
-        clean + 0.03 * np.random.default_rng(0).normal(size=clean.shape).astype(np.float32)
-    )[:, None]
-    found = knob("noise level", noisy, ["mr"])
-    away, twice = (found.apply(noisy, torch.tensor([v]))[:, 0].numpy() - clean for v in (-1.0, 1.0))
-    assert away.std() < 0.6 * 0.03 and 1.5 * 0.03 < twice.std() < 2.2 * 0.03
+def test_slopes_of_the_settings_agree_with_finite_differences():
+    found = scanner(snr=math.inf)
+    found.patient, found.noise = found.patient.double(), found.noise.double()
+    found.basis = found.basis.double()
+    found.fractions = [part.double() for part in found.fractions]
+    found.reference = [part.double() for part in found.reference]
+    v = torch.linspace(-0.6, 0.4, len(SETTINGS) + len(found.basis), dtype=torch.float64)
+    v[4] = 0.3  # below 0 the number of echoes stays
+    assert torch.autograd.gradcheck(
+        lambda v: found.images(v).square().mean(), v.requires_grad_(), atol=1e-4
+    )
 
 
 # -- noise -----------------------------------------------------------------------------------------
@@ -198,93 +220,83 @@ def test_noise_sigma_without_noise():
     assert noise_sigma(edges) == 0  # few edges do not count
 
 
+def test_noise_of_an_image_is_what_was_added():
+    clean = ndimage.gaussian_filter(smooth((2, 64, 64), 1), (0, 5, 5))
+    noise = 0.03 * np.random.default_rng(0).normal(size=clean.shape).astype(np.float32)
+    found = knobs.noise_of(torch.from_numpy(clean + noise)[:, None])[:, 0].numpy()
+    assert (found - noise).std() < 0.6 * 0.03
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
-def table(patient, target, roles=ROLES, weights=None, network=None, free_error=0.0):
-    """The table on a network that copies its channels (or sums them by ``weights``)."""
-    network = network or linear(np.eye(patient.shape[1]) if weights is None else weights)
+def table(found, target, free_error=0.0, network=None):
+    network = network or linear(np.eye(found.patient.shape[1]))
     objective = Objective(network, target, terms=Terms(10, 10))
-    found = ideal_input_knobs.acquirable(
-        patient, objective, roles, "HU", 1000.0, free_error, Progress()
-    )
-    keys = ["knob", "setting", "MAE (HU)", "share of the free-voxel gain (%)"]
-    assert list(found.columns) == keys
-    rows = [
-        dict(zip(("knob", "setting", "mae", "share"), values))
-        for values in zip(*found.columns.values())
+    result, curve, words = knobs.acquirable(found, objective, "HU", 1000.0, free_error, Progress())
+    assert list(result.columns) == [
+        "knob",
+        "setting",
+        "scan time (min)",
+        "MAE (HU)",
+        "share of the free-voxel gain (%)",
     ]
-    return {row["knob"].split(" of ")[0]: row for row in rows}
+    rows = zip(*result.columns.values())
+    keys = ("setting", "minutes", "mae", "share")
+    return {row[0]: dict(zip(keys, row[1:])) for row in rows}, curve, words
 
 
-TURNED = [
-    ("gain", [-0.4, 0.1, -0.2]),
-    ("offset", [0.3, -0.2, 0.1]),
-    ("gamma", [0.5, 0.3, 0.4]),
-    ("point spread", [-0.7]),
-    ("receive field", [-0.5, 0.2, -0.3, 0.1, 0.0]),
-    ("echo mix", [0.2]),
-    ("noise level", [-0.8]),
-]
+@pytest.mark.parametrize(
+    "name, given",
+    [
+        ("echo time", {"echo_time": -0.7}),
+        ("flip angle", {"flip": 0.6}),
+        ("voxel size", {"voxel": 0.5}),
+    ],
+)
+def test_the_setting_that_made_the_target_buys_it(name, given):
+    found = scanner()
+    target = found.images(values(found, **given)).detach()
+    rows, _, _ = table(found, target)
+    before = rows["none (patient's own input)"]["mae"]
+    expected = 1000 * float((found.patient - target).abs().mean())
+    assert before == pytest.approx(expected, rel=1e-4)
+    assert rows[name]["mae"] < 0.1 * before and rows[name]["share"] > 90
+    alone = {key: row["share"] for key, row in rows.items() if key in found.names and key != name}
+    assert max(alone.values()) < rows[name]["share"]
+    assert rows["free voxels"] == {**rows["free voxels"], "mae": 0, "share": 100}
 
 
-@pytest.mark.parametrize("name, values", TURNED)
-def test_the_knob_that_made_the_target_buys_it_all(name, values):
-    patient = images()
-    if name == "noise level":
-        patient[:, 0] += 0.05 * torch.randn(
-            patient[:, 0].shape, generator=torch.Generator().manual_seed(0)
-        )
-    target = knob(name, patient).apply(patient, torch.tensor(values))
-    found = table(patient, target)
-    before = found["none (patient's own input)"]["mae"]
-    assert before == pytest.approx(1000 * (patient - target).abs().mean().item(), rel=1e-4)
-    assert found[name]["mae"] < 0.05 * before, f"{found[name]['mae']} of {before}"
-    assert found[name]["share"] > 95
-    others = [row["share"] for key, row in found.items() if key in NAMES and key != name]
-    assert max(others) < found[name]["share"]
-    assert found["all together"]["share"] > 60
-    assert found["free voxels"]["share"] == 100 and found["free voxels"]["mae"] == 0
+def test_nothing_is_better_than_a_patients_image_that_fits():
+    found = scanner()
+    rows, _, _ = table(found, found.patient.clone())
+    assert {row["mae"] for row in rows.values()} == {0.0}
+    assert {row["setting"] for row in rows.values()} == {"as acquired", "ideal input"}
 
 
-def test_no_knob_is_worse_than_as_acquired():
-    """Nothing can be better than a patient's input that fits already; nothing is made worse."""
-    patient = images()
-    found = table(patient, patient.clone())
-    assert {row["mae"] for row in found.values()} == {0.0}
-    assert {row["setting"] for row in found.values()} == {"as acquired", "ideal input"}
-    target = torch.rand(patient.shape, generator=torch.Generator().manual_seed(0))
-    found = table(patient, target, free_error=10.0)
-    before = found["none (patient's own input)"]["mae"]
-    for row in found.values():
-        assert row["mae"] <= before
-        assert row["share"] == pytest.approx(100 * (before - row["mae"]) / (before - 10), abs=1e-3)
-
-
-def test_all_together_is_not_worse_than_the_best_knob_alone():
-    patient = images()
-    target = knob("gain", patient).apply(patient, torch.tensor([-0.4, 0.1, -0.2]))
-    target = knob("offset", patient).apply(target, torch.tensor([0.1, 0.1, -0.1]))
-    found = table(patient, target)
-    assert found["all together"]["mae"] <= 1.2 * min(found[name]["mae"] for name in NAMES)
-
-
-def test_the_error_given_is_that_of_the_setting_given():
-    """Read the gain off the table, apply it, and measure."""
-    patient = images()
-    target = 0.8 * patient
-    found = table(patient, target)["gain"]
-    gains = [float(part.split(" x ")[1]) for part in found["setting"].split(", ")]
-    np.testing.assert_allclose(gains, 0.8, atol=0.01)
-    error = 1000 * (patient * torch.tensor(gains).reshape(1, 3, 1, 1) - target).abs().mean().item()
-    assert found["mae"] == pytest.approx(error, abs=5)
+def test_scan_times_are_kept_and_short_echoes_left_out_where_the_row_says_so():
+    found = scanner(snr=math.inf)
+    target = found.images(values(found, echo_time=-0.9)).detach()
+    rows, curve, words = table(found, target)
+    still = rows["none (patient's own input)"]["minutes"]
+    for time in (1, 2, 4, 8):
+        assert rows[f"all, {time} x the time"]["minutes"] == pytest.approx(time * still, rel=1e-3)
+    bright = rows["all, 1 x the time"]
+    dark = rows["all, 1 x the time, no short echo"]
+    assert bright["mae"] < dark["mae"]
+    echo = float(dark["setting"].split("echo time ")[1].split()[0])
+    assert echo >= knobs.SHORT_ECHO_MS - 1e-6
+    assert "With echoes no sooner than 1 ms" in words and bright["setting"] in words
+    times, errors = curve.lines["best protocol"]
+    assert times == sorted(times) and len(errors) == len(knobs.TIMES)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_the_table_of_a_run(dimensions):
     """Through ``ideal_input``: on the region and the images of the run, against its best start."""
     patient = smooth((4, 20, 22), 1, 0.3, 0.7)
-    volumes = {"mr": volume(patient), "ct": volume(1.2 * patient)}
+    shaded = patient * np.exp(0.2 * np.linspace(-1, 1, 22, dtype=np.float32))
+    volumes = {"mr": volume(patient), "ct": volume(shaded)}
     result = run(
         volumes,
         model(linear([[1.0]], dimensions=dimensions), dimensions=dimensions),
@@ -292,11 +304,12 @@ def test_the_table_of_a_run(dimensions):
         starts=("zeros", "patient"),
     )
     columns = list(result.tables["acquirable"].columns.values())
-    found = dict(zip(columns[0], zip(columns[2], columns[3])))
+    found = dict(zip(columns[0], zip(columns[3], columns[4])))
     assert found["none (patient's own input)"] == (
         pytest.approx(result.facts["error"]["own"], rel=1e-4),
         0.0,
     )
     best = min(result.facts["error"][start] for start in ("zeros", "patient"))
     assert found["free voxels"][0] == pytest.approx(best, rel=1e-3, abs=1e-6)
-    assert found["gain of each channel"][1] > 95
+    assert found["receive field"][1] > 90
+    assert "echo time" not in found, "without fat and water the contrast stays"

@@ -16,6 +16,7 @@ from toy_mr import SHAPE, array, mixer, run, two_channels
 from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.core.volumes import Volume, orientation
 from NetInversionLib.ideal_input import Settings, ideal_input, search
+from NetInversionLib.ideal_input.knobs import noise_sigma
 from NetInversionLib.ideal_input.reading import start_words
 from NetInversionLib.ideal_input.settings import PRESETS
 
@@ -127,6 +128,28 @@ def test_from_the_patient_only_what_the_network_sees_is_moved():
     change = np.stack([array(result, f"change {role} patient") for role in ("mr", "fat")])
     unseen = change[0] * weights[1] - change[1] * weights[0]
     assert np.abs(change).max() > 0.1 and np.abs(unseen).max() < 1e-5
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_the_price_of_leaving_stops_where_error_and_price_balance(box):
+    """The network is a copy, so a voxel costs |x - t| + n ((x - p) / sigma)^2 and stops sigma^2 /
+    2n from the patient's, or at the target.
+    """
+    rng = np.random.default_rng(0)
+    patient = (0.5 + 0.05 * rng.normal(size=(2, 12, 12))).astype(np.float32)
+    target = np.clip(patient + 0.3 * rng.uniform(-1, 1, patient.shape), 0, 1).astype(np.float32)
+    sigma = noise_sigma(patient)
+    near = 1000 * sigma**2 / (2 * 0.1)
+    volumes = {"mr": volume(patient), "ct": volume(target)}
+    result = run(
+        volumes,
+        model(linear([[1.0]])),
+        near=near,
+        box=box,
+        max_evaluations=300,
+    )
+    expected = patient + np.clip(target - patient, -0.1, 0.1)
+    np.testing.assert_allclose(array(result, "ideal mr patient"), expected, atol=5e-3)
 
 
 def test_values_come_in_scanner_units_and_leave_in_them():
@@ -822,6 +845,8 @@ def test_warnings_are_logged_and_recorded():
         {"ball": 0.1, "starts": ("zeros",)},
         {"ball": 0.1, "box": True},
         {"optimiser": "published", "box": True},
+        {"optimiser": "published", "near": 1.0},
+        {"near": -1.0},
         {"optimiser": "published", "ball": 0.1},
         {"max_evaluations": 0},
         {"noise_seeds": 0},

@@ -162,6 +162,20 @@ def test_what_a_callback_stops_has_the_best_points_so_far():
     assert torch.allclose(loss, (x - target).abs().flatten(1).sum(1).double())
 
 
+def test_an_item_with_half_the_share_takes_half_the_first_step():
+    start, target = random(2, 1, 6, 6, seed=1), random(2, 1, 6, 6)
+    start[1], target[1] = start[0], target[0]
+    points = []
+
+    def kept(x, items, rounding):
+        points.append(x.clone())
+        return absolute(target)(x, items, rounding)
+
+    minimize(kept, start, Options(2), shares=torch.tensor([1.0, 0.5]))
+    first = points[1] - points[0]
+    assert torch.allclose(first[1], 0.5 * first[0], atol=1e-6) and first.abs().max() > 0.1
+
+
 def test_variables_without_a_gradient_stay():
     target, held = random(1, 2, 6, 6), torch.ones(1, 2, 6, 6)
     held[:, 1, 2:4] = 0
