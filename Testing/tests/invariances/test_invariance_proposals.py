@@ -361,7 +361,7 @@ def test_the_command_takes_the_sampler_that_fits(tmp_path, monkeypatch, capsys):
     facts = json.loads((tmp_path / "out" / "facts.json").read_text())
     assert facts["settings"]["proposals"] == ["cinn"] and facts["sampler"]["flow"] == "layers.4"
     assert files.load(tmp_path / "out" / "vae-floor.nii.gz").array.any()
-    assert cli.main([*command, "--layer", "3"]) == 1
+    assert cli.main([*command, "--layer", "3", "--overwrite"]) == 1
     assert (
         "has no flow for layer '3' of 'Denoiser', only for layers.0, layers.4"
         in capsys.readouterr().err
