@@ -366,8 +366,11 @@ def test_the_command_takes_the_sampler_that_fits(tmp_path, monkeypatch, capsys):
         "has no flow for layer '3' of 'Denoiser', only for layers.0, layers.4"
         in capsys.readouterr().err
     )
-    assert cli.main([*command, "--layer", "3", "--proposals", "noise"]) == 0
-    assert cli.main([*command, "--sampler", str(tmp_path / "denoiser.safetensors")]) == 1
+    assert cli.main([*command, "--layer", "3", "--proposals", "noise", "--overwrite"]) == 0
+    assert (
+        cli.main([*command, "--sampler", str(tmp_path / "denoiser.safetensors"), "--overwrite"])
+        == 1
+    )
     assert "is a model for denoising and not a sampler" in capsys.readouterr().err
 
 
