@@ -36,7 +36,8 @@ SECONDS = 5.0
 TIMES_THE_FILE = 2.0
 # Python's own objects, and pages that the allocator takes before it needs them.
 SLACK_BYTES = 16_000_000
-GRACE_SECONDS = 10 * SECONDS  # for a start, and for machines at work elsewhere
+GRACE_SECONDS = 10 * SECONDS  # of one mutant, on machines at work elsewhere
+START_SECONDS = 600.0  # until the good files are made
 MEMORY = Path("/proc/self/status")
 
 
@@ -334,13 +335,16 @@ def watched(script: str, first: int, last: int, seed: int, small: bool = False) 
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_hand_on, args=(process, lines), daemon=True).start()
         now: dict = {"begins": first, "base": "?"}
+        patience = START_SECONDS
         while True:
             try:
-                line = lines.get(timeout=GRACE_SECONDS)
+                line = lines.get(timeout=patience)
             except queue.Empty:
                 process.kill()
                 found.append({**now, "number": now["begins"], "words": "hang", "faults": ["hang"]})
+                print(json.dumps(found[-1]), flush=True)
                 break
+            patience = GRACE_SECONDS
             if line is None:
                 if process.wait() != 0 or now:
                     now = now or {"begins": first, "base": "?"}
