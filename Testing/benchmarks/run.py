@@ -9,6 +9,7 @@ from pathlib import Path
 NAMES = (
     "optimisers",
     "regions",
+    "protocol",
     "whole_volume",
     "flow_speed",
     "harmonize_speed",
