@@ -254,15 +254,19 @@ def train_cinn(
             leave_out,
             {**vae.card.quality, **quality},
         )
-        sources = {
-            "denoiser": denoiser.card.name,
-            "denoiser SHA-256": denoiser.sha256,
-            "autoencoder SHA-256": vae.sha256,
-        }
-        made = replace(made, training={**made.training, **sources})
+        made = replace(made, training={**made.training, **_sources(vae, denoiser)})
         naming.save(output, sampler.cpu(), made, card)
     group.leave()
     return Path(output)
+
+
+def _sources(vae: models.Model, denoiser: models.Model) -> dict[str, str]:
+    """The networks that a sampler was made for, as its card names them."""
+    return {
+        "denoiser": denoiser.card.name,
+        "denoiser SHA-256": denoiser.sha256,
+        "autoencoder SHA-256": vae.sha256,
+    }
 
 
 class _Conditions:
