@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from .. import models
-from ..core import files as core_files
 from ..core.progress import Progress
 from .cards import card_arguments, card_of
 from .fields import add_fields, given, json_fields, number
@@ -266,13 +265,8 @@ def train_gate(options: argparse.Namespace) -> int:
     scans = corrector.find_scans(options.folder, options.leave_out)
     found = gate.fit((harmonize_scan.read(*scan) for scan in scans.items()), options.shell)
     model = models.load(options.model)
-    network = harmonizer(model)
-    # The flow knows its own people too well: those it was not trained on, where there are any.
-    new = {path: mask for path, mask in scans.items() if not _trained_on(model, path)} or scans
-    few = list(new.items())[:COARSE_PEOPLE]
-    found["gate_coarse"] = gate.coarse(
-        network, model, (harmonize_scan.read(*scan) for scan in few), options.shell
-    )
+    few = (harmonize_scan.read(path, scans[path]) for path in gate.few_of(list(scans), model))
+    found["gate_coarse"] = gate.coarse(harmonizer(model), model, few, options.shell)
     path = flow_file.combine(
         options.model,
         options.output,
@@ -283,14 +277,6 @@ def train_gate(options: argparse.Namespace) -> int:
 
 
 # Denoisers and their invariances ------------------------------------------------------------------
-
-
-COARSE_PEOPLE = 6
-"""People who are shown coarsely, to learn what coarseness adds to bits/dim."""
-
-
-def _trained_on(model: models.Model, path: Path) -> bool:
-    return core_files.scan_name(path) in model.card.trained_on
 
 
 CHOSEN = ("architecture", "arguments", "loss")

@@ -43,6 +43,7 @@ from scipy import stats
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
 from .gate_template import SEARCH_STEPS, TURNS, Moving, Template, align, anatomy, likeness, place
+from .gate_words import QUALITY_WORDS, WHOLE_HEAD
 from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
 
@@ -154,9 +155,20 @@ def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list
     sizes = _size_checks(seen, limits)
     if not all(check.passed for check in sizes):
         return sizes
-    return (
-        sizes + _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
+    return sizes + _one_reason(
+        _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
     )
+
+
+def _one_reason(checks: list[Check]) -> list[Check]:
+    """A head ends in a flat face at the neck and has no brain's outline: one fault, not two."""
+    both = ("anatomy of the source", "cut face of the source")
+    failed = [check for check in checks if not check.passed]
+    if not all(any(check.name == name for check in failed) for name in both):
+        return checks
+    if any("contradict" in check.words for check in failed):
+        return checks
+    return [replace(check, words=WHOLE_HEAD) if check.name in both else check for check in checks]
 
 
 def check_result(
@@ -366,63 +378,6 @@ def _turn_words(turn: np.ndarray) -> str:
         return "turned by 90 degrees"
     words = zip(np.diag(turn)[1:], ("turned front to back", "turned upside down"))
     return " and ".join(word for sign, word in words if sign < 0)
-
-
-QUALITY_WORDS = {
-    "cut face": (
-        "",
-        (
-            "The image or its mask ends in a flat face: part of the anatomy is cut off. Use a"
-            " volume or mask that covers all of it."
-        ),
-    ),
-    "slice jump": (
-        "",
-        (
-            "Some slices are much darker or brighter than their neighbours, or empty. Look"
-            " through the slices; repeat the conversion, or leave this image out."
-        ),
-    ),
-    "noise": (
-        (
-            "The image is much smoother than those of the target's people: it was blurred or"
-            " denoised, or its slices are thick. Use the original image."
-        ),
-        (
-            "The image is much noisier than those of the target's people. Expect a noisy "
-            "result; measurements on it are less reliable."
-        ),
-    ),
-    "sharpness": (
-        (
-            "The image is blurred compared with those of the target's people: motion, thick"
-            " slices or smoothing. Use the original image."
-        ),
-        "",
-    ),
-    "stripes": (
-        "",
-        (
-            "Regular stripes run through the image (a spike in the raw data, or interference)."
-            " Have the raw data reconstructed again, or leave this image out."
-        ),
-    ),
-    "unevenness": (
-        "",
-        (
-            "Fine detail lies everywhere instead of at edges: noise, or ripples from motion."
-            " Look for ripples along the outline; expect a poorer result."
-        ),
-    ),
-    "repetition": (
-        "",
-        (
-            "The image repeats itself at a distance: a ghost from motion or flow lies over the"
-            " anatomy. Look for a second outline; measurements where it lies are wrong."
-        ),
-    ),
-}
-"""What a figure below and above its limits means; empty where that side is no fault."""
 
 
 def _quality_checks(seen: Look, limits: Limits) -> list[Check]:

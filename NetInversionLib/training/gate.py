@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import volumes
+from ..core import files, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..harmonize import matching
@@ -30,7 +30,12 @@ from ..harmonize.gate_template import (
 )
 from ..harmonize.scan import Scan
 
+COARSE_PEOPLE = 6
+"""People who are shown coarsely, to learn what coarseness adds to bits/dim."""
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..harmonize.gate_figures import Look
     from ..models import Model
     from ..networks.mrflow import MRFlow
@@ -125,6 +130,15 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
         "gate_quantiles": np.mean(quantiles, 0),
     }
     return {name: np.asarray(values, np.float32) for name, values in statistics.items()}
+
+
+def few_of(paths: list[Path], model: Model) -> list[Path]:
+    """Scans of people whom a model was not trained on, or of anybody if there are none; a few.
+
+    The flow knows its own people too well.
+    """
+    new = [path for path in paths if files.scan_name(path) not in model.card.trained_on]
+    return (new or paths)[:COARSE_PEOPLE]
 
 
 def coarse(
