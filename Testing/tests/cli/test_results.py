@@ -22,6 +22,7 @@ from NetInversionLib.core import derived_series, files, text
 from NetInversionLib.core.keys import Key
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.core.volumes import Volume
+from NetInversionLib.ideal_input import dixon
 from NetInversionLib.jobs import request as jobs_request
 
 MATRIX = np.array([[0.0, -1.5, 0, 10], [2.0, 0.0, 0, -4], [0.0, 0, 1.25, 7], [0, 0, 0, 1.0]])
@@ -488,6 +489,57 @@ def test_one_volume_into_one_file(tmp_path, capsys, monkeypatch):
     again = ["rerun", str(tmp_path / "b.json"), "--output", str(tmp_path / "d.nrrd")]
     assert cli.main(again) == 0
     assert np.array_equal(files.load(tmp_path / "d.nrrd").array, 2 * source.array)
+
+
+MOMENTS = {
+    "harmonize": {
+        "reading": (files, "load"),
+        "computing": (jobs_request, "run_here"),
+        "writing": (files, "save"),
+    },
+    "simulate dixon": {
+        "reading": (files, "load"),
+        "computing": (dixon, "simulate_dixon"),
+        "writing": (results, "write_image"),
+    },
+}
+
+
+@pytest.mark.parametrize("moment", ["reading", "computing", "writing"])
+@pytest.mark.parametrize("command", MOMENTS)
+def test_a_stopped_command_leaves_all_or_nothing(command, moment, tmp_path, capsys, monkeypatch):
+    """Stopped before or while it computes it leaves nothing, while it writes it writes all."""
+    array = np.full((4, 24, 24), -1000, np.int16)
+    array[:, 6:18, 6:18] = 40
+    source = files.save(Volume(array, MATRIX, "a"), tmp_path / "a.nii.gz")
+    out = tmp_path / ("out" if command == "simulate dixon" else "out.nii.gz")
+    if command == "harmonize":
+        monkeypatch.setattr(jobs_request, "run_here", harmonized)
+    owner, name = MOMENTS[command][moment]
+    done = getattr(owner, name)
+
+    def stopped(*arguments, **options):
+        interrupt()
+        return done(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stopped)
+    status = cli.main([*command.split(), str(source), *output_of(command, out)])
+    assert "Traceback" not in capsys.readouterr().err
+    assert status == 130
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()} - {"a.nii.gz"}
+    images = {name for name in left if name.endswith(".nii.gz")}
+    assert images == (MADE[command] if moment == "writing" else set())
+    assert moment == "writing" or not left
+
+
+MADE = {
+    "harmonize": {"out.nii.gz"},
+    "simulate dixon": {f"simulated_{role}.nii.gz" for role in dixon.CHANNELS},
+}
+
+
+def output_of(command, out):
+    return [str(out)] if command == "harmonize" else ["--output", str(out)]
 
 
 def test_a_dicom_folder_becomes_a_derived_series(series, tmp_path, monkeypatch):
