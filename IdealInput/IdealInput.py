@@ -424,7 +424,7 @@ class IdealInputTest(ScriptedLoadableModuleTest):
         output = IdealInputLogic().run(
             [nodes[c.role] for c in card.inputs],
             [nodes[c.role] for c in card.outputs],
-            path,
+            model=path,
             max_evaluations=20,
             knobs=False,
             validity=False,

@@ -56,7 +56,8 @@ class AddNetwork:
         self.dialog = qt.QDialog(slicer.util.mainWindow())
         self.dialog.setWindowTitle(_("Add a network"))
         form = qt.QFormLayout(self.dialog)
-        self.fileEdit, self.codeEdit = (ctk.ctkPathLineEdit() for _number in range(2))
+        self.fileEdit = ctk.ctkPathLineEdit()
+        self.codeEdit = ctk.ctkPathLineEdit()
         self.fileEdit.nameFilters = [
             _("Network") + " (*.pt *.pth *.ckpt *.safetensors *.ts *.pt2 *.onnx *.zip)"
         ]
@@ -88,8 +89,8 @@ class AddNetwork:
             form.addRow(label, widget)
         for widget in (self.trustCheckBox, self.statusLabel, self.addButton):
             form.addRow(widget)
-        for edit in (self.fileEdit, self.codeEdit):
-            edit.connect("currentPathChanged(QString)", self._on_changed)
+        self.fileEdit.connect("currentPathChanged(QString)", self._on_changed)
+        self.codeEdit.connect("currentPathChanged(QString)", self._on_changed)
         self.trustCheckBox.connect("toggled(bool)", self._on_changed)
         self.addButton.connect("clicked(bool)", self.onAdd)
         self.dialog.connect("finished(int)", self.close)

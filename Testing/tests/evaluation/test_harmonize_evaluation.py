@@ -355,7 +355,7 @@ def test_command_on_two_scanners(cohort, tmp_path, capsys):
     ]
     assert cli.main(line) == 0
     assert "site probe" in capsys.readouterr().out
-    assert {p.name for p in tmp_path.iterdir()} == {
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
         "histograms.png",
         "prospective.csv",
         "prospective_people.csv",

@@ -102,7 +102,8 @@ def test_a_known_sampler_gives_known_maps_measures_and_floor():
     autoencoder 5 HU off by 5 HU.
     """
     volume = body((41, 46), 1)  # no multiples of four
-    result = run(volume=volume, region=(0, 1, 3, 41, 5, 46), samples=200)
+    region = (0, 1, 3, 41, 5, 46)
+    result = run(volume=volume, region=region, samples=200, patch_mm=None)  # of all of it
     assert column(result, "unproven samples")[0] == pytest.approx(30, rel=0.01)
     assert result.volumes["std unproven"].array[0, 3:, 5:].mean() == pytest.approx(30, rel=0.02)
     assert column(result, "autoencoder's error")[0] == pytest.approx(5, abs=1e-3)
@@ -181,7 +182,8 @@ def test_fresh_noise_and_other_places_stand_beside_every_measure():
     proposed.
     """
     volume = body((72, 72), 1, noise=40.0)
-    result = run(volume=volume, region=(0, 1, 24, 48, 24, 48), proposals=("texture",), samples=4)
+    asked = {"region": (0, 1, 24, 48, 24, 48), "patch_mm": None}
+    result = run(volume=volume, proposals=("texture",), samples=4, **asked)
     assert column(result, "reference: fresh noise")[0] == pytest.approx(40, rel=0.35)
     assert column(result, "reference: other places")[0] > 100
 

@@ -305,7 +305,7 @@ def test_three_lines_from_the_console(widget, arrays):
     )
     assert not array(output.nodes["change fat_fraction patient"]).any()
     assert output.tables.keys() == {"error", "change", "swap back", "validity", "acquirable"}
-    assert output.charts.keys() == {"convergence", "spectrum patient"}
+    assert output.charts.keys() == {"convergence", "spectrum patient", "scan time"}
     assert output.facts["settings"]["locked"] == ("fat_fraction",) and output.result.volumes
 
 

@@ -197,7 +197,7 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     assert answer.startswith(
         "Shown as by the target scanner (T1 of a toy scanner), the image's intensities are "
     )
-    assert "How sure: 3 of 3 checks passed; only one rising tone curve" in answer
+    assert "How sure: 4 of 4 checks passed; only one rising tone curve" in answer
     columns = tables.columns_of(found["summary"])
     before, after = columns["Wasserstein distance to the target"][:2]
     assert (
