@@ -42,7 +42,7 @@ def test_every_kind_of_fault_is_found(tmp_path, monkeypatch):
         raise KeyError(path.name)
 
     def greedy(path):
-        return np.ones(8_000_000).sum()
+        return np.ones(64_000_000).sum()  # half a GB: more than the process has lying free
 
     def slow(path):
         return sum(range(300_000))
