@@ -21,8 +21,6 @@ COLORS = {
 }
 AROUND_A_VALUE = ("difference", "factor")
 """Roles whose colours run to both sides of a middle value, 0 or 1."""
-FADING = 0.15
-"""Share of the window on either side of a middle value over which a map fades away."""
 SAMPLE = 2**18
 """Voxels of an image that its window is chosen from: finding a percentile of a whole volume takes
 half a second.
@@ -114,31 +112,24 @@ def _color_node(role: str) -> slicer.vtkMRMLColorTableNode:
         )  # colour selectors list hidden tables too; other node lists stay clean
         _fill_colors(node, role)
         return slicer.mrmlScene.AddNode(node)
-    if node.GetAttribute("NetInversion.colors") != _version(role):
+    if node.GetAttribute("NetInversion.colors") != COLORS[role]:
         _fill_colors(node, role)
     return node
 
 
-def _version(role: str) -> str:
-    """What the colours of a role are made from."""
-    return f"{COLORS[role]} {FADING}" if role in AROUND_A_VALUE else COLORS[role]
-
-
 def _fill_colors(node: slicer.vtkMRMLColorTableNode, role: str) -> None:
-    """Where a map around a middle value comes near to it, little or nothing was changed or looked
-    at: what lies below shows through, the more the nearer, so that no border is drawn where a
-    change passes through nothing.
+    """Where a map around a middle value has that value, nothing was changed or looked at: what lies
+    below shows through.
+
+    Slicer's views take an opacity between 0 and 1 for 1: a map cannot fade there.
     """
     stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
     at = np.linspace(0, len(stops) - 1, 256)
-    # 127 is what VTK takes for the middle of a window.
-    opacities = np.ones(256)
-    if role in AROUND_A_VALUE:
-        opacities = np.minimum(np.abs(np.arange(256) - 127) / (FADING * 127), 1.0)
+    clear = 127 if role in AROUND_A_VALUE else None  # what VTK takes for the middle of a window
     modifying = node.StartModify()
     for index, color in enumerate(
         zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))
     ):
-        node.SetColor(index, f"{role} {index}", *map(float, color), float(opacities[index]))
-    node.SetAttribute("NetInversion.colors", _version(role))
+        node.SetColor(index, f"{role} {index}", *map(float, color), float(index != clear))
+    node.SetAttribute("NetInversion.colors", COLORS[role])
     node.EndModify(modifying)

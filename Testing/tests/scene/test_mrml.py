@@ -571,10 +571,7 @@ def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
             and (np.diff(lightness[128::5]) < 0).all()
         )
         assert np.abs(lightness - lightness[::-1]).max() < 15
-        opacity = colors[:, 3]
-        assert (np.flatnonzero(opacity == 0) == [127]).all()
-        # No border is drawn where a map passes through its middle: neighbours differ by little.
-        assert np.abs(np.diff(opacity)).max() < 0.1 and opacity[0] == opacity[-1] == 1
+        assert (np.flatnonzero(colors[:, 3] == 0) == [127]).all() and set(colors[:, 3]) == {0, 1}
     for role in ("error", "spread"):
         luminance = table_of(role)[:, :3] @ (0.2126, 0.7152, 0.0722)
         assert (np.diff(luminance[::5]) > 0).all() and luminance[-1] - luminance[0] > 0.6
