@@ -216,22 +216,22 @@ def _line(question: Question, found: SliceState, tile: TileState) -> dict[str, f
     tried = tile.measures or [p.proposed for p in moved]
     line: dict[str, float | int | str] = {
         "slice": tile.k,
-        Column("S", "mm"): question.height_mm(tile.k),
-        "rows": f"{window.j0}-{window.j1 - 1}",
-        "columns": f"{window.i0}-{window.i1 - 1}",
+        ACCEPTED: 100 * _mean([p.accepted for p in moved]),
+        Column("largest accepted", units): _largest_accepted(moved),
+        AFTER: _mean([p.change_after for p in moved]) * question.scale,
+        SURVIVED: 100 * _mean([p.survived[p.accepted] for p in moved]),
+        BEFORE: _mean([p.change_before for p in moved]) * question.scale,
         Column(f"unproven samples, {change_of(question)}", units): _mean(tried),
         Column("projected samples, change", units): _mean([p.measure for p in moved]),
     }
     if tile.output is not None:
         line[Column("projected samples, change of the output", "HU")] = _mean(tile.outputs)
     line |= {
-        Column("largest accepted", units): _largest_accepted(moved),
-        ACCEPTED: 100 * _mean([p.accepted for p in moved]),
         "projected": sum(len(p.accepted) for p in moved),
-        BEFORE: _mean([p.change_before for p in moved]) * question.scale,
-        AFTER: _mean([p.change_after for p in moved]) * question.scale,
-        SURVIVED: 100 * _mean([p.survived[p.accepted] for p in moved]),
         "evaluations per sample": _mean([p.evaluations for p in moved]),
+        Column("S", "mm"): question.height_mm(tile.k),
+        "rows": f"{window.j0}-{window.j1 - 1}",
+        "columns": f"{window.i0}-{window.i1 - 1}",
     }
     for heading, value in found.references.items():
         line[heading] = value if tile.of_region else NOT_KNOWN

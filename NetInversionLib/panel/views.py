@@ -28,7 +28,7 @@ from .words import tr as _
 IMAGE, DIFFERENCE, MAP = "#6EB04B", "#EDD54C", "#F34A33"
 """Colours of the bars above slice views: Slicer's own green, yellow and red."""
 
-MARGIN = 1.25
+MARGIN = 1.1
 """How much more than what was analysed a view shows, along each axis."""
 
 SAMPLED = 2**20
@@ -99,6 +99,9 @@ def show(number: int, rows: list[Row], analysed: Any = None, framed: Any = None)
     yield False  # the views appear
     views = _flat(rows)
     slices = [view for view in views if isinstance(view, SliceView)]
+    for overlay in {view.overlay for view in slices if view.overlay is not None}:
+        own = [view.opacity for view in slices if view.overlay is overlay]
+        display.let_middle_through(overlay, through=min(own) < 1)
     box = analysed_box(analysed) if analysed is not None else None
     framed = framed if framed is not None else analysed
     for view in slices:
@@ -265,13 +268,12 @@ def look_at(
         to_slice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()))
         corners = box @ to_slice[:3, :3].T + to_slice[:3, 3]
         across, up = np.ptp(corners, axis=0)[:2]
-        whole = node.GetFieldOfView()
-        free = BESIDE_LEGENDS * width
-        mm = min(max(across / free, MARGIN * up / height), whole[0] / width)
-        centre = (box.min(0) + box.max(0)) / 2
-        node.JumpSliceByCentering(*centre)
+        mm = max(MARGIN * across / (BESIDE_LEGENDS * width), MARGIN * up / height)
+        to_the_right = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())[:3, 0]
+        legends = (1 - BESIDE_LEGENDS) * width * mm
+        node.JumpSliceByCentering(*((box.min(0) + box.max(0) + legends * to_the_right) / 2))
         node.SetXYZOrigin(0, 0, 0)
-        node.SetFieldOfView(mm * width, mm * height, whole[2])
+        node.SetFieldOfView(mm * width, mm * height, node.GetFieldOfView()[2])
     logic.SnapSliceOffsetToIJK()
 
 
@@ -320,5 +322,5 @@ def legend_title(role: str, units: str) -> str:
     return f"{words} ({units})" if units else words
 
 
-BESIDE_LEGENDS = 0.66
-"""Share of a view's width, in its middle, on which no legend lies."""
+BESIDE_LEGENDS = 0.78
+"""Share of a view's width, at its left, on which no legend lies."""

@@ -20,7 +20,9 @@ COLORS = {
     "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
 }
 AROUND_A_VALUE = ("difference", "factor")
-"""Roles whose colours run to both sides of a middle value, 0 or 1."""
+"""Roles whose colours run to both sides of a middle value, 0 or 1, that nothing was changed at."""
+MIDDLE = 127
+"""The colour that VTK takes for the middle of a window."""
 SAMPLE = 2**18
 """Voxels of an image that its window is chosen from: finding a percentile of a whole volume takes
 half a second.
@@ -92,44 +94,70 @@ def _typical_range(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _color_node(role: str) -> slicer.vtkMRMLColorTableNode:
+def let_middle_through(node: slicer.vtkMRMLNode, through: bool) -> None:
+    """Whether a map around a middle value, laid over an image, shows that image where it has it.
+
+    Alone in a view it should not: where it passes the value it would have black lines.
+    """
+    role, display = node.GetAttribute("NetInversion.role"), node.GetDisplayNode()
+    if role in AROUND_A_VALUE and display is not None:
+        display.SetAndObserveColorNodeID(_color_node(role, through).GetID())
+
+
+def color_tables(role: str | None) -> list[slicer.vtkMRMLColorTableNode]:
+    """The colour tables of a role that the scene has."""
+    found = [
+        slicer.mrmlScene.GetSingletonNode(_tag(role, through), "vtkMRMLColorTableNode")
+        for through in (False, True)
+        if role in COLORS
+    ]
+    return [node for node in found if node is not None]
+
+
+def _tag(role: str | None, through: bool) -> str:
+    return f"NetInversion{str(role).capitalize()}{'Through' if through else ''}"
+
+
+def _color_node(role: str, through: bool = False) -> slicer.vtkMRMLColorTableNode:
     """The scene's own colour table for a role, made on first use: the scene carries it wherever it
     is opened.
 
-    One that an older version made gets today's colours.
+    One that an older version made gets today's colours. ``through`` asks for the table whose middle
+    is clear.
     """
-    tag = f"NetInversion{role.capitalize()}"
+    tag = _tag(role, through)
     node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
     if node is None:
         node = slicer.vtkMRMLColorTableNode()
         node.SetTypeToUser()
         node.SetNumberOfColors(256)
-        node.SetName(f"NetInversion {role}")
+        node.SetName(f"NetInversion {role}{', clear middle' if through else ''}")
         node.SetSingletonTag(tag)
         node.SetAttribute("Category", "NetInversion")
         node.SetHideFromEditors(
             True
         )  # colour selectors list hidden tables too; other node lists stay clean
-        _fill_colors(node, role)
+        _fill_colors(node, role, through)
         return slicer.mrmlScene.AddNode(node)
-    if node.GetAttribute("NetInversion.colors") != COLORS[role]:
-        _fill_colors(node, role)
+    if node.GetAttribute("NetInversion.colors") != _version(role, through):
+        _fill_colors(node, role, through)
     return node
 
 
-def _fill_colors(node: slicer.vtkMRMLColorTableNode, role: str) -> None:
-    """Where a map around a middle value has that value, nothing was changed or looked at: what lies
-    below shows through.
+def _version(role: str, through: bool) -> str:
+    """What a colour table is made of."""
+    return COLORS[role] + (" clear" if through else " opaque")
 
-    Slicer's views take an opacity between 0 and 1 for 1: a map cannot fade there.
-    """
+
+def _fill_colors(node: slicer.vtkMRMLColorTableNode, role: str, through: bool) -> None:
+    """Slicer's views take an opacity between 0 and 1 for 1: no map can fade to its middle."""
     stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
     at = np.linspace(0, len(stops) - 1, 256)
-    clear = 127 if role in AROUND_A_VALUE else None  # what VTK takes for the middle of a window
+    clear = MIDDLE if through else None
     modifying = node.StartModify()
     for index, color in enumerate(
         zip(*(np.interp(at, range(len(stops)), channel) for channel in stops.T))
     ):
         node.SetColor(index, f"{role} {index}", *map(float, color), float(index != clear))
-    node.SetAttribute("NetInversion.colors", COLORS[role])
+    node.SetAttribute("NetInversion.colors", _version(role, through))
     node.EndModify(modifying)

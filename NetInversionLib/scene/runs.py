@@ -11,6 +11,7 @@ import vtk
 
 from ..core.keys import Key
 from ..core.results import Result, Table
+from . import display
 from .read import volume_from_node
 from .tables import columns_of, curve_from_chart, title_of, with_parts
 from .write import remove_nodes, subject_hierarchy
@@ -59,13 +60,15 @@ def remove_run(owner: str, run: str) -> None:
     )  # which would make its volumes anew
     parts = [part for node in nodes for part in with_parts(node)]
     own = list(dict.fromkeys(one for part in parts for one in (part, *belongings(part))))
-    tables = {node.GetColorNode() for node in own if node.IsA("vtkMRMLDisplayNode")}
+    tables = [
+        table
+        for role in {node.GetAttribute("NetInversion.role") for node in own}
+        for table in display.color_tables(role)
+    ]
     remove_nodes(own)
     _remove_folder(f"{owner}.run", run)
     shown = {node.GetColorNode() for node in slicer.util.getNodesByClass("vtkMRMLDisplayNode")}
-    remove_nodes(
-        [table for table in tables - shown if table and table.GetAttribute("NetInversion.colors")]
-    )
+    remove_nodes([table for table in tables if table not in shown])
 
 
 def belongings(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:

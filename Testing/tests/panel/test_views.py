@@ -99,8 +99,9 @@ def test_views_show_what_was_analysed_with_a_margin_and_lie_on_one_of_its_slices
         reach, box = in_slice(widget, points), in_slice(widget, corners)
         field = np.array(node.GetFieldOfView()[:2])
         assert (np.abs(reach[:, :2]) <= field / 2).all()  # all of it is in sight
+        assert box[:, 0].max() <= (views.BESIDE_LEGENDS - 0.5) * field[0]  # and beside legends
         share = np.ptp(box[:, :2], axis=0) / field
-        largest = (views.BESIDE_LEGENDS, 1 / views.MARGIN)
+        largest = np.array((views.BESIDE_LEGENDS, 1)) / views.MARGIN
         assert (share / largest).max() == pytest.approx(1, rel=1e-6)  # and fills what is free
         assert reach[:, 2].min() <= 1e-6 and reach[:, 2].max() >= -1e-6
     # Fit, as Slicer's own button does, shows all again.
@@ -113,12 +114,14 @@ def test_a_small_region_near_the_border_or_nothing_at_all_is_shown_too(maps):
     patient, change = maps
     slicer.util.updateVolumeFromArray(change, np.zeros((8, 80, 90), np.float32))
     assert views.analysed_box(change) is None
-    whole = shown(patient, change, change)[0].mrmlSliceNode().GetFieldOfView()
+    shown(patient, change, change)
     array = np.ones((8, 80, 90), np.float32)
     slicer.util.updateVolumeFromArray(change, array)
-    assert shown(patient, change, change)[0].mrmlSliceNode().GetFieldOfView() == pytest.approx(
-        whole
-    )  # no more than all
+    corners = views.analysed_box(change)
+    for widget in shown(patient, change, change):  # all of it, beside the legends
+        box, field = in_slice(widget, corners), widget.mrmlSliceNode().GetFieldOfView()
+        assert np.abs(box[:, :2]).max() <= max(field[:2]) / 2
+        assert box[:, 0].max() <= (views.BESIDE_LEGENDS - 0.5) * field[0]
 
 
 def test_the_box_of_a_large_volume_holds_all_of_it_and_little_more():
@@ -219,17 +222,22 @@ def test_a_legend_older_than_a_view_is_not_drawn_in_it_until_it_is_made_anew(map
     assert drawn()
 
 
-def test_what_did_not_change_is_not_painted(maps, tmp_path):
+@pytest.mark.parametrize("opacity", (0.5, 1))
+def test_a_map_covers_what_lies_below_unless_it_is_laid_over_it(maps, tmp_path, opacity):
     patient, change = maps
     patient.GetDisplayNode().SetWindowLevelMinMax(0, 100)
-    _first, second = shown(patient, change)
-    second.sliceLogic().FitSliceToBackground()
+    for now in (1.5 - opacity, opacity):  # whatever it was before
+        row = [views.SliceView("ViewsB", "Change", patient, change, now)]
+        finish(views.show(LAYOUT, [row]))
+    slicer.app.layoutManager().sliceWidget("ViewsB").sliceLogic().FitSliceToBackground()
     picture = pixels(host.render_slice_views(tmp_path / "view.png", ["ViewsB"], size=(300, 300)))[
         20:, :200
     ].astype(int)
-    coloured = np.ptp(picture, axis=2) > 30
+    coloured = np.ptp(picture, axis=2) > 20
     grey = np.abs(picture - 127).max(2) < 4  # the patient's 50 in a window of 0 to 100
-    assert 100 < coloured.sum() < 0.2 * grey.sum()
+    light = np.abs(picture - 240).max(2) < 4  # nothing changed
+    assert 100 < coloured.sum() < 0.2 * (grey if opacity < 1 else light).sum()
+    assert (light if opacity < 1 else grey).sum() < 0.01 * picture[..., 0].size
 
 
 def focus_chain(panel):

@@ -37,6 +37,9 @@ def scene(request, scene, monkeypatch):
     """
     if request.param == "bare":
         monkeypatch.setattr(slicer, "mrmlScene", slicer.vtkMRMLScene())
+    for role in scene_display.COLORS:  # singletons outlive a cleared scene
+        for table in scene_display.color_tables(role):
+            slicer.mrmlScene.RemoveNode(table)
     return slicer.mrmlScene
 
 
@@ -553,16 +556,13 @@ def test_role_is_one_of_the_known():
         shown("picture")
 
 
-def table_of(role):
-    lookup = scene_display._color_node(role).GetLookupTable()
+def table_of(role, **how):
+    lookup = scene_display._color_node(role, **how).GetLookupTable()
     return np.array([lookup.GetTableValue(index) for index in range(256)])
 
 
 def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
-    for role in (
-        "difference",
-        "factor",
-    ):  # light in the middle, as dark to both sides; the middle itself is not painted
+    for role in scene_display.AROUND_A_VALUE:  # light in the middle, as dark to both sides
         colors = table_of(role)
         lightness = rgb2lab(colors[None, :, :3])[0, :, 0]
         assert (
@@ -571,11 +571,14 @@ def test_colour_tables_are_symmetric_or_rise_evenly_in_brightness(scene):
             and (np.diff(lightness[128::5]) < 0).all()
         )
         assert np.abs(lightness - lightness[::-1]).max() < 15
-        assert (np.flatnonzero(colors[:, 3] == 0) == [127]).all() and set(colors[:, 3]) == {0, 1}
+        assert set(colors[:, 3]) == {1}
+        through = table_of(role, through=True)
+        assert np.flatnonzero(through[:, 3] == 0).tolist() == [127]
+        assert (through[:, :3] == colors[:, :3]).all() and set(through[:, 3]) == {0, 1}
     for role in ("error", "spread"):
         luminance = table_of(role)[:, :3] @ (0.2126, 0.7152, 0.0722)
         assert (np.diff(luminance[::5]) > 0).all() and luminance[-1] - luminance[0] > 0.6
-    assert sum(node.GetName().startswith("NetInversion") for node in scene.GetNodes()) == 4
+    assert sum(node.GetName().startswith("NetInversion") for node in scene.GetNodes()) == 6
     assert scene_display._color_node("error").GetHideFromEditors()
 
 
