@@ -86,7 +86,9 @@ def estimate(widget) -> float:
 
 
 def request_of(widget):
-    """What Apply would compute."""
+    """What Apply would compute, with the volume that is chosen as the only one of its batch."""
+    if hasattr(widget, "_waiting"):
+        widget._waiting = [(0, widget._parameterNode.sourceVolume)]
     return steps.finish(widget.prepareRun().request)
 
 

@@ -10,13 +10,19 @@ IDLE_START_S = 0.05  # a bare Python starts in less where nothing else runs
 
 def limit(seconds: float) -> float:
     """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts
-    later, or as there are programs for each processor.
+    later, or as there are programs for each processor; and on an old processor.
 
     Ask for it after what was measured: a machine that was busy then is so a moment later.
     """
     later = max(_start_s() for _ in range(3)) / IDLE_START_S
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return seconds * max(1.0, later, load / (os.cpu_count() or 1))
+    return seconds * max(1.0, later, load / (os.cpu_count() or 1)) * old_processor()
+
+
+def old_processor() -> float:
+    """How many times longer torch may take: 2 where it knows no AVX, else 1."""
+    torch = sys.modules.get("torch")
+    return 2.0 if torch and torch.backends.cpu.get_cpu_capability() == "DEFAULT" else 1.0
 
 
 def _start_s() -> float:
