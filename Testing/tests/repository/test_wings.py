@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "harmonize": GROUND,
     "training": GROUND | QUESTIONS,
     "evaluation": GROUND | QUESTIONS | {"training"},
+    "families": GROUND,
     "jobs": {"core", "models"},
     "scene": {"core"},
     "panel": {"core", "models", "jobs", "scene"},

@@ -1,0 +1,28 @@
+"""The network families of the field, from learned inverses to registration, under the engines of
+Ideal Input and Invariances.
+"""
+
+from ..door import door
+
+__getattr__ = door(
+    __name__,
+    {
+        "Blur": "operators",
+        "Coarse": "operators",
+        "Coils": "operators",
+        "Fourier": "operators",
+        "Gradient": "operators",
+        "Haar": "operators",
+        "Identity": "operators",
+        "Matrix": "operators",
+        "Operator": "operators",
+        "ParallelBeam": "operators",
+        "split": "operators",
+        "Sparse": "solvers",
+        "admm": "solvers",
+        "cgnr": "solvers",
+        "fista": "solvers",
+        "kaczmarz": "solvers",
+        "landweber": "solvers",
+    },
+)
