@@ -14,6 +14,8 @@ from . import (  # noqa: F401  (register themselves)
     mrflow,
     restoration,
     sampler,
+    shrinkage,
+    super_resolution,
     unet,
     vae,
     vgg,

@@ -228,7 +228,7 @@ def is_card(path: Path | str) -> bool:
 
 
 def runs_code(path: object) -> bool:
-    """Whether a model's file, or a Python file that it needs, can run code.
+    """Whether a model's file, or a Python file or package that it needs, can run code.
 
     Raises:
         ModelError: As ``read``.
@@ -236,5 +236,4 @@ def runs_code(path: object) -> bool:
     if not isinstance(path, (str, Path)) or not is_card(path):
         return False
     imported = read(path)
-    spec = str(imported.architecture.get("spec", ""))
-    return imported.kind in CAN_RUN_CODE or spec.rpartition(":")[0].endswith(".py")
+    return imported.kind in CAN_RUN_CODE or ":" in str(imported.architecture.get("spec", ""))

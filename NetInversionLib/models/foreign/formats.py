@@ -24,7 +24,8 @@ OWN, STATE, SCRIPT, EXPORTED, ONNX, BUNDLE = (
     "ONNX",
     "MONAI bundle",
 )
-CAN_RUN_CODE = (SCRIPT, EXPORTED, BUNDLE)
+CAN_RUN_CODE = (SCRIPT, EXPORTED, ONNX, BUNDLE)
+"""ONNX too: onnx2torch writes Python code with the file's names in it, which torch.fx then runs."""
 # What a checkpoint calls the part that holds the weights.
 CONTAINERS = (
     "model_state_dict",
@@ -255,7 +256,10 @@ def load_exported(path: Path | str) -> nn.Module:
 
 
 def load_onnx(path: Path | str) -> nn.Module:
-    """An ONNX file as a module, by the package onnx2torch. Nothing in it is run unasked.
+    """An ONNX file as a module, by the package onnx2torch. It can run code: ask first.
+
+    The converter puts the names of nodes into Python code between quotes: what could end these is
+    taken out of them before.
 
     Raises:
         ModelError: The package is missing, the file is damaged, or it has operators that the
@@ -275,6 +279,8 @@ def load_onnx(path: Path | str) -> nn.Module:
         onnx.checker.check_model(graph)
         versions = {entry.domain or "ai.onnx": entry.version for entry in graph.opset_import}
         operators = sorted({node.op_type for node in graph.graph.node})
+        for node in graph.graph.node:
+            node.name = re.sub(r"\W", "_", node.name, flags=re.ASCII)
     except Exception as error:  # noqa: BLE001 - whatever a damaged file makes onnx raise
         raise ModelError(f"{path.name} is damaged ({_first_line(error)})") from error
     try:

@@ -14,7 +14,7 @@ from ..card import ModelError
 from . import bundle, cards, formats, own, recognise, trust
 from .adopt import completed, denoiser_told, prepared
 from .cards import Imported
-from .description import DENOISING, Description, described
+from .description import DENOISING, Description, Image, described
 from .formats import BUNDLE, CAN_RUN_CODE, ONNX, OWN, STATE
 
 if TYPE_CHECKING:
@@ -83,10 +83,9 @@ def import_network(
     sha256 = trust.sha256_of(path)
     if kind in CAN_RUN_CODE:
         _ask(path, kind, sha256, ask)
-    if own.is_file(wishes.architecture):
-        source = own.source_of(wishes.architecture)
-        assert source is not None
-        _ask(source, "Python code", trust.sha256_of(source), ask)
+    code = trust.code_of(wishes.architecture)
+    if code is not None:
+        _ask(code, "Python code", trust.code_sha256(code), ask)
     if kind == STATE and not wishes.architecture:
         return _published(path, sha256, wishes, log)
     return _beside(path, kind, sha256, wishes, log)
@@ -121,23 +120,47 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
     log(f"Recognised: {found.words}.")
     if found.architecture in ("vae", "cinn"):
         return _published_sampler(found, wishes, log)
-    found = _with_arguments(found, wishes.arguments)
+    found = _with_arguments(found, sha256, wishes.arguments)
     told = described(wishes.description)
-    if found.architecture in ("dncnn", "drunet"):
+    if found.channel is None:
         if not told.inputs:
             log("Its images are 0 to 1: say with --describe what these mean (units, low, high).")
+        if found.architecture == "espcn":  # its output is larger: probed, and averaged
+            return _beside(path, STATE, sha256, _enlarging(found, told, wishes), log)
         card = recognise.image_card(found, sha256, path.name, told, wishes.name)
     else:
         card = recognise.denoiser_card(found, sha256, path.name, wishes.name)
     return files.save(_target(path, wishes, ".safetensors"), found.network, card)
 
 
-def _with_arguments(found: recognise.Recognised, arguments: dict | None) -> recognise.Recognised:
-    """With what weights cannot tell: DRUNet's sigma.
+def _enlarging(found: recognise.Recognised, told: Description, wishes: Wishes) -> Wishes:
+    """What is said of a network whose output is larger, with its images scaled to 0 to 1."""
+    images = told.inputs or (Image("Image", "", "range", 0.0, 1.0),)
+    images = tuple(replace(image, scaling=image.scaling or "range") for image in images)
+    given = told.outputs or tuple(
+        replace(image, name=f"Enlarged {image.name}", scaling="as input") for image in images
+    )
+    told = replace(told, inputs=images, outputs=given)
+    return replace(
+        wishes, architecture=found.architecture, arguments=found.arguments, description=told
+    )
+
+
+def _with_arguments(
+    found: recognise.Recognised, sha256: str, arguments: dict | None
+) -> recognise.Recognised:
+    """With what weights cannot tell: DRUNet's sigma, and whether an LWFSN finds the noise.
 
     Raises:
-        ModelError: There is no such argument, or it changes the shapes.
+        ModelError: There is no such argument, it changes the shapes, or one has to be said.
     """
+    known = recognise.PUBLISHED.get(sha256)
+    arguments = {**(known.arguments if known else {}), **(arguments or {})}
+    if found.undecided and found.undecided not in arguments:
+        raise ModelError(
+            f"these weights are those of {found.words}, and they do not tell {found.undecided!r}:"
+            f""" say it with --arguments '{{"{found.undecided}": true}}' (or false)"""
+        )
     if not arguments:
         return found
     every = {**found.arguments, **arguments}
@@ -200,10 +223,10 @@ def _module(path: Path, kind: str, wishes: Wishes) -> tuple[nn.Module, dict]:
     """The network of a file, and what is written down of its architecture."""
     if kind == STATE:
         made, sha256 = own.class_of(wishes.architecture)
-        spec = wishes.architecture
-        source = own.source_of(spec)
-        if source is not None:
-            spec = f"{source.resolve()}:{spec.rpartition(':')[2]}"
+        spec = trust.spelt_out(wishes.architecture)
+        place, _, name = spec.rpartition(":")
+        if place.endswith(".py"):
+            spec = f"{Path(place).resolve()}:{name}"
         architecture = {"spec": spec, "sha256": sha256, "arguments": wishes.arguments or {}}
         return own.with_weights(architecture, formats.weights_of(path), path.name), architecture
     if wishes.architecture:

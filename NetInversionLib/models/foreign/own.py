@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -17,19 +16,7 @@ from torch import Tensor, nn
 from ... import networks
 from ..card import ModelError
 from .formats import without_prefix
-from .trust import require, sha256_of
-
-ENTRY_POINTS = "netinversion.architectures"
-
-
-def is_file(spec: str) -> bool:
-    """Whether "net.py:MyNet" names a Python file, which is asked about before it runs."""
-    return spec.rpartition(":")[0].endswith(".py")
-
-
-def source_of(spec: str) -> Path | None:
-    """The Python file that a specification names; None for registered names and packages."""
-    return Path(spec.rpartition(":")[0]) if is_file(spec) else None
+from .trust import code_of, code_sha256, require, spelt_out
 
 
 def class_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
@@ -40,21 +27,22 @@ def class_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
             group "netinversion.architectures", or a name in ``networks.ARCHITECTURES``.
 
     Raises:
-        ModelError: There is none, or its file is not trusted.
+        ModelError: There is none, or its code is not trusted.
     """
+    if spec in networks.ARCHITECTURES:
+        return networks.ARCHITECTURES[spec], ""
+    spec = spelt_out(spec)
     if ":" not in spec:
-        if spec in networks.ARCHITECTURES:
-            return networks.ARCHITECTURES[spec], ""
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            if entry.name == spec:
-                return class_of(entry.value)
         raise ModelError(
             f"there is no architecture {spec!r}. Registered are"
             f" {', '.join(sorted(networks.ARCHITECTURES))}; name your own as my_package:MyNet or"
             " net.py:MyNet"
         )
     place, _, name = spec.rpartition(":")
-    module = _module_of_file(Path(place)) if is_file(spec) else _module_of_package(place)
+    code = code_of(spec)
+    assert code is not None
+    require(code, code_sha256(code))
+    module = _module_of_file(code) if place.endswith(".py") else _module_of_package(place)
     made = getattr(module, name, None)
     if not callable(made):
         classes = [
@@ -67,11 +55,7 @@ def class_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}")
-    sha256 = sha256_of(path)
-    require(path, sha256)
-    name = f"netinversion_own_{sha256[:16]}"
+    name = f"netinversion_own_{code_sha256(path)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)

@@ -1,13 +1,16 @@
 """Published weights recognised by their names and shapes, as the project's own models.
 
 Sources: ldct-benchmark (Eulig, Ommer & Kachelriess, Med. Phys. 2024;51:8776, arXiv:2401.04661) and
-ldct-invariances (the same, Med. Phys. 2025;52:188). All work on (HU + 1024 - mean) / std.
+ldct-invariances (the same, Med. Phys. 2025;52:188), which work on (HU + 1024 - mean) / std; the
+repositories of L. A. Zavala-Mondragon (``networks.shrinkage``), which work on HU; DnCNN and DRUNet
+of KAIR, SRCNN and ESPCN, which work on images of 0 to 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,16 +26,60 @@ from .formats import without_prefix
 
 LOW_HU = 481.45419786099086 - 1024
 CT = Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
-PUBLISHED = {
-    "ee96e494c8eda02e946464df29cf43c14163e63bc4b1df6d8907ee33a1a18c3e": "CNN-10",
-    "058ae58264a00116e5620ed88047e687c7e93c8b732bfd6d7796e76bae0c74f3": "RED-CNN",
-    "1ad87d16aefea99a9eeb474c33127971131cc21a07e129bf464c764cf9ca6003": "WGAN-VGG",
-    "c6faad8376994fe22eadc0a723f81705fda6f435f40ef0f999666e871216ac5e": "DU-GAN's generator",
-}
-SOURCES = (
+HU = Channel("CT", "ct", "HU", 0.0, 1000.0)
+EULIG = (
     "The weights of ldct-benchmark were trained on LDCT-and-Projection-data (Mayo Clinic, TCIA,"
     " restricted licence); their repository is MIT-licensed and names no licence of the weights"
 )
+ZAVALA = (
+    "The weights of L. A. Zavala-Mondragon were trained on LDCT-and-Projection-data (Mayo Clinic,"
+    " TCIA, restricted licence) unless their name says no data; their repositories are licensed"
+    " under BSD-3-Clause"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that is known by its SHA-256.
+
+    Attributes:
+        title: Of the network.
+        sources: What its authors say of the weights.
+        arguments: What the weights alone do not tell.
+    """
+
+    title: str
+    sources: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+PUBLISHED = {
+    "ee96e494c8eda02e946464df29cf43c14163e63bc4b1df6d8907ee33a1a18c3e": Published("CNN-10", EULIG),
+    "058ae58264a00116e5620ed88047e687c7e93c8b732bfd6d7796e76bae0c74f3": Published("RED-CNN", EULIG),
+    "1ad87d16aefea99a9eeb474c33127971131cc21a07e129bf464c764cf9ca6003": Published(
+        "WGAN-VGG", EULIG
+    ),
+    "c6faad8376994fe22eadc0a723f81705fda6f435f40ef0f999666e871216ac5e": Published(
+        "DU-GAN's generator", EULIG
+    ),
+    "3313f1758c81fafe3994ef14e03b5adbe007c8ffee1d9b415f6cab12bfa010a3": Published(
+        "LWFSN", ZAVALA, {"residual": False}
+    ),
+    "fce36e431f85c34ca4b308176ea8f40846c108519d7fe506dc35a485ac5ddc68": Published(
+        "rLWFSN", ZAVALA, {"residual": True}
+    ),
+    "d9eeb50f536f062d3fcb0f87c0cd7ab32304176bdc6f79d4a07b528416ccf3fb": Published("DHSN1", ZAVALA),
+    "88f76c953b3d3855081311a8a836da325f1c19cb9316bee7748fc100766a8890": Published(
+        "DHSN1, new", ZAVALA
+    ),
+    "f6fb593b6d7213d90de770fa8142958a28c8b6ca6200cd71592889d61c6c045b": Published("DHSN2", ZAVALA),
+    "0b43012c1097eecdb8f3c794df92a5d6c8a8709732234bf0fc8f3531cdaf5ab1": Published(
+        "DHSN2, trained without data", ZAVALA
+    ),
+    "ba7db742f0dad337ef827bc88fd3348340a3f12d3251cf787f794776ef4fa4b4": Published(
+        "RED with shared kernels", ZAVALA
+    ),
+}
 INTENDED = "Denoising of low-dose CT, as published. Research use only, never for diagnosis."
 
 
@@ -45,6 +92,8 @@ class Recognised:
         network: With the weights, in eval mode.
         words: What it is.
         task: Of its card.
+        channel: Its image; None where its images are 0 to 1 of what the user says.
+        undecided: An argument that the weights do not tell, or "".
     """
 
     architecture: str
@@ -52,6 +101,8 @@ class Recognised:
     network: nn.Module
     words: str
     task: str
+    channel: Channel | None = CT
+    undecided: str = ""
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
@@ -68,7 +119,11 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised | None:
 
 
 def _denoiser(
-    architecture: str, words: str, arguments: Callable[[Mapping[str, Tensor]], dict]
+    architecture: str,
+    words: str,
+    arguments: Callable[[Mapping[str, Tensor]], dict],
+    channel: Channel | None = CT,
+    undecided: str = "",
 ) -> Callable[[Mapping[str, Tensor]], Recognised | None]:
     def make(state: Mapping[str, Tensor]) -> Recognised | None:
         try:
@@ -86,7 +141,7 @@ def _denoiser(
             return None
         network.load_state_dict({n: w.float() for n, w in state.items()}, assign=True)
         network.eval().requires_grad_(False)
-        return Recognised(architecture, given, network, words, "denoising")
+        return Recognised(architecture, given, network, words, "denoising", channel, undecided)
 
     return make
 
@@ -147,6 +202,58 @@ def _drunet(state: Mapping[str, Tensor]) -> dict:
     }
 
 
+def _shared_red(state: Mapping[str, Tensor]) -> Recognised | None:
+    """RED-CNN with one kernel for four layers, on HU: as one with four equal ones, on HU / 1000."""
+    shared = {"conv_first": ("conv1",), "conv_t_last": ("tconv5",)}
+    shared["conv"] = ("conv2", "conv3", "conv4", "conv5")
+    shared["conv_t"] = ("tconv1", "tconv2", "tconv3", "tconv4")
+    whole = {}
+    for name, weight in state.items():
+        layer, _, part = name.rpartition(".")
+        # Of an image in other units the biases change alone: between them are only ReLUs and sums.
+        scale = (HU.high or 1.0) - HU.low if part == "bias" else 1.0
+        whole |= {f"{n}.{part}": weight / scale for n in shared.get(layer, ())}
+    found = _redcnn(whole)
+    return None if found is None else replace(found, words="RED with shared kernels", channel=HU)
+
+
+def _srcnn(state: Mapping[str, Tensor]) -> dict:
+    first, second, third = (state[f"conv{n}.weight"] for n in (1, 2, 3))
+    return {
+        "channels": first.shape[1],
+        "widths": [first.shape[0], second.shape[0]],
+        "kernels": [weight.shape[-1] for weight in (first, second, third)],
+    }
+
+
+def _srcnn_of_lornatang(state: Mapping[str, Tensor]) -> Recognised | None:
+    names = {"features.0": "conv1", "map.0": "conv2", "reconstruction": "conv3"}
+    parts = {name: name.rpartition(".") for name in state}
+    return _KNOWN[SRCNN](
+        {f"{names.get(parts[n][0], n)}.{parts[n][2]}": weight for n, weight in state.items()}
+    )
+
+
+def _espcn(state: Mapping[str, Tensor]) -> dict:
+    first, second = (state[f"first_part.{n}.weight"] for n in (0, 2))
+    fine, channels = state["last_part.0.weight"].shape[0], first.shape[1]
+    return {
+        "scale": math.isqrt(fine // channels),
+        "channels": channels,
+        "widths": [first.shape[0], second.shape[0]],
+    }
+
+
+def _levels(state: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("shrink.")})
+
+
+_redcnn = _denoiser(
+    "redcnn",
+    "RED-CNN (DU-GAN's generator has the same layers)",
+    lambda state: {"out_ch": state["conv1.weight"].shape[0]},
+)
+SRCNN = ("conv1.weight", "conv2.weight", "conv3.weight")
 _KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None]] = {
     ("layers.0.weight", "layers.4.weight"): _denoiser(
         "cnn10", "CNN-10", lambda state: {"last_kernel": state["layers.4.weight"].shape[-1]}
@@ -154,18 +261,36 @@ _KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None
     ("net.0.weight", "net.14.weight"): _denoiser(
         "wganvgg", "the generator of WGAN-VGG", lambda state: {}
     ),
-    ("conv1.weight", "tconv5.weight"): _denoiser(
-        "redcnn",
-        "RED-CNN (DU-GAN's generator has the same layers)",
-        lambda state: {"out_ch": state["conv1.weight"].shape[0]},
-    ),
-    ("model.0.weight", "model.2.weight"): _denoiser("dncnn", "DnCNN", _dncnn),
+    ("conv1.weight", "tconv5.weight"): _redcnn,
+    ("model.0.weight", "model.2.weight"): _denoiser("dncnn", "DnCNN", _dncnn, None),
     ("in_conv.weight", "conv_list.0.weight", "out_conv.weight"): _dncnn_of_deepinv,
     ("m_head.weight", "m_body.0.res.0.weight", "m_tail.weight"): _denoiser(
-        "drunet", "DRUNet", _drunet
+        "drunet", "DRUNet", _drunet, None
     ),
     ("decoder.decoder.colorize.weight",): _vae,
     ("flow.sub_layers.0.norm_layer.loc",): _flow,
+    ("conv_first.weight", "conv.weight", "conv_t.weight", "conv_t_last.weight"): _shared_red,
+    ("shrink.0.t", "ew1.0.kern", "dw2.0.kern"): _denoiser(
+        "lwfsn",
+        "a learned wavelet-frame shrinkage network (LWFSN or rLWFSN)",
+        lambda state: {
+            "levels": _levels(state),
+            "width": state["ew2.0.kern"].shape[0],
+            "thresholds": state["shrink.0.t"].shape[0],
+        },
+        HU,
+        "residual",
+    ),
+    ("shrink.0.convblock1.0.weight",): _denoiser(
+        "dhsn", "DHSN1", lambda state: {"levels": _levels(state), "kind": 1}, HU
+    ),
+    ("shrink.0.w_1", "shrink.0.wp_2"): _denoiser(
+        "dhsn", "DHSN2", lambda state: {"levels": _levels(state), "kind": 2}, HU
+    ),
+    ("first_part.0.weight", "last_part.0.weight"): _denoiser("espcn", "ESPCN", _espcn, None),
+    ("features.0.weight", "map.0.weight", "reconstruction.weight"): _srcnn_of_lornatang,
+    # Last: others have layers of these names too.
+    SRCNN: _denoiser("srcnn", "SRCNN", _srcnn, None),
 }
 
 
@@ -175,20 +300,21 @@ _KNOWN: dict[tuple[str, ...], Callable[[Mapping[str, Tensor]], Recognised | None
 def denoiser_card(found: Recognised, sha256: str, file: str, name: str = "") -> Card:
     """The card of a published denoiser with its own normalisation."""
     published = PUBLISHED.get(sha256)
-    title = f"{published}, as published" if published else f"{found.words}, {Path(file).stem}"
+    title = f"{published.title}, as published" if published else f"{found.words}, {Path(file).stem}"
+    channel = found.channel or CT
     return Card(
         name=name or title,
         version="published" if published else "own",
         architecture=found.architecture,
         arguments=found.arguments,
-        inputs=(CT,),
-        outputs=(CT,),
+        inputs=(channel,),
+        outputs=(channel,),
         dimensions=2,
         orientation="LPS",
         spacing_mm=(0.3, 1.5),
-        size_multiple=1,
+        size_multiple=found.network.size_multiple,
         trained_on=("not told by the file",),
-        sources=SOURCES if published else "not told by the file",
+        sources=published.sources if published else "not told by the file",
         licence="not told by the file",
         intended_use=INTENDED,
         training={"file": file, "file SHA-256": sha256},
@@ -273,7 +399,7 @@ def sampler_of(vae: Recognised, flow: Recognised, denoiser: Model, name: str = "
         spacing_mm=(0.3, 1.5),
         size_multiple=network.size_multiple,
         trained_on=("not told by the files",),
-        sources=SOURCES,
+        sources=EULIG,
         licence="not told by the files",
         intended_use="Drawing what a CT denoiser does not notice. Research use only.",
         quality={"log-determinant": flow.words},

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...core.writing import replacing
 from ..card import ModelError
 
 FILE = "trusted.json"
+ENTRY_POINTS = "netinversion.architectures"
 
 
 def sha256_of(path: Path | str) -> str:
@@ -21,11 +26,14 @@ def sha256_of(path: Path | str) -> str:
         ModelError: It cannot be read.
     """
     path = Path(path)
+    return _sum(path, path.rglob("*") if path.is_dir() else [path])
+
+
+def _sum(path: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     try:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            if path.is_dir():
+        for file in sorted(file for file in files if file.is_file() or file == path):
+            if file != path:
                 digest.update(file.relative_to(path).as_posix().encode() + b"\0")
             with open(file, "rb") as opened:
                 while part := opened.read(1 << 20):
@@ -33,6 +41,67 @@ def sha256_of(path: Path | str) -> str:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}; check the path") from error
     return digest.hexdigest()
+
+
+# Code that a user names -------------------------------------------------------------------------
+
+
+def spelt_out(spec: str) -> str:
+    """The specification that an entry point stands for; any other stays as it is."""
+    if ":" not in spec:
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            if entry.name == spec:
+                return entry.value
+    return spec
+
+
+def code_of(spec: str) -> Path | None:
+    """The Python file, or the folder of the installed package, that a specification names.
+
+    Nothing of it is run to find it.
+
+    Args:
+        spec: See ``own.class_of``.
+
+    Returns:
+        None for a registered architecture, which is the project's own code.
+
+    Raises:
+        ModelError: There is none.
+    """
+    place = spelt_out(spec).rpartition(":")[0]
+    if not place:
+        return None
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise ModelError(f"there is no file {place}")
+        return Path(place)
+    name = place.partition(".")[0]
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise ModelError(f"there is no package {name!r}: install it first")
+    if found.submodule_search_locations:
+        return Path(next(iter(found.submodule_search_locations)))
+    if not found.origin or not Path(found.origin).is_file():
+        raise ModelError(f"{name!r} is a part of Python itself and has no network")
+    return Path(found.origin)
+
+
+def code_sha256(path: Path) -> str:
+    """SHA-256 of a Python file, or of all code of a package: what Python compiles is left out.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    suffixes = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return _sum(path, (file for file in files if file == path or file.name.endswith(suffixes)))
+
+
+# What is trusted --------------------------------------------------------------------------------
 
 
 def folder() -> Path:

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -145,7 +146,6 @@ def write_onnx(network, path):
 
 def with_converter(monkeypatch):
     """The converter, with a stand-in for the two operators that it takes from torchvision."""
-    import sys
     import types
 
     pytest.importorskip("onnx")
@@ -253,7 +253,7 @@ def test_an_operator_that_is_not_known_is_named(network, tmp_path, monkeypatch):
     model.ir_version = 8
     save(model, tmp_path / "b.onnx")
     with pytest.raises(ModelError, match="'ai.onnx': 15.*Bernoulli; not known.*all: Bernoulli"):
-        import_network(tmp_path / "b.onnx")
+        import_network(tmp_path / "b.onnx", ask=yes)
 
 
 # Trust --------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_what_can_run_code_is_asked_about_once_and_only_that(network, code, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["TorchScript", "torch.export", "state dict"])
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export", "ONNX", "state dict"])
 def test_without_the_users_word_nothing_runs_and_nothing_is_written(kind, network, code, tmp_path):
     (tmp_path / "in").mkdir()
     code.write_text(CODE + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -300,6 +300,71 @@ def test_a_file_or_class_that_changed_is_refused(network, code, tmp_path):
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ModelError, match="not the file that was imported"):
         models.load(made)
+
+
+def test_an_installed_package_is_asked_about_before_any_of_it_runs(network, tmp_path, monkeypatch):
+    """By what lies in all of its files; and it runs in a process of its own."""
+    package = tmp_path / "site" / "own_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (package / "nets.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(package.parent))
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    wishes = Wishes("own_package.nets:Net", description=TOLD)
+    asked = []
+    with pytest.raises(ModelError, match="own_package .*without your word"):
+        import_network(tmp_path / "own.pt", wishes, lambda *of: asked.append(of) or False)
+    assert not (tmp_path / "ran").exists() and "own_package" not in sys.modules
+    assert asked == [(package, "Python code", trust.code_sha256(package))]
+    made = import_network(tmp_path / "own.pt", wishes, yes)
+    assert (tmp_path / "ran").exists() and models.runs_code(made)
+    (package / "__pycache__").mkdir(exist_ok=True)
+    (package / "__pycache__" / "nets.pyc").write_bytes(b"x")  # what Python compiles does not count
+    import_network(tmp_path / "own.pt", wishes, never)
+    for name in [name for name in sys.modules if name.startswith("own_package")]:
+        monkeypatch.delitem(sys.modules, name)
+    (package / "__init__.py").write_text("")
+    with pytest.raises(ModelError, match="own_package can run code"):
+        models.load(made)
+
+
+def test_a_registered_architecture_runs_no_code_of_others(tmp_path):
+    state = networks.build("espcn", scale=2, widths=(3, 3)).state_dict()
+    torch.save(state, tmp_path / "espcn.pth")
+    assert not models.runs_code(import_network(tmp_path / "espcn.pth", ask=never))
+    assert trust.code_of("espcn") is None
+    with pytest.raises(ModelError, match="part of Python itself"):
+        trust.code_of("sys:exit")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a"), open(PLACE, "w"), getattr(self, "a',
+        'a"))\nopen(PLACE, "w")\n#',
+        "a\";open(PLACE,'w');\"",
+    ],
+)
+def test_names_in_an_onnx_file_are_no_code(name, tmp_path, monkeypatch):
+    """The converter puts them into Python code between quotes."""
+    with_converter(monkeypatch)
+    from onnx import TensorProto, helper, save
+
+    place = repr(str(tmp_path / "ran"))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 8, 8]) for n in "xy"]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["z"], name=name.replace("PLACE", place)),
+        helper.make_node("Tanh", ["z"], ["y"], name="a"),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    save(model, tmp_path / "b.onnx")
+    with pytest.raises(ModelError, match="b.onnx .ONNX. can run code"):
+        import_network(tmp_path / "b.onnx")
+    x = torch.randn(1, 1, 8, 8)
+    torch.testing.assert_close(formats.load_onnx(tmp_path / "b.onnx")(x), x.relu().tanh())
+    assert not (tmp_path / "ran").exists()
 
 
 class Evil:
@@ -550,7 +615,9 @@ def test_monai_networks_come_in_by_class_and_by_bundle(tmp_path):
     network = nets.UNet(**arguments).eval()
     torch.save(network.state_dict(), tmp_path / "unet.pt")
     wishes = Wishes("monai.networks.nets:UNet", arguments, TOLD)
-    model = models.load(import_network(tmp_path / "unet.pt", wishes, never))
+    with pytest.raises(ModelError, match="monai .Python code. can run code.*SHA-256"):
+        import_network(tmp_path / "unet.pt", wishes)
+    model = models.load(import_network(tmp_path / "unet.pt", wishes, yes))
     x = torch.rand(1, 1, 16, 20)
     torch.testing.assert_close(model(x) * 4 - 1, network(2 * x), rtol=1e-5, atol=1e-5)
 
