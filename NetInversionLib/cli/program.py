@@ -34,6 +34,7 @@ from . import (  # noqa: F401  (they register their commands)
     evaluate,
     harmonize,
     models,
+    models_download,
     models_import,
     rerun,
     simulate,

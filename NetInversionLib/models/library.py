@@ -10,7 +10,7 @@ from pathlib import Path
 from . import card as models_card
 from . import header
 from .card import Card, ModelError
-from .foreign import cards
+from .foreign import cards, shelf
 
 SUFFIX = ".safetensors"
 SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
@@ -35,13 +35,19 @@ def samplers_for(denoiser: Path | str) -> dict[Path, models_card.Card]:
 def model_folders() -> list[Path]:
     """Where models are looked for.
 
-    The folders of ``NETINVERSION_MODELS``, then those that came with the extension.
+    The folders of ``NETINVERSION_MODELS``, those of networks that the user added, then those that
+    came with the extension.
     """
     named = [Path(p) for p in os.environ.get("NETINVERSION_MODELS", "").split(os.pathsep) if p]
     library = Path(__file__).resolve().parents[1]
     # In a source checkout and in Slicer the models lie beside the library; pip can put them only
     # inside it.
-    return [*named, library.parent / "Resources" / "Models", library / "reference_models"]
+    return [
+        *named,
+        *shelf.folders(),
+        library.parent / "Resources" / "Models",
+        library / "reference_models",
+    ]
 
 
 def shipped() -> list[Path]:

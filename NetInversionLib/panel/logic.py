@@ -156,9 +156,13 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         Raises:
             Exception: Whatever the task raises; from a worker, JobError with its words.
         """
-        if any(models.runs_code(path) for path in request.model_paths.values()):
+        if self.runsApart(request):
             return jobs.run_apart(request, progress, find_python())
         return jobs.run_here(request, progress)
+
+    def runsApart(self, request: jobs.Request) -> bool:
+        """Whether a request is one for a worker: a network's file can run code."""
+        return any(models.runs_code(path) for path in request.model_paths.values())
 
     # How long runs take
 

@@ -272,13 +272,25 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         if path == ADD:
             if not self._writing:
                 self.refresh()  # the list shows the model that is chosen
-                self.addNetwork = add_network.AddNetwork(self.logic.TASK, self._onNetworkAdded)
+                self.addNetwork = add_network.AddNetwork(
+                    self.logic.TASK, self._onNetworkAdded, self._onNetworkDeleted
+                )
             return
         self.setValues(fromFile=not path, **({"model": Path(path).name} if path else {}))
 
     def _onNetworkAdded(self, path: str) -> None:
-        """A network of the user's own came in: it is the chosen one."""
+        """A network of the user's own came in: it is the chosen one, if the module takes it."""
+        card, problem = self.logic.card(path)
+        if card is None:
+            self.say(problem)
+            return
         self.setValues(fromFile=True, modelFile=path)
+
+    def _onNetworkDeleted(self, folder: str) -> None:
+        """A network is gone: it is not the chosen one any more."""
+        node = self._parameterNode
+        if node is not None and folder and Path(node.modelFile).is_relative_to(folder):
+            self.setValues(fromFile=False, modelFile="", model="")
 
     def _onModelFile(self, path: str) -> None:
         self.setValues(modelFile=path)

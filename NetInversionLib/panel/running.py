@@ -174,7 +174,7 @@ class RunningPanel:
 
     def _compute(self, run: Run, request: jobs.Request) -> None:
         run.started = time.monotonic()
-        if not self._parameterNode.worker:
+        if not self._parameterNode.worker and not self.logic.runsApart(request):
             self._runHere(run, request)
             return
         try:

@@ -204,10 +204,10 @@ def _drunet(state: Mapping[str, Tensor]) -> dict:
 
 def _shared_red(state: Mapping[str, Tensor]) -> Recognised | None:
     """RED-CNN with one kernel for four layers, on HU: as one with four equal ones, on HU / 1000."""
-    shared = {"conv_first": ("conv1",), "conv_t_last": ("tconv5",)}
-    shared["conv"] = ("conv2", "conv3", "conv4", "conv5")
-    shared["conv_t"] = ("tconv1", "tconv2", "tconv3", "tconv4")
-    whole = {}
+    shared = {"conv_first": ["conv1"], "conv_t_last": ["tconv5"]}
+    shared["conv"] = ["conv2", "conv3", "conv4", "conv5"]
+    shared["conv_t"] = ["tconv1", "tconv2", "tconv3", "tconv4"]
+    whole: dict[str, Tensor] = {}
     for name, weight in state.items():
         layer, _, part = name.rpartition(".")
         # Of an image in other units the biases change alone: between them are only ReLUs and sums.

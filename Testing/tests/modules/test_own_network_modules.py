@@ -1,7 +1,12 @@
 """A network of the user's own in the modules: from the console."""
 
+import contextlib
+import http.server
+import os
 import sys
+import threading
 import time
+from pathlib import Path
 
 import host
 import numpy as np
@@ -11,8 +16,12 @@ from torch import nn
 
 from NetInversionLib.jobs import JobError
 from NetInversionLib.models.foreign import formats
+from NetInversionLib.models.foreign.trust import sha256_of
 
 host.start()
+import qt
+
+from NetInversionLib.panel import add_network
 
 
 class Own(nn.Module):
@@ -110,7 +119,8 @@ def wait_for(done, timeout_s=180):
 def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypatch):
     import slicer
 
-    from NetInversionLib.models.foreign import trust
+    from NetInversionLib import models
+    from NetInversionLib.models.foreign import shelf, trust
 
     monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
     (tmp_path / "net.py").write_text(CODE)
@@ -147,9 +157,24 @@ def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypat
     assert "has no 'Other'; it has Net" in form.statusLabel.text
     form.trustCheckBox.checked = True
     form.classEdit.text = "Net"
+    form.outputsEdit.text = ""
     form.addButton.click()
-    wait_for(lambda: widget._parameterNode.modelFile)
-    assert widget._parameterNode.modelFile == str(tmp_path / "own.network")
+    wait_for(lambda: form.useButton.isVisibleTo(form.dialog))
+    # What was found waits for the user's word; what is changed has to be tried again.
+    assert "Is this right?" in form.statusLabel.text and "T1 0..1" in form.statusLabel.text
+    assert (
+        "multiples of 1" in form.statusLabel.text and "finite differences" in form.statusLabel.text
+    )
+    assert form.outputsEdit.text == "output 1 0..1" and not shelf.folders()
+    form.outputsEdit.text = "CT (HU) -500..500"
+    assert not form.useButton.isVisibleTo(form.dialog) and not list(shelf.folder().iterdir())
+    form.addButton.click()
+    wait_for(lambda: form.useButton.isVisibleTo(form.dialog))
+    form.useButton.click()
+    kept = tmp_path / "settings" / "models" / "own"
+    assert widget._parameterNode.modelFile == str(kept / "own.network")
+    assert {path.name for path in kept.iterdir()} == {"own.network", "own.pt"}
+    assert kept / "own.network" in models.list_models()
     assert [channel.name for channel in widget._card.inputs] == ["T1"]
     assert set(widget._selectors) == {"t1", "ct"} and "own" in widget.ui.modelInfoLabel.text
 
@@ -163,6 +188,97 @@ def test_a_network_is_added_from_the_panel_and_asked(module, tmp_path, monkeypat
     with pytest.raises(JobError, match="max_evaluations"):
         widget.logic.run([mr], ct, model=widget._parameterNode.modelFile, max_evaluations=0)
     assert slicer.util.arrayFromVolume(output.nodes["ideal t1 patient"]).shape == (2, 16, 18)
+
+    entries.setCurrentIndex(entries.findText("Add a network..."))
+    kept_networks = widget.addNetwork.kept
+    assert kept_networks.keptSelector.itemText(0).startswith("own (")
+    slicer.app.setTestingEnabled(False)  # else Slicer does not ask
+    qt.replies.append(qt.QMessageBox.Cancel)
+    kept_networks.deleteButton.click()
+    assert kept.is_dir()
+    qt.replies.append(qt.QMessageBox.Ok)
+    kept_networks.deleteButton.click()
+    assert not kept.exists() and not kept_networks.deleteButton.enabled
+    assert not widget._parameterNode.modelFile and not widget._parameterNode.fromFile
+
+
+def test_a_form_that_is_closed_leaves_nothing(module, tmp_path, monkeypatch):
+    from NetInversionLib.models.foreign import shelf
+
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    form = add_network.AddNetwork("denoising", lambda path: None)
+    (tmp_path / "own.onnx").write_bytes(b"x")
+    form.fileEdit.currentPath = str(tmp_path / "own.onnx")
+    assert form.trustCheckBox.isVisibleTo(form.dialog) and not form.addButton.enabled
+    (tmp_path / "own.pt").write_bytes(b"\x80\x02x")
+    form.fileEdit.currentPath = str(tmp_path / "own.pt")
+    form.classEdit.text = "no_such_package_here:Net"
+    assert "no package 'no_such_package_here'" in form.statusLabel.text
+    form.onAdd()
+    form.dialog.close()
+    assert not list(shelf.folder().iterdir()) and not form._command.running
+
+
+@pytest.mark.skipif(
+    formats.torch_is_unsafe(), reason="checkpoints: PyTorch before 2.6 opens none safely"
+)
+def test_published_weights_are_looked_at_then_downloaded_then_ready(module, tmp_path, monkeypatch):
+    """Of a server on this computer, whose answers the command's process takes for the authors'."""
+    from NetInversionLib import networks
+    from NetInversionLib.models.foreign import shelf
+
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    torch.save(networks.build("cnn10").state_dict(), tmp_path / "cnn10.pt")
+    added = []
+    with serving(tmp_path, monkeypatch) as asked:
+        form = add_network.AddNetwork("denoising", added.append)
+        kept = form.kept
+        assert "cnn10.pt" in kept.publishedLabel.text and asked == []
+        kept.downloadButton.click()
+        wait_for(lambda: not kept.command.running)
+        size = (tmp_path / "cnn10.pt").stat().st_size / 1e6
+        assert kept.downloadButton.text == f"Download {size:.1f} MB"
+        assert sha256_of(tmp_path / "cnn10.pt") in kept.publishedLabel.text
+        assert asked == ["HEAD"] and not shelf.entries()
+        kept.downloadButton.click()
+        wait_for(lambda: not kept.command.running)
+    assert asked == ["HEAD", "HEAD", "GET"], kept.publishedLabel.text
+    assert added == [str(shelf.folder() / "cnn10" / "cnn10.safetensors")]
+    assert kept.keptSelector.count == 1 and not list(shelf.downloads().iterdir())
+    form.dialog.close()
+
+
+@contextlib.contextmanager
+def serving(folder, monkeypatch):
+    """A server of a folder's files; processes that are started meanwhile know its address and sums
+    as the published ones, from a sitecustomize.py. Gives the methods that were asked for.
+    """
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *of):
+            super().__init__(*of, directory=str(folder))
+
+        def log_request(self, *of):
+            asked.append(self.command)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/cnn10.pt"
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(
+        "from NetInversionLib.models.foreign import download\n"
+        f"download.WEIGHTS['cnn10'] = download.Published({url!r},"
+        f" {sha256_of(folder / 'cnn10.pt')!r})\n"
+    )
+    paths = [str(folder / "site"), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    library = str(Path(formats.__file__).parents[3])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*paths, library]))
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_denoiser_of_the_users_own_runs_from_the_panel_in_a_worker(module, tmp_path, monkeypatch):
@@ -181,9 +297,10 @@ def test_a_denoiser_of_the_users_own_runs_from_the_panel_in_a_worker(module, tmp
     node.lowDose = add_volume(hu, "low dose")
     widget.setValues(fromFile=True, modelFile=str(made))
     assert widget._card.name == "own" and widget._card.task == "denoising"
-    node.worker, node.samples, node.projected, node.shown = True, 2, 1, 1
+    node.worker, node.samples, node.projected, node.shown = False, 2, 1, 1
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
     widget.ui.applyButton.click()
+    assert widget._going.job is not None  # though the panel is told to start none
     host.wait(lambda: widget._going is None, 240, "The run's end")
     nodes = widget.logic.resultNodes(node.run)
     assert nodes, widget.ui.logText.toPlainText()
