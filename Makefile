@@ -40,6 +40,7 @@ coverage: $(READY)  ## how much of the library and the modules the tests run
 fuzz: $(READY)  ## read thousands of damaged files, and say what came of them
 	$(RUN) Testing/fuzz/models.py
 	$(RUN) Testing/fuzz/checkpoints.py
+	$(RUN) Testing/fuzz/networks.py
 	$(RUN) Testing/fuzz/images.py
 
 clean:  ## delete what was generated, except the environments

@@ -63,7 +63,9 @@ def kind_of(path: Path | str) -> str:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}; check the path") from error
     if start[:4] == b"PK\x03\x04":
-        return _kind_of_archive(path)
+        kind = _kind_of_archive(path)
+        _require_whole(path)
+        return kind
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return OWN if f'"{METADATA_KEY}"'.encode() in start else STATE
     if path.suffix == ".onnx":
@@ -116,6 +118,23 @@ def checked_names(path: Path) -> list[str]:
     if len({entry.filename for entry in entries}) < len(entries):
         raise ModelError(f"{path.name} is damaged (a name occurs twice); get the file again")
     return [entry.filename for entry in entries]
+
+
+def _require_whole(path: Path) -> None:
+    """Compare every entry of a zip file with its sum, which torch does not.
+
+    Raises:
+        ModelError: One is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # noqa: BLE001 - zlib and lzma have their own kinds of error
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)}); get it again") from error
+    if damaged is not None:
+        raise ModelError(
+            f"{path.name} is damaged (the sum of {damaged[:80]!r} is wrong); get it again"
+        )
 
 
 # Weights ------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def _beside(path: Path, kind: str, sha256: str, wishes: Wishes, log: Callable[[s
     module, architecture = _module(path, kind, wishes)
     told = described(wishes.description)
     if kind == BUNDLE and not told.inputs:
-        told = bundle.describe(path)
+        told = replace(bundle.describe(path), task=told.task)
         log("Channels, ranges and sizes are those of the bundle's metadata.")
     told = replace(told, name=wishes.name or told.name or path.stem)
     if told.task == DENOISING:

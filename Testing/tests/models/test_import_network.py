@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def export(network, kind, folder, code):
     if kind == "safetensors":
         save_file(network.state_dict(), folder / "own.safetensors")
         return folder / "own.safetensors", wishes
-    path = folder / {"torch.export": "own.pt2", "ONNX": "own.onnx"}.get(kind, "own.pt")
+    suffix = {"torch.export": ".pt2", "ONNX": ".onnx", "ONNX of PyTorch": ".onnx"}.get(kind, ".pt")
+    path = folder / f"own{suffix}"
     if kind == "state dict":
         torch.save(network.state_dict(), path)
     elif kind == "lightning":
@@ -107,6 +109,18 @@ def export(network, kind, folder, code):
         torch.export.save(torch.export.export(network, example, dynamic_shapes=(sizes,)), path)
     elif kind == "ONNX":
         write_onnx(network, path)
+    elif kind == "ONNX of PyTorch":
+        pytest.importorskip("onnxscript")
+        free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+        images = torch.rand(2, 1, 32, 48)
+        torch.onnx.export(
+            network, (images,), path, dynamo=True, dynamic_shapes=(free,), external_data=False,
+            verbose=False,
+        )  # fmt: skip
+    elif kind == "bundle":
+        make_bundle(network, folder / "own_bundle")
+        path = Path(shutil.make_archive(str(folder / "own"), "zip", folder, "own_bundle"))
+        wishes = {"description": {**TOLD, "orientation": "LPS", "dimensions": 2}}
     return path, wishes
 
 
@@ -159,14 +173,15 @@ def with_converter(monkeypatch):
 
 
 KINDS = ("state dict", "safetensors", "lightning", "TorchScript", "torch.export", "ONNX")
+EXPORTS = (*KINDS, "ONNX of PyTorch", "bundle")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_an_imported_network_gives_the_same_outputs_and_gradients(
     kind, network, code, tmp_path, monkeypatch
 ):
-    if kind == "ONNX":
+    if kind.startswith("ONNX"):
         with_converter(monkeypatch)
     (tmp_path / "in").mkdir()
     path, wishes = export(network, kind, tmp_path / "in", code)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(FUZZ))
 import common
 
 
-@pytest.mark.parametrize("kind", ["models", "checkpoints", "images"])
+@pytest.mark.parametrize("kind", ["models", "checkpoints", "images", "networks"])
 def test_a_sample_of_mutants_does_no_harm(kind):
     done = subprocess.run(
         [sys.executable, FUZZ / f"{kind}.py", "--small", "--count", "60", "--first", "1000000"],
