@@ -9,10 +9,12 @@ venv=${VENV:-.venv-real-networks}
 
 if [[ -z ${VENV:-} && ! -e $venv/ready ]]; then
   "${1:-python3}" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet ".[test,onnx]" torchvision deepinv timm onnxscript dynamic-network-architectures
+  "$venv/bin/python" -m pip install --quiet ".[test,onnx]" torchvision deepinv timm onnxscript \
+    dynamic-network-architectures segmentation-models-pytorch
   "$venv/bin/python" -m pip uninstall --quiet --yes netinversion  # the tests take this folder's
   touch "$venv/ready"
 fi
 export NETINVERSION_REAL_NETWORKS=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 "$venv/bin/python" -m pytest --durations=5 Testing/tests/models/test_real_networks.py \
-  Testing/tests/modules/test_real_networks_modules.py Testing/tests/models/test_import_network.py
+  Testing/tests/modules/test_real_networks_modules.py Testing/tests/models/test_import_network.py \
+  Testing/tests/models/test_published_networks.py

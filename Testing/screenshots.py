@@ -543,10 +543,11 @@ def own_network():
     form.takenSelector.setCurrentIndex(form.takenSelector.findData("z-score"))
     form.givenSelector.setCurrentIndex(form.givenSelector.findData("unit"))
     form.trustCheckBox.checked = True
-    form.dialog.resize(620, form.dialog.height)
-    host.grab(form.dialog, OUTPUT / "OwnNetwork-form.png")
     form.addButton.click()
-    host.wait(lambda: widget._parameterNode.modelFile, 300, "The import")
+    host.wait(lambda: form.useButton.isVisibleTo(form.dialog), 300, "The import")
+    form.dialog.resize(720, form.dialog.height)
+    host.grab(form.dialog, OUTPUT / "OwnNetwork-form.png")
+    form.useButton.click()
     host.grab(widget.parent, OUTPUT / "OwnNetwork-panel.png")
     shutil.rmtree(folder)
     return ["OwnNetwork-form", "OwnNetwork-panel"]

@@ -34,6 +34,8 @@ CONTAINERS = (
     "params_ema",
     "params",
     "model",
+    "Model_EMA",
+    "Model",
     "net",
     "generator",
     "netG",
@@ -218,7 +220,11 @@ def _inner(values: Any) -> dict[str, Tensor]:
     if tensors and len(tensors) >= len(values) / 2:
         return tensors
     for name in CONTAINERS:
-        found = _inner(values.get(name))
+        part = values.get(name)
+        # KonfAI has a table for each of its networks, mostly one.
+        if isinstance(part, Mapping) and len(part) == 1:
+            part = next(iter(part.values())) if not _inner(part) else part
+        found = _inner(part)
         if found:
             return found
     return tensors

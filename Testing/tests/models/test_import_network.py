@@ -86,7 +86,7 @@ def never(path, kind, sha256):
 def export(network, kind, folder, code):
     """A file of a kind, and what has to be said with it."""
     wishes = {"description": TOLD}
-    if kind in ("state dict", "safetensors", "lightning"):
+    if kind in ("state dict", "safetensors", "lightning", "KonfAI"):
         wishes["architecture"] = f"{code}:Net"
     if kind == "safetensors":
         save_file(network.state_dict(), folder / "own.safetensors")
@@ -98,6 +98,10 @@ def export(network, kind, folder, code):
     elif kind == "lightning":
         state = {f"model.{name}": weight for name, weight in network.state_dict().items()}
         torch.save({"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}, path)
+    elif kind == "KonfAI":
+        state = {f"model.{name}": weight for name, weight in network.state_dict().items()}
+        whole = {"epoch": 3, "it": 9, "loss": 0.1, "Model": {"Net": state}, "Net_it": 9}
+        torch.save({**whole, "Net_optimizer_state_dict": {"state": {}}}, path)
     elif kind == "TorchScript":
         torch.jit.script(network).save(path)
     elif kind == "torch.export":
@@ -173,7 +177,7 @@ def with_converter(monkeypatch):
 
 
 KINDS = ("state dict", "safetensors", "lightning", "TorchScript", "torch.export", "ONNX")
-EXPORTS = (*KINDS, "ONNX of PyTorch", "bundle")
+EXPORTS = (*KINDS, "ONNX of PyTorch", "bundle", "KonfAI")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,13 +1,21 @@
 """Published networks by their names and shapes: against closed forms, and written out in numpy."""
 
+import json
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy import signal
 
 from NetInversionLib import models, networks
+from NetInversionLib.cli import program as cli_program
 from NetInversionLib.models import ModelError
-from NetInversionLib.models.foreign import formats
+from NetInversionLib.models.foreign import formats, published
+from NetInversionLib.models.foreign.description import described
 from NetInversionLib.models.foreign.importing import Wishes, import_network
 from NetInversionLib.networks import shrinkage
 
@@ -250,3 +258,56 @@ def test_espcn_weights_become_a_card_whose_output_is_averaged(tmp_path):
 def test_arguments_out_of_their_limits_are_refused(architecture, arguments, words):
     with pytest.raises(ValueError, match=words):
         networks.build(architecture, **arguments)
+
+
+# The page -----------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[3] / "Resources" / "Docs" / "PublishedNetworks.md"
+
+
+def test_the_commands_of_the_page_are_understood():
+    """Every command parses, and what it describes can be."""
+    lines = PAGE.read_text(encoding="utf-8").replace("\\\n", " ").split("\n")
+    commands, open_one = [], ""
+    for line in lines:
+        if line.startswith("    netinversion ") or open_one:
+            open_one += " " + line.strip()
+            if open_one.count("'") % 2 == 0:
+                commands.append(shlex.split(open_one, comments=True))
+                open_one = ""
+    assert len(commands) >= 11
+    for program, *words in commands:
+        options = cli_program.parser(words).parse_args(words)
+        if getattr(options, "describe", None):
+            assert described(json.loads(options.describe)).inputs
+        if words[1] == "download":
+            assert published.files_of(options.name)
+
+
+def test_the_konfai_network_of_the_page_takes_a_checkpoint_of_konfai(tmp_path, monkeypatch):
+    pytest.importorskip("segmentation_models_pytorch")
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    text = PAGE.read_text(encoding="utf-8")
+    code = text[text.index("    import segmentation_models_pytorch") : text.index("The command:")]
+    (tmp_path / "konfai_synthesis.py").write_text(textwrap.dedent(code))
+    told = re.search(
+        r"--architecture konfai_synthesis.py:Synthesis --describe \\\n\s+'(.*?)'", text, re.S
+    )
+    space = {}
+    exec(textwrap.dedent(code), space)
+    torch.manual_seed(0)
+    network = space["Synthesis"]().eval()
+    whole = {"epoch": 1, "it": 2, "loss": 0.5, "Model": {"UNetpp5": network.state_dict()}}
+    torch.save(whole, tmp_path / "CV_0.pt")
+    wishes = Wishes(
+        f"{tmp_path / 'konfai_synthesis.py'}:Synthesis", description=json.loads(told[1])
+    )
+    model = models.load(import_network(tmp_path / "CV_0.pt", wishes, lambda *asked: True))
+    assert (model.card.dimensions, len(model.card.inputs)) == (3, 1)
+    x = torch.rand(1, 1, 3, 32, 32)
+    with torch.no_grad():
+        found = model(x)[0, 0, 1]
+        low, high = model.card.inputs[0].network
+        slices = x[0, 0, [0, 0, 1, 2, 2]] * (high - low) + low
+        expected = (network(slices[None])[0, 0] + 1) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
