@@ -545,7 +545,6 @@ def own_network():
     form.trustCheckBox.checked = True
     form.addButton.click()
     host.wait(lambda: form.useButton.isVisibleTo(form.dialog), 300, "The import")
-    form.dialog.resize(720, form.dialog.height)
     host.grab(form.dialog, OUTPUT / "OwnNetwork-form.png")
     form.useButton.click()
     host.grab(widget.parent, OUTPUT / "OwnNetwork-panel.png")

@@ -120,6 +120,11 @@ class AddNetwork:
         self.useButton.connect("clicked(bool)", self.onUse)
         self.dialog.connect("finished(int)", self.close)
 
+    def _say(self, words: str) -> None:
+        """Words under the form, which makes room for them."""
+        self.statusLabel.setText(literal(words))
+        self.dialog.adjustSize()
+
     # What the user says
 
     def _on_changed(self, *_arguments: Any) -> None:
@@ -145,7 +150,7 @@ class AddNetwork:
                 ).format(sums=", ".join(unknown))
             )
         self.trustCheckBox.setVisible(bool(unknown))
-        self.statusLabel.setText(literal(" ".join(words)))
+        self._say(" ".join(words))
         self.addButton.setEnabled(usable and (not unknown or self.trustCheckBox.checked))
 
     def _on_edited(self, *_arguments: Any) -> None:
@@ -210,7 +215,7 @@ class AddNetwork:
         """Start the import; the form says how it went."""
         self._forget()
         self.addButton.setEnabled(False)
-        self.statusLabel.setText(_("The network is read and tried..."))
+        self._say(_("The network is read and tried..."))
         try:
             self._place = shelf.begin()
         except OSError as error:
@@ -228,7 +233,7 @@ class AddNetwork:
             if not edit.text.strip():
                 edit.text = ", ".join(_shown(channel) for channel in card.get(key, []))
         self._filling = False
-        self.statusLabel.setText(literal(found_words(card)))
+        self._say(found_words(card))
         self.addButton.text = _("Add again, as the form says now")
         self.addButton.setEnabled(True)
         self.useButton.setVisible(True)
@@ -246,7 +251,7 @@ class AddNetwork:
 
     def _failed(self, words: str) -> None:
         self._on_changed()
-        self.statusLabel.setText(literal(words))
+        self._say(words)
 
     def _forget(self) -> None:
         """Let go of a network that was not confirmed."""
