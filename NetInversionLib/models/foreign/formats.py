@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ...core.text import shown
 from ..card import ModelError
 from ..header import METADATA_KEY
 
@@ -232,7 +233,7 @@ def _inner(values: Any) -> dict[str, Tensor]:
 
 def _words(values: Any) -> str:
     if isinstance(values, Mapping):
-        return ", ".join(str(key)[:40] for key in list(values)[:8]) or "nothing"
+        return ", ".join(shown(str(key))[:40] for key in list(values)[:8]) or "nothing"
     return type(values).__name__
 
 

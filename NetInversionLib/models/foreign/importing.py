@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import networks
+from ...core.text import shown
 from .. import files
 from ..card import ModelError
 from . import bundle, cards, formats, own, recognise, trust
@@ -112,8 +113,9 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
     state = formats.weights_of(path)
     found = recognise.recognise(state)
     if found is None:
+        first = shown(next(iter(state)))[:100]
         raise ModelError(
-            f"{path.name} holds {len(state)} weights (first: {next(iter(state))}) of a network that"
+            f"{path.name} holds {len(state)} weights (first: {first}) of a network that"
             " is not known here: name its class with --architecture my_package:MyNet or"
             " net.py:MyNet"
         )

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ... import networks
+from ...core.text import shown
 from ..card import ModelError
 from .formats import without_prefix
 from .trust import code_of, code_sha256, require, spelt_out
@@ -135,7 +136,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], called: str) -> None:
     wrong = [n for n in wanted.keys() & given.keys() if wanted[n].shape != given[n].shape]
     if missing or unknown or wrong:
         parts = [
-            f"{len(names)} {words} (first: {sorted(names)[0]})"
+            f"{len(names)} {words} (first: {shown(sorted(names)[0])[:100]})"
             for names, words in (
                 (missing, "weights are missing"),
                 (unknown, "are unknown"),

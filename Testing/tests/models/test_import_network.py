@@ -424,6 +424,11 @@ def test_weights_that_do_not_fit_say_which(network, code, tmp_path):
         import_network(tmp_path / "own.pt")
     with pytest.raises(ModelError, match="has no 'Other'; it has Net"):
         import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:Other"), yes)
+    torch.save({"a\x1b[2Jb\u202e": torch.zeros(1)}, tmp_path / "odd.pt")
+    for wishes in (Wishes(), Wishes(architecture=f"{code}:Net")):
+        with pytest.raises(ModelError, match="a.x1b.2Jb") as told:
+            import_network(tmp_path / "odd.pt", wishes, yes)
+        assert str(told.value).isprintable()
     with pytest.raises(ModelError, match="no package 'nowhere'"):
         import_network(tmp_path / "own.pt", Wishes(architecture="nowhere:Net"), yes)
 

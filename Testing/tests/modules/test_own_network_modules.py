@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import re
 import sys
 import threading
 import time
@@ -306,3 +307,28 @@ def test_a_denoiser_of_the_users_own_runs_from_the_panel_in_a_worker(module, tmp
     assert nodes, widget.ui.logText.toPlainText()
     assert slicer.util.arrayFromVolume(nodes["std unproven"]).max() > 1
     assert widget.logic.facts(nodes)["model"]["file"] == "own.network"
+
+
+def test_the_tutorial_names_what_the_form_has(module):
+    """Each bold name in its six steps is a title, a label or a button of the form or the panel."""
+    page = Path(__file__).parents[3] / "Resources" / "Docs" / "OwnNetwork.md"
+    text = page.read_text(encoding="utf-8")
+    text = text[text.index("## 1.") : text.index("## 2.")]
+    assert [line[:2] for line in text.split("\n") if line[1:3] == ". "] == [
+        f"{n}." for n in range(1, 7)
+    ]
+    widget = module("IdealInput")
+    widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.count - 1)
+    form = widget.addNetwork
+    form._found({"card": {}})
+    kinds = (qt.QLabel, qt.QPushButton, qt.QCheckBox)
+    parts = [part for kind in kinds for part in form.dialog.findChildren(kind)]
+    shown = [part.text() if callable(part.text) else part.text for part in parts]
+    shown += [form.addButton.text, widget.ui.applyButton.text]
+    shown += [widget.ui.modelSelector.itemText(n) for n in range(widget.ui.modelSelector.count)]
+    shown += ["Ideal Input", "Invariances", "Add"]
+    for name in re.findall(r"\*\*(.+?)\*\*", " ".join(text.split())):
+        words = name.removesuffix("...").lower()
+        words = {"takes": "images it takes", "gives": "images it gives"}.get(words, words)
+        assert any(words in text.lower() for text in shown), name
+    form.dialog.close()
