@@ -29,6 +29,7 @@ from .reports import ReportPanel
 from .running import Run, RunningPanel
 from .texts import literal
 from .words import tr as _
+from .words import translate_panel
 
 if TYPE_CHECKING:
     from .logic import ModuleLogic
@@ -126,6 +127,7 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         """Load the panel's .ui file and connect what every module has."""
         ScriptedLoadableModuleWidget.setup(self)
         panel = slicer.util.loadUI(self.resourcePath(f"UI/{self.moduleName}.ui"))
+        translate_panel(panel)
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)

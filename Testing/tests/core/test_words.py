@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,69 @@ def test_every_shipped_text_is_one_that_the_program_says():
     for module in ("IdealInput", "Invariances", "MRFlowHarmonize"):
         sources += (ROOT / module).rglob("*.py")
     said = {text for path in sources for text in _texts(ast.parse(path.read_text("utf-8")))}
+    said |= {_form(text) for text in panel_texts()}
     for path in words.FOLDER.glob("*.json"):
         catalogue = words.catalogue(path.stem)
         assert catalogue.texts
         unknown = [text for text in catalogue.texts if _form(text) not in said]
         assert not unknown, f"{path.name} translates what is never said: {unknown}"
+
+
+LANGUAGES = sorted(words.FOLDER.glob("*.json"))
+SHOWN = {
+    "text",
+    "title",
+    "toolTip",
+    "placeholderText",
+    "noneDisplay",
+    "prefix",
+    "suffix",
+    "specialValueText",
+}
+
+
+def panel_texts():
+    """All texts of the .ui files that a user can see."""
+    for path in ROOT.glob("*/Resources/UI/*.ui"):
+        for shown in ElementTree.parse(path).iter("property"):
+            text = shown.findtext("string")
+            if shown.get("name") in SHOWN and text and text.strip():
+                yield text
+
+
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_every_text_of_a_panel_is_in_every_language(path):
+    texts = words.catalogue(path.stem).texts
+    shown = set(panel_texts())
+    assert len(shown) > 150
+    assert not shown - set(texts), f"add these to {path.name}"
+
+
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_a_translation_keeps_names_keys_and_spaces(path):
+    """What is filled in, the letter of the keyboard, and the space before a unit."""
+    texts = words.catalogue(path.stem).texts
+    for text, told in texts.items():
+        assert told.strip(), text
+        names, used = (sorted(set(re.findall(r"\{(\w+)", one))) for one in (text, told))
+        assert names == used, text
+        assert text.count("&") == told.count("&"), text
+        assert text.startswith(" ") == told.startswith(" "), text
+        assert text.endswith(" ") == told.endswith(" "), text
+
+
+@pytest.mark.parametrize("name", ["IdealInput", "Invariances", "MRFlowHarmonize"])
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_no_key_of_a_panel_is_taken_twice(path, name):
+    file = ROOT / name / f"Resources/UI/{name}.ui"
+    known = words.catalogue(path.stem)
+    labels = [
+        known.tr(shown.findtext("string"))
+        for shown in ElementTree.parse(file).iter("property")
+        if shown.get("name") == "text" and shown.findtext("string")
+    ]
+    keys = [label[label.index("&") + 1].lower() for label in labels if "&" in label]
+    assert keys and len(keys) == len(set(keys))
 
 
 def _texts(tree):

@@ -36,6 +36,22 @@ class Keep(nn.Module):
         return x * rows * self.weight
 
 
+class Narrow(nn.Module):
+    """Chen's denoiser with half of its layers and an eighth of its channels: as many zeros, less
+    work.
+    """
+
+    def __init__(self):
+        super().__init__()
+        sides = [1, *[8] * 4, 1]
+        convolutions = [nn.Conv2d(*pair, 3, padding=1) for pair in zip(sides, sides[1:])]
+        layers = [layer for each in convolutions for layer in (each, nn.ReLU())]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 def test_the_identity_loses_nothing_and_says_so():
     level_set = LevelSet(
         frozen(Keep(1.0, 1)), torch.rand(1, 1, 30, 30), Window(8, 20, 9, 19), scale=HU
@@ -95,7 +111,7 @@ def test_a_relu_network_s_largest_gain_is_its_steepest_change(layer):
 
 
 def test_the_density_agrees_with_the_whole_spectrum():
-    network = frozen(networks.build("cnn10", last_kernel=3))
+    network = frozen(Narrow())
     level_set = LevelSet(network, torch.randn(1, 1, 60, 60), Window(20, 36, 20, 36), scale=HU)
     whole = spectrum(level_set)
     import NetInversionLib.invariances.spectrum as module

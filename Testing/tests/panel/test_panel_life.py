@@ -153,3 +153,21 @@ def test_a_name_that_looks_like_html_stays_what_it_is(module, scene):
     widget.say(f"'{EVIL}' was removed")
     assert host.shown_text(widget.ui.statusLabel.text) == f"'{EVIL}' was removed"
     assert widget.ui.logText.toPlainText().endswith(f"'{EVIL}' was removed")
+
+
+@pytest.mark.parametrize("name", ["IdealInput", "Invariances", "MRFlowHarmonize"])
+def test_a_panel_speaks_german(module, name, monkeypatch):
+    """Labels, tooltips, units and what an empty selector says; the code finds its choices still."""
+    monkeypatch.setenv("NETINVERSION_LANGUAGE", "de")
+    ui = module(name).ui
+    assert ui.modelSelector.toolTip.startswith("D")
+    assert ui.regionLabel.text == "&Bereich:" if hasattr(ui, "regionLabel") else name[0] == "M"
+    assert ui.advancedCollapsibleButton.text == "Erweitert"
+    assert ui.applyButton.text == "Anwenden"
+    if name == "IdealInput":
+        assert (
+            ui.memorySpinBox.suffix == " GB" and ui.memorySpinBox.specialValueText == "automatisch"
+        )
+    if name == "Invariances":
+        assert ui.epsilonSlider.suffix == ui.textureSpinBox.suffix == " HE"
+        assert ui.segmentationSelector.noneDisplay == "Keine Auswahl"
