@@ -89,12 +89,13 @@ class AddNetwork:
         self.fileEdit, self.codeEdit = ctk.ctkPathLineEdit(), ctk.ctkPathLineEdit()
         self.fileEdit.nameFilters = [_("Network") + " " + NETWORK_FILES]
         self.codeEdit.nameFilters = [_("Python file") + " (*.py)"]
-        self.classEdit, self.argumentsEdit, self.inputsEdit, self.outputsEdit = (
-            qt.QLineEdit() for _n in range(4)
-        )
-        self.takenSelector, self.givenSelector, self.orientationSelector = (
-            qt.QComboBox() for _n in range(3)
-        )
+        self.classEdit = qt.QLineEdit()
+        self.argumentsEdit = qt.QLineEdit()
+        self.inputsEdit = qt.QLineEdit()
+        self.outputsEdit = qt.QLineEdit()
+        self.takenSelector = qt.QComboBox()
+        self.givenSelector = qt.QComboBox()
+        self.orientationSelector = qt.QComboBox()
         for data, text in SCALINGS.items():
             self.takenSelector.addItem(text, data)
             if data not in OF_PATIENT:

@@ -28,7 +28,7 @@ from .words import tr as _
 IMAGE, DIFFERENCE, MAP = "#6EB04B", "#EDD54C", "#F34A33"
 """Colours of the bars above slice views: Slicer's own green, yellow and red."""
 
-MARGIN = 1.1
+MARGIN = 1.25
 """How much more than what was analysed a view shows, along each axis."""
 
 SAMPLED = 2**20
@@ -268,10 +268,11 @@ def look_at(
         to_slice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()))
         corners = box @ to_slice[:3, :3].T + to_slice[:3, 3]
         across, up = np.ptp(corners, axis=0)[:2]
-        mm = max(MARGIN * across / (BESIDE_LEGENDS * width), MARGIN * up / height)
-        to_the_right = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())[:3, 0]
-        legends = (1 - BESIDE_LEGENDS) * width * mm
-        node.JumpSliceByCentering(*((box.min(0) + box.max(0) + legends * to_the_right) / 2))
+        whole = node.GetFieldOfView()
+        free = BESIDE_LEGENDS * width
+        mm = min(max(across / free, MARGIN * up / height), whole[0] / width)
+        # Its centre stays the view's: a run that follows is of the region around it.
+        node.JumpSliceByCentering(*((box.min(0) + box.max(0)) / 2))
         node.SetXYZOrigin(0, 0, 0)
         node.SetFieldOfView(mm * width, mm * height, node.GetFieldOfView()[2])
     logic.SnapSliceOffsetToIJK()
@@ -322,5 +323,5 @@ def legend_title(role: str, units: str) -> str:
     return f"{words} ({units})" if units else words
 
 
-BESIDE_LEGENDS = 0.78
-"""Share of a view's width, at its left, on which no legend lies."""
+BESIDE_LEGENDS = 0.66
+"""Share of a view's width, in its middle, on which no legend lies."""

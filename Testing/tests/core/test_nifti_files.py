@@ -40,7 +40,7 @@ def test_with_a_qform_alone_sizes_count_without_their_sign(tmp_path_factory, mat
     path = nifti(tmp_path_factory.mktemp("nifti") / "q.nii", affine=matrix, s=0, q=1)
     sizes = nibabel.load(path).header["pixdim"][1:4]
     patched(path, PIXDIM + 4, "<fff", *(sizes * signs))
-    assert np.allclose(files.load(path).ijk_to_ras, matrix, atol=2e-3)
+    assert np.allclose(files.load(path).ijk_to_ras, matrix, atol=5e-3)
 
 
 @pytest.mark.parametrize("sizes", [(0, 2, 3), (1, float("nan"), 3), (1, 2, float("inf"))])

