@@ -112,10 +112,12 @@ class AddNetwork:
         self.fileEdit.connect("currentPathChanged(QString)", self._on_changed)
         self.codeEdit.connect("currentPathChanged(QString)", self._on_changed)
         self.classEdit.connect("textChanged(QString)", self._on_changed)
-        for edit in (self.argumentsEdit, self.inputsEdit, self.outputsEdit):
-            edit.connect("textChanged(QString)", self._on_edited)
-        for selector in (self.takenSelector, self.givenSelector, self.orientationSelector):
-            selector.connect("currentIndexChanged(int)", self._on_edited)
+        self.argumentsEdit.connect("textChanged(QString)", self._on_edited)
+        self.inputsEdit.connect("textChanged(QString)", self._on_edited)
+        self.outputsEdit.connect("textChanged(QString)", self._on_edited)
+        self.takenSelector.connect("currentIndexChanged(int)", self._on_edited)
+        self.givenSelector.connect("currentIndexChanged(int)", self._on_edited)
+        self.orientationSelector.connect("currentIndexChanged(int)", self._on_edited)
         self.trustCheckBox.connect("toggled(bool)", self._on_changed)
         self.addButton.connect("clicked(bool)", self.onAdd)
         self.useButton.connect("clicked(bool)", self.onUse)
