@@ -187,10 +187,8 @@ def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:
     parts = []
     needed = _needed_channel(tables, start)
     if needed:
-        parts.append(
-            f"the change of the {needed[0]} (without it {100 * needed[1]:.0f} % of the gain is"
-            " lost)"
-        )
+        lost = "nothing of" if needed[1] >= 1 else f"only {100 * (1 - needed[1]):.0f} % of"
+        parts.append(f"the change of the {needed[0]} (without it {lost} the gain is left)")
     tissue = _changed_tissue(facts, tables["error"], start)
     if tissue:
         parts.append(

@@ -57,6 +57,8 @@ SETTINGS = {
     "allow_cpu": ("Go on on the CPU if the GPU's memory does not suffice", "yes or no"),
     "validity": ("Try inputs that should not be better", "yes or no"),
     "knobs": ("Try what a scanner can do", "yes or no"),
+    "blurred": ("Weight of the blurred input's error", "beside the input's own"),
+    "trade_off": ("How much change buys how much?", "yes or no"),
 }
 LIMITS = (
     "That such an image could be acquired: voxels were free, and no scanner has one knob for "

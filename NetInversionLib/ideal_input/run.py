@@ -32,6 +32,7 @@ from .quality import quality_line
 from .reading import OWN, start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
 from .settings import IdealInputSettings
+from .trade_off import trade_off
 
 if TYPE_CHECKING:
     from .case import Case
@@ -162,14 +163,17 @@ def describe(
         tables.add_validity(
             result, case, names, found.images, objective, second, settings.seed, kind
         )
-    if settings.knobs and settings.direction == "best":
-        _add_knobs(result, case, found, settings, memory, progress)
+    if settings.direction == "best" and (settings.knobs or settings.trade_off):
+        _add_of_some(result, case, found, settings, memory, progress)
     result.curves[Key("convergence")] = Curve(
         "How far did the error fall?",
         "network evaluations",
         "error that was minimised (no unit)",
         {
-            f"from {start_words(name)}": (list(range(1, len(line) + 1)), line)
+            f"from {start_words(name)}": (
+                [settings.passes * step for step in range(1, len(line) + 1)],
+                line,
+            )
             for name, line in zip(names, found.trace)
         },
         log_y=settings.direction == "best",
@@ -219,7 +223,7 @@ def _output_volumes(result: Result, case: Case, name: str, kind: str, normalised
     return (normalised - case.target).abs() * case.model.error_scale[0]
 
 
-def _add_knobs(
+def _add_of_some(
     result: Result,
     case: Case,
     found: Found,
@@ -227,9 +231,7 @@ def _add_knobs(
     memory: float,
     progress: Progress,
 ) -> None:
-    """Table "acquirable", curve "scan time" and fact "protocol", on evenly spaced images, compared
-    with the best of the free-voxel inputs there.
-    """
+    """What is looked at on evenly spaced images only, since each is a search of its own."""
     count = len(case.patient)
     chosen = torch.linspace(0, count - 1, min(count, knobs.MOST_IMAGES)).round().long()
     objective = Objective(
@@ -242,7 +244,40 @@ def _add_knobs(
         log=progress.log,
     )
     scale, units = case.model.error_scale
-    free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
+    if settings.trade_off:
+        result.curves[Key("trade-off")], result.facts["trade_off"] = trade_off(
+            case.patient[chosen],
+            case.free[chosen],
+            objective,
+            settings.blurred_weight,
+            scale,
+            units,
+            progress,
+        )
+    if settings.knobs:
+        free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
+        _add_knobs(result, case, chosen, objective, free, progress)
+
+
+def _add_knobs(
+    result: Result,
+    case: Case,
+    chosen: Tensor,
+    objective: Objective,
+    free: float,
+    progress: Progress,
+) -> None:
+    """Table "acquirable", curve "scan time" and fact "protocol".
+
+    Args:
+        result: Takes them.
+        case: What is asked.
+        chosen: Numbers of the images that ``objective`` is of, (n,).
+        objective: A mean over voxels.
+        free: Error of the best free-voxel inputs there.
+        progress: Receives progress.
+    """
+    scale, units = case.model.error_scale
     roles = [channel.role for channel in case.model.card.inputs]
     hu = None
     if [channel.units for channel in case.model.card.outputs] == ["HU"]:

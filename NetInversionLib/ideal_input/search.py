@@ -19,8 +19,8 @@ from ..core.progress import Progress
 from ..core.results import Result
 from ..optimise import descent, lbfgs
 from ..optimise.objective import Objective, Terms
-from .knobs import noise_sigma
 from .reading import image_title, start_words
+from .served import noise_deviations, priced
 from .settings import IdealInputSettings
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 INTERMEDIATE_EVERY_S = 5.0
 ROWS_ON_CPU = 16
-LEAST_NOISE = 1e-3
-"""Of a channel's range: images without noise have a distance too."""
 WORDS = {"best": "ideal", "worst": "worst"}  # what an input found in this direction is called
 
 
@@ -102,7 +100,7 @@ def optimise(
         )
         solution = solve(case, part, starts[:, part], settings, memory, watch)
         found.images[:, part] = solution.x.reshape(found.images[:, part].shape)
-        found.evaluations[:, part] = solution.evaluations.reshape(count, -1).cpu()
+        found.evaluations[:, part] = solution.evaluations.reshape(count, -1).cpu() * settings.passes
         found.status[:, part] = solution.status.reshape(count, -1).cpu()
         _add_trace(
             found.trace,
@@ -140,24 +138,23 @@ def objective_for(
 def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
     objective = objective_for(case, part, settings, memory, watch.progress)
     free, patient = case.free[part], case.patient[part]
-    sigma = noise_deviations(case.patient)
     x = starts.flatten(0, 1)
-    options = lbfgs.Options(max_evaluations=settings.max_evaluations, history=settings.history)
+    steps = max(1, settings.max_evaluations // settings.passes)
+    options = lbfgs.Options(max_evaluations=steps, history=settings.history)
     minimize = partial(lbfgs.minimize, options=options, callback=watch)
+    own = torch.tensor([float(name == "patient") for name in watch.names])
+    own = own.repeat_interleave(len(free)).to(x)
     if settings.optimiser == "annealed" and settings.ball is None:
-        annealed = descent.Options(max_evaluations=settings.max_evaluations)
+        annealed = descent.Options(max_evaluations=steps)
         # From the patient's images half the steps err less and change less.
-        own = torch.tensor([0.5 if name == "patient" else 1.0 for name in watch.names])
-        shares = own.repeat_interleave(len(free))
-        minimize = partial(descent.minimize, options=annealed, shares=shares, callback=watch)
+        minimize = partial(descent.minimize, options=annealed, shares=1 - own / 2, callback=watch)
+    near, sigma = settings.price * own, noise_deviations(case.patient)
+    total = priced(objective, patient, sigma, near, settings.blurred_weight)
 
     def value_and_gradient(
         x: Tensor, items: Tensor, rounding: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        value, gradient = objective.value_and_gradient(x, items, rounding)
-        if settings.near:
-            price, slope = _leaving(x, patient[items % len(free)], sigma, settings.near)
-            value, gradient = value + price, gradient + slope
+        value, gradient = total(x, items, rounding)
         return value, gradient * free[items % len(free)]
 
     def held(x: Tensor, items: Tensor) -> Tensor:
@@ -185,23 +182,6 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
     watch.unfold = ball.point
     solution = minimize(ball.wrap(value_and_gradient), v)
     return lbfgs.Solution(ball.point(solution.x, everything), *_rest(solution))
-
-
-def noise_deviations(patient: Tensor) -> Tensor:
-    """Standard deviation of each channel's noise, (1, C, 1, ...), at least ``LEAST_NOISE``.
-
-    Args:
-        patient: Normalised, shape (images, C, *space).
-    """
-    found = [max(LEAST_NOISE, noise_sigma(channel.cpu().numpy())) for channel in patient.unbind(1)]
-    return patient.new_tensor(found).reshape(1, -1, *[1] * (patient.dim() - 2))
-
-
-def _leaving(x: Tensor, patient: Tensor, sigma: Tensor, near: float) -> tuple[Tensor, Tensor]:
-    """The price of leaving the patient's images, and its slope; both images (rows, C, *space)."""
-    scaled = (x - patient) / sigma
-    price = near / 1000 / x[0].numel()
-    return price * scaled.square().flatten(1).sum(1), 2 * price * scaled / sigma
 
 
 class _Ball:
@@ -302,6 +282,7 @@ class _Watch:
         self.shown = now
         x, loss = best()
         size = self.part.stop - self.part.start
+        evaluation *= self.settings.passes
         inner = evaluation / self.settings.max_evaluations if fraction is None else fraction
         fraction = 0.95 * (self.part.start + inner * size) / self.total
         slices = (

@@ -6,6 +6,7 @@ Free of torch, so that a panel can show them before torch is installed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..core.settings import Checked, setting
 
@@ -17,7 +18,13 @@ NOISE = 0.02
 range.
 """
 BLUR_VOXELS = 1.0
-"""Standard deviation of the blur there."""
+"""Standard deviation of the blur there, and of the one that the input has to serve under."""
+NEAR, BLURRED = 0.0, 0.0
+"""Usual price of leaving the patient's images, and weight of the blurred input's error: none yet.
+
+At 0.1 and 1 the error falls to about a tenth, at a change of about three times the images' noise,
+and 70 to 85 % of that stays under a blur; at 0 and 0 nothing stays.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,13 @@ class IdealInputSettings(Checked):
     ``starts``: any of "patient", "zeros" and "noise" (uniform in [0, 1]); ``noise_seeds`` noise
     images from ``seed`` on. ``direction``: "best" (least error) or "worst" (greatest error; needs
     ``ball``). ``ball``: greatest root-mean-square distance from the patient's images, or None for
-    no limit. ``near``: price of leaving the patient's images: what is minimised rises by near /
-    1000 where the root-mean-square change is one standard deviation of the images' own noise, and
-    with its square; 0 for none. ``above``, ``below``: lambda 1 and 2, the price of values above 1
+    no limit. ``near``: price of leaving the patient's images, for searches that start there: what
+    is minimised rises by near / 1000 where the root-mean-square change is one standard deviation of
+    the images' own noise, and with its square; 0 for none. ``blurred``: what the error of the input
+    blurred by a voxel weighs beside its own; 0 looks for the least error at any price, and finds
+    fine patterns that no scanner can show. Both None: ``NEAR`` and ``BLURRED`` for the best input
+    by the annealed search, else 0. ``trade_off``: also the curve "trade-off", how much of the gain
+    needs how much change. ``above``, ``below``: lambda 1 and 2, the price of values above 1
     and below 0: at 10 all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 %
     leave it; ``mean``: every term of the objective is a mean over voxels (so that the lambdas do
     not depend on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead
@@ -52,7 +63,8 @@ class IdealInputSettings(Checked):
     seed: int = 0
     direction: str = setting("best", choices=DIRECTIONS)
     ball: float | None = setting(None, above=0)
-    near: float = setting(0.0, at_least=0)
+    near: float | None = setting(None, at_least=0)
+    blurred: float | None = setting(None, at_least=0)
     above: float = setting(10.0, at_least=0)
     below: float = setting(10.0, at_least=0)
     mean: bool = True
@@ -72,6 +84,28 @@ class IdealInputSettings(Checked):
     allow_cpu: bool = True
     validity: bool = True
     knobs: bool = True
+    trade_off: bool = False
+
+    @property
+    def price(self) -> float:
+        """``near``, chosen."""
+        return self._chosen(self.near, NEAR)
+
+    @property
+    def blurred_weight(self) -> float:
+        """``blurred``, chosen."""
+        return self._chosen(self.blurred, BLURRED)
+
+    @property
+    def passes(self) -> int:
+        """Network evaluations that a step of the search takes."""
+        return 2 if self.blurred_weight else 1
+
+    def _chosen(self, given: float | None, usual: float) -> float:
+        if given is not None:
+            return given
+        usually = self.optimiser == "annealed" and self.direction == "best" and self.ball is None
+        return usual if usually else 0.0
 
     def check(self) -> None:
         """Raise ValueError for bounds that exclude each other, or a search without an end."""
@@ -82,9 +116,10 @@ class IdealInputSettings(Checked):
             )
         if self.ball is not None and (set(self.starts) != {"patient"} or self.box):
             raise ValueError("a ball needs starts only at the patient, and excludes box bounds")
-        if self.near and self.optimiser == "published":
+        if (self.near or self.blurred) and self.optimiser == "published":
             raise ValueError(
-                "the published optimiser knows no price of leaving the patient's images"
+                "the published optimiser knows no price of leaving the patient's images, and no"
+                " blur"
             )
         if self.optimiser == "published" and (self.box or self.ball is not None):
             raise ValueError(
@@ -92,8 +127,9 @@ class IdealInputSettings(Checked):
             )
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "free": {"near": 0.0, "blurred": 0.0},
     "published": {
         "optimiser": "published",
         "mean": False,
@@ -102,7 +138,9 @@ PRESETS = {
         "starts": STARTS,
     },
 }
-"""Settings by name; "published" is that of the source: sums as printed, fixed-step L-BFGS."""
+"""Settings by name. "free": the least error at any price. "published" is that of the source: sums
+as printed, fixed-step L-BFGS.
+"""
 
 
 Settings = IdealInputSettings

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from ..core.keys import Column, Key
@@ -16,7 +15,8 @@ from ..core.results import Curve, Result, Table
 from ..optimise.objective import Objective, Terms
 from .dixon import body_mask
 from .reading import BODY, EVERYTHING, OWN, TISSUES, input_words, mae, start_words
-from .settings import BLUR_VOXELS, NOISE
+from .served import blurred
+from .settings import NOISE
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -288,7 +288,7 @@ def add_validity(
         words = input_words(name, kind)
         rows += [
             (words, image),
-            (f"{words}, blurred", _blurred(image)),
+            (f"{words}, blurred", blurred(image)),
             (f"{words}, noisier", image + noise),
         ]
     rows += [
@@ -342,13 +342,6 @@ def _second_error(case: Case, second: Model, images: Tensor) -> float:
     target = second.normalise_target_tensor(model.denormalise_output(case.target))
     objective = Objective(second, target, case.weight, Terms(), multiple=second.card.size_multiple)
     return objective.mean_error(x) * second.error_scale[0]
-
-
-def _blurred(images: Tensor) -> Tensor:
-    sigma = (0, 0, *[BLUR_VOXELS] * (images.dim() - 2))
-    return torch.from_numpy(
-        ndimage.gaussian_filter(images.cpu().numpy(), sigma, mode="nearest")
-    ).to(images)
 
 
 def _mean(values: Tensor, mask: np.ndarray) -> float:

@@ -6,15 +6,19 @@ from toy_models import LPS, smooth, volume
 
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.ideal_input import Settings, ideal_input
+from NetInversionLib.ideal_input.settings import PRESETS
 
 SHAPE = (3, 9, 11)
 
 
 def run(volumes, network, progress=None, models=None, **settings):
+    """The least error at any price, unless the settings say otherwise."""
     settings = {
+        **({} if settings.get("optimiser") == "published" else PRESETS["free"]),
         "device": "cpu",
         "validity": False,
         "knobs": False,
+        "trade_off": False,
         "max_evaluations": 150,
         **settings,
     }

@@ -86,7 +86,7 @@ def test_what_came_out_how_sure_and_what_next():
         "most of it lies in fine patterns and tells about this network, not about a scanner" in text
     )
     assert (
-        "Look next at the change of the water fraction (without it 72 % of the gain is lost)"
+        "Look next at the change of the water fraction (without it only 28 % of the gain is left)"
         in text
     )
     assert text.endswith("and at bone (error 200 before, 20 HU after).")

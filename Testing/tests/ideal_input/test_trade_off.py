@@ -1,0 +1,160 @@
+"""The price of change and the blurred input: closed forms, SciPy's blur, and what they are for."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+from toy_models import LPS, linear, model, smooth, volume
+from toy_mr import mixer, run, two_channels
+
+from NetInversionLib.ideal_input import served
+from NetInversionLib.ideal_input.knobs import noise_sigma
+from NetInversionLib.ideal_input.settings import BLURRED, NEAR, PRESETS, Settings
+from NetInversionLib.ideal_input.trade_off import PRICES, change_of_half
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (1, 12), (7, 6, 5)])
+def test_the_blur_is_scipys(shape):
+    images = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    sigma = (0, 0, *[1.0] * len(shape))
+    expected = ndimage.gaussian_filter(images.numpy(), sigma, mode="nearest")
+    np.testing.assert_allclose(served.blurred(images, 1.0).numpy(), expected, atol=1e-5)
+
+
+def asked(weight, near, generator):
+    """An objective of one network with prices, and where it is asked for its gradient."""
+    from NetInversionLib.optimise.objective import Objective
+
+    patient, target = (torch.rand(2, 1, 6, 7, generator=generator) for _ in range(2))
+    network = nn.Conv2d(1, 1, 3, padding=1)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    sigma = torch.full((1, 1, 1, 1), 0.1)
+    total = served.priced(Objective(network, target), patient, sigma, near, weight)
+    return total, network, patient, target
+
+
+def test_the_gradient_is_that_of_the_loss():
+    generator = torch.Generator().manual_seed(1)
+    near = torch.tensor([0.0, 3.0, 50.0, 7.0])
+    total, network, patient, target = asked(0.7, near, generator)
+    x = torch.rand(3, 1, 6, 7, generator=generator)
+    items = torch.tensor([3, 0, 2])  # images 1, 0 and 0
+    value, gradient = total(x, items)
+    free = x.clone().requires_grad_()
+
+    def error(images):
+        found = (network(images) - target[items % 2]).abs().mean((1, 2, 3))
+        return found + ((images - 1).clamp(min=0) ** 2 + images.clamp(max=0) ** 2).mean((1, 2, 3))
+
+    price = near[items] / 1000 * ((free - patient[items % 2]) / 0.1).square().mean((1, 2, 3))
+    expected = (error(free) + 0.7 * error(served.blurred(free))) / 1.7 + price
+    expected.sum().backward()
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, free.grad)
+
+
+def test_what_is_usual_holds_where_it_can():
+    usual = Settings()
+    assert (usual.price, usual.blurred_weight) == (NEAR, BLURRED)
+    asked = Settings(near=0.1, blurred=1.0)
+    assert (asked.price, asked.blurred_weight, asked.passes) == (0.1, 1.0, 2)
+    free = Settings(**PRESETS["free"])
+    assert (free.price, free.blurred_weight, free.passes) == (0, 0, 1)
+    for other in (
+        PRESETS["published"],
+        {"direction": "worst", "ball": 0.1},
+        {"optimiser": "lbfgs"},
+    ):
+        assert (Settings(**other).price, Settings(**other).blurred_weight) == (0, 0)
+    with pytest.raises(ValueError, match="published"):
+        Settings(optimiser="published", blurred=1.0)
+
+
+class FinePatterns(nn.Module):
+    """Sees the image, and ten times what a blur takes from it: fine patterns move it most."""
+
+    def forward(self, x):
+        return x + 10 * (x - served.blurred(x))
+
+
+def gains(result):
+    """What the ideal input gains, as it is and blurred, and how far it lies from the patient's."""
+    error = dict(zip(*list(result.tables["validity"].columns.values())[:2]))
+    own, found = "Patient's own input", "Ideal, from the patient's images"
+    change = result.volumes["change mr patient"].array
+    return [error[own + how] - error[found + how] for how in ("", ", blurred")], change
+
+
+def test_an_input_that_must_serve_blurred_serves_blurred():
+    patient = smooth((1, 24, 24), 1)
+    volumes = {
+        "mr": volume(patient, "MR", LPS),
+        "ct": volume(np.clip(patient + 0.2 * smooth((1, 24, 24), 2), 0, 1), "CT", LPS),
+    }
+    free, usual = (
+        run(volumes, model(FinePatterns()), validity=True, max_evaluations=100, **how)
+        for how in ({}, {"near": 0.1, "blurred": 1.0})
+    )
+    (free_gain, free_blurred), far = gains(free)
+    (gain, blurred), near = gains(usual)
+    assert gain > 0.3 * free_gain and blurred > 0.3 * gain and blurred > free_blurred
+    assert np.abs(near).mean() < np.abs(far).mean()
+
+
+def test_only_the_search_from_the_patient_pays_for_leaving():
+    volumes = two_channels()
+    dear = {"near": 1e4, "max_evaluations": 40, "starts": ("patient", "zeros")}
+    result = run(volumes, model(mixer(), ("mr", "fat")), **dear)
+    kept, left = (
+        np.abs(result.volumes[f"change mr {s}"].array).mean() for s in ("patient", "zeros")
+    )
+    assert kept < 1e-3 < 0.05 < left
+
+
+def test_the_curve_goes_from_no_change_to_the_least_error():
+    volumes = two_channels()
+    rng = np.random.default_rng(0)
+    for role in ("mr", "fat"):
+        noise = 0.02 * rng.normal(size=volumes[role].array.shape)
+        volumes[role] = volumes[role].with_array(volumes[role].array + noise.astype(np.float32))
+    result = run(volumes, model(mixer(), ("mr", "fat")), trade_off=True, max_evaluations=40)
+    curve, facts = result.curves["trade-off"], result.facts["trade_off"]
+    assert list(curve.lines) == ["the input", "the input, blurred"]
+    changes, errors = facts["change"], facts["error"]
+    assert len(changes) == len(PRICES) + 1 and changes[0] == 0 and changes == sorted(changes)
+    assert errors[0] == pytest.approx(result.facts["error"]["own"], rel=1e-3)
+    assert np.all(np.diff(errors) < 0.05 * errors[0]) and errors[-1] < 0.9 * errors[0]
+    assert 0 < facts["half"] < changes[-1]
+
+
+def test_the_curve_of_a_copy_is_known():
+    """A copy of one channel: at price n each voxel that is off by more stops sigma^2 / 2n from the
+    patient's, so the change at a price is the mean over voxels of min(off, that).
+    """
+    rng = np.random.default_rng(0)
+    patient = (0.5 + 0.02 * rng.normal(size=(2, 16, 16))).astype(np.float32)
+    target = np.clip(patient + 0.1 * rng.uniform(-1, 1, patient.shape), 0, 1).astype(np.float32)
+    volumes = {"mr": volume(patient), "ct": volume(target)}
+    result = run(volumes, model(linear([[1.0]])), trade_off=True, max_evaluations=5)
+    facts = result.facts["trade_off"]
+    sigma = noise_sigma(patient)
+    for price, change, error in zip(PRICES, facts["change"][1:], facts["error"][1:]):
+        reach = np.minimum(np.abs(target - patient), 1000 * sigma**2 / (2 * price))
+        assert change == pytest.approx(np.sqrt((reach**2).mean()) / sigma, rel=0.1)
+        assert error == pytest.approx(np.abs(target - patient).mean() - reach.mean(), abs=6e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, errors, half",
+    [
+        ([0, 1, 2], [10, 4, 2], 4 / 6),
+        ([0, 1, 3], [10, 8, 2], 1 + 2 * 2 / 6),
+        ([0, 1], [10, 0], 0.5),
+        ([0, 1], [10, 12], None),
+        ([0, 1, 2], [10, 11, 4], 1 + 4 / 7),
+    ],
+)
+def test_half_of_the_gain_is_found_between_the_points(changes, errors, half):
+    assert change_of_half(changes, errors) == (half if half is None else pytest.approx(half))
