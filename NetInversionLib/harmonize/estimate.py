@@ -77,6 +77,10 @@ TERMS = 4
 # ten; above 20 on a scanner with another sequence): up to the first it is taken, from the second on
 # it is not.
 MISFITS = (8.0, 16.0)
+# The brightest tenth of the voxels may be a lesion's: their quantiles may deviate by so much more
+# (standard deviation, scaled units, at the very top), and matched landmarks end below them.
+TAIL, TAIL_DEVIATION = 0.9, 0.1
+TAIL_TRUST = 0.02
 LANDMARKS = (0.002, 0.01, *np.linspace(0.1, 0.9, 9).tolist(), 0.99, 0.998)
 MAX_SLOPE_A = 0.01  # per mm
 CURVE_KNOTS = 129
@@ -246,7 +250,7 @@ def probability_unchanged(tissue: Tissue, target: Target, kept: Kept, tone_alone
     """
     own = np.quantile(kept.values, TONE_LEVELS) / kept.scale
     expected = kept.target.tone
-    precision = np.linalg.inv(target.tone_deviations + KEPT_FLOOR**2 * np.eye(len(own)))
+    precision = np.linalg.inv(_tone_covariance(target, 1.0, KEPT_FLOOR))
     curves = [_log_polynomial(own, expected, precision, terms, own)[1] for terms in (2, 3, 4, 5)]
     whole = (
         -0.5 * (expected - own) @ precision @ (expected - own)
@@ -277,7 +281,9 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
     people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
     target's quantiles by more than people differ (another sequence, whose tissues lie differently),
-    all quantiles are matched instead. Straight below the darkest and beyond the brightest.
+    all quantiles are matched instead. In the brightest tenth, which may be a lesion's, matching
+    counts only as far as it agrees with the polynomial. Straight below the darkest and beyond the
+    brightest.
 
     Args:
         values: Of shape (n,), scaled, inside the mask.
@@ -288,9 +294,7 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
-    precision = np.linalg.inv(
-        TONE_BELIEF * target.tone_deviations + TONE_FLOOR**2 * np.eye(len(expected))
-    )
+    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, TONE_FLOOR))
     x = np.linspace(own[0], max(own[-1], own[0] + 0.1), CURVE_KNOTS - 2)
     for terms in (TERMS, 3, 2):
         y = _log_polynomial(own, expected, precision, terms, x)[0]
@@ -298,18 +302,34 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
             break
     left = expected - np.interp(own, x, y)
     simple = np.clip((MISFITS[1] - left @ precision @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
-    landmarks = np.interp(
-        x, *(np.interp(LANDMARKS, TONE_LEVELS, quantiles) for quantiles in (own, expected))
-    )
-    y = simple * (y + landmarks) / 2 + (1 - simple) * np.interp(
-        x, *matching_curve(values, target.whole)
-    )
+    marks, wanted = (np.interp(LANDMARKS, TONE_LEVELS, q) for q in (own, expected))
+    all_matched = np.interp(x, *matching_curve(values, target.whole))
+    matched = simple * (y + np.interp(x, marks, wanted)) / 2 + (1 - simple) * all_matched
+    y = matched - _mistrust(x, y, matched, float(np.interp(TAIL, TONE_LEVELS, own)))
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
     # An additive field may leave tissue at or below 0: there is no straight line down to 0 then,
     # and it must not end up as air.
     below, start = (0.0, 0.0) if own[0] > DARKEST else (min(values.min(), own[0]) - 0.1, y[0] / 2)
     return tone_field.strictly_increasing(np.r_[below, x, beyond], np.r_[start, y, end])
+
+
+def _mistrust(x, simple, matched, tail: float) -> np.ndarray:
+    """What of a matched curve (K,) is taken back beyond ``tail``, the value where the tail begins.
+
+    There the simple curve goes on in proportion. Matched quantiles that leave it by more than
+    ``TAIL_TRUST`` are a lesion's, and those that are brighter too.
+    """
+    alone = simple * (np.interp(tail, x, matched) / np.interp(tail, x, simple))
+    left = np.where(x > tail, matched - alone, 0)
+    believed = np.minimum.accumulate(np.clip(2 - np.abs(left) / TAIL_TRUST, 0, 1))
+    return (1 - believed) * left
+
+
+def _tone_covariance(target: Target, belief: float, floor: float) -> np.ndarray:
+    """Of the whole brain's quantiles, (55, 55): people's, and what a bright lesion may add."""
+    tail = TAIL_DEVIATION * np.clip((np.array(TONE_LEVELS) - TAIL) / (1 - TAIL), 0, 1)
+    return belief * target.tone_deviations + np.diag(floor**2 + tail**2)
 
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:

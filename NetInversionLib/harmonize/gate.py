@@ -25,6 +25,8 @@ mean:
                 normal; three times as far out for the source, which comes from other scanners, but
                 a quarter farther out for its unevenness, which a tone curve changes by a tenth, and
                 no farther for repetition, which no scanner shows
+    closer      the result's histogram distance is at most 1.05 times the source's, or the median
+    person's
     bits/dim    of the result inside its mask: as the others, of people whom the flow was not
                 trained on, and higher by what the same people gain when shown coarsely, in
                 proportion to the result's noise
@@ -43,7 +45,7 @@ from scipy import stats
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
 from .gate_template import SEARCH_STEPS, TURNS, Moving, Template, align, anatomy, likeness, place
-from .gate_words import QUALITY_WORDS, WHOLE_HEAD
+from .gate_words import NOT_CLOSER, QUALITY_WORDS, UNLIKE_INTENSITIES, WHOLE_HEAD
 from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
 
@@ -194,7 +196,8 @@ def check_result(
     limits = Limits(statistics)
     seen = look(result)
     checks = _anatomy_checks(seen, statistics, limits, "result")
-    before, after = look(source).quality, seen.quality
+    first = look(source)
+    before, after = first.quality, seen.quality
     for name, low_words, high_words in (
         (
             "noise",
@@ -217,18 +220,8 @@ def check_result(
                 f"{name} of the result", after[name], low, high, low_words + LOOK, high_words + LOOK
             )
         )
-    distance = histogram_distance(seen, statistics["gate_quantiles"])
-    checks.append(
-        _two_sided(
-            "histogram distance of the result",
-            distance,
-            -np.inf,
-            limits.normal("histogram distance")[1],
-            "",
-            "The intensities are not distributed as the target scanner's: it may not have been"
-            " possible to harmonize this image." + LOOK,
-        )
-    )
+    at_first, at_last = (histogram_distance(x, statistics["gate_quantiles"]) for x in (first, seen))
+    checks += _distance_checks(at_first, at_last, limits)
     if bits_per_dim is not None and "bits_per_dim" in statistics:
         checks.append(_bits_check(float(bits_per_dim), after["noise"], statistics))
     return checks
@@ -267,6 +260,23 @@ def _two_sided(
     good = bool(low <= value <= high)
     words = "as in the target's people" if good else low_words if value < low else high_words
     return Check(name, float(value), float(low), float(high), good, words, severity)
+
+
+def _distance_checks(before: float, after: float, limits: Limits) -> list[Check]:
+    """Whether the result is as near to the target as its people, and no further than the source.
+
+    Within ``LOSS``, or below the median person's distance, the second cannot be told.
+    """
+    most = max(before * LOSS, float(np.median(limits.column("histogram distance"))))
+    further = NOT_CLOSER.format(before=before, after=after) if after > most else ""
+    high = limits.normal("histogram distance")[1]
+    return [
+        _two_sided(name, after, -np.inf, limit, "", further or UNLIKE_INTENSITIES + LOOK)
+        for name, limit in (
+            ("histogram distance of the result", high),
+            ("histogram distance beside the source's", most),
+        )
+    ]
 
 
 def _size_checks(seen: Look, limits: Limits) -> list[Check]:

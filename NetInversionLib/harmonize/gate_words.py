@@ -60,3 +60,14 @@ WHOLE_HEAD = (
     "This image seems to show the whole head: give a brain mask. If it shows the brain alone, a "
     "large part of it is cut off."
 )
+
+UNLIKE_INTENSITIES = (
+    "The intensities are not distributed as the target scanner's: it may not have been possible to"
+    " harmonize this image."
+)
+
+NOT_CLOSER = (
+    "The change does not bring the image closer to the target scanner (distance of the intensities:"
+    " {before:.3f} before, {after:.3f} after): use the image as it was, or check the mask and the"
+    " contrast."
+)

@@ -268,6 +268,23 @@ def test_the_tone_curve_of_the_same_values_is_undone(target, curve):
     assert np.sqrt(np.mean((change.curve(seen) - values) ** 2)) < 0.012
 
 
+@pytest.mark.parametrize("share", [0.003, 0.02])
+def test_a_bright_lesion_does_not_bend_the_curve(target, share):
+    """A brain that IS the target's mean, but for voxels brighter than any of the people's."""
+    figures = statistics.Target(target)
+    values = np.interp(
+        np.random.default_rng(0).uniform(0.002, 0.998, 40_000), estimate.TONE_LEVELS, figures.tone
+    )
+    lesion = np.full(int(share * len(values)), 1.25 * np.quantile(values, 0.9))
+    knots = estimate.tone_curve(np.r_[values, lesion], figures)
+    change = ToneField(knots, np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), np.eye(4))
+    after = change.curve(np.r_[values, lesion[:1]])
+    white = (values > np.quantile(values, 0.85)) & (values < np.quantile(values, 0.9))
+    assert np.sqrt(np.mean((after[:-1] - values) ** 2)) < 0.012
+    kept = (after[-1] / after[:-1][white].mean() - 1) / (lesion[0] / values[white].mean() - 1)
+    assert 0.9 < kept < 1.1
+
+
 def test_a_scan_of_the_target_keeps_a_part_of_itself(target):
     same, other = (
         estimate.explain(simulated_scanners.parse(d)[0](scan(22)), target)

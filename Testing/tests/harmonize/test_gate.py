@@ -231,9 +231,26 @@ def test_a_result_that_lost_its_detail_is_flagged(scan, statistics):
 def test_a_result_with_other_intensities_is_flagged(scan, statistics):
     dark = scan.with_image(scan.image * 0.5)
     failed = [c for c in harmonize_gate.check_result(scan, dark, statistics) if not c.passed]
-    assert [c.name for c in failed] == ["histogram distance of the result"] and verdict(failed)[
-        0
-    ] == "flagged"
+    assert {c.name for c in failed} == {
+        "histogram distance of the result",
+        "histogram distance beside the source's",
+    }
+    word, reasons = verdict(failed)
+    assert word == "flagged" and len(reasons) == 1 and "not bring the image closer" in reasons[0]
+
+
+def test_a_result_further_from_the_target_than_its_source_is_never_accepted(scan, statistics):
+    """Even where the result, looked at alone, might be one of the target's people."""
+    own, limit = (
+        harmonize_gate.Limits(statistics).normal("histogram distance")[1] * share
+        for share in (0.6, 0.95)
+    )
+    checks = harmonize_gate._distance_checks(own, limit, harmonize_gate.Limits(statistics))
+    assert [c.passed for c in checks] == [True, False]
+    assert all(
+        c.passed
+        for c in harmonize_gate._distance_checks(limit, own, harmonize_gate.Limits(statistics))
+    )
 
 
 @pytest.mark.parametrize("bits, passed", [(2.0, True), (3.0, False), (1.0, False)])
