@@ -14,9 +14,9 @@ import numpy as np
 
 # Strengths tried, in units of the noise's standard deviation.
 STRENGTHS = {
-    "non-local means": (0.4, 0.6, 0.8, 1.1, 1.5),
-    "total variation": (0.4, 0.7, 1.0, 1.5, 2.2),
-    "BM3D": (0.7, 1.0, 1.4, 2.0, 2.8),
+    "non-local means": (0.3, 0.4, 0.6, 0.8, 1.1, 1.5, 2.1),
+    "total variation": (0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.2),
+    "BM3D": (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0),
 }
 
 

@@ -34,7 +34,7 @@ SOFT_TISSUE = (-100.0, 150.0)  # HU, of the smoothed image
 SOFT_TISSUE_SMOOTHING_MM = 2.0
 COARSEST = 1.7  # voxels are not made smaller than by this: there is nothing between them
 SMALLEST_WINDOW = 96  # smaller images are mirrored
-USUAL_NOISE_HU = 15.0  # errors are weighed by the noise added, and by this beside it
+USUAL_NOISE_HU = 8.0  # errors are weighed by the noise added, and by this beside it
 ELSEWHERE = 0.3  # weight of what is not soft tissue
 MARGIN = 4  # voxels at a patch's border whose error does not count
 BORDER = 8  # around a patch, for the kernel
@@ -64,7 +64,7 @@ class NoisySettings:
     window: int = 288
     slices: int = 4
     dose: tuple[float, float] = (0.05, 1.0)
-    identity: float = 0.1
+    identity: float = 0.2
     cutoff: tuple[float, float] = (0.5, 1.4)
     sharp: float = 0.3
     photons: float = 3e5

@@ -90,9 +90,9 @@ def test_weights_count_patches_alike_and_soft_tissue_more():
     low = normal + torch.tensor([0.0, 20.0]).reshape(2, 1, 1, 1)
     soft = torch.zeros_like(normal, dtype=torch.bool)
     soft[..., 0] = True
-    found = noisy.weights(low, normal, soft)
-    assert float(found[0, 0, 0, 0]) == pytest.approx(1 / 15**2)
-    assert float(found[1, 0, 0, 0]) == pytest.approx(1 / (15**2 + 20**2))
+    found, usual = noisy.weights(low, normal, soft), noisy.USUAL_NOISE_HU
+    assert float(found[0, 0, 0, 0]) == pytest.approx(1 / usual**2)
+    assert float(found[1, 0, 0, 0]) == pytest.approx(1 / (usual**2 + 20**2))
     assert float(found[1, 0, 0, 1] / found[1, 0, 0, 0]) == pytest.approx(0.3)
 
 
