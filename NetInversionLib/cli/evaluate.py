@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="CT volumes, as for train")
+    parser.add_argument("folder", nargs="+", help="CT volumes, as for train")
     parser.add_argument(
-        "model", nargs="+", help="models, each evaluated on the people it was not trained on"
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="models, each evaluated on the people it was not trained on",
     )
     output_arguments(parser, "also write evaluation.csv and evaluation.json there", required=False)
     parser.add_argument(
@@ -49,7 +53,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
     """Mean absolute error on people left out, overall and in bone, in HU.
 
-    Two trivial predictors stand beside it.
+    Predictors that look at no neighbourhood stand beside it: a look-up table, linear regression
+    and a constant, fitted on the people that the model was trained on.
     """
     device = machine(options)
     from ..evaluation import synthetic_ct
@@ -58,7 +63,7 @@ def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
     with _folder(options, "evaluate synthetic-ct") as folder:
         trained = [models.load(path, device) for path in options.model]
         table = synthetic_ct.evaluate(
-            training_synthetic_ct.read_scans(options.folder), trained, options.seed, options.shell
+            training_synthetic_ct.read_scans(*options.folder), trained, options.seed, options.shell
         )
         if folder:
             write_table(table, folder.new, "evaluation")
@@ -67,6 +72,8 @@ def evaluate_synthetic_ct(options: argparse.Namespace) -> int:
             )
             folder.deliver()
     options.shell.table(table, "evaluation")
+    for where, (won, people) in synthetic_ct.below(table).items():
+        options.shell.log(f"{where}: network below the look-up for {won} of {people} people")
     for path in options.record:
         models.record_quality(path, synthetic_ct.quality(table))
     return 0

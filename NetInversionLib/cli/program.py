@@ -5,7 +5,7 @@
     netinversion harmonize one.nii.gz harmonized.nii.gz
     netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
-    netinversion evaluate synthetic-ct folder-of-ct model.safetensors --output folder
+    netinversion evaluate synthetic-ct folder-of-ct --model model.safetensors --output folder
     netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' \\
         --model model.safetensors --output folder
     netinversion evaluate gate folder-of-mr --wrong other-contrasts --output folder

@@ -29,7 +29,9 @@ LESS_VIEWS = "It takes less with fewer --views. Stopped, it goes on with the sam
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", help="CT volumes, and people.csv (file,person) if a person has several"
+        "folder",
+        nargs="+",
+        help="CT volumes, and people.csv (file,person) if a person has several",
     )
     parser.add_argument(
         "--leave-out",
@@ -61,15 +63,10 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
     device = machine(options)
     from ..training import synthetic_ct
 
-    scans = synthetic_ct.read_scans(options.folder, options.shell)
-    unknown = set(options.leave_out) - {s.person for s in scans}
-    if unknown:
-        raise ValueError(
-            f"no scan of {', '.join(sorted(unknown))} in {options.folder}; "
-            f"people there: {', '.join(sorted({s.person for s in scans}))}"
-        )
+    scans = synthetic_ct.read_scans(
+        *options.folder, progress=options.shell, leave_out=options.leave_out
+    )
     settings = synthetic_ct.SyntheticCTSettings(**given(options, synthetic_ct.SyntheticCTSettings))
-    scans = [s for s in scans if s.person not in options.leave_out]
     with _kept(checkpoint):
         path = synthetic_ct.train(
             scans, options.output, settings, checkpoint, options.shell, device, card_of(options)

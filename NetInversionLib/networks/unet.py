@@ -12,6 +12,7 @@ from .registry import register
 MAX_CHANNELS = 64
 MAX_LEVELS = 6
 MAX_FEATURES = 512
+ACTIVATIONS = {"leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True), "silu": nn.SiLU}
 
 
 @register("unet")
@@ -26,6 +27,7 @@ class UNet(nn.Module):
         dimensions: 2 for (N, C, J, I), 3 for (N, C, K, J, I).
         in_channels, out_channels: 1 to 64.
         features: Channels at each level, finest first; 1 to 6 levels of 1 to 512.
+        activation: One of ``ACTIVATIONS``. "silu" is smooth: second derivatives exist too.
 
     Source:
         Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597.
@@ -37,16 +39,22 @@ class UNet(nn.Module):
         in_channels: int = 1,
         out_channels: int = 1,
         features=(16, 32, 64, 128),
+        activation: str = "leaky_relu",
     ):
         super().__init__()
         features = _checked(dimensions, in_channels, out_channels, features)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {activation!r}")
+        act = ACTIVATIONS[activation]
         conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self.dimensions, self.in_channels, self.out_channels = dimensions, in_channels, out_channels
         # Sizes that are multiples of it need no padding.
         self.size_multiple = 2 ** (len(features) - 1)
         inputs = [in_channels, *features[:-1]]
-        self.down = nn.ModuleList(_Block(conv, i, o) for i, o in zip(inputs, features))
-        self.up = nn.ModuleList(_Block(conv, a + b, a) for a, b in zip(features[:-1], features[1:]))
+        self.down = nn.ModuleList(_Block(conv, i, o, act) for i, o in zip(inputs, features))
+        self.up = nn.ModuleList(
+            _Block(conv, a + b, a, act) for a, b in zip(features[:-1], features[1:])
+        )
         self.out = conv(features[0], out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -75,21 +83,77 @@ class UNet(nn.Module):
         return self.out(x)[(...,) + unpadded]
 
 
+@register("voxel_unet")
+class VoxelUNet(nn.Module):
+    """What a voxel's own values tell, and what its surroundings add.
+
+    A small network that sees one voxel at a time, as a look-up table does but smooth, and a U-Net
+    that sees the image and that first answer and corrects it. Every activation is smooth, so that
+    an input search goes on from any start.
+
+    Args:
+        dimensions, in_channels, out_channels, features: As of ``UNet``.
+        voxel_features: Channels of the two hidden layers of the voxel's part, 1 to 512.
+    """
+
+    def __init__(
+        self,
+        dimensions: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        features=(16, 32, 48, 64),
+        voxel_features: int = 32,
+    ):
+        super().__init__()
+        if type(voxel_features) is not int or not 1 <= voxel_features <= MAX_FEATURES:
+            raise ValueError(
+                f"voxel_features must be a whole number from 1 to {MAX_FEATURES}, not"
+                f" {voxel_features!r}"
+            )
+        self.space = UNet(dimensions, in_channels + out_channels, out_channels, features, "silu")
+        conv = nn.Conv2d if dimensions == 2 else nn.Conv3d
+        self.dimensions, self.in_channels, self.out_channels = dimensions, in_channels, out_channels
+        self.size_multiple = self.space.size_multiple
+        self.voxel = nn.Sequential(
+            conv(in_channels, voxel_features, 1),
+            nn.SiLU(),
+            conv(voxel_features, voxel_features, 1),
+            nn.SiLU(),
+            conv(voxel_features, out_channels, 1),
+        )
+        # Training begins as the voxel's part alone.
+        nn.init.zeros_(self.space.out.weight)
+        nn.init.zeros_(self.space.out.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """An image to the network's output.
+
+        Args:
+            image: (N, C, J, I), or (N, C, K, J, I) for a network in three dimensions, C =
+                ``in_channels``.
+
+        Returns:
+            ``out_channels`` images of the same spatial size.
+        """
+        alone = self.voxel(image)
+        return alone + self.space(torch.cat([image, alone], 1))
+
+
 class _Block(nn.Sequential):
     """Two 3-wide convolutions, each with its activation.
 
     Sized so that activations keep their variance.
     """
 
-    def __init__(self, conv, in_channels: int, out_channels: int):
+    def __init__(
+        self, conv, in_channels: int, out_channels: int, activation=ACTIVATIONS["leaky_relu"]
+    ):
         first = conv(in_channels, out_channels, 3, padding=1)
         second = conv(out_channels, out_channels, 3, padding=1)
         for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, a=0.1)
             nn.init.zeros_(layer.bias)
-        super().__init__(
-            first, nn.LeakyReLU(0.1, inplace=True), second, nn.LeakyReLU(0.1, inplace=True)
-        )
+        super().__init__(first, activation(), second, activation())
 
 
 def _checked(dimensions, in_channels, out_channels, features) -> tuple[int, ...]:

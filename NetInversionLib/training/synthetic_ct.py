@@ -1,12 +1,14 @@
 """The reference network: Dixon MR to synthetic CT, trained on Dixon images simulated from real CT
 (``dixon.py``).
 
-A 2-D U-Net over axial slices. ``train`` makes one model, ``evaluate`` measures models on people
-they were not trained on, beside two predictors that look at no neighbourhood.
+A 2-D network over axial slices: a part that sees single voxels, and a U-Net that corrects it.
+``train`` makes one model; ``evaluation.synthetic_ct`` measures models on people they were not
+trained on, beside predictors that look at no neighbourhood.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
 from . import naming
 from .doubles import Doubles
 from .loop import Group, State, plain, run
-from .people import KNOWN_PEOPLE, file_stem, read_people
+from .people import KNOWN_PEOPLE, SLICE_OF_PERSON, file_stem, read_people
 
 # Hounsfield range of the output, 0 to 1 in the network's units; what lies outside is clipped. Wide
 # enough for cortical bone; 1 HU is 1/3000, so an error of 45 HU weighs as 0.015 against the input's
@@ -44,6 +46,11 @@ SOURCES = (
     " (Li et al., The Cancer Imaging Archive 2020, doi:10.7937/TCIA.2020.NNC2-0461; Clark et al., J"
     " Digit Imaging 2013;26:1045), CC BY 4.0. The Dixon images are simulated from these CTs."
 )
+VOLUME_SOURCES = (
+    "acrin_flt, cptac_pda, lung_fused, rider: ACRIN-FLT-Breast, CPTAC-PDA, Lung-Fused-CT-Pathology"
+    " and RIDER Pilot, CC BY 3.0, via The Cancer Imaging Archive (Clark et al., J Digit Imaging"
+    " 2013;26:1045)."
+)
 INTENDED_USE = (
     "Research and demonstration only, not for diagnosis or treatment. It was trained on a handful"
     " of CT scans and on Dixon images SIMULATED from them, never on an acquired MR image."
@@ -59,10 +66,11 @@ class SyntheticCTSettings(Checked):
         batch: Slices in each.
         patch: Voxels along each side of a training patch.
         features: Channels of the U-Net's levels.
+        views: Simulated Dixon scans of each CT.
+        slices: At most so many neighbouring slices in each.
         learning_rate: Adam's, at its highest; warms up over 5 % of the steps and falls as a cosine.
-        bone_weight: How much more an error counts at 1000 HU than in soft tissue; grows linearly
-            from 1 at 200 HU, so that dense bone, which is rare and as dark as air, is learnt
-            without a bias where bone begins.
+        bone_weight: How much more an error counts in bone than in soft tissue; grows linearly
+            from 1 at 100 HU to this at 300 HU, lest bone, which is rare, be drawn too soft.
         average: Decay per step of the running mean of the weights, which is what is kept.
         bf16_share: Share of the steps, the first ones, computed in bfloat16: half the time on a CPU
             that has it.
@@ -72,15 +80,17 @@ class SyntheticCTSettings(Checked):
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = setting(1200, at_least=1)
-    batch: int = setting(8, at_least=1)
-    patch: int = setting(96, at_least=1)
-    features: tuple[int, ...] = setting((16, 32, 64, 128), filled=True, at_least=1)
+    steps: int = setting(1000, at_least=1)
+    batch: int = setting(16, at_least=1)
+    patch: int = setting(64, at_least=1)
+    features: tuple[int, ...] = setting((16, 32, 48, 64), filled=True, at_least=1)
+    views: int = setting(6, at_least=1)
+    slices: int = setting(32, at_least=1)
     learning_rate: float = setting(2e-3, above=0)
-    bone_weight: float = setting(3.0, at_least=0)
+    bone_weight: float = setting(2.0, at_least=0)
     average: float = setting(0.995, at_least=0, below=1)
     bf16_share: float = setting(0.9, at_least=0, at_most=1)
-    spacing_mm: tuple[float, float] = setting((2.0, 4.0), above=0)
+    spacing_mm: tuple[float, float] = setting((1.5, 4.0), above=0)
     seed: int = setting(0, at_least=0)
     checkpoint_every: int = setting(100, at_least=1)
 
@@ -103,13 +113,30 @@ class CTScan:
     spacing_mm: tuple[float, float, float]
 
 
-def read_scans(folder: Path | str, progress: Progress = Progress()) -> list[CTScan]:
-    """Every CT of ``folder``, as ``prepare`` makes it; warns of one person under two names."""
+def read_scans(
+    *folders: Path | str, progress: Progress = Progress(), leave_out: Sequence[str] = ()
+) -> list[CTScan]:
+    """Every CT of ``folders``, as ``prepare`` makes it; warns of one person under two names.
+
+    Raises:
+        ValueError: A person of ``leave_out`` is in none of the folders, or a name comes twice.
+    """
+    found = [item for folder in folders for item in read_people(folder).items()]
+    people = {person for _, person in found}
+    if unknown := sorted(set(leave_out) - people):
+        raise ValueError(
+            f"no scan of {', '.join(unknown)} in {', '.join(map(str, folders))};"
+            f" people there: {', '.join(sorted(people))}"
+        )
     scans, doubles = [], Doubles(progress)
-    for path, person in read_people(folder).items():
+    for path, person in found:
+        if person in leave_out:
+            continue
         ct = files.load(path)
         doubles.add(path.name, person, ct)
         scans.append(prepare(ct, file_stem(path), person))
+    if len({scan.name for scan in scans}) < len(scans):
+        raise ValueError("two CT volumes have one name: rename one, or give the folders apart")
     return scans
 
 
@@ -178,9 +205,11 @@ def train(
     if not scans:
         raise ValueError("no CT volumes to train on")
     state = _State(settings, [s.name for s in scans], device)
+    progress.report(0.0, "simulating the Dixon images to train on")
+    seen = see(scans, settings)
     run(
         state,
-        lambda: state.advance(*draw_batch(scans, settings, state.step)),
+        lambda: state.advance(*draw_batch(seen, settings, state.step)),
         ("loss", ""),
         checkpoint=checkpoint,
         progress=progress,
@@ -188,16 +217,61 @@ def train(
     return naming.save(output, state.averaged(), make_card(scans, settings), card)
 
 
-def draw_batch(
-    scans: list[CTScan], settings: SyntheticCTSettings, step: int
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Seen:
+    """A piece of a scan as some Dixon scan sees it.
+
+    ``images`` float16 [4, k, j, i]: the inputs and the CT, in the network's units; ``wanted``
+    where there is bone, ``slices`` where there is a body.
+    """
+
+    person: str
+    images: np.ndarray
+    wanted: np.ndarray
+    slices: np.ndarray
+
+
+def see(scans: list[CTScan], settings: SyntheticCTSettings) -> list[Seen]:
+    """Every scan as ``settings.views`` Dixon scans see a piece of it, for training.
+
+    Each view draws some neighbouring slices, a voxel size and the settings of a scan; blur and
+    scale are thus those of a volume. Everything follows from the seed.
+    """
+    return [
+        _seen(scan, settings, np.random.default_rng([settings.seed, number, view]))
+        for number, scan in enumerate(sorted(scans, key=lambda s: s.name))
+        for view in range(settings.views)
+    ]
+
+
+def _seen(scan: CTScan, settings: SyntheticCTSettings, rng: np.random.Generator) -> Seen:
+    finest, coarsest = settings.spacing_mm
+    finest = min(max(finest, 0.85 * max(scan.spacing_mm[:2])), coarsest)
+    spacing = float(np.exp(rng.uniform(np.log(finest), np.log(coarsest))))
+    first = int(rng.integers(max(0, len(scan.hu) - settings.slices) + 1))
+    # Scans differ in how sharp and how noisy they are at a given voxel size: smoothed before
+    # sampling or not.
+    part = resampled(
+        scan, spacing, slice(first, first + settings.slices), smooth=bool(rng.random() < 0.5)
+    )
+    # The body may lie anywhere in the image, with air around it.
+    around = ((0, 0), *((settings.patch // 4,) * 2,) * 2)
+    hu = np.pad(part.hu, around, constant_values=HU_LOW)
+    images = simulate_arrays(hu, part.spacing_mm, DixonSettings.drawn(rng), rng)
+    images[0] /= models.percentile_high(images[0], INPUTS[0].percentile)
+    both = np.concatenate([images, (hu[None] - HU_LOW) / (HU_HIGH - HU_LOW)]).astype(np.float16)
+    slices = np.flatnonzero(part.body.any((1, 2)))
+    return Seen(scan.person, both, hu > BONE_HU, slices if len(slices) else np.arange(len(hu)))
+
+
+def draw_batch(seen: list[Seen], settings: SyntheticCTSettings, step: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of one step, in normalised units.
 
-    People are drawn with equal chance, then one of their scans, a slice, a voxel size, a scan's
-    settings, a patch.
+    A piece is drawn, more often where it has more slices (by the root of their number, so that
+    neither a few long scans nor many short ones fill the batch), then a slice, and a patch.
 
     Args:
-        scans: Of everybody trained on.
+        seen: From ``see``.
         settings: Sizes, and the seed.
         step: Number of the step, from which the random numbers follow.
 
@@ -205,38 +279,16 @@ def draw_batch(
         Inputs of shape (batch, 3, patch, patch), HU targets of shape (batch, 1, patch, patch).
     """
     rng = np.random.default_rng([settings.seed, step])
-    people = sorted({s.person for s in scans})
+    weights = np.sqrt([len(piece.slices) for piece in seen])
     patches = []
-    for _ in range(settings.batch):
-        person = people[rng.integers(len(people))]
-        own = [s for s in scans if s.person == person]
-        patches.append(_draw_patch(own[rng.integers(len(own))], settings, rng))
-    inputs, targets = (torch.from_numpy(np.stack(x)) for x in zip(*patches))
-    return inputs, targets
-
-
-def _draw_patch(
-    scan: CTScan, settings: SyntheticCTSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    finest, coarsest = settings.spacing_mm
-    finest = min(max(finest, 0.85 * max(scan.spacing_mm[:2])), coarsest)
-    spacing = float(np.exp(rng.uniform(np.log(finest), np.log(coarsest))))
-    k = int(rng.choice(np.flatnonzero(scan.body.any((1, 2)))))
-    # Scans differ in how sharp and how noisy they are at a given voxel size: smoothed before
-    # sampling or not.
-    slice_ = resampled(scan, spacing, slice(k, k + 1), smooth=bool(rng.random() < 0.5))
-
-    # The body may lie anywhere in the image, with air around it.
-    margin = settings.patch // 4
-    hu = np.pad(slice_.hu, ((0, 0), (margin, margin), (margin, margin)), constant_values=HU_LOW)
-    images = simulate_arrays(hu, slice_.spacing_mm, DixonSettings.drawn(rng), rng)
-    # The rule is for whole volumes; one slice's scale differs from its volume's, hence the spread.
-    images[0] /= models.percentile_high(images[0], INPUTS[0].percentile) * rng.uniform(0.97, 1.03)
-
-    both = np.concatenate([images[:, 0], (hu - HU_LOW) / (HU_HIGH - HU_LOW)])
-    both = _cut(both, settings.patch, hu[0] > BONE_HU, rng)
-    both = both[:, :: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
-    return np.ascontiguousarray(both[:3]), np.ascontiguousarray(both[3:])
+    for n in rng.choice(len(seen), settings.batch, p=weights / weights.sum()):
+        piece = seen[n]
+        k = int(rng.choice(piece.slices))
+        both = _cut(piece.images[:, k], settings.patch, piece.wanted[k], rng).astype(np.float32)
+        both[0] *= rng.uniform(0.95, 1.05)  # one volume's percentile is not another's
+        patches.append(np.ascontiguousarray(both[..., :: rng.choice((-1, 1))]))
+    images = torch.from_numpy(np.stack(patches))
+    return images[:, :3].contiguous(), images[:, 3:].contiguous()
 
 
 def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -264,7 +316,7 @@ class _State(State):
     ):
         torch.manual_seed(settings.seed)
         self.device = torch.device(device)
-        network = networks.build("unet", **_architecture(settings)).to(
+        network = networks.build("voxel_unet", **_architecture(settings)).to(
             self.device, memory_format=torch.channels_last
         )
         super().__init__(
@@ -279,7 +331,7 @@ class _State(State):
         s = self.settings
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         hu = targets * (HU_HIGH - HU_LOW) + HU_LOW
-        weight = 1 + (s.bone_weight - 1) * ((hu - BONE_HU) / (1000 - BONE_HU)).clamp(min=0)
+        weight = 1 + (s.bone_weight - 1) * ((hu - 100) / 200).clamp(0, 1)
         with torch.autocast(
             inputs.device.type, torch.bfloat16, enabled=self.step < s.bf16_share * s.steps
         ):
@@ -292,7 +344,7 @@ class _State(State):
 
     def averaged(self) -> torch.nn.Module:
         """A network with the mean weights."""
-        network = networks.build("unet", **_architecture(self.settings))
+        network = networks.build("voxel_unet", **_architecture(self.settings))
         network.load_state_dict(self.averaged_state())
         return network.eval().requires_grad_(False)
 
@@ -316,7 +368,7 @@ def make_card(scans: list[CTScan], settings: SyntheticCTSettings) -> models.Card
     return models.Card(
         name="Dixon to synthetic CT",
         version="1",
-        architecture="unet",
+        architecture="voxel_unet",
         arguments=_architecture(settings),
         inputs=INPUTS,
         outputs=OUTPUTS,
@@ -325,8 +377,16 @@ def make_card(scans: list[CTScan], settings: SyntheticCTSettings) -> models.Card
         spacing_mm=settings.spacing_mm,
         size_multiple=size_multiple,
         trained_on=names,
-        sources=SOURCES if set(names) <= set(KNOWN_PEOPLE) else "CT of the person who trained it",
+        sources=_sources(names),
         licence="MIT",
         intended_use=INTENDED_USE,
         training={k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()},
     )
+
+
+def _sources(names: tuple[str, ...]) -> str:
+    others = [name for name in names if name not in KNOWN_PEOPLE]
+    if not all(SLICE_OF_PERSON.fullmatch(name) for name in others):
+        return "CT of the person who trained it"
+    parts = (SOURCES, len(others) < len(names)), (VOLUME_SOURCES, bool(others))
+    return " ".join(part for part, used in parts if used)

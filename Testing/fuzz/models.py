@@ -46,6 +46,7 @@ SAMPLER = {
 FLOW = {"levels": 2, "steps": 2, "hidden": 4, "features": [4, 4]}
 SMALL = {
     "unet": {"features": [3, 4]},
+    "voxel_unet": {"features": [3, 4], "voxel_features": 4},
     "cnn10": {},
     "wganvgg": {},
     "redcnn": {"out_ch": 4},

@@ -408,7 +408,7 @@ def test_a_stopped_training_says_how_it_goes_on(kept, tmp_path, capsys, monkeypa
             checkpoint.write_bytes(b"state")
         interrupt()
 
-    monkeypatch.setattr(synthetic_ct, "read_scans", lambda *arguments: [])
+    monkeypatch.setattr(synthetic_ct, "read_scans", lambda *arguments, **keywords: [])
     monkeypatch.setattr(synthetic_ct, "train", stopped)
     line = ["train", "synthetic-ct", str(tmp_path), "--output", str(tmp_path / "m.safetensors")]
     assert cli.main(line) == 130

@@ -35,7 +35,7 @@ def test_fractions_are_a_partition():
     "hu, expected",
     [
         (-1000, (0, 0, 0)),
-        (FAT_HU, (0, 1, 0)),
+        (FAT_HU, (0.18, 0.82, 0)),
         (1600, (0.0, 0.0, 1.0)),
         (80, (1, 0, 0)),
         (-560, (0.5, 0, 0)),
@@ -52,6 +52,7 @@ def test_decay_is_exact(te, t2star):
     water, _ = dixon.echo_signals(
         np.array(80.0), DixonSettings(echo_time_ms=te, t2star_water_ms=t2star)
     )
+    brightness = DixonSettings().fat_brightness
     _, fat = dixon.echo_signals(
         np.array(FAT_HU), DixonSettings(echo_time_ms=te, t2star_fat_ms=t2star)
     )
@@ -59,17 +60,20 @@ def test_decay_is_exact(te, t2star):
         np.array(CORTICAL_HU), DixonSettings(echo_time_ms=te, t2star_bone_ms=t2star)
     )
     assert float(water) == pytest.approx(math.exp(-te / t2star), rel=1e-6)
-    assert float(fat) == pytest.approx(1.3 * math.exp(-te / t2star), rel=1e-6)
+    assert float(fat) == pytest.approx(0.82 * brightness * math.exp(-te / t2star), rel=1e-6)
     assert float(bone) == pytest.approx(0.2 * math.exp(-te / t2star), rel=1e-6)
 
 
-def test_pure_water_and_pure_fat():
+def test_pure_water_and_adipose_tissue():
     in_phase, fat, water = images_of(80.0)
     assert in_phase == pytest.approx(1000 * math.exp(-2.3 / 25), rel=1e-6)
     assert np.all(fat == 0) and water == pytest.approx(1, abs=1e-3)
     in_phase, fat, water = images_of(FAT_HU)
-    assert in_phase == pytest.approx(1300 * math.exp(-2.3 / 15), rel=1e-6)
-    assert np.all(water == 0) and fat == pytest.approx(1, abs=1e-3)
+    w = 0.18 * math.exp(-2.3 / 25)
+    f = 0.82 * DixonSettings().fat_brightness * math.exp(-2.3 / 15)
+    assert in_phase == pytest.approx(1000 * (w + f), rel=1e-6)
+    assert fat == pytest.approx(f / (w + f), rel=1e-3)
+    assert water == pytest.approx(w / (w + f), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -300,12 +304,13 @@ def check_real(ct):
     ).array
     fat = mask & (np.abs(ct.array + 100) < 15)
     muscle = mask & (np.abs(ct.array - 60) < 15)
-    assert np.median(found["fat_fraction"].array[fat]) > 0.9
+    # Acquired images have 0.88 to 0.91 there: adipose tissue holds water.
+    assert np.median(found["fat_fraction"].array[fat]) > 0.85
     assert np.median(found["water_fraction"].array[muscle]) > 0.9
     bone = mask & (ct.array > 600)
-    assert np.median(found["in_phase"].array[bone]) < 0.85 * np.median(
-        found["in_phase"].array[muscle]
-    )
+    dark, grey, bright = (np.median(found["in_phase"].array[m]) for m in (bone, muscle, fat))
+    # Bone is dark, but at 3 mm no voxel of it is free of the bright marrow beside it.
+    assert dark < 0.95 * grey and grey < 0.7 * bright
 
 
 def test_tissues_of_generated_ct_look_as_they_should():

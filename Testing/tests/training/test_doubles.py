@@ -86,7 +86,7 @@ def test_a_training_tells_at_its_start(tmp_path):
     for name, seed in (("ann", 0), ("bob", 0), ("cid", 1)):
         files.save(person(seed), tmp_path / f"{name}.nii.gz")
     recorder = Recorder()
-    synthetic_ct.read_scans(tmp_path, recorder)
+    synthetic_ct.read_scans(tmp_path, progress=recorder)
     assert len(recorder.lines) == 1 and "ann.nii.gz" in recorder.lines[0]
 
 
