@@ -17,12 +17,12 @@ __getattr__ = door(
         "Matrix": "operators",
         "Operator": "operators",
         "ParallelBeam": "operators",
-        "split": "operators",
         "Sparse": "solvers",
         "admm": "solvers",
         "cgnr": "solvers",
         "fista": "solvers",
         "kaczmarz": "solvers",
         "landweber": "solvers",
+        "split": "solvers",
     },
 )

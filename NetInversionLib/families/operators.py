@@ -3,7 +3,6 @@
     scanner = Fourier(mask)                    # k-space of one coil, under-sampled
     measured = scanner.forward(image)
     zero_filled = scanner.adjoint(measured)
-    seen, hidden = split(scanner, image)       # image = seen + hidden, forward(hidden) = 0
 
 Images and measurements are tensors with any number of leading dimensions (a batch); complex ones
 are complex. All operators are differentiable. The inner product is sum(conj(a) b).
@@ -377,29 +376,6 @@ def centred_fft(image: Tensor, inverse: bool = False) -> Tensor:
     transform = torch.fft.ifft2 if inverse else torch.fft.fft2
     shifted = torch.fft.ifftshift(image, (-2, -1))
     return torch.fft.fftshift(transform(shifted, norm="ortho"), (-2, -1))
-
-
-def split(
-    operator: Operator, image: Tensor, iterations: int = 500, tolerance: float = 1e-6
-) -> tuple[Tensor, Tensor]:
-    """The part of an image that an operator sees, and the part that it does not.
-
-    Their sum is the image, they are orthogonal, and the second one's measurements are 0: the first
-    is the shortest image with the same measurements, which conjugate gradients reach from 0.
-
-    Args:
-        operator: What is measured.
-        image: (..., *image_shape).
-        iterations: At most, of conjugate gradients.
-        tolerance: Largest norm of A x_seen - A x over that of A x at which they end.
-
-    Returns:
-        The seen and the hidden part, each (..., *image_shape).
-    """
-    from .solvers import cgnr
-
-    seen = cgnr(operator, operator.forward(image), iterations=iterations, tolerance=tolerance)
-    return seen, image - seen
 
 
 class _Sparse(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
     image = cgnr(scanner, measured, damping=0.01)                        # Tikhonov
     image = admm(scanner, measured, [Sparse(0.01, Gradient(shape))])     # total variation
+    seen, hidden = split(scanner, image)       # image = seen + hidden, forward(hidden) = 0
 
 The objective is |A x - b|^2 plus priors, as in T. Knopp's lecture "Deep Learning Based Image
 Reconstruction" (Hamburg University of Technology), sections 1.1 and 3.3. Measurements have any
@@ -115,6 +116,27 @@ def cgnr(
     return conjugate_gradients(
         normal, operator.adjoint(measured), len(operator.image_shape), iterations, tolerance
     )
+
+
+def split(
+    operator: Operator, image: Tensor, iterations: int = 500, tolerance: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """The part of an image that an operator sees, and the part that it does not.
+
+    Their sum is the image, they are orthogonal, and the second one's measurements are 0: the first
+    is the shortest image with the same measurements, which conjugate gradients reach from 0.
+
+    Args:
+        operator: What is measured.
+        image: (..., *image_shape).
+        iterations: At most, of conjugate gradients.
+        tolerance: Largest norm of A x_seen - A x over that of A x at which they end.
+
+    Returns:
+        The seen and the hidden part, each (..., *image_shape).
+    """
+    seen = cgnr(operator, operator.forward(image), iterations=iterations, tolerance=tolerance)
+    return seen, image - seen
 
 
 def conjugate_gradients(

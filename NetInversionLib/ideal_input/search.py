@@ -148,7 +148,8 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
         annealed = descent.Options(max_evaluations=steps)
         # From the patient's images half the steps err less and change less.
         minimize = partial(descent.minimize, options=annealed, shares=1 - own / 2, callback=watch)
-    near, sigma = settings.price * own, noise_deviations(case.patient)
+    near = settings.price * own if settings.price else None
+    sigma = noise_deviations(case.patient) if settings.price else None
     total = priced(objective, patient, sigma, near, settings.blurred_weight)
 
     def value_and_gradient(

@@ -55,16 +55,20 @@ def noise_deviations(patient: Tensor) -> Tensor:
 
 
 def priced(
-    objective: Objective, patient: Tensor, sigma: Tensor, near: Tensor, weight: float
+    objective: Objective,
+    patient: Tensor,
+    sigma: Tensor | None,
+    near: Tensor | None,
+    weight: float,
 ) -> ValueAndGradient:
     """The objective, with that of the blurred input and the price of distance.
 
     Args:
         objective: Of the images.
         patient: Normalised, shape (images, C, *space).
-        sigma: Standard deviation of each channel's noise, (1, C, 1, ...).
+        sigma: Standard deviation of each channel's noise, (1, C, 1, ...); None without a price.
         near: Price for each row, (rows,): near / 1000 at a root-mean-square distance of one
-            standard deviation, and with its square.
+            standard deviation, and with its square. None: distance costs nothing.
         weight: Of the blurred input's objective beside the input's own; the two are averaged.
 
     Returns:
@@ -84,9 +88,9 @@ def priced(
             (slope,) = torch.autograd.grad(soft, free, slope)
             value = (value + weight * other) / (1 + weight)
             gradient = (gradient + weight * slope) / (1 + weight)
-        prices = near[items] / 1000 / x[0].numel()
-        if not bool(prices.any()):
+        if near is None or sigma is None:
             return value, gradient
+        prices = near[items] / 1000 / x[0].numel()
         scaled = (x - patient[items % len(patient)]) / sigma
         column = prices.reshape(-1, *[1] * (x.dim() - 1))
         value = value + prices * scaled.square().flatten(1).sum(1)

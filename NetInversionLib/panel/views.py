@@ -271,10 +271,11 @@ def look_at(
         whole = node.GetFieldOfView()
         free = BESIDE_LEGENDS * width
         mm = min(max(across / free, MARGIN * up / height), whole[0] / width)
-        # Its centre stays the view's: a run that follows is of the region around it.
-        node.JumpSliceByCentering(*((box.min(0) + box.max(0)) / 2))
+        # The view's centre is the box's: a run that follows is of the region around it.
+        centre = (box.min(0) + box.max(0)) / 2
+        node.JumpSliceByCentering(*centre)
         node.SetXYZOrigin(0, 0, 0)
-        node.SetFieldOfView(mm * width, mm * height, node.GetFieldOfView()[2])
+        node.SetFieldOfView(mm * width, mm * height, whole[2])
     logic.SnapSliceOffsetToIJK()
 
 
