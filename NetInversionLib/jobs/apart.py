@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from ..core.results import Result
 from ..core.steps import finish
 from .errors import JobError, explain_exit
 from .request import Request
+from .start import environment
 from .storage import load_result, save_request
 
 WORDS = 4000
@@ -34,9 +34,6 @@ def run_apart(
         JobError: The worker failed; in its own words.
     """
     progress = progress or Progress()
-    library = str(Path(__file__).resolve().parents[2])
-    paths = [library, os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with tempfile.TemporaryDirectory(prefix="netinversion-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         finish(save_request(folder, request))
@@ -47,7 +44,7 @@ def run_apart(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=folder,
-                env=environment,
+                env=environment(),
             )
         failed = ""
         try:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import qt
 
@@ -52,9 +50,7 @@ class Machine:
             return
         process = self._processes[device] = qt.QProcess()
         environment = qt.QProcessEnvironment.systemEnvironment()
-        library = str(Path(__file__).parents[2])
-        paths = [library, environment.value("PYTHONPATH", "")]
-        environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        environment.insert("PYTHONPATH", start.environment()["PYTHONPATH"])
         process.setProcessEnvironment(environment)
         process.connect(
             "finished(int,QProcess::ExitStatus)",

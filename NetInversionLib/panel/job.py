@@ -144,8 +144,7 @@ class QtJob:
 
     def _start(self) -> None:
         environment = qt.QProcessEnvironment.systemEnvironment()
-        paths = [str(Path(__file__).parents[2]), environment.value("PYTHONPATH", "")]
-        environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        environment.insert("PYTHONPATH", jobs.environment()["PYTHONPATH"])
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(environment)
         self._process.setWorkingDirectory(
