@@ -2,8 +2,10 @@
 
 import sys
 
-from .entry import main, without_working_folder
+from ..jobs.start import without_working_folder
 
 if __name__ == "__main__":
     without_working_folder()
+    from .entry import main
+
     sys.exit(main())

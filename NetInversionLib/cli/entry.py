@@ -28,12 +28,6 @@ def main() -> int:
     return _closed(status)
 
 
-def without_working_folder() -> None:
-    """Import nothing from the folder that the command is called in, as ``python -m`` would."""
-    if sys.path and sys.path[0] in ("", os.getcwd()):
-        del sys.path[0]
-
-
 def _closed(status: int) -> int:
     """The status, once all that was said has left; 1 if nobody reads it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop

@@ -204,19 +204,25 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
             raise ValueError(f"{path} is there already; choose another name, or --overwrite")
     if place.resolve() == Path(asked.first).resolve():
         raise ValueError("the result would replace the image that it is made from")
-    place.parent.mkdir(parents=True, exist_ok=True)
     if force:
         asked = replace(asked, settings={**asked.settings, "force": True})
-    images = {key: core_files.load(path) for key, path in asked.files.items()}
-    request = jobs.Request(asked.task, images, asked.models, asked.settings)
-    result = jobs.run_here(request, shell)
+    try:
+        images = {key: core_files.load(path) for key, path in asked.files.items()}
+        request = jobs.Request(asked.task, images, asked.models, asked.settings)
+        result = jobs.run_here(request, shell)
+    except KeyboardInterrupt:
+        # Half a harmonization is no better half: its gate has not judged it.
+        raise KeyboardInterrupt(
+            f"{asked.first} was not harmonized and judged yet, and nothing is written"
+        ) from None
     verdict, reasons = result.facts.get("verdict", ""), result.facts.get("reasons", [])
     shell.tell(verdict=verdict, reasons=reasons, facts=result.facts)
     shell.say(f"{verdict}: {'; '.join(reasons)}" if reasons else verdict)
     image = result.volumes.get("harmonized")
     if verdict == "refused" and not force or image is None:
         raise ValueError(f"{asked.first} was refused, no image is written (--force writes it)")
-    with undisturbed():
+    with undisturbed(f"{place} is written"):
+        place.parent.mkdir(parents=True, exist_ok=True)
         _write_one(image, place, asked, options.overwrite)
         result.facts["run"] = asked.record(record.parent)
         record.write_text(json.dumps(result.facts, indent=1, default=str), encoding="utf-8")

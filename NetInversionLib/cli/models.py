@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from .. import models
-from .options import command
+from .options import command, machine, machine_arguments
 
 # Models -------------------------------------------------------------------------------------------
 
@@ -21,6 +21,7 @@ def _info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="+")
+    machine_arguments(parser)
 
 
 @command("models", "list", _list_arguments)
@@ -73,11 +74,11 @@ def models_verify(options: argparse.Namespace) -> int:
 
     Header, shapes, sums of the content, finite weights, and one run with gradients.
     """
-    shell = options.shell
+    shell, device = options.shell, machine(options)
     checked = []
     for path in options.file:
         try:
-            model = models.verify(path)
+            model = models.verify(path, device)
         except models.ModelError as error:
             checked.append({"file": path, "error": str(error)})
             shell.complain(f"netinversion: {error}")

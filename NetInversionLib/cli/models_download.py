@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .. import models
-from .options import command
+from .options import command, overwrite_argument
 
 
 def _download_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def _download_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", help="of published weights; without it, all are listed with addresses"
     )
     parser.add_argument("--output", default=".", metavar="FOLDER", help="where the files go")
+    overwrite_argument(parser)
     parser.add_argument(
         "--add",
         action="store_true",
@@ -60,7 +61,7 @@ def models_download(options: argparse.Namespace) -> int:
         made = published.make_ready(options.name, shell.report, shell.log)
     else:
         for weights in published.files_of(options.name):
-            made = download.download(weights, options.output, shell.report)
+            made = download.download(weights, options.output, shell.report, options.overwrite)
     shell.say(made)
     shell.tell(file=str(made))
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .. import models
 from ..models.foreign import trust
 from .fields import json_fields
-from .options import command
+from .options import command, overwrite_argument
 
 if TYPE_CHECKING:
     from ..core.volumes import Volume
@@ -60,6 +60,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="", help="of the model; default the file's")
     parser.add_argument("--output", metavar="FOLDER", help="default the file's folder")
+    overwrite_argument(parser)
     parser.add_argument(
         "--flow", metavar="FILE", help="of a published autoencoder: the flow that belongs to it"
     )
@@ -97,6 +98,7 @@ def models_import(options: argparse.Namespace) -> int:
         flow=Path(options.flow) if options.flow else None,
         inputs=_images(options.example),
         targets=_images(options.target),
+        overwrite=options.overwrite,
     )
 
     def ask(path: Path, kind: str, sha256: str) -> bool:

@@ -155,7 +155,7 @@ def compute(asked: Asked, folder: RunFolder, shell: Shell, table: str) -> int:
         if shell.best is None:
             raise KeyboardInterrupt("there was no result yet, and nothing is written") from None
         result = shell.best
-    with undisturbed():
+    with undisturbed(f"what was computed is written to {folder.folder}"):
         record = asked.record(folder.folder)
         result.facts |= {RECORD: record} | ({"complete": False, "partial": True} if stopped else {})
         suffix = suffix_for(asked.first, asked.format)
@@ -187,8 +187,15 @@ def _write_report(
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C has to wait: files that are half written help nobody."""
+def undisturbed(written: str) -> Iterator[None]:
+    """Ctrl-C has to wait: files that are half written help nobody.
+
+    Args:
+        written: What there is afterwards, and where.
+
+    Raises:
+        KeyboardInterrupt: It came meanwhile; says what is written.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -203,7 +210,7 @@ def undisturbed() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if waiting:
-        raise KeyboardInterrupt("what was computed is written")
+        raise KeyboardInterrupt(written)
 
 
 # Writing ------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def simulate_dixon(options: argparse.Namespace) -> int:
         ct = core_files.load(options.ct)
         suffix = suffix_for(options.ct, options.format)
         images = dixon.simulate_dixon(ct, settings, options.seed)
-        with undisturbed():
+        with undisturbed(f"the images are written to {folder.folder}"):
             for role, volume in images.items():
                 path = write_image(
                     volume, folder.new, f"simulated_{role}", suffix, options.ct, options.shell.log

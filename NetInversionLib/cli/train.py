@@ -23,6 +23,9 @@ from .options import (
     threads_argument,
 )
 
+KEPT_SCANS = (
+    "scans read and aligned, gone on from if they are there (default: the output's name with"
+)
 LESS_STEPS = "It takes less with fewer --steps. Stopped, it goes on with the same command."
 LESS_VIEWS = "It takes less with fewer --views. Stopped, it goes on with the same command."
 
@@ -89,7 +92,7 @@ def _kept(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not checkpoint.exists():
+        if not checkpoint.exists() or checkpoint.is_dir() and not any(checkpoint.iterdir()):
             raise KeyboardInterrupt("before the first checkpoint: nothing is kept") from None
         raise KeyboardInterrupt(
             f"{checkpoint} keeps what was learnt; the same command goes on from there"
@@ -185,14 +188,7 @@ def _train_corrector_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERSON",
         help="not trained on; repeatable",
     )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FOLDER",
-        help=(
-            "scans read and aligned, gone on from if they are there "
-            "(default: the output's name with .aligned)"
-        ),
-    )
+    parser.add_argument("--checkpoint", metavar="FOLDER", help=f"{KEPT_SCANS} .aligned)")
     threads_argument(parser)
     card_arguments(parser)
     from ..training.corrector import CorrectorSettings
@@ -237,6 +233,7 @@ def _train_gate_arguments(parser: argparse.ArgumentParser) -> None:
         help="not learnt from; repeatable",
     )
     output_arguments(parser, "model file to write; may be the same", "FILE")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help=f"{KEPT_SCANS} .looks)")
     threads_argument(parser)
     card_arguments(parser)
 
@@ -251,19 +248,21 @@ def train_gate(options: argparse.Namespace) -> int:
 
     set_threads(options)
     from ..harmonize import harmonizer
-    from ..harmonize import scan as harmonize_scan
     from ..training import corrector, flow_file, gate
+    from ..training.kept import Kept
 
-    same = Path(options.model).resolve() == Path(options.output).resolve()
-    require_new(options.output, options.overwrite, same)
+    checkpoint = _checkpoint(options, ".looks")
     lacking = flow_file.what_is_missing(options.model)
     if lacking:
         options.shell.log(lacking)
     scans = corrector.find_scans(options.folder, options.leave_out)
-    found = gate.fit((harmonize_scan.read(*scan) for scan in scans.items()), options.shell)
-    model = models.load(options.model)
-    few = (harmonize_scan.read(path, scans[path]) for path in gate.few_of(list(scans), model))
-    found["gate_coarse"] = gate.coarse(harmonizer(model), model, few, options.shell)
+    with _kept(checkpoint):
+        kept = Kept(checkpoint)
+        found = gate.fit(gate.looks_of(scans, kept), options.shell, kept)
+        model = models.load(options.model)
+        few = {path: scans[path] for path in gate.few_of(list(scans), model)}
+        network = harmonizer(model)
+        found["gate_coarse"] = gate.coarse(network, model, few, options.shell, kept)
     path = flow_file.combine(
         options.model,
         options.output,

@@ -2,7 +2,10 @@
 
 import sys
 
-from .local import main
+from ..jobs.start import without_working_folder
 
 if __name__ == "__main__":
+    without_working_folder()
+    from .local import main
+
     sys.exit(main())

@@ -3,9 +3,12 @@
 import os
 import sys
 
-from .worker import main
+from .start import without_working_folder
 
 if __name__ == "__main__":
+    without_working_folder()
+    from .worker import main
+
     code = main()
     sys.stderr.flush()
     os._exit(

@@ -13,7 +13,7 @@ from ..core.results import Result
 from ..core.steps import finish
 from .errors import JobError, explain_exit
 from .request import Request
-from .start import environment
+from .start import environment, python_command
 from .storage import load_result, save_request
 
 WORDS = 4000
@@ -39,7 +39,7 @@ def run_apart(
         finish(save_request(folder, request))
         with open(folder / "stderr.txt", "wb") as errors:
             worker = subprocess.Popen(
-                [python, "-m", "NetInversionLib.jobs", str(folder)],
+                [*python_command("NetInversionLib.jobs", python), str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -1,10 +1,9 @@
 """How fast a machine runs networks, from one small convolution.
 
-    python -m NetInversionLib.jobs.speed auto 1700000000.0
-
-prints, as one line of JSON, the seconds of a pass of that convolution ("pass_s") and, with the time
-at which the process was launched (s since 1970), the seconds that a worker needs to start
-("start_s").
+The command ``python_command("NetInversionLib.jobs.speed")`` with a device and a time, such as
+"auto 1700000000.0", prints as one line of JSON the seconds of a pass of that convolution
+("pass_s") and, with the time at which the process was launched (s since 1970), the seconds that a
+worker needs to start ("start_s").
 """
 
 from __future__ import annotations

@@ -27,6 +27,15 @@ def python_command(package: str, python: str = sys.executable) -> tuple[str, ...
     return (python, "-c", program)
 
 
+def without_working_folder() -> None:
+    """Import nothing from the folder that a program is called in, as ``python -m`` would.
+
+    Every ``__main__`` calls it before it imports anything else, for those who start it by hand.
+    """
+    if sys.path and sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+
+
 def environment(inherited: dict[str, str] | None = None) -> dict[str, str]:
     """The environment in which such a process finds the library.
 

@@ -1,9 +1,9 @@
 """A job: an algorithm's call written down as data, run here or in a worker process.
 
 Settings travel as JSON and arrays as .npy files through a private folder; nothing is ever
-unpickled. The worker (``python -m NetInversionLib.jobs FOLDER``) tells how it goes in JSON lines on
-its standard output and leaves its result, and on the way its best result so far, in the same
-folder.
+unpickled. The worker (``python_command("NetInversionLib.jobs")`` and a folder) tells how it goes in
+JSON lines on its standard output and leaves its result, and on the way its best result so far, in
+the same folder.
 
 Saving and loading are generators that yield between pieces of a few megabytes, so that an
 application can do them between two events; ``finish`` runs one to its end.

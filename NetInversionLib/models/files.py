@@ -84,8 +84,12 @@ def read_card(path: Path | str) -> Card:
     return model_header.read(Path(path)).card
 
 
-def verify(path: Path | str) -> Model:
+def verify(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Load a model, and run it once with gradients to see that it works.
+
+    Args:
+        path: Of the model file.
+        device: Where it runs.
 
     Raises:
         ModelError: As ``load``; or the network fails, gives another number of channels or size, or
@@ -93,13 +97,13 @@ def verify(path: Path | str) -> Model:
     """
     import torch
 
-    model = load(path)
+    model = load(path, device)
     multiple = getattr(model.network, "size_multiple", model.card.size_multiple)
     smallest = max(
         2 * min(multiple, LARGEST_TRIED // 2), getattr(model.network, "smallest_size", 1)
     )
     size = (smallest + 1,) * model.card.dimensions
-    image = torch.full((1, len(model.card.inputs), *size), 0.5, requires_grad=True)
+    image = torch.full((1, len(model.card.inputs), *size), 0.5, device=device, requires_grad=True)
     try:
         output = model(image)
         output.sum().backward()

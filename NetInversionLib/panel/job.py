@@ -151,9 +151,8 @@ class QtJob:
             str(self._folder)
         )  # Python looks for modules there too: nobody else's
         self._process.setStandardErrorFile(str(self._folder / "stderr.txt"))
-        self._process.start(
-            self._python, ["-m", "NetInversionLib.jobs", str(self._folder), "--attached"]
-        )
+        program, *words = jobs.python_command("NetInversionLib.jobs", self._python)
+        self._process.start(program, [*words, str(self._folder), "--attached"])
 
     def _follow(self) -> steps.Steps:
         """Hand on what the worker says until it has ended."""

@@ -10,7 +10,6 @@ is simulated.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,10 +47,10 @@ from ..networks.corrector import (
     VOXEL_MM,
     Corrector,
 )
-from . import checkpoint as checkpoints
 from . import flow_file, naming
 from . import people as training_people
 from .doubles import Doubles
+from .kept import Kept, state_of, sum_of
 
 PRIOR_VOXELS = 10.0
 LEAST_SHARE = 0.25  # of tissue, in a block that is used
@@ -203,11 +202,8 @@ def save(
 # Reading and aligning -----------------------------------------------------------------------------
 
 
-class _Store:
-    """Reduced brains and alignments in a folder, by the files they came from.
-
-    Without a folder, nothing is kept.
-    """
+class _Store(Kept):
+    """Reduced brains and alignments in a folder, by the files they came from."""
 
     def __init__(
         self,
@@ -215,24 +211,14 @@ class _Store:
         paths: Sequence[Path | str],
         masks: Mapping[Path, Path | None] | None = None,
     ):
-        self.folder = None if folder is None else Path(folder)
+        super().__init__(folder)
         self.masks = {
             Path(path): Path(mask) for path, mask in (masks or {}).items() if mask is not None
         }
-        self.key = hashlib.sha256(
-            "\n".join(self._key(Path(p)) for p in paths).encode()
-        ).hexdigest()[:12]
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.key = sum_of(*(self._key(Path(p)).encode() for p in paths))
 
     def _key(self, path: Path) -> str:
-        states = [
-            (file.resolve(), file.stat())
-            for file in (path, self.masks.get(path))
-            if file is not None
-        ]
-        text = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in states)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return state_of(path, self.masks.get(path))
 
     def brain(self, path: Path) -> tuple[tuple[Volume, Volume], np.ndarray, np.ndarray]:
         """Reduced image and mask of a scan.
@@ -257,19 +243,6 @@ class _Store:
         kept = self.keep(f"scan-{self._key(path)}", read)
         image, mask = (Volume(kept[name], kept["matrix"], path.name) for name in ("image", "mask"))
         return (image, mask), kept["tone"], kept["whole"]
-
-    def keep(self, name: str, make) -> dict[str, np.ndarray]:
-        """What ``make`` gives, from the folder if it is there already.
-
-        Raises:
-            CheckpointError: The file there is damaged.
-        """
-        if self.folder is None:
-            return make()
-        file = self.folder / f"{name}.checkpoint"
-        if not file.exists():
-            checkpoints.save(file, make())
-        return checkpoints.load(file)
 
 
 def _template(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,18 @@ from ..core import files, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..harmonize import matching
+from ..harmonize import scan as harmonize_scan
 from ..harmonize.figures import bits_per_dim
 from ..harmonize.gate import RIDGE
-from ..harmonize.gate_figures import FIGURES, FRACTIONS, VERSION, histogram_distance, look, size
+from ..harmonize.gate_figures import (
+    FIGURES,
+    FRACTIONS,
+    VERSION,
+    Look,
+    histogram_distance,
+    look,
+    size,
+)
 from ..harmonize.gate_template import (
     FIRST_STEPS,
     ROUNDS,
@@ -29,6 +39,7 @@ from ..harmonize.gate_template import (
     place,
 )
 from ..harmonize.scan import Scan
+from .kept import Kept, state_of, sum_of
 
 COARSE_PEOPLE = 6
 """People who are shown coarsely, to learn what coarseness adds to bits/dim."""
@@ -36,7 +47,6 @@ COARSE_PEOPLE = 6
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..harmonize.gate_figures import Look
     from ..models import Model
     from ..networks.mrflow import MRFlow
 
@@ -49,8 +59,27 @@ def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> fl
 # Learning the target ------------------------------------------------------------------------------
 
 
-def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np.ndarray]:
+def looks_of(scans: Mapping[Path, Path | None], kept: Kept) -> Iterator[Look]:
+    """A look at each scan, one after the other.
+
+    Args:
+        scans: {scan: its mask file, or None}.
+        kept: Has the looks of before.
+    """
+    for path, mask in scans.items():
+        name = f"look-{VERSION}-{state_of(path, mask)}"
+        yield Look(**kept.keep(name, lambda: vars(look(harmonize_scan.read(path, mask)))))
+
+
+def fit(
+    scans: Iterable[Scan | Look], progress: Progress | None = None, kept: Kept = Kept()
+) -> dict[str, np.ndarray]:
     """What the gate needs to know of a target domain, float32 arrays; takes one scan at a time.
+
+    Args:
+        scans: One of each person.
+        progress: Receives progress.
+        kept: Has the alignments of before.
 
     Returns:
         "gate_version" (1,); "gate_template" and "gate_mask" (42, 52, 42): mean over people of the
@@ -62,15 +91,18 @@ def fit(scans: Iterable[Scan], progress: Progress | None = None) -> dict[str, np
     Raises:
         ValueError: Fewer than two scans.
     """
-    return fit_looks([look(scan) for scan in scans], progress)
+    return fit_looks([look(scan) for scan in scans], progress, kept)
 
 
-def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, np.ndarray]:
+def fit_looks(
+    looks: list[Look], progress: Progress | None = None, kept: Kept = Kept()
+) -> dict[str, np.ndarray]:
     """As ``fit``, of people who have been looked at.
 
     Args:
         looks: One of each person.
         progress: Receives progress.
+        kept: Has the alignments of before.
 
     Returns:
         By name, float32; ``fit`` says of which shape.
@@ -84,52 +116,83 @@ def fit_looks(looks: list[Look], progress: Progress | None = None) -> dict[str, 
             " them useful"
         )
     progress = progress or Progress()
+    key = _key(looks)
     moving = [Moving(seen) for seen in looks]
-    affines = [one.start() for one in moving]
-    total = None
-    for turn in range(ROUNDS):
-        placed = [one.on_template(affine) for one, affine in zip(moving, affines)]
-        total = np.sum(placed, 0)
-        template = Template(*total / len(looks))
-        affines = [
-            align(one, template, affine, 2, FIRST_STEPS)[0] for one, affine in zip(moving, affines)
-        ]
-        progress.report((turn + 1) / (ROUNDS + 2), "The gate learns the target's mean")
-    placed = [
-        one.on_template(align(one, template, affine)[0]) for one, affine in zip(moving, affines)
-    ]
+    placed = _placed(moving, key, kept, progress)
     total = np.sum(placed, 0)
     asymmetries = np.stack([asymmetry(one[0]) for one in placed])
     quantiles = [np.quantile(seen.inside, FRACTIONS) for seen in looks]
-    figures, turned = [], []
-    for number, (seen, one) in enumerate(zip(looks, moving)):
+    people = []
+    for number, one in enumerate(moving):
         flat, mask = (total - placed[number]) / (len(looks) - 1)
         others = Template(flat, mask, _handed(np.delete(asymmetries, number, 0)))
         mean = (np.sum(quantiles, 0) - quantiles[number]) / (len(looks) - 1)
-        affine = place(one, others)
-        found = {
-            **size(seen),
-            **anatomy(one.on_template(affine), others),
-            **seen.quality,
-            "histogram distance": histogram_distance(seen, mean),
-        }
-        figures.append([found[name] for name in FIGURES])
-        turned.append(max(_turned_likeness(one, others, turn) for turn in TURNS[1:3]))
-        progress.report(
-            (ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2),
-            "The gate learns the target's limits",
-        )
+        found = partial(_beside_others, looks[number], one, others, mean)
+        people.append(kept.keep(f"{key}-person-{number}", found))
+        done = (ROUNDS + 2 * (number + 1) / len(looks)) / (ROUNDS + 2)
+        progress.report(done, "The gate learns the target's limits")
     mean_flat, mean_mask = total / len(looks)
     statistics: dict[str, np.ndarray | list] = {
         "gate_version": [VERSION],
         "gate_template": mean_flat,
         "gate_mask": mean_mask,
         "gate_asymmetry": _handed(asymmetries),
-        "gate_figures": figures,
-        "gate_turned": turned,
+        "gate_figures": [person["figures"] for person in people],
+        "gate_turned": [person["turned"] for person in people],
         "gate_quantiles": np.mean(quantiles, 0),
     }
     return {name: np.asarray(values, np.float32) for name, values in statistics.items()}
+
+
+def _key(looks: list[Look]) -> str:
+    """Twelve letters that change with what the people look like."""
+    parts = [part for seen in looks for part in (seen.image, seen.mask, seen.matrix)]
+    return sum_of(str(VERSION).encode(), *(np.ascontiguousarray(part).tobytes() for part in parts))
+
+
+def _placed(moving: list[Moving], key: str, kept: Kept, progress: Progress) -> list[np.ndarray]:
+    """Each person's image and mask, (2, 42, 52, 42), where they fit the mean of all best."""
+
+    def aligned(name: str, start: np.ndarray, *how: int) -> np.ndarray:
+        find = partial(align, one, template, start, *how)
+        return kept.keep(f"{key}-{name}", lambda: {"affine": find()[0]})["affine"]
+
+    affines = [one.start() for one in moving]
+    for turn in range(ROUNDS):
+        placed = [one.on_template(affine) for one, affine in zip(moving, affines)]
+        template = Template(*np.sum(placed, 0) / len(moving))
+        for number, one in enumerate(moving):
+            name = f"round-{turn}-{number}"
+            affines[number] = aligned(name, affines[number], 2, FIRST_STEPS)
+            done = (turn + (number + 1) / len(moving)) / (ROUNDS + 2)
+            progress.report(done, "The gate learns the target's mean")
+    placed = []
+    for number, one in enumerate(moving):
+        placed.append(one.on_template(aligned(f"last-{number}", affines[number])))
+    return placed
+
+
+def _beside_others(
+    seen: Look, one: Moving, others: Template, mean: np.ndarray
+) -> dict[str, np.ndarray | float]:
+    """What the gate measures of a person, beside all others of the target.
+
+    Args:
+        seen, one: The person.
+        others: Mean of the others.
+        mean: Of the others' quantiles.
+
+    Returns:
+        "figures" (len(FIGURES),), and "turned", the greatest likeness when turned.
+    """
+    found = {
+        **size(seen),
+        **anatomy(one.on_template(place(one, others)), others),
+        **seen.quality,
+        "histogram distance": histogram_distance(seen, mean),
+    }
+    turned = max(_turned_likeness(one, others, turn) for turn in TURNS[1:3])
+    return {"figures": np.array([found[name] for name in FIGURES]), "turned": float(turned)}
 
 
 def few_of(paths: list[Path], model: Model) -> list[Path]:
@@ -142,7 +205,11 @@ def few_of(paths: list[Path], model: Model) -> list[Path]:
 
 
 def coarse(
-    network: MRFlow, model: Model, scans: Iterable[Scan], progress: Progress | None = None
+    network: MRFlow,
+    model: Model,
+    scans: Mapping[Path, Path | None],
+    progress: Progress | None = None,
+    kept: Kept = Kept(),
 ) -> np.ndarray:
     """How many bits/dim the target's people have when they are shown coarsely.
 
@@ -152,21 +219,28 @@ def coarse(
     Args:
         network: Trained on the target's people, better on others than these.
         model: Whose network it is.
-        scans: People of the target.
+        scans: People of the target, {scan: its mask file, or None}.
         progress: Receives progress.
+        kept: Has the rows of before.
 
     Returns:
         (people, 4) float32: noise (``gate_figures.quality``) and bits/dim of the scan as it is,
         and of the same shown coarsely.
     """
     progress = progress or Progress()
-    rows = []
-    for scan in scans:
-        progress.report(1.0, f"shown coarsely: {scan.volume.name}")
-        row: list[float] = []
+
+    def row() -> dict[str, np.ndarray]:
+        scan = harmonize_scan.read(path, mask)
+        figures: list[float] = []
         for one in (scan, shown_coarsely(scan)):
-            row += [look(one).quality["noise"], bits_per_dim(network, one, model)]
-        rows.append(row)
+            figures += [look(one).quality["noise"], bits_per_dim(network, one, model)]
+        return {"row": np.array(figures)}
+
+    rows = []
+    for path, mask in scans.items():
+        progress.report(1.0, f"shown coarsely: {path.name}")
+        name = f"coarse-{VERSION}-{model.sha256[:12]}-{state_of(path, mask)}"
+        rows.append(kept.keep(name, row)["row"])
     return np.array(rows, np.float32)
 
 

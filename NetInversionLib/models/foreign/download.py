@@ -109,6 +109,7 @@ def download(
     weights: Published,
     folder: Path | str,
     report: Callable[[float, str], None] = lambda fraction, message: None,
+    overwrite: bool = False,
 ) -> Path:
     """Fetch a file; what an earlier try has fetched is kept and gone on with.
 
@@ -116,19 +117,22 @@ def download(
         weights: What to fetch.
         folder: Where it goes.
         report: ``f(fraction, message)``; it may raise to stop.
+        overwrite: Another file of that name may be replaced.
 
     Returns:
         The file, which has the published SHA-256.
 
     Raises:
-        ModelError: The server does not answer, or the file is not the published one; then nothing
-            is left of it.
+        ModelError: Another file is there; the server does not answer; or the file is not the
+            published one, and nothing is left of it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / weights.file
     if target.is_file() and _sum(target) == weights.sha256:
         return target
+    if target.exists() and not overwrite:
+        raise ModelError(f"{target} is another file; move it, or --overwrite")
     part = target.with_name(target.name + ".part")
     try:
         _fetch(weights.url, part, report)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ... import networks
 from ...core.text import shown
 from .. import files
-from ..card import ModelError
+from ..card import Card, ModelError
 from . import bundle, cards, formats, own, recognise, trust
 from .adopt import completed, denoiser_told, prepared
 from .cards import Imported
@@ -40,6 +40,7 @@ class Wishes:
         denoiser: Of published samplers: the model file of their denoiser.
         flow: Of published samplers: the file of the flow; the other file is the autoencoder.
         inputs, targets: Volumes that scalings are tried on.
+        overwrite: Whether a model or file of that name may be replaced.
     """
 
     architecture: str = ""
@@ -51,6 +52,7 @@ class Wishes:
     flow: Path | None = None
     inputs: list[Volume] | None = None
     targets: list[Volume] | None = None
+    overwrite: bool = False
 
 
 def import_network(
@@ -74,8 +76,8 @@ def import_network(
         The model file, or the card.
 
     Raises:
-        ModelError: The file cannot be used, or is not trusted; says what to do. Nothing is written
-            then.
+        ModelError: The file cannot be used, or is not trusted, or the model is there already; says
+            what to do. Nothing is written then.
     """
     path = Path(path)
     kind = formats.kind_of(path)
@@ -123,6 +125,7 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
     if found.architecture in ("vae", "cinn"):
         return _published_sampler(found, wishes, log)
     found = _with_arguments(found, sha256, wishes.arguments)
+    target = _target(path, wishes, ".safetensors")
     told = described(wishes.description)
     if found.channel is None:
         if not told.inputs:
@@ -132,7 +135,7 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
         card = recognise.image_card(found, sha256, path.name, told, wishes.name)
     else:
         card = recognise.denoiser_card(found, sha256, path.name, wishes.name)
-    return files.save(_target(path, wishes, ".safetensors"), found.network, card)
+    return _written(target, found.network, card)
 
 
 def _enlarging(found: recognise.Recognised, told: Description, wishes: Wishes) -> Wishes:
@@ -183,18 +186,26 @@ def _published_sampler(
             f"this is {vae.words}: it needs its other half and its denoiser. Import the"
             " autoencoder's file with --flow FLOW --denoiser MODEL"
         )
+    name = wishes.denoiser.with_name(f"sampler-{wishes.denoiser.stem}")
+    target = _target(name, wishes, ".safetensors")
     flow = recognise.recognise(formats.weights_of(wishes.flow))
     if flow is None:
         raise ModelError(f"{wishes.flow.name} is no published flow")
     log(f"Recognised: {flow.words}.")
     denoiser = files.load(wishes.denoiser)
     model = recognise.sampler_of(vae, flow, denoiser, wishes.name)
-    name = wishes.denoiser.with_name(f"sampler-{wishes.denoiser.stem}")
-    return files.save(_target(name, wishes, ".safetensors"), model.network, model.card)
+    return _written(target, model.network, model.card)
+
+
+def _written(target: Path, network: nn.Module, card: Card) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return files.save(target, network, card)
 
 
 def _beside(path: Path, kind: str, sha256: str, wishes: Wishes, log: Callable[[str], None]) -> Path:
     """A card beside a network's own file."""
+    target = _target(path, wishes, cards.SUFFIX)
+    copied = _free(target.with_name(path.name), wishes, sha256)
     module, architecture = _module(path, kind, wishes)
     told = described(wishes.description)
     if kind == BUNDLE and not told.inputs:
@@ -205,7 +216,6 @@ def _beside(path: Path, kind: str, sha256: str, wishes: Wishes, log: Callable[[s
         told = denoiser_told(told)
     module = prepared(module, log)
     told, found, _ = completed(module, told, wishes.inputs, wishes.targets, log)
-    target = _target(path, wishes, cards.SUFFIX)
     imported = Imported(
         kind=kind,
         file=path.name,
@@ -215,8 +225,8 @@ def _beside(path: Path, kind: str, sha256: str, wishes: Wishes, log: Callable[[s
         found=found,
         layers=_layers(module, found),
     )
-    copied = target.with_name(path.name)
-    if not copied.exists():
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copied.exists() or trust.sha256_of(copied) != sha256:
         _copy(path, copied)
     return cards.save(target, imported)
 
@@ -256,14 +266,29 @@ def _layers(module: nn.Module, found: Any) -> dict[str, str]:
 
 
 def _target(path: Path, wishes: Wishes, suffix: str) -> Path:
+    """Where the model goes; nothing is made yet.
+
+    Raises:
+        ModelError: A model is there already.
+    """
     folder = wishes.folder or path.parent
     name = wishes.name or path.stem
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
     target = folder / f"{safe}{suffix}"
     if target.exists() and target.resolve() == path.resolve():
         target = folder / f"{safe}-imported{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return target
+    return _free(target, wishes)
+
+
+def _free(path: Path, wishes: Wishes, sha256: str = "") -> Path:
+    """The path, if nothing is there that would be lost; what has this SHA-256 would not.
+
+    Raises:
+        ModelError: It is taken.
+    """
+    if path.exists() and not wishes.overwrite and trust.sha256_of(path) != sha256:
+        raise ModelError(f"{path} is there already; choose another name, or --overwrite")
+    return path
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -274,6 +299,8 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copytree(source, part)
         else:
             shutil.copyfile(source, part)
+        if target.is_dir():
+            shutil.rmtree(target)
         part.replace(target)
     finally:
         if part.is_dir():

@@ -23,6 +23,7 @@ from NetInversionLib.core.keys import Key
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.ideal_input import dixon
+from NetInversionLib.invariances import findings
 from NetInversionLib.jobs import request as jobs_request
 
 MATRIX = np.array([[0.0, -1.5, 0, 10], [2.0, 0.0, 0, -4], [0.0, 0, 1.25, 7], [0, 0, 0, 1.0]])
@@ -524,8 +525,12 @@ def test_a_stopped_command_leaves_all_or_nothing(command, moment, tmp_path, caps
 
     monkeypatch.setattr(owner, name, stopped)
     status = cli.main([*command.split(), str(source), *output_of(command, out)])
-    assert "Traceback" not in capsys.readouterr().err
-    assert status == 130
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and status == 130
+    if moment == "writing":
+        assert f"written to {out}" in said or f"{out} is written" in said
+    elif command == "harmonize":
+        assert "nothing is written" in said
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()} - {"a.nii.gz"}
     images = {name for name in left if name.endswith(".nii.gz")}
     assert images == (MADE[command] if moment == "writing" else set())
@@ -540,6 +545,59 @@ MADE = {
 
 def output_of(command, out):
     return [str(out)] if command == "harmonize" else ["--output", str(out)]
+
+
+INVARIANCES = ["compute", "invariances", "--slices", "1", "1", "--samples", "4", "--shown", "2"]
+
+
+@pytest.fixture(scope="module")
+def low_dose(tmp_path_factory):
+    """Words of a short run on a CT, and the files of its result."""
+    folder = tmp_path_factory.mktemp("low dose")
+    array = np.random.default_rng(0).normal(40, 20, (4, 40, 40)).astype(np.int16)
+    array[:, :4] = -1000
+    ct = files.save(Volume(array, MATRIX, "ct"), folder / "ct.nii.gz")
+    words = [*INVARIANCES, "--projected", "2", "--max-evaluations", "20", str(ct)]
+    assert cli.main([*words, "--output", str(folder / "whole")]) == 0
+    return words, listing(folder / "whole")
+
+
+@pytest.mark.parametrize("moment", ["reading", "computing", "midway", "writing"])
+def test_a_stopped_run_of_invariances_keeps_what_it_has(
+    moment, low_dose, tmp_path, capsys, monkeypatch
+):
+    owner, name = {
+        "reading": (files, "load"),
+        "computing": (jobs_request, "run_here"),
+        "midway": (output.Shell, "intermediate"),
+        "writing": (results, "write_image"),
+    }[moment]
+    done = getattr(owner, name)
+
+    def stopped(*arguments, **options):
+        if moment == "midway":
+            done(*arguments)
+        interrupt()
+        return done(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stopped)
+    monkeypatch.setattr(findings, "INTERMEDIATE_EVERY_S", 0.0)
+    words, whole = low_dose
+    out = tmp_path / "out"
+    assert cli.main([*words, "--output", str(out)]) == 130
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    if moment in ("reading", "computing"):
+        assert not list(tmp_path.iterdir()) and "stopped" in said
+        return
+    made = listing(out)
+    facts = json.loads(made["facts.json"])
+    assert str(out) in said and facts.get("partial", False) == (moment == "midway")
+    if moment == "writing":
+        assert made.keys() == whole.keys()
+    else:
+        assert {name for name in made if name.endswith(".nii.gz")} and "partial" in said
+    assert not [name for name in made if "/new-" in name]
 
 
 def test_a_dicom_folder_becomes_a_derived_series(series, tmp_path, monkeypatch):

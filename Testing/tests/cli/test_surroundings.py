@@ -47,6 +47,23 @@ def test_a_worker_runs_nothing_of_the_folder_it_was_called_in(name, tmp_path, mo
     assert "There is no task 'nothing'" in record["error"], "the worker itself did answer"
 
 
+@pytest.mark.parametrize("package", ["cli", "cohort", "jobs"])
+def test_a_program_started_by_hand_runs_nothing_of_its_folder(package, tmp_path):
+    """``python -m``: what Python itself imports for that is not ours to choose."""
+    for name in ("queue", "copy", "numpy", "torch", "statistics"):
+        (tmp_path / f"{name}.py").write_text("open('EXECUTED', 'w').close()\nraise SystemExit(7)\n")
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    words = {"cli": ["models", "list"], "cohort": ["absent.json"], "jobs": ["absent"]}[package]
+    ended = subprocess.run(
+        [sys.executable, "-m", f"NetInversionLib.{package}", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert not (tmp_path / "EXECUTED").exists() and ended.returncode != 7, ended.stderr
+
+
 def test_empty_parts_of_the_path_are_not_the_working_folder():
     found = jobs.environment({"PYTHONPATH": os.pathsep.join(["", "/one", "", "/two", ""])})
     assert found["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/one", "/two"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from NetInversionLib.core import volumes
+from NetInversionLib.core import files, volumes
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.evaluation import gate, wrong_scans
 from NetInversionLib.evaluation.wrong_scans import ARTEFACTS, CONTRASTS, PLACEMENTS, flipped
@@ -19,6 +19,7 @@ from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize.gate import Check, Limits, verdict
 from NetInversionLib.harmonize.gate_figures import FIGURES
 from NetInversionLib.training import gate as training_gate
+from NetInversionLib.training.kept import Kept
 
 SHAPE = (44, 52, 42)  # 2 mm
 FLUID, GREY, WHITE = 0.25, 0.6, 0.95
@@ -68,6 +69,56 @@ def statistics():
 @pytest.fixture(scope="module")
 def scan():
     return brain(20)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_training_that_was_stopped_goes_on_and_ends_the_same(share, tmp_path, monkeypatch):
+    """Stopped after a share of the alignments, none of those is done again; to the last bit."""
+    people = [brain(seed) for seed in range(3)]
+    counted, align = [], training_gate.align
+
+    def counting(*arguments):
+        if len(counted) == stop:
+            raise KeyboardInterrupt
+        counted.append(1)
+        return align(*arguments)
+
+    monkeypatch.setattr(training_gate, "align", counting)
+    stop = None
+    whole, all_of_them = training_gate.fit(people), len(counted)
+    after = int(share * all_of_them)
+    for stop in (after, None):
+        counted.clear()
+        kept = Kept(tmp_path)
+        if stop is None:
+            found = training_gate.fit(people, kept=kept)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                training_gate.fit(people, kept=kept)
+    # A person's two turns are kept together.
+    assert all_of_them - after <= len(counted) <= all_of_them - after + 1
+    assert whole.keys() == found.keys()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, found[name])
+    counted.clear()
+    training_gate.fit([brain(7), *people[1:]], kept=Kept(tmp_path))
+    assert len(counted) == all_of_them, "other people have nothing in common with these"
+
+
+def test_looks_are_kept_until_the_scan_changes(tmp_path, monkeypatch):
+    read, seen = harmonize_scan.read, []
+    monkeypatch.setattr(harmonize_scan, "read", lambda *of: seen.append(of) or read(*of))
+    path = files.save(brain(0).volume, tmp_path / "a.nii.gz")
+    looks = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
+    again = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
+    assert len(seen) == 1
+    for name in ("image", "flat", "mask", "matrix", "voxel_mm"):
+        first, second = (getattr(one[0], name) for one in (looks, again))
+        np.testing.assert_array_equal(first, second)
+        assert np.asarray(first).dtype == np.asarray(second).dtype
+    files.save(brain(1).volume, path)
+    changed = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
+    assert len(seen) == 2 and not np.array_equal(changed[0].image, looks[0].image)
 
 
 def judge(scan, statistics, result=None):

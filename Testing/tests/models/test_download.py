@@ -79,6 +79,16 @@ def test_another_file_than_the_published_is_deleted(weights, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_the_user_is_not_replaced_unasked(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(download.WEIGHTS, "net", weights)
+    (tmp_path / "net.pt").write_bytes(b"the user's")
+    words = ["models", "download", "net", "--output", str(tmp_path), "--yes"]
+    assert cli.main(words) == 1 and "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "net.pt").read_bytes() == b"the user's"
+    assert cli.main([*words, "--overwrite"]) == 0
+    assert (tmp_path / "net.pt").read_bytes() == CONTENT
+
+
 def test_a_server_that_does_not_answer_is_told(tmp_path):
     nowhere = Published("http://127.0.0.1:9/net.pt", "0" * 64)
     with pytest.raises(ModelError, match="could not be fetched"):

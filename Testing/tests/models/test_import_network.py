@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -289,7 +290,8 @@ def test_what_can_run_code_is_asked_about_once_and_only_that(network, code, tmp_
     path, wishes = export(network, "TorchScript", tmp_path, code)
     made = import_network(path, Wishes(**wishes, folder=tmp_path / "out"), ask)
     assert asked == [("own.pt", trust.sha256_of(path))]
-    import_network(path, Wishes(**wishes, folder=tmp_path / "out"), never)
+    again = Wishes(**wishes, folder=tmp_path / "out", overwrite=True)
+    import_network(path, again, never)
     trust.forget(trust.sha256_of(path)[:10])
     with pytest.raises(ModelError, match="can run code.*SHA-256"):
         models.load(made)  # a card that came with a file trusts nothing
@@ -304,6 +306,29 @@ def test_without_the_users_word_nothing_runs_and_nothing_is_written(kind, networ
     with pytest.raises(ModelError, match="without your word.*SHA-256 is [0-9a-f]{64}"):
         import_network(path, Wishes(**wishes, folder=tmp_path / "out"))
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["TorchScript", "published weights"])
+def test_a_model_that_is_there_is_not_replaced_unasked(kind, network, code, tmp_path):
+    """Neither the model or card, nor another network's file beside it."""
+    out = tmp_path / "out"
+    if kind == "published weights":
+        path, wishes = tmp_path / "espcn.pth", {"name": "mine"}
+        torch.save(networks.build("dncnn").state_dict(), path)
+    else:
+        path, wishes = export(network, kind, tmp_path, code)
+    made = import_network(path, Wishes(**wishes, folder=out), yes)
+    before = {one.name: one.read_bytes() for one in out.iterdir()}
+    for asked in ({}, {"name": "other"} if kind == "TorchScript" else {}):
+        if asked:  # the same name of a file, and another content
+            (out / path.name).write_bytes(b"another network's")
+            before[path.name] = b"another network's"
+        with pytest.raises(ModelError, match="is there already.*--overwrite"):
+            import_network(path, Wishes(**{**wishes, **asked}, folder=out), yes)
+        assert {one.name: one.read_bytes() for one in out.iterdir()} == before
+    assert import_network(path, Wishes(**wishes, folder=out, overwrite=True), yes) == made
+    assert models.load(made)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -339,7 +364,7 @@ def test_an_installed_package_is_asked_about_before_any_of_it_runs(network, tmp_
     assert (tmp_path / "ran").exists() and models.runs_code(made)
     (package / "__pycache__").mkdir(exist_ok=True)
     (package / "__pycache__" / "nets.pyc").write_bytes(b"x")  # what Python compiles does not count
-    import_network(tmp_path / "own.pt", wishes, never)
+    import_network(tmp_path / "own.pt", replace(wishes, overwrite=True), never)
     for name in [name for name in sys.modules if name.startswith("own_package")]:
         monkeypatch.delitem(sys.modules, name)
     (package / "__init__.py").write_text("")
