@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -135,6 +136,10 @@ class Shell(Progress):
             pass
 
     # Answers
+
+    def alone(self) -> contextlib.AbstractContextManager[object]:
+        """While it lasts, what other code prints goes to standard error if the answer is JSON."""
+        return contextlib.redirect_stdout(sys.stderr) if self.as_json else contextlib.nullcontext()
 
     def say(self, line: object) -> None:
         """A line on standard output."""

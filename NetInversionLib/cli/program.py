@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser(words).parse_args(words)
     shell = options.shell = Shell.of(options)
     try:
-        status = options.run(options)
+        with shell.alone():
+            status = options.run(options)
         shell.close()
         return status
     except BrokenPipeError:

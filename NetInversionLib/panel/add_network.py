@@ -31,12 +31,23 @@ SCALINGS = {
     "percentile": _("0 to 1, of each patient's percentiles"),
     "unit": _("0 to 1, of the range given above"),
     "signed": _("-1 to 1, of the range given above"),
+    "mean-std": _("Minus the mean, divided by the std, given above"),
 }
 OF_PATIENT = ("z-score", "percentile")
 """Scalings of inputs alone."""
 FIXED = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
-IMAGE = re.compile(r"(.+?)\s*(?:\(([^)]*)\))?\s*(?:(-?[\d.]+) ?\.\. ?(-?[\d.]+))?")
-"""A name, perhaps units in brackets, perhaps lowest and highest value: "CT (HU) -1000..2000"."""
+IMAGE = re.compile(
+    r"(.+?)\s*(?:\(([^)]*)\))?\s*(?:(-?[\d.]+) ?\.\. ?(-?[\d.]+))?"
+    r"\s*(?:\bmean (-?[\d.]+) std ([\d.]+))?"
+)
+"""A name, perhaps units in brackets, perhaps lowest and highest value, or mean and deviation:
+"CT (HU) -1000..2000", "CT (HU) mean -500 std 500".
+"""
+IN_FORM = {
+    "--architecture": _("'Its Python file' and 'Class in it'"),
+    "--arguments": _("'What the class is made with'"),
+}
+"""The lines that stand for options of the command."""
 PACKAGE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A class in an installed package."""
 NETWORK_FILES = "(*.pt *.pth *.ckpt *.pyt *.safetensors *.ts *.pt2 *.onnx *.zip)"
@@ -197,6 +208,24 @@ class AddNetwork:
             told["orientation"] = orientation
         return told
 
+    def lacking(self) -> str:
+        """What the choice of a scaling needs and the images' lines lack; "" where nothing."""
+        for edit, selector in (
+            (self.inputsEdit, self.takenSelector),
+            (self.outputsEdit, self.givenSelector),
+        ):
+            chosen = lists.chosen(selector)
+            images = [_image(text.strip()) for text in edit.text.split(",") if text.strip()]
+            if chosen in FIXED and any("low" not in image for image in images):
+                return _("Write the range behind each image, as here: CT (HU) -1000..2000")
+            if chosen == "mean-std" and any("mean" not in image for image in images):
+                return _("Write both numbers behind each image, as here: CT (HU) mean -500 std 500")
+            if chosen != "mean-std" and any("mean" in image for image in images):
+                return _("Of a mean and std, choose the values: {choice}").format(
+                    choice=SCALINGS["mean-std"]
+                )
+        return ""
+
     def arguments(self, folder: Path) -> list[str]:
         """The words of the command that brings the network in, into a folder."""
         words = ["models", "import", self.fileEdit.currentPath, "--output", str(folder)]
@@ -217,6 +246,9 @@ class AddNetwork:
     def onAdd(self, *_arguments: Any) -> None:
         """Start the import; the form says how it went."""
         self._forget()
+        if lacking := self.lacking():
+            self._say(lacking)
+            return
         self.addButton.setEnabled(False)
         self._say(_("The network is read and tried..."))
         try:
@@ -254,6 +286,8 @@ class AddNetwork:
 
     def _failed(self, words: str) -> None:
         self._on_changed()
+        for option, line in IN_FORM.items():
+            words = words.replace(option, line)
         self._say(words)
 
     def _forget(self) -> None:
@@ -328,6 +362,7 @@ def _image(text: str) -> dict[str, Any]:
     image: dict[str, Any] = {"name": found[1], "units": (found[2] or "").strip()}
     try:
         image |= {"low": float(found[3]), "high": float(found[4])} if found[3] else {}
+        image |= {"mean": float(found[5]), "std": float(found[6])} if found[5] else {}
     except ValueError:  # two points in a number: it belongs to the name
         return {"name": text}
     return image

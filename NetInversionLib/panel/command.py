@@ -75,11 +75,14 @@ class Command:
                 self._on_line([line for line in lines if line][-1])
             yield False
         try:
-            answer = json.loads(said.decode("utf-8", "replace") or "{}")
+            answer = json.loads(said.decode("utf-8", "replace"))
         except ValueError:
-            answer = {}
-        if self._process.exitCode() == 0 and "error" not in answer:
+            answer = None
+        if self._process.exitCode() == 0 and isinstance(answer, dict) and "error" not in answer:
             self._on_answer(answer)
             return
         words = told.decode("utf-8", "replace")[-MOST_WORDS:]
-        self._on_failed(str(answer.get("error") or words or _("It ended without a result.")))
+        if words.startswith("usage: "):  # of a wrong word: what argparse says of it comes last
+            words = words.rpartition(": error: ")[2]
+        words = (answer or {}).get("error") or words or _("It ended without a result.")
+        self._on_failed(str(words))

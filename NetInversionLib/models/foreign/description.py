@@ -125,7 +125,7 @@ def described(given: Description | dict | None) -> Description:
         ModelError: A field is unknown or has a value that it cannot have; says which.
     """
     if isinstance(given, Description):
-        return _checked(given)
+        return _checked(_told_apart(given))
     if given is not None and not isinstance(given, dict):
         raise ModelError(f"the description is a dictionary, not {type(given).__name__}")
     values = dict(given or {})
@@ -149,7 +149,20 @@ def described(given: Description | dict | None) -> Description:
         values["every"] = _image(values["every"], common, "every")
     if "spacing_mm" in values:
         values["spacing_mm"] = _pair(values["spacing_mm"], "spacing_mm")
-    return _checked(Description(**values))
+    return _checked(_told_apart(Description(**values)))
+
+
+def _told_apart(description: Description) -> Description:
+    """With another name for an output that is called as an input: "Output CT", of a denoiser
+    "Denoised CT".
+    """
+    before = "Denoised" if description.task == DENOISING else "Output"
+    roles = {image.role for image in description.inputs}
+    outputs = (
+        replace(image, name=f"{before} {image.name}") if image.role in roles else image
+        for image in description.outputs
+    )
+    return replace(description, outputs=tuple(outputs))
 
 
 def _image(given: Any, common: dict, kind: str) -> Image:
@@ -212,7 +225,10 @@ def _checked(description: Description) -> Description:
         _check_image(description.every, False)
     roles = [image.role for image in images]
     if len(set(roles)) < len(roles):
-        raise ModelError(f"two images have the same name: {', '.join(i.name for i in images)}")
+        raise ModelError(
+            f"two images have the same name ({', '.join(i.name for i in images)}): give each a name"
+            " of its own"
+        )
     return description
 
 

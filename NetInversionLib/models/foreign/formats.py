@@ -75,6 +75,8 @@ def kind_of(path: Path | str) -> str:
         return ONNX
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
         return STATE  # the format of torch before 1.6
+    if not start:
+        raise ModelError(f"{path.name} is empty: save or copy it again")
     raise ModelError(
         f"{path.name} is no network file that can be read (it begins with {start[:4]!r}). Known are"
         " state dicts (.pt, .pth, .ckpt, .safetensors), TorchScript, torch.export (.pt2), ONNX and"

@@ -118,8 +118,8 @@ def _published(path: Path, sha256: str, wishes: Wishes, log: Callable[[str], Non
         first = shown(next(iter(state)))[:100]
         raise ModelError(
             f"{path.name} holds {len(state)} weights (first: {first}) of a network that"
-            " is not known here: name its class with --architecture my_package:MyNet or"
-            " net.py:MyNet"
+            " is not known here: name its class, as my_package:MyNet or net.py:MyNet, with"
+            " --architecture"
         )
     log(f"Recognised: {found.words}.")
     if found.architecture in ("vae", "cinn"):

@@ -51,7 +51,10 @@ def class_of(spec: str) -> tuple[Callable[..., nn.Module], str]:
             for key, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, nn.Module)
         ]
-        raise ModelError(f"{place} has no {name!r}; it has {', '.join(classes[:20]) or 'no class'}")
+        has = ", ".join(classes[:20]) or "no class of torch.nn.Module"
+        if not name:
+            raise ModelError(f"say which class of {place} it is: {has}")
+        raise ModelError(f"{place} has no {name!r}; it has {has}")
     return made, _source_hash(made, module)
 
 
@@ -65,10 +68,31 @@ def _module_of_file(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
         del sys.modules[name]
-        raise ModelError(f"{path.name} does not run: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{path.name} does not run: {type(error).__name__}: {error}{_way_out(path, error)}"
+        ) from error
     return module
+
+
+def _way_out(path: Path, error: BaseException) -> str:
+    """What a user can do about a Python file that does not run: a sentence, or nothing."""
+    if isinstance(error, SyntaxError):
+        return ""
+    if isinstance(error, ImportError):
+        missing = (error.name or "").partition(".")[0]
+        beside = f"{missing}.py" if (path.parent / f"{missing}.py").is_file() else "what lies"
+        if missing and beside == "what lies":
+            return ". Install it for this Python, or take the import out"
+        return (
+            f". It is read without {beside} beside it: put all that the class needs into one file,"
+            " or install it as a package"
+        )
+    return (
+        ". All of the file is run to find the class: put what trains, reads data or reads a command"
+        " line under if __name__ == '__main__':"
+    )
 
 
 def _module_of_package(place: str) -> ModuleType:
@@ -112,8 +136,10 @@ def with_weights(
         network = made(**arguments)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         raise ModelError(
-            f"{spec} cannot be made with the arguments {arguments or 'of its own'}:"
-            f" {type(error).__name__}: {error}. Give them with --arguments"
+            f"{spec} cannot be made"
+            f" {f'with the arguments {arguments}' if arguments else 'without arguments'}:"
+            f""" {type(error).__name__}: {error}. Give them, such as {{"width": 32}}, with"""
+            " --arguments"
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec} makes {type(network).__name__} and no torch.nn.Module")
@@ -144,6 +170,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], called: str) -> None:
             )
             if names
         ]
+        if wrong:
+            shapes = (" x ".join(map(str, of[min(wrong)].shape)) for of in (given, wanted))
+            parts[-1] = parts[-1][:-1] + ", {} in the file and {} in the class)".format(*shapes)
         raise ModelError(
             f"{called} do not fit: {'; '.join(parts)}. Is the class the right one, and are its"
             " arguments those of the training?"

@@ -116,8 +116,10 @@ class _Runner:
 def _first_run(runner: _Runner, told: Description) -> tuple[int, int, int]:
     """(axes, channels, side) of the first image that the network takes."""
     words: Exception | None = None
+    tried = []
     for dimensions, channels in _guesses(runner.network, told):
         runner.dimensions, runner.channels = dimensions, channels
+        tried.append(f"{channels} channel{'s' if channels > 1 else ''} in {dimensions}-D")
         for separately in _ways(runner, told, channels):
             runner.separately = separately
             for side in _sides(dimensions, told):
@@ -129,8 +131,8 @@ def _first_run(runner: _Runner, told: Description) -> tuple[int, int, int]:
                 except Exception as error:  # noqa: BLE001 - shown to the user below
                     words = words or error
     raise ModelError(
-        "the network runs on no image that was tried. Say in the description how many 'inputs' it"
-        " has, its 'dimensions' and 'smallest_size'. Its own words:"
+        f"the network runs on no image that was tried ({', '.join(tried)}). Say in the description"
+        " how many 'inputs' it has, its 'dimensions' and 'smallest_size'. Its own words:"
         f" {type(words).__name__}: {words}"
     ) from words
 
@@ -276,7 +278,10 @@ def _largest_error(runner: _Runner, image: Tensor, network: nn.Module, step: flo
     weights = torch.rand(output.shape, generator=runner.generator, dtype=output.dtype)
     weights = weights.to(output.device)
     if not output.requires_grad:
-        raise ModelError("no gradient passes from the network's output to its input")
+        raise ModelError(
+            "no gradient passes from the network's output to its input: take detach(),"
+            " torch.no_grad() and NumPy out of its forward"
+        )
     (slope,) = torch.autograd.grad((output * weights).sum(), image)
     if not slope.any():
         raise ModelError("the network's output does not depend on its input")

@@ -74,7 +74,10 @@ def code_of(spec: str) -> Path | None:
         return None
     if place.endswith(".py"):
         if not Path(place).is_file():
-            raise ModelError(f"there is no file {place}")
+            raise ModelError(
+                f"there is no file {place}: check the path; if it has moved since its network came"
+                " in, put it back or import the network again"
+            )
         return Path(place)
     name = place.partition(".")[0]
     try:

@@ -449,6 +449,14 @@ def test_weights_that_do_not_fit_say_which(network, code, tmp_path):
         import_network(tmp_path / "own.pt")
     with pytest.raises(ModelError, match="has no 'Other'; it has Net"):
         import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:Other"), yes)
+    with pytest.raises(ModelError, match="say which class of .*net.py it is: Net"):
+        import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:"), yes)
+    torch.save({**network.state_dict(), "down.bias": torch.zeros(11)}, tmp_path / "wide.pt")
+    with pytest.raises(ModelError, match="down.bias, 11 in the file and 6 in the class"):
+        import_network(tmp_path / "wide.pt", Wishes(architecture=f"{code}:Net"), yes)
+    (tmp_path / "empty.pt").write_bytes(b"")
+    with pytest.raises(ModelError, match="empty.pt is empty"):
+        import_network(tmp_path / "empty.pt")
     torch.save({"a\x1b[2Jb\u202e": torch.zeros(1)}, tmp_path / "odd.pt")
     for wishes in (Wishes(), Wishes(architecture=f"{code}:Net")):
         with pytest.raises(ModelError, match="a.x1b.2Jb") as told:
@@ -456,6 +464,33 @@ def test_weights_that_do_not_fit_say_which(network, code, tmp_path):
         assert str(told.value).isprintable()
     with pytest.raises(ModelError, match="no package 'nowhere'"):
         import_network(tmp_path / "own.pt", Wishes(architecture="nowhere:Net"), yes)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import sys; sys.exit('no --data')", "SystemExit: no --data.*__main__"),
+        ("open('/no/such/data')", "FileNotFoundError.*__main__"),
+        ("import parts_beside", "parts_beside.py beside it.*one file"),
+        ("from .parts_beside import Block", "beside it.*one file"),
+        ("import no_such_library", "No module named 'no_such_library'. Install it"),
+        ("def (", r"SyntaxError.*\(net.py, line \d+\)$"),
+    ],
+)
+def test_a_python_file_that_does_not_run_says_what_to_do(line, words, network, code, tmp_path):
+    (tmp_path / "parts_beside.py").write_text("")
+    code.write_text(f"{CODE}\n{line}\n")
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    with pytest.raises(ModelError, match=words):
+        import_network(tmp_path / "own.pt", Wishes(architecture=f"{code}:Net"), yes)
+
+
+def test_a_python_file_that_is_gone_is_named(network, code, tmp_path):
+    path, wishes = export(network, "state dict", tmp_path, code)
+    made = import_network(path, Wishes(**wishes), yes)
+    code.unlink()
+    with pytest.raises(ModelError, match="no file .*net.py.*put it back"):
+        models.load(made)
 
 
 @pytest.mark.parametrize("name", ["../evil.json", "/etc/evil", "C:\\evil", "a/../../evil"])
@@ -705,3 +740,14 @@ def test_the_command_asks_with_the_sum_and_takes_it_as_an_answer(network, code, 
     assert cli.main(["models", "import", str(path), "--describe", "{"]) == 1
     assert "--describe is not JSON" in capsys.readouterr().err
     assert importing.import_network
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_networks_code_prints_is_not_in_the_answer(network, code, tmp_path, capsys):
+    code.write_text(f"{CODE}\nprint('hello from the lab')\n")
+    path, wishes = export(network, "state dict", tmp_path, code)
+    words = ["models", "import", str(path), "--architecture", wishes["architecture"], "--json"]
+    words += ["--describe", json.dumps(TOLD), "--trust", trust.sha256_of(code)]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["card"]["name"] == "own" and "hello from the lab" in said.err

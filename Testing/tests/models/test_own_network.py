@@ -61,7 +61,7 @@ class Unit(nn.Module):
         ({"dimensions": 4}, "dimensions"),
         ({"inputs": 3}, "inputs"),
         ({"inputs": [{"name": "a", "scale": "range"}]}, "no field 'scale'"),
-        ({"inputs": ["a", "A"]}, "same name"),
+        ({"inputs": ["a", "A"]}, "same name.*a name of its own"),
         ({"inputs": ["a"], "scaling": "range"}, "scaling of 'a'.*low and high"),
         ({"inputs": ["a"], "scaling": "mean-std", "mean": 1.0}, "std above 0"),
         ({"outputs": ["a"], "scaling": "z-score"}, "an output"),
@@ -75,6 +75,15 @@ class Unit(nn.Module):
 def test_a_wrong_description_is_refused_by_the_field(given, words):
     with pytest.raises(ModelError, match=words):
         described(given)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("image-to-image", "Output CT"), ("denoising", "Denoised CT")]
+)
+def test_an_output_may_have_the_name_of_an_input(task, name):
+    told = described({"task": task, "inputs": ["CT"], "outputs": ["CT"]})
+    assert (told.inputs[0].name, told.outputs[0].name) == ("CT", name)
+    assert described(told.to_json()) == told == described(told)
 
 
 def test_a_description_is_read_back_from_its_json():
@@ -267,10 +276,10 @@ class _Liar(torch.autograd.Function):
     ("network", "words"),
     [
         (_Liar.apply, "differ from finite differences"),
-        (lambda x: x.detach() * 2, "no gradient passes"),
+        (lambda x: x.detach() * 2, "no gradient passes.*detach"),
         (lambda x: x * 0 + 1, "does not depend on its input"),
         (lambda x: x.mean((1, 2, 3)), "no image"),
-        (nn.Linear(7, 3), "runs on no image.*mat1 and mat2"),
+        (nn.Linear(7, 3), "runs on no image.*1 channel in 2-D.*mat1 and mat2"),
         (lambda x: "text", "gives str"),
     ],
     ids=["wrong gradient", "detached", "constant", "one number", "no images", "text"],

@@ -220,6 +220,46 @@ def test_a_form_that_is_closed_leaves_nothing(module, tmp_path, monkeypatch):
     assert not list(shelf.folder().iterdir()) and not form._command.running
 
 
+def test_the_form_says_what_its_lines_lack_in_its_own_words(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    form = add_network.AddNetwork("denoising", lambda path: None)
+    chooser = form.takenSelector
+    for text, chosen, words in (
+        ("CT (HU) -1024 to 2000", "unit", "CT (HU) -1000..2000"),
+        ("CT (HU)", "mean-std", "CT (HU) mean -500 std 500"),
+        ("CT (HU) mean -500 std 500", "none", "Minus the mean"),
+    ):
+        form.inputsEdit.text = text
+        chooser.setCurrentIndex(chooser.findData(chosen))
+        form.onAdd()
+        assert words in form.statusLabel.text and form._command is None
+    form.inputsEdit.text = "CT (HU) -1024..2000 mean -500 std 480.5"
+    chooser.setCurrentIndex(chooser.findData("mean-std"))
+    assert form.description()["inputs"] == [
+        {"name": "CT", "units": "HU", "low": -1024.0, "high": 2000.0}
+        | {"scaling": "mean-std", "mean": -500.0, "std": 480.5}
+    ]
+    form._failed("Name the class with --architecture. Give them with --arguments")
+    assert "--" not in form.statusLabel.text and "'Class in it'" in form.statusLabel.text
+    form.dialog.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["models", "import", "x.pt", "--arguments", "{width: 3}"], "double quotes"),
+        (["--version"], "ended without a result"),  # its answer is no JSON
+    ],
+)
+def test_a_command_without_an_answer_has_failed_in_words(module, words, said):
+    from NetInversionLib.panel.command import Command
+
+    answers, failed = [], []
+    command = Command(words, lambda line: None, answers.append, failed.append)
+    wait_for(lambda: not command.running)
+    assert not answers and said in failed[0] and "usage" not in failed[0]
+
+
 @pytest.mark.skipif(
     formats.torch_is_unsafe(), reason="checkpoints: PyTorch before 2.6 opens none safely"
 )
