@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,7 +157,7 @@ def _require_whole(
     for path, head in heads.items():
         if path in images or _ending(path) not in endings or path.name == "DICOMDIR":
             continue
-        if head is not None and str(head.SOPClassUID) not in classes:
+        if head is not None and _is_another(head, classes):
             continue  # a report or another object without an image
         with open(path, "rb") as file:
             first = file.read(256)
@@ -165,6 +166,13 @@ def _require_whole(
                 f"'{path.name}' in '{folder}' is empty, damaged or not complete. Copy the folder"
                 " again, or remove the file if it does not belong to the series."
             )
+
+
+def _is_another(head: Dataset, classes: set[str]) -> bool:
+    """Whether an object is of another class than these; of a cut file the class may be cut too."""
+    told = str(head.SOPClassUID)
+    meta = str(head.file_meta.get("MediaStorageSOPClassUID") or told)
+    return meta == told and not any(known.startswith(told) for known in classes)
 
 
 def _ending(path: Path) -> str:
@@ -176,7 +184,7 @@ def _ending(path: Path) -> str:
 # What the headers say -----------------------------------------------------------------------------
 
 
-def _planes(path: Path, head: Dataset) -> Iterator[Plane]:
+def _planes(path: Path, head: Dataset) -> list[Plane]:
     """Every slice of a file, as its header says."""
     _require_scalar(path, head)
     frames = int(head.get("NumberOfFrames", 1) or 1)
@@ -189,8 +197,7 @@ def _planes(path: Path, head: Dataset) -> Iterator[Plane]:
     if per_frame is not None and len(per_frame) != frames:
         raise contradiction(path, f"NumberOfFrames is {frames}, but {len(per_frame)} are described")
     _require_size(path, head, frames)
-    for frame in range(frames):
-        yield _plane(path, head, frame)
+    return [_plane(path, head, frame) for frame in range(frames)]
 
 
 def _require_scalar(path: Path, head: Dataset) -> None:
@@ -205,14 +212,28 @@ def _require_scalar(path: Path, head: Dataset) -> None:
         raise VolumeError(
             f"'{path}' is a radiotherapy dose, no image of a patient. Choose the CT or MR image."
         )
-    kinds = [str(kind).upper() for kind in np.atleast_1d(head.get("ImageType", []) or [])]
-    mosaic = head.get((0x0019, 0x100A))
-    if "MOSAIC" in kinds or (mosaic is not None and _number(mosaic.value) > 1):
+    if _is_mosaic(head):
         raise VolumeError(
             f"'{path}' is a mosaic: many slices drawn side by side in one. Convert it to NIfTI"
             " (dcm2niix), or export it as an enhanced or classic series."
         )
     _require_pixels(path, head)
+
+
+def _is_mosaic(head: Dataset) -> bool:
+    """Whether Siemens drew many slices into one: told by a word, or by their number."""
+    kinds = [str(kind).upper() for kind in np.atleast_1d(head.get("ImageType", []) or [])]
+    if "MOSAIC" in kinds:
+        return True
+    for block in range(0x10, 0x100):
+        creator = head.get((0x0019, block))
+        named = creator is not None and str(creator.value).strip().startswith("SIEMENS MR")
+        # Without the creator's name, in its usual place.
+        if named or (creator is None and block == 0x10):
+            images = head.get((0x0019, block << 8 | 0x0A))
+            if images is not None and _number(images.value) > 1:
+                return True
+    return False
 
 
 def _require_pixels(path: Path, head: Dataset) -> None:
@@ -334,7 +355,9 @@ def _scale(path: Path, head: Dataset, frame: int) -> tuple[tuple[float, float] |
 
 
 def _volume(heads: dict[Path, Dataset], source: Path, name: str) -> Volume:
-    planes = [plane for path, head in heads.items() for plane in _planes(path, head)]
+    planes: list[Plane] = []
+    for path, head in heads.items():
+        planes += _guarded(path, partial(_planes, path, head))
     first = planes[0]
     for plane in planes:
         _require_alike(first, plane, source)

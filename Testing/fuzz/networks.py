@@ -172,7 +172,7 @@ def _require(so: bool, words: str) -> None:
 
 def mutant(data: bytes, random: np.random.Generator) -> tuple[bytes, bool]:
     """Damaged; or, of archives, with an entry changed and right sums."""
-    if data[:4] == b"PK\\x03\\x04" and random.random() < 0.3:
+    if data[:4] == b"PK\x03\x04" and random.random() < 0.3:
         return _other_entry(data, random), False
     if random.random() < 0.1:
         return random.bytes(int(random.integers(1, 2000))), True

@@ -6,10 +6,11 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from image_files import AXIAL, STORED, enhanced, item, slice_of, write_series
 from pydicom.data import get_testdata_file
+from pydicom.uid import CTImageStorage
 from scipy.spatial.transform import Rotation
 
 from NetInversionLib.core import dicom_frames, files
@@ -163,6 +164,107 @@ def test_slices_lie_where_their_positions_say_in_any_order_and_slant(
     assert np.allclose(volume.ijk_to_ras[:3], np.diag([-1, -1, 1]) @ lps, atol=1e-4)
 
 
+@few
+@given(
+    which=st.sampled_from([0, 3, 5]),
+    left=st.floats(0, 1, exclude_max=True),
+)
+@example(which=5, left=0.28)  # inside its class
+def test_a_slice_cut_at_any_byte_is_named(tmp_path_factory, which, left):
+    folder = write_series(tmp_path_factory.mktemp("cut"), classic())
+    cut = folder / f"{which}.dcm"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: int(left * len(whole))])
+    with pytest.raises(VolumeError, match=rf"{which}\.dcm"):
+        files.load(folder)
+
+
+DIRECTIONS = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.1)
+
+
+@few
+@given(
+    which=st.integers(0, 5),
+    direction=DIRECTIONS,
+    moved_mm=st.floats(0, 0.03) | st.floats(0.15, 2.5),
+)
+def test_a_slice_may_lie_off_its_place_by_a_rounding_only(
+    tmp_path_factory, which, direction, moved_mm
+):
+    slices = classic()
+    move = moved_mm * np.array(direction) / np.linalg.norm(direction)
+    place = np.round(np.array([0, 0, 3.0 * which]) + move, 6)
+    slices[which].ImagePositionPatient = place.tolist()
+    folder = write_series(tmp_path_factory.mktemp("moved"), slices)
+    if moved_mm <= 0.03:
+        assert np.array_equal(files.load(folder).array, STORED - 1024)
+    else:
+        with pytest.raises(VolumeError, match="not evenly spaced"):
+            files.load(folder)
+
+
+@few
+@given(
+    which=st.integers(0, 5),
+    axis=DIRECTIONS,
+    degrees=st.just(0.0) | st.floats(0.2, 179),
+    scale=st.just(1.0) | st.floats(0.1, 0.99) | st.floats(1.01, 9),
+    side=st.sampled_from([0, 1]),
+)
+def test_a_slice_that_is_turned_or_of_other_pixels_is_named(
+    tmp_path_factory, which, axis, degrees, scale, side
+):
+    slices = classic()
+    turn = Rotation.from_rotvec(degrees * np.array(axis) / np.linalg.norm(axis), degrees=True)
+    cosines = turn.as_matrix()[:, :2].T.ravel()
+    spacing = [0.75, 0.5]
+    spacing[side] *= scale
+    slices[which].ImageOrientationPatient = np.round(cosines, 8).tolist()
+    slices[which].PixelSpacing = np.round(spacing, 8).tolist()
+    folder = write_series(tmp_path_factory.mktemp("other"), slices)
+    if degrees == 0 and scale == 1:
+        assert np.array_equal(files.load(folder).array, STORED - 1024)
+        return
+    with pytest.raises(VolumeError, match=rf"differ in.*{which or 1}\.dcm") as caught:
+        files.load(folder)
+    assert ("direction" in str(caught.value)) == (degrees > 0)
+    assert ("size of their pixels" in str(caught.value)) == (scale != 1)
+
+
+CREATOR = "SIEMENS MR HEADER"
+
+
+@few
+@given(
+    images=st.integers(2, 255),
+    mark=st.sampled_from(["word", "US", "IS", "bytes"]),
+    blocks=st.integers(0, 3),
+    words=st.permutations(["M", "ND", "NORM", "MOSAIC"]),
+    which=st.integers(0, 2),
+)
+def test_a_mosaic_is_refused_however_it_is_marked(
+    tmp_path_factory, images, mark, blocks, words, which
+):
+    slices = classic(3, Modality="MR", RescaleIntercept=0)
+    if mark == "word":
+        slices[which].ImageType = ["ORIGINAL", "PRIMARY", *words]
+    else:
+        for n in range(blocks):  # those of others come first
+            slices[which].private_block(0x19, f"OTHER {n}", create=True)
+        block = slices[which].private_block(0x19, CREATOR, create=True)
+        value = images.to_bytes(2, "little") if mark == "bytes" else images
+        block.add_new(0x0A, {"bytes": "UN"}.get(mark, mark), value)
+    with pytest.raises(VolumeError, match=rf"{which}\.dcm.*mosaic"):
+        files.load(write_series(tmp_path_factory.mktemp("mosaic"), slices))
+
+
+def test_one_image_in_a_mosaic_or_another_maker_s_number_is_none(tmp_path):
+    slices = classic(3)
+    for one, creator, number in zip(slices, (CREATOR, "GEMS_ACQU_01", "OTHER"), (1, 20, 6)):
+        one.private_block(0x19, creator, create=True).add_new(0x0A, "US", number)
+    assert np.array_equal(files.load(write_series(tmp_path, slices)).array, STORED[:3] - 1024)
+
+
 def test_a_ct_is_in_hu_only_where_its_rescale_says_so(tmp_path, caplog):
     for name, tags, units in (
         ("plain", {}, "HU"),
@@ -234,6 +336,74 @@ def test_frames_lie_by_position_with_their_own_rescale_as_highdicom_reads_them(
         frames = highdicom.imread(path).get_frames(apply_real_world_transform=False)
     assert np.array_equal(volume.array, frames[np.argsort(order)])
     assert volume.spacing_mm == (0.5, 0.75, 3)
+
+
+GROUPS = {
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+}
+
+
+def gathered(slices, own):
+    """The enhanced object of classic slices; ``own``: groups that stand in every frame."""
+    frames = np.stack([one.pixel_array for one in slices])
+    data = enhanced(frames, range(len(slices)), slices[0].Modality)
+    for key in ("PhotometricInterpretation", "PixelRepresentation"):
+        setattr(data, key, getattr(slices[0], key))
+    shared = data.SharedFunctionalGroupsSequence[0]
+    for sequence in GROUPS:
+        holders = [(shared, slices[0])]
+        if sequence in own or sequence == "PlanePositionSequence":
+            holders = list(zip(data.PerFrameFunctionalGroupsSequence, slices))
+            if sequence in shared:
+                delattr(shared, sequence)
+        for holder, one in holders:
+            group = item(**{key: getattr(one, key) for key in GROUPS[sequence]})
+            setattr(holder, sequence, [group])
+    return data
+
+
+@few
+@given(
+    turn=st.tuples(*[st.floats(-180, 180)] * 3),
+    step=st.floats(0.5, 6),
+    order=st.permutations(range(5)),
+    modality=st.sampled_from(["CT", "MR"]),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    signed=st.booleans(),
+    slope=st.sampled_from([1, 2, 0.5]),
+    own=st.sets(st.sampled_from(sorted(GROUPS))),
+)
+def test_an_enhanced_object_is_the_classic_series_of_its_frames(
+    tmp_path_factory, turn, step, order, modality, photometric, signed, slope, own
+):
+    axes = Rotation.from_rotvec(turn, degrees=True).as_matrix()
+    slices = [
+        slice_of(
+            k + 1,
+            STORED[k] // 2,  # no sign in 12 bits
+            np.round(k * step * axes[:, 2], 6),
+            ImageOrientationPatient=np.round(axes[:, :2].T.ravel(), 8).tolist(),
+            SOPClassUID=pydicom.uid.MRImageStorage if modality == "MR" else CTImageStorage,
+            Modality=modality,
+            PhotometricInterpretation=photometric,
+            PixelRepresentation=int(signed),
+            RescaleSlope=slope,
+            RescaleType="HU" if modality == "CT" else "US",
+            FrameOfReferenceUID="1.2.9",
+        )
+        for k in range(5)
+    ]
+    folder = tmp_path_factory.mktemp("both")
+    classic_one = files.load(write_series(folder / "classic", slices))
+    data = gathered([slices[k] for k in order], own)
+    multi = files.load(write_series(folder / "enhanced", [data]))
+    assert np.array_equal(classic_one.array, (STORED[:5] // 2) * slope - 1024)
+    assert np.array_equal(multi.array, classic_one.array)
+    assert np.allclose(multi.ijk_to_ras, classic_one.ijk_to_ras, atol=1e-5)
+    assert multi.units == classic_one.units == ("HU" if modality == "CT" else "")
 
 
 def test_frames_that_are_no_stack_are_refused_by_name(tmp_path):

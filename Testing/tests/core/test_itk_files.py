@@ -1,7 +1,11 @@
 """NRRD and MetaImage: valid files are read, headers are compared with what ITK gave."""
 
 import gzip
+import math
 import os
+import tracemalloc
+import zlib
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,10 +14,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import nifti
-from strategies import volumes
+from strategies import matrices, volumes
 
 from NetInversionLib.core import files
-from NetInversionLib.core.volumes import VolumeError, to_image
+from NetInversionLib.core.volumes import Volume, VolumeError, to_image
 
 few = settings(deadline=None, max_examples=40)
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -74,6 +78,114 @@ def test_space_units_become_millimetres(tmp_path, unit, scale):
     expected[:3, 3] = np.array([-1, -2, 3]) * scale
     volume = files.load(path)
     assert np.allclose(volume.ijk_to_ras, expected) and np.array_equal(volume.array, ARRAY)
+
+
+UNITS = {"mm": 1, "um": 1e-3, "m": 1e3, "cm": 10, "microns": 1e-3, "": 1}
+
+
+@few
+@given(
+    matrix=matrices(),
+    units=st.tuples(*[st.sampled_from(sorted(UNITS))] * 3),
+    space=st.sampled_from(
+        ["left-posterior-superior", "right-anterior-superior", "left-anterior-superior"]
+    ),
+)
+def test_a_nrrd_lies_where_its_directions_and_units_say(tmp_path_factory, matrix, units, space):
+    path = tmp_path_factory.mktemp("units") / "a.nrrd"
+    flips = {"left": -1, "right": 1, "posterior": -1, "anterior": 1, "superior": 1}
+    own = np.diag([flips[side] for side in space.split("-")]) @ matrix[:3]
+    vectors = ["(" + ",".join(map(repr, map(float, own[:, n]))) + ")" for n in range(4)]
+    nrrd(
+        path,
+        f"space: {space}",
+        "space directions: " + " ".join(vectors[:3]),
+        f"space origin: {vectors[3]}",
+        "space units: " + " ".join(f'"{unit}"' for unit in units),
+    )
+    volume = files.load(path)
+    expected = np.diag([UNITS[unit] for unit in units]) @ matrix[:3]
+    scale = np.abs(expected).max()
+    assert np.allclose(volume.ijk_to_ras[:3], expected, rtol=1e-5, atol=1e-6 * scale)
+    assert np.array_equal(volume.array, ARRAY)
+
+
+SIZES = st.sampled_from([1, 2, 3, 4, 5, 12, 20, 60]) | st.integers(1, 10**6)
+
+
+@few
+@given(
+    sizes=st.tuples(SIZES, SIZES, SIZES) | st.permutations([3, 4, 5]),
+    packed=st.booleans(),
+    kind=st.sampled_from(["nrrd", "mha"]),
+)
+def test_sizes_are_those_of_the_data_or_refused_before_memory_is_taken(
+    tmp_path_factory, sizes, packed, kind
+):
+    path = tmp_path_factory.mktemp("sizes") / f"a.{kind}"
+    data, text = ARRAY.astype("<i2").tobytes(), " ".join(map(str, sizes))
+    if kind == "nrrd":
+        encoding = "encoding: gzip" if packed else "encoding: raw"
+        nrrd(path, f"sizes: {text}", encoding, data=gzip.compress(data) if packed else data)
+    else:
+        data = zlib.compress(data) if packed else data
+        lines = (f"DimSize = {text}", f"CompressedData = {packed}")
+        lines += (f"CompressedDataSize = {len(data)}",) if packed else ()
+        metaimage(path, *lines, data=data)
+    tracemalloc.start()
+    try:
+        if math.prod(sizes) == ARRAY.size:
+            read = files.load(path).array
+            assert read.shape == tuple(sizes[::-1])
+            assert np.array_equal(read.ravel(), ARRAY.ravel())
+        else:
+            with pytest.raises(VolumeError, match="complete|contradicts"):
+                files.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def nest(tmp_path_factory):
+    """A folder `in` for headers, with data files of one name in it, below it and beside it."""
+    root = tmp_path_factory.mktemp("nest")
+    for n, place in enumerate(("", "in", "in/deep", "other")):
+        (root / place).mkdir(exist_ok=True)
+        (root / place / "x.raw").write_bytes((ARRAY + n).astype("<i2").tobytes())
+    return root
+
+
+PARTS = st.sampled_from(["..", ".", "in", "deep", "other", "x.raw", ""])
+
+
+@few
+@given(
+    parts=st.lists(PARTS, min_size=1, max_size=5),
+    whole=st.booleans(),
+    kind=st.sampled_from(["nhdr", "mhd"]),
+)
+def test_data_lies_in_the_headers_folder_or_is_not_read(nest, parts, whole, kind):
+    name = "/".join([*parts, "x.raw"])
+    name = str(nest / "in" / name) if whole else name.lstrip("/")
+    path = nest / "in" / f"a.{kind}"
+    if kind == "nhdr":
+        nrrd(path, f"data file: {name}", data=b"")
+    else:
+        metaimage(path, f"ElementDataFile = {name}", data=b"")
+    data = Path(os.path.normpath(nest / "in" / name))
+    if data.is_file() and not (nest / "in" / name).is_file():
+        with pytest.raises(VolumeError):  # by way of a folder that is not there
+            files.load(path)
+    elif not data.is_relative_to(nest / "in"):
+        with pytest.raises(VolumeError, match="outside its folder"):
+            files.load(path)
+    elif not data.is_file():
+        with pytest.raises(VolumeError, match="not there"):
+            files.load(path)
+    else:
+        expected = ARRAY + (1 if data.parent == nest / "in" else 2)
+        assert np.array_equal(files.load(path).array, expected)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +344,26 @@ def test_a_name_that_is_not_utf8_is_refused_and_never_kills(tmp_path, ending):
     path.write_bytes(b"NRRD0004\n")
     with pytest.raises(VolumeError, match="UTF-8"):
         files.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+@few
+@given(
+    stem=st.binary(min_size=1, max_size=12).filter(lambda b: not {0, 47} & set(b)),
+    ending=st.sampled_from([*ENDINGS, ".nii", ".nii.gz", ".NRRD"]),
+)
+def test_an_image_of_any_name_is_read_or_refused_and_never_kills(tmp_path_factory, stem, ending):
+    path = tmp_path_factory.mktemp("names") / os.fsdecode(stem + ending.encode())
+    volume = Volume(ARRAY, np.diag([-1.0, -2.0, 3.0, 1.0]), "a")
+    made = tmp_path_factory.mktemp("made") / f"a{ending.lower()}"
+    if ending in (".nhdr", ".mhd"):
+        (nrrd if ending == ".nhdr" else metaimage)(path)  # with the voxels behind the header
+    else:
+        path.write_bytes(files.save(volume, made).read_bytes())
+    try:
+        assert np.array_equal(files.load(path).array, ARRAY)
+    except VolumeError as error:
+        assert "UTF-8" in str(error) and str(error).isprintable()
 
 
 def test_an_ending_that_no_reader_has_is_refused_by_name(tmp_path):

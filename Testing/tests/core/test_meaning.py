@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+import toy_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from NetInversionLib.core import meaning
+from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume, VolumeError
 from NetInversionLib.harmonize import scan as harmonize_scan
-from NetInversionLib.ideal_input import dixon
+from NetInversionLib.ideal_input import Settings, dixon
+from NetInversionLib.ideal_input.case import prepare
 from NetInversionLib.invariances import low_dose
+from NetInversionLib.models import Channel
 from NetInversionLib.training import denoiser, pairs, synthetic_ct
 
 few = settings(deadline=None, max_examples=60)
@@ -83,6 +88,26 @@ def test_what_is_no_ct_is_refused_at_every_door(array):
     ):
         with pytest.raises(VolumeError, match="'other' holds no air.*is it a CT in HU"):
             door(volume)
+
+
+@few
+@given(seed=st.integers(0, 99), right=st.booleans())
+def test_a_target_that_cannot_be_in_hu_is_warned_of_and_a_ct_is_not(seed, right):
+    """Here a warning only: a network may learn from targets in other ranges."""
+    stored = body(seed=seed)
+    ct = stored if right else stored.with_array(stored.array + 1024)
+    mr = stored.with_array(stored.array.clip(-1000) / 3000 + 0.4, "MR")
+    outputs = (Channel("CT", "ct", "HU", -1000.0, 2000.0),)
+    case = prepare(
+        {"mr": mr, "ct": ct},
+        toy_models.model(toy_models.linear([[1.0]]), outputs=outputs),
+        Settings(device="cpu"),
+        Progress(),
+        torch.device("cpu"),
+    )
+    warned = [words for words in case.facts["warnings"] if "is it a CT in HU?" in words]
+    assert len(warned) == (0 if right else 1)
+    assert right or "'body' holds no air" in warned[0]
 
 
 # ------------------------------------------------------------------------------------------- labels

@@ -96,6 +96,45 @@ def test_form_codes_that_the_standard_does_not_have_are_refused(tmp_path, code):
             files.load(patched(nifti(tmp_path / "c.nii"), place, "<h", code))
 
 
+@few
+@given(matrix=matrices(), q=st.integers(-2, 8), s=st.integers(-2, 8))
+def test_any_two_form_codes_place_the_image_by_the_standard_or_are_refused(
+    tmp_path_factory, matrix, q, s
+):
+    path = nifti(tmp_path_factory.mktemp("nifti") / "f.nii", affine=matrix, q=1, s=1)
+    patched(path, CODES, "<hh", q, s)
+    if min(q, s) < 0 or max(q, s) > 5:
+        with pytest.raises(VolumeError, match="form_code"):
+            files.load(path)
+        return
+    sizes = np.linalg.norm(matrix[:3, :3], axis=0)
+    expected = matrix if q or s else np.diag([*sizes, 1])
+    assert np.allclose(files.load(path).ijk_to_ras, expected, rtol=1e-4, atol=5e-3)
+
+
+@few
+@given(
+    offset=st.sampled_from([0.0, 352.0, 368.0, 384.0])
+    | st.integers(-20, 500).map(float)
+    | st.floats(-400, 500, width=32),
+    between=st.sampled_from([0, 16, 32]),
+    packed=st.booleans(),
+)
+def test_the_voxels_begin_where_they_lie_or_the_file_is_refused(
+    tmp_path_factory, offset, between, packed
+):
+    path = patched(nifti(tmp_path_factory.mktemp("nifti") / "o.nii"), VOX_OFFSET, "<f", offset)
+    whole = path.read_bytes()
+    whole = whole[:352] + b"\7" * between + whole[352:]
+    path.write_bytes(gzip.compress(whole) if packed else whole)
+    there = float(offset).is_integer() and max(offset, 352) == 352 + between and offset >= 0
+    if there:
+        assert np.array_equal(files.load(path).array, ARRAY.T)
+        return
+    with pytest.raises(VolumeError, match="complete|contradicts"):
+        files.load(path)
+
+
 @pytest.mark.parametrize("q, s, taken", [(1, 2, "qform"), (1, 1, "sform"), (2, 4, "qform")])
 def test_of_two_forms_that_differ_slicers_is_taken_and_said(tmp_path, q, s, taken, caplog):
     image = nibabel.Nifti1Image(ARRAY, np.eye(4))
@@ -221,6 +260,31 @@ def test_a_small_file_cannot_ask_for_memory(tmp_path):
         for big in (path, packed):
             with pytest.raises(VolumeError, match="not complete"):
                 files.load(big)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+SIZES = st.sampled_from([1, 2, 3, 4, 5, 12, 20, 60]) | st.integers(1, 32767)
+
+
+@few
+@given(sizes=st.tuples(SIZES, SIZES, SIZES) | st.permutations([3, 4, 5]), packed=st.booleans())
+def test_sizes_are_those_of_the_data_or_refused_before_memory_is_taken(
+    tmp_path_factory, sizes, packed
+):
+    path = patched(nifti(tmp_path_factory.mktemp("sizes") / "s.nii"), 42, "<hhh", *sizes)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    tracemalloc.start()
+    try:
+        if np.prod(sizes) == ARRAY.size:
+            read = files.load(path).array
+            assert read.shape == tuple(sizes[::-1])
+            assert np.array_equal(read.ravel(), ARRAY.T.ravel())
+        else:
+            with pytest.raises(VolumeError, match="complete|contradicts"):
+                files.load(path)
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()

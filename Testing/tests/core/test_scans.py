@@ -152,3 +152,43 @@ def test_every_image_is_a_scan_or_left_out_with_a_reason_and_none_is_hidden(
     assert len(scans.unique_names(root, listing.scans)) == len(listing.scans)
     for path in listing.left_out:
         assert scans.scan_name(path) in ("x_mask", "s.seg", "l_dseg")
+
+
+FOLDERS = st.sampled_from(["", "deep/", "deep/er/", ".cache/", "one.nii.gz/"])
+PHASES = ("sub-2_part-phase_T1w", "part-imag_x", "sub-2_part-mag_T1w", "apart-phase_x")
+TREE_STEMS = st.sampled_from(["a", "b", "a_mask", "._a", "s.seg", "l_dseg", *PHASES])
+
+
+@few
+@given(
+    names=st.sets(st.tuples(FOLDERS, TREE_STEMS, ENDINGS).map("".join), min_size=1, max_size=10),
+    series=st.sets(st.sampled_from(["d", "deep/d2", "deep/er/d3", ".cache/d4"])),
+    ignored=st.sets(st.sampled_from(["deep/", "*.nrrd", "b.*", "d/"])),
+)
+def test_everybody_takes_the_same_scans_of_any_tree(tmp_path_factory, names, series, ignored):
+    root = tmp_path_factory.mktemp("tree") / "in"
+    root.mkdir()
+    touch(root, *names)
+    for folder in series:
+        write_series(root / folder, [slice_of(1, STORED[0], (0, 0, 0))])
+    (root / ".bidsignore").write_text("\n".join(sorted(ignored)) + "\n")
+    expected = found(root)
+    for name in expected:
+        assert not any(part.startswith(".") for part in Path(name).parts)
+        assert not name.startswith("deep/") or "deep/" not in ignored
+        assert not name.endswith(".nrrd") or "*.nrrd" not in ignored
+        assert "part-phase_" not in name.replace("apart-", "") and "part-imag" not in name
+        assert (root / name).is_file() or name in series
+    missed = {name for name in series if not name.startswith(".")} - set(expected)
+    assert all("deep/" in ignored if name != "d" else "d/" in ignored for name in missed)
+    try:
+        taken = asked(root)
+    except ValueError as error:
+        # Nothing to take; or the same name in two folders: nobody chooses in silence.
+        words = str(error)
+        assert ("two scans" in words and "rename" in words) or not found(root, deep=False)
+        return
+    flat = found(root, deep=False)
+    for who, paths in taken.items():  # a person a file: these take no sub-folders
+        wanted = flat if who in ("train denoiser", "evaluate") else expected
+        assert sorted(path.as_posix() for path in paths) == wanted, who
