@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.progress import Progress
 from ..core.results import Curve, Table
@@ -46,8 +47,16 @@ class Place:
         hu = torch.from_numpy(np.ascontiguousarray(ct.array[k], np.float32))
         self.image = ((hu - channel.low) / self.scale)[None, None].to(device)
 
-    def level_set(self, region: Window, layer: str) -> LevelSet:
-        return LevelSet(self.network, self.image, region, layer, self.scale, self.patch)
+    def level_set(
+        self,
+        region: Window,
+        layer: str,
+        structure: Tensor | None = None,
+        network: torch.nn.Module | None = None,
+    ) -> LevelSet:
+        """What may not change of the denoiser, or of another network; see ``LevelSet``."""
+        shown = network or self.network
+        return LevelSet(shown, self.image, region, layer, self.scale, self.patch, structure)
 
 
 def voxel_of(ct: Volume, ras_mm: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -137,21 +146,27 @@ def lesion(
     assert settings.lesion is not None  # the caller asks for a lesion
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device, settings.patch(ct.spacing_mm))
+    regions = {diameter: around(ct, i, j, diameter) for diameter in settings.lesion_diameters_mm}
+    centre = _centre_mm(ct, i, j)
+    nodules = {
+        diameter: lesions.draw(lesions.Nodule(centre, diameter, 1.0), region, place.spacing_mm)
+        for diameter, region in regions.items()
+    }
     level_sets = {
-        diameter: place.level_set(around(ct, i, j, diameter), settings.layer)
-        for diameter in settings.lesion_diameters_mm
+        diameter: place.level_set(region, settings.layer, nodules[diameter])
+        for diameter, region in regions.items()
     }
     hu = next(iter(level_sets.values())).units == "HU"
     table, curve, changes = lesions.detectability(
         level_sets,
-        _centre_mm(ct, i, j),
+        centre,
         list(settings.lesion_contrasts_hu),
         place.spacing_mm,
         place.scale,
         epsilon,
         settings.max_evaluations,
         progress,
-        _nulls(place, level_sets, ct.array[round(k)], settings) if hu else None,
+        _nulls(place, level_sets, nodules, ct.array[round(k)], settings) if hu else None,
     )
     images = {}
     for key, (region, change) in changes.items():
@@ -161,7 +176,11 @@ def lesion(
 
 
 def _nulls(
-    place: Place, level_sets: dict[float, LevelSet], hu: np.ndarray, settings: InvariancesSettings
+    place: Place,
+    level_sets: dict[float, LevelSet],
+    nodules: dict[float, Tensor],
+    hu: np.ndarray,
+    settings: InvariancesSettings,
 ) -> dict[str, dict[float, LevelSet]]:
     """What the denoiser is compared with in the same regions: by name and diameter.
 
@@ -177,9 +196,7 @@ def _nulls(
     blur = nulls.equal_blur(place.network, widest.context, noise / place.scale).to(place.image)
     return {
         name: {
-            diameter: LevelSet(
-                network.eval(), place.image, one.region, "output", place.scale, place.patch
-            )
+            diameter: place.level_set(one.region, "output", nodules[diameter], network.eval())
             for diameter, one in level_sets.items()
         }
         for name, network in ((nulls.IDENTITY, nulls.Identity()), (nulls.BLUR, blur))

@@ -4,6 +4,7 @@ set: what is left of its contrast is what an image may hold without the output s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..core.progress import Part, Progress
 from ..core.results import Curve, Table
-from .level_set import LevelSet, Window, project
+from .level_set import BISECTIONS, ENOUGH, LevelSet, Window, project, returned, survived
 
 SAMPLES_PER_VOXEL = 4
 BLUR_VOXELS = 0.6  # the reconstruction's own: an edge takes about a voxel and a half
@@ -79,10 +80,11 @@ class Hidden:
     Attributes:
         images: Region contents (N, 1, h, w), normalised.
         accepted: On the level set, (N,).
-        survived: The share of the nodule's own change that is left, (N,); NaN where not accepted:
-            the image found changes the output, so it says nothing about what an unchanged one
-            hides.
+        survived: The share of the nodule's own change that is left, (N,): what is hidden at least,
+            since a longer search may find more.
         survived_hu: The same as contrast: the nodule's times that share, (N,).
+        faded_hu: The contrast that is left when the nodule only fades, and nothing else changes,
+            (N,).
         shown: How much the output changed (HU RMS) when the whole nodule was put in, (N,).
     """
 
@@ -90,6 +92,7 @@ class Hidden:
     accepted: Tensor
     survived: Tensor
     survived_hu: Tensor
+    faded_hu: Tensor
     shown: Tensor
 
 
@@ -102,7 +105,9 @@ def hide(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
 ) -> Hidden:
-    """Put each nodule alone into the region and project.
+    """Put each nodule alone into the region and move it onto the level set.
+
+    It is projected, and it fades: of the two images that of which more is left counts.
 
     Args:
         hu_per_unit: HU per normalised unit of the network's input.
@@ -112,10 +117,29 @@ def hide(
     ]
     proposals = level_set.start + (changes / hu_per_unit).to(level_set.start)
     found = project(level_set, proposals, epsilon, max_evaluations, progress)
-    accepted = found.accepted.cpu()
-    survived = torch.where(accepted, found.survived.cpu(), torch.nan)
+    faded = _faded(level_set, proposals, ENOUGH * epsilon)
+    left = survived(proposals, faded, level_set.start)
+    projected = torch.where(found.accepted.cpu(), found.survived.cpu(), -math.inf)
+    better = (projected > left).to(proposals.device).view(-1, 1, 1, 1)
+    images = torch.where(better, found.images, faded)
     contrast = torch.tensor([nodule.contrast_hu for nodule in nodules], dtype=torch.float64)
-    return Hidden(found.images, accepted, survived, contrast * survived, found.proposed.cpu())
+    most = torch.maximum(projected, left)
+    return Hidden(
+        images,
+        level_set.measure(images) <= epsilon,
+        most,
+        contrast * most,
+        contrast * left,
+        found.proposed.cpu(),
+    )
+
+
+def _faded(level_set: LevelSet, proposals: Tensor, epsilon: float) -> Tensor:
+    """As much of each proposed change as passes, its shape unchanged; (N, 1, h, w)."""
+    still = level_set.start.expand_as(proposals)
+    coarse = returned(level_set, still, proposals, epsilon)
+    step = (proposals - still) / 2**BISECTIONS
+    return returned(level_set, coarse, coarse + step, epsilon)
 
 
 def detectability(
@@ -151,8 +175,7 @@ def detectability(
         Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
         and changes in HU by key, each with its region and its values, of shape (h, w), for the
         nodule of which most HU survive: "lesion", all of it, and "hidden lesion", what the output
-        leaves room for. Empty if none was accepted. Where a projection was not accepted, what
-        survives is NaN in table and curve.
+        leaves room for.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
     rows: dict[str, list] = {
@@ -164,6 +187,7 @@ def detectability(
             f"output change with the whole nodule ({units})",
             "contrast that survives (HU)",
             "survives (%)",
+            "left by fading alone (HU)",
             "output unchanged",
         )
     }
@@ -181,6 +205,7 @@ def detectability(
             found.shown.tolist(),
             found.survived_hu.tolist(),
             (100 * found.survived).tolist(),
+            found.faded_hu.tolist(),
             found.accepted.tolist(),
         ):
             for column, value in zip(rows.values(), row):
@@ -190,7 +215,7 @@ def detectability(
                 others[diameter], nodules, spacing_mm, hu_per_unit, epsilon, max_evaluations
             )
             column.extend(null.survived_hu.tolist())
-        strengths = found.survived_hu.abs().nan_to_num(-1.0)
+        strengths = found.survived_hu.abs()
         best = int(strengths.argmax())
         if strengths[best] > most:
             most = float(strengths[best])

@@ -12,7 +12,9 @@ Everything is computed on a window of the slice that holds the region and twice 
 around it, with the patient's values outside the region: the same numbers as on the whole slice. The
 mismatch counts every output that the region can move, also those around it. It is the largest mean
 over patches of a structure's size (``patches``), so that a larger region lets nothing more pass;
-or, without a patch, the sum over the voxels of the region.
+or, without a patch, the sum over the voxels of the region. Asked about one structure, such as a
+nodule, what the output shows of just this structure counts beside the patches: a patch that it does
+not fill would let more of it pass.
 """
 
 from __future__ import annotations
@@ -98,6 +100,9 @@ class LevelSet:
         patch: Rows and columns of the patches that an output's change is averaged over, of which
             the largest average counts (``patches``); None for one average over the region, which
             lets more pass the larger the region is. A hidden layer is compared as a whole.
+        structure: A change of the region, (h, w), whose contrast in the output counts as well,
+            beside patches: <f(x) - f(x0), s> / <s, s>, which is 1 for a network that shows it as
+            it is.
 
     Raises:
         LayerError: No such layer. ValueError: The region leaves the slice.
@@ -111,6 +116,7 @@ class LevelSet:
         layer: str | int = "output",
         scale: float = 1.0,
         patch: tuple[int, int] | None = None,
+        structure: Tensor | None = None,
     ):
         size = tuple(slice_image.shape[2:])
         if region.j1 > size[0] or region.i1 > size[1]:
@@ -132,10 +138,17 @@ class LevelSet:
         self.start = slice_image[(...,) + region.slices].clone()
         with torch.no_grad():
             self.wanted = self.part(self.context)
-            # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the
-            # region cannot move them.
-            self.counted = self._counted(region.grown(reach, size).within(self.window))
-            self.wanted = self.wanted[self.counted]
+        # Outputs nearer than ``reach`` to a cut border are not those of the whole slice; the region
+        # cannot move them. A layer of another size is compared whole.
+        same_size = self.wanted.shape[2:] == self.context.shape[2:]
+        exact = region.grown(reach, size)
+        self.counted = (..., *exact.within(self.window).slices) if same_size else (...,)
+        self.wanted = self.wanted[self.counted]
+        self.origin = exact.j0, exact.i0
+        self.structure = None
+        if structure is not None and same_size:
+            weights = structure.to(slice_image.device, self.wide)
+            self.structure = weights / weights.square().sum()
         self.scale = 1.0 if self.hidden else scale
         self.norm = (
             float(self.wanted.square().sum(dtype=self.wide))
@@ -178,8 +191,8 @@ class LevelSet:
             x: Normalised contents of the region, (N, 1, H, W).
 
         Returns:
-            RMS output change in HU, the largest over patches, or relative change of the layer:
-            (N,) float64.
+            RMS output change in HU, the largest over patches and of the structure, or relative
+            change of the layer: (N,) float64.
         """
         with torch.no_grad():
             squares = torch.cat([self._squares(part) for part in x.split(self.at_once)])
@@ -211,16 +224,27 @@ class LevelSet:
         """
         mismatch = self.part(self.images(x))[self.counted] - self.wanted
         if self.patch:
-            of_patches = patches.smooth_largest if smooth else patches.largest
-            return of_patches(mismatch.to(self.wide).square(), self.patch)
+            means = self.local(mismatch.to(self.wide), self.origin)
+            return patches.smooth_largest(means) if smooth else means.amax(1)
         return mismatch.square().sum(tuple(range(1, mismatch.ndim)), dtype=self.wide) / self.norm
 
-    def _counted(self, exact: Window) -> tuple:
-        """Where the layer's values are those of the whole slice, as an index.
+    def local(self, mismatch: Tensor, origin: tuple[int, int]) -> Tensor:
+        """Mean squares of an output's change over patches, and of the structure, if one is asked.
 
-        A layer of another size is compared whole.
+        Args:
+            mismatch: (N, 1, H, W), normalised.
+            origin: Row and column of the slice at which it begins.
+
+        Returns:
+            (N, patches), or (N, patches + 1) with the structure's.
         """
-        return (..., *exact.slices) if self.wanted.shape[2:] == self.context.shape[2:] else (...,)
+        means = patches.patch_means(mismatch.square(), self.patch or (1, 1))
+        if self.structure is None:
+            return means
+        j, i = self.region.j0 - origin[0], self.region.i0 - origin[1]
+        inside = mismatch[:, 0, j : j + self.region.size[0], i : i + self.region.size[1]]
+        shown = (inside * self.structure.to(inside)).sum((1, 2))
+        return torch.cat([means, shown.square()[:, None]], 1)
 
 
 def _reach(network: nn.Module, slice_image: Tensor, multiple: int) -> int:
@@ -401,7 +425,7 @@ def _squared_difference(level_set: LevelSet, before: Tensor, after: Tensor) -> T
     norm, or the largest mean over patches.
     """
     with torch.no_grad():
-        squares = (level_set.part(after.cpu()) - level_set.part(before.cpu())).double().square()
+        mismatch = (level_set.part(after.cpu()) - level_set.part(before.cpu())).double()
     if level_set.patch:
-        return patches.largest(squares, level_set.patch)[0]
-    return squares.sum() / level_set.norm
+        return level_set.local(mismatch, (0, 0)).amax()
+    return mismatch.square().sum() / level_set.norm

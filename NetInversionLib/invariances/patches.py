@@ -43,22 +43,15 @@ def patch_means(squares: Tensor, patch: tuple[int, int]) -> Tensor:
     return means.flatten(1)
 
 
-def largest(squares: Tensor, patch: tuple[int, int]) -> Tensor:
-    """The largest mean over a patch of (N, C, H, W); (N,)."""
-    return patch_means(squares, patch).amax(1)
-
-
-def smooth_largest(squares: Tensor, patch: tuple[int, int]) -> Tensor:
-    """An upper bound of ``largest`` that has a gradient everywhere: a power sum of the means.
+def smooth_largest(means: Tensor) -> Tensor:
+    """An upper bound of the largest that has a gradient everywhere: a power sum.
 
     Args:
-        squares: (N, C, H, W).
-        patch: Rows and columns.
+        means: At least 0, (N, patches).
 
     Returns:
-        (N,), at least the largest mean.
+        (N,), at least the largest of each row.
     """
-    means = patch_means(squares, patch)
     top = means.amax(1, keepdim=True).detach().clamp(min=torch.finfo(means.dtype).tiny)
     powers = (means / top).pow(SHARPNESS).sum(1)
     # At 0, where nothing changed, a root has no slope.

@@ -93,23 +93,22 @@ def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
     )
 
 
-def test_what_a_refused_projection_left_is_no_answer():
+def test_where_the_search_finds_nothing_the_nodule_fades():
     """After one evaluation the search stands at the nodule itself, which the output shows; a faint
     one needs no search.
     """
-    faint, strong = 0.1, 100.0
+    faint, strong, target = 0.1, 100.0, level_set(5)
     table, curve, images = detectability(
-        {8.0: level_set(5)}, (16.8, 20.0), [faint, strong], SPACING, HU, 0.5, 1
+        {8.0: target}, (16.8, 20.0), [faint, strong], SPACING, HU, 0.5, 1
     )
-    assert table.columns["output unchanged"] == [True, False]
-    for column in ("contrast that survives (HU)", "survives (%)"):
-        assert np.isnan(table.columns[column]).tolist() == [False, True]
-    assert (
-        curve.lines["0.1 HU"][1] == [pytest.approx(faint)]
-        and np.isnan(curve.lines["100 HU"][1]).all()
-    )
-    assert images["lesion"][1].abs().max() == pytest.approx(faint, rel=0.05)
-    assert detectability({8.0: level_set(5)}, (16.8, 20.0), [strong], SPACING, HU, 0.5, 1)[2] == {}
+    assert table.columns["output unchanged"] == [True, True]
+    left = table.columns["contrast that survives (HU)"]
+    faded = table.columns["left by fading alone (HU)"]
+    assert faded == pytest.approx(left, rel=1e-4)
+    assert left[0] == pytest.approx(faint, rel=1e-4) and 0 < left[1] < strong
+    assert curve.lines["100 HU"][1] == [left[1]]
+    changed = target.start + images["hidden lesion"][1][None, None] / HU
+    assert 0.99 * 0.5 < float(target.measure(changed)) <= 0.5, "as much as may pass, and no more"
 
 
 @pytest.mark.parametrize("wrong", [{"diameter_mm": 0.0}, {"contrast_hu": 0.0}])
