@@ -24,6 +24,7 @@ from NetInversionLib.core import steps
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.ideal_input import dixon, reading
+from NetInversionLib.ideal_input.settings import PRESETS
 from NetInversionLib.models.card import Card, Channel
 from NetInversionLib.panel import lists, logic, packages, panel, placing, running, samples
 from NetInversionLib.panel.choices import RegionChoice, show_region
@@ -117,7 +118,7 @@ class IdealInputParameterNode:
     knobs: bool = True
     direction: Direction = Direction.BEST
     ball: Annotated[float, WithinRange(0, 1)] = 0.0
-    preset: Preset = Preset.DEFAULT
+    preset: Preset = Preset.NEAR
     maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 200
     above: Annotated[float, WithinRange(0, 1e6)] = 10.0
     below: Annotated[float, WithinRange(0, 1e6)] = 10.0
@@ -184,7 +185,7 @@ class IdealInputWidget(channels.Channels):
             self.ui.aboveSpinBox,
             self.ui.belowSpinBox,
         ):
-            widget.enabled = node.preset == Preset.DEFAULT
+            widget.enabled = node.preset != Preset.PUBLISHED
         self.ui.placeRegionButton.enabled = self.logic.sliceCount(node, self._card) > 0
         show_region(self.ui, node.region, self.logic.sliceCount(node, self._card))
 
@@ -425,9 +426,8 @@ class IdealInputTest(ScriptedLoadableModuleTest):
             [nodes[c.role] for c in card.inputs],
             [nodes[c.role] for c in card.outputs],
             model=path,
+            settings={**PRESETS["free"], "knobs": False, "validity": False},
             max_evaluations=20,
-            knobs=False,
-            validity=False,
             device="cpu",
         )
         errors = output.facts["error"]

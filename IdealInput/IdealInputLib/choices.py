@@ -41,14 +41,18 @@ class Direction(enum.Enum):
 
 
 class Preset(enum.Enum):
-    """Which optimiser looks for it."""
+    """How it is looked for."""
 
-    DEFAULT, PUBLISHED = range(2)
-    SEED = PUBLISHED  # its name in scenes of older versions
+    NEAR, FREE, PUBLISHED = range(3)
+    DEFAULT, SEED = FREE, PUBLISHED  # their names in scenes of older versions
 
     def label(self) -> str:
         """The choice in words."""
-        return [_("Annealed descent"), _("As published (fixed-step L-BFGS)")][self.value]
+        return [
+            _("Near the patient's images"),
+            _("Free: the least error at any price"),
+            _("As published (fixed-step L-BFGS)"),
+        ][self.value]
 
 
 class Choices(logic.ModuleLogic):
@@ -127,13 +131,13 @@ class Choices(logic.ModuleLogic):
             found.append(
                 _(
                     "A largest change (Advanced) needs the patient as the only start, no exact"
-                    " range, and not the published optimiser."
+                    " range, and not the search as published."
                 )
             )
         if node.box and node.preset == Preset.PUBLISHED:
             found.append(
                 _(
-                    "The published optimiser has no exact range (Advanced): choose the other one,"
+                    "The search as published has no exact range (Advanced): choose another one,"
                     " or allow it to leave the range."
                 )
             )
@@ -222,8 +226,8 @@ class Choices(logic.ModuleLogic):
             validity=node.validity,
             knobs=node.knobs,
         )
-        if node.preset == Preset.PUBLISHED:
-            settings.update({**PRESETS["published"], "starts": settings["starts"]})
+        preset = PRESETS[node.preset.name.lower()]
+        settings.update({**preset, "starts": settings["starts"]})
         inputs, targets = (
             {channel.role: self.chosen(node, channel.role) for channel in channels}
             for channels in (card.inputs, card.outputs)

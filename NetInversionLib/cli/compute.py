@@ -27,7 +27,7 @@ def _settings_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _ideal_input_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..ideal_input.settings import Settings
+    from ..ideal_input.settings import PRESETS, Settings
 
     parser.add_argument(
         "volumes",
@@ -50,6 +50,16 @@ def _ideal_input_arguments(parser: argparse.ArgumentParser) -> None:
     format_argument(parser)
     machine_arguments(parser, "auto")
     _settings_argument(parser)
+    parser.add_argument(
+        "--search",
+        choices=PRESETS,
+        default="near",
+        help=(
+            "near: near the patient's images, and the input serves blurred too; free: the least"
+            " error at any price; published: the source's optimiser, from all starts (default:"
+            " near). Single settings count before it"
+        ),
+    )
     add_fields(parser, Settings, leave_out=["device"])
 
 
@@ -66,15 +76,17 @@ def compute_ideal_input(options: argparse.Namespace) -> int:
     Images, tables, curves, all facts and a report go to a folder.
     """
     from ..cohort.folders import RunFolder
-    from ..ideal_input.settings import Settings
+    from ..ideal_input.settings import PRESETS, Settings
     from .results import Asked, compute
 
     settings = {
         "device": options.device,
+        **PRESETS[options.search],
         **options.settings,
         **given(options, Settings, ["device"]),
     }
-    Settings.from_json(settings)
+    chosen = Settings.from_json(settings).chosen()
+    settings |= {"near": chosen.near, "blurred": chosen.blurred}  # the record says them
     files = _files_by_role(options.volumes)
     paths = {"network": options.model or _model_for(set(files) - {"mask"})}
     if options.second:

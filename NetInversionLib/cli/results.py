@@ -87,7 +87,7 @@ def from_record(path: Path) -> Asked:
             str(record["task"]),
             {key: found[key] for key in volumes},
             {key: found[key] for key in models},
-            dict(record["settings"]),
+            _todays(str(record["task"]), dict(record["settings"])),
             record.get("format"),
         )
         sums = {found[key]: one["sha256"] for key, one in [*volumes.items(), *models.items()]}
@@ -102,6 +102,15 @@ def from_record(path: Path) -> Asked:
         if sha256(file) != wanted:
             raise ValueError(f"{file} is not what it was when the result was computed")
     return asked
+
+
+def _todays(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a record that mean what they meant when it was written."""
+    if task != "ideal_input":
+        return settings
+    from ..ideal_input.settings import Settings
+
+    return Settings.in_todays_names(settings)
 
 
 def _described(path: str, folder: Path) -> dict[str, str]:

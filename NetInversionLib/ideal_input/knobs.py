@@ -403,16 +403,18 @@ def noise_of(patient: Tensor) -> Tensor:
 def noise_sigma(image: np.ndarray) -> float:
     """Standard deviation of white noise in an image, blind to linear structure.
 
-    Only differences within a slice count.
+    Only differences within a slice count. A background that was set to the lowest value has no
+    noise to tell, and is left out.
 
     Args:
         image: [j, i] or [k, j, i], any unit.
 
     Returns:
-        The deviation, in the image's unit.
+        The deviation, in the image's unit; 0 for an image of one value.
 
     Source:
         Immerkaer, Comput. Vis. Image Underst. 64, 1996, with the median in place of the mean.
     """
     second = ndimage.convolve1d(ndimage.convolve1d(image, [1, -2, 1], axis=-1), [1, -2, 1], axis=-2)
-    return float(np.median(np.abs(second)) / 0.6745 / 6)
+    told = ndimage.maximum_filter(image, (1,) * (image.ndim - 2) + (3, 3)) > image.min()
+    return float(np.median(np.abs(second[told])) / 0.6745 / 6) if told.any() else 0.0

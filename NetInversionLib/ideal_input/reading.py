@@ -166,7 +166,7 @@ def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
                 else "what is found depends on the start"
             )
         )
-    kept = _kept(tables, start)
+    kept = kept_of(tables, start)
     if kept:
         noisier, blurred = (f"{100 * share:.0f} %" for share in kept)
         words = (
@@ -227,9 +227,16 @@ def _errors(facts: dict, table: Table, tissue: str, start: str) -> tuple[float, 
     return column[names.index(OWN)], column[names.index(start)]
 
 
-def _kept(tables: dict[str, Table], start: str) -> tuple[float, float] | None:
-    """Shares of the gain that stay when both inputs are noisier, and when both are blurred, at
-    least 0; None without the table "validity".
+def kept_of(tables: dict[str, Table], start: str) -> tuple[float, float] | None:
+    """Shares of the gain that stay when both inputs are noisier, and when both are blurred.
+
+    Args:
+        tables: Of a result.
+        start: Whose input is asked about.
+
+    Returns:
+        Below 0 where the found input then errs more than the patient's; None without the table
+        "validity", or without a gain.
     """
     table = tables.get("validity")
     if table is None:
@@ -244,7 +251,7 @@ def _kept(tables: dict[str, Table], start: str) -> tuple[float, float] | None:
         gains.append(own - found)
     if not gains[0] > 0:
         return None
-    noisier, blurred = (max(0.0, gain / gains[0]) for gain in gains[1:])
+    noisier, blurred = (gain / gains[0] for gain in gains[1:])
     return noisier, blurred
 
 

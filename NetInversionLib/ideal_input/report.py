@@ -12,6 +12,7 @@ from ..core.keys import Key
 from ..core.results import Result, Table
 from ..core.volumes import Volume
 from . import pictures, reading
+from .settings import BLUR_VOXELS, IdealInputSettings
 
 SETTINGS = {
     "starts": (
@@ -198,9 +199,25 @@ def _optimiser(settings: Mapping) -> str:
     )
 
 
+def _prices(settings: Mapping) -> str:
+    """What a search near the patient's images asks besides, in words; "" for a free one."""
+    text = ""
+    if settings["blurred"]:
+        text += (
+            " The error of the input blurred by a Gaussian of standard deviation"
+            f" {BLUR_VOXELS:g} voxel counted with it, with weight {settings['blurred']:g}."
+        )
+    if settings["near"] and "patient" in settings["starts"]:
+        text += (
+            f" From the patient's images, leaving them had a price of {settings['near'] / 1000:g}"
+            " (of the output's range) times the mean square change in units of their own noise."
+        )
+    return text
+
+
 def methods(facts: Mapping) -> str:
     """A paragraph to paste: what was done, with what network, version and settings."""
-    s, model = facts["settings"], facts["model"]
+    s, model = IdealInputSettings.in_todays_names(facts["settings"]), facts["model"]
     goal = "least" if s["direction"] == "best" else "greatest"
     how = _optimiser(s)
     terms = "mean" if s["mean"] else "sum"
@@ -227,8 +244,8 @@ def methods(facts: Mapping) -> str:
         f"between output and target "
         f"was optimised with {how}, starting from {', '.join(s['starts'])} (seed {s['seed']}); "
         f"values were {bounds}."
-        f"{limit}{locked} Every figure was taken on the network's output for the assembled image, "
-        f"inside the region. The "
+        f"{_prices(s)}{limit}{locked} Every figure was taken on the network's output for the "
+        "assembled image, inside the region. The "
         'method is that of Leynes and colleagues, Visualizing the "ideal" input MRI for synthetic '
         "CT generation with a "
         "trained deep convolutional neural network, ISMRM 2019, abstract 4866."

@@ -31,6 +31,7 @@ from .case import make_starts, prepare, require_same_images
 from .quality import quality_line
 from .reading import OWN, start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
+from .served import distance, has_noise, noise_deviations
 from .settings import IdealInputSettings
 from .trade_off import trade_off
 
@@ -82,6 +83,7 @@ def ideal_input(
         ValueError: Missing or unusable volumes, settings that contradict each other; says what to
         do. devices.DeviceError: The asked-for device is not there.
     """
+    settings = settings.chosen()
     device = devices.choose(settings.device, progress.log)
     try:
         return _run(volumes, models, settings, progress, device)
@@ -157,6 +159,7 @@ def describe(
     }
     tables.add_error_table(result, case, errors, images, found.evaluations, kind)
     tables.add_change(result, case, names, found.images)
+    _add_change_in_noise(result, case, names, found.images)
     if settings.validity:
         progress.report(0.96, "Trying inputs that should not be better")
         tables.add_swap_back(result, case, names, found.images, objective)
@@ -197,6 +200,18 @@ def _add_quality(
     result.facts["quality"] = {"words": words, **figures}
     if not figures["network"] < min(figures["constant"], figures["linear"]):
         case.facts["warnings"].append(words)
+
+
+def _add_change_in_noise(result: Result, case: Case, names: list[str], images: Tensor) -> None:
+    """Fact "change_in_noise": how far each start's images (starts, images, C, *space) lie from the
+    patient's, in standard deviations of the patient's noise; none for images without noise.
+    """
+    sigma = noise_deviations(case.patient)
+    if has_noise(sigma):
+        result.facts["change_in_noise"] = {
+            name: distance(image, case.patient, sigma, case.free)
+            for name, image in zip(names, images)
+        }
 
 
 def _add_spread(result: Result, case: Case, images: Tensor) -> None:

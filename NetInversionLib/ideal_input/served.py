@@ -18,8 +18,8 @@ from ..optimise.objective import Objective
 from .knobs import noise_sigma
 from .settings import BLUR_VOXELS
 
-LEAST_NOISE = 1e-3
-"""Of a channel's range: images without noise have a distance too."""
+LEAST_NOISE = 0.01
+"""Of a channel's range: images without noise, or nearly, may change as those with this much."""
 REACH = 4
 """Standard deviations after which a blur ends."""
 
@@ -68,13 +68,17 @@ def priced(
         patient: Normalised, shape (images, C, *space).
         sigma: Standard deviation of each channel's noise, (1, C, 1, ...); None without a price.
         near: Price for each row, (rows,): near / 1000 at a root-mean-square distance of one
-            standard deviation, and with its square. None: distance costs nothing.
+            standard deviation over the voxels whose error counts, and with its square. None:
+            distance costs nothing.
         weight: Of the blurred input's objective beside the input's own; the two are averaged.
 
     Returns:
         As ``Objective.value_and_gradient``; row r is about image ``items[r]`` modulo images, at
         price ``near[items[r]]``.
     """
+
+    # Voxel by voxel the price weighs against the error, whatever lies around the region.
+    counted = objective.weight.flatten(1).sum(1).clamp(min=1) * patient.shape[1]
 
     def value_and_gradient(
         x: Tensor, items: Tensor, rounding: float = 0.0
@@ -90,7 +94,7 @@ def priced(
             gradient = (gradient + weight * slope) / (1 + weight)
         if near is None or sigma is None:
             return value, gradient
-        prices = near[items] / 1000 / x[0].numel()
+        prices = near[items] / 1000 / counted[items % len(patient)]
         scaled = (x - patient[items % len(patient)]) / sigma
         column = prices.reshape(-1, *[1] * (x.dim() - 1))
         value = value + prices * scaled.square().flatten(1).sum(1)
@@ -99,8 +103,24 @@ def priced(
     return value_and_gradient
 
 
-def distance(images: Tensor, patient: Tensor, sigma: Tensor) -> float:
-    """Root-mean-square change of images (images, C, *space), in standard deviations of their own
-    noise.
+def distance(images: Tensor, patient: Tensor, sigma: Tensor, free: Tensor) -> float:
+    """Root-mean-square change of images, in standard deviations of their own noise, over the voxels
+    that may change.
+
+    Args:
+        images: (images, C, *space).
+        patient: Of the same shape and unit.
+        sigma: Standard deviation of each channel's noise, (1, C, 1, ...), in that unit.
+        free: 1 where they may change and 0 elsewhere, of the shape of ``images``.
     """
-    return float(((images - patient) / sigma).square().mean().sqrt())
+    squares = ((images - patient) / sigma).square() * free
+    return float((squares.sum() / free.sum().clamp(min=1)).sqrt())
+
+
+def has_noise(sigma: Tensor) -> bool:
+    """Whether each channel has noise that a change can be compared with.
+
+    Args:
+        sigma: Of ``noise_deviations``.
+    """
+    return bool((sigma > LEAST_NOISE).all())

@@ -5,7 +5,8 @@ Free of torch, so that a panel can show them before torch is installed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.settings import Checked, setting
@@ -19,11 +20,11 @@ range.
 """
 BLUR_VOXELS = 1.0
 """Standard deviation of the blur there, and of the one that the input has to serve under."""
-NEAR, BLURRED = 0.0, 0.0
-"""Usual price of leaving the patient's images, and weight of the blurred input's error: none yet.
+NEAR, BLURRED = 0.1, 1.0
+"""Usual price of leaving the patient's images, and weight of the blurred input's error.
 
-At 0.1 and 1 the error falls to about a tenth, at a change of about three times the images' noise,
-and 70 to 85 % of that stays under a blur; at 0 and 0 nothing stays.
+With these the error falls to about a tenth, at a change of about three times the images' noise, and
+70 to 85 % of that stays under a blur; at 0 and 0 it falls further, and nothing stays.
 """
 
 
@@ -37,22 +38,23 @@ class IdealInputSettings(Checked):
     images from ``seed`` on. ``direction``: "best" (least error) or "worst" (greatest error; needs
     ``ball``). ``ball``: greatest root-mean-square distance from the patient's images, or None for
     no limit. ``near``: price of leaving the patient's images, for searches that start there: what
-    is minimised rises by near / 1000 where the root-mean-square change is one standard deviation of
-    the images' own noise, and with its square; 0 for none. ``blurred``: what the error of the input
-    blurred by a voxel weighs beside its own; 0 looks for the least error at any price, and finds
-    fine patterns that no scanner can show. Both None: ``NEAR`` and ``BLURRED`` for the best input
-    by the annealed search, else 0. ``trade_off``: also the curve "trade-off", how much of the gain
-    needs how much change. ``above``, ``below``: lambda 1 and 2, the price of values above 1
-    and below 0: at 10 all but a few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 %
-    leave it; ``mean``: every term of the objective is a mean over voxels (so that the lambdas do
-    not depend on image size), else a sum. ``box``: keep all values within [0, 1] exactly, instead
-    of by price. ``optimiser``: "annealed" (``optimise.descent``), "lbfgs" (batched, also what looks
-    within a ball) or "published" (torch.optim.LBFGS as the source used it: learning rate 1, 20
-    inner iterations, ``max_evaluations`` ignored, 100 steps). ``max_evaluations``: network
-    evaluations per image; ``history``: L-BFGS pairs kept. ``locked``: roles of input channels that
-    stay the patient's. ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the first
-    input, or None for everything. The input changes and the error counts only inside; the network
-    also sees ``context`` voxels around it, as acquired. ``device``: "auto", "cpu", "cuda" or "mps";
+    is minimised rises by near / 1000 where the root-mean-square change over the region is one
+    standard deviation of the images' own noise (or, where there is less, 1 % of the range), and
+    with its square; 0 for none. ``blurred``: what the error of the input blurred by a voxel weighs
+    beside its own; 0 looks for the least error at any price, and finds fine patterns that no
+    scanner can show. Both None: 0.1 and 1 for the best input by the annealed search, else 0.
+    ``trade_off``: also the curve "trade-off", how much of the gain needs how much change.
+    ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0: at 10 all but a
+    few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 % leave it; ``mean``: every
+    term of the objective is a mean over voxels (so that the lambdas do not depend on image size),
+    else a sum. ``box``: keep all values within [0, 1] exactly, instead of by price. ``optimiser``:
+    "annealed" (``optimise.descent``), "lbfgs" (batched, also what looks within a ball) or
+    "published" (torch.optim.LBFGS as the source used it: learning rate 1, 20 inner iterations,
+    ``max_evaluations`` ignored, 100 steps). ``max_evaluations``: network evaluations per image;
+    ``history``: L-BFGS pairs kept. ``locked``: roles of input channels that stay the patient's.
+    ``region``: (k0, k1, j0, j1, i0, i1), half-open voxel indices of the first input, or None for
+    everything. The input changes and the error counts only inside; the network also sees
+    ``context`` voxels around it, as acquired. ``device``: "auto", "cpu", "cuda" or "mps";
     ``memory_gb``: memory for the run, or None for 2 GB on a CPU and 70 % of what is free on a GPU.
     ``allow_cpu``: go on on the CPU when the GPU's memory does not suffice. ``validity``: also
     compute the tables "swap back" and "validity"; ``knobs``: also the table "acquirable".
@@ -85,6 +87,18 @@ class IdealInputSettings(Checked):
     validity: bool = True
     knobs: bool = True
     trade_off: bool = False
+
+    def chosen(self) -> IdealInputSettings:
+        """The same, with ``near`` and ``blurred`` as numbers: what a record holds."""
+        return replace(self, near=self.price, blurred=self.blurred_weight)
+
+    @classmethod
+    def in_todays_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a record as they are now: where it names no ``near`` or ``blurred``, there
+        was none when it was written.
+        """
+        told = super().in_todays_names(settings)
+        return {**told, **{name: told.get(name) or 0.0 for name in ("near", "blurred")}}
 
     @property
     def price(self) -> float:
@@ -128,7 +142,7 @@ class IdealInputSettings(Checked):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "near": {},
     "free": {"near": 0.0, "blurred": 0.0},
     "published": {
         "optimiser": "published",
@@ -138,8 +152,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "starts": STARTS,
     },
 }
-"""Settings by name. "free": the least error at any price. "published" is that of the source: sums
-as printed, fixed-step L-BFGS.
+"""Searches by name. "near", the usual one: near the patient's images, and the input serves blurred
+too. "free": the least error at any price. "published" is that of the source: sums as printed,
+fixed-step L-BFGS.
 """
 
 

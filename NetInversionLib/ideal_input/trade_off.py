@@ -67,7 +67,7 @@ def trade_off(
     images = [patient, *found.x.reshape(len(PRICES), *patient.shape)]
     points = sorted(
         (
-            distance(image, patient, sigma),
+            distance(image, patient, sigma, free),
             scale * objective.mean_error(image),
             scale * objective.mean_error(blurred(image)),
         )

@@ -1,5 +1,7 @@
 """What a scanner's settings buy of the free-voxel gain, and in what time, on one held-out region.
 
+"Free" is the search of that name.
+
 python Testing/benchmarks/protocol.py [--person pelvis] [--evaluations 100]
 """
 
@@ -11,7 +13,7 @@ import time
 import common
 
 from NetInversionLib.ideal_input import ideal_input
-from NetInversionLib.ideal_input.settings import Settings
+from NetInversionLib.ideal_input.settings import PRESETS, Settings
 
 
 def main() -> None:
@@ -21,6 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     volumes, body = common.case_volumes(options.person)
     settings = Settings(
+        **PRESETS["free"],
         max_evaluations=options.evaluations,
         region=common.regions(body, 1)[0],
         context=0,

@@ -1,7 +1,9 @@
-"""Error left by the ideal input on held-out 96 x 96 regions, from every start, and the source's
-three observations.
+"""Error left by the ideal input on held-out 96 x 96 regions, from every start, beside the patient's
+unchanged input; what of the gain survives a blur of a voxel; and the source's three observations.
 
-python Testing/benchmarks/regions.py [--regions 2] [--evaluations 500] [--seed 0] [--bounds price]
+python Testing/benchmarks/regions.py [--search near] [--evaluations 500 200 100] [--bounds price]
+
+Bars are those of the search "free", which looks for the least error at any price.
 """
 
 from __future__ import annotations
@@ -13,44 +15,52 @@ import common
 import numpy as np
 
 from NetInversionLib.ideal_input import ideal_input
-from NetInversionLib.ideal_input.reading import start_words
-from NetInversionLib.ideal_input.settings import OPTIMISERS, STARTS, Settings
+from NetInversionLib.ideal_input.reading import kept_of, start_words
+from NetInversionLib.ideal_input.settings import OPTIMISERS, PRESETS, STARTS, Settings
 
-# Median relative error asked for by start, in percent of the patient input's, at evaluations.
+# Median relative error asked of the search "free" by start, in percent of the patient input's, at
+# evaluations.
 BARS = {
     100: {"patient": 3, "zeros": 4, "noise": 3.5},
     200: {"patient": 1.8, "zeros": 1.8, "noise": 1.6},
     500: {"patient": 1, "zeros": 1, "noise": 1.1},
 }
 BOUNDS = {"price": (False,), "box": (True,), "both": (False, True)}
+SEARCHES = ("free", "near")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--regions", type=int, default=2, help="per person")
-    parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[500])
+    parser.add_argument("--search", choices=SEARCHES, default="free")
     parser.add_argument("--seed", type=int, default=0, help="which regions")
     parser.add_argument("--starts", choices=STARTS, nargs="+", default=STARTS)
     parser.add_argument("--bounds", choices=BOUNDS, default="both")
     parser.add_argument("--optimiser", choices=OPTIMISERS[:2], default=OPTIMISERS[0])
     options = parser.parse_args()
-    rows = [row for person in common.PEOPLE for row in measure(person, options)]
-    report(rows, options)
+    lines, rows = [], []
+    for evaluations in options.evaluations:
+        found = [r for person in common.PEOPLE for r in measure(person, evaluations, options)]
+        lines += [*report(found, evaluations, options), ""]
+        rows += found
+    common.write(f"regions-{options.search}", {"rows": rows}, lines[:-1])
 
 
-def measure(person: str, options) -> list[dict]:
+def measure(person: str, evaluations: int, options) -> list[dict]:
+    """A row for each region, bounds and start of a person."""
     volumes, body = common.case_volumes(person)
     model, rows = common.held_out_model(person), []
     for region in common.regions(body, options.regions, options.seed):
         for box in BOUNDS[options.bounds]:
             settings = Settings(
+                **PRESETS[options.search],
                 starts=tuple(options.starts),
                 optimiser=options.optimiser,
-                max_evaluations=options.evaluations,
+                max_evaluations=evaluations,
                 region=region,
                 context=0,
                 box=box,
-                validity=False,
                 knobs=False,
             )
             began = time.perf_counter()
@@ -63,6 +73,9 @@ def measure(person: str, options) -> list[dict]:
                         "region": region,
                         "start": start,
                         "box": box,
+                        "evaluations": evaluations,
+                        "survives_blur": (kept_of(result.tables, start) or (np.nan, np.nan))[1],
+                        "change": result.facts["change_in_noise"][start],
                         "patient_hu": error["MAE everything (HU)"][0],
                         "ideal_hu": error["MAE everything (HU)"][n],
                         "outside": share_outside(result, start, model),
@@ -126,28 +139,38 @@ def observations(result, start: str) -> dict:
     }
 
 
-def report(rows: list[dict], options) -> None:
+def report(rows: list[dict], evaluations: int, options) -> list[str]:
+    """The table of a number of evaluations, and the observations, as lines."""
     count = len({(r["person"], tuple(r["region"])) for r in rows})
     lines = [
         (
-            f"Ideal input ({options.optimiser}) on {count} held-out regions (seed {options.seed})"
-            f" of {len(common.PEOPLE)} people, {options.evaluations} evaluations"
+            f"Ideal input (search {options.search}, {options.optimiser}) on {count} held-out"
+            f" regions (seed {options.seed}) of {len(common.PEOPLE)} people, {evaluations}"
+            " evaluations"
         ),
         "",
         (
-            "| start | bounds | median error left (%) | worst (%) | bar | beyond [-0.05, 1.05] (%)"
-            " | median HU |"
+            "| start | bounds | median error left (%) | worst (%) | bar | of the gain survives a"
+            " blur of a voxel, median (%) | least (%) | change (times the noise) | beyond"
+            " [-0.05, 1.05] (%) | median HU |"
         ),
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        (
+            "| none: the patient's unchanged | - | 100 | 100 | - | - | - | 0 | - |"
+            f" {np.median([r['patient_hu'] for r in rows]):.1f} |"
+        ),
     ]
     for box in BOUNDS[options.bounds]:
         for start in options.starts:
             mine = [r for r in rows if r["start"] == start and r["box"] == box]
             left = [100 * r["ideal_hu"] / r["patient_hu"] for r in mine]
-            bar = BARS.get(options.evaluations, {}).get(start, "")
+            bars = BARS.get(evaluations, {}) if options.search == "free" else {}
+            survives = [100 * r["survives_blur"] for r in mine]
             lines.append(
                 f"| {start} | {'[0, 1]' if box else 'price'} | {np.median(left):.1f} |"
-                f" {max(left):.1f} | {bar} | {100 * np.mean([r['outside'] for r in mine]):.3f} |"
+                f" {max(left):.1f} | {bars.get(start, '-')} | {np.nanmedian(survives):.0f} |"
+                f" {np.nanmin(survives):.0f} | {np.median([r['change'] for r in mine]):.1f} |"
+                f" {100 * np.mean([r['outside'] for r in mine]):.3f} |"
                 f" {np.median([r['patient_hu'] for r in mine]):.1f} ->"
                 f" {np.median([r['ideal_hu'] for r in mine]):.1f} |"
             )
@@ -194,8 +217,7 @@ def report(rows: list[dict], options) -> None:
     unseen = [line for start, line in words.items() if start not in options.starts]
     if "patient" not in options.starts:
         unseen.append(lines[-1])
-    lines = [line for line in lines if line not in unseen]
-    common.write("regions", {"rows": rows, "evaluations": options.evaluations}, lines)
+    return [line for line in lines if line not in unseen]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Time and peak memory of the ideal input of a quarter, a half and the whole of the pelvis CT.
+"""Time and peak memory of the ideal input (search "free") of a quarter, a half and the whole of the
+pelvis CT.
 
 python Testing/benchmarks/whole_volume.py [--evaluations 40]
 """
@@ -14,7 +15,7 @@ import time
 import common
 
 from NetInversionLib.core import devices, files, volumes
-from NetInversionLib.ideal_input import Settings, dixon, ideal_input
+from NetInversionLib.ideal_input import PRESETS, Settings, dixon, ideal_input
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def run(slices: int, evaluations: int) -> dict:
     first = (ct.shape[0] - slices) // 2
     ct = volumes.crop(ct, (first, first + slices, 0, ct.shape[1], 0, ct.shape[2]))
     images = {**dixon.simulate_dixon(ct), "ct": ct}
-    settings = Settings(max_evaluations=evaluations, validity=False, knobs=False)
+    settings = Settings(**PRESETS["free"], max_evaluations=evaluations, validity=False, knobs=False)
     began = time.perf_counter()
     result = ideal_input(images, {"network": common.held_out_model("pelvis")}, settings)
     return {

@@ -199,6 +199,39 @@ def test_a_result_is_computed_again_from_its_record(case, tmp_path, capsys):
     assert all(first[n] == second[n] for n in first if n.endswith(".csv"))
 
 
+def test_a_record_of_before_there_was_a_price_is_computed_without_one(case, tmp_path, capsys):
+    words, _, folder = case
+    facts = json.loads((folder / "first/facts.json").read_text())
+    prices = {name: facts["run"]["settings"].pop(name) for name in ("near", "blurred")}
+    assert prices == {"near": 0.1, "blurred": 1.0}, "a record says what was paid"
+    (folder / "first/old.json").write_text(json.dumps(facts))
+    old, free = tmp_path / "old", tmp_path / "free"
+    assert cli.main(["rerun", str(folder / "first/old.json"), "--output", str(old)]) == 0
+    assert cli.main([*words, "--search", "free", "--output", str(free)]) == 0
+    first, second = listing(old), listing(free)
+    assert all(first[n] == second[n] for n in first if n.endswith((".csv", ".nrrd")))
+    assert any(first[n] != listing(folder / "first")[n] for n in first if n.endswith(".nrrd"))
+    (folder / "first/old.json").unlink()
+
+
+def test_a_search_has_a_name_and_single_settings_count_before_it(quick, tmp_path):
+    def asked(*more):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert cli.main([*quick, *more, "--output", str(out)]) == 0
+        return json.loads((out / "facts.json").read_text())["run"]["settings"]
+
+    assert asked() == asked("--search", "near")
+    free = asked("--search", "free")
+    assert (free["near"], free["blurred"]) == (0, 0)
+    assert asked("--search", "free", "--near", "2")["near"] == 2
+    published = asked("--search", "published", "--starts", "patient")
+    assert published["optimiser"] == "published" and published["starts"] == ["patient"]
+    assert (published["near"], published["blurred"], published["mean"]) == (0, 0, False)
+    config = tmp_path / "config.toml"
+    config.write_text('search = "free"')
+    assert asked("--config", str(config)) == free
+
+
 def test_images_that_changed_are_told(case, tmp_path, capsys):
     _, _, folder = case
     facts = json.loads((folder / "first/facts.json").read_text())

@@ -125,6 +125,19 @@ def test_a_page_says_what_is_needed_to_run_it_again(made):
     assert "ISMRM 2019, abstract 4866" in text or "doi:10.1117/12.2647170" in text
 
 
+def test_methods_of_an_ideal_input_tell_the_prices_that_there_were(ideal):
+    facts = page.plain(ideal[0].facts)
+    paid = {**facts["settings"], "near": 0.1, "blurred": 1.0}
+    text = ideal_input_report.methods({**facts, "settings": paid})
+    assert "a Gaussian of standard deviation 1 voxel counted with it, with weight 1." in text
+    assert "a price of 0.0001 (of the output's range) times the mean square change" in text
+    for older in ({"near": None, "blurred": None}, {"near": 0.0, "blurred": 0.0}):
+        text = ideal_input_report.methods({**facts, "settings": {**facts["settings"], **older}})
+        assert "price of 0.0001" not in text and "blurred" not in text
+    del facts["settings"]["near"], facts["settings"]["blurred"]
+    assert ideal_input_report.methods(facts) == text, "as versions before the price wrote it"
+
+
 def test_images_that_were_removed_are_told(made):
     library, result, source = made
     with pytest.raises(ValueError, match="run it again"):

@@ -214,6 +214,12 @@ def test_noise_sigma_of_white_noise_on_linear_structure(shape, sigma):
     assert noise_sigma(noise + 7 + 2 * index[-1] - 3 * index[-2]) == pytest.approx(sigma, rel=0.05)
 
 
+def test_a_background_of_one_value_has_no_part_in_the_noise():
+    image = np.zeros((100, 100))
+    image[:40, :60] = 1 + 0.05 * np.random.default_rng(2).normal(size=(40, 60))
+    assert noise_sigma(image) == pytest.approx(0.05, rel=0.1)
+
+
 def test_noise_sigma_without_noise():
     assert noise_sigma(np.ones((20, 20))) == 0
     edges = np.zeros((64, 64))

@@ -10,7 +10,7 @@ from toy_mr import mixer, run, two_channels
 
 from NetInversionLib.ideal_input import served
 from NetInversionLib.ideal_input.knobs import noise_sigma
-from NetInversionLib.ideal_input.settings import BLURRED, NEAR, PRESETS, Settings
+from NetInversionLib.ideal_input.settings import PRESETS, Settings
 from NetInversionLib.ideal_input.trade_off import PRICES, change_of_half
 
 
@@ -57,9 +57,9 @@ def test_the_gradient_is_that_of_the_loss():
 
 def test_what_is_usual_holds_where_it_can():
     usual = Settings()
-    assert (usual.price, usual.blurred_weight) == (NEAR, BLURRED)
-    asked = Settings(near=0.1, blurred=1.0)
-    assert (asked.price, asked.blurred_weight, asked.passes) == (0.1, 1.0, 2)
+    assert (usual.price, usual.blurred_weight, usual.passes) == (0.1, 1.0, 2)
+    assert Settings(**PRESETS["near"]) == usual
+    assert (usual.chosen().near, usual.chosen().blurred) == (0.1, 1.0)
     free = Settings(**PRESETS["free"])
     assert (free.price, free.blurred_weight, free.passes) == (0, 0, 1)
     for other in (
@@ -70,6 +70,54 @@ def test_what_is_usual_holds_where_it_can():
         assert (Settings(**other).price, Settings(**other).blurred_weight) == (0, 0)
     with pytest.raises(ValueError, match="published"):
         Settings(optimiser="published", blurred=1.0)
+
+
+@pytest.mark.parametrize("record", [{}, {"near": None, "blurred": None}])
+def test_a_record_without_a_price_had_none(record):
+    read = Settings.from_json(Settings.in_todays_names(record))
+    assert (read.price, read.blurred_weight) == (0, 0)
+    for given in ({"near": 3.0}, {"near": 0.1, "blurred": 1.0}):
+        assert Settings.in_todays_names({**record, **given}) == {"blurred": 0.0, **given}
+
+
+def test_a_record_says_the_prices_that_were_paid():
+    settings = {"near": None, "blurred": None, "max_evaluations": 6}
+    facts = run(two_channels(), model(mixer(), ("mr", "fat")), **settings).facts
+    assert (facts["settings"]["near"], facts["settings"]["blurred"]) == (0.1, 1.0)
+
+
+def test_surroundings_make_a_change_no_cheaper():
+    """The same region alone and within more image: the price of the same change is the same."""
+    from NetInversionLib.optimise.objective import Objective
+
+    prices = []
+    for size in (6, 12):
+        patient = torch.zeros(1, 2, size, size)
+        weight = torch.zeros(1, 1, size, size)
+        weight[..., :6, :6] = 1
+        objective = Objective(lambda x: x[:, :1], torch.zeros(1, 1, size, size), weight)
+        sigma, near = torch.full((1, 2, 1, 1), 0.1), torch.tensor([4.0])
+        x = patient.clone()
+        x[:, 1, :6, :6] = 0.2  # where the network does not look
+        value, _ = served.priced(objective, patient, sigma, near, 0.0)(x, torch.tensor([0]))
+        prices.append(float(value))
+    # Two deviations in one of two channels: a mean square of 2.
+    assert prices == pytest.approx([2 * 4 / 1000] * 2)
+
+
+def test_a_change_is_told_in_units_of_the_noise_where_it_may_be():
+    """A copy of one channel, off by 0.1 everywhere; half of it may change."""
+    rng = np.random.default_rng(3)
+    patient = (0.5 + 0.02 * rng.normal(size=(1, 40, 40))).astype(np.float32)
+    mask = np.zeros(patient.shape, np.float32)
+    mask[:, :, :20] = 1
+    volumes = {"mr": volume(patient), "ct": volume(patient + 0.1), "mask": volume(mask)}
+    result = run(volumes, model(linear([[1.0]])), max_evaluations=60)
+    told = result.facts["change_in_noise"]["patient"]
+    assert told == pytest.approx(0.1 / noise_sigma(patient), rel=0.05)
+    volumes |= {"mr": volume(np.full_like(patient, 0.5)), "ct": volume(np.full_like(patient, 0.6))}
+    still = run(volumes, model(linear([[1.0]])), max_evaluations=5)
+    assert "change_in_noise" not in still.facts, "there is no noise to compare with"
 
 
 class FinePatterns(nn.Module):

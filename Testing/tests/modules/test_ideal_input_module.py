@@ -1035,19 +1035,30 @@ def test_a_saved_scene_brings_the_panel_back(widget, arrays, tmp_path):
     assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
 
 
-def test_a_scene_that_calls_the_published_optimiser_seed_opens(widget, arrays, tmp_path):
+@pytest.mark.parametrize(
+    "older, now, prices",
+    [("SEED", "PUBLISHED", (0, 0)), ("DEFAULT", "FREE", (0, 0)), (None, "NEAR", (0.1, 1))],
+)
+def test_a_scene_with_an_older_name_of_a_search_means_what_it_meant(
+    widget, arrays, tmp_path, older, now, prices
+):
     import slicer
 
+    from NetInversionLib.ideal_input.settings import Settings
+
     choose(widget, add_nodes(arrays))
-    widget._parameterNode.parameterNode.SetParameter("preset", "SEED")
+    if older:
+        widget._parameterNode.parameterNode.SetParameter("preset", older)
     slicer.util.saveScene(str(tmp_path / "scene.mrb"))
     host.close()
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     node = widget._parameterNode
-    assert node.preset.name == "PUBLISHED" and widget.ui.presetSelector.currentIndex == 1
-    assert widget.ui.presetSelector.count == 2
+    assert node.preset.name == now and widget.ui.presetSelector.currentIndex == node.preset.value
+    assert widget.ui.presetSelector.count == 3
     request = steps.finish(widget.logic.stepsFromParameterNode(node, widget._card))
-    assert request.settings["optimiser"] == "published"
+    asked = Settings.from_json(request.settings)
+    assert (asked.price, asked.blurred_weight) == prices
+    assert asked.optimiser == ("published" if now == "PUBLISHED" else "annealed")
 
 
 def test_module_reload(widget, arrays):
@@ -1144,6 +1155,13 @@ def test_the_panel_starts_with_the_library_s_settings(widget, arrays):
     assert asked.region[1] - asked.region[0] == 1
     assert replace(asked, region=None) == Settings()
     widget.ui.presetSelector.setCurrentIndex(1)
+    settings = steps.finish(
+        widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)
+    ).settings
+    asked = replace(Settings.from_json(settings), region=None)
+    assert asked == Settings(**PRESETS["free"])
+    assert widget.ui.aboveSpinBox.enabled
+    widget.ui.presetSelector.setCurrentIndex(2)
     settings = steps.finish(
         widget.logic.stepsFromParameterNode(widget._parameterNode, widget._card)
     ).settings
