@@ -268,7 +268,7 @@ class AddNetwork:
             if not edit.text.strip():
                 edit.text = ", ".join(_shown(channel) for channel in card.get(key, []))
         self._filling = False
-        self._say(found_words(card))
+        self._say(found_words(card, lists.chosen(self.orientationSelector)))
         self.addButton.text = _("Add again, as the form says now")
         self.addButton.setEnabled(True)
         self.useButton.setVisible(True)
@@ -307,22 +307,17 @@ class AddNetwork:
         self._forget()
 
 
-def found_words(card: dict[str, Any]) -> str:
+def found_words(card: dict[str, Any], axes: str) -> str:
     """What a network turned out to be, in lines: its images, their values, what the probe found.
 
     Args:
-        card: As JSON, of a ``Card``.
+        card: As JSON, of a ``Card``, whose own axes are those of the questions.
+        axes: That the form says.
     """
     lines = [_("Is this right? If not, change the form and add it again.")]
     for key, title in (("inputs", _("It takes:")), ("outputs", _("It gives:"))):
         lines.append(title + " " + "; ".join(_told(channel) for channel in card.get(key, [])))
-    lines.append(
-        _("Axes: {axes}, {dimensions}-D, sides in multiples of {multiple}.").format(
-            axes=card.get("orientation"),
-            dimensions=card.get("dimensions"),
-            multiple=card.get("size_multiple"),
-        )
-    )
+    lines.append(_("Axes: {axes}.").format(axes=axes))
     probe = card.get("quality", {}).get("probe")
     return "\n".join([*lines, probe] if probe else lines)
 

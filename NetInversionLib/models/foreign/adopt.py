@@ -240,8 +240,8 @@ def _fitted(told: Description, found: Probe, log: Callable[[str], None]) -> Desc
         ModelError: They cannot be brought together; says which field.
     """
     around = 2 * told.neighbours + 1
-    if told.dimensions == 2 and len(told.inputs) == 1 and found.inputs == around:
-        log(f"It takes {around} channels of one image: neighbouring slices (2.5-D).")
+    if told.dimensions == 2 and told.inputs and found.inputs == around * len(told.inputs):
+        log(f"It takes {around} channels of each image: neighbouring slices (2.5-D).")
         told = replace(told, dimensions=2.5)
     per_image = around if told.dimensions == 2.5 else 1
     if not told.inputs:
@@ -251,7 +251,8 @@ def _fitted(told: Description, found: Probe, log: Callable[[str], None]) -> Desc
     if len(told.inputs) * per_image != found.inputs:
         raise ModelError(
             f"inputs: the network takes {found.inputs} channels, and {len(told.inputs)} images are"
-            f" described{' with ' + str(around) + ' slices each' if per_image > 1 else ''}"
+            f" described{' with ' + str(around) + ' slices each' if per_image > 1 else ''}:"
+            " name one for each"
         )
     if not told.outputs:
         count = found.outputs

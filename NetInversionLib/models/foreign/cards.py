@@ -62,6 +62,11 @@ def card_of(
     """The card of an adopted network: axes are LPS, since the adapter turns them."""
     denoises = told.task == DENOISING
     by_slice = told.dimensions == 2 or denoises
+    sentences = found.sentences()
+    if told.dimensions == 2.5:
+        sentences.append(
+            f"Its channels are each image's neighbouring slices, {told.neighbours} on each side."
+        )
     return Card(
         name=name,
         version="own",
@@ -77,7 +82,7 @@ def card_of(
         sources="the user's own",
         licence=told.licence,
         intended_use="Not told: a network of the user's own. Research use only.",
-        quality={"probe": " ".join(found.sentences())},
+        quality={"probe": " ".join(sentences)},
         task=told.task,
     )
 

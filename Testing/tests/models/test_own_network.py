@@ -289,6 +289,15 @@ def test_what_cannot_be_optimised_is_refused_with_the_networks_own_words(network
         models.adopt(network, {"inputs": ["a"], "outputs": ["b"]})
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_neighbouring_slices_of_every_image_are_found(count):
+    names = ["a", "b"][:count]
+    told = {"inputs": names, "outputs": ["c"], "scaling": "range", "low": 0, "high": 1}
+    model = models.adopt(Unit((3 * count, 4, 1)), told)
+    assert model.network.form.dimensions == 2.5 and len(model.card.inputs) == count
+    assert "neighbouring slices, 1 on each side" in model.card.quality["probe"]
+
+
 def test_a_description_that_does_not_fit_says_which_field():
     network = Unit((2, 4, 1))
     with pytest.raises(ModelError, match="^inputs.*2 channels.*1 images|runs on no image"):

@@ -239,6 +239,9 @@ def test_the_form_says_what_its_lines_lack_in_its_own_words(module, tmp_path, mo
         {"name": "CT", "units": "HU", "low": -1024.0, "high": 2000.0}
         | {"scaling": "mean-std", "mean": -500.0, "std": 480.5}
     ]
+    form.orientationSelector.setCurrentIndex(form.orientationSelector.findData("RAS"))
+    form._found({"card": {"orientation": "LPS", "dimensions": 3}})  # the questions' own axes
+    assert "Axes: RAS." in form.statusLabel.text and "3-D" not in form.statusLabel.text
     form._failed("Name the class with --architecture. Give them with --arguments")
     assert "--" not in form.statusLabel.text and "'Class in it'" in form.statusLabel.text
     form.dialog.close()
@@ -366,6 +369,7 @@ def test_the_tutorial_names_what_the_form_has(module):
     shown = [part.text() if callable(part.text) else part.text for part in parts]
     shown += [form.addButton.text, widget.ui.applyButton.text]
     shown += [widget.ui.modelSelector.itemText(n) for n in range(widget.ui.modelSelector.count)]
+    shown += [form.takenSelector.itemText(n) for n in range(form.takenSelector.count)]
     shown += ["Ideal Input", "Invariances", "Add"]
     for name in re.findall(r"\*\*(.+?)\*\*", " ".join(text.split())):
         words = name.removesuffix("...").lower()
