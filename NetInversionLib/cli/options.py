@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,18 +159,20 @@ def require_new(path: str | Path, overwrite: bool, *may_be: object) -> Path:
     """The path of a file to write, which is not there yet.
 
     Args:
-        path: Of the file; its folder is made.
+        path: Of the file; whoever writes it makes its folder.
         overwrite: It may be there.
         may_be: What it may be although it is there: the file that is added to, or one whose
             training goes on (its checkpoint's existence).
 
     Raises:
-        ValueError: It is there, or is a folder.
+        ValueError: It is there, is a folder, or cannot be written there.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite and not any(may_be):
         raise ValueError(f"{path} is there already; choose another name, or --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"{path} cannot be written: check the folder {place}")
     return path

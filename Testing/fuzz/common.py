@@ -350,6 +350,7 @@ def watched(script: str, first: int, last: int, seed: int, small: bool = False) 
                     now = now or {"begins": first, "base": "?"}
                     died = {"words": "died", "faults": ["crash"], "text": f"exit {process.poll()}"}
                     found.append({**now, "number": now["begins"], **died})
+                    print(json.dumps(found[-1]), flush=True)
                 break
             told = json.loads(line)
             now = told if "begins" in told else {}

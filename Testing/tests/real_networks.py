@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -74,6 +75,15 @@ class Entry:
 
 
 # What takes more than one call --------------------------------------------------------------------
+
+
+def swin_unetr(**arguments) -> nn.Module:
+    """MONAI's Swin UNETR; before MONAI 1.5 it wants a size of images, and takes others too."""
+    from monai.networks.nets import SwinUNETR
+
+    if "img_size" in inspect.signature(SwinUNETR).parameters:
+        arguments["img_size"] = (32, 32)
+    return SwinUNETR(**arguments)
 
 
 class Attention(nn.Module):
@@ -177,7 +187,7 @@ PLAN = {"features_per_stage": [4, 8, 8], "kernel_sizes": [[3, 3], [3, 3], [3, 3]
 NETWORKS = {
     "MONAI UNet": Entry(NETS + "UNet", UNET, packages=("monai",)),
     "MONAI DynUNet": Entry(NETS + "DynUNet", DYNAMIC, packages=("monai",)),
-    "MONAI SwinUNETR": Entry(NETS + "SwinUNETR", SWIN, packages=("monai", "einops")),
+    "MONAI SwinUNETR": Entry("real_networks:swin_unetr", SWIN, packages=("monai", "einops")),
     "MONAI bundle": Entry(NETS + "UNet", UNET, packages=("monai",)),
     "torchvision FCN": Entry("real_networks:fcn", packages=("torchvision",)),
     "deepinv DnCNN": Entry(

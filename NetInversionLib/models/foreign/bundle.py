@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.text import shown
 from ..card import ModelError
 from .description import Description, Image
 from .formats import checked_names, load_script, weights_of
@@ -61,8 +62,8 @@ def describe(path: Path | str) -> Description:
         RecursionError,
     ) as error:
         raise ModelError(
-            f"{path.name}: its metadata.json has no network_data_format that can be read ({error})."
-            " Describe the network's images yourself"
+            f"{path.name}: its metadata.json has no network_data_format that can be read"
+            f" ({shown(error)}). Describe the network's images yourself"
         ) from error
 
 
@@ -147,7 +148,7 @@ def _network_of(folder: Path) -> nn.Module:
             try:
                 network = parser.get_parsed_content(key)
             except Exception as error:  # noqa: BLE001 - whatever the bundle's code raises
-                raise ModelError(f"the bundle's {key!r} cannot be made: {error}") from error
+                raise ModelError(f"the bundle's {key!r} cannot be made: {shown(error)}") from error
             fill(network, weights_of(weights), "the bundle's weights and its network")
             return network.eval()
     raise ModelError(f"the bundle names its network in none of {', '.join(CONFIGURATIONS)}")
@@ -174,8 +175,8 @@ def _text(path: Path, name: str) -> bytes:
                 raise ModelError(f"{path.name}: its {name} is too large")
             return archive.read(inner)
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as error:
-        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+        raise ModelError(f"{path.name} is damaged ({shown(error)}); get the file again") from error
     except Exception as error:  # noqa: BLE001 - zlib's own kind of error
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+        raise ModelError(f"{path.name} is damaged ({shown(error)}); get the file again") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ def checked_names(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)}); get it again") from error
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         linked = stat.S_ISLNK(entry.external_attr >> 16)
@@ -172,7 +174,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
-        raise ModelError(f"{path.name} is damaged ({error}); get the file again") from error
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)}); get it again") from error
 
 
 def _checkpoint(path: Path) -> Any:
@@ -198,11 +200,7 @@ def _checkpoint(path: Path) -> Any:
             f" {SAVE_WEIGHTS}, and import that with --architecture"
         ) from error
     except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch raise
-        words = str(error).strip().splitlines()
-        raise ModelError(
-            f"{path.name} is damaged ({words[0][:200] if words else type(error).__name__}); get the"
-            " file again"
-        ) from error
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)}); get it again") from error
 
 
 def torch_is_unsafe() -> bool:
@@ -278,7 +276,8 @@ def load_exported(path: Path | str) -> nn.Module:
     import torch
 
     try:
-        return torch.export.load(str(path)).module()
+        with _unlogged("torch.export"):
+            return torch.export.load(str(path)).module()
     except Exception as error:  # noqa: BLE001 - whatever a damaged file makes torch raise
         raise ModelError(f"{Path(path).name} cannot be read ({_first_line(error)})") from error
 
@@ -331,5 +330,17 @@ def _converted_operators() -> set[str]:
 
 
 def _first_line(error: BaseException) -> str:
+    """What another library says of a file, as text: it may quote the file's bytes."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return shown(lines[0])[:300] if lines else type(error).__name__
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Without what a library logs: of a damaged file torch.export logs a traceback."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -1,5 +1,5 @@
-"""Every option of every command with a value of the wrong type, every command of the README in an
-empty folder, and Ctrl-C while a command starts: generated from the parsers and the README.
+"""Every option of every command with a value of the wrong type, every command of the documents in
+an empty folder, and Ctrl-C while a command starts: generated from the parsers and the documents.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from NetInversionLib import cli
 from NetInversionLib.cli import fields
 
 ROOT = Path(NetInversionLib.__file__).parents[1]
-README = Path(__file__).resolve().parents[3] / "README.md"
+SOURCE = Path(__file__).resolve().parents[3]
 WRONG_NUMBERS = ("x", "1.5.2", "nan", "")
 
 
@@ -157,27 +157,61 @@ def test_a_config_that_is_none_is_a_sentence(text, name, empty, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-# The README
+# The documents
 
 
-def readme_commands():
-    text = README.read_text(encoding="utf-8")
-    joined = re.sub(r"\\\n\s*", " ", text)
-    lines = re.findall(r"^    (netinversion [^\n#]*)", joined, re.MULTILINE)
-    return [line.strip() for line in lines]
+def documented():
+    """(document, command line) of every block of code that calls the command."""
+    found = []
+    for path in (SOURCE / "README.md", *sorted((SOURCE / "Resources").rglob("*.md"))):
+        lines = iter(path.read_text(encoding="utf-8").splitlines())
+        for line in lines:
+            if not re.match(" {4,}netinversion ", line):
+                continue
+            while (line := line.strip()).endswith("\\") or line.count("'") % 2:
+                line = line.removesuffix("\\") + next(lines)
+            found.append((path.name, line))
+    return found
 
 
-def test_the_readme_has_commands():
-    assert len(readme_commands()) >= 10
+DOCUMENTED = documented()
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_commands_of_the_readme_in_an_empty_folder(line, empty, capsys):
-    status = called(shlex.split(line)[1:])
-    if line != "netinversion models list":
-        check(status, capsys, empty)
-    else:
+def test_the_documents_have_commands():
+    names = [name for name, _ in DOCUMENTED]
+    assert names.count("README.md") >= 10
+    assert {"Cohorts.md", "Invariances.md", "OwnNetwork.md", "PublishedNetworks.md"} <= set(names)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(line for _, line in DOCUMENTED))
+def test_commands_of_the_documents_in_an_empty_folder(line, empty, capsys, monkeypatch):
+    """Written as the command takes them; what they need is not there, and a sentence says so."""
+
+    def no_network(*of, **more):
+        raise OSError("there is no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(empty.parent / "settings"))
+    words = shlex.split(line, comments=True)[1:]
+    status = called(words)
+    if words == ["models", "list"]:
         assert status == 0
+        return
+    check(status, capsys, empty)
+    assert status == 1, "the words themselves are right"
+
+
+@pytest.mark.parametrize("made", ["a file", "a folder that is read only"])
+def test_a_model_that_cannot_be_written_is_told_before_the_training(made, empty, capsys):
+    if made == "a file":
+        (empty.parent / "place").write_bytes(b"")
+    else:
+        (empty.parent / "place").mkdir(mode=0o500)
+        if os.access(empty.parent / "place", os.W_OK):
+            pytest.skip("this user may write everywhere")
+    status = called(["train", "flow", "absent"], "--output", "../place/new/model.safetensors")
+    said = check(status, capsys, empty)
+    assert status == 1 and "cannot be written" in said and "place" in said
 
 
 # Ctrl-C while the command starts, and nobody reading

@@ -549,12 +549,32 @@ def test_damaged_files_are_refused_in_words(kind, network, code, tmp_path, monke
     assert not left and trust.sha256_of(code) in trust.trusted() or kind not in ("state dict",)
 
 
+@pytest.mark.parametrize(
+    ("kind", "entry"), [("state dict", "byteorder"), ("torch.export", "archive_version")]
+)
+def test_what_torch_quotes_of_a_damaged_file_is_text(kind, entry, network, code, tmp_path, capfd):
+    """It quotes bytes of the file, and torch.export logs a traceback of its own."""
+    path, _ = export(network, kind, tmp_path, code)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    assert any(name.endswith(entry) for name in entries)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, b"\x1b[31m\0" if name.endswith(entry) else content)
+    read = formats.weights_of if kind == "state dict" else formats.load_exported
+    with pytest.raises(ModelError) as caught:
+        read(path)
+    assert str(caught.value).isprintable() and "x1b[31m" in str(caught.value)
+    assert path.name in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def with_words(run, *arguments):
     """Run it; if it refuses, then with a ModelError that says something."""
     try:
         run(*arguments)
     except ModelError as error:
-        assert len(str(error)) > 20
+        assert len(str(error)) > 20 and str(error).isprintable()
 
 
 def mutant(data, rng, number):

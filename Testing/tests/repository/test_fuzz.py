@@ -1,5 +1,6 @@
 """A short sample of fuzzing (``make fuzz`` has the whole), and that it finds what it looks for."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,12 +72,16 @@ for number in range(first, first + count):
 """
 
 
-def test_a_process_that_dies_or_hangs_is_a_fault_and_the_others_are_read(tmp_path, monkeypatch):
+def test_a_process_that_dies_or_hangs_is_a_fault_and_the_others_are_read(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "dies.py").write_text(DIES)
     monkeypatch.setattr(common, "GRACE_SECONDS", 3)
     found = common.watched(str(tmp_path / "dies.py"), 0, 5, 0)
     assert [one["number"] for one in found] == [0, 1, 2, 3, 4]
     assert [one["faults"] for one in found] == [[], ["crash"], [], ["hang"], []]
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["number"], one["faults"]) for one in told] == [(1, ["crash"]), (3, ["hang"])]
     assert common.report(found, 5) == 1
 
 
