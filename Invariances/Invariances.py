@@ -283,7 +283,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
 
     TITLE = _("Invariances")
     OWN_NETWORKS = True
-    TASK = "denoising"
+    TASK = models.DENOISING
     REPORT = "invariances.report"
     PARAMETERS = InvariancesParameterNode
 
@@ -376,15 +376,14 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
         }
         for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
             if not paths[key] and "cinn" in chosen.get("proposals", ()):
-                paths[key] = next(iter(self.samplers(paths[denoiser])), None)
+                paths[key] = self.defaultSampler(paths[denoiser])
         return jobs.Request("invariances", images, {k: p for k, p in paths.items() if p}, chosen)
 
     def _firstModel(self) -> Path:
-        for path in self.models():
-            return path
-        raise models.ModelError(
+        return models.default_model(
+            self.takes,
             "No denoiser is shipped or installed; name a model file (model=...), which"
-            " 'netinversion train denoiser' makes."
+            " 'netinversion train denoiser' makes.",
         )
 
     def writeResult(

@@ -314,9 +314,9 @@ class MRFlowHarmonizeLogic(choices.Choices, views.ResultViews):
         """
         chosen = logic.settings_of(settings, single)
         Settings.from_json(chosen)  # raises before anything is read
-        model = model or next(iter(self.models()), None)
-        if model is None:
-            raise models.ModelError(_("No model for harmonization is there; name a model file."))
+        model = model or models.default_model(
+            self.takes, _("No model for harmonization is there; name a model file.")
+        )
         images = {"source": (yield from read.read_volume(source))}
         if mask is not None:
             images["mask"] = yield from self._readMask(mask, images["source"])

@@ -53,8 +53,11 @@ class Choices(logic.ModuleLogic):
 
     def samplers(self, path: str | None) -> dict[Path, Card]:
         """{path: card} of the samplers that were made for a denoiser's file."""
-        is_file = isinstance(path, (str, os.PathLike)) and os.path.isfile(path)
-        return library.samplers_for(path) if path and is_file else {}
+        return library.samplers_for(path) if path and _isFile(path) else {}
+
+    def defaultSampler(self, path: str | Path | None) -> Path | None:
+        """The sampler that is taken for a denoiser's file where none is named; None without one."""
+        return library.default_sampler(path) if path and _isFile(path) else None
 
     def samplerPath(self, node: Any, path: str | None) -> str | None:
         """Path of the sampler that a parameter node names for the denoiser at ``path``; None if
@@ -93,8 +96,8 @@ class Choices(logic.ModuleLogic):
             names = layers.names_of(path, layer)
             known = names
             if flow:
-                sampler = next(map(str, self.samplers(path)), None)
-                known = layers.layers_with_flow(path, sampler)
+                sampler = self.defaultSampler(path)
+                known = layers.layers_with_flow(path, str(sampler) if sampler else None)
         except LayerError as error:
             return str(error)
         except (ValueError, RuntimeError):
@@ -362,3 +365,8 @@ class Choices(logic.ModuleLogic):
 def numbers(text: str) -> list[float]:
     """The text "3, 5" as [3.0, 5.0]; ValueError if that is not what it is."""
     return [float(word) for word in text.split(",")]
+
+
+def _isFile(path: Any) -> bool:
+    """Whether a model is a file; one that was handed over in memory is not."""
+    return isinstance(path, (str, os.PathLike)) and os.path.isfile(path)

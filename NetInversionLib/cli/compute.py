@@ -118,16 +118,12 @@ def _files_by_role(words: list[str]) -> dict[str, str]:
 
 
 def _model_for(roles: set[str]) -> str:
-    for path, card in models.list_models().items():
-        if (
-            isinstance(card, models.Card)
-            and {c.role for c in (*card.inputs, *card.outputs)} == roles
-        ):
-            return str(path)
-    raise ValueError(
+    found = models.default_model(
+        lambda card: {c.role for c in (*card.inputs, *card.outputs)} == roles,
         f"no model takes and gives exactly {', '.join(sorted(roles))}; name one with --model, or"
-        " see 'netinversion models list'"
+        " see 'netinversion models list'",
     )
+    return str(found)
 
 
 # Invariances --------------------------------------------------------------------------------------
@@ -219,7 +215,7 @@ def _region(path: str, slices: list[int]) -> list[int]:
 
 def _invariances_models(options: Any) -> dict[str, str]:
     """Paths by what they are for; samplers that were not named are looked for, and told."""
-    from ..models.library import samplers_for
+    from ..models.library import default_sampler
 
     paths = {
         "denoiser": options.model or _denoiser(),
@@ -229,14 +225,16 @@ def _invariances_models(options: Any) -> dict[str, str]:
     }
     for denoiser, key in (("denoiser", "sampler"), ("second", "second sampler")):
         if paths[denoiser] and not paths[key]:
-            paths[key] = next(map(str, samplers_for(paths[denoiser])), None)
-            if paths[key]:
-                options.shell.log(f"sampler: {paths[key]}")
+            found = default_sampler(paths[denoiser])
+            if found:
+                paths[key] = str(found)
+                options.shell.log(f"sampler: {found}")
     return {key: path for key, path in paths.items() if path}
 
 
 def _denoiser() -> str:
-    for path, card in models.list_models().items():
-        if isinstance(card, models.Card) and card.task == "denoising":
-            return str(path)
-    raise ValueError("no denoiser is shipped or installed; name one with --model")
+    found = models.default_model(
+        lambda card: card.task == models.DENOISING,
+        "no denoiser is shipped or installed; name one with --model",
+    )
+    return str(found)

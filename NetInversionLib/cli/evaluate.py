@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import models
 from ..core.results import Table
+from ..core.table_files import write_table
 from .fields import number
 from .options import (
     command,
@@ -22,7 +23,6 @@ from .options import (
     overwrite_argument,
     seed_argument,
 )
-from .output import write_table
 
 if TYPE_CHECKING:
     from ..cohort.folders import RunFolder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +100,7 @@ def harmonize(options: argparse.Namespace) -> int:
 
     netinversion harmonize ONE.nii.gz OUT.nii.gz, or netinversion harmonize FOLDER RESULTS
     """
-    from ..core import derived_series
+    from ..core import derived_series, result_files
     from ..harmonize.settings import Settings
 
     asked_for = options.output or options.output_place
@@ -123,7 +122,7 @@ def harmonize(options: argparse.Namespace) -> int:
     if not source.exists():
         raise ValueError(f"there is no file or folder {source}")
     set_threads(options)
-    image = output.name.lower().endswith(_endings())
+    image = result_files.is_one_file(output)
     if source.is_file() or (image and derived_series.holds_dicom(source)):
         return _one(source, output, model, settings, options)
     if image:
@@ -138,10 +137,11 @@ def _endings() -> tuple[str, ...]:
 
 
 def _harmonization_model() -> str:
-    for path, card in models.list_models().items():
-        if isinstance(card, models.Card) and card.task == models.HARMONIZATION:
-            return str(path)
-    raise ValueError("no harmonization model is there; name one with --model")
+    found = models.default_model(
+        lambda card: card.task == models.HARMONIZATION,
+        "no harmonization model is there; name one with --model",
+    )
+    return str(found)
 
 
 # One volume ---------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def one_again(asked: Asked, record: Path, options: argparse.Namespace) -> int:
 
 def _place(source: Path, output: Path, format: str | None, again: bool = False) -> Path:
     """Where the image goes: the file that was named, or one in the folder that was named."""
-    from .results import DICOM, suffix_for
+    from ..core.result_files import DICOM, suffix_for
 
     named = next((e for e in _endings() if output.name.lower().endswith(e)), None)
     if named:
@@ -195,6 +195,7 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
     """Harmonize a volume into a file or DICOM folder; its record becomes a JSON file beside."""
     from .. import jobs
     from ..core import files as core_files
+    from ..core import result_files
     from .results import undisturbed
 
     shell = options.shell
@@ -225,7 +226,7 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
         place.parent.mkdir(parents=True, exist_ok=True)
         _write_one(image, place, asked, options.overwrite)
         result.facts["run"] = asked.record(record.parent)
-        record.write_text(json.dumps(result.facts, indent=1, default=str), encoding="utf-8")
+        result_files.write_facts(result.facts, record)
     shell.say(place)
     shell.tell(output=str(place))
     return 0
@@ -234,15 +235,14 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
 def _write_one(image: Any, place: Path, asked: Asked, overwrite: bool) -> None:
     import shutil
 
-    from ..core import derived_series
-    from ..core import files as core_files
+    from ..core import result_files
 
-    if place.name.lower().endswith(_endings()):
-        core_files.save(image, place)
+    if result_files.is_one_file(place):
+        result_files.save_image(image, place, asked.first, "harmonized")
         return
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
-        derived_series.save(image, partial, asked.first, "harmonized")
+        result_files.save_image(image, partial, asked.first, "harmonized")
         if overwrite and place.is_dir():
             shutil.rmtree(place)
         os.replace(partial, place)

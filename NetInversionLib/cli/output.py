@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any, TextIO
 
 from ..core.progress import Progress
 from ..core.results import Result, Table
 from ..core.steps import json_value
-from ..core.text import cell, duration, shown
+from ..core.text import duration, shown
 from ..core.words import tr
 
 LONG_S = 600.0
@@ -201,18 +199,3 @@ def make_safe(*streams: TextIO | None) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-# Tables as files ----------------------------------------------------------------------------------
-
-
-def write_table(table: Table, folder: Path, name: str) -> Path:
-    """A table as CSV; text that a spreadsheet would compute stays text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([cell(heading) for heading in table.columns])
-        for row in zip(*table.columns.values()):
-            writer.writerow([cell(value) for value in row])
-    return path

@@ -6,10 +6,9 @@ import hashlib
 import importlib
 import json
 import os
-import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +16,16 @@ from typing import Any
 
 from .. import __version__, jobs
 from ..cohort.folders import RunFolder
-from ..core import derived_series
 from ..core import files as core_files
-from ..core.keys import Key
-from ..core.results import Curve, Result, Table
-from ..core.steps import json_value
-from ..core.volumes import Volume, VolumeError
-from .output import Shell, write_table
+from ..core import result_files
+from ..core.results import Result
+from ..core.volumes import Volume
+from .output import Shell
 
 REPORT = "report.html"
 """Name of the report beside the images of a result."""
-FACTS = "facts.json"
 RECORD = "run"
 """Of a result's facts: from what it was computed, for ``netinversion rerun``."""
-DICOM = "dicom"
 
 
 @dataclass(frozen=True)
@@ -167,8 +162,8 @@ def compute(asked: Asked, folder: RunFolder, shell: Shell, table: str) -> int:
     with undisturbed(f"what was computed is written to {folder.folder}"):
         record = asked.record(folder.folder)
         result.facts |= {RECORD: record} | ({"complete": False, "partial": True} if stopped else {})
-        suffix = suffix_for(asked.first, asked.format)
-        write_result(result, folder.new, suffix, asked.first, shell.log)
+        suffix = result_files.suffix_for(asked.first, asked.format)
+        result_files.write_result(result, folder.new, suffix, asked.first, shell.log)
         _write_report(asked.task, result, next(iter(images.values())), folder.new, shell, stopped)
         folder.deliver()
     if stopped:
@@ -220,82 +215,3 @@ def undisturbed(written: str) -> Iterator[None]:
             signal.signal(number, handler)
     if waiting:
         raise KeyboardInterrupt(written)
-
-
-# Writing ------------------------------------------------------------------------------------------
-
-
-def suffix_for(source: str | Path, wanted: str | None = None) -> str:
-    """The ending of the images that are written, or ``DICOM``: as wanted, else the source's."""
-    if wanted:
-        return DICOM if wanted == DICOM else f".{wanted}"
-    if derived_series.holds_dicom(source):
-        return DICOM
-    return core_files.written_like(source)
-
-
-def write_image(
-    volume: Volume,
-    folder: Path,
-    name: str,
-    suffix: str,
-    source: str | Path,
-    log: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """An image in a folder.
-
-    Args:
-        volume: [k, j, i].
-        folder: Is there.
-        name: Without ending.
-        suffix: From ``suffix_for``.
-        source: The file or folder that the image was made from.
-        log: Is told where the format cannot hold the image, and which one it gets instead.
-    """
-    name = re.sub(r'[/\\:*?"<>|]', "_", name)
-    if suffix == DICOM:
-        return derived_series.save(volume, folder / name, source, name)
-    try:
-        return core_files.save(volume, folder / f"{name}{suffix}")
-    except VolumeError:
-        if suffix == ".nrrd":
-            raise
-        path = core_files.save(volume, folder / f"{name}.nrrd")
-        log(f"{name} is written as NRRD: {suffix} cannot hold its position or type")
-        return path
-
-
-def write_result(
-    result: Result,
-    folder: Path,
-    suffix: str = ".nrrd",
-    source: str | Path = "",
-    log: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Images, tables and curves (CSV), and all facts (JSON).
-
-    Args:
-        result: Of any task.
-        folder: Made.
-        suffix, source, log: As for ``write_image``.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, volume in result.volumes.items():
-        write_image(volume, folder, Key.read(key).file_name, suffix, source, log)
-    for key, table in result.tables.items():
-        write_table(table, folder, Key.read(key).file_name)
-    for key, curve in result.curves.items():
-        name = Key.read(key).file_name + ("_curve" if key in result.tables else "")
-        write_table(curve_table(curve), folder, name)
-    text = json.dumps(result.facts, indent=1, default=json_value)
-    (folder / FACTS).write_text(text, encoding="utf-8")
-
-
-def curve_table(curve: Curve) -> Table:
-    """A curve's points as a table: line, x and y."""
-    rows = [(name, x, y) for name, (xs, ys) in curve.lines.items() for x, y in zip(xs, ys)]
-    headings = ["line", curve.x_label or "x", curve.y_label or "y"]
-    if headings[1] == headings[2]:
-        headings[2] += " (y)"
-    columns = zip(*rows) if rows else ((), (), ())
-    return Table(curve.title, {h: list(c) for h, c in zip(headings, columns)})

@@ -23,19 +23,20 @@ def simulate_dixon(options: argparse.Namespace) -> int:
     """Simulate Dixon MR images (in-phase, fat fraction, water fraction) from a CT volume."""
     from ..cohort.folders import RunFolder
     from ..core import files as core_files
+    from ..core import result_files
     from ..ideal_input import dixon
-    from .results import suffix_for, undisturbed, write_image
+    from .results import undisturbed
 
     settings = dixon.DixonSettings(**given(options, dixon.DixonSettings))
     written = []
     names = [f"simulated_{role}" for role in dixon.CHANNELS]
     with RunFolder(options.output, "simulate dixon", options.overwrite, names) as folder:
         ct = core_files.load(options.ct)
-        suffix = suffix_for(options.ct, options.format)
+        suffix = result_files.suffix_for(options.ct, options.format)
         images = dixon.simulate_dixon(ct, settings, options.seed)
         with undisturbed(f"the images are written to {folder.folder}"):
             for role, volume in images.items():
-                path = write_image(
+                path = result_files.write_image(
                     volume, folder.new, f"simulated_{role}", suffix, options.ct, options.shell.log
                 )
                 written.append(folder.folder / path.name)

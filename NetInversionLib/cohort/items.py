@@ -13,14 +13,12 @@ from pathlib import Path
 
 from .. import jobs
 from ..core import files as core_files
-from ..core import scans
+from ..core import result_files, scans
 from ..core.header import utf8
 from .folders import OWN
 
 GONE = "no file"
 """Why ``scans.find`` leaves out a link to nothing."""
-DICOM = ""
-"""Ending of an image that is a folder with a DICOM series."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _outputs(
 
     Files that differ in their ending only keep it.
     """
-    ending = {path: _ending(path, format) for path in sources}
+    ending = {path: result_files.suffix_for(path, format) for path in sources}
     stem = {
         path: _bids_name(path, bids_suffix) if bids_suffix else f"{_name(path)}_harmonized"
         for path in sources
@@ -252,13 +250,6 @@ def _outputs(
             twins = [_below(path, folder) for path in sources if outputs[path] == output]
             raise ValueError(f"{' and '.join(twins)} would both become {output}; rename one")
     return outputs
-
-
-def _ending(path: Path, format: str | None) -> str:
-    """Of the image that is made from a file or folder: as wanted, else that of the source."""
-    if format:
-        return DICOM if format == "dicom" else f".{format}"
-    return DICOM if path.is_dir() else core_files.written_like(path)
 
 
 def _bids_name(path: Path, suffix: str) -> str:

@@ -6,7 +6,6 @@ Whatever a file name holds is text.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import os
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import page, volumes
-from ..core.text import cell  # shown is also known by this name
+from ..core.table_files import write_rows
 from ..core.volumes import Volume
 
 SIDE = 96
@@ -112,21 +111,14 @@ def _jpeg(volume: Volume) -> str:
 
 def _write_csv(path: Path, rows: list[dict]) -> None:
     headings = list(dict.fromkeys(heading for row in rows for heading in row.get("figures", {})))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([cell(heading) for heading in (*COLUMNS, *headings)])
-        for row in rows:
-            row["reasons"] = "; ".join(row["reasons"])
-            figures = row.get("figures", {})
-            writer.writerow(
-                [
-                    cell(value)
-                    for value in (
-                        *(row[key] for key in COLUMNS),
-                        *(figures.get(h, "") for h in headings),
-                    )
-                ]
-            )
+    write_rows(path, (*COLUMNS, *headings), (_cells(row, headings) for row in rows))
+
+
+def _cells(row: dict, headings: list[str]) -> list[object]:
+    """A volume's values, in the order of the columns and of the figures' headings."""
+    figures = row.get("figures", {})
+    known = {**row, "reasons": "; ".join(row["reasons"])}
+    return [*(known[key] for key in COLUMNS), *(figures.get(name, "") for name in headings)]
 
 
 def _head(found: Counter, versions: Counter) -> str:

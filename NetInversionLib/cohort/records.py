@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, jobs
-from ..core import derived_series, files
+from ..core import files, result_files
 from ..core.results import Result, Table
 from ..core.volumes import Volume
 from . import page
@@ -189,11 +189,9 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
 
 def _save(image: Volume, folder: Path, item: Item) -> Path:
     """The image in a folder, in the format that its place among the results names."""
-    suffix = next((s for s in files.SUFFIXES if item.output.endswith(s)), None)
-    if suffix:
-        return files.save(image, folder / f"image{suffix}")
-    source = item.volumes["source"]
-    return derived_series.save(image, folder / "image", source, Path(item.output).name)
+    suffix = next((s for s in files.SUFFIXES if item.output.endswith(s)), "")
+    name, source = Path(item.output).name, item.volumes["source"]
+    return result_files.save_image(image, folder / f"image{suffix}", source, name)
 
 
 def _provenance(item: Item, record: dict) -> dict:

@@ -66,6 +66,7 @@ class Rule:
         choices: The only values there are; of a list, those of its items.
         limits: Of a number, or of each number in a list, by ``LIMITS``.
         filled: Of a list: at least one item.
+        infinite: Of a number that is no whole one: infinity is one too.
         because: Why, for the end of the sentence.
         formerly: Older values by what they are called now.
     """
@@ -73,6 +74,7 @@ class Rule:
     choices: tuple[str, ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
     filled: bool = False
+    infinite: bool = False
     because: str = ""
     formerly: tuple[tuple[str, str], ...] = ()
 
@@ -92,6 +94,7 @@ def setting(
     *,
     choices: tuple[str, ...] = (),
     filled: bool = False,
+    infinite: bool = False,
     because: str = "",
     formerly: Mapping[str, str] | None = None,
     **limits: float,
@@ -102,6 +105,7 @@ def setting(
         default: Its value where nothing is given.
         choices: The only values there are; of a list, those of its items.
         filled: Of a list: at least one item.
+        infinite: Of a number: infinity is one too.
         because: Why it may only be that; ends the sentence that refuses a value.
         formerly: Values of older settings, each with what it is called now.
         limits: "at_least", "at_most", "above", "below" or "other_than" with a number.
@@ -116,6 +120,7 @@ def setting(
         choices=choices,
         limits=tuple(limits.items()),
         filled=filled,
+        infinite=infinite,
         because=because,
         formerly=tuple((formerly or {}).items()),
     )
@@ -205,7 +210,8 @@ def _fits_one(value: Any, kind: Any, rule: Rule) -> bool:
     if kind is tuple or isinstance(kind, type) and is_dataclass(kind):
         return isinstance(value, kind)
     if typing.get_origin(kind) is not tuple:
-        return KINDS[kind][0](value) and rule.problem_free(value)
+        infinite = rule.infinite and kind is float and value in (math.inf, -math.inf)
+        return (KINDS[kind][0](value) or infinite) and rule.problem_free(value)
     items = typing.get_args(kind)
     if not isinstance(value, tuple) or (rule.filled and not value):
         return False
@@ -231,7 +237,8 @@ def may_be_one(kind: Any, rule: Rule) -> str:
         return _list_may_be(typing.get_args(kind), rule)
     if rule.choices:
         return f"one of {', '.join(rule.choices)}"
-    return f"{KINDS[kind][1]} {rule.limits_in_words()}".rstrip()
+    called = "a number" if rule.infinite else KINDS[kind][1]
+    return f"{called} {rule.limits_in_words()}".rstrip()
 
 
 def _list_may_be(items: tuple[Any, ...], rule: Rule) -> str:

@@ -163,7 +163,10 @@ def _start(fixed, moving, up: float = 0.0):
 
 
 def _register(fixed, moving, start, mask, levels: int, step: float = 2.0):
-    """(transform, metric).
+    """(transform, metric) by mutual information.
+
+    For heads as scanned, with skull and of any contrast; the alignments of ``harmonize`` are for
+    extracted brains.
 
     ``levels``: 1 stops at about 8 mm, 2 at 4 mm, 3 at 2 mm, no finer than the fixed image's slices.
 

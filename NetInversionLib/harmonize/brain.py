@@ -143,6 +143,9 @@ def sampled(volume: Volume, reference: Volume) -> np.ndarray:
 def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     """Affine alignment by correlation.
 
+    For brains that look alike: the scan's histogram was matched to the people's. The gate, which
+    may not trust brightness, has an alignment of its own (``gate_template.align``).
+
     Args:
         fixed: [k, j, i], any unit.
         moving: Likewise, on its own grid.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.settings import Checked, setting
 from ..networks.corrector import CONTROL
 from .statistics import Target, local_quantiles, matching_curve, on_blocks, on_grid
 
@@ -33,7 +34,7 @@ MAX_LOG_M, MAX_A = 1.2, 0.5
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitSettings(Checked):
     """How T is estimated.
 
     Attributes:
@@ -42,17 +43,9 @@ class FitSettings:
         steps: Gauss-Newton steps after each look.
     """
 
-    fields: str = "auto"
-    looks: int = 2
-    steps: int = 3
-
-    def __post_init__(self):
-        if self.fields != "auto" and self.fields not in EXPLANATIONS:
-            raise ValueError(
-                f"fields must be 'auto' or one of {', '.join(EXPLANATIONS)}, not {self.fields!r}"
-            )
-        if self.looks < 1 or self.steps < 1:
-            raise ValueError("looks and steps are at least 1")
+    fields: str = setting("auto", choices=("auto", *EXPLANATIONS))
+    looks: int = setting(2, at_least=1)
+    steps: int = setting(3, at_least=1)
 
 
 @dataclass(frozen=True)

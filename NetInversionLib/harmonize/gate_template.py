@@ -233,7 +233,8 @@ def align(
 
     Gauss-Newton on two residuals: mask minus mask near the template, and, inside it, the image
     minus its mean over the places of like template value (so that any contrast fits as well).
-    Nothing random: the same scan gives the same map.
+    Nothing random: the same scan gives the same map. The corrector's alignment (``brain.register``)
+    will not do here: it needs a scan of the people's contrast, which the gate is to find out.
 
     Args:
         moving: The scan.

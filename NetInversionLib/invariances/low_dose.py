@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from ..core import meaning, volumes
 from ..core.progress import Progress
+from ..core.settings import Checked, setting
 from ..core.volumes import Volume
 
 WATER_PER_MM = 0.02  # linear attenuation of water at CT energies
@@ -47,7 +48,7 @@ MANY_PHOTONS = 1e8  # where exposure control begins
 
 
 @dataclass(frozen=True)
-class LowDoseSettings:
+class LowDoseSettings(Checked):
     """How much noise.
 
     ``dose``: fraction of the normal dose, above 0, up to 1. ``photons``: I0, per ray at normal
@@ -57,21 +58,12 @@ class LowDoseSettings:
     of the noise; slices draw theirs one after the other.
     """
 
-    dose: float = 0.25
-    photons: float = 1.5e5
-    electronic: float = 10.0
-    views: int = 720
-    cutoff: float = 1.0
+    dose: float = setting(0.25, above=0, at_most=1)
+    photons: float = setting(1.5e5, above=0)
+    electronic: float = setting(10.0, at_least=0)
+    views: int = setting(720, at_least=2)
+    cutoff: float = setting(1.0, at_least=0, at_most=1)
     seed: int = 0
-
-    def __post_init__(self):
-        if not 0 < self.dose <= 1 or not self.photons > 0 or self.electronic < 0:
-            raise ValueError(
-                "dose lies above 0 and is at most 1, photons is positive, electronic is not"
-                " negative"
-            )
-        if self.views < 2 or not 0 <= self.cutoff <= 1:
-            raise ValueError("views is at least 2 and cutoff lies between 0 and 1")
 
 
 def simulate_low_dose(

@@ -14,7 +14,7 @@ from ..core import devices, meaning
 from ..core import volumes as core_volumes
 from ..core.volumes import Volume
 from ..models import Model
-from ..models.library import SAMPLING
+from ..models.card import SAMPLING
 from ..networks.layers import UpTo
 from . import experiments
 from .choices import image_noise

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models import Model, ModelError
-from ..models.library import SAMPLING
+from ..models.card import SAMPLING
 from ..networks.layers import UpTo, same_values
 from .level_set import Window
 from .proposals import DECODER_REACH

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-IMAGE_TO_IMAGE, HARMONIZATION = "image-to-image", "harmonization"
+IMAGE_TO_IMAGE = "image-to-image"
+"""Task of the models that Ideal Input asks: inputs to outputs."""
+DENOISING = "denoising"
+"""Of the models that Invariances asks."""
+SAMPLING = "invariance sampling"
+"""Of the models that draw proposals of the kind "cinn" for a denoiser."""
+HARMONIZATION = "harmonization"
+"""Of the models that MRFlow Harmonize works with."""
+FEATURES = "features"
+"""Of the networks that a training takes features of."""
 # Where a patient's chosen percentile comes to lie, so that the brightest voxels still fit below 1.
 PERCENTILE_LANDS_AT = 0.9
 
@@ -89,9 +98,8 @@ class Card:
         intended_use: In words that a clinician reads.
         quality: Measured figures, each a number or a sentence.
         training: Settings of the training, numbers and strings.
-        task: What the model is for: "image-to-image" (inputs to outputs, as Ideal Input needs it),
-            "harmonization", or another word that this version may not know. Files without it are
-            "image-to-image".
+        task: What the model is for: one of the tasks above, or another word that this version may
+            not know. Files without it are "image-to-image".
     """
 
     name: str

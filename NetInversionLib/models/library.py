@@ -1,35 +1,60 @@
-"""The models that are there: shipped ones, and samplers that fit a denoiser."""
+"""The models that are there, those that fit, and which of them is taken where nobody names one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from . import card as models_card
 from . import header
-from .card import Card, ModelError
+from .card import SAMPLING, Card, ModelError
 from .foreign import cards, shelf
 
 SUFFIX = ".safetensors"
-SAMPLING = "invariance sampling"  # task of the models that draw proposals of the kind "cinn"
 
 
-def samplers_for(denoiser: Path | str) -> dict[Path, models_card.Card]:
-    """The samplers among ``models.list_models`` that were made for a denoiser's file.
+def usable(fits: Callable[[Card], bool]) -> dict[Path, Card]:
+    """The models of ``list_models`` that can be used and whose cards fit, in its order."""
+    return {
+        path: card for path, card in list_models().items() if isinstance(card, Card) and fits(card)
+    }
+
+
+def default_model(fits: Callable[[Card], bool], missing: str) -> Path:
+    """The model that is taken where nobody names one: the first that fits.
+
+    Args:
+        fits: Whether a model will do, by its card.
+        missing: Says that none is there, and what to do.
+
+    Raises:
+        ModelError: None is there.
+    """
+    for path in usable(fits):
+        return path
+    raise ModelError(missing)
+
+
+def samplers_for(denoiser: Path | str) -> dict[Path, Card]:
+    """The samplers among ``list_models`` that were made for a denoiser's file.
 
     Raises:
         OSError: The denoiser's file cannot be read.
     """
     identity = hashlib.sha256(Path(denoiser).read_bytes()).hexdigest()
-    return {
-        path: card
-        for path, card in list_models().items()
-        if isinstance(card, models_card.Card)
-        and card.task == SAMPLING
-        and card.training.get("denoiser SHA-256") == identity
-    }
+    return usable(
+        lambda card: card.task == SAMPLING and card.training.get("denoiser SHA-256") == identity
+    )
+
+
+def default_sampler(denoiser: Path | str) -> Path | None:
+    """The sampler that is taken where nobody names one: the first that was made for a denoiser.
+
+    Raises:
+        OSError: The denoiser's file cannot be read.
+    """
+    return next(iter(samplers_for(denoiser)), None)
 
 
 def model_folders() -> list[Path]:

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.settings import Checked, setting
 from .lbfgs import LOW_ENOUGH, RUNNING, SMALL_GRADIENT, Solution
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """How far and with what steps.
 
     ``max_evaluations``: function evaluations per item, at least 1; the steps' lengths follow from
@@ -43,23 +44,15 @@ class Options:
     this.
     """
 
-    max_evaluations: int = 200
-    rate: float = 0.4
-    memories: tuple[float, float] = (0.6, 0.8)
-    kept: int = 10
-    window: int = 4
-    damping: float = 0.01
-    warm_up: float = 0.05
-    rounding: tuple[float, float] = (0.2, 0.0005)
-    enough: float = -math.inf
-
-    def __post_init__(self):
-        if min(self.max_evaluations, self.kept, self.window) < 1:
-            raise ValueError("max_evaluations, kept and window must be at least 1")
-        if min(self.rate, self.damping) <= 0 or not all(0 <= m < 1 for m in self.memories):
-            raise ValueError("need rate and damping > 0, and memories from 0 to below 1")
-        if not 0 <= self.warm_up <= 1 or min(self.rounding) <= 0:
-            raise ValueError("need warm_up from 0 to 1 and rounding > 0")
+    max_evaluations: int = setting(200, at_least=1)
+    rate: float = setting(0.4, above=0)
+    memories: tuple[float, float] = setting((0.6, 0.8), at_least=0, below=1)
+    kept: int = setting(10, at_least=1)
+    window: int = setting(4, at_least=1)
+    damping: float = setting(0.01, above=0)
+    warm_up: float = setting(0.05, at_least=0, at_most=1)
+    rounding: tuple[float, float] = setting((0.2, 0.0005), above=0)
+    enough: float = setting(-math.inf, infinite=True)
 
     def step(self, evaluation: int) -> float:
         """Length of the step after evaluation number ``evaluation``, counted from 1."""

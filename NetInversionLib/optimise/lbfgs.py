@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..core.settings import Checked, setting
+
 RUNNING, SMALL_GRADIENT, STALLED, NO_DESCENT, LOW_ENOUGH = range(5)
 STATUS = (
     "evaluation limit",
@@ -32,7 +34,7 @@ STATUS = (
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """How far and how carefully to minimise.
 
     ``max_evaluations``: function evaluations per item, at least 1. ``history``: pairs (s, y) kept
@@ -45,29 +47,20 @@ class Options:
     fraction over this many evaluations. ``enough``: an item ends when its loss is at most this.
     """
 
-    max_evaluations: int = 500
-    history: int = 20
-    first_step: float = 0.01
-    armijo: float = 1e-4
-    wolfe: float = 0.9
-    max_trials: int = 20
+    max_evaluations: int = setting(500, at_least=1)
+    history: int = setting(20, at_least=1)
+    first_step: float = setting(0.01, above=0)
+    armijo: float = setting(1e-4, above=0)
+    wolfe: float = setting(0.9, below=1)
+    max_trials: int = setting(20, at_least=1)
     gradient_tolerance: float = 1e-9
     stall_tolerance: float = 1e-6
-    stall_window: int = 50
-    enough: float = -math.inf
+    stall_window: int = setting(50, at_least=1)
+    enough: float = setting(-math.inf, infinite=True)
 
-    def __post_init__(self):
-        if (
-            self.max_evaluations < 1
-            or self.history < 1
-            or self.max_trials < 1
-            or self.stall_window < 1
-        ):
-            raise ValueError(
-                "max_evaluations, history, max_trials and stall_window must be at least 1"
-            )
-        if not 0 < self.armijo < self.wolfe < 1 or self.first_step <= 0:
-            raise ValueError("need 0 < armijo < wolfe < 1 and first_step > 0")
+    def check(self) -> None:
+        if self.armijo >= self.wolfe:
+            raise ValueError(f"armijo must be below wolfe ({self.wolfe:g}), not {self.armijo:g}")
 
 
 @dataclass(frozen=True)

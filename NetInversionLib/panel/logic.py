@@ -98,12 +98,7 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
 
     def models(self) -> dict[Path, Card]:
         """The shipped models that the module works with."""
-        found = models.list_models().items()
-        return {
-            path: card
-            for path, card in found
-            if not isinstance(card, ModelError) and self.takes(card)
-        }
+        return models.usable(self.takes)
 
     def modelPath(self, node: Any) -> str | None:
         """Path of the model that a parameter node names; None if it is nowhere."""

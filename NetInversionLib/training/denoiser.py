@@ -446,5 +446,5 @@ def make_card(
         intended_use=INTENDED_USE,
         quality=quality,
         training={**values, "left out": leave_out or "nobody"},
-        task="denoising",
+        task=models.DENOISING,
     )

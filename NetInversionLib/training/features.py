@@ -49,7 +49,7 @@ def read_features(path: Path | str, device: torch.device | str = "cpu") -> model
         sources="torchvision",
         licence="as torchvision's weights",
         intended_use="Features for the perceptual term of a training.",
-        task="features",
+        task=models.FEATURES,
     )
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     return models.Model(network.to(device).eval().requires_grad_(False), card, path, identity)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import models
 from ..core.progress import Progress
 from ..core.settings import Checked, setting
-from ..models.library import SAMPLING
+from ..models.card import SAMPLING
 from ..networks.cinn import CINN
 from ..networks.critic import Critic, gradient_penalty
 from ..networks.layers import UpTo

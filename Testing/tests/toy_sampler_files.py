@@ -4,7 +4,7 @@ import torch
 from toy_ct import HU
 
 from NetInversionLib import models, networks
-from NetInversionLib.models.library import SAMPLING
+from NetInversionLib.models.card import SAMPLING
 from NetInversionLib.networks.sampler import Sampler
 from NetInversionLib.training.denoiser import CHANNEL
 

@@ -16,9 +16,9 @@ from test_cli import image_files
 from toy_cards import make_card, make_network
 
 from NetInversionLib import cli, models
-from NetInversionLib.cli import output, results
+from NetInversionLib.cli import output
 from NetInversionLib.cohort.folders import RunFolder
-from NetInversionLib.core import derived_series, files, text
+from NetInversionLib.core import derived_series, files, result_files, table_files, text
 from NetInversionLib.core.keys import Key
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.core.volumes import Volume
@@ -129,7 +129,7 @@ def test_a_run_that_fails_leaves_nothing(quick, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "write_table", full)
+    monkeypatch.setattr(result_files, "write_table", full)
     assert cli.main([*quick, "--output", str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
 
@@ -169,13 +169,13 @@ def test_stopped_in_the_middle_the_best_is_kept(case, tmp_path, capsys, monkeypa
 
 
 def test_stopped_while_it_writes_everything_is_written(quick, tmp_path, capsys, monkeypatch):
-    write = results.write_table
+    write = result_files.write_table
 
     def stopped(*arguments):
         interrupt()
         return write(*arguments)
 
-    monkeypatch.setattr(results, "write_table", stopped)
+    monkeypatch.setattr(result_files, "write_table", stopped)
     out = tmp_path / "out"
     assert cli.main([*quick, "--output", str(out)]) == 130
     assert "is written" in capsys.readouterr().err and (out / "report.html").is_file()
@@ -334,7 +334,7 @@ def test_text_of_cards_reaches_no_terminal_and_no_spreadsheet(tmp_path, capsys):
     output.Shell().table(table)
     said = capsys.readouterr().out
     assert "\x1b" not in said and len(said.splitlines()) == 1 + len(evil)
-    path = output.write_table(table, tmp_path, "t")
+    path = table_files.write_table(table, tmp_path, "t")
     rows = list(csv.reader(path.open(newline="", encoding="utf-8")))
     cells = [cell for row in rows for cell in row[:1]]
     assert not any(c.lstrip().startswith(text.FORMULA_BEGINS) for c in cells)
@@ -423,7 +423,7 @@ def test_the_command_line_wins_over_the_file(case, tmp_path, monkeypatch, ending
 
 
 def test_a_curve_without_points_is_a_table_with_headings():
-    assert results.curve_table(Curve("c", "x", "x", {})).columns == {
+    assert table_files.curve_table(Curve("c", "x", "x", {})).columns == {
         "line": [],
         "x": [],
         "x (y)": [],
@@ -534,7 +534,7 @@ MOMENTS = {
     "simulate dixon": {
         "reading": (files, "load"),
         "computing": (dixon, "simulate_dixon"),
-        "writing": (results, "write_image"),
+        "writing": (result_files, "write_image"),
     },
 }
 
@@ -603,7 +603,7 @@ def test_a_stopped_run_of_invariances_keeps_what_it_has(
         "reading": (files, "load"),
         "computing": (jobs_request, "run_here"),
         "midway": (output.Shell, "intermediate"),
-        "writing": (results, "write_image"),
+        "writing": (result_files, "write_image"),
     }[moment]
     done = getattr(owner, name)
 

@@ -18,7 +18,7 @@ from NetInversionLib import models
 from NetInversionLib.cli import main
 from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume
-from NetInversionLib.models.library import SAMPLING
+from NetInversionLib.models.card import SAMPLING
 from NetInversionLib.networks.cinn import CINN
 from NetInversionLib.networks.layers import LayerError
 from NetInversionLib.training import checkpoint as checkpoints
