@@ -6,12 +6,14 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..core import devices
 from .fields import number
+from .output import Shell
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,15 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     advice: str = ""
+
+
+class Options(argparse.Namespace):
+    """A command line as it was read: a value for each of its options, and where its words go."""
+
+    @cached_property
+    def shell(self) -> Shell:
+        """One for the whole command, as the options that all commands share ask for."""
+        return Shell.of(self)
 
 
 COMMANDS: list[Command] = []

@@ -41,7 +41,7 @@ from . import (  # noqa: F401  (they register their commands)
     train,
 )
 from .fields import Parser
-from .options import COMMANDS, GROUPS, common_arguments
+from .options import COMMANDS, GROUPS, Options, common_arguments
 from .output import Shell, make_safe
 
 TRACEBACK = "NETINVERSION_TRACEBACK"
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     make_safe(sys.stdout, sys.stderr)
     devices.wait_asleep()
     words = sys.argv[1:] if arguments is None else arguments
-    options = parser(words).parse_args(words)
-    shell = options.shell = Shell.of(options)
+    options = parser(words).parse_args(words, Options())
+    shell = options.shell
     try:
         with shell.alone():
             status = options.run(options)

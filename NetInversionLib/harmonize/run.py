@@ -123,15 +123,7 @@ def harmonize(
     if restyled.estimate is not None:
         checks.append(alignment_check(restyled.estimate.alignment))
         checks.append(unlike_check(unlike_places(restyled.estimate, scan)))
-    word, reasons = gate.verdict(checks)
-    if word == "refused" and settings.force:
-        word, reasons = (
-            "flagged",
-            [
-                "The volume would have been refused; the result was asked for all the same.",
-                *reasons,
-            ],
-        )
+    word, reasons = _verdict_on_result(checks, settings.force)
     result.tables[Key("verdict")] = gate.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
     describe(result, scan, harmonized, restyled, network, bits, settings)
@@ -149,6 +141,15 @@ def harmonize(
         )
     progress.report(1.0, f"Done: {word}")
     return result
+
+
+def _verdict_on_result(checks: list[gate.Check], force: bool) -> tuple[str, list[str]]:
+    """The gate's word and reasons; nothing is refused that was asked for all the same."""
+    word, reasons = gate.verdict(checks)
+    if word != "refused" or not force:
+        return word, reasons
+    told = "The volume would have been refused; the result was asked for all the same."
+    return "flagged", [told, *reasons]
 
 
 def _signal_checks(scan: Scan, mask: Volume | None) -> list[gate.Check]:

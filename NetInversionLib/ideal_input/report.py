@@ -127,11 +127,7 @@ def page(result: Result, source: Volume | None = None) -> str:
         )
     what = _kind(facts)
     shown = pictures.shown_of(result, facts, starts[0])
-    name = (
-        source.name
-        if source is not None
-        else next(iter(facts.get("inputs", {}).values()), facts["model"]["name"])
-    )
+    name = source.name if source is not None else _input_of(facts)
     return core_page.document(
         f"{what.capitalize()} input for {facts['model']['name']}: {name}",
         [
@@ -178,6 +174,11 @@ def page(result: Result, source: Volume | None = None) -> str:
             ),
         ],
     )
+
+
+def _input_of(facts: Mapping) -> str:
+    """The name of the first input, as the facts have it; the network's where they have none."""
+    return next(iter(facts.get("inputs", {}).values()), facts["model"]["name"])
 
 
 KNOWN = ("error", "change", "swap back", "validity", "acquirable")

@@ -305,12 +305,9 @@ class _State(State):
 
     def __init__(self, settings: FlowSettings, names: list[str], device: torch.device):
         torch.manual_seed(settings.seed)
-        self.device, self.flow = (
-            device,
-            networks.build("conditional_flow", **settings.flow()).to(device),
-        )
-        # On a CPU memory is not what is short.
-        self.flow.memory_saving = device.type != "cpu"
+        saving = device.type != "cpu"  # on a CPU memory is not what is short
+        flow = networks.build("conditional_flow", **settings.flow(), memory_saving=saving)
+        self.device, self.flow = device, flow.to(device)
         super().__init__(
             settings,
             names,
