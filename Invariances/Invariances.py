@@ -83,16 +83,19 @@ class InvariancesRegion(RegionChoice):
 
 @parameterNodeWrapper
 class InvariancesParameterNode:
-    """What the panel shows, kept in the scene. The segmentation or label map is the node reference
-    "segmentation".
+    """What the panel shows, kept in the scene.
 
-    model, fromFile, modelFile, secondModel - file name of a shipped denoiser, or another one
-    instead; a second one sampler - file name of a sampler that fits the denoiser, or nothing;
-    samplerOf - the denoiser that it was chosen for region, firstSlice, lastSlice, roiNode - where
-    the input may change; lastSlice -1 is the last one automatic - epsilon is a tenth of the noise;
-    layerTolerance is in per cent, photons in thousands diameters, contrasts - of lesions, numbers
-    with commas between run - identifier of the result that the panel shows The others are the
-    fields of NetInversionLib.invariances.settings.Settings.
+    The segmentation or label map is the node reference "segmentation".
+
+    model, fromFile, modelFile, secondModel - a shipped denoiser's file name, or another; a second
+    sampler, samplerOf - file name of a fitting sampler, or nothing; for which denoiser it is
+    region, firstSlice, lastSlice, roiNode - where the input may change; lastSlice -1 is the last
+    automatic - epsilon is a tenth of the noise
+    layerTolerance, photons - in per cent, in thousands
+    diameters, contrasts - of lesions, numbers with commas between
+    run - identifier of the result that the panel shows
+
+    The others are the fields of NetInversionLib.invariances.settings.Settings.
     """
 
     lowDose: vtkMRMLScalarVolumeNode
@@ -430,8 +433,9 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     def addSample(
         self, ct: volumes.Volume | None = None, slices: int = 3
     ) -> dict[str, vtkMRMLScalarVolumeNode]:
-        """Some slices of a CT and the same at a quarter of the dose, as nodes "normal dose" and
-        "low dose".
+        """Some slices of a CT, and the same at a quarter of the dose.
+
+        They are nodes "normal dose" and "low dose".
 
         The CT is a NetInversionLib Volume (K, J, I); default is Slicer's own sample CTChest, or
         ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names.

@@ -216,8 +216,9 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
     # Results
 
     def showResults(self, nodes: dict[str, slicer.vtkMRMLNode]) -> None:
-        """Verdict and choices of the run that the scene's parameter node names, if its nodes are
-        still there.
+        """Verdict and choices of the run that the scene's parameter node names.
+
+        A run whose nodes are gone is not shown.
         """
         node, ui = self._parameterNode, self.ui
         word, text = self.logic.summary(nodes)
@@ -252,8 +253,9 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
 class MRFlowHarmonizeLogic(choices.Choices, views.ResultViews):
     """Harmonizes volume nodes; needs no panel. In Slicer's Python console:
 
-    logic = MRFlowHarmonizeLogic() output = logic.run(sourceNode) output.facts["verdict"],
-    output.nodes["harmonized"], output.tables["summary"], output.charts["tone curve"]
+    logic = MRFlowHarmonizeLogic()
+    output = logic.run(sourceNode)
+    output.facts["verdict"], output.nodes["harmonized"], output.tables["summary"]
     """
 
     TITLE = _("MRFlow Harmonize")

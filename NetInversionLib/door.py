@@ -1,5 +1,6 @@
-"""How a wing offers its names: each is found on first use, so that reading a card or settings needs
-no torch.
+"""How a wing offers its names: each is found on first use.
+
+So reading a card or settings needs no torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What the panel's choices mean, and what is wrong with them: the part of the logic that answers
-the panel before a run.
+"""What the panel's choices mean, and what is wrong with them.
+
+It is the part of the logic that answers the panel before a run.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ NOISE_SLICES = 4
 
 
 class Choices(logic.ModuleLogic):
-    """Answers for a parameter node ``node`` (InvariancesParameterNode) and the chosen denoiser's
-    ``card``.
+    """Answers for a parameter node and the chosen denoiser's card.
+
+    ``node`` is an InvariancesParameterNode, ``card`` the card.
     """
 
     def __init__(self) -> None:
@@ -60,8 +62,9 @@ class Choices(logic.ModuleLogic):
         return library.default_sampler(path) if path and _isFile(path) else None
 
     def samplerPath(self, node: Any, path: str | None) -> str | None:
-        """Path of the sampler that a parameter node names for the denoiser at ``path``; None if
-        there is none.
+        """Path of the sampler that a parameter node names for a denoiser; None without one.
+
+        ``path`` is the denoiser's.
         """
         return next(
             (str(found) for found in self.samplers(path) if found.name == node.sampler), None
@@ -221,7 +224,8 @@ class Choices(logic.ModuleLogic):
         return panel_choices.slice_count(node.lowDose)
 
     def around(self, node: Any) -> choices.Around:
-        """The square around the view's centre (NetInversionLib.invariances.choices.Around);
+        """The square around the view's centre (NetInversionLib.invariances.choices.Around).
+
         VolumeError if there is no volume.
         """
         grid, image = scene_read.grid_from_node(node.lowDose), node.lowDose.GetImageData()
@@ -263,8 +267,9 @@ class Choices(logic.ModuleLogic):
         )
 
     def noise(self, node: Any) -> float | None:
-        """Noise of the slices that are looked at, HU; None if there is no volume, or too many to
-        look now.
+        """Noise of the slices that are looked at, HU.
+
+        None if there is no volume, or there are too many slices to look now.
         """
         try:
             grid, box = scene_read.grid_from_node(node.lowDose), self.region(node)
@@ -281,8 +286,9 @@ class Choices(logic.ModuleLogic):
         return self._noise[1]
 
     def region(self, node: Any) -> Region | None:
-        """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it. VolumeError if it
-        is outside.
+        """(k0, k1, j0, j1, i0, i1) in the volume's voxels, or None for all of it.
+
+        VolumeError if it is outside.
         """
         grid = scene_read.grid_from_node(node.lowDose)
         if node.region.name == "AROUND":

@@ -14,8 +14,9 @@ from .views import shownView
 
 
 class Following(panel.ModulePanel):
-    """Says where the input may change and what counts as unnoticed, and what follows from points
-    and a view that are moved.
+    """Says where the input may change and what counts as unnoticed.
+
+    Also follows points and a view that are moved.
     """
 
     _watched: list[tuple[Any, Any, Any]] = []
@@ -28,8 +29,9 @@ class Following(panel.ModulePanel):
         self._viewTimer.timeout.connect(self.refresh)
 
     def _showTolerance(self) -> None:
-        """The figure that counts: what is set here, or what automatic or a hidden layer makes of
-        it.
+        """The figure that counts.
+
+        It is what is set here, or what automatic or a hidden layer makes of it.
         """
         words = self.logic.toleranceWords(self._parameterNode)
         self.ui.automaticLabel.setText(words)
@@ -38,16 +40,18 @@ class Following(panel.ModulePanel):
         self.ui.automaticCheckBox.enabled = self._parameterNode.layer == "output"
 
     def _showRegion(self) -> None:
-        """Where the square around the view's centre lies; the views are followed, which do not
-        change the parameter node.
+        """Where the square around the view's centre lies.
+
+        The views are followed, which do not change the parameter node.
         """
         words = self.logic.regionWords(self._parameterNode)
         self.ui.regionInfoLabel.setText(words)
         self.ui.regionInfoLabel.setVisible(bool(words))
 
     def _watch(self, *markups: slicer.vtkMRMLNode | None) -> None:
-        """Follow points that are placed or moved, and the view, none of which changes the parameter
-        node.
+        """Follow points that are placed or moved, and the view.
+
+        None of these changes the parameter node.
         """
         placed = slicer.vtkMRMLMarkupsNode
         events = (

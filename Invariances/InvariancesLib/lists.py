@@ -39,8 +39,9 @@ class DenoiserLists(panel.ModulePanel):
         self.refresh()
 
     def _showSampler(self) -> None:
-        """The samplers that fit the denoiser; where another denoiser was chosen, its first sampler
-        is taken.
+        """The samplers that fit the denoiser.
+
+        Where another denoiser was chosen, its first sampler is taken.
         """
         node, selector = self._parameterNode, self.ui.samplerSelector
         entries = {
@@ -70,8 +71,9 @@ class DenoiserLists(panel.ModulePanel):
         selector.setCurrentIndex(selector.findData(node.layer))
 
     def _fillLayers(self, read: bool) -> None:
-        """The output, and the network's layers once they are read, which takes torch and so a
-        second or two.
+        """The output, and the network's layers once they are read.
+
+        Reading them takes torch, and so a second or two.
         """
         self._layersOf, self._withFlow = (self._cardPath, self._parameterNode.sampler), None
         selector = self.ui.layerSelector

@@ -17,8 +17,9 @@ class ResultSection(panel.ModulePanel):
         self.ui.previewLabel.setVisible(False)
 
     def showResults(self, nodes: Nodes) -> None:
-        """Summary and choices of the run that the scene's parameter node names, if its nodes are
-        still there.
+        """Summary and choices of the run that the scene's parameter node names.
+
+        A run whose nodes are gone is not shown.
         """
         ui = self.ui
         self._clearPreview()

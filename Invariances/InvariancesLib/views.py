@@ -31,8 +31,10 @@ Nodes = Mapping[str, Any]
 
 
 class ResultViews(logic.ModuleLogic):
-    """Shows results. A ``network`` is that of the keys of one denoiser's images: "" or ``SECOND``;
-    a ``key`` is that of an image, or of a sequence of images.
+    """Shows results.
+
+    A ``network`` is that of the keys of one denoiser's images: "" or ``SECOND``; a ``key`` is that
+    of an image, or of a sequence of images.
     """
 
     def networks(self, nodes: Nodes) -> list[str]:
@@ -64,8 +66,9 @@ class ResultViews(logic.ModuleLogic):
         return browsing.count(nodes, key)
 
     def choose(self, nodes: Nodes, key: str, value: float) -> None:
-        """Select a sample in the browser by its number, or show the patient's image with ``value``
-        times a component added.
+        """Select a sample by its number, or show the patient's image with a component added.
+
+        The sample is selected in the browser; the component is added ``value`` times.
         """
         image = Key.read(key)
         if image.kind in LESIONS:
@@ -79,8 +82,9 @@ class ResultViews(logic.ModuleLogic):
     def showChanges(
         self, nodes: Nodes, key: str
     ) -> tuple[slicer.vtkMRMLNode | None, slicer.vtkMRMLNode | None]:
-        """(what the shown image differs by from the patient's, what its answer does from the
-        denoised), as nodes, in one window.
+        """What the shown image and its answer differ by, as two nodes in one window.
+
+        The image from the patient's, its answer from the denoised.
 
         The answer is known of samples only; else its node is None.
         """
@@ -137,8 +141,9 @@ class ResultViews(logic.ModuleLogic):
         table: str = "",
         opacity: float = 0.6,
     ) -> Steps:
-        """Steps that show low dose, (normal dose,) denoised and sample above the maps over the CT,
-        tables and plots.
+        """Steps that show images above maps, tables and plots.
+
+        The images are low dose, (normal dose,) denoised and sample; the maps lie over the CT.
 
         The maps are the two standard deviations and, where there is one, the autoencoder's error,
         their floor.

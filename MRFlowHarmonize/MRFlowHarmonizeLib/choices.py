@@ -1,5 +1,6 @@
-"""What the panel's choices mean, and what is wrong with them: the part of the logic that answers
-the panel before a run.
+"""What the panel's choices mean, and what is wrong with them.
+
+It is the part of the logic that answers the panel before a run.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class OutputRange(enum.Enum):
 
 
 class Choices(batch.BatchLogic):
-    """Answers for a parameter node ``node`` (MRFlowHarmonizeParameterNode) and the chosen model's
-    ``card``.
+    """Answers for a parameter node and the chosen model's card.
+
+    ``node`` is an MRFlowHarmonizeParameterNode, ``card`` the card.
     """
 
     def chooseSample(self, node: Any) -> None:
@@ -132,8 +134,9 @@ class Choices(batch.BatchLogic):
         return size * (found + freeForm + 1.3 * node.baselines)
 
     def estimateText(self, node: Any, card: Card) -> str:
-        """Time of the run, or of the whole batch, in words; it is learnt from earlier runs of the
-        same model.
+        """Time of the run, or of the whole batch, in words.
+
+        It is learnt from earlier runs of the same model.
         """
         seconds, known = 0.0, True
         for source in self.sources(node):

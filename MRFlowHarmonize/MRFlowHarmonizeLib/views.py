@@ -51,8 +51,9 @@ class ResultViews(logic.ModuleLogic):
         table: str = "verdict",
         overlay: bool = False,
     ) -> Steps:
-        """Steps that show source | result | map above histograms | tone curve | table, on one
-        slice.
+        """Steps that show images above figures, on one slice.
+
+        Source, result and map stand above histograms, tone curve and table.
         """
         source, result, change = self.sourceOf(nodes), nodes.get("harmonized"), nodes.get("change")
         shownMap = shownMap if shownMap in nodes else "change"

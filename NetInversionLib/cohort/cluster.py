@@ -29,8 +29,9 @@ CLUSTER_LOST = (
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Where a Dask scheduler listens ("tcp://host:8786"; "tls://host:8786" with the three PEM
-    files).
+    """Where a Dask scheduler listens.
+
+    "tcp://host:8786", or "tls://host:8786" with the three PEM files.
     """
 
     address: str

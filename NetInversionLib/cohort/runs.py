@@ -214,8 +214,9 @@ def counts(records: list[dict]) -> str:
 
 
 def _reported(item: Item, records: dict[str, dict]) -> dict:
-    """An item's record as the summary takes it: its file, which has the pictures, or what the run
-    knows.
+    """An item's record as the summary takes it.
+
+    It is its file, which has the pictures, or what the run knows.
     """
     known, written = records.get(item.source), read_record(item)
     if (

@@ -1,5 +1,6 @@
-"""Where a network runs (CUDA, Apple MPS or CPU), how much memory it may use, and what to do when
-that ran out.
+"""Where a network runs, how much memory it may use, and what to do when that ran out.
+
+A device is CUDA, Apple MPS or the CPU.
 
 torch is imported inside the functions that need it, so that the rest can be used without it.
 """

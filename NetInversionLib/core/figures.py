@@ -1,5 +1,6 @@
-"""Slices and curves as figures for reports: right in proportion, with sides, position, window, unit
-and colour bar.
+"""Slices and curves as figures for reports.
+
+They are right in proportion and have sides, position, window, unit and colour bar.
 
 Slices are shown as radiologists have them: the patient's left is on the reader's right, anterior
 and superior are up.
@@ -43,9 +44,11 @@ Box = tuple[int, int, int, int]  # rows and columns of a slice, half-open
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One slice as it is shown: ``array`` [rows, columns], ``spacing_mm`` of rows and columns, its
-    four ``sides`` (left, right,
-    top, bottom) as letters, and ``position``, such as "S 12.5 mm"."""
+    """One slice as it is shown.
+
+    ``array`` [rows, columns], ``spacing_mm`` of rows and columns, its four ``sides`` (left, right,
+    top, bottom) as letters, and ``position``, such as "S 12.5 mm".
+    """
 
     array: np.ndarray
     spacing_mm: tuple[float, float]

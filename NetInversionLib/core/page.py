@@ -1,5 +1,6 @@
-"""The builder of every report: one HTML document that needs no other file, whatever a name holds is
-text.
+"""The builder of every report: one HTML document that needs no other file.
+
+Whatever a name holds is text.
 
 A page is made of parts (strings of HTML) that the functions here make: ``lead`` with the answer,
 then ``chapter`` by
@@ -243,8 +244,9 @@ def closing(
     models: Mapping[str, Mapping],
     inputs: Mapping[str, str],
 ) -> list[str]:
-    """The last chapters of a result's page, the same in every question: what it does not say, a
-    paragraph for the methods section, settings, and where it comes from.
+    """The last chapters of a result's page, the same in every question.
+
+    What it does not say, a paragraph for the methods section, settings, and where it comes from.
 
     Args:
         facts: Of the result.

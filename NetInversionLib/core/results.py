@@ -19,8 +19,9 @@ def table_of_rows(title: str, headings: Iterable[str], rows: list[tuple]) -> Tab
 
 @dataclass
 class Table:
-    """Columns of equal length by what they hold: each heading is a ``Column``, and a plain one that
-    is given is read as one.
+    """Columns of equal length by what they hold.
+
+    Each heading is a ``Column``, and a plain one that is given is read as one.
     """
 
     title: str

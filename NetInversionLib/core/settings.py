@@ -157,8 +157,9 @@ class Checked:
 
     @classmethod
     def in_todays_names(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a saved result, with values that had another name called as they are now;
-        nothing is checked.
+        """Settings of a saved result, with values called as they are now.
+
+        Nothing is checked.
         """
         rules = {one.name: one.metadata.get("rule", Rule()) for one in fields(cls)}  # type: ignore[arg-type]
         return {name: _current(value, rules.get(name, Rule())) for name, value in settings.items()}

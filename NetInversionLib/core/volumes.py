@@ -179,8 +179,9 @@ def axis_toward(volume: Volume, direction: str) -> tuple[int, int]:
 
 
 def _patient_axes(matrix: np.ndarray) -> tuple[int, int, int]:
-    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along, chosen together: none is
-    taken twice.
+    """For i, j, k the patient axis (0 R, 1 A, 2 S) that each lies along.
+
+    They are chosen together: none is taken twice.
     """
     cosines = np.abs(matrix[:3, :3]) / np.linalg.norm(matrix[:3, :3], axis=0)
     return max(
@@ -204,8 +205,9 @@ def _whole(volume: Volume) -> Region:
 
 
 def _corners(region: Region) -> np.ndarray:
-    """The 8 corners of a region's outer faces, as columns (i, j, k, 1): voxel centres are whole
-    numbers.
+    """The 8 corners of a region's outer faces, as columns (i, j, k, 1).
+
+    Voxel centres are whole numbers.
     """
     k0, k1, j0, j1, i0, i1 = (index - 0.5 for index in region)
     return np.array([(i, j, k, 1.0) for k, j, i in product((k0, k1), (j0, j1), (i0, i1))]).T

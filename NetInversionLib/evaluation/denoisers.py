@@ -59,8 +59,9 @@ class Region:
     noise: dict[float, np.ndarray] = field(repr=False)
 
     def low(self, dose: float, kernel: str) -> tuple[np.ndarray, float]:
-        """The region at a dose and with a kernel, (SIDE, SIDE) HU, and the noise's standard
-        deviation in soft tissue.
+        """The region at a dose and with a kernel, and its noise.
+
+        The region is (SIDE, SIDE), HU; the noise is its standard deviation in soft tissue.
         """
         if dose == 1:
             return self.normal, 0.0

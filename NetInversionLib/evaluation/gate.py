@@ -1,5 +1,7 @@
-"""How often the gate is right: false alarms on people of the target and on simulated scanners, and
-wrong images let through.
+"""How often the gate is right.
+
+Counted are false alarms on people of the target and on simulated scanners, and wrong images that
+are let through.
 
 Everything is measured in folds: the gate learns from the other folds' people. Families, wrong
 placements and artefacts are made on the 2 mm grid that the gate looks at; result means histogram

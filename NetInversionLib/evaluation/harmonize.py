@@ -228,8 +228,9 @@ def family_means(table: Table, measure: str = "PSNR (dB)") -> Table:
 def _over_people(
     table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str
 ) -> float:
-    """The average over people of the mean over each one's scans, in the rows whose columns hold
-    what ``where`` says.
+    """The average over people of the mean over each one's scans.
+
+    It is taken in the rows whose columns hold what ``where`` says.
     """
     columns = table.columns
     values: dict[str, list[float]] = {}
@@ -408,8 +409,9 @@ def _label_classes(scan: Scan, labels: Volume) -> np.ndarray:
 
 
 def _in_labels(scan: Scan, classes: np.ndarray | None) -> tuple[float, ...]:
-    """Two contrasts of the labelled tissues' means, as ``Tissues.contrasts``, and the Dice overlap
-    of three fitted classes.
+    """Two contrasts of tissues, and the overlap of three fitted classes.
+
+    Contrasts of the labelled tissues' means as ``Tissues.contrasts``; the overlap is Dice's.
     """
     if classes is None:
         return (float("nan"),) * 5

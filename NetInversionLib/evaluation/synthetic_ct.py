@@ -123,8 +123,9 @@ COLUMNS = (
 
 
 def quality(table: Table) -> dict:
-    """The figures of ``evaluate`` as facts for a model's card: the closing means, and each person's
-    beside the trivial predictors'.
+    """The figures of ``evaluate`` as facts for a model's card.
+
+    They are the closing means, and each person's beside the trivial predictors'.
     """
     columns = table.columns
     people = sorted(set(columns["person"]) - {"all"})
@@ -279,8 +280,10 @@ def _linear(counts: Sequence[Counts], model: models.Model):
 
 
 def _voxelwise(counts: Sequence[Counts], model: models.Model):
-    """Median HU of the training voxels in the same cell of a 24 x 16 x 16 grid over the normalised
-    channels, to within a bin of 5 HU.
+    """Median HU of the training voxels in the same cell of a grid over the channels.
+
+    The grid is 24 x 16 x 16 over the normalised channels; medians are right to within a bin of 5
+    HU.
     """
     total = sum(counts, Counts())
     table = np.zeros((math.prod(CELLS), _BINS))

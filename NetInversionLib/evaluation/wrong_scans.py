@@ -101,8 +101,9 @@ def _ghost(amount: float) -> Callable:
 
 
 def _wrap(scan: Scan, rng: np.random.Generator) -> Scan:
-    """A field of view too short by a quarter: what lies beyond its front appears at the back, and
-    is missing at its place.
+    """A field of view too short by a quarter.
+
+    What lies beyond its front appears at the back, and is missing at its place.
     """
     image, mask = scan.image * scan.mask, scan.mask.copy()
     depth = image.shape[1] // 4

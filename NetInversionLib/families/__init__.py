@@ -1,5 +1,6 @@
-"""The network families of the field, from learned inverses to registration, under the engines of
-Ideal Input and Invariances.
+"""The network families of the field, under the engines of both questions.
+
+They go from learned inverses to registration; the engines are those of Ideal Input and Invariances.
 """
 
 from ..door import door

@@ -53,8 +53,9 @@ class Operator(ABC):
         return math.sqrt(largest)
 
     def blocks(self) -> Iterator[Operator]:
-        """Parts of the operator that measure one after the other, for Kaczmarz; here all at
-        once.
+        """Parts of the operator that measure one after the other, for Kaczmarz.
+
+        Here all measure at once.
         """
         yield self
 
@@ -63,9 +64,11 @@ class Operator(ABC):
         return measured
 
     def row_scale(self) -> Tensor:
-        """What a block's misfit is divided by in a step of Kaczmarz, broadcastable to
-        (*measured_shape): the squared norm of each row where rows are orthogonal, so that the step
-        is a projection; else what keeps it from overshooting, here the squared norm of all.
+        """What a block's misfit is divided by in a step of Kaczmarz.
+
+        Broadcastable to (*measured_shape): the squared norm of each row where rows are orthogonal,
+        so that the step is a projection; else what keeps it from overshooting, here the squared
+        norm of all.
         """
         return torch.tensor(self.norm() ** 2)
 
@@ -101,8 +104,9 @@ class Matrix(Operator):
 
 
 class Fourier(Operator):
-    """Cartesian k-space of one coil: the orthonormal, centred Fourier transform of the last two
-    axes, at the places of a mask.
+    """Cartesian k-space of one coil, at the places of a mask.
+
+    It is the orthonormal, centred Fourier transform of the last two axes.
 
     Args:
         mask: (..., H, W), 1 where k-space is measured, else 0; leading axes (frames of a dynamic
@@ -167,8 +171,9 @@ class Coils(Operator):
 
 
 class ParallelBeam(Operator):
-    """Line integrals of a square image by parallel beams, in units of value times pixel: (..., A,
-    D) of (..., N, N).
+    """Line integrals of a square image by parallel beams.
+
+    They are (..., A, D) of (..., N, N), in units of value times pixel.
 
     Each pixel casts its value on the two detector elements beside its centre's shadow, in
     proportion to their nearness (pixel-driven linear interpolation); elements are a pixel wide, and
@@ -219,8 +224,10 @@ class ParallelBeam(Operator):
         return measured[..., index : index + 1, :]
 
     def row_scale(self) -> Tensor:
-        """See ``Operator``; neighbours share pixels, so steps of a block are simultaneous ones
-        (SART's), each row weighed by its sum times the largest column sum, which is 1.
+        """See ``Operator``; steps of a block are simultaneous ones (SART's).
+
+        Neighbours share pixels, so each row is weighed by its sum times the largest column sum,
+        which is 1.
         """
         sums = np.asarray(self._matrix.sum(1)).reshape(self.measured_shape)
         return torch.from_numpy(sums).to(torch.float32)
@@ -252,8 +259,9 @@ class Blur(Operator):
 
 
 class Coarse(Operator):
-    """Means over blocks of ``factor`` voxels along each of the image's axes: a scan of lower
-    resolution.
+    """A scan of lower resolution.
+
+    It takes means over blocks of ``factor`` voxels along each of the image's axes.
 
     Args:
         factor: Whole number, above 0, along all axes.
@@ -370,8 +378,9 @@ class Haar(Operator):
 
 
 def centred_fft(image: Tensor, inverse: bool = False) -> Tensor:
-    """The orthonormal Fourier transform (..., H, W) of the last two axes, zero frequency and the
-    image's origin in the middle.
+    """The orthonormal Fourier transform (..., H, W) of the last two axes.
+
+    Zero frequency and the image's origin are in the middle.
     """
     transform = torch.fft.ifft2 if inverse else torch.fft.fft2
     shifted = torch.fft.ifftshift(image, (-2, -1))

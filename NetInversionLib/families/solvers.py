@@ -22,8 +22,10 @@ from .operators import Operator
 
 @dataclass(frozen=True)
 class Sparse:
-    """The prior weight * |K x|_1: sparsity of the image (K an ``Identity``), its edges (a
-    ``Gradient``: anisotropic total variation) or its wavelets (``Haar``).
+    """The prior weight * |K x|_1: sparsity of the image, its edges or its wavelets.
+
+    K is an ``Identity`` for the image, a ``Gradient`` for its edges (anisotropic total variation),
+    a ``Haar`` for its wavelets.
     """
 
     weight: float
@@ -96,8 +98,10 @@ def cgnr(
     damping: float = 0.0,
     tolerance: float = 1e-6,
 ) -> Tensor:
-    """The image that makes |A x - b|^2 + damping |x|^2 smallest (Tikhonov), by conjugate gradients
-    on the normal equations from 0; without damping the shortest of them.
+    """The image that makes |A x - b|^2 + damping |x|^2 smallest (Tikhonov).
+
+    It is found by conjugate gradients on the normal equations from 0; without damping it is the
+    shortest of them.
 
     Args:
         operator: A.
@@ -184,8 +188,10 @@ def conjugate_gradients(
 
 
 def fista(operator: Operator, measured: Tensor, prior: Sparse, iterations: int = 200) -> Tensor:
-    """The image that makes |A x - b|^2 + prior smallest, for a prior with an orthonormal transform,
-    by accelerated proximal gradients (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009).
+    """The image that makes |A x - b|^2 + prior smallest.
+
+    The prior has an orthonormal transform; the image is found by accelerated proximal gradients
+    (Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009).
 
     Args:
         operator: A.
@@ -217,8 +223,10 @@ def admm(
     iterations: int = 200,
     inner: int = 10,
 ) -> Tensor:
-    """The image that makes |A x - b|^2 plus all priors smallest, by the alternating direction
-    method of multipliers (Boyd and colleagues, Found. Trends Mach. Learn. 3:1, 2011).
+    """The image that makes |A x - b|^2 plus all priors smallest.
+
+    It is found by the alternating direction method of multipliers (Boyd and colleagues, Found.
+    Trends Mach. Learn. 3:1, 2011).
 
     Args:
         operator: A.

@@ -169,8 +169,9 @@ def _free_form(
     radius: Tensor | None,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """What the refinement adds to ``start``, on the scan's own grid, and the correlation's course
-    by orientation.
+    """What the refinement adds to ``start``, on the scan's own grid.
+
+    With it comes the correlation's course by orientation.
     """
     spacing = model.card.spacing_mm[0]
     grids = [slices.on_grid(scan, spacing) for scan in (start, source)]

@@ -1,5 +1,6 @@
-"""Where an MR image has edges, told from the order of its values alone, so that a change of
-contrast leaves it in place.
+"""Where an MR image has edges, told from the order of its values alone.
+
+So a change of contrast leaves them in place.
 
 Along each axis the values of a small patch on one side of a voxel are compared with those of a
 patch on the other side, every one with every one: the Mann-Whitney statistic. It is 1 where all of

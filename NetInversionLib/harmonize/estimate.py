@@ -1,5 +1,6 @@
-"""Blind, anatomy-safe harmonization: which tone curve and smooth fields turn a scan into what the
-target would have shown.
+"""Blind, anatomy-safe harmonization.
+
+Which tone curve and smooth fields turn a scan into what the target would have shown?
 
 What is known of the target (``networks.corrector``): aligned to a template, every place in the head
 has its expected distribution of intensities, and people differ from it in known ways. A scan is
@@ -266,8 +267,9 @@ def probability_unchanged(tissue: Tissue, target: Target, kept: Kept, tone_alone
 
 
 def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
-    """An additive field whose gradient is at most ``MAX_SLOPE_A``: flattened around its mean as far
-    as that needs.
+    """An additive field whose gradient is at most ``MAX_SLOPE_A``.
+
+    It is flattened around its mean as far as that needs.
     """
     matrix = template_to_ras @ grid_to_template(VOXEL_MM * CELL * 2)
     flat = np.zeros_like(a)

@@ -1,5 +1,6 @@
-"""Free-form harmonization: eq. 3 of the MRFlow abstract, on every slice of a volume, in one or
-three orientations.
+"""Free-form harmonization: eq. 3 of the MRFlow abstract.
+
+It is done on every slice of a volume, in one or three orientations.
 
 Each iteration encodes the image with a flow trained on the target scanner, draws the latents
 towards the middle of the target's distribution, decodes, and takes one step in image space towards

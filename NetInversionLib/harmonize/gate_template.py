@@ -71,8 +71,9 @@ def asymmetry(flat: np.ndarray) -> np.ndarray:
 
 
 def _handedness(found: np.ndarray, template: Template) -> float:
-    """How much there is of the people's mean asymmetry: 1 for their mean, -1 for its mirror image,
-    0 for a symmetric brain.
+    """How much there is of the people's mean asymmetry.
+
+    It is 1 for their mean, -1 for its mirror image, 0 for a symmetric brain.
     """
     return float((found.astype(np.float64) * template.asymmetry)[template.inside].sum())
 
@@ -94,8 +95,10 @@ TURNS = _FIRST + [
 
 
 class Template:
-    """The target's mean on the 4 mm grid: ``flat`` and ``mask`` (42, 52, 42), and where its tissues
-    are; ``asymmetry``, the weights of the same shape that tell a scan from its mirror image.
+    """The target's mean on the 4 mm grid, and where its tissues are.
+
+    ``flat`` and ``mask`` are (42, 52, 42); ``asymmetry`` has the weights of the same shape that
+    tell a scan from its mirror image.
 
     Scans are aligned to the mean of it and its mirror image, ``even_flat`` and ``even_mask``: a
     scan and its mirror image are then placed alike, and which of them is the right one shows

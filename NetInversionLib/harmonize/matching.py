@@ -1,5 +1,6 @@
-"""The classical ways to make one scanner's intensities look like another's: what harmonization has
-to beat.
+"""The classical ways to make one scanner's intensities look like another's.
+
+They are what harmonization has to beat.
 
 Every method takes a scaled scan and knows the target by its quantiles alone (513, mean over its
 people), and gives the scaled image back, float32 [k, j, i], 0 to 1.3, air left 0. ``peers`` has
@@ -188,8 +189,9 @@ def _checked(target: np.ndarray) -> np.ndarray:
 
 
 def _knots(own: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (own value, target value) with each own value once: equal values go to the mean of
-    where they would.
+    """Pairs (own value, target value) with each own value once.
+
+    Equal values go to the mean of where they would.
     """
     values, place, count = np.unique(own, return_inverse=True, return_counts=True)
     return values, np.bincount(place, target) / count

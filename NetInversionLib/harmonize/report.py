@@ -1,5 +1,7 @@
-"""The report of one harmonization: what ``core.page`` builds, with the chapters of this
-question."""
+"""The report of one harmonization.
+
+It is what ``core.page`` builds, with the chapters of this question.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +88,9 @@ NOTES = {
 
 
 def write(result: Result, source: Volume, path: Path | str) -> Path:
-    """Write the page for a result of ``harmonize.harmonize`` and the volume it came from; replaced
-    whole.
+    """Write the page for a result of ``harmonize.harmonize``, replaced whole.
+
+    The page shows the volume that the result came from, too.
 
     Raises:
         OSError: The folder cannot be written.

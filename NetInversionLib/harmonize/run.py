@@ -1,5 +1,6 @@
-"""Harmonization: an MR volume of any scanner, as the scanner that a model knows would have shown
-it.
+"""Harmonization: an MR volume as the scanner that a model knows would have shown it.
+
+The volume may come from any scanner.
 
     result = harmonize({"source": volume}, {"model": model}, Settings())
 

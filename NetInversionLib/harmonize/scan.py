@@ -1,5 +1,6 @@
-"""MR volumes as the harmonization methods take them: a brain or head mask, one robust scale per
-volume, RAS axes.
+"""MR volumes as the harmonization methods take them.
+
+They have a brain or head mask, one robust scale per volume, and RAS axes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""How alike are two MR images, or two scanners: errors against a truth, distributions, edges,
-slices, tissues, a site probe.
+"""How alike are two MR images, or two scanners?
+
+It is told by errors against a truth, distributions, edges, slices, tissues and a site probe.
 
 Images are scaled (0 to 1.3) and [k, j, i]; every figure is of the voxels inside a mask.
 """

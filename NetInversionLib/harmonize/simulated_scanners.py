@@ -1,5 +1,6 @@
-"""Scanners that nobody has, simulated on scans of a known one: tone curves and smooth fields, with
-the truth at hand.
+"""Scanners that nobody has, simulated on scans of a known one.
+
+They are tone curves and smooth fields, so that the truth is at hand.
 
 A domain is a chain of steps, written as text ("gamma 0.75 + field 0.25 seed 3"), a list of them
 with commas. ``STANDARD`` are the seven families that harmonization is measured on: four tone
@@ -86,8 +87,9 @@ class Domain:
         return any(step.kind in DEFAULT_SEEDS for step in self.steps)
 
     def __call__(self, scan: harmonize_scan.Scan) -> harmonize_scan.Scan:
-        """The scan as the domain shows it: same grid and mask, scaled anew by the 99.5th percentile
-        inside the mask.
+        """The scan as the domain shows it: same grid and mask, scaled anew.
+
+        Its scale is the 99.5th percentile inside the mask.
 
         Raises:
             mr.ScanError: Nothing positive is left inside the mask.

@@ -1,5 +1,6 @@
-"""The anatomy-safe change of an MR image: a strictly monotone tone curve after smooth
-multiplicative and additive fields.
+"""The anatomy-safe change of an MR image: a tone curve after smooth fields.
+
+The curve is strictly monotone, the fields are a multiplicative and an additive one.
 
 T(x) = curve(m x + a) at every voxel, x in scaled units (see ``mr``). No structure of clear contrast
 can appear or vanish: at one place T never exchanges two intensities, between neighbouring places
@@ -279,8 +280,9 @@ def _straight_pieces(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nda
 
 
 def _slabs(shape, ijk_to_ras, where) -> Iterator[tuple[slice, np.ndarray]]:
-    """Slices of the first axis, about a million voxels each, and the RAS points (3, N) of their
-    (chosen) voxels.
+    """Slices of the first axis, and the RAS points (3, N) of their (chosen) voxels.
+
+    They are about a million voxels each.
     """
     thickness = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], thickness):

@@ -1,5 +1,6 @@
-"""Where a brain is unlike the target's people (a lesion, a resection), and whether a field is there
-all the same.
+"""Where a brain is unlike the target's people, and whether a field is there all the same.
+
+A lesion or a resection is unlike them.
 
 A field multiplies every tissue of a neighbourhood, and is seen from its neighbours; a lesion
 changes one tissue in one place. So two things are asked of the linear model in which an explanation

@@ -1,5 +1,7 @@
-"""Is what may change anatomy or noise? Samples split by the size of their structures, their
-principal components, and their spread inside segments.
+"""Is what may change anatomy or noise?
+
+It is told by samples split by the size of their structures, their principal components, and their
+spread inside segments.
 """
 
 from __future__ import annotations

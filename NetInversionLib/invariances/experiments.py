@@ -1,5 +1,6 @@
-"""Two questions to a denoiser at one place of a CT: could this lesion vanish, and how many
-directions does a layer lose?
+"""Two questions to a denoiser at one place of a CT.
+
+Could this lesion vanish, and how many directions does a layer lose?
 """
 
 from __future__ import annotations

@@ -201,8 +201,9 @@ def _facts(question: Question, findings: Findings, rows: dict[str, list], comple
 
 
 def deviation(findings: Findings, found: SliceState, key: str) -> np.ndarray:
-    """A map of a slice, (J, I) float32, HU, NaN where too little was sampled; the tile that is
-    worked on counts with what it has.
+    """A map of a slice, (J, I) float32, HU, NaN where too little was sampled.
+
+    The tile that is worked on counts with what it has.
     """
     if key in found.maps:
         return found.maps[key]
@@ -237,8 +238,9 @@ class _Images:
         self.result.roles[key] = role
 
     def whole(self, slices: dict[int, np.ndarray | Tensor], nothing: float | None) -> np.ndarray:
-        """A volume (K, J, I) of slices (J, I); elsewhere it is ``nothing``, or the patient's image
-        where that is None.
+        """A volume (K, J, I) of slices (J, I).
+
+        Elsewhere it is ``nothing``, or the patient's image where that is None.
         """
         hu = self.question.hu
         array = hu.numpy().copy() if nothing is None else np.full(hu.shape, nothing, np.float32)
@@ -247,8 +249,9 @@ class _Images:
         return array
 
     def put_maps(self) -> dict[str, np.ndarray]:
-        """Add the patient's image, the output and the maps; gives the standard deviations (K, J, I)
-        by ``MAPS``, HU, NaN where nothing was sampled.
+        """Add the patient's image, the output and the maps.
+
+        Gives the standard deviations (K, J, I) by ``MAPS``, HU, NaN where nothing was sampled.
         """
         found = self.findings.slices
         deviations = {

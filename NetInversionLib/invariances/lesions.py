@@ -1,5 +1,7 @@
-"""Could this lesion vanish? A nodule is put into a CT slice and moved onto the denoiser's level
-set: what is left of its contrast is what an image may hold without the output showing it.
+"""Could this lesion vanish?
+
+A nodule is put into a CT slice and moved onto the denoiser's level set: what is left of its
+contrast is what an image may hold without the output showing it.
 """
 
 from __future__ import annotations

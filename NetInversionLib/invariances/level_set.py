@@ -1,5 +1,6 @@
-"""Inputs that a network cannot tell apart: projection onto its level set, and the proof that a
-point lies on it.
+"""Inputs that a network cannot tell apart.
+
+They are projected onto its level set, and a point is proven to lie on it.
 
 The level set of a CT slice x0 is {x : RMS of f(x) - f(x0) <= epsilon HU}, or, for a hidden layer,
 {x : |Phi(x) - Phi(x0)| / |Phi(x0)| <= epsilon}. A proposal (fresh noise, a texture, a lesion, a
@@ -421,8 +422,9 @@ def verify(level_set: LevelSet, before: Tensor, after: Tensor) -> float:
 
 
 def _squared_difference(level_set: LevelSet, before: Tensor, after: Tensor) -> Tensor:
-    """Of all that the network's part gives for two slices (1, 1, J, I), on the CPU: summed over the
-    norm, or the largest mean over patches.
+    """Of all that the network's part gives for two slices (1, 1, J, I), on the CPU.
+
+    It is summed over the norm, or is the largest mean over patches.
     """
     with torch.no_grad():
         mismatch = (level_set.part(after.cpu()) - level_set.part(before.cpu())).double()

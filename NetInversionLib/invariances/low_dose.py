@@ -1,5 +1,6 @@
-"""Low-dose CT simulated from a CT at normal dose: noise made in the projections, reconstructed,
-added to the image.
+"""Low-dose CT simulated from a CT at normal dose.
+
+Noise is made in the projections, reconstructed, and added to the image.
 
 The image itself is never re-projected into the result: low dose = image + FBP(noise in the line
 integrals), so that edges keep their sharpness and no voxel changes where no noise is added. With I0
@@ -179,8 +180,9 @@ def exposed(
 
 
 def _judged(body: Tensor) -> tuple[slice, slice, slice]:
-    """Slices, rows and columns that tell the noise's strength in a body of shape (slices, J, I):
-    some hundred rows and columns do.
+    """Slices, rows and columns that tell the noise's strength in a body.
+
+    The body is of shape (slices, J, I); some hundred rows and columns do.
     """
     apart = max(1, min(body.shape[1:]) // JUDGED_ROWS)
     some = (slice(None), slice(apart // 2, None, apart), slice(apart // 2, None, apart))
@@ -193,8 +195,9 @@ def noise_images(
     settings: Sequence[LowDoseSettings],
     generator: torch.Generator,
 ) -> Iterator[Tensor]:
-    """Of each slice what ``noise_image`` gives with settings of its own; some at a time, which is
-    several times as fast.
+    """Of each slice what ``noise_image`` gives with settings of its own.
+
+    Some are made at a time, which is several times as fast.
 
     Args:
         hu: Slices of shape (slices, J, I), HU.

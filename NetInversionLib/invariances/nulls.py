@@ -1,5 +1,6 @@
-"""Networks that a denoiser's blindness is compared with: one that shows everything, and a Gaussian
-blur that takes away as much noise.
+"""Networks that a denoiser's blindness is compared with.
+
+One shows everything, the other is a Gaussian blur that takes away as much noise.
 """
 
 from __future__ import annotations

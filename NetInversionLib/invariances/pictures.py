@@ -25,8 +25,10 @@ SMALL = 0.6  # regions below this share of the slice are shown on the whole of i
 
 @dataclass(frozen=True)
 class Shown:
-    """The images of one denoiser by key without network, axes LPS; the slice, the region and what
-    of it is shown."""
+    """The images of one denoiser by key without network, axes LPS.
+
+    It knows the slice, the region, and what of it is shown.
+    """
 
     result: Result
     network: str
@@ -39,8 +41,9 @@ class Shown:
 
     @classmethod
     def of(cls, result: Result, network: str, facts: Mapping) -> Shown:
-        """The slice inside the region with the largest standard deviation, of the denoiser whose
-        keys have this network.
+        """The slice inside the region with the largest standard deviation.
+
+        It is of the denoiser whose keys have this network.
         """
         own: dict[str, Volume] = {
             Key.read(key).of(""): volume
@@ -108,8 +111,11 @@ class Shown:
         return next((name for name in names if name in self.images), None)
 
     def first(self, kind: str) -> str | None:
-        """Of a scene the image that its browser shows ("samples"), of a fresh result the first one
-        ("sample 1")."""
+        """The image of a kind that is shown first.
+
+        Of a scene it is the one that its browser shows ("samples"), of a fresh result the first one
+        ("sample 1").
+        """
         return self.key(f"{kind}s") or next(iter(self.numbered(kind)), None)
 
     def numbered(self, kind: str) -> list[Key]:
@@ -243,8 +249,10 @@ def principal_components(one: Shown) -> str:
 
 
 def lesion(one: Shown) -> str:
-    """The nodule of which most stays unnoticed: put in, and what is left of it, around the
-    point."""
+    """The nodule of which most stays unnoticed.
+
+    It is shown as put in, and as what is left of it, around the point.
+    """
     point = one.facts["settings"].get("lesion")
     if point is None or "lesion" not in one.images or "hidden lesion" not in one.images:
         return ""

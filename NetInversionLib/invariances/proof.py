@@ -120,8 +120,9 @@ def measure_references(
     proposer: Proposer,
     generator: torch.Generator,
 ) -> None:
-    """What the samples' measure is to be compared with: other places, fresh noise, and the
-    autoencoder by itself.
+    """What the samples' measure is to be compared with.
+
+    That is with other places, fresh noise, and the autoencoder by itself.
     """
     target, hu = whole.target, question.hu[whole.k]
     elsewhere = _other_places(question, target, hu, generator)
@@ -144,8 +145,9 @@ def measure_references(
 def _other_places(
     question: Question, target: LevelSet, hu: Tensor, generator: torch.Generator
 ) -> float:
-    """The measure when the region shows another place of the slice (J, I), HU: what two unrelated
-    images differ by.
+    """The measure when the region shows another place of the slice (J, I), HU.
+
+    That is what two unrelated images differ by.
 
     Beyond the slice's edges comes its other side, so that there are other places however large the
     region is.
@@ -169,8 +171,9 @@ def prove_projected(
 def prove_shown(
     question: Question, findings: Findings, whole: TileState, proposals: Tensor
 ) -> None:
-    """Samples that were put together from tiles, which were proven one by one: each is taken back
-    towards the patient's image until the whole of it is unnoticed.
+    """Prove samples that were put together from tiles, which were proven one by one.
+
+    Each is taken back towards the patient's image until the whole of it is unnoticed.
 
     Args:
         question: What is asked.
@@ -209,8 +212,9 @@ def lines_so_far(question: Question, findings: Findings) -> dict[str, list]:
 
 
 def _line(question: Question, found: SliceState, tile: TileState) -> dict[str, float | int | str]:
-    """One line of table "proof": what the samples do to the layer, beside the references; figures
-    that a tile or a whole region has not are not numbers.
+    """One line of table "proof": what the samples do to the layer, beside the references.
+
+    Figures that a tile or a whole region has not are not numbers.
     """
     window, units, moved = tile.window, tile.target.units, tile.moved
     tried = tile.measures or [p.proposed for p in moved]
@@ -300,8 +304,9 @@ def _tell_samples(
 def _tell_components(
     question: Question, findings: Findings, whole: TileState, changes: Tensor
 ) -> None:
-    """Principal components of a slice's accepted samples (N, H, W), HU; what each does to the layer
-    is measured, not assumed.
+    """Principal components of a slice's accepted samples (N, H, W), HU.
+
+    What each does to the layer is measured, not assumed.
     """
     target, found = whole.target, findings.slices[whole.k]
     components_found = components.principal_components(changes, question.settings.components)

@@ -1,5 +1,6 @@
-"""Changes proposed to a CT slice, in HU: fresh noise of the same dose, random texture, or what a
-trained sampler draws.
+"""Changes proposed to a CT slice, in HU.
+
+They are fresh noise of the same dose, random texture, or what a trained sampler draws.
 """
 
 from __future__ import annotations

@@ -76,8 +76,9 @@ class Question:
         return self.normalised(hu)[:, None].to(self.device)
 
     def moved(self, target: LevelSet, changes: Tensor) -> Tensor:
-        """Changes (N, H, W) of the patient's image in HU as normalised contents (N, 1, H, W) of the
-        region.
+        """Changes (N, H, W) of the patient's image in HU as normalised contents.
+
+        Those are (N, 1, H, W), of the region.
         """
         return target.start + (changes / self.scale)[:, None].to(self.device)
 

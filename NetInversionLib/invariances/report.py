@@ -1,5 +1,7 @@
-"""The report of one search for invariances: what ``core.page`` builds, with the chapters of this
-question."""
+"""The report of one search for invariances.
+
+It is what ``core.page`` builds, with the chapters of this question.
+"""
 
 from __future__ import annotations
 

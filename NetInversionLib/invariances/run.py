@@ -1,5 +1,6 @@
-"""Invariances of a CT denoiser: what may change in a low-dose image without the network noticing,
-sampled and proven.
+"""Invariances of a CT denoiser, sampled and proven.
+
+What may change in a low-dose image without the network noticing?
 
     result = invariances({"low_dose": volume}, {"denoiser": model}, Settings())
 
@@ -175,8 +176,9 @@ def answered(asked: Question, progress: Progress = Progress()) -> Result:
 
 
 def _search_slice(asked: Question, findings: Findings, k: int, reporter: Reporter) -> None:
-    """One axial slice: every proposal is tried on the whole region, then some are projected, tile
-    by tile.
+    """One axial slice: every proposal is tried on the whole region.
+
+    Then some are projected, tile by tile.
     """
     settings, region, hu = asked.settings, asked.region, asked.hu[k]
     x0 = asked.batch(hu[None])
@@ -301,8 +303,9 @@ def _try_lesions(asked: Question, findings: Findings, progress: Progress) -> Non
 
 
 def _count_directions(asked: Question, findings: Findings, progress: Progress) -> None:
-    """How many directions the layers lose, in the middle slice, for changes as strong as those that
-    were tried there.
+    """How many directions the layers lose, in the middle slice.
+
+    They are counted for changes as strong as those that were tried there.
     """
     settings, slices = asked.settings, asked.slices
     epsilon_hu = settings.epsilon_hu

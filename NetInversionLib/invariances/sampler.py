@@ -32,8 +32,9 @@ def placed(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def check_sampler(sampler: Model, denoiser: Model) -> None:
-    """Raises ModelError where it is no sampler, or one of another denoiser; or its weights are not
-    numbers.
+    """Raise ModelError where it is no sampler, or one of another denoiser.
+
+    Likewise where its weights are not numbers.
     """
     card, network = sampler.card, sampler.network
     if card.task != SAMPLING:

@@ -1,5 +1,6 @@
-"""How many input directions a layer really loses: the singular values of its Jacobian, all of them
-or their density.
+"""How many input directions a layer really loses.
+
+That is told by the singular values of its Jacobian, all of them or their density.
 
 A gain is what a change of the region's content of root mean square 1 (normalised units) does to the
 level set's measure: HU of output, or the relative change of a hidden layer. A direction is lost for
@@ -149,8 +150,9 @@ def _density(
 
 
 def _lanczos(jacobian: _Jacobian, q: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Diagonal and off-diagonal of J'J in the Krylov basis of q, orthogonalised again at every
-    step.
+    """Diagonal and off-diagonal of J'J in the Krylov basis of q.
+
+    It is orthogonalised again at every step.
     """
     basis, diagonal, off = [q], [], []
     for step in range(steps):
@@ -181,8 +183,9 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 class _Jacobian:
-    """The Jacobian of a level set's layer at the patient's content, by a copy of the network in
-    float64 on ``device``.
+    """The Jacobian of a level set's layer at the patient's content.
+
+    It is taken by a copy of the network in float64 on ``device``.
     """
 
     def __init__(self, level_set: LevelSet):

@@ -43,8 +43,9 @@ INTERMEDIATE_SHARE = 0.05
 
 
 class _Reporter(Progress):
-    """Sends what a task reports to the parent process, gathered into one JSON line per
-    ``MESSAGE_INTERVAL``.
+    """Sends what a task reports to the parent process.
+
+    It is gathered into one JSON line per ``MESSAGE_INTERVAL``.
 
     A thread of its own does it: the task never waits for a parent that is busy, and its last words
     before a long silence arrive too.

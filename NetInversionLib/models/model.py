@@ -1,5 +1,6 @@
-"""Model files: one ``.safetensors`` with the weights and, in its header, a card that says what the
-model is.
+"""Model files: one ``.safetensors`` with the weights and a card.
+
+The card, in the file's header, says what the model is.
 
 Nothing in a model file is code: the card names an architecture of ``networks`` and its arguments,
 and every name, shape and type is checked before a weight is read. Reading a card needs neither

@@ -61,8 +61,9 @@ def published_arguments(state: Mapping[str, Tensor]) -> dict:
 
 
 def _converted(state: Mapping[str, Tensor], arguments: dict) -> dict[str, Tensor]:
-    """Our names and shapes: the first layers cut into the latents' and the condition's part, scales
-    as logarithms.
+    """Our names and shapes.
+
+    The first layers are cut into the latents' and the condition's part, and scales are logarithms.
     """
     half, yes = arguments["channels"] // 2, torch.tensor(True)
     new = {"initialised": yes, "embedder.initialised": yes.clone()}

@@ -1,5 +1,6 @@
-"""Conditional invertible network t(.|z): latents of an autoencoder, given a layer's activations z,
-to normal noise and back.
+"""Conditional invertible network t(.|z): latents of an autoencoder to normal noise and back.
+
+They are given a layer's activations z.
 
 Blocks of ActNorm, two affine couplings (each half of the channels scales and shifts the other) and
 a fixed shuffle. A shallow network H embeds z in h, and every coupling sees h beside its half. What
@@ -307,8 +308,9 @@ class PreparedCINN:
 
 
 class _Given(NamedTuple):
-    """What a block takes from the condition: for each coupling that of the log-scale's and that of
-    the shift's network.
+    """What a block takes from the condition.
+
+    It holds for each coupling that of the log-scale's and that of the shift's network.
     """
 
     first: tuple[Tensor, Tensor]
@@ -359,8 +361,9 @@ class _Block(nn.Module):
 
 
 class _Coupling(nn.Module):
-    """One half of the channels times exp(s) plus t, both functions of the other half and the
-    condition.
+    """One half of the channels times exp(s) plus t.
+
+    Both are functions of the other half and the condition.
     """
 
     def __init__(

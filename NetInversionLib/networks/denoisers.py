@@ -1,5 +1,6 @@
-"""Networks that remove noise from low-dose CT, with the key names of the published weights
-(ldct-benchmark).
+"""Networks that remove noise from low-dose CT.
+
+They have the key names of the published weights (ldct-benchmark).
 
 All take and give one channel of any size, (N, 1, H, W), in normalised units; none ends in a ReLU,
 since the units are centred on zero. The layers that the sources count include the ReLUs: 1 is the

@@ -307,8 +307,9 @@ class Chain(torch.autograd.Function):
 
 
 class _Gradients:
-    """Sums of gradients, allocated beforehand: small blocks kept between large ones that go would
-    fragment the memory.
+    """Sums of gradients, allocated beforehand.
+
+    Small blocks kept between large ones that go would fragment the memory.
     """
 
     def __init__(self, tensors: list[Tensor | None]):

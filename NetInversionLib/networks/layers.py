@@ -152,8 +152,10 @@ OF_TWO = frozenset(("add", "sub", "mul", "div", "matmul", "bmm"))
 
 
 def _run(network: nn.Module, image: Tensor, seen) -> Tensor | None:
-    """The output, ``seen(name, layer, output)`` called at every innermost module, and at every
-    function (of ``FUNCTIONS``) that is called between them; ``layer`` is the module, or a name.
+    """The output, with ``seen(name, layer, output)`` called at every innermost module.
+
+    And at every function (of ``FUNCTIONS``) that is called between them; ``layer`` is the module,
+    or a name.
 
     Ends, with None, when that gives True.
     """

@@ -1,5 +1,6 @@
-"""All that harmonization knows of one target scanner: the flow, the estimator of corrections, and
-figures of its people.
+"""All that harmonization knows of one target scanner.
+
+It holds the flow, the estimator of corrections, and figures of its people.
 """
 
 from __future__ import annotations

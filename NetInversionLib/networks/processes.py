@@ -1,5 +1,6 @@
-"""Sums over the processes that train together (``training.Group``), for what a network measures of
-a whole batch.
+"""Sums over the processes that train together (``training.Group``).
+
+They are for what a network measures of a whole batch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Sampler of what a denoiser's layer leaves open: an autoencoder of low-dose images and, for each
-layer, a conditional flow.
+"""Sampler of what a denoiser's layer leaves open.
+
+It is an autoencoder of low-dose images and, for each layer, a conditional flow.
 
 Samples are x = D(t^-1(v | z)), v standard normal, z the layer's activations: images that the layer
 should not tell apart, as far as autoencoder and flow are right. Source: Eulig, Ommer & Kachelriess,

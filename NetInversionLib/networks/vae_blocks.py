@@ -42,8 +42,9 @@ class BatchNorm(nn.Module):
         )
 
     def _together(self, x: Tensor) -> Tensor:
-        """By mean and variance over the batches of all processes, so that they learn what one would
-        from the whole.
+        """By mean and variance over the batches of all processes.
+
+        So they learn what one would from the whole.
 
         torch's SyncBatchNorm does this on GPUs only.
         """
@@ -120,8 +121,10 @@ class _ConditionalNorm(BatchNorm):
 
 
 def _modulated(x: Tensor, scale: Tensor, shift: Tensor, in_place: bool = False) -> Tensor:
-    """x times scale plus shift, (N, C) or maps of a smaller size, each value for the square of
-    voxels that it covers; ``in_place``: x holds it.
+    """x times scale plus shift.
+
+    They are (N, C) or maps of a smaller size, each value for the square of voxels that it covers;
+    ``in_place``: x holds it.
     """
     if scale.ndim == 2:
         scale, shift = scale[:, :, None, None], shift[:, :, None, None]

@@ -1,5 +1,7 @@
-"""Batched annealed descent: many images are moved together towards the least absolute error of a
-network, each with its own state and its own best point.
+"""Batched annealed descent.
+
+Many images are moved together towards the least absolute error of a network, each with its own
+state and its own best point.
 
 The absolute error has a kink at every voxel that is right, so curvature measured from its gradients
 is mostly noise, and a method that looks at the size of the gradients alone goes further. The step
@@ -207,8 +209,9 @@ class _Run:
         return True
 
     def move(self, r: _Rows, g: Tensor, usable: Tensor, evaluation: int) -> None:
-        """A step against the gradients kept; a row that is not usable goes back to its best point
-        and forgets them.
+        """A step against the gradients kept.
+
+        A row that is not usable goes back to its best point and forgets them.
         """
         usable_x = _column(usable, r.x)
         slot = (evaluation - 1) % self.options.kept
@@ -270,8 +273,10 @@ class _Run:
         return means * (self.block / self.x.shape[1])
 
     def combined(self, ring: Tensor, coefficients: Tensor) -> Tensor:
-        """The gradients of the ring (rows, kept, C, *space) times the coefficients of their block
-        (rows, *blocks, kept), summed: (rows, C, *space).
+        """The gradients of the ring times the coefficients of their block, summed.
+
+        Gradients are (rows, kept, C, *space), coefficients (rows, *blocks, kept), the sum (rows, C,
+        *space).
         """
         weights = coefficients.movedim(-1, 1)
         for axis, size in enumerate(ring.shape[3:], 2):

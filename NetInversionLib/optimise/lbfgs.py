@@ -1,13 +1,14 @@
-"""Batched L-BFGS: many independent minimisations advance together, one network evaluation at a
-time.
+"""Batched L-BFGS: many independent minimisations advance together.
+
+They share one network evaluation at a time.
 
 Each item (row) of the batch has its own history, step length, line search and stopping test. Rows
 are small state machines: while one row brackets its step, another extends its step and a third
 takes a new direction, all in the same evaluation. Rows that are done leave the batch. The host
 waits for the device once per evaluation.
 
-    def value_and_gradient(x, items):            # x: (rows, *shape), items: which problems these
-        rows are return loss_per_row, gradient_like_x
+    def value_and_gradient(x, items):  # x: (rows, *shape), items: which problems these rows are
+        return loss_per_row, gradient_like_x
 
     solution = minimize(by_autograd(loss), start, Options(max_evaluations=300))
 """
@@ -302,8 +303,9 @@ class _Run:
         self.judge(r, evaluation, hopeless)
 
     def next_step(self, r: _Rows, f: Tensor, before: Tensor, lower_enough: Tensor) -> None:
-        """The step to try next if this one is not taken: bisect the bracket, or double while it is
-        open.
+        """The step to try next if this one is not taken.
+
+        Bisect the bracket, or double while it is open.
         """
         t = r.t
         # The parabola through f(0), f'(0) and f(t) has its minimum here; kept within the middle of
@@ -318,8 +320,9 @@ class _Run:
         r.t = torch.where(torch.isinf(r.high), 2 * t, shorter)
 
     def remember(self, r: _Rows, accept: Tensor, s: Tensor, y: Tensor, usable: Tensor) -> Tensor:
-        """Store the pair of every accepted row whose curvature is clearly positive, for whatever
-        scale of loss.
+        """Store the pair of every accepted row whose curvature is clearly positive.
+
+        It is clearly positive or not whatever the scale of the loss.
 
         Gives the products of the history with the gradient: one sweep over the history serves both.
         """
@@ -340,8 +343,9 @@ class _Run:
         return with_g
 
     def aim(self, r: _Rows, which: Tensor, with_g: Tensor) -> None:
-        """New directions for the rows in ``which``: quasi-Newton, or the gradient where that does
-        not descend.
+        """New directions for the rows in ``which``.
+
+        They are quasi-Newton, or the gradient where that does not descend.
         """
         free = self.free(r.x, r.g)
         g = r.g * free
@@ -399,8 +403,9 @@ class _Run:
         return h.addcmul_(g, r.gamma.to(g.dtype)[:, None])
 
     def products(self, r: _Rows, *vectors: Tensor) -> tuple[Tensor, ...]:
-        """Dot products of every stored s and y with each vector, (rows, 2 * history), float64 sums
-        of float32 blocks.
+        """Dot products of every stored s and y with each vector, (rows, 2 * history).
+
+        They are float64 sums of float32 blocks.
         """
         columns = torch.stack(vectors, 2)
         return sum(
@@ -476,8 +481,9 @@ def _solve(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
 
 
 def _blocks(n: int) -> list[tuple[int, int]]:
-    """Pieces of an axis, 8192 long or 32 in number: short enough that float32 sums over them lose
-    little.
+    """Pieces of an axis, 8192 long or 32 in number.
+
+    They are short enough that float32 sums over them lose little.
     """
     size = max(8192, -(-n // 32))
     return [(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,5 +1,6 @@
-"""The error of a network's output as a function of its input, whole or in tiles, within a memory
-budget.
+"""The error of a network's output as a function of its input.
+
+It is taken whole or in tiles, within a memory budget.
 
 ``Objective`` evaluates eq. 2 of the ideal-input method and its gradient for many images at once.
 Images go through the network a few at a time; an image too large for the budget goes through in
@@ -36,8 +37,9 @@ class Terms:
 
 
 class WholeImage(ValueError):
-    """Every output voxel of a network depends on the whole image (attention, global pooling or
-    normalisation): tiles would not be exact.
+    """Every output voxel of a network depends on the whole image: tiles would not be exact.
+
+    So it is with attention, global pooling or normalisation.
     """
 
 
@@ -205,8 +207,9 @@ class Objective:
         return 1 / self.voxels[image] if self.terms.mean else torch.ones_like(self.voxels[image])
 
     def _tiles(self) -> Iterator[tuple[tuple, tuple, tuple]]:
-        """(window to feed, core to keep in image coordinates, the same core inside the window) for
-        every tile.
+        """For every tile the window to feed and the core to keep, twice.
+
+        The core is in image coordinates, and the same inside the window.
         """
         axes = []
         for size, tile in zip(self.space, self.tile):

@@ -21,8 +21,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 class BatchLogic(ModuleLogic):
-    """Which volumes a batch has. The parameter node ``node`` has the fields ``sourceVolume`` and
-    ``maskNode``.
+    """Which volumes a batch has.
+
+    The parameter node ``node`` has the fields ``sourceVolume`` and ``maskNode``.
     """
 
     def batch(self, node: Any) -> list[slicer.vtkMRMLNode]:
@@ -59,8 +60,10 @@ class BatchLogic(ModuleLogic):
 
 
 class BatchPanel(ModulePanel):
-    """A panel whose Apply runs one volume after the other. Its .ui file has ``batchLabel``,
-    ``batchGroupBox`` and ``batchWidget``, whose layout gets a check box for each volume.
+    """A panel whose Apply runs one volume after the other.
+
+    Its .ui file has ``batchLabel``, ``batchGroupBox`` and ``batchWidget``, whose layout gets a
+    check box for each volume.
 
     ``_ends`` has name and end ("done", "failed", "stopped"; "" before) of each volume, ``_waiting``
     place there and node of those still to come, ``_place`` is that of the one whose turn it is.
@@ -100,8 +103,9 @@ class BatchPanel(ModulePanel):
             self.refresh()
 
     def _showBatch(self) -> None:
-        """A check box for each of the scene's volumes that can be ticked; they are made anew only
-        for other volumes.
+        """A check box for each of the scene's volumes that can be ticked.
+
+        They are made anew only for other volumes.
         """
         offered = {
             volume.GetID(): texts.on_button(volume.GetName())

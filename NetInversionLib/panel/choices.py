@@ -21,8 +21,9 @@ from .words import tr as _
 
 
 class RegionChoice(enum.Enum):
-    """Base of a module's own enum, whose members have some of these names: AROUND, WHOLE,
-    DISPLAYED, SLICES, ROI.
+    """Base of a module's own enum of regions.
+
+    Its members have some of these names: AROUND, WHOLE, DISPLAYED, SLICES, ROI.
     """
 
     def label(self) -> str:

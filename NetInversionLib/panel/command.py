@@ -19,8 +19,9 @@ MOST_WORDS = 4000
 
 
 class Command:
-    """Runs ``netinversion WORDS --json``; exactly one of the last two callbacks comes, unless it is
-    closed.
+    """Runs ``netinversion WORDS --json``.
+
+    Exactly one of the last two callbacks comes, unless it is closed.
 
     Args:
         words: Of the command line.

@@ -26,8 +26,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 class QtJob:
-    """A request running in a worker process; everything comes back through callbacks, in the main
-    thread.
+    """A request running in a worker process.
+
+    Everything comes back through callbacks, in the main thread.
 
     The job starts when it is made; no callback is called before the event loop runs again. Exactly
     one of the last two is called, once, unless the job is discarded; by then the worker has ended
@@ -78,8 +79,9 @@ class QtJob:
         return not self._over
 
     def cancel(self) -> None:
-        """End the worker now. The final callback follows within a second, with what there is; no
-        other callback does.
+        """End the worker now.
+
+        The final callback follows within a second, with what there is; no other callback does.
 
         A result that is complete by now is still delivered. Calling this again, or after the end,
         does nothing.
@@ -88,14 +90,16 @@ class QtJob:
         self._kill()
 
     def intermediate(self) -> steps.Steps:
-        """Steps whose value is the newest intermediate result, or None; they raise OSError if the
-        job ends meanwhile.
+        """Steps whose value is the newest intermediate result, or None.
+
+        They raise OSError if the job ends meanwhile.
         """
         return jobs.load_intermediate(self._folder)
 
     def discard(self) -> None:
-        """End the job at once and without any callback: the scene or the application closes. May be
-        called again.
+        """End the job at once and without any callback: the scene or the application closes.
+
+        May be called again.
         """
         if self.running:
             self._kill()
@@ -104,8 +108,9 @@ class QtJob:
             self._end()
 
     def _life(self, request: jobs.Request) -> steps.Steps:
-        """All that the job does, in steps: each yields True if the next may follow at once, False
-        if it must wait.
+        """All that the job does, in steps.
+
+        Each yields True if the next may follow at once, False if it must wait.
         """
         result: Result | None = None
         last: Result | None = None

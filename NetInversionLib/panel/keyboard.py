@@ -9,8 +9,9 @@ CONTROLS = ("QComboBox", "QLineEdit", "QAbstractButton", "QAbstractSpinBox", "QA
 
 
 def visit_after(first: qt.QWidget, widgets: list[qt.QWidget]) -> None:
-    """Have the Tab key go from ``first`` through widgets that were made later, and on to what
-    followed ``first`` before.
+    """Have the Tab key go from ``first`` through widgets that were made later.
+
+    From them it goes on to what followed ``first`` before.
     """
     stops = [_stop(widget) for widget in (first, *widgets)]
     for before, after in zip(stops, stops[1:]):
@@ -18,8 +19,9 @@ def visit_after(first: qt.QWidget, widgets: list[qt.QWidget]) -> None:
 
 
 def _stop(widget: qt.QWidget) -> qt.QWidget:
-    """What the Tab key visits: the first control in a widget that is put together from several, or
-    else itself.
+    """What the Tab key visits.
+
+    The first control in a widget that is put together from several, or else itself.
     """
     parts = [
         part

@@ -66,8 +66,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     _parameters = None
 
     def getParameterNode(self) -> Any:
-        """The scene's parameter node as ``PARAMETERS``: the same object as long as it is the same
-        node.
+        """The scene's parameter node as ``PARAMETERS``.
+
+        It is the same object as long as it is the same node.
 
         Every one that Slicer's wrapper makes observes the node, once for each of its fields.
         """
@@ -112,8 +113,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         return {path: other for path, other in self.models().items() if str(path) != first}
 
     def secondPath(self, node: Any) -> str:
-        """Path of the second model that a parameter node names: a shipped one by its file name. ""
-        for none.
+        """Path of the second model that a parameter node names; "" for none.
+
+        A shipped one is named by its file name.
         """
         shipped = {path.name: str(path) for path in self.models()}
         return shipped.get(node.secondModel, node.secondModel)
@@ -145,8 +147,10 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     # Runs
 
     def computed(self, request: jobs.Request, progress: Progress | None = None) -> Result:
-        """The request's result: computed here, or in a worker where a network's file can run code,
-        so that nothing of it runs inside Slicer.
+        """The request's result, computed here or in a worker.
+
+        It is computed in a worker where a network's file can run code, so that nothing of it runs
+        inside Slicer.
 
         Raises:
             Exception: Whatever the task raises; from a worker, JobError with its words.
@@ -197,8 +201,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
     # Results
 
     def shownAs(self, result: Result, inputs: dict) -> dict:
-        """By key of the result, a node (or an earlier key) whose window an image takes. ``inputs``:
-        nodes by role.
+        """By key of the result, a node (or an earlier key) whose window an image takes.
+
+        ``inputs``: nodes by role.
         """
         return {}
 
@@ -208,8 +213,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         inputNode: slicer.vtkMRMLNode | None,
         inputs: dict[str, slicer.vtkMRMLNode] | None = None,
     ) -> steps.Steps:
-        """Steps that write a result into the scene beside ``inputNode``, in a folder, whole or not
-        at all.
+        """Steps that write a result into the scene beside ``inputNode``.
+
+        It is in a folder, whole or not at all.
 
         Their value is a ``NetInversionLib.scene.results.Written``. Tables, charts and the text of
         an earlier run on the same input are filled anew.
@@ -271,8 +277,9 @@ class ModuleLogic(ReportLogic, ScriptedLoadableModuleLogic):
         return {key: node for key, node in nodes.items() if scene_runs.has_data(node)}
 
     def facts(self, nodes: Nodes) -> dict:
-        """What a result's text records; empty if it was removed, or the scene was saved without
-        it.
+        """What a result's text records.
+
+        They are empty if it was removed, or the scene was saved without it.
         """
         text = nodes["facts"].GetText() if nodes.get("facts") is not None else ""
         return json.loads(text) if text else {}

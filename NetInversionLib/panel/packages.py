@@ -19,8 +19,9 @@ class PackagesMissing(RuntimeError):
 
 
 def ensure_packages(requester: str, more: dict[str, str] | None = None) -> None:
-    """See to it that everything a job imports is installed, asking the user first; call it on
-    Apply.
+    """See to it that everything a job imports is installed, asking the user first.
+
+    Call it on Apply.
 
     Nothing is downloaded without the user's consent, and nothing at all in Slicer's testing mode.
 
@@ -98,8 +99,9 @@ def _install_torch(requester: str, requirement: str) -> None:
 
 
 def _install(requester: str, requirements: list[str]) -> None:
-    """Through slicer.packaging, or in a Slicer before 5.12 through slicer.util after the same
-    question.
+    """Through slicer.packaging, or through slicer.util after the same question.
+
+    The latter in a Slicer before 5.12.
     """
     wanted = ", ".join(requirements)
     try:

@@ -40,8 +40,9 @@ ADD = "+"
 
 
 class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Base of a module's widget: the life of its panel, the list of models, and a run from Apply to
-    the result shown.
+    """Base of a module's widget.
+
+    It has the life of its panel, the list of models, and a run from Apply to the result shown.
 
     The panel is idle (``_going`` is None), or a run goes on: it reads its volumes, computes, then
     writes its result (``_going.writer``). All that time Apply is Cancel. Cancel, an input node that
@@ -163,8 +164,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         self._measureSpeed()
 
     def _measureSpeed(self) -> None:
-        """Have the computer's speed measured, in a process of its own, so that the first estimate
-        is right.
+        """Have the computer's speed measured, in a process of its own.
+
+        So the first estimate is right.
         """
         if self._parameterNode is None or not installed("torch") or slicer.app.testingEnabled():
             return
@@ -197,8 +199,10 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
             self.initializeParameterNode()
 
     def onSceneStartImport(self, caller: vtk.vtkObject, event: str) -> None:
-        """At the import's end the node selectors let go of their nodes, which is not the user's
-        choice.
+        """Let no widget change the parameter node while a scene is read.
+
+        At the end of the import the node selectors let go of their nodes, which is not the choice
+        of the user.
         """
         self._disconnectGui()
         self._writing = True
@@ -263,8 +267,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         self._writing = False
 
     def _onAdvanced(self, collapsed: bool) -> None:
-        """Look for devices when they are first wanted: that takes torch, which takes a second or
-        two.
+        """Look for devices when they are first wanted.
+
+        That takes torch, which takes a second or two.
         """
         if not collapsed:
             self._fillDevices(self.logic.devices())
@@ -298,8 +303,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         self.setValues(modelFile=path)
 
     def _onModelFileValid(self, valid: bool) -> None:
-        """The line tells only of what could be a model file's path: not of a text that is cleared,
-        for example.
+        """The line tells only of what could be a model file's path.
+
+        It does not tell of a text that is cleared, for example.
         """
         if not valid:
             self.setValues(modelFile="")
@@ -422,16 +428,18 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
         self._cancel(run.problem)
 
     def _catchUpSoon(self) -> None:
-        """Once the scene has settled: a deleted result has dozens of nodes, and undoing removes
-        some to put others.
+        """Catch up once the scene has settled.
+
+        A deleted result has dozens of nodes, and undoing removes some to put others.
         """
         if not self._catchingUp:
             self._catchingUp = True
             qt.QTimer.singleShot(0, self._catchUp)
 
     def _catchUp(self) -> None:
-        """Follow a new parameter node if a person has removed the old one; show no result that is
-        gone.
+        """Follow a new parameter node if a person has removed the old one.
+
+        Show no result that is gone.
         """
         self._catchingUp = False
         if self._parameterNode is None:  # the scene was closed, or the panel is gone

@@ -45,8 +45,9 @@ def cardText(path: str, card: Card) -> str:
 
 
 def mapsPicture(maps: dict[str, np.ndarray], high: float, size: int = 220) -> qt.QPixmap:
-    """A picture of maps ({title: (J, I), 0 to ``high``}) side by side in the colours of role
-    "spread".
+    """A picture of maps side by side in the colours of role "spread".
+
+    Maps are {title: (J, I), 0 to ``high``}.
     """
     stops = np.array([list(bytes.fromhex(color)) for color in display.COLORS["spread"].split()])
     picture = qt.QPixmap(size * len(maps), size + 20)
@@ -94,8 +95,9 @@ def curvePicture(
 
 
 def curvePixels(curves: dict, left: int, top: int, width: int, height: int) -> tuple[dict, list]:
-    """(lines as pixels by name, labels of the axes' ends as (text, x, y)): logarithmic upwards
-    where all are above 0.
+    """Lines as pixels by name, and labels of the axes' ends as (text, x, y).
+
+    Upwards it is logarithmic where all are above 0.
     """
     points = [point for line in curves.values() for point in line if math.isfinite(point[1])]
     if len(points) < 2:

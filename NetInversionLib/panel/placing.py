@@ -25,8 +25,9 @@ def slice_point(view: str) -> Point:
 
 
 def point_in(grid: Volume, point: Point) -> Point:
-    """The point, or the middle of the grid (K, J, I) where it lies outside: the view shows another
-    volume.
+    """The point, or the middle of the grid (K, J, I) where it lies outside.
+
+    Then the view shows another volume.
     """
     try:
         volumes.region_from_ras_points(grid, np.array([point]))

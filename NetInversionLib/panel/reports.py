@@ -1,5 +1,7 @@
-"""Reports of results, the same in every module: two buttons in the panel, one call in the
-console."""
+"""Reports of results, the same in every module.
+
+They take two buttons in the panel, one call in the console.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +90,10 @@ class ReportLogic:
 
 
 class ReportPanel:
-    """Part of a module's widget with the buttons Save report and Show report; see
-    ``panel.ModulePanel``."""
+    """Part of a module's widget with the buttons Save report and Show report.
+
+    See ``panel.ModulePanel``.
+    """
 
     if TYPE_CHECKING:
         moduleName: str

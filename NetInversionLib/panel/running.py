@@ -68,8 +68,9 @@ class Run:
 
 
 class PanelProgress(Progress):
-    """For a run in this process: hands on what it reports, keeps the last intermediate result,
-    serves the panel.
+    """Progress of a run in this process.
+
+    It hands on what the run reports, keeps the last intermediate result, and serves the panel.
     """
 
     def __init__(
@@ -185,8 +186,9 @@ class RunningPanel:
             self._onRefused(error)
 
     def _runHere(self, run: Run, request: jobs.Request) -> None:
-        """In this process, for when no other can be started; the panel is served whenever the run
-        reports.
+        """Run in this process, for when no other can be started.
+
+        The panel is served whenever the run reports.
         """
         progress = run.progress = PanelProgress(self._onProgress, self.say, self._onPoint)
         failure = None
@@ -259,8 +261,9 @@ class RunningPanel:
             self._preview(self._going)
 
     def _preview(self, run: Run) -> None:
-        """Have the newest intermediate result shown; one that cannot be read (the job may end
-        meanwhile) is not.
+        """Have the newest intermediate result shown.
+
+        One that cannot be read (the job may end meanwhile) is not.
         """
         run.previewed = time.monotonic()
 
@@ -324,8 +327,9 @@ class RunningPanel:
         done: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        """Write a result into the scene and show it; then ``done()``, or ``failed(error)`` with the
-        scene as it was.
+        """Write a result into the scene and show it.
+
+        Then ``done()``, or ``failed(error)`` with the scene as it was.
         """
         run = self._going
         self.ui.progressBar.setValue(1000)

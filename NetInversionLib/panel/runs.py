@@ -1,5 +1,6 @@
-"""The list of a module's results in its panel: which one is shown, and a button that deletes one
-with all its nodes.
+"""The list of a module's results in its panel.
+
+It says which one is shown, and has a button that deletes one with all its nodes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from .words import tr as _
 
 
 class RunList:
-    """Follows the scene's results of a module in the widgets ``shownRunSelector`` and
-    ``deleteRunButton`` of its panel.
+    """Follows the scene's results of a module in two widgets of its panel.
+
+    They are ``shownRunSelector`` and ``deleteRunButton``.
 
     Args:
         panel: The ``ModulePanel``; ``logic.runs()`` says what there is, the parameter node's

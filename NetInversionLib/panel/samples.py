@@ -66,8 +66,10 @@ def downloaded(name: str) -> Volume:
 
 
 def sample_ct() -> Volume:
-    """A CT (K, J, I), HU: ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names, or
-    Slicer's own sample CTChest.
+    """A CT (K, J, I), HU, for a first try.
+
+    It is ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names, or Slicer's own sample
+    CTChest.
     """
     folder = os.environ.get("NETINVERSION_DATA")
     if folder:

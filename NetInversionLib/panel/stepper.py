@@ -19,8 +19,9 @@ BUDGET = 0.02
 
 
 class Stepper:
-    """Does the steps of a generator from the event loop, as many as fit into ``BUDGET`` every
-    ``TICK_MS``.
+    """Does the steps of a generator from the event loop.
+
+    It does as many as fit into ``BUDGET`` every ``TICK_MS``.
 
     A step yields True if the next may follow at once, False if it has to wait for something.
 
@@ -47,8 +48,9 @@ class Stepper:
         self._timer.start()
 
     def close(self) -> None:
-        """Do no more steps, and have the generator undo what it has begun; no callback follows. May
-        be called again.
+        """Do no more steps, and have the generator undo what it has begun.
+
+        No callback follows; may be called again.
         """
         self._stop()
         if not self._is_within_a_step():  # else the generator itself ends the matter

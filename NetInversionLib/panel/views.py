@@ -1,5 +1,6 @@
-"""How a result is shown in Slicer's views: the layout, what each view shows, its legend, and the
-part in sight.
+"""How a result is shown in Slicer's views.
+
+That is the layout, what each view shows, its legend, and the part in sight.
 
     first = SliceView("MyView1", _("Patient"), patient)
     above = [first, over("MyView2", _("Change"), patient, change)]
@@ -37,8 +38,9 @@ SAMPLED = 2**20
 
 @dataclass(frozen=True)
 class SliceView:
-    """A slice view: its tag, what it shows in a few words, a volume and a map over it (nodes, or
-    None).
+    """A slice view.
+
+    It has a tag, what it shows in a few words, a volume and a map over it (nodes, or None).
     """
 
     tag: str
@@ -136,8 +138,9 @@ def _flat(rows: list[Row]) -> list[SliceView | TableView | PlotView]:
 
 
 def layout_description(rows: list[Row]) -> str:
-    """Rows of views as Slicer's layout XML. What slice views are called is no part of it: that
-    changes with the result.
+    """Rows of views as Slicer's layout XML.
+
+    What slice views are called is no part of it: that changes with the result.
     """
     lines = ["".join(f"<item>{_cell(cell)}</item>" for cell in row) for row in rows]
     return (
@@ -183,8 +186,9 @@ def _arrange(manager: Any, number: int, description: str) -> None:
 
 
 def show_slice(widget: slicer.qMRMLSliceWidget, view: SliceView) -> None:
-    """Show a volume, and a map over it, in a slice view that says what it is; linked views move
-    together from then on.
+    """Show a volume, and a map over it, in a slice view that says what it is.
+
+    Linked views move together from then on.
     """
     composite = widget.mrmlSliceCompositeNode()
     composite.SetBackgroundVolumeID(view.volume.GetID() if view.volume is not None else None)
@@ -219,8 +223,9 @@ def set_opacity(tags: list[str], opacity: float) -> None:
 
 
 def analysed_box(volume: slicer.vtkMRMLNode) -> np.ndarray | None:
-    """Corners (8, 3), world RAS in mm, of the box of a volume node in which it is not 0; None if it
-    is 0 everywhere.
+    """Corners of the box of a volume node in which it is not 0; None if it is 0 everywhere.
+
+    (8, 3), world RAS in mm.
 
     Of a large volume only some rows and columns are looked at; the box is as much larger.
     """
@@ -255,8 +260,9 @@ def _world_points(volume: slicer.vtkMRMLNode, points: np.ndarray) -> np.ndarray:
 def look_at(
     widget: slicer.qMRMLSliceWidget, framed: slicer.vtkMRMLNode, box: np.ndarray | None = None
 ) -> None:
-    """Turn a slice view to a volume's planes; show the box (corners (8, 3), RAS) with a margin, or,
-    without one, the whole volume.
+    """Turn a slice view to a volume's planes, and show a box or the whole volume.
+
+    The box (corners (8, 3), RAS) is shown with a margin; without one it is the whole volume.
 
     The view's own button "Fit" shows the whole volume again.
     """

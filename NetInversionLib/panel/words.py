@@ -38,8 +38,9 @@ def tr(text: str) -> str:
 
 
 def translate_panel(panel: qt.QWidget) -> None:
-    """Put a panel that was loaded just now, with all in it, into the language of the library's
-    catalogue.
+    """Put a panel that was loaded just now into the language of the library's catalogue.
+
+    With it goes all that is in it.
 
     Slicer has put its own translation in already, where it has one: what is not English any more
     is not in the catalogue and stays. What fields hold is no text of the panel.

@@ -119,8 +119,9 @@ def _tag(role: str | None, through: bool) -> str:
 
 
 def _color_node(role: str, through: bool = False) -> slicer.vtkMRMLColorTableNode:
-    """The scene's own colour table for a role, made on first use: the scene carries it wherever it
-    is opened.
+    """The scene's own colour table for a role, made on first use.
+
+    The scene carries it wherever it is opened.
 
     One that an older version made gets today's colours. ``through`` asks for the table whose middle
     is clear.

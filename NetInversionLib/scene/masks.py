@@ -15,8 +15,9 @@ from .read import image_array, node_ijk_to_ras, world_matrix
 def mask_from_node(
     node: slicer.vtkMRMLNode, reference: Volume, segment_id: str | None = None
 ) -> np.ndarray:
-    """Where a label map or segmentation node is set, as bool (K, J, I) on the grid of
-    ``reference`` (nearest neighbour).
+    """Where a label map or segmentation node is set, as bool (K, J, I).
+
+    It is on the grid of ``reference`` (nearest neighbour).
 
     Any label counts; of a segmentation the named segment, or all of them. Raises VolumeError if
     nothing is marked, or nothing inside ``reference``.
@@ -41,8 +42,9 @@ def mask_from_label_node(node: slicer.vtkMRMLNode, reference: Volume) -> np.ndar
 def mask_from_segmentation(
     node: slicer.vtkMRMLSegmentationNode, reference: Volume, segment_id: str | None = None
 ) -> np.ndarray:
-    """As ``mask_from_node``, bool (K, J, I), for a segmentation node that has its binary label map
-    (a drawn segmentation does).
+    """As ``mask_from_node``, for a segmentation node that has its binary label map.
+
+    It is bool (K, J, I); a drawn segmentation has its label map.
     """
     name, segments = node.GetName(), node.GetSegmentation()
     chosen = [segment_id] if segment_id else list(segments.GetSegmentIDs())
@@ -72,8 +74,9 @@ def mask_from_segmentation(
 def segments_from_node(
     node: slicer.vtkMRMLNode, reference: Volume
 ) -> tuple[Volume, tuple[str, ...]]:
-    """Labels 1, 2, ... (uint16, (K, J, I)) on the grid of ``reference``, and their names; segments
-    outside of it are left out.
+    """Labels 1, 2, ... on the grid of ``reference``, and their names.
+
+    They are uint16, (K, J, I); segments outside of it are left out.
 
     Where segments of a segmentation overlap the later one counts. Raises VolumeError as
     ``mask_from_node`` does.

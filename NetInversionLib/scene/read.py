@@ -20,8 +20,9 @@ HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")  # how Slicer's DICOM reade
 
 
 def volume_from_node(node: slicer.vtkMRMLNode) -> Volume:
-    """A copy (K, J, I) of a scalar volume node; its matrix is to world RAS, with linear parent
-    transforms.
+    """A copy (K, J, I) of a scalar volume node.
+
+    Its matrix is to world RAS, with linear parent transforms.
 
     Raises VolumeError for None, a label map, a colour, vector, tensor or time-series volume, a node
     without voxels, or one under a non-linear transform.
@@ -30,8 +31,9 @@ def volume_from_node(node: slicer.vtkMRMLNode) -> Volume:
 
 
 def read_volume(node: slicer.vtkMRMLNode) -> Steps:
-    """Steps whose value is ``volume_from_node(node)``, checked: also infinite and missing values
-    raise VolumeError.
+    """Steps whose value is ``volume_from_node(node)``, checked.
+
+    Also infinite and missing values raise VolumeError.
     """
     volume = yield from _read_volume(node)
     for first, last in pieces(volume.array):
@@ -54,16 +56,18 @@ def _read_volume(node: slicer.vtkMRMLNode) -> Steps:
 
 
 def pieces(array: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, last) slices along the first axis of an array (K, ...) that hold a few megabytes
-    each.
+    """(first, last) slices along the first axis of an array (K, ...).
+
+    They hold a few megabytes each.
     """
     count = max(1, PIECE // max(array[0].nbytes, 1))
     return ((first, first + count) for first in range(0, len(array), count))
 
 
 def grid_from_node(node: slicer.vtkMRMLNode) -> Volume:
-    """As ``volume_from_node``, (K, J, I), with zeros that take no memory as values: for questions
-    about size and place.
+    """As ``volume_from_node``, (K, J, I), for questions about size and place.
+
+    Its values are zeros that take no memory.
     """
     image = _scalar_image(node)
     offset = _require_voxels(image, node.GetName())
@@ -74,8 +78,9 @@ def grid_from_node(node: slicer.vtkMRMLNode) -> Volume:
 
 
 def _scalar_image(node: slicer.vtkMRMLNode) -> vtk.vtkImageData:
-    """A scalar volume node's vtkImageData (None if it has none). Raises VolumeError for any other
-    node.
+    """A scalar volume node's vtkImageData (None if it has none).
+
+    Raises VolumeError for any other node.
     """
     if node is None:
         raise VolumeError("No volume is chosen. Choose a scalar volume.")
@@ -100,8 +105,9 @@ def _scalar_image(node: slicer.vtkMRMLNode) -> vtk.vtkImageData:
 
 
 def image_array(image: vtk.vtkImageData, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A copy (K, J, I) of a vtkImageData's scalars, and the 4x4 that takes array indices to its
-    (extent) indices.
+    """A copy (K, J, I) of a vtkImageData's scalars, and their 4x4.
+
+    That takes array indices to its (extent) indices.
     """
     offset = _require_voxels(image, name)
     return (
@@ -111,8 +117,9 @@ def image_array(image: vtk.vtkImageData, name: str) -> tuple[np.ndarray, np.ndar
 
 
 def _require_voxels(image: vtk.vtkImageData, name: str) -> np.ndarray:
-    """The 4x4 that takes array indices to a vtkImageData's (extent) indices; VolumeError if it has
-    no voxels.
+    """The 4x4 that takes array indices to a vtkImageData's (extent) indices.
+
+    VolumeError if it has no voxels.
     """
     scalars = image.GetPointData().GetScalars() if image else None
     if scalars is None or scalars.GetNumberOfTuples() == 0:
@@ -132,8 +139,9 @@ def node_ijk_to_ras(node: slicer.vtkMRMLNode) -> np.ndarray:
 
 
 def world_matrix(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
-    """(4, 4), from the node's own RAS to world RAS. Raises VolumeError if a transform on the way is
-    not linear.
+    """(4, 4), from the node's own RAS to world RAS.
+
+    Raises VolumeError if a transform on the way is not linear.
     """
     parent, matrix = node.GetParentTransformNode(), vtk.vtkMatrix4x4()
     if parent is not None and not parent.IsTransformToWorldLinear():
@@ -155,8 +163,9 @@ def units_of(node: slicer.vtkMRMLNode) -> str:
 
 
 def region_from_roi_node(roi_node: slicer.vtkMRMLMarkupsROINode, volume: Volume) -> Region:
-    """The region of ``volume`` (K, J, I) that holds a markups ROI box, turned boxes and linear
-    parent transforms included.
+    """The region of ``volume`` (K, J, I) that holds a markups ROI box.
+
+    Turned boxes and linear parent transforms are included.
 
     Raises VolumeError if the ROI is not placed or lies outside the volume.
     """

@@ -54,8 +54,9 @@ def show_difference(
     key: str,
     window: slicer.vtkMRMLNode | None = None,
 ) -> slicer.vtkMRMLNode:
-    """The volume node that holds ``image - other``, two volumes of one run of a module: made, or
-    filled anew.
+    """The volume node that holds ``image - other``, made or filled anew.
+
+    They are two volumes of one run of a module.
 
     Args:
         owner, key: Under which it belongs to the run (``result_nodes``), as ``other`` does.
@@ -93,8 +94,9 @@ def show_difference(
 
 @dataclass
 class Written:
-    """A result in the scene: ``nodes`` by the result's keys, and ``run``, the identifier that all
-    of them carry.
+    """A result in the scene.
+
+    ``nodes`` are by the result's keys; ``run`` is the identifier that all of them carry.
     """
 
     nodes: dict
@@ -108,8 +110,9 @@ def add_result(
     owner: str = "NetInversion",
     folder: str | None = None,
 ) -> Written:
-    """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it. See
-    ``write_result``.
+    """Add a whole result to the scene beside ``like``, or, if anything fails, nothing of it.
+
+    See ``write_result``.
     """
     return at_once(write_result(result, like, shown_as, owner, folder))
 
@@ -239,8 +242,9 @@ def _writers(
 def _mark(
     written: Written, owner: str, like: slicer.vtkMRMLNode | None, complete: bool, place: _Place
 ) -> None:
-    """Write on every node which one of which run it is, and what it is about; on its folder, which
-    run's it is.
+    """Write on every node which one of which run it is, and what it is about.
+
+    On its folder write which run's it is.
     """
     like = in_scene(like)
     for key, node in written.nodes.items():
@@ -266,8 +270,9 @@ def add_browser(
     owner: str,
     key: str = "browser",
 ) -> dict:
-    """Volumes of a written result as Slicer Sequences with one browser; gives the nodes by key with
-    the change made.
+    """Volumes of a written result as Slicer Sequences with one browser.
+
+    Gives the nodes by key with the change made.
 
     Of each sequence, a key and the keys of its images in order, all equally many: the images go
     into a sequence node, and one volume under the sequence's key shows what the browser, under
@@ -324,8 +329,9 @@ def add_browser(
 
 
 class _Place:
-    """A new folder beside a node in the subject hierarchy, made when it is first needed; nothing
-    without a hierarchy.
+    """A new folder beside a node in the subject hierarchy, made when it is first needed.
+
+    Nothing without a hierarchy.
     """
 
     def __init__(self, like: slicer.vtkMRMLNode | None, name: str | None):

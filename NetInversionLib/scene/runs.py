@@ -98,8 +98,9 @@ def _remove_folder(attribute: str, value: str) -> None:
 
 
 def result_from_nodes(nodes: Mapping[str, Any]) -> Result:
-    """The result that ``write_result`` wrote as these nodes, by key, also after the scene was saved
-    and opened again.
+    """The result that ``write_result`` wrote as these nodes, by key.
+
+    It is there also after the scene was saved and opened again.
 
     What was removed from the scene meanwhile is missing. Raises VolumeError for an image that
     cannot be read any more.

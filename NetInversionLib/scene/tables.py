@@ -28,8 +28,9 @@ def table_to_node(
     like: slicer.vtkMRMLNode | None = None,
     name: str | None = None,
 ) -> slicer.vtkMRMLTableNode:
-    """A table node with the table's columns; ``node``, if given and still in the scene, is filled
-    anew instead.
+    """A table node with the table's columns.
+
+    ``node``, if given and still in the scene, is filled anew instead.
 
     Its name is ``name``, or the table's title.
     Whole numbers become an integer column, other numbers (None is NaN) a double one, all else text.
@@ -45,8 +46,9 @@ def table_to_node(
 def reused_node(
     node: Any, kind: str, name: str, like: slicer.vtkMRMLNode | None
 ) -> slicer.vtkMRMLNode:
-    """``node`` renamed if it is still in the scene, else a new one beside ``like`` in the subject
-    hierarchy.
+    """``node`` renamed if it is still in the scene, else a new one.
+
+    The new one stands beside ``like`` in the subject hierarchy.
     """
     if in_scene(node) is not None:
         node.SetName(name)
@@ -98,8 +100,9 @@ def curve_to_nodes(
     like: slicer.vtkMRMLNode | None = None,
     name: str | None = None,
 ) -> ChartParts:
-    """(chart node, plot series nodes, table nodes), one series and one table for each line of the
-    curve.
+    """(chart node, plot series nodes, table nodes) of a curve.
+
+    There is one series and one table for each line of the curve.
 
     The chart's name is ``name``, or the curve's title. ``nodes``, an earlier return value, is
     filled anew where it is still in the scene; superfluous ones are removed.
@@ -135,8 +138,9 @@ def vtk_tables(curve: Curve) -> list[vtk.vtkTable]:
 
 
 def _style_line(series, table, x: str, y: str, index: int) -> None:
-    """Lines differ in colour, in dashes and in markers: whoever sees no colours, or prints, tells
-    them apart too.
+    """Have lines differ in colour, in dashes and in markers.
+
+    Whoever sees no colours, or prints, tells them apart too.
     """
     kind = slicer.vtkMRMLPlotSeriesNode
     dashes = (
@@ -192,8 +196,9 @@ LEGEND_WIDTH = 0.5
 
 
 def room_for_legend(curve: Curve) -> tuple[float, float] | None:
-    """The range of the y axis with which no line runs under the legend, which Slicer puts into the
-    upper right corner.
+    """The range of the y axis with which no line runs under the legend.
+
+    Slicer puts the legend into the upper right corner.
 
     None if there is room anyway, or nothing that could be drawn.
     """
@@ -238,8 +243,9 @@ def with_parts(node: slicer.vtkMRMLNode) -> list[slicer.vtkMRMLNode]:
 
 
 def chart_parts(chart: Any) -> ChartParts | None:
-    """(chart node, its series nodes, their table nodes), as ``curve_to_nodes`` gave them; None if
-    it is gone.
+    """(chart node, its series nodes, their table nodes); None if it is gone.
+
+    As ``curve_to_nodes`` gave them.
     """
     if in_scene(chart) is None:
         return None

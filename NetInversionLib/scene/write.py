@@ -20,8 +20,9 @@ NOTICE = "NetInversion result: research use only, not for diagnosis."
 
 
 def harden(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
-    """A copy of a volume node with its parent transforms, linear or not, applied to it; the node
-    stays as it is.
+    """A copy of a volume node with its parent transforms, linear or not, applied to it.
+
+    The node stays as it is.
 
     A non-linear transform resamples the values onto a new grid; a linear one only changes the
     matrix.
@@ -45,8 +46,9 @@ def harden(node: slicer.vtkMRMLNode) -> slicer.vtkMRMLNode:
 
 @contextmanager
 def all_or_nothing(added: list | None = None) -> Iterator[None]:
-    """Remove every node that is added inside the block if the block raises; else append them to
-    ``added``.
+    """Remove every node that is added inside the block if the block raises.
+
+    Else append them to ``added``.
     """
     new = []
 
@@ -71,8 +73,9 @@ def all_or_nothing(added: list | None = None) -> Iterator[None]:
 
 
 def remove_nodes(nodes: list[slicer.vtkMRMLNode]) -> None:
-    """Take nodes out of the scene and, which only the application does by itself, out of the
-    subject hierarchy.
+    """Take nodes out of the scene and out of the subject hierarchy.
+
+    The latter only the application does by itself.
     """
     hierarchy = subject_hierarchy()
     for node in nodes:
@@ -90,8 +93,9 @@ def subject_hierarchy() -> Any:
 
 
 def new_node(kind: str, name: str) -> slicer.vtkMRMLNode:
-    """A node named ``name``, or "name_1" where that is taken: a second run's results are told from
-    the first's.
+    """A node named ``name``, or "name_1" where that is taken.
+
+    So a second run's results are told from the first's.
     """
     return slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GenerateUniqueName(name))
 
@@ -130,8 +134,9 @@ def write_volume(
     shown_as: slicer.vtkMRMLNode | None,
     added: list | None = None,
 ) -> Steps:
-    """``volume_to_node`` in steps: the voxels (K, J, I) in pieces, then all that the scene sees at
-    once.
+    """``volume_to_node`` in steps.
+
+    It writes the voxels (K, J, I) in pieces, then all that the scene sees at once.
     """
     if role is not None and role not in ROLES:
         raise ValueError(f"role is '{role}', must be one of {', '.join(ROLES)}")
@@ -197,8 +202,10 @@ def _stored_type(volume: Volume) -> np.dtype:
 
 
 def _place(node: slicer.vtkMRMLNode, matrix: np.ndarray, like: slicer.vtkMRMLNode | None) -> None:
-    """Give ``node`` the parent transform of ``like`` and the local matrix that puts it at
-    ``matrix`` in world RAS.
+    """Give ``node`` the place in the world that ``matrix`` says.
+
+    It gets the parent transform of ``like`` and the local matrix that puts it at ``matrix`` in
+    world RAS.
     """
     parent = like.GetParentTransformNode() if like is not None else None
     if like is not None and (parent is None or parent.IsTransformToWorldLinear()):
@@ -222,8 +229,9 @@ def _copy_geometry(node: slicer.vtkMRMLNode, like: slicer.vtkMRMLNode) -> None:
 
 
 def file_under(node: slicer.vtkMRMLNode, like: slicer.vtkMRMLNode | None) -> None:
-    """Put ``node`` beside ``like`` in the subject hierarchy, where there is one that knows
-    ``like``.
+    """Put ``node`` beside ``like`` in the subject hierarchy.
+
+    That is where there is one that knows ``like``.
     """
     hierarchy = subject_hierarchy()
     item = hierarchy.GetItemByDataNode(like) if hierarchy is not None and like is not None else 0

@@ -1,5 +1,6 @@
-"""Learns what ``corrector`` needs to know of a target scanner, from scans of its people: minutes on
-one core.
+"""Learns what ``corrector`` needs to know of a target scanner, from scans of its people.
+
+That takes minutes on one core.
 
 The scans are aligned to each other (affine, a template that is their mean), and three things are
 kept: how intensities are distributed at each place; how people deviate from that, the same people
@@ -374,8 +375,9 @@ def _quantiles(values: np.ndarray, levels) -> np.ndarray:
 
 
 def _prior(plain, matched: np.ndarray) -> np.ndarray:
-    """What a cell's histogram is before it is looked at: the mean over people, a little of the
-    whole brain's added.
+    """What a cell's histogram is before it is looked at.
+
+    It is the mean over people, with a little of the whole brain's added.
     """
     histograms = [
         cell_histograms(np.interp(values, *statistics.matching_curve(values, matched)), places)
@@ -392,8 +394,9 @@ def _prior(plain, matched: np.ndarray) -> np.ndarray:
 def _warped(
     person: np.ndarray, voxels: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and places of random voxels of a brain that is gently deformed, and mirrored half of
-    the time.
+    """Values and places of random voxels of a brain that is gently deformed.
+
+    Half of the time it is mirrored.
     """
     places = np.sort(random.choice(np.flatnonzero(person[1] > 0.02), voxels))
     size = np.array(GRID)[:, None]
@@ -414,8 +417,9 @@ def _warped(
 
 
 def _low_rank(deviations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The strongest directions (rank, d), as long as their standard deviations, and the variance
-    (d,) of the rest.
+    """The strongest directions (rank, d), and the variance (d,) of the rest.
+
+    Directions are as long as their standard deviations.
     """
     _, sizes, directions = np.linalg.svd(deviations / np.sqrt(len(deviations)), full_matrices=False)
     scaled = directions * sizes[:, None]
@@ -425,8 +429,9 @@ def _low_rank(deviations: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
 def _patterns(
     settings: CorrectorSettings, random: np.random.Generator, inverse, largest: tuple[float, float]
 ) -> np.ndarray:
-    """(288, components): control values whose standard normal mixtures resemble the inverse of
-    random fields.
+    """(288, components): control values for inverses of random fields.
+
+    Their standard normal mixtures resemble the inverse of random fields.
     """
     to_control = [np.linalg.pinv(spline_matrix(n, c)) for n, c in zip(CONTROL, CELLS)]
     fields = [
@@ -462,8 +467,9 @@ def random_field(random: np.random.Generator) -> np.ndarray:
 
 
 def _cubic_matrix(count: int, positions: np.ndarray) -> np.ndarray:
-    """(len(positions), count): cubic spline interpolation of ``count`` values spread evenly from 0
-    to 1.
+    """Cubic spline interpolation of ``count`` values spread evenly from 0 to 1.
+
+    Of shape (len(positions), count).
     """
     at = [positions * (count - 1)]
     return np.stack(

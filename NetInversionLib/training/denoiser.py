@@ -1,5 +1,6 @@
-"""Training CT denoisers on low-dose images that are simulated from normal CT (``low_dose``), and
-what they reach on others.
+"""Training CT denoisers on simulated low-dose images, and what they reach on others.
+
+The images are simulated from normal CT (``low_dose``).
 
 Two ways to train: "mse", the mean square error to the normal-dose image; "wgan", a Wasserstein GAN
 with gradient penalty beside a perceptual loss, the distance in the features of another network of
@@ -158,8 +159,9 @@ def as_published(architecture: str) -> DenoiserSettings:
 
 
 class NoiseCritic(nn.Module):
-    """Yang's critic without batch norm: six 3 x 3 convolutions, every other with stride 2, then the
-    mean of a last map.
+    """Yang's critic without batch norm.
+
+    It has six 3 x 3 convolutions, every other with stride 2, then the mean of a last map.
     """
 
     def __init__(self, width: int = 32):
@@ -256,8 +258,9 @@ class _State(State):
         return ((SPAN_HU * images + CHANNEL.low).clamp(low, high) - low) / (high - low) * 4
 
     def criticise(self, critic: NoiseCritic, low: Tensor, normal: Tensor, group: Group) -> None:
-        """One step of the critic: real against denoised, the gradient's length drawn to 1 between
-        them.
+        """One step of the critic.
+
+        It tells real from denoised, and draws the gradient's length to 1 between them.
         """
         low, normal = low.to(self.device), normal.to(self.device)
         with torch.no_grad():
@@ -360,8 +363,9 @@ def _people(
 
 
 def _drawing(training: list, settings: DenoiserSettings) -> Callable[[int], tuple[Tensor, ...]]:
-    """How the batch of a step is drawn: normalised low and normal dose, and the weights of the
-    errors where there are windows.
+    """How the batch of a step is drawn.
+
+    It gives normalised low and normal dose, and the weights of the errors where there are windows.
     """
     if settings.noisy is None:
         return lambda step: draw_batch(training, settings, step)

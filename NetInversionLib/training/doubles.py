@@ -1,5 +1,6 @@
-"""One person under two names: told before a training, because nobody may be both trained on and
-tested on.
+"""One person under two names, told before a training.
+
+For nobody may be both trained on and tested on.
 
 Two images are of one scan if they look the same on a coarse grid over the same extent, whatever
 their kernel, format or axes: different people of one scanner reach a correlation of 0.98 there, two

@@ -1,20 +1,25 @@
-"""Learns what one scanner's MR images look like: a flow over slices given their edges, and the
-figures of its people.
+"""Learns what one scanner's MR images look like.
+
+It fits a flow over slices given their edges, and the figures of its people.
 
 ``train`` reads scans of ONE scanner (the target domain) and writes a model file with task
 "harmonization" that holds an ``MRFlow``. Its statistics, P people in the order of their names, the
 held-out ones among them:
 
-    quantiles           (513,)      mean over training people of the quantiles, at linspace(0, 1,
-                                    513), of the scaled values in the mask, on the scan's own grid
-    person_quantiles    (T, 513)    the same of each of the T training people scale
-    (T,)        what the intensities of each of them were divided by histogram           (84,)
-    share of values in bins 1/64 wide from 0, mean over training people bits_per_dim        (P, 4)
-    of axial, coronal, sagittal slices and their mean, see ``figures`` latent_rms          (P,
-    levels) root mean square of the latents of each level held_out            (P,)        1 for
-    people that the flow was not trained on: theirs are the figures to judge others by
-    typical_radius      (levels, 2) mean and deviation of latent_rms over held-out people (all
-    people if nobody was held out)
+    quantiles         (513,)       mean over training people of the quantiles, at
+                                   linspace(0, 1, 513), of the scaled values in the mask, on the
+                                   scan's own grid
+    person_quantiles  (T, 513)     the same of each of the T training people
+    scale             (T,)         what the intensities of each of them were divided by
+    histogram         (84,)        share of values in bins 1/64 wide from 0, mean over training
+                                   people
+    bits_per_dim      (P, 4)       of axial, coronal, sagittal slices and their mean, see
+                                   ``figures``
+    latent_rms        (P, levels)  root mean square of the latents of each level
+    held_out          (P,)         1 for people that the flow was not trained on: theirs are the
+                                   figures to judge others by
+    typical_radius    (levels, 2)  mean and deviation of latent_rms over held-out people (all
+                                   people if nobody was held out)
 
 Bits/dim are those of the image quantised in bins of ``bin_width``, divided by the voxels inside the
 mask: air, which is certain, takes nearly none.

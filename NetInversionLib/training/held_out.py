@@ -1,5 +1,6 @@
-"""The people that no CT denoiser, autoencoder or prior of ours is ever trained on: one list, read
-by every command that trains or evaluates.
+"""The people that no CT denoiser, autoencoder or prior of ours is ever trained on.
+
+It is one list, read by every command that trains or evaluates.
 
 All of COVID-19-NY-SBU, every fifth person of TCGA (by name), and the chest scan.
 """

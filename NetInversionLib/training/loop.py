@@ -1,5 +1,7 @@
-"""What every training has in common: processes side by side, steps, checkpoints, learning rates,
-running means of the weights.
+"""What every training has in common.
+
+These are processes side by side, steps, checkpoints, learning rates and running means of the
+weights.
 """
 
 from __future__ import annotations

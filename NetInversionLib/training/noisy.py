@@ -1,5 +1,6 @@
-"""Windows of CT slices of many people with cached noise, and patches drawn from them at any dose
-and kernel.
+"""Windows of CT slices of many people with cached noise.
+
+Patches are drawn from them at any dose and kernel.
 
 A noise image is made once for each window, in the projections, with the bare ramp. A patch takes it
 at a random strength (the dose), mixed with the same noise from a few voxels beside (new noise of

@@ -1,5 +1,6 @@
-"""Training of what proposes invariances: an autoencoder of low-dose CT, then flows of its latents
-given a denoiser's layers.
+"""Training of what proposes invariances.
+
+An autoencoder of low-dose CT is trained, then flows of its latents given a denoiser's layers.
 
 ``train_vae`` learns images x of low dose by g = D(E(x)): reconstruction, divergence from the normal
 prior, and later a Wasserstein critic. ``train_cinn`` keeps g and the denoiser as they are, and
@@ -352,8 +353,9 @@ def _people(pairs: list[Pair], leave_out: str | None) -> dict[str, str]:
 
 
 def _images_and_noise(pairs: list[Pair], settings, step: int, vae: VAE) -> tuple[Tensor, Tensor]:
-    """Low-dose patches (batch, 1, patch, patch), normalised, and normal noise shaped as their
-    latents.
+    """Low-dose patches, normalised, and normal noise shaped as their latents.
+
+    Patches are (batch, 1, patch, patch).
     """
     low, _ = draw_batch(pairs, settings, step)
     size = (settings.patch // vae.size_multiple,) * 2 if vae.spatial else ()

@@ -1,5 +1,6 @@
-"""The reference network: Dixon MR to synthetic CT, trained on Dixon images simulated from real CT
-(``dixon.py``).
+"""The reference network: Dixon MR to synthetic CT.
+
+It is trained on Dixon images simulated from real CT (``dixon.py``).
 
 A 2-D network over axial slices: a part that sees single voxels, and a U-Net that corrects it.
 ``train`` makes one model; ``evaluation.synthetic_ct`` measures models on people they were not
@@ -292,8 +293,9 @@ def draw_batch(seen: list[Seen], settings: SyntheticCTSettings, step: int) -> tu
 
 
 def _cut(images: np.ndarray, size: int, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square of [channel, j, i]: one in two holds a voxel of ``wanted`` [j, i], the others lie
-    anywhere.
+    """A square of [channel, j, i].
+
+    One in two holds a voxel of ``wanted`` [j, i], the others lie anywhere.
 
     What is smaller than the square gets air at the far side.
     """
