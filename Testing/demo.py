@@ -1,5 +1,6 @@
-"""The modules on real images, through their own logic and a real MRML scene, without the Slicer
-application.
+"""The modules on real images, without the Slicer application.
+
+They run through their own logic and a real MRML scene.
 
     python Testing/demo.py                  Ideal Input: a CT slice that the pydicom package
                                             carries, Dixon images simulated from it. Invariances:
@@ -197,8 +198,9 @@ def simulated(ct: volumes.Volume) -> dict[str, volumes.Volume]:
 
 
 def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
-    """Put the case into the scene, run the module's logic on it, print the table and draw the
-    figures.
+    """Put the case into the scene, run the module's logic on it, and show what came out.
+
+    The table is printed and the figures are drawn.
     """
     nodes = {
         role: write.volume_to_node(
@@ -252,8 +254,9 @@ def show(name: str, case: dict[str, volumes.Volume], evaluations: int) -> None:
 
 
 def find_invariances(name: str, ct: volumes.Volume) -> bool:
-    """Simulate a low-dose CT, look for what may change in its middle slice unnoticed, and draw the
-    maps and samples.
+    """Simulate a low-dose CT, look for what may change in its middle slice unnoticed.
+
+    The maps and samples are drawn.
     """
     host.load_module("Invariances")
     from Invariances import InvariancesLogic  # as in Slicer's Python console
@@ -294,8 +297,9 @@ def find_invariances(name: str, ct: volumes.Volume) -> bool:
 
 
 def harmonize(brain: volumes.Volume) -> bool:
-    """Put the brain into the scene, harmonize it, print what changed, draw the figures and write
-    the report. False without an image.
+    """Put the brain into the scene and harmonize it; False without an image.
+
+    What changed is printed, the figures are drawn and the report is written.
     """
     host.load_module("MRFlowHarmonize")
     from MRFlowHarmonize import MRFlowHarmonizeLogic  # as in Slicer's Python console

@@ -1,5 +1,6 @@
-"""Draws the pictures of the README and the tutorial: the panel, the views and the plots of a run on
-real images.
+"""Draws the pictures of the README and the tutorial.
+
+They show the panel, the views and the plots of a run on real images.
 
     make screenshots
     python Testing/screenshots.py MRFlowHarmonize       of one module only
@@ -71,8 +72,9 @@ LONGEST = 120.0  # seconds from the first Apply to the result shown, on two core
 
 
 def first_click(name):
-    """Sample Data, the module, Apply, and nothing else: (the panel, the result's nodes); says how
-    long that took.
+    """Sample Data, the module, Apply, and nothing else: (the panel, the result's nodes).
+
+    It says how long that took.
 
     The picture NAME.png shows it, NAME-before.png and NAME-running.png the panel on the way.
     """
@@ -95,8 +97,9 @@ def first_click(name):
 
 
 def worked():
-    """Seconds of processor time of this program and of workers that have ended: what a busy machine
-    does not change much.
+    """Seconds of processor time of this program and of workers that have ended.
+
+    A busy machine does not change them much.
     """
     parts = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(part.ru_utime + part.ru_stime for part in parts)
@@ -106,8 +109,9 @@ LATE = []  # modules whose first click took too long
 
 
 def run(widget, wanted, progress, name=None):
-    """Press Apply and wait for the end: (the result's nodes, seconds); pictures of the panel on the
-    way and after.
+    """Press Apply and wait for the end: (the result's nodes, seconds).
+
+    Pictures show the panel on the way and after.
 
     ``name``: how the pictures' names begin, the module's own by default; ``wanted``: key of a node
     that the result has; ``progress``: of 1000, when the picture on the way is taken.
@@ -132,8 +136,10 @@ def run(widget, wanted, progress, name=None):
 
 
 def draw_beside(widget, nodes, charts=()):
-    """Panel and views as they stand side by side in Slicer: the layout's slice views in rows of
-    three, then the charts with these keys, which lie behind no tabs, and the table.
+    """Panel and views as they stand side by side in Slicer.
+
+    The layout's slice views stand in rows of three, then the charts with these keys, which lie
+    behind no tabs, and the table.
     """
     name = widget.moduleName
     panel = QtGui.QImage(str(OUTPUT / f"{name}-after.png"))
@@ -234,8 +240,9 @@ def draw_results(widget, nodes):
 
 
 def draw_thumbnail(widget):
-    """The sample's picture in the Sample Data module: the simulated in-phase image on the left, the
-    CT on the right.
+    """The sample's picture in the Sample Data module.
+
+    It shows the simulated in-phase image on the left, the CT on the right.
     """
     halves = []
     for role, low, high in (("in_phase", 0, 1300), ("ct", -200, 500)):
@@ -307,8 +314,9 @@ def _rounded(text):
 
 
 def print_tables(nodes, shown, page=None):
-    """The numbers beside the pictures; into the tutorial too, between <!-- name --> and <!-- /name
-    -->.
+    """The numbers beside the pictures.
+
+    They go into the tutorial too, between <!-- name --> and <!-- /name -->.
     """
     text = page.read_text() if page else ""
     for key, (columns, only) in shown.items():
@@ -325,8 +333,9 @@ def print_tables(nodes, shown, page=None):
 
 
 def publish(source, target):
-    """A small copy: 128 greys for the images and the 128 colours that cover the rest best, without
-    dithering.
+    """A small copy: 128 greys for the images and 128 colours for the rest.
+
+    They are the colours that cover the rest best, without dithering.
     """
     image = Image.open(source).convert("RGB")
     colours = image.quantize(128, Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 128]
@@ -390,8 +399,9 @@ HARMONIZED = {
 
 
 def keep_template_here():
-    """Have the sample made of the file that nilearn carries, which is the one that Sample Data
-    downloads.
+    """Have the sample made of the file that nilearn carries.
+
+    It is the one that Sample Data downloads.
     """
     import nilearn.datasets
 

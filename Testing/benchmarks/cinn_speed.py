@@ -1,5 +1,6 @@
-"""Our conditional flow on latents alone: beside FrEIA with the same layers, and beside the
-straightforward loop.
+"""Our conditional flow on latents alone: beside FrEIA, and beside the straightforward loop.
+
+FrEIA has the same layers.
 
     python Testing/benchmarks/cinn_speed.py [--samples 250] [--threads 2] [--blocks 12] [--hidden
     1024]
@@ -85,8 +86,9 @@ def main() -> None:
 
 @torch.inference_mode()
 def loop(options, flow: CINN, z: Tensor, v: Tensor, facts: dict, lines: list[str]) -> None:
-    """Samples under one condition: shared and in one batch, or one at a time with everything anew;
-    per sample.
+    """Samples under one condition: seconds per sample.
+
+    They are drawn shared and in one batch, or one at a time with everything anew.
     """
     few = v[: options.loop_samples]
     runs = {
@@ -169,8 +171,9 @@ def with_freia(
 
 
 def freia_flow(options) -> nn.Module:
-    """FrEIA's ActNorm, double affine coupling and fixed permutation, with networks like ours; ours
-    concatenates nothing.
+    """FrEIA's ActNorm, double affine coupling and fixed permutation, with networks like ours.
+
+    Ours concatenates nothing.
     """
     from FrEIA import framework, modules
 
@@ -203,8 +206,9 @@ def freia_flow(options) -> nn.Module:
 def compared(
     options, runs: dict[str, Callable], items: dict[str, int] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Seconds of each, by item where ``items`` says how many there are; in turn, so that a slow
-    moment hits all of them.
+    """Seconds of each, by item where ``items`` says how many there are.
+
+    They run in turn, so that a slow moment hits all of them.
     """
     wall, cpu = ({name: [] for name in runs} for _ in range(2))
     for repeat in range(options.repeats + 1):

@@ -1,5 +1,6 @@
-"""Held-out regions for the benchmarks: real CT, simulated Dixon, a network that never saw the
-person.
+"""Held-out regions for the benchmarks.
+
+They come from real CT and simulated Dixon, with a network that never saw the person.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def held_out_model(scan_name: str) -> models.Model:
 
 
 def regions(body: np.ndarray, count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """Random one-slice regions of SIZE x SIZE voxels (smaller where the slice is) with at least 25
-    % body.
+    """Random one-slice regions of SIZE x SIZE voxels with at least 25 % body.
+
+    They are smaller where the slice is.
     """
     rng, found = np.random.default_rng(seed), []
     size = [min(SIZE, n) for n in body.shape[1:]]

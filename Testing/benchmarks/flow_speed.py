@@ -1,5 +1,6 @@
-"""Our flow beside Glows of the same size: time of one encoding and decoding; and memory of a
-training step by depth.
+"""Our flow beside Glows of the same size.
+
+It measures the time of one encoding and decoding, and the memory of a training step by depth.
 
     python Testing/benchmarks/flow_speed.py [--size 160 192] [--levels 3] [--steps 8] [--hidden 32]
     [--threads 2]

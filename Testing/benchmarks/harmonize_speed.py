@@ -1,5 +1,6 @@
-"""Time and peak memory of harmonizing one, two and four volumes of 288 x 288 x 181 voxels, gate,
-figures and page included.
+"""Time and peak memory of harmonizing one, two and four volumes.
+
+They have 288 x 288 x 181 voxels; gate, figures and page are included.
 
     python Testing/benchmarks/harmonize_speed.py [--volumes 1 2 4]
 

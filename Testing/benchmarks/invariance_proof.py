@@ -1,5 +1,6 @@
-"""What the shipped denoisers cannot see on a person that none of the models was trained on, and
-proof of it.
+"""What the shipped denoisers cannot see, and proof of it.
+
+It is tried on a person that none of the models was trained on.
 
     python Testing/benchmarks/invariance_proof.py [--samples 32] [--projected 16] [--denoisers cnn10
     wganvgg]
@@ -103,8 +104,9 @@ def main() -> None:
 
 
 def low_dose_chest(slices: int = 1, noise_hu: float = NOISE_HU) -> tuple[Volume, tuple[int, ...]]:
-    """Middle slices of the chest with simulated noise, and a square of the first of them around the
-    body's middle.
+    """Middle slices of the chest with simulated noise, and a square of the first of them.
+
+    The square lies around the body's middle.
     """
     chest = volumes.reorient(files.load(common.DATA / "chest_b40f.nii.gz"), "LPS")
     first = (chest.shape[0] - slices) // 2

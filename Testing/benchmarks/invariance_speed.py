@@ -1,5 +1,6 @@
-"""How long sampling invariances takes: beside the straightforward loop, and with the shipped models
-on a whole CT slice.
+"""How long sampling invariances takes.
+
+It is timed beside the straightforward loop, and with the shipped models on a whole CT slice.
 
     python Testing/benchmarks/invariance_speed.py [--only loop models slices]
 

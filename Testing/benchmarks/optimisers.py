@@ -1,5 +1,6 @@
-"""Annealed descent and batched L-BFGS beside torch.optim's L-BFGS and Adam at equal numbers of
-network evaluations: loss and time.
+"""Annealed descent and batched L-BFGS beside torch.optim's L-BFGS and Adam.
+
+Loss and time are compared at equal numbers of network evaluations.
 
 python Testing/benchmarks/optimisers.py [--evaluations 200] [--regions 4] [--device cpu]
 """

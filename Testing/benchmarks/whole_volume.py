@@ -1,5 +1,6 @@
-"""Time and peak memory of the ideal input (search "free") of a quarter, a half and the whole of the
-pelvis CT.
+"""Time and peak memory of the ideal input of parts of the pelvis CT.
+
+The search is "free"; the parts are a quarter, a half and the whole.
 
 python Testing/benchmarks/whole_volume.py [--evaluations 40]
 """

@@ -1,5 +1,6 @@
-"""What all fuzzing shares: mutants of good files, each read in a process of its own kind, with a
-watch on time and memory.
+"""What all fuzzing shares: mutants of good files, and a watch on time and memory.
+
+Each mutant is read in a process of its own kind.
 
 A mutant is made from a seed and its number alone, so that one that was found comes again:
 ``--first N --count 1``. Bytes are changed as damage changes them; or the header is rewritten as

@@ -133,8 +133,9 @@ class _Application(QtCore.QObject):
 
 
 class CommandOptions(Strict):
-    """``slicer.app.commandOptions()``: ``slicer.util.exit`` tells it that a script ends the
-    application itself.
+    """``slicer.app.commandOptions()``.
+
+    ``slicer.util.exit`` tells it that a script ends the application itself.
     """
 
     __slots__ = ("runPythonAndExit",)
@@ -178,8 +179,9 @@ class _ModuleManager(QtCore.QObject):
         return name in self._registered
 
     def loadModules(self, names):
-        """True if all could be loaded; as in Slicer, startupCompleted is over by now and does not
-        come again.
+        """True if all could be loaded.
+
+        As in Slicer, startupCompleted is over by now and does not come again.
         """
         for name in names:
             try:
@@ -202,8 +204,9 @@ class _Modules(types.SimpleNamespace):
 
 
 class qSlicerScriptedLoadableModule(Strict):
-    """What a scripted module's constructor gets as ``parent``; only the names that Slicer knows can
-    be set.
+    """What a scripted module's constructor gets as ``parent``.
+
+    Only the names that Slicer knows can be set.
     """
 
     __slots__ = (
@@ -250,8 +253,9 @@ class qSlicerScriptedLoadableModule(Strict):
 
 
 def _import(path: Path):
-    """Import a module file as Slicer's module factory does: its own folder goes to the end of
-    sys.path first.
+    """Import a module file as Slicer's module factory does.
+
+    Its own folder goes to the end of sys.path first.
     """
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
@@ -328,8 +332,9 @@ def _start_qt():
 
 
 def _install_python_files():
-    """Put the module base classes into ``slicer``: the host's, or Slicer's own from
-    SLICER_BASE_PYTHON.
+    """Put the module base classes into ``slicer``.
+
+    They are the host's, or Slicer's own from SLICER_BASE_PYTHON.
     """
     names = ("i18n", "parameterNodeWrapper", "ScriptedLoadableModule")
     base = os.environ.get("SLICER_BASE_PYTHON")
@@ -351,8 +356,9 @@ def _install_python_files():
 
 
 def _record_errors():
-    """PythonQt and VTK print the exceptions of slots and observers through sys.excepthook and go
-    on.
+    """Record the exceptions of slots and observers.
+
+    PythonQt and VTK print them through sys.excepthook and go on.
     """
     previous = sys.excepthook
 
@@ -386,8 +392,10 @@ def close():
 
 
 def find_module(name_or_path) -> Path:
-    """A module's file: from the flat folder NETINVERSION_MODULES if that is set, else from the
-    source tree.
+    """A module's file.
+
+    It is looked for in the flat folder NETINVERSION_MODULES if that is set, else in the source
+    tree.
     """
     path = Path(name_or_path)
     if path.suffix == ".py":
@@ -400,8 +408,9 @@ def find_module(name_or_path) -> Path:
 
 
 def load_module(name_or_path):
-    """Load a scripted module (by name, or by the path of its .py) and register it as
-    ``slicer.modules.<name>``.
+    """Load a scripted module and register it as ``slicer.modules.<name>``.
+
+    It is given by name, or by the path of its .py.
     """
     path = find_module(name_or_path)
     manager = slicer.app.moduleManager()
@@ -421,8 +430,9 @@ def add_module(path: Path):
 
 
 def open_module(name_or_path):
-    """Load a module if needed, leave the module that is open, enter this one; returns its Python
-    widget.
+    """Load a module if needed, leave the one that is open, enter this one.
+
+    Returns its Python widget.
     """
     manager = slicer.app.moduleManager()
     module = manager.module(str(name_or_path)) or load_module(name_or_path)
@@ -452,8 +462,9 @@ def unload_module(name):
 
 
 def shown_text(text: str) -> str:
-    """What a label, a tooltip or a dialog shows of a text: what looks like HTML to Qt is HTML
-    there.
+    """What a label, a tooltip or a dialog shows of a text.
+
+    What looks like HTML to Qt is HTML there.
     """
     if not QtGui.Qt.mightBeRichText(text):
         return text
@@ -473,8 +484,9 @@ class Waited:
 
 
 def _clock() -> float:
-    """Seconds, less those in which this thread was ready but other programs had the processors
-    (Linux tells).
+    """Seconds in which this thread had a processor or did not want one.
+
+    Those in which it was ready but other programs had the processors are left out (Linux tells).
     """
     try:
         kept_waiting = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
@@ -484,8 +496,9 @@ def _clock() -> float:
 
 
 def wait(condition, timeout_s: float = 10.0, message: str = "") -> Waited:
-    """Serve the event loop until ``condition()`` holds; TimeoutError, with the recorded errors, if
-    it never does.
+    """Serve the event loop until ``condition()`` holds.
+
+    TimeoutError, with the recorded errors, if it never does.
     """
     begin, last = time.perf_counter(), _clock()
     largest = 0.0

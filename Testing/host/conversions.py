@@ -1,5 +1,6 @@
-"""How PythonQt takes Python's values into Qt, and gives Qt's to Python (its
-PythonQtConversion.cpp).
+"""How PythonQt takes Python's values into Qt, and gives Qt's to Python.
+
+Its PythonQtConversion.cpp says so.
 
 Qt's own conversions, and so PySide6's, differ: they round where PythonQt rounds down, read numbers
 in texts that PythonQt does not take, and leave a text empty where PythonQt writes the word "None".
@@ -40,8 +41,9 @@ def plain(value):
 
 
 def to_type(value, kind: str):
-    """What a property of the C++ type ``kind`` becomes when ``value`` is assigned; ``Refused`` if
-    PythonQt cannot.
+    """What a property of the C++ type ``kind`` becomes when ``value`` is assigned.
+
+    ``Refused`` if PythonQt cannot.
     """
     if kind == "bool":
         return bool(value)
@@ -61,8 +63,9 @@ def to_type(value, kind: str):
 
 
 def whole(value) -> int:
-    """An int; a float is rounded down, and any other number without __index__ (numpy's floats) is
-    refused.
+    """An int; a float is rounded down.
+
+    Any other number without __index__ (numpy's floats) is refused.
     """
     if type(value) is float:
         return math.floor(value)
@@ -80,8 +83,9 @@ def _real(value) -> float:
 
 
 def enumerated(value):
-    """A value for an enum: a member, an int (PythonQt does not count True among these), or a
-    member's name.
+    """A value for an enum: a member, an int, or a member's name.
+
+    PythonQt does not count True among the ints.
     """
     names = isinstance(value, str) and not value.lstrip("-").isdigit()
     if not (names or isinstance(value, (int, enum.Enum)) and not isinstance(value, bool)):

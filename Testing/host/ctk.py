@@ -92,8 +92,9 @@ class ctkCollapsibleGroupBox(Folding, QtWidgets.QGroupBox):
 
 
 def path_pattern(name_filters) -> str:
-    """CTK's regular expression for the paths that name filters let through; without any, all but
-    the empty one.
+    """CTK's regular expression for the paths that name filters let through.
+
+    Without any filter, all but the empty one pass.
 
     Of "*.nii.gz" it looks at "nii" alone, and it takes a path without its last letter ("a.nii",
     "a.ni"), as CTK does.
@@ -110,9 +111,10 @@ def path_pattern(name_filters) -> str:
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A path with a browse button. It tells only of a text that its name filters let through,
-    whether there is such a file or not: nobody hears of a text that is cleared, except through
-    ``validInputChanged``.
+    """A path with a browse button.
+
+    It tells only of a text that its name filters let through, whether there is such a file or not:
+    nobody hears of a text that is cleared, except through ``validInputChanged``.
     """
 
     currentPathChanged = Signal(str)
@@ -281,8 +283,9 @@ class ctkPushButton(QtWidgets.QPushButton):
 
 
 class ctkCheckablePushButton(ctkPushButton):
-    """A button with a check box of its own, which while it "controls the button" makes it a toggle
-    button.
+    """A button with a check box of its own.
+
+    While the box "controls the button" it makes it a toggle button.
     """
 
     checkBoxToggled = Signal(bool)
@@ -343,8 +346,9 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
 
 
 class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
-    """A text as high as it is; of a collapsible one only the first line shows until its link is
-    clicked.
+    """A text as high as it is.
+
+    Of a collapsible one only the first line shows until its link is clicked.
     """
 
     def __init__(self, parent=None):

@@ -41,8 +41,9 @@ def given(part, limits, step):
 
 
 class Numeric(QtWidgets.QWidget):
-    """What widgets for numbers share: limits, step, and how their spin boxes (``_boxes``) write
-    numbers.
+    """What widgets for numbers share.
+
+    These are limits, step, and how their spin boxes (``_boxes``) write numbers.
     """
 
     def __init__(self, parent, limits, *parts):
@@ -193,8 +194,10 @@ class ctkDoubleSlider(Number):
 
 
 class ctkSliderWidget(Number):
-    """A slider with its spin box. New decimals tell the value again; without tracking, each change
-    tells that it is changing before it tells the value.
+    """A slider with its spin box.
+
+    New decimals tell the value again; without tracking, each change tells that it is changing
+    before it tells the value.
     """
 
     valueIsChanging = Signal(float)

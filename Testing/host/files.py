@@ -1,5 +1,6 @@
-"""``slicer.app.coreIOManager()``: reads and writes scenes, volumes, tables and transforms by MRML's
-own storage.
+"""``slicer.app.coreIOManager()``.
+
+It reads and writes scenes, volumes, tables and transforms by MRML's own storage.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""How CTK's sections (ctkCollapsibleButton, ctkCollapsibleGroupBox) hide what they hold while they
-are closed.
+"""How CTK's sections hide what they hold while they are closed.
+
+The sections are ctkCollapsibleButton and ctkCollapsibleGroupBox.
 """
 
 from PySide6 import QtCore, QtWidgets
@@ -14,9 +15,10 @@ ASKED = (
 
 
 class Folding:
-    """A section that folds. What is hidden inside of it stays hidden when it opens, and what is
-    shown while it is closed appears when it opens. Nothing is hidden before the section itself is
-    first shown.
+    """A section that folds.
+
+    What is hidden inside of it stays hidden when it opens, and what is shown while it is closed
+    appears when it opens. Nothing is hidden before the section itself is first shown.
     """
 
     def _fold_children(self):

@@ -1,5 +1,6 @@
-"""``slicer.i18n``: translations go through ``slicer.app.translate``, which in the host returns the
-text itself.
+"""``slicer.i18n``: translations go through ``slicer.app.translate``.
+
+In the host that returns the text itself.
 """
 
 import inspect
@@ -13,8 +14,9 @@ def translate(context, text):
 
 
 def getContext(source_file):
-    """The translation context of a Python file: its name, with the package in front if it is in
-    one.
+    """The translation context of a Python file.
+
+    It is its name, with the package in front if it is in one.
     """
     path = Path(source_file)
     return (

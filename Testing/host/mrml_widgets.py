@@ -1,5 +1,6 @@
-"""The qMRML widgets that panels use, over real MRML nodes and PySide6; ``application.start`` puts
-them in slicer.
+"""The qMRML widgets that panels use, over real MRML nodes and PySide6.
+
+``application.start`` puts them in slicer.
 """
 
 import weakref
@@ -17,8 +18,9 @@ RETIRED = []
 
 
 def observe(widget, subject, event, slot, priority=0.0, node_data=False):
-    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives; returns
-    (subject, tag).
+    """Have ``slot(widget)`` called on an event of a MRML object while the widget lives.
+
+    Returns (subject, tag).
 
     With ``node_data`` it is ``slot(widget, node)``, with the node that the event is about.
     """
@@ -65,8 +67,9 @@ class qMRMLWidget(InScene, QtWidgets.QWidget):
 
 
 class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
-    """Chooses one node of a scene. The menu shows None, then the nodes, then the actions that are
-    enabled.
+    """Chooses one node of a scene.
+
+    The menu shows None, then the nodes, then the actions that are enabled.
 
     As in Slicer it has a model of its own (here the entries of its QComboBox), which fills by the
     scene's events and so in the order of the scene's observers. A node that the model does not have
@@ -126,8 +129,9 @@ class qMRMLNodeComboBox(InScene, QtWidgets.QWidget):
         QtWidgets.QWidget.setEnabled(self, scene is not None)
 
     def _events(self):
-        """(event, slot, priority, whether the slot takes a node) as qMRMLSceneModel observes the
-        scene.
+        """How qMRMLSceneModel observes the scene.
+
+        For each event (event, slot, priority, whether the slot takes a node).
         """
         kind = type(self)
         return [
@@ -570,8 +574,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         return self._python
 
     def setup(self, make):
-        """Create the Python widget by ``make(parent)`` and set it up, as Slicer does when a module
-        is first opened.
+        """Create the Python widget by ``make(parent)`` and set it up.
+
+        Slicer does so when a module is first opened.
         """
         self._make = make
         self._python = make(self)
@@ -591,8 +596,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self.hide()
 
     def reload(self):
-        """Make the widget again from the module's present source
-        (``slicer.util.reloadScriptedModule`` calls it).
+        """Make the widget again from the module's present source.
+
+        ``slicer.util.reloadScriptedModule`` calls it.
         """
         was_entered = self._entered
         self.setup(self._make)
@@ -600,8 +606,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
             self.enter()
 
     def _retire(self):
-        """End of the page. It stays in memory, as a reloaded one does in Slicer: scripts may still
-        hold its widgets.
+        """End of the page.
+
+        It stays in memory, as a reloaded one does in Slicer: scripts may still hold its widgets.
         """
         for selector in self.findChildren("qMRMLNodeComboBox"):
             selector._forget()

@@ -1,5 +1,6 @@
-"""``slicer.parameterNodeWrapper``: typed attributes over a ``vtkMRMLScriptedModuleNode``, bound to
-widgets.
+"""``slicer.parameterNodeWrapper``: typed attributes over a parameter node.
+
+The node is a ``vtkMRMLScriptedModuleNode``; the attributes are bound to widgets.
 
 Values are written as Slicer writes them (numbers and strings by ``str``, bool as "True"/"False", an
 enum by its member name, a node as a node reference beside an empty parameter, a union under
@@ -260,8 +261,10 @@ def _split(hint):
 
 
 def _tell_unused(hint, used):
-    """Slicer's wrapper logs the annotations that it has no use for itself, though widgets are set
-    up by them; a Default beside a value that is assigned is one of them.
+    """Log the annotations that Slicer's wrapper has no use for itself.
+
+    Widgets are set up by them all the same; a Default beside a value that is assigned is one of
+    them.
     """
     unused = [a for a in _split(hint)[1] if not isinstance(a, used)]
     if unused:
@@ -300,8 +303,9 @@ def _maker(kind):
 
 
 def parameterNodeWrapper(cls=None):
-    """Class decorator: each annotated attribute becomes a value of the parameter node given to the
-    constructor.
+    """Class decorator: each annotated attribute becomes a value of the parameter node.
+
+    The node is given to the constructor.
     """
     return _process if cls is None else _process(cls)
 
@@ -338,9 +342,11 @@ def _process(cls):
 
 
 class _Kept:
-    """One value of a wrapper. As in Slicer it is what was read at the node's last change: a
-    reference to a node that comes into the scene only later is None until the next one. As there,
-    each has an observer of the node of its own, which goes when the wrapper does.
+    """One value of a wrapper.
+
+    As in Slicer it is what was read at the node's last change: a reference to a node that comes
+    into the scene only later is None until the next one. As there, each has an observer of the node
+    of its own, which goes when the wrapper does.
     """
 
     def __init__(self, parameter, default, node, name):
@@ -377,8 +383,9 @@ class _Kept:
 
 
 class _Wrapper:
-    """The members that ``parameterNodeWrapper`` adds to a class. Every one that is made observes
-    the node anew.
+    """The members that ``parameterNodeWrapper`` adds to a class.
+
+    Every one that is made observes the node anew.
     """
 
     def __init__(self, parameterNode):
@@ -400,8 +407,9 @@ class _Wrapper:
         return self._hints[name]
 
     def connectGui(self, gui):
-        """Bind every widget whose dynamic property SlicerParameterName names a parameter; returns a
-        tag.
+        """Bind every widget whose property SlicerParameterName names a parameter.
+
+        The property is a dynamic one. Returns a tag.
         """
         widgets = (
             gui.findChildren(qt.QWidget) if hasattr(gui, "isWidgetType") else gui.__dict__.values()

@@ -1,5 +1,6 @@
-"""MRML plot charts drawn with QPainter: series, tables, titles, colours and log axes are read from
-the MRML nodes.
+"""MRML plot charts drawn with QPainter.
+
+Series, tables, titles, colours and log axes are read from the MRML nodes.
 """
 
 import math
@@ -52,8 +53,9 @@ class Series:
 
 
 def read_series(chart) -> list[Series]:
-    """What a chart shows, from its series nodes and their tables; points that are no numbers are
-    left out.
+    """What a chart shows, from its series nodes and their tables.
+
+    Points that are no numbers are left out.
     """
     found = []
     for index in range(chart.GetNumberOfPlotSeriesNodes()):
@@ -265,8 +267,9 @@ def _draw_legend(painter, frame, series):
 
 
 def draw_table(painter, rect, node):
-    """Draw what of a table node (or None) fits into a rectangle: headings above columns, as a table
-    view has them.
+    """Draw what of a table node (or None) fits into a rectangle.
+
+    Headings stand above columns, as a table view has them.
     """
     painter.fillRect(rect, QtGui.QColor("white"))
     if node is None:

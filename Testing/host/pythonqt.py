@@ -44,8 +44,9 @@ FALSE_IF_EMPTY = (QtWidgets.QLayout, QtWidgets.QMenu, QtGui.QTextDocument, QtCor
 
 
 def expand(table: dict) -> dict:
-    """Give every class of a recorded table all that it inherits: {class: {"values", "signals",
-    "methods"}} of sets.
+    """Give every class of a recorded table all that it inherits.
+
+    {class: {"values", "signals", "methods"}} of sets.
     """
 
     def everything(name):
@@ -65,8 +66,9 @@ FACTS = expand(json.loads(FACTS_FILE.read_text()))
 
 
 def wrap(base: type, name: str) -> type:
-    """The class ``name`` with PythonQt semantics, made from the PySide6 (or Python-written QObject)
-    class ``base``.
+    """The class ``name`` with PythonQt semantics.
+
+    It is made from the PySide6 (or Python-written QObject) class ``base``.
     """
     meta = base.staticMetaObject
     facts = FACTS.get(name)
@@ -231,8 +233,9 @@ class Object:
         return _disconnect(self, self._signature(signal), _callable(*receiver))
 
     def findChildren(self, kind, name=None, /) -> tuple:
-        """All descendants of a class (given as class or class name) and, if given, with an object
-        name.
+        """All descendants of a class and, if given, with an object name.
+
+        The class is given as class or class name.
         """
         found = []
         for child in QtCore.QObject.children(self):
@@ -414,8 +417,9 @@ def _count(signature) -> int:
 
 
 def _is(child, kind, name) -> bool:
-    """Whether an object is of a class and, unless it is None, has a name; no object is of the class
-    None.
+    """Whether an object is of a class and, unless it is None, has a name.
+
+    No object is of the class None.
     """
     kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
     return child.inherits(kind) and (name is None or QtCore.QObject.objectName(child) == name)
@@ -431,8 +435,9 @@ def _callable(*receiver):
 
 
 def _accepted(slot) -> int:
-    """How many signal arguments PythonQt hands to a slot: all declared ones (defaults included), or
-    all there are.
+    """How many signal arguments PythonQt hands to a slot.
+
+    All declared ones (defaults included), or all there are.
     """
     function = slot.__func__ if isinstance(slot, types.MethodType) else slot
     if not isinstance(function, types.FunctionType) or function.__code__.co_flags & 0x04:  # *args

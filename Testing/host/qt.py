@@ -41,8 +41,9 @@ def _make(base, name):
 
 
 def _text_or_widget(argument):
-    """PythonQt takes any object where a text is expected; Slicer's developer section makes its menu
-    that way.
+    """PythonQt takes any object where a text is expected.
+
+    Slicer's developer section makes its menu that way.
     """
     return (
         argument

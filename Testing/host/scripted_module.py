@@ -1,5 +1,6 @@
-"""``slicer.ScriptedLoadableModule``: the four base classes of a scripted module, with Slicer's
-interface.
+"""``slicer.ScriptedLoadableModule``: the base classes of a scripted module.
+
+There are four, with Slicer's interface.
 """
 
 import logging
@@ -25,8 +26,9 @@ def _bare(instance, suffix):
 
 
 class ScriptedLoadableModule:
-    """Describes the module: its constructor fills in ``parent`` (title, categories, contributors,
-    ...).
+    """Describes the module.
+
+    Its constructor fills in ``parent`` (title, categories, contributors, ...).
     """
 
     def __init__(self, parent):

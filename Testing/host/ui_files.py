@@ -36,8 +36,9 @@ class QUiLoader:
 
 
 def _take_out(tree) -> dict:
-    """Remove from a .ui tree what Qt's loader can not do with classes written in Python:
-    connections and enums.
+    """Remove from a .ui tree what Qt's loader can not do with classes written in Python.
+
+    These are connections and enums.
     """
     later = {"properties": [], "connections": []}
     for connection in tree.findall("./connections/connection"):

@@ -72,8 +72,9 @@ class SliceWidget(Strict):
 
 
 class Legends(Strict):
-    """What draws the colour legends of one slice view, in a window of its own, for the view's whole
-    life.
+    """What draws the colour legends of one slice view.
+
+    It does so in a window of its own, for the view's whole life.
 
     As in Slicer it learns of a legend when that is added to the scene: one that was there before
     the view is not drawn until its volume is chosen in the view's own selectors.
@@ -103,8 +104,9 @@ class Legends(Strict):
 
 
 class LogicModule(Strict):
-    """A module of Slicer itself, of which the host has only the logic
-    (``slicer.modules.volumes.logic()``).
+    """A module of Slicer itself, of which the host has only the logic.
+
+    Such as ``slicer.modules.volumes.logic()``.
     """
 
     def __init__(self, name, logic):
@@ -125,8 +127,9 @@ class PlotWidget(Strict):
 
 
 class Views(Strict):
-    """One scene for the life of the process, as in Slicer; ``clear`` brings it back to its first
-    state. ``viewport`` makes the widget that holds the views.
+    """One scene for the life of the process, as in Slicer.
+
+    ``clear`` brings it back to its first state. ``viewport`` makes the widget that holds the views.
     """
 
     def __init__(self, folder, viewport):
@@ -194,8 +197,9 @@ class Views(Strict):
             hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
     def clear(self):
-        """Close the scene, which keeps singletons such as views (reset), and remove what modules
-        left there.
+        """Close the scene, and remove what modules left there.
+
+        Closing keeps singletons such as views (reset).
         """
         slicer.mrmlScene = self.scene  # a test may have put another in its place
         self.scene.Clear(0)
