@@ -180,19 +180,7 @@ def detectability(
         leaves room for.
     """
     contrasts, units = sorted(set(contrasts_hu)), next(iter(level_sets.values())).units
-    rows: dict[str, list] = {
-        heading: []
-        for heading in (
-            "diameter (mm)",
-            "contrast (HU)",
-            "region (voxels)",
-            f"output change with the whole nodule ({units})",
-            "contrast that survives (HU)",
-            "survives (%)",
-            "left by fading alone (HU)",
-            "output unchanged",
-        )
-    }
+    rows = _empty_columns(units)
     beside: dict[str, list] = {f"the same with {name} (HU)": [] for name in (nulls or {})}
     most = 0.0
     images: dict[str, tuple[Window, Tensor]] = {}
@@ -230,6 +218,21 @@ def detectability(
             }
     curve = _surviving(rows, sorted(level_sets), contrasts)
     return Table("Could this lesion vanish?", rows | beside), curve, images
+
+
+def _empty_columns(units: str) -> dict[str, list]:
+    """The columns of table "lesions" without rows; ``units`` are the level sets'."""
+    headings = (
+        "diameter (mm)",
+        "contrast (HU)",
+        "region (voxels)",
+        f"output change with the whole nodule ({units})",
+        "contrast that survives (HU)",
+        "survives (%)",
+        "left by fading alone (HU)",
+        "output unchanged",
+    )
+    return {heading: [] for heading in headings}
 
 
 def _surviving(rows: dict[str, list], diameters: list[float], contrasts: list[float]) -> Curve:
