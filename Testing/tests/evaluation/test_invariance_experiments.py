@@ -24,10 +24,11 @@ def ras(volume, i, j, k):
     return tuple((volume.ijk_to_ras @ (i, j, k, 1.0))[:3])
 
 
-def level_set(volume, k, region, network):
+def level_set(volume, k, region, network, structure=None):
     x0 = torch.from_numpy((volume.array[k] + 542.5) / SCALE).float()[None, None]
     patch = Settings().patch(volume.spacing_mm)
-    return LevelSet(denoiser(network).network, x0, region, scale=SCALE, patch=patch)
+    network = denoiser(network).network
+    return LevelSet(network, x0, region, scale=SCALE, patch=patch, structure=structure)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS"])
@@ -47,15 +48,12 @@ def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
         lesion_contrasts_hu=contrasts,
     )
     level_sets = {}
+    centre = tuple(n * mm for n, mm in zip((20, 18), volume.spacing_mm))
     for size in sizes:
         reach = [round(size / 2 / mm) + 8 for mm in volume.spacing_mm[:2]]
-        level_sets[size] = level_set(
-            volume,
-            1,
-            Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0]),
-            averaging(),
-        )
-    centre = tuple(n * mm for n, mm in zip((20, 18), volume.spacing_mm))
+        region = Window(18 - reach[1], 19 + reach[1], 20 - reach[0], 21 + reach[0])
+        nodule = lesions.draw(lesions.Nodule(centre, size, 1.0), region, volume.spacing_mm[:2])
+        level_sets[size] = level_set(volume, 1, region, averaging(), nodule)
     table, curve, images = lesions.detectability(
         level_sets, centre, list(contrasts), volume.spacing_mm[:2], SCALE, 1.0, 200
     )

@@ -27,9 +27,11 @@ def low_dose():
     return toy_models.volume(hu, "low dose", units="HU")
 
 
+# Near the patient's images random weights need not gain anything: the free search has to.
 SEARCH = ideal_input.Settings(
-    max_evaluations=8, device="cpu", knobs=False, validity=False, region=(0, 1, 0, 24, 0, 28)
-)
+    max_evaluations=8, device="cpu", knobs=False, validity=False, region=(0, 1, 0, 24, 0, 28),
+    near=0.0, blurred=0.0,
+)  # fmt: skip
 ASKED = invariances.Settings(
     samples=2, projected=1, shown=1, epsilon_hu=5.0, max_evaluations=100, device="cpu",
     proposals=("texture",), region=(0, 1, 8, 16, 8, 20),
