@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import pickle
 import re
 import stat
 import zipfile
@@ -179,8 +181,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _checkpoint(path: Path) -> Any:
     """What torch reads of a file with weights_only, which runs nothing."""
-    import pickle
-
     import torch
 
     if torch_is_unsafe():
@@ -261,10 +261,78 @@ def load_script(path: Path | str, device: torch.device | str = "cpu") -> nn.Modu
     """
     import torch
 
+    _require_storages(Path(path))
     try:
         return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{Path(path).name} is damaged ({_first_line(error)})") from error
+
+
+class _Anything:
+    """Stands for whatever a pickle makes; does nothing."""
+
+    def __init__(self, *of: Any) -> None: ...
+    def __setstate__(self, state: Any) -> None: ...
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+    def append(self, value: Any) -> None: ...
+    def extend(self, values: Any) -> None: ...
+
+
+class _Storages(pickle.Unpickler):
+    """Reads which weights a pickle of torch names; imports, makes and runs nothing.
+
+    Attributes:
+        needed: Bytes of each, by the name of its entry.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.needed: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> type:
+        return type(name, (_Anything,), {})
+
+    def persistent_load(self, told: Any) -> _Anything:
+        import torch
+
+        _, kind, key, _, count = told
+        dtype = getattr(getattr(torch, kind.__name__, None), "dtype", None)
+        self.needed[str(key)] = int(count) * dtype.itemsize if dtype is not None else 0
+        return _Anything()
+
+
+def _require_storages(path: Path) -> None:
+    """Compare the weights that a TorchScript file names with those in it.
+
+    torch does not: of an entry that is too short it reads memory behind it.
+
+    Raises:
+        ModelError: An entry is too short.
+    """
+    checked_names(path)
+    with zipfile.ZipFile(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        for name in sizes:
+            root, _, last = name.partition("/")
+            if last not in ("data.pkl", "constants.pkl"):
+                continue
+            for key, needed in _storages(archive.read(name)).items():
+                found = sizes.get(f"{root}/{last.removesuffix('.pkl')}/{key}", needed)
+                if found < needed:
+                    raise ModelError(
+                        f"{path.name} is damaged (weights of {needed} bytes have {found}); get it"
+                        " again"
+                    )
+
+
+def _storages(pickled: bytes) -> dict[str, int]:
+    """Bytes that each of the weights needs that a pickle of torch names."""
+    reading = _Storages(io.BytesIO(pickled))
+    try:
+        reading.load()
+    except Exception:  # noqa: BLE001 - no pickle of torch: torch says what is wrong with it
+        return {}
+    return reading.needed
 
 
 def load_exported(path: Path | str) -> nn.Module:

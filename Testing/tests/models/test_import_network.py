@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import sys
 import zipfile
@@ -567,6 +568,37 @@ def test_what_torch_quotes_of_a_damaged_file_is_text(kind, entry, network, code,
     assert str(caught.value).isprintable() and "x1b[31m" in str(caught.value)
     assert path.name in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("left", [0, 4, 20])
+@pytest.mark.parametrize("constant", [True, False])
+def test_weights_shorter_than_told_are_refused_before_torch_reads_behind_them(
+    left, constant, tmp_path
+):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Conv2d(1, 7, 3)
+            self.plain = torch.arange(9.0)
+
+        def forward(self, x):
+            return self.inner(x) + self.plain.sum()
+
+    path = tmp_path / "own.ts"
+    script = torch.jit.script(Net().eval())
+    script = torch.jit.freeze(script) if constant else script  # weights become constants
+    script.save(path)
+    formats.load_script(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    weights = [name for name in entries if re.search(r"/(data|constants)/\d+$", name)]
+    assert len(weights) >= 2
+    for cut in (name for name in weights if len(entries[name]) > left):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content[:left] if name == cut else content)
+        with pytest.raises(ModelError, match=rf"own.ts is damaged .weights of .* have {left}"):
+            formats.load_script(path)
 
 
 def with_words(run, *arguments):
