@@ -2,7 +2,7 @@
 # Runs the tests on other versions than the pinned ones, in an environment of their own, and prints the row for the
 # table in README.md. Every requirement named here takes the place of its line in constraints.txt:
 #   Testing/versions.sh python3.12
-#   Testing/versions.sh python3.10 torch==2.2.2 numpy==1.26.4 "pandas<3"
+#   Testing/versions.sh python3.10 torch==2.2.2 numpy==1.26.4 pyjpegls==1.4.0 "monai<1.5"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:?"usage: Testing/versions.sh PYTHON [REQUIREMENT...]"}
