@@ -316,6 +316,16 @@ def test_what_is_no_ct_in_hu_is_refused():
             run(volume, averaging())
 
 
+def test_a_crop_to_soft_tissue_is_taken_where_its_file_says_hu():
+    tissue = 50 + 30 * np.random.default_rng(0).standard_normal(body().array.shape)
+    liver = replace(body(), array=tissue.astype(np.float32), units="HU")
+    settings = {"samples": 2, "projected": 0, "shown": 0}
+    result = run(liver, averaging(), **settings)
+    assert result.facts["complete"]
+    with pytest.raises(ValueError, match="is it a CT in HU"):
+        run(replace(liver, units=""), averaging(), **settings)
+
+
 def test_networks_of_another_kind_are_refused():
     two = model(nn.Conv2d(2, 1, 1), inputs=("mr", "fat"), outputs=HU)
     with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
