@@ -45,7 +45,7 @@ fuzz: $(READY)  ## read thousands of damaged files, and say what came of them
 
 clean:  ## delete what was generated, except the environments
 	rm -rf build *.egg-info .pytest_cache .hypothesis .ruff_cache Testing/output
-	find NetInversionLib IdealInput Invariances MRFlowHarmonize Testing -name __pycache__ -prune -exec rm -rf {} +
+	find */ -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "Setting up $(VENV); the first time this downloads packages for some minutes"

@@ -96,7 +96,8 @@ class IdealInputParameterNode:
     model - file name of a shipped model fromFile, modelFile - whether another model is used
     instead, and its path region, firstSlice, lastSlice, roiNode - where the input may change;
     lastSlice -1 is the last one maskNode - the input changes only where it is set locked - roles of
-    the channels that stay the patient's, with commas between run - identifier of the result that
+    the channels that stay the patient's, with commas between starts - where the search starts,
+    likewise run - identifier of the result that
     the panel shows The others are the fields of NetInversionLib.ideal_input.Settings; ball and
     memoryGb 0 mean none.
     """
@@ -110,9 +111,7 @@ class IdealInputParameterNode:
     lastSlice: Annotated[int, Minimum(-1)] = -1
     roiNode: vtkMRMLMarkupsROINode
     maskNode: vtkMRMLLabelMapVolumeNode | vtkMRMLSegmentationNode | None
-    startPatient: bool = True
-    startZeros: bool = False
-    startNoise: bool = False
+    starts: str = "patient"
     noiseSeeds: Annotated[int, WithinRange(1, 16)] = 1
     validity: bool = True
     knobs: bool = True
@@ -145,6 +144,7 @@ class IdealInputWidget(channels.Channels):
     def setup(self) -> None:
         self.setupPanel(IdealInputLogic())
         ui = self.ui
+        self._addStarts()
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMaskChosen)
         ui.placeRegionButton.connect("clicked(bool)", self._onPlaceRegion)
         ui.showButton.connect("clicked(bool)", self.showResult)
@@ -177,7 +177,7 @@ class IdealInputWidget(channels.Channels):
         self.ui.maskSelector.setCurrentNode(node.maskNode)
         for role, box in self._locks.items():
             box.checked = role in node.locked.split(",")
-        self.ui.noiseSeedsSpinBox.enabled = node.startNoise
+        self.ui.noiseSeedsSpinBox.enabled = self._showStarts(node)
         for widget in (
             self.ui.evaluationsSpinBox,
             self.ui.boxCheckBox,

@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 
+from NetInversionLib.ideal_input import settings
 from NetInversionLib.models.card import Channel
 from NetInversionLib.panel import keyboard, panel
 from NetInversionLib.panel.texts import literal, on_button
@@ -23,6 +24,7 @@ class Channels(panel.ModulePanel):
     def __init__(self, parent: qt.QWidget | None = None):
         self._selectors: dict[str, Any] = {}  # by role: node selectors
         self._locks: dict[str, Any] = {}  # by role: check boxes
+        self._starts: dict[str, Any] = {}  # by name: check boxes
         panel.ModulePanel.__init__(self, parent)
 
     def _onVolumeChosen(self, role: str, node: slicer.vtkMRMLNode | None) -> None:
@@ -33,6 +35,27 @@ class Channels(panel.ModulePanel):
 
     def _onLock(self, state: bool) -> None:
         self.setValues(locked=",".join(role for role, box in self._locks.items() if box.checked))
+
+    def _onStart(self, state: bool) -> None:
+        self.setValues(starts=",".join(name for name, box in self._starts.items() if box.checked))
+
+    def _addStarts(self) -> None:
+        """One check box for each start that the library knows."""
+        for name, (title, tip) in settings.START_TEXTS.items():
+            box = self._starts[name] = qt.QCheckBox(on_button(_(title)))
+            box.objectName = f"start{name.capitalize()}CheckBox"
+            box.toolTip = literal(_(tip))
+            box.connect("toggled(bool)", self._onStart)
+            self.ui.startsWidget.layout().addWidget(box)
+            setattr(self.ui, box.objectName, box)
+        keyboard.visit_after(self.ui.maskSelector, list(self._starts.values()))
+
+    def _showStarts(self, node: Any) -> bool:
+        """Tick the starts that are chosen, and say whether noise is one."""
+        chosen = node.starts.split(",")
+        for name, box in self._starts.items():
+            box.checked = name in chosen
+        return "noise" in chosen
 
     def modelChanged(self) -> None:
         """One selector for each image that the network takes and gives, one lock for each that it

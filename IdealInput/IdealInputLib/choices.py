@@ -13,7 +13,7 @@ import slicer
 
 from NetInversionLib.core import steps, volumes
 from NetInversionLib.core.volumes import Region, Volume
-from NetInversionLib.ideal_input.settings import PRESETS
+from NetInversionLib.ideal_input.settings import PRESETS, STARTS
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import logic, placing
@@ -168,8 +168,8 @@ class Choices(logic.ModuleLogic):
         }
 
     def _starts(self, node: Any) -> list[str]:
-        choices = {"patient": node.startPatient, "zeros": node.startZeros, "noise": node.startNoise}
-        return [start for start, wanted in choices.items() if wanted]
+        chosen = node.starts.split(",")
+        return [start for start in STARTS if start in chosen]
 
     def sliceCount(self, node: Any, card: Card | None) -> int:
         """How many slices the first chosen volume has, along the network's slice axis; 0 if none is
@@ -247,7 +247,7 @@ class Choices(logic.ModuleLogic):
         region = self.region(node, card) or panel_choices.whole(grid)
         sizes = [high - low for low, high in zip(region[::2], region[1::2])]
         voxels = sizes[0] * sizes[1] * sizes[2]
-        starts = len(self._starts(node)) + (node.noiseSeeds - 1) * node.startNoise
+        starts = len(self._starts(node)) + (node.noiseSeeds - 1) * ("noise" in self._starts(node))
         evaluations = 2000 if node.preset == Preset.PUBLISHED else node.maxEvaluations
         slices = (
             sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1

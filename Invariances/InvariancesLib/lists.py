@@ -87,5 +87,5 @@ class DenoiserLists(panel.ModulePanel):
             return
         samplerPath = self.logic.samplerPath(self._parameterNode, self._cardPath)
         for name, title in self.logic.layers(self._cardPath, samplerPath).items():
-            selector.addItem(title, name)
+            selector.addItem(_(title), name)
         self._withFlow = self.logic.layersWithFlow(self._cardPath, samplerPath)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import models
-from ..models.foreign import trust
+from ..models.foreign import formats, trust
 from .fields import json_fields
 from .options import command, overwrite_argument
 
@@ -23,10 +23,7 @@ SHORTEST_SUM = 8
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
-        help=(
-            "state dict (.pt, .pth, .ckpt, .safetensors), TorchScript, torch.export (.pt2), ONNX,"
-            " or a MONAI bundle (folder or zip)"
-        ),
+        help=f"of a network: {formats.KNOWN}",
     )
     parser.add_argument(
         "--architecture",

@@ -18,7 +18,8 @@ from .output import Shell
 if TYPE_CHECKING:
     import torch
 
-FORMATS = ("nii.gz", "nii", "nrrd", "mha", "dicom")
+DICOM = "dicom"
+"""Beside the endings of ``core.files.SUFFIXES``, what images can be written as."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,11 @@ def overwrite_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def format_argument(parser: argparse.ArgumentParser) -> None:
+    from ..core.files import SUFFIXES
+
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=(*(suffix[1:] for suffix in SUFFIXES), DICOM),
         help=(
             "of the images that are written; dicom makes derived series of the same patient and"
             " study (default: the input's)"

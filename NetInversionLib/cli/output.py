@@ -124,7 +124,7 @@ class Shell(Progress):
             )
         self._bar.n = min(max(fraction, 0.0), 1.0)
         time_left = f"about {duration(left)} left, " if left is not None else ""
-        self._bar.set_description_str(shown(time_left + message))
+        self._bar.set_description_str(shown(time_left + tr(message)))
 
     def complain(self, message: str) -> None:
         """A line on standard error, whether quiet or not."""

@@ -36,8 +36,8 @@ class Asked:
         task: One of ``jobs.TASKS``.
         files, models: Paths of volumes and of model files, by what they are for.
         settings: Of the task, as JSON.
-        format: Of the images that are written: one of ``options.FORMATS``, or None for that of the
-            first volume.
+        format: Of the images that are written: as ``options.format_argument`` has it, or
+            None for that of the first volume.
     """
 
     task: str

@@ -280,6 +280,9 @@ CHOSEN = ("architecture", "arguments", "loss")
 
 
 def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..networks.denoisers import denoisers
+    from ..training.denoiser import DenoiserSettings
+
     _low_dose_arguments(parser, "*")
     parser.add_argument(
         "--low", metavar="FOLDER", help="real low-dose CT, files named as those of --normal"
@@ -295,7 +298,7 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture",
         default="cnn10",
-        choices=["cnn10", "wganvgg", "redcnn"],
+        choices=denoisers(),
         help="of the network",
     )
     parser.add_argument(
@@ -323,8 +326,6 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", metavar="FILE", help="keep simulated noise there for the next training"
     )
-    from ..training.denoiser import DenoiserSettings
-
     add_fields(parser, DenoiserSettings, leave_out=CHOSEN)
 
 

@@ -115,10 +115,13 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def _cells(row: dict, headings: list[str]) -> list[object]:
-    """A volume's values, in the order of the columns and of the figures' headings."""
+    """A volume's values, in the order of the columns and of the figures' headings.
+
+    Older records lack newer columns.
+    """
     figures = row.get("figures", {})
     known = {**row, "reasons": "; ".join(row["reasons"])}
-    return [*(known[key] for key in COLUMNS), *(figures.get(name, "") for name in headings)]
+    return [*(known.get(key, "") for key in COLUMNS), *(figures.get(name, "") for name in headings)]
 
 
 def _head(found: Counter, versions: Counter) -> str:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import volumes
+from . import colors, volumes
 from .results import Curve
 from .text import readable, shown
 from .volumes import Region, Volume
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 AXIAL, CORONAL, SAGITTAL = range(3)
@@ -64,7 +65,8 @@ class Slice:
 class Scale:
     """What grey levels or colours mean.
 
-    Both ends, the ``units`` with what is measured, the colours by matplotlib's name.
+    Both ends, the ``units`` with what is measured, the colours by their role in ``core.colors`` or
+    by matplotlib's name.
     """
 
     low: float
@@ -229,7 +231,7 @@ def _draw(figure, axis, one: Picture) -> None:
     down, across = one.slice.spacing_mm
     shown_image = axis.imshow(
         one.slice.array,
-        cmap=one.scale.colours,
+        cmap=_colour_map(one.scale.colours),
         vmin=one.scale.low,
         vmax=one.scale.high,
         aspect=down / across,
@@ -240,7 +242,7 @@ def _draw(figure, axis, one: Picture) -> None:
         over, scale = one.over
         shown_image = axis.imshow(
             np.ma.masked_invalid(over.array),
-            cmap=scale.colours,
+            cmap=_colour_map(scale.colours),
             vmin=scale.low,
             vmax=scale.high,
             aspect=down / across,
@@ -267,6 +269,14 @@ def _draw(figure, axis, one: Picture) -> None:
             )
         )
     _bar(figure, axis, shown_image, scale)
+
+
+def _colour_map(name: str) -> str | Colormap:
+    if name not in colors.COLORS:
+        return name
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(name, colors.stops(name) / 255)
 
 
 def _bar(figure, axis, image, scale: Scale) -> None:

@@ -125,7 +125,7 @@ def errors(shown: Shown, starts: list[str], what: str) -> str:
         # it.
         scaled = [Key("error", role, name) for name in (there if what == "worst" else [OWN])]
         top = figures.reach(np.concatenate([shown.values(key).ravel() for key in scaled]))
-        error = Scale(0.0, top, f"absolute error ({units})", "inferno")
+        error = Scale(0.0, top, f"absolute error ({units})", "error")
         titles = {name: reading.input_words(name, what) for name in there}
         for kind, scale, words in (
             ("output", grey, f"Synthetic {shown.name(role)}"),

@@ -11,7 +11,19 @@ from typing import Any
 
 from ..core.settings import Checked, setting
 
-STARTS = ("patient", "zeros", "noise")
+START_TEXTS = {
+    "patient": (
+        "Patient's images",
+        "The chosen images: finds the ideal input nearest to what was acquired.",
+    ),
+    "zeros": ("Zeros", "Empty images: what the network needs when nothing is given."),
+    "noise": (
+        "Noise",
+        "Random images: what stays noise is what the network does not look at.",
+    ),
+}
+"""Of each start, what the panel calls it, and what it is for."""
+STARTS = tuple(START_TEXTS)
 DIRECTIONS = ("best", "worst")
 OPTIMISERS = ("annealed", "lbfgs", "published")
 NOISE = 0.02

@@ -5,6 +5,8 @@ Could this lesion vanish, and how many directions does a layer lose?
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -90,7 +92,7 @@ def check_lesion(ct: Volume, settings: InvariancesSettings) -> None:
         i, j, _ = voxel_of(ct, settings.lesion)
         for diameter in settings.lesion_diameters_mm:
             lesions.draw(
-                lesions.Nodule(_centre_mm(ct, i, j), diameter, 1.0),
+                lesions.Nodule(_centre_mm(ct, i, j), diameter, 1.0, settings.lesion_shape),
                 around(ct, i, j, diameter),
                 ct.spacing_mm[:2],
             )
@@ -149,8 +151,9 @@ def lesion(
     place = Place(ct, round(k), model, device, settings.patch(ct.spacing_mm))
     regions = {diameter: around(ct, i, j, diameter) for diameter in settings.lesion_diameters_mm}
     centre = _centre_mm(ct, i, j)
+    one = partial(lesions.Nodule, centre, contrast_hu=1.0, shape=settings.lesion_shape)
     nodules = {
-        diameter: lesions.draw(lesions.Nodule(centre, diameter, 1.0), region, place.spacing_mm)
+        diameter: lesions.draw(one(diameter), region, place.spacing_mm)
         for diameter, region in regions.items()
     }
     level_sets = {
@@ -168,6 +171,7 @@ def lesion(
         settings.max_evaluations,
         progress,
         _nulls(place, level_sets, nodules, ct.array[round(k)], settings) if hu else None,
+        settings.lesion_shape,
     )
     images = {}
     for key, (region, change) in changes.items():

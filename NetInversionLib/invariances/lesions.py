@@ -22,9 +22,23 @@ SAMPLES_PER_VOXEL = 4
 BLUR_VOXELS = 0.6  # the reconstruction's own: an edge takes about a voxel and a half
 
 
+def _ball(across: np.ndarray, down: np.ndarray, radius: float) -> np.ndarray:
+    return np.hypot(across, down) < radius
+
+
+def _hollow(across: np.ndarray, down: np.ndarray, radius: float) -> np.ndarray:
+    return _ball(across, down, radius) & ~_ball(across, down, radius / 2)
+
+
+INSIDE = {"ball": _ball, "hollow": _hollow}
+"""By shape, which points of a slice are in a nodule, from their distances in mm to its middle along
+i and j (which broadcast), and its radius.
+"""
+
+
 @dataclass(frozen=True)
 class Nodule:
-    """A ball, cut through its middle.
+    """A ball or another of ``INSIDE``, cut through its middle.
 
     ``centre_mm``: (i, j) from the middle of the slice's first voxel; ``diameter_mm``;
     ``contrast_hu``: difference from what surrounds it.
@@ -33,6 +47,7 @@ class Nodule:
     centre_mm: tuple[float, float]
     diameter_mm: float
     contrast_hu: float
+    shape: str = "ball"
 
     def __post_init__(self):
         if not self.diameter_mm > 0 or self.contrast_hu == 0:
@@ -42,7 +57,7 @@ class Nodule:
 def draw(nodule: Nodule, region: Window, spacing_mm: tuple[float, float]) -> Tensor:
     """The nodule's change of a region in HU.
 
-    It is the share of each voxel inside the ball, blurred like a reconstruction.
+    It is the share of each voxel inside the nodule, blurred like a reconstruction.
 
     Args:
         nodule: Where, how large and of what contrast.
@@ -61,7 +76,9 @@ def draw(nodule: Nodule, region: Window, spacing_mm: tuple[float, float]) -> Ten
         for first, last in ((region.j0, region.j1), (region.i0, region.i1))
     ]
     j, i = fine[0][:, None] * spacing_mm[1], fine[1][None] * spacing_mm[0]
-    inside = np.hypot(i - nodule.centre_mm[0], j - nodule.centre_mm[1]) < nodule.diameter_mm / 2
+    inside = INSIDE[nodule.shape](
+        i - nodule.centre_mm[0], j - nodule.centre_mm[1], nodule.diameter_mm / 2
+    )
     if not inside.any():
         raise ValueError(
             f"the nodule of {nodule.diameter_mm:g} mm does not touch the slice: move it onto the"
@@ -154,6 +171,7 @@ def detectability(
     max_evaluations: int = 150,
     progress: Progress = Progress(),
     nulls: dict[str, dict[float, LevelSet]] | None = None,
+    shape: str = "ball",
 ) -> tuple[Table, Curve, dict[str, tuple[Window, Tensor]]]:
     """Every size with every contrast at one place.
 
@@ -172,6 +190,7 @@ def detectability(
         progress: Receives progress; may raise ``Cancelled``.
         nulls: Level sets of other networks, by their names, and by diameter: what the same nodules
             hide from them stands beside.
+        shape: Of the nodules, one of ``INSIDE``.
 
     Returns:
         Table "lesions"; a curve, surviving contrast (HU) over diameter, a line for each contrast;
@@ -185,7 +204,7 @@ def detectability(
     most = 0.0
     images: dict[str, tuple[Window, Tensor]] = {}
     for number, (diameter, level_set) in enumerate(sorted(level_sets.items())):
-        nodules = [Nodule(centre_mm, diameter, contrast) for contrast in contrasts]
+        nodules = [Nodule(centre_mm, diameter, contrast, shape) for contrast in contrasts]
         part = Part(progress, number / len(level_sets), (number + 1) / len(level_sets))
         found = hide(level_set, nodules, spacing_mm, hu_per_unit, epsilon, max_evaluations, part)
         for row in zip(

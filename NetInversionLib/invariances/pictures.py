@@ -177,7 +177,7 @@ def _over(one: Shown, key: str, title: str, top: float) -> Picture:
         one.slice("patient"),
         title,
         one.grey,
-        (figures.replace(over, array=seen), Scale(0.0, top, "standard deviation (HU)", "viridis")),
+        (figures.replace(over, array=seen), Scale(0.0, top, "standard deviation (HU)", "spread")),
         one.frame,
     )
 

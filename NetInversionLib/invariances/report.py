@@ -53,6 +53,7 @@ SETTINGS = {
     "components": ("Principal components", "how many are kept"),
     "segments": ("Segments", "statistics inside each"),
     "lesion": ("Point of the lesion", "R, A, S in mm; none: no lesion was tried"),
+    "lesion_shape": ("Lesion shape", "ball: as a nodule; hollow: its inner half as it was"),
     "lesion_diameters_mm": ("Lesion sizes", "mm, diameter"),
     "lesion_contrasts_hu": ("Lesion contrasts", "HU"),
     "spectrum": ("Layers whose lost directions are counted", ""),

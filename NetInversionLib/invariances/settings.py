@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ..core.settings import Checked, setting
 
 PROPOSALS = ("noise", "texture", "cinn")
+LESION_SHAPES = ("ball", "hollow")
+"""Of the nodules; ``lesions.INSIDE`` says which voxels are in each."""
 NOTHING_CHANGES = (
     "at exactly the same output a network with as many outputs as inputs lets nothing change."
     " Choose a fraction of the noise, 1 HU say"
@@ -36,7 +38,8 @@ class InvariancesSettings(Checked):
     how many principal components of the accepted samples are kept, where a slice's region is one
     tile. ``segments``: names of the labels 1, 2, ... of the volume "segments". ``lesion``: a point
     in RAS mm at which nodules of ``lesion_diameters_mm`` and ``lesion_contrasts_hu`` are tried, or
-    None. ``spectrum``: layers ("output" too) whose lost directions are counted, in squares of
+    None; ``lesion_shape``: "ball", or "hollow" for one whose inner half is as it was.
+    ``spectrum``: layers ("output" too) whose lost directions are counted, in squares of
     ``spectrum_size`` voxels. ``seed``: everything random follows from it. ``device``: "auto",
     "cpu", "cuda" or "mps".
     """
@@ -64,6 +67,7 @@ class InvariancesSettings(Checked):
     components: int = setting(3, at_least=0)
     segments: tuple[str, ...] = ()
     lesion: tuple[float, float, float] | None = setting(None, because="a point, RAS in mm")
+    lesion_shape: str = setting("ball", choices=LESION_SHAPES)
     lesion_diameters_mm: tuple[float, ...] = setting((3.0, 5.0, 8.0, 12.0), filled=True, above=0)
     lesion_contrasts_hu: tuple[float, ...] = setting(
         (-60.0, -20.0, 20.0, 60.0), filled=True, other_than=0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .noise_level import local_mean, noise_level
-from .registry import register
+from .registry import ARCHITECTURES, register
 
 MAX_CHANNELS = 512
 USUAL_LEVEL = 0.05  # about 25 HU: the logarithm of the level is given in units of it
@@ -75,6 +75,15 @@ class Denoiser(nn.Module):
         nn.init.zeros_(last.weight)
         if last.bias is not None:
             nn.init.zeros_(last.bias)
+
+
+def denoisers() -> list[str]:
+    """Names of the architectures that are denoisers, in the order in which they were registered."""
+    return [
+        name
+        for name, made in ARCHITECTURES.items()
+        if isinstance(made, type) and issubclass(made, Denoiser)
+    ]
 
 
 @register("cnn10")

@@ -50,7 +50,7 @@ IN_FORM = {
 """The lines that stand for options of the command."""
 PACKAGE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A class in an installed package."""
-NETWORK_FILES = "(*.pt *.pth *.ckpt *.pyt *.safetensors *.ts *.pt2 *.onnx *.zip)"
+NETWORK_FILES = f"({' '.join('*' + ending for ending in formats.ENDINGS)})"
 
 
 class AddNetwork:

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 
 import qt
 
+from ..core import words
 from ..scene import tables
 
 
 def fill(selector: qt.QComboBox, entries: Mapping[str, str]) -> None:
-    """Have a list offer ``entries``, texts by data; where it does already, the choice stays."""
+    """Have a list offer ``entries``, texts by data, in the user's language.
+
+    Where it does already, the choice stays.
+    """
+    entries = {data: words.tr(text) for data, text in entries.items()}
     shown = {selector.itemData(i): selector.itemText(i) for i in range(selector.count)}
     if shown != entries:
         selector.clear()

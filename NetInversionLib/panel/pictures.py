@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import qt
 
+from ..core import colors
 from ..models.card import Card, Channel
-from ..scene import display, tables
+from ..scene import tables
 from .words import tr as _
 
 
@@ -49,19 +50,19 @@ def mapsPicture(maps: dict[str, np.ndarray], high: float, size: int = 220) -> qt
 
     Maps are {title: (J, I), 0 to ``high``}.
     """
-    stops = np.array([list(bytes.fromhex(color)) for color in display.COLORS["spread"].split()])
+    stops = colors.stops("spread")
     picture = qt.QPixmap(size * len(maps), size + 20)
     picture.fill(qt.QColor("white"))
     painter = qt.QPainter()
     painter.begin(picture)
     for place, (title, array) in enumerate(maps.items()):
         level = np.clip(np.nan_to_num(array) / max(high, 1e-9), 0, 1) * (len(stops) - 1)
-        colors = np.stack(
+        shades = np.stack(
             [np.interp(level, range(len(stops)), channel) for channel in stops.T], -1
         ).astype(np.uint8)
         image = qt.QPixmap()
         image.loadFromData(
-            qt.QByteArray(b"P6 %d %d 255\n" % array.shape[::-1] + colors.tobytes()), "PPM"
+            qt.QByteArray(b"P6 %d %d 255\n" % array.shape[::-1] + shades.tobytes()), "PPM"
         )
         scale = (size - 4) / max(array.shape)
         painter.drawPixmap(

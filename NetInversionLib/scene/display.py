@@ -6,19 +6,12 @@ import numpy as np
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
+from ..core import colors
+from ..core.colors import COLORS
+
 ROLES = ("input", "ct", "difference", "factor", "error", "spread")
 # ------------------------------------------------------------------------------------------ display
 
-# RGB at even steps; colours between them are linear. Error and spread follow matplotlib's inferno
-# and viridis (CC0), factor Brewer's purple and orange, difference his blues and oranges: the two
-# ends differ for colour-blind readers too, and the middle, where nothing changed, is lighter than
-# both.
-COLORS = {
-    "difference": "08306b 2171b5 6baed6 f0f0f0 fd8d3c d94801 7f2704",
-    "factor": "542788 8073ac f7f7f7 e08214 7f3b08",
-    "error": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
-    "spread": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
-}
 AROUND_A_VALUE = ("difference", "factor")
 """Roles whose colours run to both sides of a middle value, 0 or 1, that nothing was changed at."""
 MIDDLE = 127
@@ -152,7 +145,7 @@ def _version(role: str, through: bool) -> str:
 
 def _fill_colors(node: slicer.vtkMRMLColorTableNode, role: str, through: bool) -> None:
     """Slicer's views take an opacity between 0 and 1 for 1: no map can fade to its middle."""
-    stops = np.array([list(bytes.fromhex(color)) for color in COLORS[role].split()]) / 255
+    stops = colors.stops(role) / 255
     at = np.linspace(0, len(stops) - 1, 256)
     clear = MIDDLE if through else None
     modifying = node.StartModify()

@@ -58,7 +58,7 @@ class DenoiserSettings(Checked):
     """How a denoiser is trained.
 
     Attributes:
-        architecture, arguments: Of ``networks``: "cnn10", "wganvgg" or "redcnn".
+        architecture, arguments: Of ``networks``: one of ``denoisers()``.
         loss: "mse" or "wgan".
         steps, batch, patch: Optimiser steps, patches in each, voxels along their sides.
         learning_rate: The optimiser's, at its highest; warms up over 5 % of the steps and falls as
@@ -145,14 +145,29 @@ def as_published(architecture: str) -> DenoiserSettings:
 
     Chen et al. (CNN-10): patches of 33 x 33, SGD. Yang et al. (WGAN-VGG): patches of 64 x 64, Adam,
     four steps of the critic. Chen et al. (RED-CNN): patches of 55 x 55, Adam.
+
+    Raises:
+        ValueError: No paper's settings are known for this architecture.
     """
-    if architecture == "cnn10":
-        return DenoiserSettings("cnn10", patch=33, optimiser="sgd", learning_rate=1e-2)
-    if architecture == "redcnn":
-        return DenoiserSettings("redcnn", patch=55, learning_rate=1e-4)
-    return DenoiserSettings(
-        "wganvgg", loss="wgan", batch=128, learning_rate=1e-5, critic_steps=4, warm_up=0.0
+    if architecture not in PUBLISHED:
+        raise ValueError(
+            f"no paper's settings are known for {architecture!r}, only for"
+            f" {', '.join(PUBLISHED)}: train it without --as-published"
+        )
+    return PUBLISHED[architecture]
+
+
+PUBLISHED = {
+    settings.architecture: settings
+    for settings in (
+        DenoiserSettings("cnn10", patch=33, optimiser="sgd", learning_rate=1e-2),
+        DenoiserSettings("redcnn", patch=55, learning_rate=1e-4),
+        DenoiserSettings(
+            "wganvgg", loss="wgan", batch=128, learning_rate=1e-5, critic_steps=4, warm_up=0.0
+        ),
     )
+}
+"""The papers' settings, by architecture."""
 
 
 # Training -----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def ideal_input(widget) -> dict:
     return {
         "default": {},
         "40 evaluations, no checks": {"maxEvaluations": 40, "knobs": False, "validity": False},
-        "two starts": {"maxEvaluations": 40, "startZeros": True},
+        "two starts": {"maxEvaluations": 40, "starts": "patient,zeros"},
         "displayed slice": {"region": type(widget._parameterNode.region).DISPLAYED},
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.writing import replacing
 from ..card import Card, ModelError
 from .description import DENOISING, Description, ScaledChannel, channels, described
-from .formats import BUNDLE, CAN_RUN_CODE, EXPORTED, ONNX, SCRIPT, STATE
+from .formats import CAN_RUN_CODE, STATE
 from .found import Probe
 from .trust import require, sha256_of
 
@@ -133,7 +133,7 @@ def read(path: Path | str) -> Imported:
 def _imported(values: dict) -> Imported:
     if values.keys() != {f.name for f in fields(Imported)}:
         raise ValueError("its fields are not those of a card")
-    if values["kind"] not in (STATE, SCRIPT, EXPORTED, ONNX, BUNDLE):
+    if values["kind"] not in (STATE, *CAN_RUN_CODE):
         raise ValueError(f"there is no kind {values['kind']!r}")
     name = values["file"]
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
@@ -206,7 +206,7 @@ def load_network(file: Path, imported: Imported) -> nn.Module:
     Raises:
         ModelError: As ``load``.
     """
-    from . import bundle, formats, own
+    from . import formats, own
 
     found = sha256_of(file)
     if found != imported.sha256:
@@ -216,14 +216,7 @@ def load_network(file: Path, imported: Imported) -> nn.Module:
         )
     if imported.kind in CAN_RUN_CODE:
         require(file, found)
-    if imported.kind == SCRIPT:
-        return formats.load_script(file)
-    if imported.kind == EXPORTED:
-        return formats.load_exported(file)
-    if imported.kind == ONNX:
-        return formats.load_onnx(file)
-    if imported.kind == BUNDLE:
-        return bundle.load_network(file)
+        return formats.load(imported.kind, file)
     return own.with_weights(imported.architecture, formats.weights_of(file), file.name)
 
 

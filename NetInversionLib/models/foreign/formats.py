@@ -8,8 +8,9 @@ import pickle
 import re
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,6 @@ OWN, STATE, SCRIPT, EXPORTED, ONNX, BUNDLE = (
     "ONNX",
     "MONAI bundle",
 )
-CAN_RUN_CODE = (SCRIPT, EXPORTED, ONNX, BUNDLE)
-"""ONNX too: onnx2torch writes Python code with the file's names in it, which torch.fx then runs."""
 # What a checkpoint calls the part that holds the weights.
 CONTAINERS = (
     "model_state_dict",
@@ -83,8 +82,7 @@ def kind_of(path: Path | str) -> str:
         raise ModelError(f"{path.name} is empty: save or copy it again")
     raise ModelError(
         f"{path.name} is no network file that can be read (it begins with {start[:4]!r}). Known are"
-        " state dicts (.pt, .pth, .ckpt, .safetensors), TorchScript, torch.export (.pt2), ONNX and"
-        " MONAI bundles"
+        f" {KNOWN}"
     )
 
 
@@ -395,6 +393,51 @@ def _converted_operators() -> set[str]:
     from onnx2torch.node_converters import registry
 
     return {known.operation_type for known in getattr(registry, "_CONVERTER_REGISTRY", ())}
+
+
+def _load_bundle(path: Path) -> nn.Module:
+    from . import bundle
+
+    return bundle.load_network(path)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file that holds a network with its own code: ask before ``load`` is called.
+
+    ``told``: it with its usual endings, as messages and help say it; ``endings``: those that a
+    dialog offers.
+    """
+
+    load: Callable[[Path], nn.Module]
+    told: str
+    endings: tuple[str, ...]
+
+
+FORMATS = {
+    SCRIPT: Format(load_script, "TorchScript", (".ts",)),
+    EXPORTED: Format(load_exported, "torch.export (.pt2)", (".pt2",)),
+    # onnx2torch writes Python code with the file's names in it, which torch.fx then runs.
+    ONNX: Format(load_onnx, "ONNX", (".onnx",)),
+    BUNDLE: Format(_load_bundle, "MONAI bundles (folder or zip)", (".zip",)),
+}
+"""All kinds but weights alone; ``kind_of`` tells them apart."""
+CAN_RUN_CODE = tuple(FORMATS)
+WEIGHTS = (".pt", ".pth", ".ckpt", ".pyt", ".safetensors")
+ENDINGS = (*WEIGHTS, *(ending for one in FORMATS.values() for ending in one.endings))
+KNOWN = ", ".join(
+    ["state dicts (.pt, .pth, .ckpt, .safetensors)", *(one.told for one in FORMATS.values())]
+)
+"""Every kind of file that can be read, in words."""
+
+
+def load(kind: str, path: Path) -> nn.Module:
+    """The network of a file of one of ``FORMATS``. It can run code: ask first.
+
+    Raises:
+        ModelError: It is damaged, or a package that reads it is missing.
+    """
+    return FORMATS[kind].load(path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from . import bundle, cards, formats, own, recognise, trust
 from .adopt import completed, denoiser_told, prepared
 from .cards import Imported
 from .description import DENOISING, Description, Image, described
-from .formats import BUNDLE, CAN_RUN_CODE, ONNX, OWN, STATE
+from .formats import BUNDLE, CAN_RUN_CODE, OWN, STATE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -243,13 +243,7 @@ def _module(path: Path, kind: str, wishes: Wishes) -> tuple[nn.Module, dict]:
         return own.with_weights(architecture, formats.weights_of(path), path.name), architecture
     if wishes.architecture:
         raise ModelError(f"{path.name} ({kind}) has its own architecture: leave that out")
-    if kind == ONNX:
-        return formats.load_onnx(path), {}
-    if kind == BUNDLE:
-        return bundle.load_network(path), {}
-    if kind == formats.SCRIPT:
-        return formats.load_script(path), {}
-    return formats.load_exported(path), {}
+    return formats.load(kind, path), {}
 
 
 def _layers(module: nn.Module, found: Any) -> dict[str, str]:

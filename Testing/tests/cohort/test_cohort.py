@@ -457,6 +457,15 @@ def test_only_what_changed_is_done_again(tmp_path, log, monkeypatch):
     assert done(factor=3) == "abcd" and done(factor=3) == ""
 
 
+def test_a_record_older_than_a_column_leaves_it_empty(tmp_path, monkeypatch):
+    here(monkeypatch)
+    make(tmp_path / "in", "a.nii.gz")
+    monkeypatch.setattr(cohort_page, "COLUMNS", (*cohort_page.COLUMNS, "newer"))
+    go(tmp_path / "in", tmp_path / "out")
+    (row,) = csv.DictReader((tmp_path / "out/summary.csv").open(encoding="utf-8"))
+    assert row["newer"] == "" and row["status"] == "accepted"
+
+
 def test_results_of_another_version_are_kept_and_said(tmp_path, log, monkeypatch):
     here(monkeypatch)
     folder, out, said = tmp_path / "in", tmp_path / "out", []

@@ -9,6 +9,7 @@ from PIL import Image
 from toy_models import LPS
 
 from NetInversionLib.core import figures, volumes
+from NetInversionLib.core.colors import stops
 from NetInversionLib.core.figures import Picture, Scale
 from NetInversionLib.core.results import Curve
 from NetInversionLib.core.volumes import Volume
@@ -217,3 +218,12 @@ def test_a_curve_s_lines_differ_by_more_than_colour(monkeypatch):
         "level (HU)",
         "Decay",
     )
+
+
+def test_a_scale_may_name_a_role_whose_colours_the_views_have_too():
+    colours = figures._colour_map("spread")
+    for place, stop in ((0.0, 0), (1.0, -1)):
+        assert (
+            np.round(np.array(colours(place)[:3]) * 255).tolist() == stops("spread")[stop].tolist()
+        )
+    assert figures._colour_map("gray") == "gray"

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from NetInversionLib.invariances.lesions import Nodule, detectability, draw, hide
+from NetInversionLib.invariances.lesions import INSIDE, Nodule, detectability, draw, hide
 from NetInversionLib.invariances.level_set import LevelSet, Window
+from NetInversionLib.invariances.settings import LESION_SHAPES
 
 HU = 500.0
 SPACING = (0.8, 1.0)
@@ -31,6 +32,19 @@ def test_a_nodule_has_the_area_of_its_cut_and_its_place():
     j, i = (np.average(np.indices(change.shape)[axis], weights=change) for axis in (0, 1))
     assert ((i + 3) * SPACING[0], (j + 2) * SPACING[1]) == pytest.approx((12.0, 15.0), abs=0.05)
     assert change.max() == pytest.approx(80, rel=0.02)
+
+
+def test_every_shape_that_can_be_asked_for_can_be_drawn():
+    assert set(LESION_SHAPES) == set(INSIDE)
+
+
+def test_a_hollow_nodule_has_three_quarters_of_a_balls_area_and_nothing_in_its_middle():
+    ball, hollow = (
+        draw(Nodule((12.0, 15.0), 12.0, 80.0, shape), Window(0, 34, 0, 40), SPACING)
+        for shape in ("ball", "hollow")
+    )
+    assert float(hollow.sum() / ball.sum()) == pytest.approx(0.75, rel=0.02)
+    assert abs(hollow[15, 15]) < 1 and float(ball[15, 15]) == pytest.approx(80, rel=0.01)
 
 
 def test_a_network_that_keeps_everything_hides_nothing():

@@ -24,6 +24,7 @@ from panel_steps import choose_second_model, pick, without_data
 from NetInversionLib import jobs, models, networks
 from NetInversionLib.core import steps, volumes
 from NetInversionLib.core.results import Result
+from NetInversionLib.ideal_input.settings import START_TEXTS
 
 host.start()
 
@@ -164,6 +165,14 @@ def scene_ids():
 
 def log(widget):
     return widget.ui.logText.toPlainText()
+
+
+def test_every_start_that_the_library_knows_has_a_box(widget):
+    boxes = {name: getattr(widget.ui, f"start{name.capitalize()}CheckBox") for name in START_TEXTS}
+    assert {name: box.text for name, box in boxes.items()} == {
+        name: title for name, (title, _tip) in START_TEXTS.items()
+    }
+    assert widget.ui.startPatientCheckBox.checked and not widget.ui.startZerosCheckBox.checked
 
 
 # ---- a run

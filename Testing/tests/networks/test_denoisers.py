@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from NetInversionLib import networks
+from NetInversionLib.networks.denoisers import denoisers
 from NetInversionLib.networks.layers import LayerError, UpTo, layers
 
 PUBLISHED = {"cnn10": {}, "wganvgg": {}, "redcnn": {"out_ch": 96}}
@@ -212,3 +213,8 @@ def test_activations_in_place_leave_the_image_and_the_gradient_as_they_are(name)
         assert torch.equal(image, before)
         up, down = (network(before + sign * step).square().sum() for sign in (1, -1))
     assert float(up - down) / 2 == pytest.approx(float((image.grad * step).sum()), rel=1e-4)
+
+
+def test_the_denoisers_are_found_among_the_architectures():
+    assert set(PUBLISHED) <= set(denoisers())
+    assert "unet" in networks.ARCHITECTURES and "unet" not in denoisers()

@@ -8,8 +8,7 @@ import logging
 import host
 import numpy as np
 import pytest
-
-MODULES = ("IdealInput", "Invariances", "MRFlowHarmonize")
+from extension import MODULES
 
 
 def volume(name):
@@ -155,7 +154,7 @@ def test_a_name_that_looks_like_html_stays_what_it_is(module, scene):
     assert widget.ui.logText.toPlainText().endswith(f"'{EVIL}' was removed")
 
 
-@pytest.mark.parametrize("name", ["IdealInput", "Invariances", "MRFlowHarmonize"])
+@pytest.mark.parametrize("name", MODULES)
 def test_a_panel_speaks_german(module, name, monkeypatch):
     """Labels, tooltips, units and what an empty selector says; the code finds its choices still."""
     monkeypatch.setenv("NETINVERSION_LANGUAGE", "de")

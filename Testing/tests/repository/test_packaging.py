@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from extension import MODULES
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULES = ("IdealInput", "Invariances", "MRFlowHarmonize")
 FLAT_FOLDER = Path("lib/Slicer-5.12/qt-scripted-modules")
 RAW_URL = "https://raw.githubusercontent.com/NetInversion/SlicerNetInversion/main/"
 

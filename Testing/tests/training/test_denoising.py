@@ -287,3 +287,9 @@ def test_simulated_noise_is_kept_and_made_anew_where_anything_differs(tmp_path, 
             (ct, replace(SMALL, seed=1), 3),
         ):
             pairs_of(volume, "a", settings, number=number, cache=tmp_path)
+
+
+def test_settings_of_a_paper_are_refused_for_a_network_without_one():
+    assert denoiser.as_published("redcnn").patch == 55
+    with pytest.raises(ValueError, match="only for cnn10, redcnn, wganvgg"):
+        denoiser.as_published("unet")

@@ -1,0 +1,6 @@
+"""The extension's modules, as its folders have them."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = tuple(sorted(lists.parent.name for lists in ROOT.glob("*/CMakeLists.txt")))
