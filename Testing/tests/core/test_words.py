@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from extension import MODULES
+from extension import MODULES, PANELS
 
 from NetInversionLib.core import page, words
 from NetInversionLib.harmonize import reading
@@ -142,7 +142,7 @@ def test_a_translation_keeps_names_keys_and_spaces(path):
         assert text.endswith(" ") == told.endswith(" "), text
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 @pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
 def test_no_key_of_a_panel_is_taken_twice(path, name):
     file = ROOT / name / f"Resources/UI/{name}.ui"

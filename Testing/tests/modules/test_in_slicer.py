@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extension import MODULES
+from extension import PANELS
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "Testing" / "in_slicer.py"
@@ -86,7 +86,7 @@ def test_every_panel_goes_from_sample_to_a_loaded_result(in_slicer):
     assert code == 0, said
     ends = states(page)
     assert set(ends.values()) == {"passed"}
-    for name in MODULES:
+    for name in PANELS:
         assert {
             f"{name}: its own test",
             f"{name}: Apply",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import host
 import pytest
-from extension import MODULES
+from extension import PANELS
 from host import pythonqt
 
 host.start()
@@ -67,7 +67,7 @@ def plain(signal):
 
 
 def test_there_is_a_file_for_each_module():
-    assert {file.stem for file in FILES} == set(MODULES)
+    assert {file.stem for file in FILES} == set(PANELS)
 
 
 def test_no_named_layout_is_empty(tree):

@@ -8,7 +8,7 @@ import logging
 import host
 import numpy as np
 import pytest
-from extension import MODULES
+from extension import PANELS
 
 
 def volume(name):
@@ -23,7 +23,7 @@ def wrappers(widget):
     return sum(type(thing) is type(widget._parameterNode) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 def test_a_visit_leaves_nothing_behind(module, name):
     widget = module(name)
     node, tags = widget._parameterNode.parameterNode, set()
@@ -46,7 +46,7 @@ def test_a_visit_leaves_nothing_behind(module, name):
     del node.AddObserver, node.RemoveObserver
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 def test_nothing_is_said_at_load(module, name, caplog):
     with caplog.at_level(logging.WARNING):
         module(name)
@@ -84,7 +84,7 @@ def choose(widget):
     return {role: shown(selector) for role, selector in selectors(widget).items()}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 def test_the_selectors_show_what_a_loaded_scene_has_chosen(module, name, scene, tmp_path):
     import slicer
 
@@ -99,7 +99,7 @@ def test_the_selectors_show_what_a_loaded_scene_has_chosen(module, name, scene, 
 
 
 @pytest.mark.parametrize("entered", [True, False])
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 def test_what_is_added_to_the_scene_takes_no_choice_away(module, name, scene, tmp_path, entered):
     import slicer
 
@@ -154,7 +154,7 @@ def test_a_name_that_looks_like_html_stays_what_it_is(module, scene):
     assert widget.ui.logText.toPlainText().endswith(f"'{EVIL}' was removed")
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PANELS)
 def test_a_panel_speaks_german(module, name, monkeypatch):
     """Labels, tooltips, units and what an empty selector says; the code finds its choices still."""
     monkeypatch.setenv("NETINVERSION_LANGUAGE", "de")
