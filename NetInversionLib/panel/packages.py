@@ -10,6 +10,8 @@ import threading
 
 import slicer
 
+from .texts import literal
+
 PACKAGES = {"torch": "2.2", "scikit-image": "0.22", "safetensors": "0.4"}
 """What the library needs and Slicer does not bring, with the oldest version that will do."""
 
@@ -112,7 +114,7 @@ def _install(requester: str, requirements: list[str]) -> None:
             " install them now?"
         )
         if not slicer.util.confirmOkCancelDisplay(
-            question, f"{requester}: install Python packages"
+            literal(question), f"{requester}: install Python packages"
         ):
             raise PackagesMissing(_declined(requester, wanted)) from None
         packaging = None
