@@ -119,7 +119,7 @@ class Choices(logic.ModuleLogic):
         found = []
         starts = self._starts(node)
         if not starts:
-            found.append(_("Choose at least one start: patient, zeros or noise."))
+            found.append(_("Choose at least one start."))
         if node.direction == Direction.WORST and not node.ball:
             found.append(
                 _(
