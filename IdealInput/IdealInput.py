@@ -153,6 +153,7 @@ class IdealInputWidget(channels.Channels):
         self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
+        choices.take_older_starts(self.logic.getParameterNode().parameterNode)
         panel.ModulePanel.initializeParameterNode(self)
         self.logic.chooseMarkedVolumes(self._parameterNode, self._card)
 

@@ -55,6 +55,17 @@ class Preset(enum.Enum):
         ][self.value]
 
 
+def take_older_starts(parameters: slicer.vtkMRMLNode) -> None:
+    """Starts as a scene of an older version has them, one parameter each, become one."""
+    names = {start: f"start{start.capitalize()}" for start in STARTS}
+    said = {start: parameters.GetParameter(name) for start, name in names.items()}
+    if any(said.values()):
+        chosen = [start for start, value in said.items() if value.lower() == "true"]
+        parameters.SetParameter("starts", ",".join(chosen))
+        for name in names.values():
+            parameters.UnsetParameter(name)
+
+
 class Choices(logic.ModuleLogic):
     """Answers for a parameter node ``node`` (IdealInputParameterNode) and the chosen model's
     ``card``.

@@ -1070,6 +1070,24 @@ def test_a_scene_with_an_older_name_of_a_search_means_what_it_meant(
     assert asked.optimiser == ("published" if now == "PUBLISHED" else "annealed")
 
 
+def test_a_scene_with_the_starts_one_by_one_means_what_it_meant(widget, arrays, tmp_path):
+    import slicer
+
+    choose(widget, add_nodes(arrays))
+    parameters = widget._parameterNode.parameterNode
+    for name, value in (("Patient", "False"), ("Zeros", "True"), ("Noise", "True")):
+        parameters.SetParameter(f"start{name}", value)
+    parameters.UnsetParameter("starts")
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    host.close()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert widget._parameterNode.starts == "zeros,noise"
+    assert widget.ui.startZerosCheckBox.checked and not widget.ui.startPatientCheckBox.checked
+    widget.ui.startZerosCheckBox.checked = False
+    widget.initializeParameterNode()
+    assert widget._parameterNode.starts == "noise", "the older parameters are gone"
+
+
 def test_module_reload(widget, arrays):
     import slicer
 
