@@ -182,7 +182,7 @@ def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
 # How long a run takes, fitted on two cores: everything in voxels that pass through a denoiser of
 # the published size, forwards.
 MARGIN_VOXELS = 40  # that a network sees around a region, both sides together
-TYPICAL_EVALUATIONS = 12  # of a projected sample: most are accepted long before the last
+TYPICAL_EVALUATIONS = 70  # of a projected sample: those that are slow set the mean
 GRADIENT = 3  # a pass there and back, in passes forwards
 BACK_PASSES = 10  # the way back to the proposal, and measuring
 DECODED = 3.1  # an image that a sampler draws, in passes
