@@ -115,6 +115,7 @@ class IdealInputParameterNode:
     noiseSeeds: Annotated[int, WithinRange(1, 16)] = 1
     validity: bool = True
     knobs: bool = True
+    tradeOff: bool = False
     direction: Direction = Direction.BEST
     ball: Annotated[float, WithinRange(0, 1)] = 0.0
     preset: Preset = Preset.NEAR

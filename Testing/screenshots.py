@@ -354,6 +354,7 @@ def ideal_input():
     widget.ui.startZerosCheckBox.checked = True
     widget.ui.startNoiseCheckBox.checked = True
     widget.ui.evaluationsSpinBox.value = EVALUATIONS
+    widget.ui.presetSelector.setCurrentIndex(1)  # free: the tutorial explains what it finds
     nodes, _seconds = run(widget, "error", 600, "IdealInput-detailed")
     draw_results(widget, nodes)
     print_tables(nodes, SHOWN, DOCS / "IdealInput.md" if chosen else None)

@@ -13,7 +13,7 @@ import slicer
 
 from NetInversionLib.core import steps, volumes
 from NetInversionLib.core.volumes import Region, Volume
-from NetInversionLib.ideal_input.settings import PRESETS, STARTS
+from NetInversionLib.ideal_input.settings import PRESETS, PRICES, STARTS, STEPS
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import logic, placing
@@ -236,6 +236,7 @@ class Choices(logic.ModuleLogic):
             memory_gb=node.memoryGb or None,
             validity=node.validity,
             knobs=node.knobs,
+            trade_off=node.tradeOff,
         )
         preset = PRESETS[node.preset.name.lower()]
         settings.update({**preset, "starts": settings["starts"]})
@@ -263,8 +264,10 @@ class Choices(logic.ModuleLogic):
         slices = (
             sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
         )
-        knobs = 420 * min(1, 4 / slices) if node.knobs and node.direction == Direction.BEST else 0
-        return voxels * (starts * (evaluations + 8 * node.validity) + knobs + 10)
+        of_some = min(1, 4 / slices) if node.direction == Direction.BEST else 0
+        curve = len(PRICES) * STEPS * (2 if node.preset == Preset.NEAR else 1) + 40
+        more = of_some * (420 * node.knobs + curve * node.tradeOff)
+        return voxels * (starts * (evaluations + 8 * node.validity) + more + 10)
 
     def estimateText(self, node: Any, card: Card) -> str:
         """Time and memory of the run in words; the time is learnt from earlier runs of the same

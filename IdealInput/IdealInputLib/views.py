@@ -65,6 +65,15 @@ class ResultViews(logic.ModuleLogic):
         ideal = nodes.get(Key("ideal", channel, start))
         change = nodes.get(Key("change", channel, start))
         errors = [nodes.get(Key("error", output, name)) for name in (OWN, start)]
+        tabs: dict[str, Any] = {
+            _("Table"): views.TableView("IdealInputTable", nodes.get(table)),
+            _("Convergence"): views.PlotView("IdealInputPlot1", nodes.get("convergence")),
+            _("Spectrum"): views.PlotView(
+                "IdealInputPlot2", nodes.get(Key("spectrum", start=start))
+            ),
+        }
+        if "trade-off" in nodes:
+            tabs[_("Change")] = views.PlotView("IdealInputPlot3", nodes["trade-off"])
         rows: list[views.Row] = [
             [
                 views.SliceView("IdealInput1", _("Patient's own input"), patient),
@@ -86,17 +95,7 @@ class ResultViews(logic.ModuleLogic):
                     errors[1],
                     color=views.MAP,
                 ),
-                views.TabViews(
-                    {
-                        _("Table"): views.TableView("IdealInputTable", nodes.get(table)),
-                        _("Convergence"): views.PlotView(
-                            "IdealInputPlot1", nodes.get("convergence")
-                        ),
-                        _("Spectrum"): views.PlotView(
-                            "IdealInputPlot2", nodes.get(Key("spectrum", start=start))
-                        ),
-                    }
-                ),
+                views.TabViews(tabs),
             ],
         ]
         yield from views.show(LAYOUT, rows, change, ideal)

@@ -76,25 +76,35 @@ def errors_of(facts: dict) -> dict[str, float]:
 
 
 def answer(facts: dict, tables: dict[str, Table]) -> str:
-    """One to three sentences: what came out, how sure it is, what to look at next.
+    """One to four sentences: what came out, how sure it is, how large the change is, what to look
+    at next.
 
     Args:
         facts, tables: Of a result of ``ideal_input``; what is missing in them is left out of the
             words.
     """
+    return tr(" ".join(_sentences(facts, tables)))
+
+
+def _sentences(facts: dict, tables: dict[str, Table]) -> list[str]:
+    """The answer, the main thing first."""
     if "error" not in facts or "error" not in tables:
         done, total = facts.get("images_done", 0), facts.get("images", 0)
-        return tr(
+        return [
             f"The run was stopped with {done} of {total} images finished, so there are no figures:"
             " what is shown is the best input until then."
-        )
+        ]
     start = best_start(facts)
     sentences = [_what(facts, tables, start)]
     if _gain(facts, start) > 0:
-        sentences += [_how_sure(facts, tables, start), _what_next(facts, tables, start)]
+        sentences += [
+            _how_sure(facts, tables, start),
+            _how_far(facts, start),
+            _what_next(facts, tables, start),
+        ]
     # Of a network of the user's own: whether it does its task at all.
     sentences.append(facts.get("quality", {}).get("words", ""))
-    return tr(" ".join(sentence for sentence in sentences if sentence))
+    return [sentence for sentence in sentences if sentence]
 
 
 def best_start(facts: dict) -> str:
@@ -108,8 +118,8 @@ def summary(facts: dict, tables: dict[str, Table]) -> str:
     """HTML: the answer, the error of each input, and what the network is."""
     if not facts:
         return REMOVED
-    first, *others = _escaped(answer(facts, tables)).partition(" How sure: ")
-    lines = [f"<b>{first}</b>{''.join(others)}"]
+    first, *others = (_escaped(tr(sentence)) for sentence in _sentences(facts, tables))
+    lines = [" ".join([f"<b>{first}</b>", *others])]
     if "error" not in facts or "error" not in tables:
         return f"<b>Incomplete.</b> {lines[0]}"
     units = _units(tables["error"])
@@ -168,7 +178,7 @@ def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
         )
     kept = kept_of(tables, start)
     if kept:
-        noisier, blurred = (f"{100 * share:.0f} %" for share in kept)
+        noisier, blurred = map(_share, kept)
         words = (
             f"of the gain {noisier} stays when noise of {100 * NOISE:.0f} % of the input's range is"
             f" added to both inputs, {blurred} when both are blurred by {BLUR_VOXELS:g} voxel"
@@ -180,6 +190,26 @@ def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
         )
         parts.append(words)
     return f"How sure: {'; '.join(parts)}." if parts else ""
+
+
+def _how_far(facts: dict, start: str) -> str:
+    """How large the change is beside the images' noise, and how little of it gives half of the
+    gain; only what was measured.
+    """
+    change = facts.get("change_in_noise", {}).get(start)
+    if not change:
+        return ""
+    words = (
+        f"How far: the {_kind(facts)} input differs from the patient's own by {change:.2g} times"
+        " the images' own noise (root mean square)"
+    )
+    curve = facts.get("trade_off", {})
+    half = curve.get("half")
+    if half is not None and start == "patient":
+        some, every = curve.get("images"), curve.get("of")
+        where = f", on {some} of {every} images," if some != every else ""
+        words += f"; half of the gain{where} needs {half:.2g} times that noise"
+    return f"{words}."
 
 
 def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:
@@ -196,6 +226,11 @@ def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:
             " after)"
         )
     return f"Look next at {' and at '.join(parts)}." if parts else ""
+
+
+def _share(share: float) -> str:
+    """A share of the gain in words; less than nothing is nothing."""
+    return f"{100 * share:.0f} %" if share > 0 else "nothing"
 
 
 # The figures --------------------------------------------------------------------------------------

@@ -154,6 +154,11 @@ def page(result: Result, source: Volume | None = None) -> str:
                 _transfer(facts),
             ),
             core_page.chapter(
+                "How much change buys how much?",
+                *_curves(result, "trade-off"),
+                _note_on_change(facts),
+            ),
+            core_page.chapter(
                 "What a scanner could do",
                 core_page.paragraph(facts["protocol"]) if "protocol" in facts else "",
                 _table(tables, "acquirable"),
@@ -290,6 +295,17 @@ def _note_on_spectra(result: Result) -> str:
         "Above 1 the found image has more structure of that fineness than the patient's, below 1 "
         "less; to the "
         "right are fine structures and noise.",
+        "quiet",
+    )
+
+
+def _note_on_change(facts: Mapping) -> str:
+    if "trade_off" not in facts:
+        return ""
+    return core_page.paragraph(
+        "Each point is the best input found at one price of leaving the patient's images, the"
+        " first is these images unchanged. 1 is a root-mean-square change as large as the images'"
+        " own noise, or as 1 % of a channel's range where there is less.",
         "quiet",
     )
 

@@ -167,7 +167,7 @@ def describe(
             result, case, names, found.images, objective, second, settings.seed, kind
         )
     if settings.direction == "best" and (settings.knobs or settings.trade_off):
-        _add_of_some(result, case, found, settings, memory, progress)
+        _add_of_some(result, case, names, found, settings, memory, progress)
     result.curves[Key("convergence")] = Curve(
         "How far did the error fall?",
         "network evaluations",
@@ -238,9 +238,16 @@ def _output_volumes(result: Result, case: Case, name: str, kind: str, normalised
     return (normalised - case.target).abs() * case.model.error_scale[0]
 
 
+def _first_those_near(found: Found, names: list[str], chosen: Tensor) -> list[Tensor]:
+    """The inputs found from each start, of the images ``chosen``; from the patient's first."""
+    order = sorted(range(len(names)), key=lambda n: names[n] != "patient")
+    return [found.images[n][chosen] for n in order]
+
+
 def _add_of_some(
     result: Result,
     case: Case,
+    names: list[str],
     found: Found,
     settings: IdealInputSettings,
     memory: float,
@@ -267,8 +274,10 @@ def _add_of_some(
             settings.blurred_weight,
             scale,
             units,
+            _first_those_near(found, names, chosen),
             progress,
         )
+        result.facts["trade_off"]["of"] = count
     if settings.knobs:
         free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
         _add_knobs(result, case, chosen, objective, free, progress)

@@ -77,8 +77,7 @@ def priced(
         price ``near[items[r]]``.
     """
 
-    # Voxel by voxel the price weighs against the error, whatever lies around the region.
-    counted = objective.weight.flatten(1).sum(1).clamp(min=1) * patient.shape[1]
+    counted = counted_voxels(objective, patient)
 
     def value_and_gradient(
         x: Tensor, items: Tensor, rounding: float = 0.0
@@ -101,6 +100,29 @@ def priced(
         return value, gradient + 2 * column * scaled / sigma
 
     return value_and_gradient
+
+
+def counted_voxels(objective: Objective, patient: Tensor) -> Tensor:
+    """Voxels of all channels where the error counts, for each image, (images,).
+
+    Per such voxel a price weighs against the error, whatever lies around the region.
+
+    Args:
+        objective: Of the images.
+        patient: Of shape (images, C, *space).
+    """
+    return objective.weight.flatten(1).sum(1).clamp(min=1) * patient.shape[1]
+
+
+def squared_change(images: Tensor, patient: Tensor, sigma: Tensor) -> Tensor:
+    """Sum of the squared changes of each image, (images,), in its noise's deviations.
+
+    Args:
+        images: (images, C, *space).
+        patient: Of the same shape and unit.
+        sigma: Standard deviation of each channel's noise, (1, C, 1, ...), in that unit.
+    """
+    return ((images - patient) / sigma).square().flatten(1).sum(1)
 
 
 def distance(images: Tensor, patient: Tensor, sigma: Tensor, free: Tensor) -> float:

@@ -15,7 +15,7 @@ from toy_mr import run as run_ideal
 from NetInversionLib import cli
 from NetInversionLib.core import figures, files, page, volumes
 from NetInversionLib.core import page as core_page
-from NetInversionLib.core.results import Result
+from NetInversionLib.core.results import Curve, Result
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.harmonize import report as harmonize_report
 from NetInversionLib.harmonize import settings as harmonize_settings
@@ -123,6 +123,24 @@ def test_a_page_says_what_is_needed_to_run_it_again(made):
     methods = library.methods(page.plain(facts))
     assert facts["model"]["sha256"][:16] in methods and page.text(methods) in text
     assert "ISMRM 2019, abstract 4866" in text or "doi:10.1117/12.2647170" in text
+
+
+def test_the_curve_of_error_against_change_has_a_chapter(ideal):
+    result, source = ideal
+    assert "How much change buys how much?</h2>" not in ideal_input_report.page(result, source)
+    curve = Curve("How much change buys how much?", "change", "error", {"the input": ([0], [1])})
+    told = {"half": 1.5, "images": 2, "of": 2}
+    with_curve = Result(
+        result.volumes,
+        result.tables,
+        {**result.curves, "trade-off": curve},
+        {**result.facts, "trade_off": told, "change_in_noise": {"patient": 3.0, "zeros": 3.0}},
+        result.roles,
+    )
+    text = ideal_input_report.page(with_curve, source)
+    chapter = text.partition("How much change buys how much?</h2>")[2].partition("<h2")[0]
+    assert "<img" in chapter and "one price of leaving the patient" in chapter
+    assert "by 3 times the images" in text
 
 
 def test_methods_of_an_ideal_input_tell_the_prices_that_there_were(ideal):

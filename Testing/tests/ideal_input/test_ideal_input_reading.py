@@ -99,6 +99,38 @@ def test_a_gain_that_lasts_is_told_as_such():
     assert "does not hang on fine patterns alone" in text and "about this network" not in text
 
 
+def test_a_gain_that_a_blur_takes_is_told_as_nothing():
+    text = answer(*result(noisier=50.0, blurred=60.0))
+    assert "of the gain nothing stays when noise" in text
+    assert ", nothing when both are blurred by 1 voxel: most of it lies in fine patterns" in text
+
+
+def test_the_size_of_the_change_is_told_in_units_of_the_noise():
+    facts, tables = result(errors={PATIENT: 4.0, ZEROS: 5.0})
+    assert "How far" not in answer(facts, tables), "it was not measured"
+    facts["change_in_noise"] = {PATIENT: 3.14, ZEROS: 9.0}
+    measured = (
+        "How far: the ideal input differs from the patient's own by 3.1 times the images' own noise"
+        " (root mean square)"
+    )
+    assert f" {measured}. Look next" in answer(facts, tables)
+    facts["trade_off"] = {"half": 1.38, "images": 3, "of": 3}
+    text = answer(facts, tables)
+    assert f"{measured}; half of the gain needs 1.4 times that noise. Look next" in text
+    assert summary(facts, tables).partition("</b>")[0].endswith("10 % of that.")
+    facts["trade_off"]["of"] = 20
+    assert "half of the gain, on 3 of 20 images, needs 1.4 times" in answer(facts, tables)
+    facts["trade_off"]["half"] = None
+    assert f"{measured}. Look next" in answer(facts, tables)
+
+
+def test_the_change_of_another_start_has_no_curve():
+    facts, tables = result(errors={PATIENT: 5.0, ZEROS: 4.0})
+    facts |= {"change_in_noise": {PATIENT: 3.0, ZEROS: 8.0}, "trade_off": {"half": 1.0}}
+    text = answer(facts, tables)
+    assert "by 8 times the images' own noise (root mean square)." in text
+
+
 def test_several_starts_are_compared_and_the_best_is_told():
     facts, tables = result(errors={PATIENT: 4.0, ZEROS: 3.0})
     assert best_start(facts) == ZEROS

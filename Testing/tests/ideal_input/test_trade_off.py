@@ -10,8 +10,9 @@ from toy_mr import mixer, run, two_channels
 
 from NetInversionLib.ideal_input import served
 from NetInversionLib.ideal_input.knobs import noise_sigma
-from NetInversionLib.ideal_input.settings import PRESETS, Settings
-from NetInversionLib.ideal_input.trade_off import PRICES, change_of_half
+from NetInversionLib.ideal_input.settings import PRESETS, PRICES, Settings
+from NetInversionLib.ideal_input.trade_off import best_at, change_of_half, trade_off
+from NetInversionLib.optimise.objective import Objective
 
 
 @pytest.mark.parametrize("shape", [(9, 14), (1, 12), (7, 6, 5)])
@@ -176,7 +177,7 @@ def test_the_curve_goes_from_no_change_to_the_least_error():
     assert len(changes) == len(PRICES) + 1 and changes[0] == 0 and changes == sorted(changes)
     assert errors[0] == pytest.approx(result.facts["error"]["own"], rel=1e-3)
     assert np.all(np.diff(errors) < 0.05 * errors[0]) and errors[-1] < 0.9 * errors[0]
-    assert 0 < facts["half"] < changes[-1]
+    assert 0 < facts["half"] < changes[-1] and facts["images"] == facts["of"] == 3
 
 
 def test_the_curve_of_a_copy_is_known():
@@ -196,6 +197,51 @@ def test_the_curve_of_a_copy_is_known():
         assert error == pytest.approx(np.abs(target - patient).mean() - reach.mean(), abs=6e-3)
 
 
+def copy_of_noise():
+    """A copy's objective, the patient's images with noise of 0.02, and a target 0.3 above."""
+    generator = torch.Generator().manual_seed(5)
+    patient = 0.4 + 0.02 * torch.randn(2, 1, 24, 24, generator=generator)
+    return Objective(lambda x: x, patient + 0.3), patient
+
+
+def test_at_each_price_the_best_of_what_is_known_is_taken():
+    """Going a share s of the way leaves an error of 0.3 (1 - s), at a change of 0.3 s."""
+    objective, patient = copy_of_noise()
+    shares = [1.0, 0.5, 0.0, 0.2, 0.05]
+    candidates = [patient + 0.3 * share for share in shares]
+    sigma = float(served.noise_deviations(patient))
+    for price, image in zip(PRICES, best_at(PRICES, candidates, patient, objective, 0.0)):
+        costs = [0.3 * (1 - s) + price / 1000 * (0.3 * s / sigma) ** 2 for s in shares]
+        expected = patient + 0.3 * shares[int(np.argmin(costs))]
+        torch.testing.assert_close(image, expected)
+
+
+def test_what_was_found_already_counts_and_half_is_of_its_gain():
+    objective, patient = copy_of_noise()
+    found = patient + 0.24  # four fifths of the way
+    dear = {"scale": 100.0, "units": "%", "weight": 0.0}
+    _, alone = trade_off(patient, torch.ones_like(patient), objective, **dear)
+    _, known = trade_off(patient, torch.ones_like(patient), objective, found=[found], **dear)
+    sigma = served.noise_deviations(patient)
+    assert known["half"] == pytest.approx(0.12 / float(sigma), rel=0.02)
+    assert alone["half"] == pytest.approx(0.15 / float(sigma), rel=0.02)
+    assert known["images"] == 2
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_as_prices_fall_change_rises_and_the_error_falls(weight):
+    generator = torch.Generator().manual_seed(6)
+    patient = 0.4 + 0.02 * torch.randn(2, 2, 16, 16, generator=generator)
+    target = torch.rand(2, 1, 16, 16, generator=generator)
+    network = mixer(channels=2).requires_grad_(False)
+    objective = Objective(network, target)
+    free = torch.ones_like(patient)
+    _, told = trade_off(patient, free, objective, weight, 1.0, "", ())
+    least = [(a + weight * b) / (1 + weight) for a, b in zip(told["error"], told["error blurred"])]
+    assert told["change"] == sorted(told["change"]) and told["change"][-1] > 2 * told["change"][1]
+    assert np.all(np.diff(least) < 1e-3 * least[0]), "but for the price of leaving the range"
+
+
 @pytest.mark.parametrize(
     "changes, errors, half",
     [
@@ -207,4 +253,6 @@ def test_the_curve_of_a_copy_is_known():
     ],
 )
 def test_half_of_the_gain_is_found_between_the_points(changes, errors, half):
+    assert change_of_half(changes, errors, 1e3) is None, "no gain"
+    assert change_of_half(changes, errors, -1e3) is None, "not reached"
     assert change_of_half(changes, errors) == (half if half is None else pytest.approx(half))

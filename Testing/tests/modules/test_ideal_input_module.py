@@ -1145,6 +1145,27 @@ def test_apply_says_all_that_is_missing(widget, arrays):
     )
 
 
+def test_the_curve_of_error_against_change_is_asked_for_foreseen_and_shown(widget, arrays):
+    import slicer
+
+    choose(widget, add_nodes(arrays))
+    node = widget._parameterNode
+    before = widget.logic.cost(node, widget._card)
+    assert not widget.ui.tradeOffCheckBox.checked
+    widget.ui.tradeOffCheckBox.checked = True
+    near = widget.logic.cost(node, widget._card) - before
+    widget.ui.presetSelector.setCurrentIndex(1)
+    free = widget.logic.cost(node, widget._card) - before
+    assert near > free > 0, "a step that looks at the blurred input too costs twice"
+    widget.ui.presetSelector.setCurrentIndex(0)
+    press(widget)
+    found = results(widget)
+    plot = slicer.mrmlScene.GetSingletonNode("IdealInputPlot3", "vtkMRMLPlotViewNode")
+    assert plot is not None and plot.GetPlotChartNodeID() == found["trade-off"].GetID()
+    told = json.loads(found["facts"].GetText())["trade_off"]
+    assert told["change"][0] == 0 and told["of"] == told["images"]
+
+
 def test_worst_input_within_a_ball(widget, arrays):
     choose(widget, add_nodes(arrays))
     widget.ui.directionSelector.setCurrentIndex(1)
