@@ -26,7 +26,7 @@ CHANNEL = "NetInversion.channel"
 """Attribute of a volume node: the channel it is, as sample data say it."""
 CHOSEN = "channel."
 """Node references of the parameter node: the volume chosen for a channel."""
-SECONDS_PER_VOXEL = 1.75e-6
+SECONDS_PER_VOXEL = 3.3e-6
 """And evaluation, on the machine that NetInversionLib.jobs.speed speaks of."""
 
 
