@@ -153,11 +153,7 @@ def page(result: Result, source: Volume | None = None) -> str:
                 _table(tables, "validity"),
                 _transfer(facts),
             ),
-            core_page.chapter(
-                "How much change buys how much?",
-                *_curves(result, "trade-off"),
-                _note_on_change(facts),
-            ),
+            _on_change(result, facts),
             core_page.chapter(
                 "What a scanner could do",
                 core_page.paragraph(facts["protocol"]) if "protocol" in facts else "",
@@ -299,15 +295,17 @@ def _note_on_spectra(result: Result) -> str:
     )
 
 
-def _note_on_change(facts: Mapping) -> str:
+def _on_change(result: Result, facts: Mapping) -> str:
+    """The chapter with the curve of error against change; "" if it was not asked for."""
     if "trade_off" not in facts:
         return ""
-    return core_page.paragraph(
+    note = core_page.paragraph(
         "Each point is the best input found at one price of leaving the patient's images, the"
         " first is these images unchanged. 1 is a root-mean-square change as large as the images'"
         " own noise, or as 1 % of a channel's range where there is less.",
         "quiet",
     )
+    return core_page.chapter("How much change buys how much?", *_curves(result, "trade-off"), note)
 
 
 def _ended(facts: Mapping) -> str:

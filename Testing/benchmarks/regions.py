@@ -174,7 +174,12 @@ def report(rows: list[dict], evaluations: int, options) -> list[str]:
                 f" {np.median([r['patient_hu'] for r in mine]):.1f} ->"
                 f" {np.median([r['ideal_hu'] for r in mine]):.1f} |"
             )
-    lines += [
+    return [*lines, *observed(rows, options)]
+
+
+def observed(rows: list[dict], options) -> list[str]:
+    """The source's observations on these rows, as lines; those of starts that there are."""
+    lines = [
         "",
         f"The source's observations (medians over regions, bounds by {options.bounds}):",
         "",
