@@ -27,10 +27,10 @@ run() {  # NAME [VARIABLE=VALUE...] [COMMAND...]: the tests under it, a line, an
   printf '| %s | %s | %s | %d s |\n' "$name" "$verdict" "$(tail -1 "$logs/$name.log")" $((SECONDS - begin))
 }
 
-busy() {  # The same, at low priority beside two programs that never rest
+busy() {  # The same, at low priority beside two programs that never rest, as if from another terminal
   loops=()
   for _ in 1 2; do
-    (while :; do :; done) &
+    $(command -v setsid) bash -c 'while :; do :; done' &
     loops+=($!)
   done
   trap 'kill "${loops[@]}"' EXIT
