@@ -15,6 +15,7 @@ from .options import (
     format_argument,
     machine_arguments,
     overwrite_argument,
+    require_writable,
     set_threads,
 )
 
@@ -205,6 +206,7 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
             raise ValueError(f"{path} is there already; choose another name, or --overwrite")
     if place.resolve() == Path(asked.first).resolve():
         raise ValueError("the result would replace the image that it is made from")
+    require_writable(place)
     if force:
         asked = replace(asked, settings={**asked.settings, "force": True})
     try:

@@ -186,7 +186,16 @@ def require_new(path: str | Path, overwrite: bool, *may_be: object) -> Path:
         raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite and not any(may_be):
         raise ValueError(f"{path} is there already; choose another name, or --overwrite")
-    place = next(folder for folder in path.absolute().parents if folder.exists())
+    require_writable(path)
+    return path
+
+
+def require_writable(path: Path) -> None:
+    """See that a path could be written, before the work; its folder need not be there yet.
+
+    Raises:
+        ValueError: The nearest folder that is there is no folder, or may not be written.
+    """
+    place = next((folder for folder in path.absolute().parents if folder.exists()), path.parent)
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise ValueError(f"{path} cannot be written: check the folder {place}")
-    return path

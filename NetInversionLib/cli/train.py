@@ -82,7 +82,8 @@ def _checkpoint(options: argparse.Namespace, ending: str = ".checkpoint") -> Pat
     kept = Path(options.checkpoint or Path(options.output).with_suffix(ending))
     model = getattr(options, "model", None) or ""
     added_to = bool(model) and Path(model).resolve() == Path(options.output).resolve()
-    require_new(options.output, options.overwrite, added_to, kept.exists())
+    # A folder with scans that were looked at says nothing of the output.
+    require_new(options.output, options.overwrite, added_to, kept.is_file())
     return kept
 
 

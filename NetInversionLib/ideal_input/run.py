@@ -272,6 +272,7 @@ def _add_of_some(
             case.free[chosen],
             objective,
             settings.blurred_weight,
+            noise_deviations(case.patient),
             scale,
             units,
             _first_those_near(found, names, chosen),

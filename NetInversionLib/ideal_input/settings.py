@@ -135,8 +135,8 @@ class IdealInputSettings(Checked):
     def _chosen(self, given: float | None, usual: float) -> float:
         if given is not None:
             return given
-        usually = self.optimiser == "annealed" and self.direction == "best" and self.ball is None
-        return usual if usually else 0.0
+        best = self.direction == "best" and self.ball is None
+        return usual if best and self.mean and self.optimiser == "annealed" else 0.0
 
     def check(self) -> None:
         """Raise ValueError for bounds that exclude each other, or a search without an end."""
@@ -147,6 +147,10 @@ class IdealInputSettings(Checked):
             )
         if self.ball is not None and (set(self.starts) != {"patient"} or self.box):
             raise ValueError("a ball needs starts only at the patient, and excludes box bounds")
+        if self.near and not self.mean:
+            raise ValueError(
+                "the price of leaving the patient's images needs mean errors, not sums"
+            )
         if (self.near or self.blurred) and self.optimiser == "published":
             raise ValueError(
                 "the published optimiser knows no price of leaving the patient's images, and no"

@@ -13,7 +13,7 @@ from ..core.progress import Progress
 from ..core.results import Curve
 from ..optimise import descent
 from ..optimise.objective import Objective
-from .served import blurred, counted_voxels, distance, noise_deviations, priced, squared_change
+from .served import blurred, counted_voxels, distance, priced, squared_change
 from .settings import PRICES, STEPS
 
 SHARE = 0.2
@@ -29,6 +29,7 @@ def trade_off(
     free: Tensor,
     objective: Objective,
     weight: float,
+    sigma: Tensor,
     scale: float,
     units: str,
     found: Sequence[Tensor] = (),
@@ -41,6 +42,7 @@ def trade_off(
         free: Where they may change, of the same shape.
         objective: Of these images, a mean over voxels.
         weight: Of the blurred input's error in the search (``Settings.blurred_weight``).
+        sigma: Standard deviation of each channel's noise, (1, C, 1, ...).
         scale: ``units`` per normalised unit of the error.
         units: Of the error.
         found: Inputs known already, each of the shape of ``patient``: they count where they are
@@ -52,9 +54,11 @@ def trade_off(
         noise), "error" and "error blurred", from no change on; "images", their number; and "half",
         the change that half of the gain needs, or None if the curve does not reach it.
     """
-    sigma = noise_deviations(patient)
     path = _searched(patient, free, objective, weight, sigma, progress)
-    images = [patient, *best_at(PRICES, [patient, *path, *found], patient, objective, weight)]
+    images = [
+        patient,
+        *best_at(PRICES, [patient, *path, *found], patient, objective, weight, sigma),
+    ]
     changes = [distance(image, patient, sigma, free) for image in images]
     errors = [scale * objective.mean_error(image) for image in images]
     soft = [scale * objective.mean_error(blurred(image)) for image in images]
@@ -103,6 +107,7 @@ def best_at(
     patient: Tensor,
     objective: Objective,
     weight: float,
+    sigma: Tensor,
 ) -> list[Tensor]:
     """For each price the best of some inputs, image by image: as prices fall, change rises and the
     error that is minimised falls.
@@ -113,12 +118,13 @@ def best_at(
         patient: (images, C, *space).
         objective: Of these images, a mean over voxels.
         weight: Of the blurred input's error.
+        sigma: Standard deviation of each channel's noise, (1, C, 1, ...).
 
     Returns:
         For each price, images of the shape of ``patient``.
     """
     items = torch.arange(len(patient), device=patient.device)
-    sigma, counted = noise_deviations(patient), counted_voxels(objective, patient)
+    counted = counted_voxels(objective, patient)
     unpriced = priced(objective, patient, None, None, weight)
     losses = torch.stack([unpriced(x, items)[0] for x in candidates])
     changes = torch.stack([squared_change(x, patient, sigma) / counted for x in candidates])

@@ -114,7 +114,7 @@ def _install(requester: str, requirements: list[str]) -> None:
             " install them now?"
         )
         if not slicer.util.confirmOkCancelDisplay(
-            literal(question), f"{requester}: install Python packages"
+            literal(question), literal(f"{requester}: install Python packages")
         ):
             raise PackagesMissing(_declined(requester, wanted)) from None
         packaging = None

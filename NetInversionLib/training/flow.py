@@ -259,6 +259,7 @@ def train(
         lambda: state.initialise(draw_batch(training, settings, 0)),
     )
     if group.rank == 0:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
         draw_curve(state.history, Path(output).with_suffix(".png"))
         write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
     group.leave()

@@ -65,7 +65,11 @@ def looks_of(scans: Mapping[Path, Path | None], kept: Kept) -> Iterator[Look]:
     Args:
         scans: {scan: its mask file, or None}.
         kept: Has the looks of before.
+
+    Raises:
+        ValueError: Fewer than two scans.
     """
+    _require_two(len(scans))
     for path, mask in scans.items():
         name = f"look-{VERSION}-{state_of(path, mask)}"
         yield Look(**kept.keep(name, lambda: vars(look(harmonize_scan.read(path, mask)))))
@@ -110,11 +114,7 @@ def fit_looks(
     Raises:
         ValueError: Fewer than two looks.
     """
-    if len(looks) < 2:
-        raise ValueError(
-            "the gate's limits need at least two people of the target scanner; twenty or more make"
-            " them useful"
-        )
+    _require_two(len(looks))
     progress = progress or Progress()
     key = _key(looks)
     moving = [Moving(seen) for seen in looks]
@@ -142,6 +142,14 @@ def fit_looks(
         "gate_quantiles": np.mean(quantiles, 0),
     }
     return {name: np.asarray(values, np.float32) for name, values in statistics.items()}
+
+
+def _require_two(people: int) -> None:
+    if people < 2:
+        raise ValueError(
+            "the gate's limits need at least two people of the target scanner; twenty or more make"
+            " them useful"
+        )
 
 
 def _key(looks: list[Look]) -> str:

@@ -14,13 +14,11 @@ class Kept:
     """Results by name, each in a file of the folder.
 
     Args:
-        folder: Made if it is not there; without one, nothing is kept.
+        folder: Made with the first result; without one, nothing is kept.
     """
 
     def __init__(self, folder: Path | str | None = None):
         self.folder = None if folder is None else Path(folder)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``make`` gives, from the folder if it is there already.

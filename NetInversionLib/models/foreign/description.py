@@ -158,10 +158,12 @@ def _told_apart(description: Description) -> Description:
     """
     before = "Denoised" if description.task == DENOISING else "Output"
     roles = {image.role for image in description.inputs}
-    outputs = (
-        replace(image, name=f"{before} {image.name}") if image.role in roles else image
-        for image in description.outputs
-    )
+    given = {image.name for image in description.outputs}
+    outputs = []
+    for image in description.outputs:
+        name = f"{before} {image.name}"
+        free = image.role in roles and name not in given
+        outputs.append(replace(image, name=name) if free else image)
     return replace(description, outputs=tuple(outputs))
 
 

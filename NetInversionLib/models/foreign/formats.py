@@ -7,7 +7,9 @@ import logging
 import pickle
 import re
 import stat
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -294,7 +296,9 @@ class _Storages(pickle.Unpickler):
         import torch
 
         _, kind, key, _, count = told
-        dtype = getattr(getattr(torch, kind.__name__, None), "dtype", None)
+        with warnings.catch_warnings():  # that torch no longer likes these names
+            warnings.simplefilter("ignore")
+            dtype = getattr(getattr(torch, kind.__name__, None), "dtype", None)
         self.needed[str(key)] = int(count) * dtype.itemsize if dtype is not None else 0
         return _Anything()
 
@@ -305,9 +309,16 @@ def _require_storages(path: Path) -> None:
     torch does not: of an entry that is too short it reads memory behind it.
 
     Raises:
-        ModelError: An entry is too short.
+        ModelError: An entry is too short, or damaged.
     """
     checked_names(path)
+    try:
+        _compare_storages(path)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise ModelError(f"{path.name} is damaged ({_first_line(error)})") from error
+
+
+def _compare_storages(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         for name in sizes:
@@ -329,7 +340,7 @@ def _storages(pickled: bytes) -> dict[str, int]:
     try:
         reading.load()
     except Exception:  # noqa: BLE001 - no pickle of torch: torch says what is wrong with it
-        return {}
+        pass
     return reading.needed
 
 

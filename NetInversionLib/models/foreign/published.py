@@ -69,7 +69,7 @@ def make_ready(
         def share(fraction: float, message: str, n: int = n) -> None:
             report((n + fraction) / len(files), f"{files[n].file}: {message}")
 
-        fetched.append(download(weights, shelf.downloads(), share))
+        fetched.append(download(weights, shelf.downloads(), share, overwrite=True))
     place = shelf.begin()
     try:
         wishes = Wishes(folder=place)

@@ -451,6 +451,33 @@ def test_a_stopped_training_says_how_it_goes_on(kept, tmp_path, capsys, monkeypa
     assert not (tmp_path / "m.safetensors").exists()
 
 
+def test_the_gate_of_one_person_leaves_nothing_and_scans_once_looked_at_replace_no_model(
+    tmp_path, capsys, monkeypatch
+):
+    from NetInversionLib.training import corrector, flow_file
+
+    monkeypatch.setattr(flow_file, "what_is_missing", lambda model: "")
+    monkeypatch.setattr(corrector, "find_scans", lambda *of: {tmp_path / "one.nii.gz": None})
+    out = tmp_path / "out"
+    line = ["train", "gate", str(tmp_path), "--model", "x", "--output", str(out / "m.safetensors")]
+    assert cli.main(line) == 1 and "at least two people" in capsys.readouterr().err
+    assert not out.exists()
+    (out / "m.looks").mkdir(parents=True)
+    (out / "m.safetensors").write_bytes(b"a model")
+    assert cli.main(line) == 1 and "--overwrite" in capsys.readouterr().err
+    assert (out / "m.safetensors").read_bytes() == b"a model"
+
+
+def test_one_volume_is_not_computed_for_a_place_that_cannot_be_written(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(jobs_request, "run_here", lambda *of: pytest.fail("it was computed"))
+    source = files.save(Volume(np.ones((4, 5, 6), np.int16), MATRIX, "a"), tmp_path / "a.nii.gz")
+    (tmp_path / "file").write_text("no folder")
+    line = ["harmonize", str(source), str(tmp_path / "file/out.nii.gz")]
+    assert cli.main(line) == 1 and "cannot be written" in capsys.readouterr().err
+
+
 def test_a_model_is_not_replaced_unasked(tmp_path, capsys):
     (tmp_path / "m.safetensors").write_bytes(b"a model")
     line = ["train", "synthetic-ct", str(tmp_path), "--output", str(tmp_path / "m.safetensors")]

@@ -109,16 +109,17 @@ def test_looks_are_kept_until_the_scan_changes(tmp_path, monkeypatch):
     read, seen = harmonize_scan.read, []
     monkeypatch.setattr(harmonize_scan, "read", lambda *of: seen.append(of) or read(*of))
     path = files.save(brain(0).volume, tmp_path / "a.nii.gz")
-    looks = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
-    again = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
-    assert len(seen) == 1
+    both = {path: None, files.save(brain(2).volume, tmp_path / "b.nii.gz"): None}
+    looks = [*training_gate.looks_of(both, Kept(tmp_path / "kept"))]
+    again = [*training_gate.looks_of(both, Kept(tmp_path / "kept"))]
+    assert len(seen) == 2
     for name in ("image", "flat", "mask", "matrix", "voxel_mm"):
         first, second = (getattr(one[0], name) for one in (looks, again))
         np.testing.assert_array_equal(first, second)
         assert np.asarray(first).dtype == np.asarray(second).dtype
     files.save(brain(1).volume, path)
-    changed = [*training_gate.looks_of({path: None}, Kept(tmp_path / "kept"))]
-    assert len(seen) == 2 and not np.array_equal(changed[0].image, looks[0].image)
+    changed = [*training_gate.looks_of(both, Kept(tmp_path / "kept"))]
+    assert len(seen) == 3 and not np.array_equal(changed[0].image, looks[0].image)
 
 
 def judge(scan, statistics, result=None):

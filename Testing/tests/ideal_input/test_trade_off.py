@@ -209,8 +209,10 @@ def test_at_each_price_the_best_of_what_is_known_is_taken():
     objective, patient = copy_of_noise()
     shares = [1.0, 0.5, 0.0, 0.2, 0.05]
     candidates = [patient + 0.3 * share for share in shares]
-    sigma = float(served.noise_deviations(patient))
-    for price, image in zip(PRICES, best_at(PRICES, candidates, patient, objective, 0.0)):
+    noise = served.noise_deviations(patient)
+    sigma = float(noise)
+    found = best_at(PRICES, candidates, patient, objective, 0.0, noise)
+    for price, image in zip(PRICES, found):
         costs = [0.3 * (1 - s) + price / 1000 * (0.3 * s / sigma) ** 2 for s in shares]
         expected = patient + 0.3 * shares[int(np.argmin(costs))]
         torch.testing.assert_close(image, expected)
@@ -219,10 +221,10 @@ def test_at_each_price_the_best_of_what_is_known_is_taken():
 def test_what_was_found_already_counts_and_half_is_of_its_gain():
     objective, patient = copy_of_noise()
     found = patient + 0.24  # four fifths of the way
-    dear = {"scale": 100.0, "units": "%", "weight": 0.0}
+    sigma = served.noise_deviations(patient)
+    dear = {"scale": 100.0, "units": "%", "weight": 0.0, "sigma": sigma}
     _, alone = trade_off(patient, torch.ones_like(patient), objective, **dear)
     _, known = trade_off(patient, torch.ones_like(patient), objective, found=[found], **dear)
-    sigma = served.noise_deviations(patient)
     assert known["half"] == pytest.approx(0.12 / float(sigma), rel=0.02)
     assert alone["half"] == pytest.approx(0.15 / float(sigma), rel=0.02)
     assert known["images"] == 2
@@ -236,7 +238,8 @@ def test_as_prices_fall_change_rises_and_the_error_falls(weight):
     network = mixer(channels=2).requires_grad_(False)
     objective = Objective(network, target)
     free = torch.ones_like(patient)
-    _, told = trade_off(patient, free, objective, weight, 1.0, "", ())
+    sigma = served.noise_deviations(patient)
+    _, told = trade_off(patient, free, objective, weight, sigma, 1.0, "", ())
     least = [(a + weight * b) / (1 + weight) for a, b in zip(told["error"], told["error blurred"])]
     assert told["change"] == sorted(told["change"]) and told["change"][-1] > 2 * told["change"][1]
     assert np.all(np.diff(least) < 1e-3 * least[0]), "but for the price of leaving the range"
@@ -256,3 +259,10 @@ def test_half_of_the_gain_is_found_between_the_points(changes, errors, half):
     assert change_of_half(changes, errors, 1e3) is None, "no gain"
     assert change_of_half(changes, errors, -1e3) is None, "not reached"
     assert change_of_half(changes, errors) == (half if half is None else pytest.approx(half))
+
+
+def test_a_price_is_of_means_and_sums_have_none():
+    """A sum of errors grows with the image, and would leave the price behind."""
+    assert Settings().price > 0 and Settings(mean=False).price == 0
+    with pytest.raises(ValueError, match="needs mean errors"):
+        Settings(mean=False, near=0.1)

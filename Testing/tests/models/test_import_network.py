@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import sys
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -599,6 +600,20 @@ def test_weights_shorter_than_told_are_refused_before_torch_reads_behind_them(
                 archive.writestr(name, content[:left] if name == cut else content)
         with pytest.raises(ModelError, match=rf"own.ts is damaged .weights of .* have {left}"):
             formats.load_script(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_script_with_a_wrong_sum_is_damaged_and_a_good_one_warns_of_nothing(tmp_path):
+    path = tmp_path / "own.ts"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Conv2d(1, 7, 3)).save(path)
+    formats._require_storages(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"data.pkl") + 200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="own.ts is damaged"):
+        formats._require_storages(path)
 
 
 def with_words(run, *arguments):
