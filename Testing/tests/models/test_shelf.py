@@ -103,7 +103,7 @@ def test_a_sampler_is_made_ready_with_its_denoiser(tmp_path, monkeypatch):
         ),
     }
 
-    def fetched(weights, folder, report):
+    def fetched(weights, folder, report, overwrite=False):
         folder.mkdir(parents=True, exist_ok=True)
         report(1.0, "all of it")
         torch.save({"model_state_dict": states[weights.file[:-3]]}, folder / weights.file)
