@@ -117,7 +117,7 @@ def test_a_sampler_is_made_ready_with_its_denoiser(tmp_path, monkeypatch):
     assert not list(shelf.downloads().iterdir())
     denoiser = models.load(shelf.folder() / "cnn10" / "cnn10.safetensors")
     assert models.read_card(made).training["denoiser SHA-256"] == denoiser.sha256
-    monkeypatch.setattr(published, "download", lambda *of: tmp_path / "nowhere.pt")
+    monkeypatch.setattr(published, "download", lambda *of, **more: tmp_path / "nowhere.pt")
     with pytest.raises(ModelError):
         published.make_ready("redcnn")
     assert len(shelf.entries()) == 2 and len(list(shelf.folder().iterdir())) == 3
