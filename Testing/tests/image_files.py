@@ -1,9 +1,15 @@
-"""Small image files for tests, made here: classic and enhanced DICOM, NIfTI, bytes changed."""
+"""Small image files for tests, made here: classic and enhanced DICOM, NIfTI, bytes changed; and how
+they are read.
+"""
 
+import contextlib
+import math
 import struct
+import tracemalloc
 
 import nibabel
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
@@ -12,6 +18,9 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     generate_uid,
 )
+
+from NetInversionLib.core import files
+from NetInversionLib.core.volumes import VolumeError
 
 STORED = np.random.default_rng(1).integers(0, 4096, (6, 16, 18))
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -131,3 +140,28 @@ def nifti(path, array=None, affine=None, kind=nibabel.Nifti1Image, q=0, s=2):
     image.set_sform(affine, s)
     nibabel.save(image, path)
     return path
+
+
+@contextlib.contextmanager
+def little_memory():
+    """What is done meanwhile takes less than 20 MB."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def require_whole_or_refused(path, sizes, values):
+    """Read a file whose header says ``sizes``: it holds ``values`` in the order of the file, or it
+    is refused before memory is taken.
+    """
+    with little_memory():
+        if math.prod(sizes) == values.size:
+            read = files.load(path).array
+            assert read.shape == tuple(sizes[::-1])
+            assert np.array_equal(read.ravel(), values.ravel())
+        else:
+            with pytest.raises(VolumeError, match="complete|contradicts"):
+                files.load(path)

@@ -2,14 +2,13 @@
 
 import gzip
 import os
-import tracemalloc
 
 import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import nifti, patched
+from image_files import little_memory, nifti, patched, require_whole_or_refused
 from strategies import matrices
 
 from NetInversionLib.core import files
@@ -255,14 +254,10 @@ def test_a_small_file_cannot_ask_for_memory(tmp_path):
     path = patched(nifti(tmp_path / "big.nii"), 42, "<hhh", 1290, 1290, 1290)
     packed = tmp_path / "big.nii.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    tracemalloc.start()
-    try:
+    with little_memory():
         for big in (path, packed):
             with pytest.raises(VolumeError, match="not complete"):
                 files.load(big)
-        assert tracemalloc.get_traced_memory()[1] < 20e6
-    finally:
-        tracemalloc.stop()
 
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 12, 20, 60]) | st.integers(1, 32767)
@@ -276,18 +271,7 @@ def test_sizes_are_those_of_the_data_or_refused_before_memory_is_taken(
     path = patched(nifti(tmp_path_factory.mktemp("sizes") / "s.nii"), 42, "<hhh", *sizes)
     if packed:
         path.write_bytes(gzip.compress(path.read_bytes()))
-    tracemalloc.start()
-    try:
-        if np.prod(sizes) == ARRAY.size:
-            read = files.load(path).array
-            assert read.shape == tuple(sizes[::-1])
-            assert np.array_equal(read.ravel(), ARRAY.T.ravel())
-        else:
-            with pytest.raises(VolumeError, match="complete|contradicts"):
-                files.load(path)
-        assert tracemalloc.get_traced_memory()[1] < 20e6
-    finally:
-        tracemalloc.stop()
+    require_whole_or_refused(path, sizes, ARRAY.T)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
