@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..core.names import require_names
 from ..core.progress import Progress
 from ..core.volumes import Region, Volume
 from ..models import Model
+from .served import noise_deviations
 from .settings import IdealInputSettings
 
 OTHER = re.compile(r"other (\d+) ")
@@ -46,6 +48,11 @@ class Case:
     scaling: list[dict]
     facts: dict
     others: list[Tensor] = field(default_factory=list)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Standard deviation of each channel's noise, (1, C, 1, ...), in the network's units."""
+        return noise_deviations(self.patient)
 
     def volume(self, images: Tensor, channel: int, name: str, units: str) -> Volume:
         """A channel as a volume with the first input's voxel order.

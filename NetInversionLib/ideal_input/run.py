@@ -31,7 +31,7 @@ from .case import make_starts, prepare, require_same_images
 from .quality import quality_line
 from .reading import OWN, start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
-from .served import distance, has_noise, noise_deviations
+from .served import distance, has_noise
 from .settings import IdealInputSettings
 from .trade_off import trade_off
 
@@ -206,10 +206,9 @@ def _add_change_in_noise(result: Result, case: Case, names: list[str], images: T
     """Fact "change_in_noise": how far each start's images (starts, images, C, *space) lie from the
     patient's, in standard deviations of the patient's noise; none for images without noise.
     """
-    sigma = noise_deviations(case.patient)
-    if has_noise(sigma):
+    if has_noise(case.noise):
         result.facts["change_in_noise"] = {
-            name: distance(image, case.patient, sigma, case.free)
+            name: distance(image, case.patient, case.noise, case.free)
             for name, image in zip(names, images)
         }
 
@@ -272,7 +271,7 @@ def _add_of_some(
             case.free[chosen],
             objective,
             settings.blurred_weight,
-            noise_deviations(case.patient),
+            case.noise,
             scale,
             units,
             _first_those_near(found, names, chosen),

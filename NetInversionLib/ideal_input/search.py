@@ -20,7 +20,7 @@ from ..core.results import Result
 from ..optimise import descent, lbfgs
 from ..optimise.objective import Objective, Terms
 from .reading import image_title, start_words
-from .served import noise_deviations, priced
+from .served import priced
 from .settings import IdealInputSettings
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _batched(case, part, starts, settings, memory, watch) -> lbfgs.Solution:
         # From the patient's images half the steps err less and change less.
         minimize = partial(descent.minimize, options=annealed, shares=1 - own / 2, callback=watch)
     near = settings.price * own if settings.price else None
-    sigma = noise_deviations(case.patient) if settings.price else None
+    sigma = case.noise if settings.price else None
     total = priced(objective, patient, sigma, near, settings.blurred_weight)
 
     def value_and_gradient(
