@@ -1,5 +1,7 @@
-"""Error left by the ideal input on held-out 96 x 96 regions, from every start, beside the patient's
-unchanged input; what of the gain survives a blur of a voxel; and the source's three observations.
+"""How much error the ideal input leaves on held-out regions, beside the unchanged input.
+
+The regions are 96 x 96 voxels, and the search begins from every start. Also: what of the gain
+survives a blur of a voxel, and the source's three observations.
 
 python Testing/benchmarks/regions.py [--search near] [--evaluations 500 200 100] [--bounds price]
 

@@ -62,8 +62,9 @@ def parity() -> Path:
 
 @pytest.fixture
 def scene():
-    """An empty scene in the running host. Fails at the end if a slot, timer or observer raised, or
-    a dialog waits.
+    """An empty scene in the running host.
+
+    Fails at the end if a slot, timer or observer raised, or a dialog waits.
     """
     import host
     import slicer
@@ -82,8 +83,9 @@ def scene():
 
 @pytest.fixture
 def module(scene):
-    """Opens a module by name (or by the path of its .py) and returns its widget, as Slicer shows it
-    first.
+    """Opens a module and returns its widget, as Slicer shows it first.
+
+    A module is known by its name, or by the path of its .py.
     """
     import host
 

@@ -1,9 +1,8 @@
-"""Harmonization for tests of its panel: the real thing, but what takes long answers at once, as the
-volume's name asks.
+"""Harmonization for tests of its panel: the real thing, made quick.
 
-A name with "other contrast" is refused, one with "unusual" flagged, "endless" never ends. As a
-program it stands in for ``python -m NetInversionLib.jobs``, with this in the place of the real
-task.
+What takes long answers at once, as the volume's name asks: a name with "other contrast" is refused,
+one with "unusual" flagged, "endless" never ends. As a program it stands in for ``python -m
+NetInversionLib.jobs``, with this in the place of the real task.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""Small image files for tests, made here: classic and enhanced DICOM, NIfTI, bytes changed; and how
-they are read.
+"""Small image files for tests, made here, and how they are read.
+
+They are classic and enhanced DICOM, NIfTI, and files with bytes changed.
 """
 
 import contextlib
@@ -74,8 +75,9 @@ def item(**tags):
 
 
 def enhanced(frames, z, modality="CT", slopes=None, orientations=None):
-    """An enhanced multi-frame object: frame n lies at z[n] mm; one rescale for all, or one slope,
-    or one orientation, a frame.
+    """An enhanced multi-frame object, whose frame n lies at z[n] mm.
+
+    One rescale serves all frames, or each frame has its slope, or its orientation.
     """
     ct = modality == "CT"
     data = slice_of(
@@ -154,8 +156,9 @@ def little_memory():
 
 
 def require_whole_or_refused(path, sizes, values):
-    """Read a file whose header says ``sizes``: it holds ``values`` in the order of the file, or it
-    is refused before memory is taken.
+    """Read a file whose header says ``sizes``: it is whole, or it is refused.
+
+    A whole file holds ``values`` in the order of the file; a refusal comes before memory is taken.
     """
     with little_memory():
         if math.prod(sizes) == values.size:

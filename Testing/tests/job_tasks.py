@@ -144,8 +144,9 @@ def open_full(path, mode):
 
 
 def no_room(volumes, model_paths, settings, progress):
-    """One intermediate result finds room, then the disk is full: the device refuses every byte of
-    an array.
+    """One intermediate result finds room, then the disk is full.
+
+    The device refuses every byte of an array.
     """
     progress.intermediate(Result(facts={"number": 1}))
     storage.open = open_full
@@ -169,8 +170,9 @@ exit 1
 
 
 def launcher(folder: Path, exec_it: bool = True) -> str:
-    """A program that starts the worker above in place of Python; unless ``exec_it`` it stays, as
-    Slicer's does.
+    """A program that starts the worker above in place of Python.
+
+    Unless ``exec_it`` it stays, as Slicer's does.
     """
     script = folder / ("python-direct" if exec_it else "python-launcher")
     command = f'"{sys.executable}" "{__file__}" "$@"'

@@ -12,8 +12,10 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Reader(HTMLParser):
-    """Checks that every tag is closed where it should be; keeps tags, attributes and the cells of
-    tables."""
+    """Checks that every tag is closed where it should be.
+
+    Keeps tags, attributes and the cells of tables.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -40,8 +42,10 @@ class Reader(HTMLParser):
 
 
 def check_alone(text):
-    """Well-formed, in a language, without anything from outside, every image described; gives the
-    reader."""
+    """Check that a page stands alone, and give its reader.
+
+    It is well-formed, in a language, without anything from outside, and every image is described.
+    """
     assert text.startswith("<!DOCTYPE html><html lang='en'>")
     reader = Reader(text)
     tags = [tag for tag, _ in reader.seen]

@@ -109,8 +109,9 @@ class Attention(nn.Module):
 
 
 def fcn() -> nn.Module:
-    """torchvision's fully convolutional network on a residual backbone, for one output image; it
-    takes three channels, and gives a dictionary.
+    """torchvision's fully convolutional network on a residual backbone, for one output image.
+
+    It takes three channels, and gives a dictionary.
     """
     from torchvision.models import resnet18
     from torchvision.models._utils import IntermediateLayerGetter

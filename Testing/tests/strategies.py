@@ -16,8 +16,9 @@ def finite(low, high):
 
 @st.composite
 def matrices(draw, tilt=180.0, spacing=(0.3, 5.0), handedness=(1, -1), reach=300.0):
-    """IJK-to-RAS of a box-shaped grid: any rotation up to ``tilt`` degrees, any spacing, any
-    corner, either hand.
+    """IJK-to-RAS of a box-shaped grid.
+
+    It has any rotation up to ``tilt`` degrees, any spacing, any corner, and either hand.
     """
     turn = Rotation.from_rotvec(
         draw(st.tuples(*[finite(-tilt, tilt)] * 3)), degrees=True

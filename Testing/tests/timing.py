@@ -9,10 +9,11 @@ IDLE_START_S = 0.05  # a bare Python starts in less where nothing else runs
 
 
 def limit(seconds: float) -> float:
-    """``seconds`` on an idle machine, more on a busy one: as many times as a bare Python starts
-    later, or as there are programs for each processor; and on an old processor.
+    """``seconds`` on an idle machine, more on a busy one and on an old processor.
 
-    Ask for it after what was measured: a machine that was busy then is so a moment later.
+    On a busy one it is as many times as a bare Python starts later, or as there are programs for
+    each processor. Ask for it after what was measured: a machine that was busy then is so a moment
+    later.
     """
     later = max(_start_s() for _ in range(3)) / IDLE_START_S
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -1,5 +1,6 @@
-"""Brains drawn with formulas: ventricles, white matter with folds, a grey rim; no two alike, and no
-scan of anybody.
+"""Brains drawn with formulas: ventricles, white matter with folds, a grey rim.
+
+No two are alike, and none is a scan of anybody.
 """
 
 import numpy as np
@@ -12,8 +13,9 @@ SPACING = (3.0, 3.2, 3.0)  # i, j, k
 
 
 def brain(person: int, shape=(46, 56, 50), spacing=SPACING, tones=(0.25, 0.55, 0.85)) -> Volume:
-    """A scan of intensities 0 to about 1000; ``tones`` of CSF, grey and white matter. The person
-    decides sizes and folds.
+    """A scan of intensities 0 to about 1000.
+
+    ``tones`` are those of CSF, grey and white matter. The person decides sizes and folds.
     """
     random = np.random.default_rng(person)
     kji = np.indices(shape).astype(float)

@@ -35,8 +35,9 @@ FLOW = {
 
 
 def random_sampler(layers=("output",), vae=None, **flow):
-    """A sampler with random weights whose flows do something; ``layers`` may give the channels of
-    each.
+    """A sampler with random weights whose flows do something.
+
+    ``layers`` may give the channels of each.
     """
     torch.manual_seed(0)
     channels = layers if isinstance(layers, dict) else dict.fromkeys(layers, 1)

@@ -241,9 +241,7 @@ class Stop(BaseException):
 def test_trainings_for_harmonization_read_the_same_scans_within_the_same_masks(
     name, tmp_path, monkeypatch
 ):
-    """Heads, one of them with a mask file; another scan lies deeper, and one person is left out or
-    held out.
-    """
+    """All heads but one have a mask file, and one lies in a deeper folder."""
     folder = tmp_path / "scans"
     (folder / "deeper").mkdir(parents=True)
     masks = {}

@@ -1,5 +1,7 @@
-"""Every option of every command with a value of the wrong type, every command of the documents in
-an empty folder, and Ctrl-C while a command starts: generated from the parsers and the documents.
+"""Every option of every command is given a value of the wrong type.
+
+Also: every command of the documents runs in an empty folder, and Ctrl-C comes while a command
+starts. All is generated from the parsers and the documents.
 """
 
 import argparse

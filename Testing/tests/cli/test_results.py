@@ -1,5 +1,6 @@
-"""Results of the command: formats, tables, curves, folders that never mix, runs that are stopped,
-and results computed again from their record.
+"""Results of the command: formats, tables, curves, and folders that never mix.
+
+Also: runs that are stopped, and results computed again from their record.
 """
 
 import copy

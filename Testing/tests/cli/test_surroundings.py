@@ -1,5 +1,7 @@
-"""What stands around the command: the folder it is called in, a torch that does not load, little
-memory, an output of few letters, tables as spreadsheets write them, a cluster's address.
+"""What stands around the command, from the folder that it is called in to a cluster's address.
+
+In between: a torch that does not load, little memory, an output of few letters, and tables as
+spreadsheets write them.
 """
 
 import os

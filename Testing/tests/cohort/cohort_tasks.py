@@ -1,9 +1,8 @@
-"""A task that does to a volume what its name says, and keeps a log; a worker and a command that
-know it.
+"""A task that does to a volume what its name says, and keeps a log.
 
-As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the
-``netinversion`` command. A Dask worker learns the task by preloading this module; the tests put it
-in themselves.
+A worker and a command that know the task are here, too. As a program it stands in for ``python -m
+NetInversionLib.cohort``; with arguments, for the ``netinversion`` command. A Dask worker learns the
+task by preloading this module; the tests put it in themselves.
 """
 
 import os
@@ -19,10 +18,10 @@ WORKER = (sys.executable, str(Path(__file__).resolve()))
 
 
 def shade(volumes, model_paths, settings, progress):
-    """Source times settings["factor"]; names that begin with "bad", "killer", "odd" or "wrong" have
-    their fate.
+    """Multiply the source by settings["factor"].
 
-    The volume that settings["hangs"] names does so when it is begun for the first time.
+    Volumes whose names begin with "bad", "killer", "odd" or "wrong" have their fate. The volume
+    that settings["hangs"] names hangs when it is begun for the first time.
     """
     source = volumes["source"]
     note(settings, "start", source.name)

@@ -1,5 +1,6 @@
-"""Cohorts: every volume once, whatever is killed or fails; nothing of the input changes; names are
-only text.
+"""A cohort computes every volume once, whatever is killed or fails.
+
+Nothing of the input changes, and names are only text.
 """
 
 import base64
@@ -241,8 +242,9 @@ def test_masks_by_pattern(tmp_path, monkeypatch):
 
 
 def test_masks_that_lie_beside_their_volumes(tmp_path, log, monkeypatch):
-    """NAME_mask of NAME is used as its mask and is no volume, whatever the endings; one of nobody
-    stays a volume.
+    """NAME_mask of NAME is used as its mask and is no volume, whatever the endings.
+
+    A mask of nobody stays a volume.
     """
     here(monkeypatch)
     folder, out, said = tmp_path / "in", tmp_path / "out", []
@@ -558,8 +560,9 @@ class Page(HTMLParser):
 
 
 def test_pictures_show_the_middle_as_a_radiologist_does():
-    """A head with its right half bright: on the picture's left in axial and coronal views, whatever
-    the file's axes.
+    """The bright right half of a head is on the picture's left, whatever the file's axes.
+
+    This holds in axial and coronal views.
     """
     array = np.zeros((40, 50, 60), np.float32)  # RAS: [superior, anterior, right]
     array[10:30, 5:45, 10:30], array[10:30, 5:45, 30:50] = 100, 400

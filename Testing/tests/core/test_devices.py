@@ -1,5 +1,6 @@
-"""Devices: the choice, memory figures against independent ones, halving against an allocator that
-can be counted on.
+"""Devices: the choice, memory figures against independent ones, and halving.
+
+Halving is tested against an allocator that can be counted on.
 """
 
 import errno

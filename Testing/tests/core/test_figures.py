@@ -1,5 +1,7 @@
-"""Figures of reports: what lies where, in which proportion, and what grey levels and colours
-mean."""
+"""Figures of reports: what lies where, in which proportion, and in which colours.
+
+Grey levels and colours have the meaning that is told.
+"""
 
 import io
 
@@ -19,8 +21,10 @@ AXES = ["LPS", "RAS", "LAS", "PIR", "SAL", "ILA"]
 
 
 def marked(axes: str, point_mm, spacing=(2.0, 3.0, 5.0)) -> Volume:
-    """A volume around the origin with bright voxels near a point (RAS, mm), stored along these
-    axes."""
+    """A volume around the origin with bright voxels near a point (RAS, mm).
+
+    It is stored along these axes.
+    """
     matrix = LPS.copy()
     matrix[:3, :3] = np.diag([-spacing[0], -spacing[1], spacing[2]])
     shape = (21, 31, 41)
@@ -51,8 +55,10 @@ def centre(one: figures.Slice):
     ],
 )
 def test_a_marker_lies_where_radiologists_have_it(axes, plane, point, down, across):
-    """The patient's right is on the reader's left, anterior and superior are up; seen from the side
-    anterior is left."""
+    """The patient's right is on the reader's left, and anterior and superior are up.
+
+    Seen from the side, anterior is left.
+    """
     turned = volumes.reorient(marked(axes, point), "LPS")
     found = centre(figures.cut(turned, plane, turned.shape[plane] // 2))
     for part, word in zip(found, (down, across)):
@@ -150,8 +156,10 @@ def test_the_colour_bar_ends_where_the_window_ends():
 
 
 def test_voxels_that_are_no_cubes_are_drawn_in_proportion():
-    """A cube of 60 mm made of voxels of 2 x 3 x 5 mm covers as many pixels down as across, in each
-    plane."""
+    """A cube of 60 mm covers as many pixels down as across, in each plane.
+
+    It is made of voxels of 2 x 3 x 5 mm.
+    """
     volume = marked("LPS", 0)
     k, j, i = np.indices(volume.shape)
     cube = volume.with_array(

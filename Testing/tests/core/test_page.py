@@ -1,5 +1,7 @@
-"""The builder of reports: well-formed, alone in its file, everything escaped, numbers as they
-are."""
+"""The builder of reports: pages are well-formed, and each is alone in its file.
+
+Everything is escaped, and numbers are as they are.
+"""
 
 import json
 import re

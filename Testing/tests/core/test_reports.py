@@ -1,5 +1,7 @@
-"""The reports of ideal inputs and of invariances: the result's own numbers, the right slice, all
-settings in words."""
+"""The reports of ideal inputs and of invariances.
+
+They show the result's own numbers, the right slice, and all settings in words.
+"""
 
 from dataclasses import fields
 

@@ -1,5 +1,6 @@
-"""Volumes: refusals, exact reorientation and cropping, resampling against analytic fields, files
-against nibabel.
+"""Volumes: refusals, exact reorientation and cropping, resampling, and files.
+
+Resampling is compared with analytic fields, files with nibabel.
 """
 
 import os
@@ -440,8 +441,9 @@ def test_save_refuses_and_leaves_nothing_behind(tmp_path, monkeypatch):
 def dicom_slice(
     folder, number, stored, position, slope=1.0, intercept=-1024.0, series="1.2.3", modality="CT"
 ):
-    """One CT slice file; ``stored`` is (rows, columns) uint16, ``position`` its LPS corner, 0.5 x
-    0.75 mm pixels.
+    """One CT slice file with pixels of 0.5 x 0.75 mm.
+
+    ``stored`` is (rows, columns) uint16, ``position`` its LPS corner.
     """
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()

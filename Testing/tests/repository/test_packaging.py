@@ -73,8 +73,9 @@ def add_module(tree: Path, name: str) -> None:
 
 
 def shipped(tree: Path) -> dict[str, list[Path]]:
-    """Path in the flat folder -> the files that want to be there: all that modules, library and
-    models hold.
+    """Path in the flat folder -> the files that want to be there.
+
+    These are all that modules, library and models hold.
     """
     wanted = collections.defaultdict(list)
     for top, within in [
@@ -225,8 +226,9 @@ def test_missing_metadata_stops_the_configuration(tree, tmp_path, name):
 
 
 def catalogue_value(name: str) -> str:
-    """The value of ``EXTENSION_<name>`` as the catalogue's own check reads it: one line, nothing
-    before the bracket.
+    """The value of ``EXTENSION_<name>`` as the catalogue's own check reads it.
+
+    It is one line, with nothing before the bracket.
     """
     found = re.findall(
         rf'set\s*\(EXTENSION_{name}\s*"([^"]+)"\)', (ROOT / "CMakeLists.txt").read_text()
