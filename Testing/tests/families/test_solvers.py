@@ -1,5 +1,6 @@
-"""Solvers without learning, against SciPy's: least squares, Tikhonov, and every sparse prior by its
-dual, a quadratic program in a box.
+"""Solvers without learning agree with SciPy's.
+
+These are least squares, Tikhonov, and every sparse prior by its dual, a quadratic program in a box.
 """
 
 import numpy as np
@@ -101,9 +102,10 @@ def of_images(operator):
 
 
 def by_the_dual(matrix, measured, priors):
-    """The image that makes |A x - b|^2 + sum_k w_k |K_k x|_1 smallest: with H = 2 A^T A and
-    multipliers p in [-1, 1], x = H^-1 (2 A^T b - K^T p), p of least |L^-1 (2 A^T b - K^T p)| for
-    H = L L^T.
+    """The image that makes |A x - b|^2 + sum_k w_k |K_k x|_1 smallest.
+
+    With H = 2 A^T A = L L^T and multipliers p in [-1, 1], x = H^-1 (2 A^T b - K^T p). The p is the
+    one that makes |L^-1 (2 A^T b - K^T p)| least.
     """
     weighted = np.vstack([prior.weight * of_images(prior.transform) for prior in priors])
     lower = np.linalg.cholesky(2 * matrix.T @ matrix)

@@ -235,8 +235,9 @@ def test_local_quantiles_follow_a_ramp():
 
 
 def test_on_blocks_is_what_local_quantiles_see():
-    """Oracle: a smooth field over a plain brain; the block's mean quantile equals the field as
-    on_blocks averages it.
+    """The block's mean quantile equals the field as on_blocks averages it.
+
+    This is the oracle: a smooth field lies over a plain brain.
     """
     control = 0.6 + 0.15 * np.sin(np.indices(CONTROL).sum(0) / 2)
     places = np.arange(np.prod(GRID))

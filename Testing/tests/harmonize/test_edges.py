@@ -1,5 +1,6 @@
-"""The edge map: where order says that there is an edge, unmoved by curves, fields and scale, empty
-in air.
+"""The edge map: where order says that there is an edge.
+
+Curves, fields and scale do not move it, and it is empty in air.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""Free-form refinement: closed forms with volume-preserving flows, autograd's gradients, slices and
-orientations.
+"""Free-form refinement: closed forms, autograd's gradients, slices and orientations.
+
+The closed forms are those with volume-preserving flows.
 """
 
 import pytest
@@ -31,8 +32,9 @@ def images():
 
 
 def rotation_flow():
-    """Untrained: every coupling is the identity and every mixing a rotation, so that latents are x,
-    rotated.
+    """An untrained flow, whose latents are x, rotated.
+
+    Every coupling is the identity and every mixing a rotation.
     """
     return ConditionalFlow(steps=2, levels=2, features=(4, 4), hidden=4).eval()
 
@@ -147,8 +149,9 @@ def test_the_direction_against_edges_is_the_gradient_of_their_sum():
 
 
 def test_without_a_flow_similarity_rises_and_noise_between_edges_falls():
-    """A step image and its noisy, brightened copy: the ablation draws it back, without touching the
-    step.
+    """The ablation draws a noisy, brightened copy of a step image back to it.
+
+    It does not touch the step.
     """
     source = torch.zeros(4, 16, 16)
     source[:, :, 8:] = 1

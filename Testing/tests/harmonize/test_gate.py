@@ -1,5 +1,6 @@
-"""The gate, on generated brains of half the size and on a few real ones: what passes, what is
-caught, and why.
+"""The gate, on generated brains of half the size and on a few real ones.
+
+The tests say what passes, what is caught, and why.
 """
 
 import re
@@ -26,8 +27,9 @@ FLUID, GREY, WHITE = 0.25, 0.6, 0.95
 
 
 def brain(seed: int, spacing: float = 2.0) -> harmonize_scan.Scan:
-    """White matter with ventricles in a folded grey ribbon, a cerebellum behind and below, one
-    frontal lobe the larger.
+    """White matter with ventricles in a folded grey ribbon, and a cerebellum behind and below.
+
+    One frontal lobe is the larger.
     """
     rng = np.random.default_rng(seed)
     steps = spacing / 2
@@ -385,8 +387,10 @@ def test_flattening_undoes_smooth_fields(scan):
 
 @pytest.mark.parametrize("axis", range(3))
 def test_repetition_is_the_correlation_at_the_ghost_s_distance(axis):
-    """x + a x(shifted by a third) correlates by a / (1 + a^2) at a third, over two thirds of the
-    volume, and as much at two thirds, over one; all other distances are chance, next to nothing.
+    """x + a x(shifted by a third) correlates by a / (1 + a^2) at a third and at two thirds.
+
+    At a third this is over two thirds of the volume, at two thirds over one; all other distances
+    are chance, next to nothing.
     """
     noise = np.random.default_rng(axis).normal(size=(60, 60, 60))
     full = np.ones(noise.shape, bool)

@@ -1,5 +1,6 @@
-"""Harmonization from volume to result: generated brains, a small model of their scanner, geometry,
-types, modes, refusals.
+"""Harmonization from volume to result: geometry, types, modes, refusals.
+
+The volumes are generated brains, with a small model of their scanner.
 """
 
 from dataclasses import asdict, replace
@@ -61,8 +62,9 @@ def model(path):
 
 
 def shown(domain, person=21):
-    """A person new to the model as a simulated scanner shows them: (truth, source volume in its own
-    intensities).
+    """A person new to the model as a simulated scanner shows them.
+
+    Returns (truth, source volume in its own intensities).
     """
     truth = scan(person)
     source = simulated_scanners.parse(domain)[0](truth)

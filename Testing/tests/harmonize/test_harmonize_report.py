@@ -1,5 +1,6 @@
-"""The report: everything in one file, whatever a name holds is text, pictures are pictures,
-replaced whole.
+"""The report holds everything in one file.
+
+Whatever a name holds is text, pictures are pictures, and a report is replaced whole.
 """
 
 import base64

@@ -69,8 +69,9 @@ def test_histogram_matching_is_exact_where_every_value_is_a_quantile():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=4, max_size=60), st.integers(0, 5))
 def test_ties_stay_ties_and_order_stays(numbers, seed):
-    """Few different values, so most quantiles are equal: no value splits, none overtakes another,
-    nothing is not a number.
+    """No value splits, none overtakes another, and nothing is not a number.
+
+    The values are few, so most quantiles are equal.
     """
     scan = with_values(np.array(numbers) / 12)
     target = np.sort(np.random.default_rng(seed).uniform(0, 1.2, 513))
@@ -176,8 +177,9 @@ def test_peers_by_name():
 
 
 def test_on_a_real_brain(data):
-    """Histogram matching to the brain's own quantiles undoes curves almost fully, and a field
-    hardly at all.
+    """Histogram matching to the brain's own quantiles undoes curves almost fully.
+
+    It hardly undoes a field at all.
     """
     scan = harmonize_scan.prepare(files.load(data / "brain_t1" / "site_b" / "ixi012_1211.nii.gz"))
     error = {}

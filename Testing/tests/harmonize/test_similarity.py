@@ -191,8 +191,9 @@ def test_probe_training_ends_where_the_gradient_does():
 
 
 def test_probe_features_do_not_depend_on_the_grid():
-    """The same ball on 1 mm and 2 mm voxels looks alike to the probe: resolution alone must not
-    tell the site.
+    """The same ball on 1 mm and 2 mm voxels looks alike to the probe.
+
+    Resolution alone must not tell the site.
     """
     features = []
     for spacing in (1.0, 2.0):

@@ -12,8 +12,9 @@ from NetInversionLib.harmonize.tone_field import ToneField, ToneFieldError
 
 
 def random_change(seed: int, shape=(4, 5, 4), log_m=0.2, a=0.05, spacing=36.0) -> ToneField:
-    """A change with a bent curve and both fields, its control grid turned and sheared against the
-    patient's axes.
+    """A change with a bent curve and both fields.
+
+    Its control grid is turned and sheared against the patient's axes.
     """
     rng = np.random.default_rng(seed)
     matrix = np.eye(4)
@@ -122,8 +123,9 @@ def test_neighbours_keep_their_order_beyond_the_margin(seed):
 
 
 def test_the_change_does_not_depend_on_the_grid_it_is_evaluated_on():
-    """A coarse grid's voxels are every second voxel of a fine one: the same values there; an axis
-    flipped, too.
+    """A coarse grid's voxels, every second one of a fine grid, have the same values there.
+
+    The same holds where an axis is flipped.
     """
     change = random_change(5)
     fine = np.random.default_rng(0).uniform(0, 1, (16, 18, 20)).astype(np.float32)

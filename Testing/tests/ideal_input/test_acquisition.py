@@ -126,8 +126,10 @@ def test_settings_at_rest_are_the_patients_own_images():
 
 
 def test_contrast_of_the_reference_is_the_simulators():
-    """The simulator's water and fat at the same echo time, in soft tissue and fat; in bone, whose
-    T1 the simulator leaves out, in the ratio of its steady state to water's.
+    """Soft tissue and fat give the simulator's water and fat at the same echo time.
+
+    Bone, whose T1 the simulator leaves out, gives its signal in the ratio of its steady state to
+    water's.
     """
     found = scanner(snr=math.inf)
     one = of(echoes=1.0, voxel=1e-3)

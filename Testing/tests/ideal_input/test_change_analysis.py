@@ -1,5 +1,6 @@
-"""What changed and whether to believe it: known ramps, blurs and noise; networks whose channels add
-up.
+"""What changed and whether to believe it.
+
+The tests use known ramps, blurs and noise, and networks whose channels add up.
 """
 
 import numpy as np
@@ -200,8 +201,9 @@ def test_swapping_back_a_channel_of_an_additive_network():
 
 
 def test_swapping_back_shares_of_a_weighted_sum():
-    """y = 2 a + b: from the patient both move along the weights, so that a carries 4/5 of the
-    change of y.
+    """With y = 2 a + b, a carries 4/5 of the change of y.
+
+    From the patient both move along the weights.
     """
     a, b = smooth(SHAPE, 1, 0.3, 0.4), smooth(SHAPE, 2, 0.3, 0.4)
     volumes = {"a": volume(a), "b": volume(b), "ct": volume((2 * a + b) / 3 + 0.1)}
@@ -266,8 +268,9 @@ def test_the_null_distribution_lies_above_the_patient_s_error():
 
 
 def test_other_patients_are_the_null_distribution():
-    """A network that copies: the error of another patient's input is the distance between two
-    images.
+    """The error of another patient's input is the distance between two images.
+
+    The network is a copy.
     """
     patient, others = smooth((4, 20, 22), 1), [smooth((4, 20, 22), 2), smooth((2, 20, 22), 3)]
     moved = LPS.copy()
@@ -320,8 +323,9 @@ def test_other_patients_need_every_channel():
 
 
 def test_outputs_without_a_common_unit_err_alike_in_every_table():
-    """Two outputs, HU and a fraction: every table counts them in per cent of their range, and so
-    agrees.
+    """Every table counts two outputs, HU and a fraction, in per cent of their range.
+
+    So the tables agree.
     """
     patient = smooth((3, 16, 18), 1, 0.3, 0.6)
     outputs = channel("ct", "HU", -1000.0, 2000.0), channel("bone", "", 0.0, 1.0)

@@ -189,8 +189,9 @@ def test_body_mask_keeps_arm_and_lung_and_drops_the_table():
 
 
 def couch(kind, first):
-    """bool [j, i] of a couch's cross-section on the grid of ``body_on_a_table``, from row
-    ``first``.
+    """A couch's cross-section from row ``first``, bool [j, i].
+
+    It lies on the grid of ``body_on_a_table``.
     """
     there = np.zeros((80, 100), bool)
     if kind == "block":  # a rail or the head of a couch: as thick as an arm
@@ -207,8 +208,9 @@ def couch(kind, first):
     "kind, first", [("block", 66), ("shell", 61), ("shell", 66), ("hollow", 61), ("hollow", 66)]
 )
 def test_no_kind_of_couch_is_body(kind, first):
-    """Also where the patient lies on it: then a strip as thick as its shell may stay, as wide as
-    the skin is flat.
+    """No couch is body, also where the patient lies on it.
+
+    Then a strip as thick as its shell may stay, as wide as the skin is flat.
     """
     hu, body, _ = body_on_a_table()
     hu[:, 61:] = -1000

@@ -1,5 +1,6 @@
-"""Ideal input on networks whose answer is known; locks, masks and regions to the bit; geometry;
-both directions.
+"""Ideal input on networks whose answer is known.
+
+Also: locks, masks and regions to the bit, geometry, and both directions.
 """
 
 import json
@@ -118,8 +119,9 @@ def test_the_inverse_of_a_nonlinear_convolution_is_found():
 
 
 def test_from_the_patient_only_what_the_network_sees_is_moved():
-    """With more inputs than outputs, each voxel moves along the network's weights only, unless it
-    is worth its price to keep it in range.
+    """With more inputs than outputs, each voxel moves along the network's weights only.
+
+    The exception is a voxel that is worth its price to keep in range.
     """
     volumes = two_channels()
     weights = np.array([0.6, -0.3])
@@ -132,8 +134,9 @@ def test_from_the_patient_only_what_the_network_sees_is_moved():
 
 @pytest.mark.parametrize("box", [False, True])
 def test_the_price_of_leaving_stops_where_error_and_price_balance(box):
-    """The network is a copy, so a voxel costs |x - t| + n ((x - p) / sigma)^2 and stops sigma^2 /
-    2n from the patient's, or at the target.
+    """Each voxel stops sigma^2 / 2n from the patient's, or at the target.
+
+    The network is a copy, so a voxel costs |x - t| + n ((x - p) / sigma)^2.
     """
     rng = np.random.default_rng(0)
     patient = (0.5 + 0.05 * rng.normal(size=(2, 12, 12))).astype(np.float32)
@@ -223,8 +226,9 @@ def test_error_and_output_are_those_of_the_image_given_back(dimensions):
 
 
 def test_each_slice_of_a_volume_finds_what_it_finds_alone():
-    """A 2-D network's slices, also when memory makes the run take them in groups; before rounding
-    grows.
+    """A 2-D network's slices agree, also when memory makes the run take them in groups.
+
+    They are compared before rounding grows.
     """
     volumes, network = two_channels(shape=(5, 9, 11)), model(mixer(), ("mr", "fat"))
     together = run(volumes, network, max_evaluations=12)
@@ -397,8 +401,9 @@ def orientations():
 )
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_results_lie_where_the_input_lies(matrix, dimensions):
-    """A voxel at which the target asks for another input: it is changed there, in the window of the
-    region.
+    """The voxel at which the target asks for another input is changed there.
+
+    The change lies in the window of the region.
     """
     shape = (6, 7, 8)
     patient = np.full(shape, 0.5, np.float32)
@@ -595,8 +600,9 @@ def test_the_worst_input_is_worse_than_random_ones():
 
 @pytest.mark.parametrize("weights", [[0.7], [0.5, -0.4]])
 def test_the_worst_input_of_a_linear_network_is_the_closed_form(weights):
-    """|r + w . d| summed is greatest, in a ball, where every voxel moves along w by the same
-    length, away from zero.
+    """|r + w . d| summed is greatest, in a ball, where all voxels move along w, away from zero.
+
+    Every voxel moves by the same length.
     """
     roles = ("mr", "fat")[: len(weights)]
     volumes = {role: v for role, v in two_channels().items() if role in (*roles, "ct")}
@@ -629,8 +635,9 @@ def test_the_worst_input_of_a_linear_network_is_the_closed_form(weights):
 
 @pytest.fixture
 def short_steps(monkeypatch):
-    """torch's L-BFGS that does its first steps only, keeping what it was asked for: the test need
-    not take minutes.
+    """torch's L-BFGS that does its first steps only, keeping what it was asked for.
+
+    So the test need not take minutes.
     """
     asked = []
 
@@ -783,8 +790,9 @@ def clock(monkeypatch, step=10.0):
     [{}, {"ball": 0.05}, {"box": True}, {"optimiser": "published"}, {"memory_gb": 5e-5}],
 )
 def test_cancelling_keeps_the_best_so_far(monkeypatch, settings):
-    """Cancelled after some evaluations: the last intermediate result is an input with a lower
-    error.
+    """After a cancel, the last intermediate result is an input with a lower error.
+
+    The run is cancelled after some evaluations.
     """
     clock(monkeypatch)
     volumes, network = two_channels(), mixer()

@@ -17,8 +17,9 @@ OWN, PATIENT, ZEROS = "own", "patient", "zeros"
 
 
 def result(own=40.0, errors=None, noisier=9.0, blurred=38.0, direction="best", tissues=True):
-    """Facts and tables as the algorithm gives them; errors of the whole region, those of the body
-    twice as large.
+    """Facts and tables as the algorithm gives them.
+
+    Errors are of the whole region; those of the body are twice as large.
     """
     errors = errors or {PATIENT: 4.0}
     kind = "ideal" if direction == "best" else "worst"

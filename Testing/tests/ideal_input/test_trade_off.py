@@ -181,8 +181,10 @@ def test_the_curve_goes_from_no_change_to_the_least_error():
 
 
 def test_the_curve_of_a_copy_is_known():
-    """A copy of one channel: at price n each voxel that is off by more stops sigma^2 / 2n from the
-    patient's, so the change at a price is the mean over voxels of min(off, that).
+    """The change at a price is the root mean square over voxels of min(off, sigma^2 / 2n).
+
+    The network copies one channel: at price n each voxel that is off by more stops sigma^2 / 2n
+    from the patient's.
     """
     rng = np.random.default_rng(0)
     patient = (0.5 + 0.02 * rng.normal(size=(2, 16, 16))).astype(np.float32)

@@ -1,9 +1,8 @@
-"""Invariances where they are known: Gaussian images and a linear network, whose p(x|z) has a closed
-form.
+"""Invariances where they are known: Gaussian images and a linear network.
 
-Images of 8 x 8 voxels have a deviation that differs from place to place, and correlated voxels. The
-network is a strided blur of 16 outputs. The autoencoder is exact but for its posterior's noise, as
-trained ones have: latents are the voxels plus noise.
+There p(x|z) has a closed form. Images of 8 x 8 voxels have a deviation that differs from place to
+place, and correlated voxels. The network is a strided blur of 16 outputs. The autoencoder is exact
+but for its posterior's noise, as trained ones have: latents are the voxels plus noise.
 """
 
 import math
@@ -23,8 +22,9 @@ SETTINGS = CINNSettings(
 
 
 class World:
-    """x ~ N(mean, covariance), z = A x, the network's first layer, and what follows exactly for
-    latents x + noise given z.
+    """x ~ N(mean, covariance), z = A x, and what follows exactly for latents given z.
+
+    A is the network's first layer, and latents are x + noise.
     """
 
     def __init__(self):
@@ -104,8 +104,9 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
 
 
 def test_the_case_is_neither_flat_nor_free(world):
-    """The map to be found varies by more than two, and conditions matter: knowing z leaves less
-    than half of most variances.
+    """The map to be found varies by more than two, and conditions matter.
+
+    Knowing z leaves less than half of most variances.
     """
     exact = world.latents_left.diagonal().sqrt()
     assert exact.max() > 2 * exact.min()
@@ -115,8 +116,9 @@ def test_the_case_is_neither_flat_nor_free(world):
 
 
 def test_sampling_noise_alone_is_one_percent(world):
-    """The figure to be reached, from exact samples: so many that the flow's own error is what the
-    next test finds.
+    """Exact samples give the figure to be reached.
+
+    They are so many that the flow's own error is what the next test finds.
     """
     exact = world.latents_left.diagonal().sqrt()
     noise = torch.randn(

@@ -1,5 +1,6 @@
-"""Proposals of a sampler: known draws of a toy one, the true context of the layer, no trace of
-padding, the floor; bad input.
+"""Proposals of a sampler: known draws of a toy one, and the true context of the layer.
+
+Also: no trace of padding, the floor, and bad input.
 """
 
 import json
@@ -37,8 +38,9 @@ def sampler_of(network, **changes):
 
 
 class Toy(nn.Module):
-    """Draws z plus noise of known strength, and codes images with a known error: what a perfect
-    flow would give if the layer kept everything but noise.
+    """Draws z plus noise of known strength, and codes images with a known error.
+
+    A perfect flow would give this if the layer kept everything but noise.
     """
 
     layers, size_multiple = ("output",), 4
@@ -98,8 +100,9 @@ def column(result, start):
 
 
 def test_a_known_sampler_gives_known_maps_measures_and_floor():
-    """Of a network that keeps every voxel, noise of 30 HU changes the output by 30 HU, and an
-    autoencoder 5 HU off by 5 HU.
+    """Noise of 30 HU changes the output by 30 HU, and an autoencoder 5 HU off by 5 HU.
+
+    The network keeps every voxel.
     """
     volume = body((41, 46), 1)  # no multiples of four
     region = (0, 1, 3, 41, 5, 46)
@@ -130,8 +133,9 @@ def test_samples_are_not_clipped():
 
 
 def test_projected_draws_are_accepted_and_what_survived_is_told():
-    """An average loses fine noise; the flow's draws are moved on the level set as any other
-    proposal.
+    """The flow's draws are moved on the level set as any other proposal.
+
+    The network is an average, which loses fine noise.
     """
     result = run(
         averaging(), region=(0, 1, 10, 30, 12, 34), samples=8, projected=4, max_evaluations=200
@@ -141,8 +145,9 @@ def test_projected_draws_are_accepted_and_what_survived_is_told():
 
 
 def test_the_layer_is_that_of_the_whole_slice():
-    """At a region's edge the denoiser sees what lies beyond: an average of the slice, not of the
-    region.
+    """At a region's edge the denoiser sees what lies beyond.
+
+    Its average is one of the slice, not of the region.
     """
     volume, network = body(slices=1), averaging()
     hu = torch.from_numpy(volume.array[0])
@@ -178,8 +183,9 @@ def test_the_kinds_take_turns_however_few_are_drawn_at_once():
 
 
 def test_fresh_noise_and_other_places_stand_beside_every_measure():
-    """Of a network that keeps every voxel the reference is the noise's own strength, whatever is
-    proposed.
+    """The reference is the noise's own strength, whatever is proposed.
+
+    The network keeps every voxel.
     """
     volume = body((72, 72), 1, noise=40.0)
     asked = {"region": (0, 1, 24, 48, 24, 48), "patch_mm": None}
@@ -192,8 +198,9 @@ def test_fresh_noise_and_other_places_stand_beside_every_measure():
 
 
 def test_the_decoder_sees_no_padding_inside_the_region():
-    """What is drawn in a window equals what is drawn for the whole slice from the same latents; one
-    latent less would not.
+    """What is drawn in a window equals what is drawn for the whole slice.
+
+    Both come from the same latents; one latent less around the window would not do.
     """
     vae = random_sampler().vae.fold()
     z, size = torch.randn(1, 4, 20, 24, generator=torch.Generator().manual_seed(1)), (80, 96)
@@ -277,8 +284,9 @@ def test_all_names_of_a_layer():
 
 
 def test_noise_and_textures_are_the_same_whatever_a_sampler_draws():
-    """Two denoisers are asked about the same ones, though each sampler takes as many random numbers
-    as it likes.
+    """Two denoisers are asked about the same noise and textures.
+
+    This holds though each sampler takes as many random numbers as it likes.
     """
     volume, region = body(), Window(10, 30, 12, 34)
     hu, drawn = torch.from_numpy(volume.array[0]), []
@@ -469,8 +477,9 @@ def test_two_denoisers_with_a_sampler_each():
 
 
 def test_the_floor_needs_no_flow():
-    """Fresh noise at a layer that the sampler has no flow for: the autoencoder's error is told all
-    the same.
+    """The autoencoder's error is told also where the sampler has no flow for the layer.
+
+    The proposals there are fresh noise.
     """
     sampler = sampler_of(random_sampler({"layers.2": 32}))
     result = run(networks.build("cnn10"), sampler, proposals=("texture",), samples=3)

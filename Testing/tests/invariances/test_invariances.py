@@ -1,5 +1,6 @@
-"""Invariances without a decoder: maps of known networks, proof from the saved volumes, tiles that
-do not bias, bad input.
+"""Invariances without a decoder: maps of known networks, and proof from the saved volumes.
+
+Also: tiles that do not bias, and bad input.
 """
 
 from dataclasses import replace
@@ -46,8 +47,9 @@ def test_tiles_cover_the_region_and_nothing_else(height, width, tile, overlap, c
 
 
 def test_blended_moments_of_noise_are_the_noise_s_everywhere():
-    """Independent tiles of the same noise: blending samples would lose up to 30 % in overlaps,
-    blending moments nothing.
+    """Blending the moments of independent tiles of the same noise loses nothing.
+
+    Blending samples would lose up to 30 % in overlaps.
     """
     torch.manual_seed(0)
     found = Blended((40, 60))
@@ -134,8 +136,9 @@ def measured_again(volume, after, k, region, network=None):
 
 @pytest.mark.parametrize("epsilon_hu", [0.5, 1.0])
 def test_samples_put_together_from_tiles_are_proven_as_a_whole(epsilon_hu):
-    """Each tile by itself may use all of epsilon; what they change together is more, and is taken
-    back.
+    """What tiles change together is more than epsilon, and is taken back.
+
+    Each tile by itself may use all of epsilon.
     """
     torch.manual_seed(0)
     volume, network, region = (
@@ -175,8 +178,9 @@ def test_a_cropped_volume_has_the_same_samples():
 
 
 def test_what_an_average_loses_survives_and_what_it_keeps_does_not():
-    """Fine texture passes an average of 5 x 5 half unnoticed; a network that keeps every voxel lets
-    nothing pass.
+    """Fine texture passes an average of 5 x 5 half unnoticed.
+
+    A network that keeps every voxel lets nothing pass.
     """
     fine = run(body(), averaging(), region=(0, 1, 10, 30, 12, 34))
     keeping = run(body(), averaging(1), region=(0, 1, 10, 30, 12, 34))

@@ -108,8 +108,9 @@ def test_the_curve_has_a_line_for_each_contrast_and_the_table_every_pair():
 
 
 def test_where_the_search_finds_nothing_the_nodule_fades():
-    """After one evaluation the search stands at the nodule itself, which the output shows; a faint
-    one needs no search.
+    """After one evaluation the search stands at the nodule itself, which the output shows.
+
+    A faint nodule needs no search.
     """
     faint, strong, target = 0.1, 100.0, level_set(5)
     table, curve, images = detectability(

@@ -1,5 +1,6 @@
-"""Level sets: exact projection for linear networks, the whole slice's numbers on a window, proof in
-float64, honest refusals.
+"""Level sets: exact projection for linear networks, and honest refusals.
+
+Also: the whole slice's numbers on a window, and proof in float64.
 """
 
 import numpy as np
@@ -37,8 +38,9 @@ def matrix_of(network, size):
 
 
 def test_projection_on_a_linear_network_lands_on_the_exact_level_set():
-    """Once on the level set of A, only components in A's range have moved: the null space keeps all
-    of the change.
+    """Once on the level set of A, only components in A's range have moved.
+
+    The null space keeps all of the change.
     """
     network = averaging(4 + 1)
     size = (12, 11)
@@ -57,8 +59,9 @@ def test_projection_on_a_linear_network_lands_on_the_exact_level_set():
 
 
 def test_the_level_set_of_a_projector_is_reached_to_rounding():
-    """f keeps rows only: x may change anywhere else, and the accepted point is the proposal with
-    its rows put back.
+    """The accepted point is the proposal with its rows put back.
+
+    The network f keeps rows only, so x may change anywhere else.
     """
 
     class EvenRows(nn.Module):
@@ -88,8 +91,9 @@ def test_the_level_set_of_a_projector_is_reached_to_rounding():
 )
 @pytest.mark.parametrize("place", [Window(0, 12, 30, 44), Window(52, 66, 48, 62)])
 def test_a_window_gives_the_whole_slice_s_numbers(name, arguments, place):
-    """In the middle and at a corner: the measure equals that of f on the whole slice, in float64,
-    every output counted.
+    """The measure equals that of f on the whole slice, in the middle and at a corner.
+
+    It is taken in float64, and every output counts.
     """
     network = frozen(networks.build(name, **arguments))
     x0 = torch.randn(1, 1, 120, 112)
@@ -110,8 +114,9 @@ def test_a_window_gives_the_whole_slice_s_numbers(name, arguments, place):
 
 @pytest.mark.parametrize("place", [Window(48, 62, 48, 62), Window(49, 63, 51, 66)])
 def test_a_window_begins_on_the_grid_of_a_network_with_strides(place):
-    """Wherever the region begins: elsewhere the squares that are pooled would be others than the
-    whole slice's.
+    """The window begins on the grid, wherever the region begins.
+
+    Elsewhere the squares that are pooled would be others than the whole slice's.
     """
 
     class Pooled(nn.Module):

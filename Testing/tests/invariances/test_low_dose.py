@@ -1,5 +1,6 @@
-"""Low-dose simulation: projections of disks in closed form, scikit-image's radon, the variance that
-the formula says.
+"""Low-dose simulation: projections of disks, scikit-image's radon, and the variance.
+
+The projections are compared with a closed form, the variance with what the formula says.
 """
 
 import math

@@ -1,5 +1,7 @@
-"""The local criterion: the same verdict for any region, what is large in one place does not hide in
-a mean, bounds and gradients, proof on whole slices; and the nulls beside a denoiser.
+"""The local criterion: the same verdict for any region.
+
+What is large in one place does not hide in a mean. Also: bounds and gradients, proof on whole
+slices, and the nulls beside a denoiser.
 """
 
 import numpy as np

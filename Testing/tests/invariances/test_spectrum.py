@@ -1,5 +1,6 @@
-"""The Jacobian's spectrum: identity, projectors, convolutions as matrices, ReLU networks by finite
-differences, density.
+"""The Jacobian's spectrum: identity, projectors, ReLU networks, and density.
+
+Convolutions are compared with matrices, ReLU networks with finite differences.
 """
 
 import numpy as np
@@ -37,8 +38,9 @@ class Keep(nn.Module):
 
 
 class Narrow(nn.Module):
-    """Chen's denoiser with half of its layers and an eighth of its channels: as many zeros, less
-    work.
+    """Chen's denoiser with half of its layers and an eighth of its channels.
+
+    It has as many zeros, and is less work.
     """
 
     def __init__(self):
@@ -93,8 +95,9 @@ def test_a_convolution_has_the_singular_values_of_its_matrix():
 
 @pytest.mark.parametrize("layer", [2, 3, "output"])
 def test_a_relu_network_s_largest_gain_is_its_steepest_change(layer):
-    """No random direction is steeper, and the whole spectrum explains the mean square of random
-    changes.
+    """No random direction is steeper than the largest gain's.
+
+    The whole spectrum explains the mean square of random changes.
     """
     network = frozen(networks.build("cnn10", last_kernel=3))
     x0 = torch.randn(1, 1, 56, 56)
@@ -140,8 +143,9 @@ def test_regions_above_24_x_24_get_a_density_of_a_known_spectrum():
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_everything_is_where_the_network_is_and_the_network_stays_as_it_is(whole):
-    """What is made without saying where would be on the default device, here one that holds no
-    values.
+    """What is made without saying where would be on the default device.
+
+    Here the default device is one that holds no values.
     """
     network = frozen(networks.build("cnn10", last_kernel=3))
     side = 8 if whole else 25
