@@ -84,8 +84,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def arrays(tiny):
-    """[k, j, i] by role; the target is what the network gives for other images, so that it can be
-    reached.
+    """Arrays [k, j, i] by role.
+
+    The target is what the network gives for other images, so that it can be reached.
     """
     k, j, i = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     patient = np.stack(
@@ -620,8 +621,9 @@ def test_a_run_can_be_stopped_while_its_volumes_are_read(widget, arrays, monkeyp
 
 
 def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
-    """512 x 512 x 112 voxels from Apply to the views, but for the computation; the best of three,
-    as elsewhere.
+    """512 x 512 x 112 voxels go from Apply to the views; the computation is left out.
+
+    The best of three counts, as elsewhere.
     """
     large = {role: np.random.default_rng(1).random((112, 512, 512), np.float32) for role in ROLES}
     kinds = {
@@ -671,8 +673,9 @@ def computed(tiny, arrays):
 
 @pytest.fixture
 def writing(widget, arrays, computed, monkeypatch):
-    """The panel while it writes its result, one step at a time; the computation itself is left out.
-    Nodes by role.
+    """Nodes by role, from the panel while it writes its result, one step at a time.
+
+    The computation itself is left out.
     """
 
     class Job:
@@ -1235,8 +1238,9 @@ def test_self_test(widget):
 
 
 def refused(widget, *words):
-    """Press Apply, or read why it can not be pressed; the words must be there and nothing in the
-    scene changed.
+    """Press Apply, or read why it cannot be pressed.
+
+    The words must be there, and nothing in the scene may have changed.
     """
     before = scene_ids()
     if widget.ui.applyButton.enabled:
@@ -1463,8 +1467,9 @@ def test_packages_that_are_not_installed(widget, arrays, monkeypatch):
 
 @pytest.mark.module
 def test_module_opens_without_torch(tiny):
-    """In a Python that has none of the packages: the panel is there, knows its models and says what
-    is missing.
+    """The panel is there, knows its models and says what is missing.
+
+    Its Python has none of the packages.
     """
     code = """
         import sys
@@ -1519,8 +1524,9 @@ def test_sample_data_are_registered(widget):
 
 
 def chest():
-    """A made-up CT in Hounsfield units: a body of soft tissue with fat around, a bone and a lung,
-    on a table.
+    """A made-up CT in Hounsfield units.
+
+    It shows a body of soft tissue with fat around, a bone and a lung, on a table.
     """
     k, j, i = np.mgrid[:40, :80, :100].astype(np.float32)
     radius = np.hypot((i - 50) / 42, (j - 38) / 32)
@@ -1564,8 +1570,9 @@ def test_sample_data_come_marked_and_are_chosen_at_once(widget, monkeypatch):
 
 
 def test_real_images(module, data, monkeypatch):
-    """A real CT, Dixon images simulated from it, a trained network: the error falls, most of it in
-    few evaluations.
+    """The error falls on a real CT, most of it in few evaluations.
+
+    Dixon images are simulated from the CT, and the network is a trained one.
     """
     import SampleData
 

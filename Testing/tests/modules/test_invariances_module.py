@@ -55,8 +55,9 @@ def card(**changes):
 
 
 class PlainAverage(torch.nn.Module):
-    """A quick network for runs in this process: an average, which loses what is finer, in the
-    manner of a denoiser.
+    """A quick network for runs in this process: an average, in the manner of a denoiser.
+
+    It loses what is finer.
     """
 
     def __init__(self, side=5):
@@ -307,8 +308,9 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
 
 
 def _check_differences(widget, network, x0, shown, key):
-    """The shown image minus the patient's, and what the network makes of both, in one window around
-    0.
+    """The shown image minus the patient's, and what the network makes of both.
+
+    Both differences have one window around 0.
     """
     found = results(widget)
     np.testing.assert_allclose(

@@ -1,5 +1,6 @@
-"""The module MRFlow Harmonize driven as a user does: choose volumes, press Apply, wait, read the
-nodes.
+"""The module MRFlow Harmonize is driven as a user does.
+
+Choose volumes, press Apply, wait, read the nodes.
 """
 
 import json
@@ -809,8 +810,9 @@ def test_a_worker_that_dies_is_explained(widget, monkeypatch, tmp_path):
 
 
 def test_module_opens_without_torch(model_path):
-    """In a Python that has none of the packages: the panel is there, knows its models and says what
-    is missing.
+    """The panel is there, knows its models and says what is missing.
+
+    Its Python has none of the packages.
     """
     code = """
         import sys
@@ -851,8 +853,9 @@ def test_module_opens_without_torch(model_path):
 
 
 def test_the_event_loop_is_served_with_large_volumes_too(widget, monkeypatch):
-    """288 x 288 x 181 voxels from Apply to the views, but for the computation; the best of three,
-    as elsewhere.
+    """288 x 288 x 181 voxels go from Apply to the views; the computation is left out.
+
+    The best of three counts, as elsewhere.
     """
     from NetInversionLib.core.results import Result
 

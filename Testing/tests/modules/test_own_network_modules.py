@@ -294,8 +294,10 @@ def test_published_weights_are_looked_at_then_downloaded_then_ready(module, tmp_
 
 @contextlib.contextmanager
 def serving(folder, monkeypatch):
-    """A server of a folder's files; processes that are started meanwhile know its address and sums
-    as the published ones, from a sitecustomize.py. Gives the methods that were asked for.
+    """A server of a folder's files, which gives the methods that were asked for.
+
+    Processes that are started meanwhile know its address and sums as the published ones, from a
+    sitecustomize.py.
     """
     asked = []
 

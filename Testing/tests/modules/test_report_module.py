@@ -1,5 +1,7 @@
-"""Reports from the panels: the same buttons in every module, the same page after a scene was saved
-and opened again."""
+"""Reports from the panels: every module has the same buttons.
+
+The page is the same after a scene was saved and opened again.
+"""
 
 import os
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""Every .ui file holds only what Slicer can do with it, and code connects only signals that its
-widgets have.
+"""Every .ui file holds only what Slicer can do with it.
+
+Code connects only signals that its widgets have.
 """
 
 import ast
@@ -43,11 +44,10 @@ def classes(file):
 
 
 def signals(name):
-    """The signals of a class with their arguments, that both the host and the record of real
-    PythonQt have.
+    """The signals of a class with their arguments.
 
-    The record has widgets; of another class of Qt (QProcess) the signals are those that Qt itself
-    says.
+    Both the host and the record of real PythonQt have them. The record has widgets; of another
+    class of Qt (QProcess) the signals are those that Qt itself says.
     """
     import qt
 
@@ -71,10 +71,9 @@ def test_there_is_a_file_for_each_module():
 
 
 def test_no_named_layout_is_empty(tree):
-    """An empty layout is false in PythonQt, and so has no attribute in ``self.ui``: code asks its
-    widget for it.
+    """An empty layout is false in PythonQt, and so has no attribute in ``self.ui``.
 
-    One whose widgets are all hidden is empty, too.
+    Code asks its widget for it. A layout whose widgets are all hidden is empty, too.
     """
 
     def hidden(item):
@@ -107,8 +106,9 @@ FOCUS = {
 
 
 def controls(element):
-    """The controls in a widget, a layout or a cell, in the order of the file, which is that in
-    which Qt makes them.
+    """The controls in a widget, a layout or a cell, in the order of the file.
+
+    Qt makes them in that order.
     """
     return [widget for widget in element.iter("widget") if widget.get("class") in FOCUS]
 
@@ -132,8 +132,9 @@ def rows(form):
 
 
 def test_the_tab_key_follows_the_eye(tree):
-    """Controls are made, and so visited, from top to bottom and from left to right; none is left
-    out.
+    """Controls are made, and so visited, from top to bottom and from left to right.
+
+    None is left out.
     """
     assert tree.find("tabstops") is None  # the order of the file is the order of the keys
     for form in tree.iter("layout"):
@@ -190,8 +191,9 @@ def test_no_two_controls_have_the_same_letter(tree):
 
 
 def test_no_colour_is_fixed_without_its_ground_and_none_speaks_alone(tree):
-    """In a dark theme letters of a fixed colour on the theme's own ground cannot be read, and the
-    other way round.
+    """In a dark theme letters of a fixed colour on the theme's own ground cannot be read.
+
+    The same holds the other way round.
     """
     styles = [found.text or "" for found in tree.iterfind(".//property[@name='styleSheet']/string")]
     code = [
@@ -241,8 +243,9 @@ def test_every_connection_of_a_ui_file_can_be_made(file):
 
 
 class Connections(ast.NodeVisitor):
-    """The signals that a file connects: (line, expression of the object, classes that it can have,
-    signal).
+    """The signals that a file connects.
+
+    Each is (line, expression of the object, classes that it can have, signal).
     """
 
     def __init__(self, file, widgets):

@@ -1,5 +1,6 @@
-"""What a panel leaves behind, and what it shows, when it is visited, and when scenes are loaded and
-added.
+"""What a panel leaves behind, and what it shows.
+
+This is asked when it is visited, and when scenes are loaded and added.
 """
 
 import gc

@@ -1,5 +1,6 @@
-"""Results in the views: layout, labels, legends with units, and the part in sight, as Slicer's own
-logics have them.
+"""Results in the views: layout, labels, legends with units, and the part in sight.
+
+They are as Slicer's own logics have them.
 """
 
 import host
@@ -75,8 +76,9 @@ def test_the_layout_has_what_was_asked_for_and_each_view_says_what_it_is(maps):
 
 
 def in_slice(widget, corners):
-    """Of points in RAS, how far they reach in a view: mm across and up from its middle, and off its
-    plane.
+    """How far points in RAS reach in a view.
+
+    Returns mm across and up from its middle, and off its plane.
     """
     to_slice = np.linalg.inv(slicer.util.arrayFromVTKMatrix(widget.mrmlSliceNode().GetSliceToRAS()))
     return corners @ to_slice[:3, :3].T + to_slice[:3, 3]
@@ -238,8 +240,9 @@ def test_a_map_covers_what_lies_below_unless_it_is_laid_over_it(maps, tmp_path, 
 
 
 def focus_chain(panel):
-    """Names of a panel's controls in the order in which the Tab key visits them; of a part, what it
-    is part of.
+    """Names of a panel's controls in the order in which the Tab key visits them.
+
+    A part is named by what it is part of.
     """
     from PySide6.QtWidgets import QWidget
 

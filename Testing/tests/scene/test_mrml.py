@@ -1,5 +1,6 @@
-"""The MRML bridge on real nodes: exact round trips, refusals that leave the scene alone, results
-and how they show.
+"""The MRML bridge on real nodes: exact round trips, results and how they show.
+
+Refusals leave the scene alone.
 """
 
 import itertools
@@ -32,8 +33,9 @@ few = settings(deadline=None, max_examples=50)
 
 @pytest.fixture(autouse=True, params=["bare", "application"])
 def scene(request, scene, monkeypatch):
-    """Everything holds on a scene without an application, and in the host's with its colours and
-    hierarchy.
+    """A scene without an application, and the host's with its colours and hierarchy.
+
+    Everything holds on both.
     """
     if request.param == "bare":
         monkeypatch.setattr(slicer, "mrmlScene", slicer.vtkMRMLScene())
@@ -44,8 +46,9 @@ def scene(request, scene, monkeypatch):
 
 
 def add(array=None, matrix=None, name="image", kind=None, transform=None):
-    """A volume node made by Slicer's own helper, under a linear parent transform if a matrix is
-    given.
+    """A volume node made by Slicer's own helper.
+
+    It is under a linear parent transform if a matrix is given.
     """
     array = np.arange(60, dtype=np.int16).reshape(3, 4, 5) if array is None else array
     node = slicer.util.addVolumeFromArray(
@@ -419,8 +422,9 @@ def test_masks_of_other_kinds_are_refused(scene):
     matrices(), transforms(), st.tuples(*[finite(1.5, 5.5)] * 3), st.tuples(*[finite(0.5, 4.0)] * 3)
 )
 def test_roi_region_is_the_smallest_that_holds_its_corners(matrix, transform, center, size):
-    """The ROI is drawn in voxel coordinates and carried by parent transforms to where the volume
-    is.
+    """The ROI is drawn in voxel coordinates.
+
+    Parent transforms carry it to where the volume is.
     """
     slicer.mrmlScene.Clear(False)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "region")
@@ -1005,8 +1009,9 @@ def test_an_image_is_shown_as_an_earlier_one_of_its_result(patient):
 
 
 def test_no_step_of_a_large_result_takes_long(patient):
-    """Volumes of 512 x 512 x 112 and long curves; the best of three, since other programs may take
-    the processor away.
+    """Volumes of 512 x 512 x 112 and long curves are written in short steps.
+
+    The best of three counts, since other programs may take the processor away.
     """
     array = np.random.default_rng(1).random((112, 512, 512), np.float32)
     volumes = {

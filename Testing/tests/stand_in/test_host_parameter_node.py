@@ -1,5 +1,6 @@
-"""The host's parameterNodeWrapper stores what Slicer's stores. With SLICER_BASE_PYTHON these run on
-Slicer's own.
+"""The host's parameterNodeWrapper stores what Slicer's stores.
+
+With SLICER_BASE_PYTHON these run on Slicer's own.
 """
 
 # ruff: noqa: E402 (the host must run before anything of Slicer's can be imported)

@@ -1,5 +1,6 @@
-"""The host's Qt is PythonQt's: it walks the table recorded from real PythonQt and CTK, and tries
-the rules.
+"""The host's Qt is PythonQt's.
+
+It walks the table recorded from real PythonQt and CTK, and tries the rules.
 """
 
 import enum

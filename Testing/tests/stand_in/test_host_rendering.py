@@ -1,5 +1,6 @@
-"""Pictures show what MRML says: window and level, colour tables, layers, orientation, plots, text
-on panels.
+"""Pictures show what MRML says.
+
+This is asked of window and level, colour tables, layers, orientation, plots, and text on panels.
 """
 
 import host

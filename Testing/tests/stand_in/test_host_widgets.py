@@ -1,5 +1,6 @@
-"""The host's ctk widgets do what CTK's do: limits, exact values, which signals come and in which
-order.
+"""The host's ctk widgets do what CTK's do.
+
+This is asked of limits, exact values, and which signals come and in which order.
 """
 
 import host
