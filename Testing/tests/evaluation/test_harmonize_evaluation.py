@@ -19,8 +19,9 @@ FAST = "source,histogram*,Ny*,z-score"
 
 
 def brain(seed, shape=(22, 26, 24), spacing=4.0, curve=lambda x: x, noise=0.02, grain=2):
-    """Three tissues in a ball, another anatomy for each seed, in the intensities of an arbitrary
-    scale.
+    """Three tissues in a ball, in the intensities of an arbitrary scale.
+
+    Each seed gives another anatomy.
     """
     rng = np.random.default_rng(seed)
     grids = np.meshgrid(*(np.linspace(-1.15, 1.15, n) for n in shape), indexing="ij")
@@ -39,8 +40,9 @@ def brain(seed, shape=(22, 26, 24), spacing=4.0, curve=lambda x: x, noise=0.02, 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Folders "target" (6 people), "source" (4, brighter by a curve) and "labels" of the source's
-    tissues.
+    """Folders "target" (6 people), "source" (4) and "labels" of the source's tissues.
+
+    The source is brighter by a curve.
     """
     root = tmp_path_factory.mktemp("cohort")
     for name in ("target", "source", "labels"):
@@ -170,8 +172,9 @@ def test_prospective_before_and_after(cohort):
 
 
 def test_sessions_of_a_person_stay_together(tmp_path):
-    """Two scans each of ten people of one scanner: a probe that knows a person's other scan would
-    tell the 'sites'.
+    """Ten people of one scanner have two scans each.
+
+    A probe that knows a person's other scan would tell the 'sites'.
     """
     for n in range(10):
         volume, _ = brain(n)
@@ -261,8 +264,9 @@ def test_align_finds_a_known_movement():
 
 
 def test_visits_are_as_far_apart_as_their_curve_makes_them():
-    """The same head, moved and seen through a curve: what is left after histogram matching is
-    interpolation.
+    """The same head is moved and seen through a curve.
+
+    What is left after histogram matching is interpolation.
     """
     volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
     second = moved(brain(1, shape=(30, 34, 32), spacing=3.0, curve=np.sqrt)[0], 4, (3, 2, -2))

@@ -1,5 +1,6 @@
-"""What a run of the invariances finds beside the maps: lesions, spectra, segments, components, a
-second denoiser.
+"""What a run of the invariances finds beside the maps.
+
+These are lesions, spectra, segments, components, and a second denoiser.
 """
 
 from dataclasses import replace

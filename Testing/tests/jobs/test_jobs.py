@@ -1,5 +1,6 @@
-"""Jobs: what is saved comes back the same, a worker gives what the caller would get, every bad end
-has its words.
+"""Jobs: what is saved comes back the same, and a worker gives what the caller would get.
+
+Every bad end has its words.
 """
 
 import contextlib

@@ -257,8 +257,9 @@ def _plain(card):
 
 
 def rewrite(file, change=None, card=None, tail=b""):
-    """The file with its header changed: ``change(header)``, ``card(card)``; with sums that are
-    right, as whoever means harm would write them.
+    """The file with its header changed: ``change(header)``, ``card(card)``.
+
+    Its sums are right, as whoever means harm would write them.
     """
     data = file.read_bytes()
     length = int.from_bytes(data[:8], "little")

@@ -1,5 +1,6 @@
-"""Real networks of other people's code, with random weights: by console and by file, asked both
-questions. By panel: modules/test_real_networks_modules.py.
+"""Real networks of other people's code, with random weights, asked both questions.
+
+They are read by console and by file; by panel in modules/test_real_networks_modules.py.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""The conditional flow on latents: published numbers, exact inverse and log-determinant, known
-densities, shared conditions.
+"""The conditional flow on latents: published numbers, exact inverse and log-determinant.
+
+Also: known densities and shared conditions.
 """
 
 import json
@@ -269,8 +270,9 @@ def linear_network(
     of_condition: torch.Tensor,
     offset: torch.Tensor,
 ) -> None:
-    """Weights that make the network the affine map given: LeakyReLU(u) - LeakyReLU(-u) is (1 +
-    slope) u.
+    """Set weights that make the network the affine map given.
+
+    LeakyReLU(u) - LeakyReLU(-u) is (1 + slope) u.
     """
     outputs = len(of_half)
     for parameter in subnet.parameters():
@@ -284,8 +286,9 @@ def linear_network(
 
 @torch.no_grad()
 def test_fixed_weights_give_a_known_conditional_gaussian():
-    """(x, z) jointly Gaussian, x of two numbers: one block whitens x given z exactly, and its
-    density is the textbook's.
+    """One block whitens x given z exactly, and its density is the textbook's.
+
+    (x, z) are jointly Gaussian, with x of two numbers.
     """
     root, mean_x, mean_z = (
         torch.randn(5, 5).double(),
@@ -333,8 +336,9 @@ def test_fixed_weights_give_a_known_conditional_gaussian():
 
 
 def test_likelihood_training_finds_the_scale_that_z_tells():
-    """x is noise of deviation exp(z): its conditional entropy is known, and no network that ignores
-    z comes near.
+    """x is noise of deviation exp(z), whose conditional entropy is known.
+
+    No network that ignores z comes near it.
     """
     flow = CINN(2, 1, 1, blocks=2, hidden=16, depth=1, features=4, downs=0)
     optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)

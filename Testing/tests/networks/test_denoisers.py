@@ -1,5 +1,6 @@
-"""Denoisers and their layers: the published networks' numbers and key names, plain formulas, layers
-by name and number.
+"""Denoisers and their layers: the published networks' numbers and key names.
+
+Also: plain formulas, and layers by name and number.
 """
 
 import json
@@ -23,8 +24,9 @@ def seeded():
 
 
 def rounding(network):
-    """How far two orders of summation may be apart in values near 1: by sqrt(n) last places for n
-    summands, in each layer.
+    """How far two orders of summation may be apart in values near 1.
+
+    In each layer it is sqrt(n) last places for n summands.
     """
     summands = [
         module.weight[0].numel() for module in network.modules() if hasattr(module, "weight")

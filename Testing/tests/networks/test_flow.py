@@ -1,5 +1,6 @@
-"""Normalizing flow: exact inverse, exact log-determinant, gradients without stored activations,
-known densities.
+"""Normalizing flow: exact inverse, exact log-determinant, and known densities.
+
+Also: gradients without stored activations.
 """
 
 import copy
@@ -240,8 +241,9 @@ def test_log_determinant_of_the_flow(conditional, memory_saving):
 
 
 def gradients(flow, x, condition, memory_saving: bool) -> list[torch.Tensor]:
-    """Of a loss that weighs latents and log-determinant at random, to image, condition and all
-    weights.
+    """Gradients of a loss that weighs latents and log-determinant at random.
+
+    They are those to image, condition and all weights.
     """
     flow.memory_saving = memory_saving
     flow.zero_grad()

@@ -1,5 +1,6 @@
-"""The noise's level estimated from an image, and the denoisers that are told it: known noise, a
-constant added, where they begin, how far they look.
+"""The noise's level estimated from an image, and the denoisers that are told it.
+
+The tests ask about known noise, a constant added, where they begin, and how far they look.
 """
 
 import math
@@ -27,8 +28,10 @@ RAMP = 2 * torch.hypot(
 
 
 def ct_noise(cutoff, sigma, seed=0):
-    """Noise whose power rises with frequency as a reconstruction's does, times a kernel's window;
-    linear interpolation in the back-projection takes a sinc squared.
+    """Noise whose power rises with frequency as a reconstruction's does.
+
+    A kernel's window multiplies it, and linear interpolation in the back-projection takes a sinc
+    squared.
     """
     white = torch.randn(4, 96, 96, generator=torch.Generator().manual_seed(seed))
     response = RAMP.sqrt() * torch.sinc(RAMP / 2) ** 2 * kernel_response(96, torch.tensor([cutoff]))

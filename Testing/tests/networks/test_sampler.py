@@ -1,5 +1,6 @@
-"""The sampler of invariances: by hand the same images, any size, files that ask for what does not
-fit or for too much.
+"""The sampler of invariances: by hand the same images, and any size.
+
+Also: files that ask for what does not fit or for too much.
 """
 
 import json
@@ -161,8 +162,9 @@ def test_a_file_gives_back_the_same_samples(tmp_path):
 
 
 def test_an_untrained_flow_draws_from_the_prior():
-    """Last layers start at zero: latents are the noise, in another order, and their likelihood that
-    of the normal.
+    """Latents are the noise, in another order, and their likelihood is that of the normal.
+
+    This is because last layers start at zero.
     """
     flow = CINN(**MAP_FLOW).eval()
     z, x = torch.randn(1, 3, 32, 32), torch.randn(2, 4, 8, 8)

@@ -1,5 +1,6 @@
-"""The autoencoder and its critic: published numbers and formulas, exact shortcuts, both kinds of
-latents, what is refused.
+"""The autoencoder and its critic: published numbers and formulas, exact shortcuts.
+
+Also: both kinds of latents, and what is refused.
 """
 
 import copy
@@ -423,8 +424,9 @@ def test_a_step_of_training_improves_the_reconstruction_and_reaches_every_weight
 
 
 def test_encoders_are_the_resnets():
-    """The convolutions of ResNet-50 and -101 at full width: 23.5 and 42.5 million weights without
-    the classifier.
+    """The encoders are the convolutions of ResNet-50 and -101 at full width.
+
+    They have 23.5 and 42.5 million weights without the classifier.
     """
     for name, convolutions, weights in (
         ("resnet50", 53, 23_508_032),

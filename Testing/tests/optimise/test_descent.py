@@ -1,5 +1,6 @@
-"""Annealed descent: against known minimisers, its own formula written out, and itself one item at a
-time.
+"""Annealed descent agrees with known minimisers and its own formula written out.
+
+It also agrees with itself, one item at a time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Batched L-BFGS: against SciPy, exact optima, the two-loop recursion, and itself one item at a
-time.
+"""Batched L-BFGS agrees with SciPy, exact optima, and the two-loop recursion.
+
+It also agrees with itself, one item at a time.
 """
 
 import math
@@ -220,10 +221,10 @@ def dense_bfgs(g, pairs):
 
 
 def replay(path, history, recursion, armijo=1e-4, wolfe=0.9):
-    """Judge the recorded trial points by the weak Wolfe conditions: (moves made, moves that the
-    recursion predicts).
+    """Judge the recorded trial points by the weak Wolfe conditions.
 
-    Predicted are the first trials of each line search (step 1), from the second on.
+    Returns (moves made, moves that the recursion predicts). Predicted are the first trials of each
+    line search (step 1), from the second on.
     """
     points, values, gradients = path
     x, f, g, pairs, made, predicted, new = points[0], values[0], gradients[0], [], [], [], False
@@ -288,8 +289,9 @@ def test_the_first_step_has_the_length_asked_for():
 
 
 def test_only_points_that_satisfy_the_weak_wolfe_conditions_are_gone_to():
-    """On a kinked function, where steps are bracketed: longer after a too short one, shorter after
-    a too long one.
+    """On a kinked function steps are bracketed.
+
+    They are longer after a too short one, and shorter after a too long one.
     """
     weights = torch.logspace(0, 2, 10, dtype=torch.float64)
     record = Recorder(lambda x, items: (weights * (x - 0.3).abs()).sum(1))
@@ -524,8 +526,9 @@ def test_the_evaluation_budget_is_kept(limit):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bounds", [{}, {"lower": 0.0}])
 def test_a_start_without_gradient_ends_at_once(dtype, bounds):
-    """At a minimum, or where a network is dead; the function is never shown anything but finite
-    points.
+    """The search ends at a minimum, or where a network is dead.
+
+    The function is never shown anything but finite points.
     """
     record = Recorder(lambda x, items: (x**2).sum(1) * items)
     start = torch.tensor([[1.0, 1.0], [0.0, 0.0], [2.0, 1.0]], dtype=dtype)

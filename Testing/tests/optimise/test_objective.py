@@ -49,8 +49,9 @@ def whole(network, x, target, weight, terms):
 
 
 def test_value_by_hand():
-    """y = 2 a - b + 0.5 on four voxels: errors 0.5, 0, 2.5, 1; a is 0.5 above 1 once and 0.25 below
-    0 once.
+    """With y = 2 a - b + 0.5 on four voxels, errors are 0.5, 0, 2.5 and 1.
+
+    a is 0.5 above 1 once and 0.25 below 0 once.
     """
     network = linear([[2.0, -1.0]], [0.5])
     x = torch.tensor(
@@ -173,8 +174,9 @@ CASES = [(2, (101, 122), (3, 4)), (2, (161, 90), (3, 4, 5)), (3, (41, 37, 60), (
 
 @pytest.mark.parametrize("dimensions, space, features", CASES)
 def test_tiles_give_the_whole_image_s_figures(dimensions, space, features):
-    """The real architecture, sizes that are no multiple of its pooling, a budget of about an eighth
-    of the image.
+    """Tiles agree with the whole for the real architecture and a small budget.
+
+    Sizes are no multiple of its pooling, and the budget is about an eighth of the image.
     """
     network = unet(dimensions, features)
     x, target = 2 * random(1, 2, *space) - 0.5, random(1, 1, *space, seed=1)
@@ -204,8 +206,9 @@ def test_tiles_give_the_whole_image_s_figures(dimensions, space, features):
 
 
 def test_tiles_in_double_precision_leave_nothing_but_rounding():
-    """An L1 error's gradient is a sign: in single precision a voxel near its target can hide a seam
-    or look like one.
+    """In single precision a voxel near its target can hide a seam or look like one.
+
+    The reason is that an L1 error's gradient is a sign.
     """
     network = unet(2, (3, 4), DOUBLE)
     x, target = random(2, 2, 75, 64, dtype=DOUBLE), random(2, 1, 75, 64, seed=1, dtype=DOUBLE)
@@ -296,8 +299,9 @@ def test_halo_of_the_unet_covers_its_reach():
 
 
 def test_finding_the_halo_is_no_larger_than_the_image():
-    """In 3-D a probe of a few hundred voxels a side would take more memory than the volume that did
-    not fit.
+    """A 3-D probe of a few hundred voxels a side would take too much memory.
+
+    It would be more than that of the volume that did not fit.
     """
     network, given = unet(3, (2, 2, 2)), []
 

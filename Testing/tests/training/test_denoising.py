@@ -1,5 +1,6 @@
-"""Training denoisers: pairs of known noise, resume to the same weights, two processes, both losses,
-honest cards.
+"""Training denoisers: pairs of known noise, both losses, and honest cards.
+
+A training resumes to the same weights, also with two processes.
 """
 
 import json
@@ -173,8 +174,9 @@ denoiser.train(pairs, sys.argv[1], SMALL)
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    """Batches shared between two processes give the same weights, but for rounding; one file is
-    written.
+    """Batches shared between two processes give the same weights, but for rounding.
+
+    One file is written.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
-"""Features of a perceptual term: from a model file, or torchvision's file, opened safely or not at
-all.
+"""Features of a perceptual term, from a model file or torchvision's file.
+
+A file is opened safely or not at all.
 """
 
 import os

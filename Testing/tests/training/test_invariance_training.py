@@ -1,5 +1,6 @@
-"""Training what proposes invariances: resume and two processes give one training's weights; honest
-cards; what is refused.
+"""Training what proposes invariances: honest cards, and what is refused.
+
+Resume and two processes give one training's weights.
 """
 
 import os
@@ -200,8 +201,9 @@ def test_flows_learn_and_their_card_names_networks_layers_and_people(
 
 
 def test_bits_are_those_of_the_normal_density(vae):
-    """An untrained flow with its ActNorms set: the bits of a normal density with each channel's
-    mean and deviation.
+    """An untrained flow with its ActNorms set gives the bits of a normal density.
+
+    The density has each channel's mean and deviation.
     """
     torch.manual_seed(0)
     flows = torch.nn.ModuleList(
@@ -216,8 +218,9 @@ def test_bits_are_those_of_the_normal_density(vae):
 
 
 def test_the_first_batch_sets_every_scale_also_when_nothing_varies(pairs, vae, denoiser, tmp_path):
-    """A CT without noise or tissue borders: activations and latents hardly differ, and nothing
-    becomes infinite.
+    """Nothing becomes infinite on a CT without noise or tissue borders.
+
+    Activations and latents hardly differ there.
     """
     flat = [
         Pair(p, v * torch.ones(40, 40).numpy(), torch.zeros(40, 40).numpy())
@@ -307,8 +310,9 @@ else:
 
 @pytest.mark.parametrize("kind", ["vae", "cinn"])
 def test_two_processes_train_what_one_does(kind, made, pairs, vae, denoiser, tmp_path):
-    """Also the ActNorms, which are set from the whole first batch, and batch norm's statistics; one
-    file is written.
+    """Also the ActNorms and batch norm's statistics are those of one process.
+
+    The ActNorms are set from the whole first batch. One file is written.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

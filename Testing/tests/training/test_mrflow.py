@@ -1,5 +1,6 @@
-"""Training a flow on one scanner: reading, grids, batches, resume, several processes, figures, the
-model file.
+"""Training a flow on one scanner: from reading, grids and batches to the model file.
+
+In between: resume, several processes, and figures.
 """
 
 import os
@@ -237,8 +238,9 @@ def test_spoilt_slices_keep_air_and_range_and_are_spoilt(cases):
 
 
 def test_bits_of_a_standard_normal_are_known(cases):
-    """Without training every map is volume preserving and orthogonal: the figures follow from the
-    image alone.
+    """The figures follow from the image alone.
+
+    Without training every map is volume preserving and orthogonal.
     """
     flow = networks.build("conditional_flow", **SMALL.flow()).eval()
     bits, rms = slices.figures(flow, cases[0], SMALL.bin_width)

@@ -1,5 +1,6 @@
-"""A trained model is called as its maker says, or after its people and weights; never as a shipped
-one.
+"""A trained model is called as its maker says, or after its people and weights.
+
+It is never called as a shipped one.
 """
 
 import pytest

@@ -1,5 +1,6 @@
-"""Windows with cached noise: kernels as the simulator's, doses, whom they show; real pairs and
-their split by patient.
+"""Windows with cached noise: kernels as the simulator's, doses, and whom they show.
+
+Also: real pairs and their split by patient.
 """
 
 from dataclasses import replace
@@ -34,8 +35,9 @@ def windows():
 
 @pytest.mark.parametrize("cutoff", [0.6, 1.0])
 def test_a_kernel_on_the_image_is_the_kernel_of_the_reconstruction(cutoff):
-    """A reconstruction's kernel is a filter of the image: but for the linear interpolation between
-    detector elements.
+    """A reconstruction's kernel is a filter of the image.
+
+    The exception is the linear interpolation between detector elements.
     """
     hu = torch.from_numpy(made_up_ct(0, 1, 128).array)
     how = LowDoseSettings(photons=1e5, views=180, cutoff=0.0)

@@ -132,8 +132,9 @@ def test_field_is_scipys_zoom_of_the_drawn_values(shape):
 
 
 def test_air_between_voxels_of_the_mask_stays_out_of_the_scale():
-    """A head with a brain mask: tissue outside the mask changes too, and the scale comes from
-    inside.
+    """Tissue outside a brain mask changes too, and the scale comes from inside.
+
+    The mask covers a part of a head.
     """
     scan = make_scan()
     mask = scan.mask & (np.arange(scan.image.shape[0])[:, None, None] < 7)

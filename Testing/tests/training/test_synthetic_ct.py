@@ -33,8 +33,9 @@ def one_thread():
 
 
 def generated_ct(seed, slices=4, size=(56, 64)) -> Volume:
-    """An elliptic body with fat outside, muscle, a bone ring with marrow, gas, and CT noise; 3 mm,
-    RAS axes.
+    """An elliptic body with fat outside, muscle, a bone ring with marrow, gas, and CT noise.
+
+    Voxels have 3 mm, and axes are RAS.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: size[0], : size[1]].astype(float)
@@ -447,8 +448,9 @@ def test_models_were_trained_on_whom_they_say():
 
 
 def check_against_record(scan):
-    """The figures in Resources/Docs are what the model in the repository gives on a person it has
-    not seen.
+    """The figures in Resources/Docs are what the model in the repository gives.
+
+    The person is one that the model has not seen.
     """
     with open(
         ROOT / "Resources" / "Docs" / "synthetic-ct" / "evaluation.csv",

@@ -1,5 +1,6 @@
-"""What trainings share: the learning rate's curve, running means, checkpoints, means over
-processes, honest refusals.
+"""What trainings share: the learning rate's curve, running means, and checkpoints.
+
+Also: means over processes, and honest refusals.
 """
 
 import math
