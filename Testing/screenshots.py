@@ -608,11 +608,12 @@ FIRST = {
     "MRFlowHarmonize": ("MRFlowHarmonizeBrain", "harmonized", 300),
     "Invariances": ("InvariancesLowDoseCT", "std proven", 300),
 }  # sample, a key of the result, when it is half done
+# One's own network comes first: its panel is to show no earlier run.
 MODULES = {
+    "OwnNetwork": own_network,
     "IdealInput": ideal_input,
     "MRFlowHarmonize": harmonize,
     "Invariances": invariances,
-    "OwnNetwork": own_network,
 }
 
 

@@ -22,7 +22,7 @@ run() {  # NAME [VARIABLE=VALUE...] [COMMAND...]: the tests under it, a line, an
   local name=$1 begin=$SECONDS
   shift
   local verdict=pass
-  env "$@" .venv/bin/python -m pytest --numprocesses logical --dist loadfile \
+  env "$@" .venv/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
     ${arguments[@]+"${arguments[@]}"} >"$logs/$name.log" 2>&1 || { verdict=FAIL; failed=1; }
   printf '| %s | %s | %s | %d s |\n' "$name" "$verdict" "$(tail -1 "$logs/$name.log")" $((SECONDS - begin))
 }

@@ -211,7 +211,7 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
         asked = replace(asked, settings={**asked.settings, "force": True})
     try:
         images = {key: core_files.load(path) for key, path in asked.files.items()}
-        request = jobs.Request(asked.task, images, asked.models, asked.settings)
+        request = jobs.Request(asked.analysis, images, asked.models, asked.settings)
         result = jobs.run_here(request, shell)
     except KeyboardInterrupt:
         # Half a harmonization is no better half: its gate has not judged it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from .options import command, format_argument, overwrite_argument, set_threads, threads_argument
 
 TABLES = {"ideal_input": "error", "invariances": "bands"}
-"""The table of a result that is printed, by task."""
+"""The table of a result that is printed, by analysis."""
 
 
 def _rerun_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +39,11 @@ def rerun(options: argparse.Namespace) -> int:
         asked = replace(asked, format=options.format)
     if options.device:
         asked = replace(asked, settings={**asked.settings, "device": options.device})
-    if asked.task == "harmonize":
+    if asked.analysis == "harmonize":
         from .harmonize import one_again
 
         return one_again(asked, path, options)
     here = path.resolve().parent
     output = options.output or here.with_name(f"{here.name}-again")
     with RunFolder(output, "rerun", options.overwrite) as folder:
-        return results.compute(asked, folder, options.shell, TABLES[asked.task])
+        return results.compute(asked, folder, options.shell, TABLES[asked.analysis])

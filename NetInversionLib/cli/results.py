@@ -33,14 +33,14 @@ class Asked:
     """A run as files.
 
     Attributes:
-        task: One of ``jobs.TASKS``.
+        analysis: One of ``jobs.ANALYSES``.
         files, models: Paths of volumes and of model files, by what they are for.
-        settings: Of the task, as JSON.
+        settings: Of the analysis, as JSON.
         format: Of the images that are written: as ``options.format_argument`` has it, or
             None for that of the first volume.
     """
 
-    task: str
+    analysis: str
     files: dict[str, str]
     models: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Asked:
     def record(self, folder: Path) -> dict[str, Any]:
         """What ``netinversion rerun`` needs; paths as seen from ``folder``: no names of users."""
         return {
-            "task": self.task,
+            "analysis": self.analysis,
             "volumes": {key: _described(path, folder) for key, path in self.files.items()},
             "models": {key: _described(path, folder) for key, path in self.models.items()},
             "settings": self.settings,
@@ -73,16 +73,17 @@ def from_record(path: Path) -> Asked:
     try:
         facts = json.loads(path.read_bytes())
         record = facts[RECORD]
+        analysis = str(record.get("analysis") or record["task"])  # its name in the first versions
         volumes, models = record["volumes"], record["models"]
         found = {
             key: os.path.normpath(path.parent / one["path"])
             for key, one in [*volumes.items(), *models.items()]
         }
         asked = Asked(
-            str(record["task"]),
+            analysis,
             {key: found[key] for key in volumes},
             {key: found[key] for key in models},
-            _todays(str(record["task"]), dict(record["settings"])),
+            _todays(analysis, dict(record["settings"])),
             record.get("format"),
         )
         sums = {found[key]: one["sha256"] for key, one in [*volumes.items(), *models.items()]}
@@ -99,9 +100,9 @@ def from_record(path: Path) -> Asked:
     return asked
 
 
-def _todays(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _todays(analysis: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a record that mean what they meant when it was written."""
-    if task != "ideal_input":
+    if analysis != "ideal_input":
         return settings
     from ..ideal_input.settings import Settings
 
@@ -150,7 +151,7 @@ def compute(asked: Asked, folder: RunFolder, shell: Shell, table: str) -> int:
         KeyboardInterrupt: The run was stopped; says what is kept, and where.
     """
     images = {key: core_files.load(path) for key, path in asked.files.items()}
-    request = jobs.Request(asked.task, images, asked.models, asked.settings)
+    request = jobs.Request(asked.analysis, images, asked.models, asked.settings)
     stopped = False
     try:
         result = jobs.run_here(request, shell)
@@ -164,11 +165,13 @@ def compute(asked: Asked, folder: RunFolder, shell: Shell, table: str) -> int:
         result.facts |= {RECORD: record} | ({"complete": False, "partial": True} if stopped else {})
         suffix = result_files.suffix_for(asked.first, asked.format)
         result_files.write_result(result, folder.new, suffix, asked.first, shell.log)
-        _write_report(asked.task, result, next(iter(images.values())), folder.new, shell, stopped)
+        _write_report(
+            asked.analysis, result, next(iter(images.values())), folder.new, shell, stopped
+        )
         folder.deliver()
     if stopped:
         raise KeyboardInterrupt(f"the best so far is in {folder.folder}, marked partial")
-    reading = importlib.import_module(f"NetInversionLib.{asked.task}.reading")
+    reading = importlib.import_module(f"NetInversionLib.{asked.analysis}.reading")
     answer = f"{reading.answer(result.facts, result.tables)} Research use only."
     if table in result.tables:
         shell.table(result.tables[table], table)
@@ -179,9 +182,9 @@ def compute(asked: Asked, folder: RunFolder, shell: Shell, table: str) -> int:
 
 
 def _write_report(
-    task: str, result: Result, source: Volume, folder: Path, shell: Shell, partial: bool
+    analysis: str, result: Result, source: Volume, folder: Path, shell: Shell, partial: bool
 ) -> None:
-    report = importlib.import_module(f"NetInversionLib.{task}.report")
+    report = importlib.import_module(f"NetInversionLib.{analysis}.report")
     try:
         report.write(result, source, folder / REPORT)
     except Exception as error:

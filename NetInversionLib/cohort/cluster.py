@@ -51,7 +51,7 @@ def run_on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
     with _client(scheduler) as client:
         waiting = {}
         for item in items:
-            key = f"{item.task}-{text_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
+            key = f"{item.analysis}-{text_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
             waiting[key] = item, client.submit(work, asdict(item), key=key, pure=False)
         for future in _distributed().as_completed(
             [future for _, future in waiting.values()], loop=client.loop

@@ -29,17 +29,17 @@ class Item:
         source: The volume's path below the input folder, with forward slashes; its name in tables.
         out, output: The output folder, and the path below it of the image: a file whose ending
             names the format, or a folder for a DICOM series.
-        task, volumes, model_paths, settings: As in ``jobs.Request``, but volumes are paths.
+        analysis, volumes, model_paths, settings: As in ``jobs.Request``, but volumes are paths.
         result: Which of the result's volumes is the image.
         fingerprint: Changes with settings, model contents, or size or time of a volume's file.
-        force: Write the image of a refused volume too; the task is told by its setting "force".
+        force: Write the image of a refused volume too; the analysis is told by its setting "force".
         sidecar: Fields for the JSON file beside the image.
     """
 
     source: str
     out: str
     output: str
-    task: str
+    analysis: str
     volumes: dict[str, str]
     model_paths: dict[str, str]
     settings: dict
@@ -64,7 +64,7 @@ class Item:
         """The job with its volumes read. Raises what ``volumes.load`` raises."""
         loaded = {key: core_files.load(utf8(path)) for key, path in self.volumes.items()}
         return jobs.Request(
-            self.task,
+            self.analysis,
             loaded,
             self.model_paths,
             self.settings | ({"force": True} if self.force else {}),
@@ -79,7 +79,7 @@ def plan(
     out: str | os.PathLike,
     model_paths: dict[str, str] | None = None,
     settings: dict | None = None,
-    task: str = "harmonize",
+    analysis: str = "harmonize",
     result: str = "harmonized",
     mask: str | None = None,
     suffix: str = "T1w",
@@ -122,7 +122,7 @@ def plan(
         raise ValueError(
             f"{inside[0]} lies in the output folder {out}; choose another output folder"
         )
-    settings = jobs.Request(task, {}, {}, settings or {}).settings
+    settings = jobs.Request(analysis, {}, {}, settings or {}).settings
     model_paths = {key: os.path.abspath(path) for key, path in (model_paths or {}).items()}
     models = {key: _file_hash(path) for key, path in model_paths.items()}
     items = []
@@ -134,7 +134,7 @@ def plan(
             _below(path, folder),
             str(out),
             output,
-            task,
+            analysis,
             files,
             model_paths,
             settings,
@@ -144,7 +144,7 @@ def plan(
         )
         identity = [
             item.source,
-            task,
+            analysis,
             settings,
             models,
             {key: _state(file) for key, file in files.items()},

@@ -126,7 +126,7 @@ def new_record(item: Item) -> dict:
 def _judged(result: Result) -> dict:
     """Verdict, reasons and figures (table "summary") of a result, as JSON.
 
-    A task without a verdict is "done".
+    An analysis without a verdict is "done".
     """
     figures = _figures(result.tables["summary"]) if "summary" in result.tables else {}
     return _json(
@@ -164,7 +164,7 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
     if record["status"] == "refused" and not item.force:
         image = None
     elif image is None:
-        raise ValueError(f"The task '{item.task}' gave no image '{item.result}'.")
+        raise ValueError(f"The analysis '{item.analysis}' gave no image '{item.result}'.")
     with _temporary(item) as folder:
         if image is not None:
             partial = _save(image, folder, item)
@@ -203,7 +203,7 @@ def _provenance(item: Item, record: dict) -> dict:
         "Settings": item.settings,
         "Verdict": kept.pop("status"),
         "Reasons": kept.pop("reasons"),
-        "NetInversion": {"version": __version__, "task": item.task, **kept},
+        "NetInversion": {"version": __version__, "analysis": item.analysis, **kept},
     }
 
 

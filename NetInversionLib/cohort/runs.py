@@ -1,4 +1,4 @@
-"""A folder of volumes or a BIDS tree, volume by volume through one task.
+"""A folder of volumes or a BIDS tree, volume by volume through one analysis.
 
 What is done already is not done again.
 
@@ -168,7 +168,7 @@ def _asked(folder: Path, items: Sequence[Item]) -> dict:
     one = items[0]
     return {
         "folder": text_hash(str(folder)),
-        "task": one.task,
+        "analysis": one.analysis,
         "settings": one.settings,
         "models": (one.sidecar or {}).get("Models", {}),
     }
@@ -186,11 +186,15 @@ def _other_run(out: Path, items: Sequence[Item], asked: dict) -> str:
         return ""
     if not there and not any((out / OWN / "records").glob("*.json")):
         return ""
-    names = {"folder": "another input folder", "models": "another model"}
+    names = {
+        "folder": "another input folder",
+        "models": "another model",
+        "analysis": "another analysis",
+    }
+    kept = before["asked"]
+    kept = {"analysis": kept.get("task"), **kept}  # its name in the first versions
     return ", ".join(
-        names.get(key, f"other {key}")
-        for key, value in asked.items()
-        if before["asked"].get(key) != value
+        names.get(key, f"other {key}") for key, value in asked.items() if kept.get(key) != value
     )
 
 

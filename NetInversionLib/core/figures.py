@@ -36,6 +36,7 @@ SIDES = (("R", "L", "A", "P", 2, "S"), ("R", "L", "S", "I", 1, "A"), ("A", "P", 
 LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
 DOTS_PER_INCH = 120
+MARGIN = 0.06  # inches around what a picture shows
 PICTURE_WIDTH, SHEET_WIDTH = 2.7, 10.8
 """Inches, of a picture and at most of a sheet: more than four in a row become smaller, so that the
 letters of a page are of one size."""
@@ -380,14 +381,20 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's picture; the same figure gives the same bytes."""
+    """The figure's picture, cut to what it shows; the same figure gives the same bytes.
+
+    matplotlib's own cut ("tight") draws everything twice.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    rows, columns = (np.flatnonzero((drawn < 255).any((axis, 2))) for axis in (1, 0))
+    margin = round(MARGIN * DOTS_PER_INCH)
+    box = [slice(max(0, place[0] - margin), place[-1] + 1 + margin) for place in (rows, columns)]
     data = io.BytesIO()
-    figure.savefig(
-        data,
-        format="png",
-        dpi=DOTS_PER_INCH,
-        bbox_inches="tight",
-        pad_inches=0.06,
-        metadata={"Software": None},
-    )
+    Image.fromarray(np.ascontiguousarray(drawn[tuple(box)])).save(data, format="png")
     return data.getvalue()

@@ -44,7 +44,7 @@ def repeatability(
     """
     if mask is None:
         mask = template_mask(first, *template) if template else _own_mask(first)
-    between = align(first, second, mask)
+    between = rigid_transform(first, second, mask)
     brains = [
         harmonize_scan.prepare(first, mask),
         harmonize_scan.prepare(second, move(mask, between.GetInverse(), second, "nearest", 0)),
@@ -129,7 +129,7 @@ def _affine(fixed, moving, start, mask):
     return _register(fixed, moving, affine, mask, levels=1, step=0.3)
 
 
-def align(first: Volume, second: Volume, mask: Volume | None = None) -> sitk.Transform:
+def rigid_transform(first: Volume, second: Volume, mask: Volume | None = None) -> sitk.Transform:
     """The rigid transform from places in the first volume to the same anatomy in the second.
 
     Mutual information; the same bits every time.

@@ -11,7 +11,7 @@ __getattr__ = door(
         "bits_per_dim": "figures",
         "LEAST_ALIGNMENT": "gate",
         "harmonize": "run",
-        "run_task": "run",
+        "run_analysis": "run",
         "Settings": "settings",
     },
 )

@@ -78,7 +78,7 @@ def _reduced(volume: Volume) -> Volume:
     return volumes.resample(volume.with_array(smooth), grid, fill=0)
 
 
-def align(brain: tuple[Volume, Volume], target: Target) -> Tissue:
+def aligned_tissue(brain: tuple[Volume, Volume], target: Target) -> Tissue:
     """A reduced brain in the template's grid, aligned to its template.
 
     Args:
@@ -144,7 +144,7 @@ def register(fixed: Volume, moving: Volume) -> tuple[np.ndarray, float]:
     """Affine alignment by correlation.
 
     For brains that look alike: the scan's histogram was matched to the people's. The gate, which
-    may not trust brightness, has an alignment of its own (``gate_template.align``).
+    may not trust brightness, has an alignment of its own (``gate_template.fit_affine``).
 
     Args:
         fixed: [k, j, i], any unit.

@@ -45,7 +45,7 @@ from ..networks.corrector import (
     Corrector,
 )
 from . import tone_field
-from .brain import align, reduced
+from .brain import aligned_tissue, reduced
 from .fitting import DARKEST, EXPLANATIONS, Fit, FitSettings, fit
 from .kept import Kept, kept_voxels
 from .scan import BRIGHTEST, Scan
@@ -138,7 +138,7 @@ def explain(
     progress = progress or Progress()
     target = Target(network if isinstance(network, Corrector) else network.corrector)
     progress.report(0.0, "aligning the brain to the template")
-    tissue = align(reduced(scan), target)
+    tissue = aligned_tissue(reduced(scan), target)
     progress.report(0.5, "looking for places unlike the target's people")
     tone_alone = fit(tissue, target, "", settings)
     unlike = unlike_blocks(tone_alone.linear, target)

@@ -44,7 +44,16 @@ from scipy import stats
 
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
-from .gate_template import SEARCH_STEPS, TURNS, Moving, Template, align, anatomy, likeness, place
+from .gate_template import (
+    SEARCH_STEPS,
+    TURNS,
+    Moving,
+    Template,
+    anatomy,
+    fit_affine,
+    likeness,
+    place,
+)
 from .gate_words import NOT_CLOSER, QUALITY_WORDS, UNLIKE_INTENSITIES, WHOLE_HEAD
 from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
@@ -367,7 +376,7 @@ def _side_check(value: float, usual: float, which: str) -> Check:
 
 def _turned_words(moving: Moving, template: Template, low: float) -> str:
     """Why the anatomy was not recognised: another placement that fits, or none."""
-    tried = [align(moving, template, moving.start(turn), 3, SEARCH_STEPS) for turn in TURNS]
+    tried = [fit_affine(moving, template, moving.start(turn), 3, SEARCH_STEPS) for turn in TURNS]
     turn = int(np.argmin([cost for _, cost in tried]))
     best = likeness(moving.on_template(tried[turn][0])[0], template)
     if best < low * 0.8 or turn == 0:

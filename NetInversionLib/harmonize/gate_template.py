@@ -219,12 +219,13 @@ def place(moving: Moving, template: Template) -> np.ndarray:
     """The best affine map from the header's placement, on every other template point first.
 
     Returns:
-        Of shape (3, 4), see ``align``.
+        Of shape (3, 4), see ``fit_affine``.
     """
-    return align(moving, template, align(moving, template, moving.start(), 2, FIRST_STEPS)[0])[0]
+    coarse, _ = fit_affine(moving, template, moving.start(), 2, FIRST_STEPS)
+    return fit_affine(moving, template, coarse)[0]
 
 
-def align(
+def fit_affine(
     moving: Moving,
     template: Template,
     start: np.ndarray,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .change import Restyled
 
 
-def run_task(
+def run_analysis(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
     """``harmonize`` as a job.

@@ -7,7 +7,7 @@ __getattr__ = door(
     {
         "ideal_input": "run",
         "of_network": "own",
-        "run_task": "run",
+        "run_analysis": "run",
         "PRESETS": "settings",
         "Settings": "settings",
     },

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .search import Found
 
 
-def run_task(
+def run_analysis(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
     """``ideal_input`` as a job.

@@ -11,7 +11,7 @@ __getattr__ = door(
         "image_noise": "choices",
         "invariances": "run",
         "of_network": "own",
-        "run_task": "run",
+        "run_analysis": "run",
         "Settings": "settings",
     },
 )

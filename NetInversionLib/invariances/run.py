@@ -55,7 +55,7 @@ LESION_ENDS = 0.95
 """Share of the run's time when the lesion is done; what remains is the spectrum's."""
 
 
-def run_task(
+def run_analysis(
     volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
 ) -> Result:
     """``invariances`` as a job: volumes [k, j, i], settings as JSON values, models as files."""

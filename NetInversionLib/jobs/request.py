@@ -16,10 +16,10 @@ from ..core.volumes import Volume
 from ..models.model import Model
 from .errors import JobError
 
-TASKS = {
-    "harmonize": ("NetInversionLib.harmonize", "run_task"),
-    "ideal_input": ("NetInversionLib.ideal_input", "run_task"),
-    "invariances": ("NetInversionLib.invariances", "run_task"),
+ANALYSES = {
+    "harmonize": ("NetInversionLib.harmonize", "run_analysis"),
+    "ideal_input": ("NetInversionLib.ideal_input", "run_analysis"),
+    "invariances": ("NetInversionLib.invariances", "run_analysis"),
 }
 """Task name to (module, function); the function is ``f(volumes, model_paths, settings, progress) ->
 Result``.
@@ -28,7 +28,7 @@ Result``.
 
 @dataclass
 class Request:
-    """What to run, on what: one of ``TASKS``, its volumes, model files and settings, each by name.
+    """What to run: one of ``ANALYSES``, its volumes, model files and settings, each by name.
 
     Settings take part as JSON: tuples become lists, NumPy scalars numbers, paths strings, here as
     in a worker.
@@ -37,7 +37,7 @@ class Request:
         TypeError: A setting is not JSON.
     """
 
-    task: str
+    analysis: str
     volumes: dict[str, Volume]
     model_paths: dict[str, Any] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
@@ -54,15 +54,15 @@ def run_here(request: Request, progress: Progress | None = None) -> Result:
     """Run the request in this process and give its result.
 
     Raises:
-        JobError: No such task.
-        Exception: Whatever the task raises; ``explain`` turns it into words.
+        JobError: No such analysis.
+        Exception: Whatever the analysis raises; ``explain`` turns it into words.
     """
-    task = find_task(request.task)
-    return task(request.volumes, request.model_paths, request.settings, progress or Progress())
+    analysis = find_analysis(request.analysis)
+    return analysis(request.volumes, request.model_paths, request.settings, progress or Progress())
 
 
-def find_task(name: str) -> Callable[..., Result]:
-    if name not in TASKS:
-        raise JobError(f"There is no task '{name}'. Choose one of: {', '.join(TASKS)}.")
-    module, function = TASKS[name]
+def find_analysis(name: str) -> Callable[..., Result]:
+    if name not in ANALYSES:
+        raise JobError(f"There is no analysis '{name}'. Choose one of: {', '.join(ANALYSES)}.")
+    module, function = ANALYSES[name]
     return getattr(importlib.import_module(module), function)

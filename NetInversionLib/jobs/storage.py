@@ -32,13 +32,17 @@ def save_request(folder: Path, request: Request) -> Steps:
             f"The network for '{in_memory[0]}' is in this process's memory: run it here, or save it"
             " and import the file with 'netinversion models import'."
         )
-    facts = {"task": request.task, "model_paths": request.model_paths, "settings": request.settings}
+    facts = {
+        "analysis": request.analysis,
+        "model_paths": request.model_paths,
+        "settings": request.settings,
+    }
     yield from _save(Path(folder) / "request", facts, request.volumes)
 
 
 def load_request(folder: Path) -> Steps:
     facts, volumes = yield from _load(Path(folder) / "request")
-    return Request(facts["task"], volumes, facts["model_paths"], facts["settings"])
+    return Request(facts["analysis"], volumes, facts["model_paths"], facts["settings"])
 
 
 def save_result(folder: Path, result: Result, name: str = "result") -> Steps:

@@ -30,7 +30,7 @@ from ..core.progress import Progress
 from ..core.results import Result
 from ..core.steps import finish
 from .errors import explain
-from .request import find_task, run_here
+from .request import find_analysis, run_here
 from .storage import load_request, save_result
 
 MESSAGE_INTERVAL = 0.05
@@ -43,12 +43,12 @@ INTERMEDIATE_SHARE = 0.05
 
 
 class _Reporter(Progress):
-    """Sends what a task reports to the parent process.
+    """Sends what an analysis reports to the parent process.
 
     It is gathered into one JSON line per ``MESSAGE_INTERVAL``.
 
-    A thread of its own does it: the task never waits for a parent that is busy, and its last words
-    before a long silence arrive too.
+    A thread of its own does it: the analysis never waits for a parent that is busy, and its
+    last words before a long silence arrive too.
     """
 
     def __init__(self, output: int, folder: Path):
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         request = finish(load_request(Path(folder)))
         shutil.rmtree(Path(folder) / "request", ignore_errors=True)
-        find_task(request.task)
+        find_analysis(request.analysis)
         if "torch" in sys.modules:
             devices.leave_a_core_free()
         finish(save_result(Path(folder), run_here(request, reporter)))

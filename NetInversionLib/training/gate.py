@@ -32,9 +32,9 @@ from ..harmonize.gate_template import (
     TURNS,
     Moving,
     Template,
-    align,
     anatomy,
     asymmetry,
+    fit_affine,
     likeness,
     place,
 )
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def _turned_likeness(moving: Moving, template: Template, turn: np.ndarray) -> float:
-    affine = align(moving, template, moving.start(turn), 3, SEARCH_STEPS)[0]
+    affine = fit_affine(moving, template, moving.start(turn), 3, SEARCH_STEPS)[0]
     return likeness(moving.on_template(affine)[0], template)
 
 
@@ -162,7 +162,7 @@ def _placed(moving: list[Moving], key: str, kept: Kept, progress: Progress) -> l
     """Each person's image and mask, (2, 42, 52, 42), where they fit the mean of all best."""
 
     def aligned(name: str, start: np.ndarray, *how: int) -> np.ndarray:
-        find = partial(align, one, template, start, *how)
+        find = partial(fit_affine, one, template, start, *how)
         return kept.keep(f"{key}-{name}", lambda: {"affine": find()[0]})["affine"]
 
     affines = [one.start() for one in moving]

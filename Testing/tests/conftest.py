@@ -24,11 +24,31 @@ if INSTALLED:  # the flat folder of an installed extension: the library too come
     sys.path.insert(0, str(Path(INSTALLED).resolve()))
 
 
+# Files that take a minute or more of one core: begun first, or they end alone.
+LONGEST = (
+    "test_in_slicer",
+    "test_ideal_input_module",
+    "test_packaging",
+    "test_invariances_module",
+    "test_harmonize",
+    "test_invariance_training",
+    "test_mrflow_harmonize_module",
+    "test_corrector",
+    "test_reports",
+    "test_results",
+    "test_report_module",
+    "test_mrflow",
+    "test_cohort",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """Tests that open a module run again on the installed extension."""
+    """The longest files come first; tests that open a module run again on the installed extension."""
     for item in items:
         if "module" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.module)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.volumes import Volume
-from ..card import ModelError
+from ..card import DENOISING, ModelError
 from ..model import Model
 from .adapted import Adapted, Called, Form, by_slice
 from .cards import card_of
-from .description import DENOISING, Description, Image, channels, described
+from .description import Description, Image, channels, described
 from .found import Probe
 from .probe import probe, told_by
 from .scaling import found_scaling

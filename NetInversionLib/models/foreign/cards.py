@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.writing import replacing
-from ..card import Card, ModelError
-from .description import DENOISING, Description, ScaledChannel, channels, described
+from ..card import DENOISING, Card, ModelError
+from .description import Description, ScaledChannel, channels, described
 from .formats import CAN_RUN_CODE, STATE
 from .found import Probe
 from .trust import require, sha256_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..card import Channel, ModelError
+from ..card import DENOISING, IMAGE_TO_IMAGE, Channel, ModelError
 
 SCALINGS = ("range", "percentile", "z-score", "mean-std", "none", "as input")
 OVER = ("image", "nonzero", "body")
@@ -17,7 +17,6 @@ AXES = ("kji", "ijk")
 DIMENSIONS = (2, 2.5, 3)
 TAKES = ("channels", "separately")
 MEANINGS = ("image", "logits", "displacement")
-DENOISING = "denoising"
 # What a z-score of an MR image reaches: the values between which starts are drawn and the
 # penalty stays silent.
 Z_RANGE = (-3.0, 8.0)
@@ -80,7 +79,7 @@ class Description:
         takes: "channels" (one tensor) or "separately" (one argument an image).
         gives: Which output counts, where it gives several: an index or a key.
         meaning: Of the output: "image", "logits" (made probabilities), or "displacement".
-        task: "image-to-image" or "denoising".
+        task: ``IMAGE_TO_IMAGE`` or ``DENOISING``, as a card has it.
         trained_on, licence: In words, for the record.
     """
 
@@ -98,7 +97,7 @@ class Description:
     takes: str | None = None
     gives: int | str | None = None
     meaning: str = "image"
-    task: str = "image-to-image"
+    task: str = IMAGE_TO_IMAGE
     trained_on: str = "not told"
     licence: str = "not told"
 

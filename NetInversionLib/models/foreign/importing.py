@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ... import networks
 from ...core.text import shown
 from .. import files
-from ..card import Card, ModelError
+from ..card import DENOISING, Card, ModelError
 from . import bundle, cards, formats, own, recognise, trust
 from .adopt import completed, denoiser_told, prepared
 from .cards import Imported
-from .description import DENOISING, Description, Image, described
+from .description import Description, Image, described
 from .formats import BUNDLE, CAN_RUN_CODE, OWN, STATE
 
 if TYPE_CHECKING:

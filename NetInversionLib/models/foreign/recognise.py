@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ... import networks
 from .. import published_flow, published_vae
-from ..card import Card, Channel, ModelError
-from ..library import SAMPLING
+from ..card import DENOISING, IMAGE_TO_IMAGE, SAMPLING, Card, Channel, ModelError
 from ..model import Model
 from .description import Description, Image
 from .formats import without_prefix
@@ -141,7 +140,7 @@ def _denoiser(
             return None
         network.load_state_dict({n: w.float() for n, w in state.items()}, assign=True)
         network.eval().requires_grad_(False)
-        return Recognised(architecture, given, network, words, "denoising", channel, undecided)
+        return Recognised(architecture, given, network, words, DENOISING, channel, undecided)
 
     return make
 
@@ -358,7 +357,7 @@ def image_card(
         size_multiple=found.network.size_multiple,
         spacing_mm=told.spacing_mm,
         intended_use="Denoising of images, as published. Research use only.",
-        task="denoising" if of_ct and count == 1 else "image-to-image",
+        task=DENOISING if of_ct and count == 1 else IMAGE_TO_IMAGE,
     )
 
 

@@ -18,6 +18,7 @@ from toy_cards import make_card, make_network
 
 from NetInversionLib import cli, models
 from NetInversionLib.cli import output
+from NetInversionLib.cli import results as cli_results
 from NetInversionLib.cohort.folders import RunFolder
 from NetInversionLib.core import derived_series, files, result_files, table_files, text
 from NetInversionLib.core.keys import Key
@@ -246,6 +247,17 @@ def test_images_that_changed_are_told(case, tmp_path, capsys):
     assert cli.main(["rerun", str(folder / "first/changed.json")]) == 1
     assert "is gone" in capsys.readouterr().err
     (folder / "first/changed.json").unlink()
+
+
+def test_a_record_of_the_first_versions_still_runs(case, capsys):
+    """Theirs call the analysis "task"."""
+    _, _, folder = case
+    facts = json.loads((folder / "first/facts.json").read_text())
+    facts["run"]["task"] = facts["run"].pop("analysis")
+    (folder / "first/old.json").write_text(json.dumps(facts))
+    found = cli_results.from_record(folder / "first/old.json")
+    assert found == cli_results.from_record(folder / "first/facts.json")
+    (folder / "first/old.json").unlink()
 
 
 @pytest.mark.parametrize("record", ["[]", "{}", '{"run": 3}', "no JSON", '{"run": {"task": "x"}}'])
@@ -693,6 +705,9 @@ def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert cli.main(line) == 0
     assert cli.main(line) == 0, "the same run goes on"
+    facts = json.loads((out / ".netinversion/run.json").read_text())
+    facts["asked"]["task"] = facts["asked"].pop("analysis")
+    runs.write_json(out / ".netinversion/run.json", facts)  # as the first versions named it
     before = listing(out)
     assert cli.main([*line, "--strength", "0.5"]) == 1
     assert "another run (other settings)" in capsys.readouterr().err and listing(out) == before

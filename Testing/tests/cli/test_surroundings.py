@@ -43,10 +43,10 @@ def test_a_worker_runs_nothing_of_the_folder_it_was_called_in(name, tmp_path, mo
     files.save(volume, tmp_path / "scans/a.nii.gz")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
-    items = cohort.plan("scans", "out", task="nothing")
+    items = cohort.plan("scans", "out", analysis="nothing")
     (record,) = cohort.run(items)
     assert not (tmp_path / "EXECUTED").exists()
-    assert "There is no task 'nothing'" in record["error"], "the worker itself did answer"
+    assert "There is no analysis 'nothing'" in record["error"], "the worker itself did answer"
 
 
 @pytest.mark.parametrize("package", ["cli", "cohort", "jobs"])
@@ -195,7 +195,7 @@ def test_what_a_dead_process_left_is_cleared_and_a_living_one_keeps_its_own(tmp_
 def test_what_is_said_of_a_failure_names_no_folder_of_this_computer(tmp_path, monkeypatch):
     (tmp_path / "secret/in").mkdir(parents=True)
     (tmp_path / "secret/in/a.nii.gz").write_bytes(b"nothing")
-    items = cohort.plan(tmp_path / "secret/in", tmp_path / "out", task="harmonize")
+    items = cohort.plan(tmp_path / "secret/in", tmp_path / "out", analysis="harmonize")
     cohort.prepare(tmp_path / "secret/in", tmp_path / "out", items)
     record = records.work(vars(items[0]))
     assert record["status"] == "failed" and "a.nii.gz" in record["error"]

@@ -17,7 +17,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
-import cohort_tasks
+import cohort_analyses
 import numpy as np
 import psutil
 import pytest
@@ -42,9 +42,11 @@ GRID[:3, :3] = np.linalg.qr(GRID[:3, :3])[0] * [1.2, 1.0, 1.5]
 
 
 @pytest.fixture(autouse=True)
-def tasks(monkeypatch):
-    """The tests' tasks, also under the product's name; elsewhere that one stays the product's."""
-    monkeypatch.setattr(jobs_request, "TASKS", {**jobs_request.TASKS, **cohort_tasks.TASKS})
+def analyses(monkeypatch):
+    """The tests' analyses, under the product's name too; elsewhere that stays the product's."""
+    monkeypatch.setattr(
+        jobs_request, "ANALYSES", {**jobs_request.ANALYSES, **cohort_analyses.ANALYSES}
+    )
 
 
 def picture(seed=0, shape=(5, 6, 7)):
@@ -110,13 +112,13 @@ def go(
     scheduler=None,
     **settings,
 ):
-    """Plan and run with the toy task; records by volume."""
+    """Plan and run with the toy analysis; records by volume."""
     settings = {**({"log": str(log)} if log else {}), **settings}
     items = cohort.plan(
         folder, out, model_paths, settings, "shade", mask=mask, suffix=suffix, force=force
     )
     cohort.prepare(folder, out)
-    records = cohort.run(items, processes, scheduler, worker=cohort_tasks.WORKER)
+    records = cohort.run(items, processes, scheduler, worker=cohort_analyses.WORKER)
     return {record["source"]: record for record in records}
 
 
@@ -128,7 +130,7 @@ def here(monkeypatch):
 
 
 def entries(log, what):
-    """Volumes that the task noted: what it began, or ended."""
+    """Volumes that the analysis noted: what it began, or ended."""
     return (
         [line.split(" ", 2)[2] for line in log.read_text().splitlines() if line.startswith(what)]
         if log.exists()
@@ -272,11 +274,12 @@ def test_masks_that_lie_beside_their_volumes(tmp_path, log, monkeypatch):
     assert json.loads((out / "p/one_harmonized.json").read_text())["Mask"] == "one_mask.nrrd"
     assert "Mask" not in json.loads((out / "three_harmonized.json").read_text())
 
-    cohort.plan(folder, out, task="shade", log=said.append)
+    cohort.plan(folder, out, analysis="shade", log=said.append)
     assert said == ["3 files are taken as masks, not as volumes: NAME_mask of NAME beside it"]
     said.clear()
     assert (
-        len(cohort.plan(folder, out, task="shade", mask="{name}_mask.nrrd", log=said.append)) == 5
+        len(cohort.plan(folder, out, analysis="shade", mask="{name}_mask.nrrd", log=said.append))
+        == 5
     )
     assert said == [
         "1 files are left out: their names say that they are masks (NAME_mask of NAME beside it)"
@@ -491,7 +494,7 @@ def test_results_of_another_version_are_kept_and_said(tmp_path, log, monkeypatch
     log.unlink()
     for module in (cohort_records, runs):
         monkeypatch.setattr(module, "__version__", "7.2")
-    items = cohort.plan(folder, out, settings={"log": str(log)}, task="shade")
+    items = cohort.plan(folder, out, settings={"log": str(log)}, analysis="shade")
     cohort.run(items, log=said.append)
     assert entries(log, "start") == ["b"]
     assert said[0].startswith(
@@ -624,7 +627,7 @@ def test_hostile_names(tmp_path, monkeypatch):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, log):
     folder, out = tmp_path / "in", tmp_path / "out"
     arrays = make(folder, *(f"{n}.nii.gz" for n in range(5)))
-    command = [*cohort_tasks.WORKER, str(folder), str(out), str(log), "2"]
+    command = [*cohort_analyses.WORKER, str(folder), str(out), str(log), "2"]
     environment = {**os.environ, "PYTHONPATH": PATHS}
     first = subprocess.Popen(command, env=environment)
     wait_until(lambda: "2" in entries(log, "start"))
@@ -658,25 +661,25 @@ def test_a_dead_worker_costs_its_volume_only(tmp_path):
     assert records["a.nii.gz"]["pid"] != records["z.nii.gz"]["pid"]
 
 
-def test_the_librarys_own_worker_knows_the_librarys_tasks_only(tmp_path):
+def test_the_librarys_own_worker_knows_the_librarys_analyses_only(tmp_path):
     make(tmp_path / "in", "a.nii.gz")
-    (record,) = cohort.run(cohort.plan(tmp_path / "in", tmp_path / "out", task="shade"))
+    (record,) = cohort.run(cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade"))
     assert (
-        record["error"].startswith("There is no task 'shade'. Choose one of: ")
+        record["error"].startswith("There is no analysis 'shade'. Choose one of: ")
         and record["pid"] != os.getpid()
     )
 
 
 def test_a_worker_that_does_not_start_fails_with_its_words(tmp_path):
     make(tmp_path / "in", "a.nii.gz")
-    items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    items = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     (record,) = cohort.run(items, worker=(sys.executable, "-c", "import nothing_of_that_name"))
     assert record["status"] == "failed" and "nothing_of_that_name" in record["error"]
 
 
 def test_two_that_do_the_same_volume_leave_one_result(tmp_path, monkeypatch):
     make(tmp_path / "in", "a.nii.gz")
-    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     cohort.prepare(tmp_path / "in", tmp_path / "out")
     files, real = [], jobs_request.run_here
 
@@ -738,7 +741,7 @@ def test_a_killed_workers_volumes_are_done_again_and_nothing_twice(tmp_path, log
 
     folder, out = tmp_path / "in", tmp_path / "out"
     arrays = make(folder, *(f"{n}.nii.gz" for n in range(8)), "bad.nii.gz")
-    items = cohort.plan(folder, out, settings={"log": str(log), "hangs": "3"}, task="shade")
+    items = cohort.plan(folder, out, settings={"log": str(log), "hangs": "3"}, analysis="shade")
     finished = []
 
     def watch(line):
@@ -753,7 +756,7 @@ def test_a_killed_workers_volumes_are_done_again_and_nothing_twice(tmp_path, log
         n_workers=2,
         threads_per_worker=1,
         dashboard_address=None,
-        preload="cohort_tasks",
+        preload="cohort_analyses",
         silence_logs=50,
     ) as cluster:
         records = cohort.run(
@@ -817,7 +820,7 @@ def test_a_scheduler_with_tls(tmp_path, quiet_dask, monkeypatch):
     }
     security = Security(tls_ca_file=str(cert), require_encryption=True, **both)
     make(tmp_path / "in", "a.nii.gz")
-    items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    items = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     with LocalCluster(
         n_workers=1,
         threads_per_worker=1,
@@ -850,7 +853,7 @@ class Future:
 def test_what_the_cluster_could_not_do_is_said(tmp_path):
     killed = type("KilledWorker", (Exception,), {})("attempted to run task 4 times")
     make(tmp_path / "in", "a.nii.gz")
-    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    (item,) = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     cohort.prepare(tmp_path / "in", tmp_path / "out")
     for future, error in [
         (Future("error", killed), cohort.WORKERS_LOST),
@@ -875,7 +878,7 @@ def test_what_the_cluster_could_not_do_is_said(tmp_path):
 
 def test_a_worker_without_the_shared_folders_writes_nothing(tmp_path, monkeypatch):
     make(tmp_path / "in", "a.nii.gz")
-    items = cohort.plan(tmp_path / "in", tmp_path / "out", task="shade")
+    items = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     record = cohort.work(vars(items[0]))
     assert "does not see" in record["error"] and not (tmp_path / "out").exists()
     monkeypatch.setattr(runs, "run_locally", lambda *_: iter([record]))

@@ -257,7 +257,7 @@ def moved(volume, degrees, shift_mm):
 def test_align_finds_a_known_movement():
     volume, _ = brain(1, shape=(30, 34, 32), spacing=3.0)
     other = moved(volume, 6, (5, -4, 3))
-    found = visits.align(volume, other)
+    found = visits.rigid_transform(volume, other)
     back = visits.move(other, found, volume, "linear", 0)
     inside = ndimage.binary_erosion(volume.array > 0, iterations=2)
     assert np.abs(back.array - volume.array)[inside].mean() < 0.1 * volume.array[inside].std()

@@ -77,15 +77,15 @@ def scan():
 def test_a_training_that_was_stopped_goes_on_and_ends_the_same(share, tmp_path, monkeypatch):
     """Stopped after a share of the alignments, none of those is done again; to the last bit."""
     people = [brain(seed) for seed in range(3)]
-    counted, align = [], training_gate.align
+    counted, fit = [], training_gate.fit_affine
 
     def counting(*arguments):
         if len(counted) == stop:
             raise KeyboardInterrupt
         counted.append(1)
-        return align(*arguments)
+        return fit(*arguments)
 
-    monkeypatch.setattr(training_gate, "align", counting)
+    monkeypatch.setattr(training_gate, "fit_affine", counting)
     stop = None
     whole, all_of_them = training_gate.fit(people), len(counted)
     after = int(share * all_of_them)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-import job_tasks
+import job_analyses
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,8 +35,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="process groups and signal
 
 
 @pytest.fixture
-def tasks(monkeypatch):
-    monkeypatch.setattr(jobs_request, "TASKS", job_tasks.TASKS)
+def analyses(monkeypatch):
+    monkeypatch.setattr(jobs_request, "ANALYSES", job_analyses.ANALYSES)
 
 
 # Files
@@ -69,7 +69,7 @@ def test_a_request_comes_back_bit_for_bit(tmp_path_factory, array, order, name, 
         patch.setattr(steps, "PIECE", 8 * piece)
         steps.finish(jobs.save_request(folder, request))
         after = steps.finish(jobs.load_request(folder))
-    assert (after.task, after.settings, list(after.volumes)) == (
+    assert (after.analysis, after.settings, list(after.volumes)) == (
         "double",
         {"lambda": 0.1},
         [key, "second"][: len(request.volumes)],
@@ -166,7 +166,7 @@ def test_settings_are_json_from_the_start_so_that_here_and_worker_agree(tmp_path
 
 
 def test_nothing_is_left_under_the_name_when_saving_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "open", job_tasks.open_full, raising=False)
+    monkeypatch.setattr(storage, "open", job_analyses.open_full, raising=False)
     with pytest.raises(OSError, match="No space left") as caught:
         steps.finish(storage.save_result(tmp_path, Result({"x": volume(np.zeros((4, 4, 4)))})))
     assert list(tmp_path.iterdir()) == []
@@ -195,7 +195,7 @@ def test_an_intermediate_result_can_be_read_at_any_time_while_it_is_replaced(tmp
 
     def write():
         with contextlib.suppress(Cancelled):
-            job_tasks.steps({}, {}, {"shape": (4, 32, 32)}, reporter)
+            job_analyses.steps({}, {}, {"shape": (4, 32, 32)}, reporter)
 
     reporter.report = stopping
     assert steps.finish(jobs.load_intermediate(tmp_path)) is None
@@ -244,7 +244,7 @@ class Recorder(Progress):
         self.heard.append(("point", curve, x, y))
 
 
-def test_run_here_gives_the_tasks_result_and_its_reports(tasks):
+def test_run_here_gives_the_analyses_result_and_its_reports(analyses):
     recorder = Recorder()
     request = jobs.Request(
         "double", {"x": volume(np.ones((2, 2, 2)), units="HU")}, settings={"factor": 2.0}
@@ -259,16 +259,16 @@ def test_run_here_gives_the_tasks_result_and_its_reports(tasks):
     assert np.all(jobs.run_here(request).volumes["x"].array == 2)  # without anybody listening
 
 
-def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(jobs.JobError, match="no task 'nonsense'.*ideal_input"):
+def test_an_unknown_analysis_is_refused_with_the_known_ones():
+    with pytest.raises(jobs.JobError, match="no analysis 'nonsense'.*ideal_input"):
         jobs.run_here(jobs.Request("nonsense", {}))
 
 
-@pytest.mark.parametrize("name", jobs_request.TASKS)
-def test_every_task_is_a_function_of_this_library_with_the_four_arguments(name):
-    task = jobs.find_task(name)
-    assert task.__module__.startswith("NetInversionLib.")
-    assert list(inspect.signature(task).parameters) == [
+@pytest.mark.parametrize("name", jobs_request.ANALYSES)
+def test_every_analysis_is_a_function_of_this_library_with_the_four_arguments(name):
+    analysis = jobs.find_analysis(name)
+    assert analysis.__module__.startswith("NetInversionLib.")
+    assert list(inspect.signature(analysis).parameters) == [
         "volumes",
         "model_paths",
         "settings",
@@ -281,14 +281,14 @@ def worker(folder, request, *options, **kwargs):
     steps.finish(jobs.save_request(folder, request))
     command = [
         sys.executable,
-        job_tasks.__file__,
+        job_analyses.__file__,
         "-m",
         "NetInversionLib.jobs",
         str(folder),
         *options,
     ]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    environment = {**os.environ, "PYTHONPATH": str(job_tasks.ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(job_analyses.ROOT)}
     return subprocess.Popen(command, env=environment, **{**pipes, **kwargs})
 
 
@@ -301,7 +301,7 @@ def gather(found, kind):
     return [item for message in found for item in message.get(kind, [])]
 
 
-def test_a_worker_gives_bit_for_bit_what_the_caller_gets(tmp_path, tasks):
+def test_a_worker_gives_bit_for_bit_what_the_caller_gets(tmp_path, analyses):
     settings_ = {"factor": 0.1, "tuple": (1, 2)}
     request = jobs.Request(
         "double", {"x": volume(np.random.default_rng(0).random((3, 4, 5)))}, {"net": "m"}, settings_
@@ -319,11 +319,11 @@ def test_a_worker_gives_bit_for_bit_what_the_caller_gets(tmp_path, tasks):
     assert not (tmp_path / "request").exists()  # disk space for the result
 
 
-def test_the_installed_command_runs_the_tasks_of_the_library(tmp_path):
+def test_the_installed_command_runs_the_analyses_of_the_library(tmp_path):
     steps.finish(jobs.save_request(tmp_path, jobs.Request("nonsense", {})))
     command = [sys.executable, "-m", "NetInversionLib.jobs", str(tmp_path)]
     run = subprocess.run(
-        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=job_tasks.ROOT
+        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=job_analyses.ROOT
     )
     last = json.loads(run.stdout.splitlines()[-1])
     assert (
@@ -368,12 +368,12 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_failing_task_says_what_to_do_and_keeps_its_traceback(tmp_path, how):
+def test_a_failing_analysis_says_what_to_do_and_keeps_its_traceback(tmp_path, how):
     process = worker(tmp_path, jobs.Request("fail", {}, settings={"how": how}))
     found, words = messages(process)
     assert process.returncode == 1
     assert FAILURES[how] in found[-1]["failed"]
-    assert "job_tasks.py" in found[-1]["details"] and "Traceback" in found[-1]["details"]
+    assert "job_analyses.py" in found[-1]["details"] and "Traceback" in found[-1]["details"]
     assert "words on standard output" in words and "words on standard error" in words
     assert steps.finish(jobs.load_result(tmp_path)) is None
     assert steps.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}
@@ -389,7 +389,7 @@ def test_a_worker_that_dies_without_a_word_is_explained_by_its_exit(tmp_path, ho
     _, words = messages(process)
     assert abs(process.returncode) == code
     assert said in jobs.explain_exit(abs(process.returncode), process.returncode < 0, words)
-    assert ("Segmentation fault" in words and "job_tasks.py" in words) == (
+    assert ("Segmentation fault" in words and "job_analyses.py" in words) == (
         how == "segfault"
     )  # where it happened
     assert steps.finish(jobs.load_intermediate(tmp_path)).facts == {"number": 1}

@@ -1,4 +1,4 @@
-"""A misspelt volume or model is refused by every task: else the run goes on without it."""
+"""A misspelt volume or model is refused by every analysis: else the run goes on without it."""
 
 import numpy as np
 import pytest
@@ -21,23 +21,23 @@ VOLUMES = {
 EMPTY = Volume(np.zeros((2, 3, 4)), np.eye(4), "empty")
 
 
-def paths(task):
-    return {name: str(SHIPPED / f"{stem}.safetensors") for name, stem in MODELS[task].items()}
+def paths(analysis):
+    return {name: str(SHIPPED / f"{stem}.safetensors") for name, stem in MODELS[analysis].items()}
 
 
 @pytest.mark.parametrize(
-    "task, name", [(t, name) for t, names in VOLUMES.items() for name in names]
+    "analysis, name", [(t, name) for t, names in VOLUMES.items() for name in names]
 )
-def test_a_misspelt_volume_is_refused_by_name(task, name):
+def test_a_misspelt_volume_is_refused_by_name(analysis, name):
     wrong = name[:-1] + name[-1] * 2
-    volumes = {one: EMPTY for one in VOLUMES[task] if one != name} | {wrong: EMPTY}
+    volumes = {one: EMPTY for one in VOLUMES[analysis] if one != name} | {wrong: EMPTY}
     with pytest.raises(ValueError, match=f"volume called '{wrong}'.*did you mean '{name}'"):
-        run_here(Request(task, volumes, paths(task)))
+        run_here(Request(analysis, volumes, paths(analysis)))
 
 
-@pytest.mark.parametrize("task", MODELS)
-def test_a_misspelt_model_is_refused_by_name(task):
-    volumes = {name: EMPTY for name in VOLUMES[task]}
-    extra = {**paths(task), "secnd": next(iter(paths(task).values()))}
+@pytest.mark.parametrize("analysis", MODELS)
+def test_a_misspelt_model_is_refused_by_name(analysis):
+    volumes = {name: EMPTY for name in VOLUMES[analysis]}
+    extra = {**paths(analysis), "secnd": next(iter(paths(analysis).values()))}
     with pytest.raises(ValueError, match="model called 'secnd'"):
-        run_here(Request(task, volumes, extra))
+        run_here(Request(analysis, volumes, extra))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import host
-import job_tasks
+import job_analyses
 import numpy as np
 import pytest
 import timing
@@ -1428,14 +1428,14 @@ def test_graphics_card_that_is_absent(widget, arrays):
     ],
 )
 def test_a_worker_that_fails(widget, arrays, monkeypatch, tmp_path, caplog, how, words):
-    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(job, "find_python", lambda: job_analyses.launcher(tmp_path))
 
     def failing(*_, **__):
         yield True
         return jobs.Request("fail", {}, {}, {"how": how})
 
     monkeypatch.setattr(widget.logic, "requestSteps", failing)
-    monkeypatch.setitem(jobs.TASKS, "fail", ("job_tasks", "fail"))
+    monkeypatch.setitem(jobs.ANALYSES, "fail", ("job_analyses", "fail"))
     choose(widget, add_nodes(arrays))
     widget.ui.workerCheckBox.checked = True
     before = scene_ids()

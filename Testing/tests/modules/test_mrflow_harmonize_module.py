@@ -12,12 +12,12 @@ import textwrap
 import time
 from pathlib import Path
 
-import harmonize_tasks
+import harmonize_analyses
 import host
 import numpy as np
 import pytest
 import timing
-from harmonize_tasks import OTHER, TONE, UNUSUAL
+from harmonize_analyses import OTHER, TONE, UNUSUAL
 from pages import check_alone, check_same
 from panel_steps import without_data
 from test_ideal_input_module import save_model
@@ -47,7 +47,7 @@ KEYS = IMAGES | {"verdict", "summary", "curve", "histograms", "tone curve", "fac
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory):
     """Path of a small model for harmonization, alone in its folder."""
-    return harmonize_tasks.save_model(
+    return harmonize_analyses.save_model(
         tmp_path_factory.mktemp("harmonization") / "toy-t1.safetensors"
     )
 
@@ -55,8 +55,8 @@ def model_path(tmp_path_factory):
 @pytest.fixture
 def widget(module, model_path, monkeypatch, tmp_path):
     monkeypatch.setenv("NETINVERSION_MODELS", str(model_path.parent))
-    monkeypatch.setitem(jobs.TASKS, "harmonize", harmonize_tasks.TASK["harmonize"])
-    monkeypatch.setattr(job, "find_python", lambda: harmonize_tasks.launcher(tmp_path))
+    monkeypatch.setitem(jobs.ANALYSES, "harmonize", harmonize_analyses.ANALYSIS["harmonize"])
+    monkeypatch.setattr(job, "find_python", lambda: harmonize_analyses.launcher(tmp_path))
     widget = module("MRFlowHarmonize")
     # Those that are shipped come after it.
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(str(model_path)))
@@ -795,13 +795,13 @@ def test_models_for_other_tasks_are_not_offered(widget, tmp_path):
 
 
 def test_a_worker_that_dies_is_explained(widget, monkeypatch, tmp_path):
-    import job_tasks
+    import job_analyses
 
     def failing(*_, **__):
         yield True
         return jobs.Request("fail", {}, {}, {"how": "killed"})
 
-    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(job, "find_python", lambda: job_analyses.launcher(tmp_path))
     monkeypatch.setattr(widget.logic, "requestSteps", failing)
     choose(widget, add(), worker=True)
     press(widget)

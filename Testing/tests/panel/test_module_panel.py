@@ -3,7 +3,7 @@
 import sys
 
 import host
-import job_tasks
+import job_analyses
 import numpy as np
 import pytest
 from test_ideal_input_module import NAME, save_model
@@ -129,8 +129,8 @@ def widget(module, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     save_model(tmp_path / "models" / NAME)
     monkeypatch.setenv("NETINVERSION_MODELS", str(tmp_path / "models"))
-    monkeypatch.setattr(request, "TASKS", job_tasks.TASKS)
-    monkeypatch.setattr(job, "find_python", lambda: job_tasks.launcher(tmp_path))
+    monkeypatch.setattr(request, "ANALYSES", job_analyses.ANALYSES)
+    monkeypatch.setattr(job, "find_python", lambda: job_analyses.launcher(tmp_path))
     return module(folder / "Doubler.py")
 
 
@@ -191,7 +191,7 @@ def test_the_console_runs_at_once(widget, node):
 
 
 def test_a_failure_is_said_and_the_panel_goes_on(widget, node, monkeypatch):
-    monkeypatch.setattr(request, "TASKS", {"double": ("job_tasks", "fail")})
+    monkeypatch.setattr(request, "ANALYSES", {"double": ("job_analyses", "fail")})
     before = widget.ui.logText.toPlainText()
     widget.ui.applyButton.click()
     assert "unexpected error: KeyError: 'how'" in widget.ui.statusLabel.text

@@ -1,6 +1,5 @@
-"""Jobs from the event loop: one final callback, and nothing left behind.
-
-The event loop is served throughout.
+"""Jobs from the event loop: one final callback, an event loop that is served throughout, and
+nothing left behind.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import weakref
 from pathlib import Path
 
 import host
-import job_tasks
+import job_analyses
 import numpy as np
 import pytest
 import torch
@@ -76,17 +75,17 @@ class Heard:
 
 @pytest.fixture(params=["direct", "behind a launcher"])
 def either_python(request, tmp_path):
-    return job_tasks.launcher(tmp_path, request.param == "direct")
+    return job_analyses.launcher(tmp_path, request.param == "direct")
 
 
 @pytest.fixture
 def python(tmp_path):
-    return job_tasks.launcher(tmp_path)
+    return job_analyses.launcher(tmp_path)
 
 
 @pytest.fixture
 def start(python, tmp_path, monkeypatch):
-    """start(task, volumes, **settings) -> (job, heard).
+    """start(analysis, volumes, **settings) -> (job, heard).
 
     Afterwards no process, timer or folder may be left.
     """
@@ -95,9 +94,9 @@ def start(python, tmp_path, monkeypatch):
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda app: str(room)))
     started = []
 
-    def start_(task, volumes=None, python=python, more=None, **settings):
+    def start_(analysis, volumes=None, python=python, more=None, **settings):
         heard = Heard()
-        request = jobs.Request(task, volumes or {}, settings=settings)
+        request = jobs.Request(analysis, volumes or {}, settings=settings)
         job = panel_job.QtJob(request, python=python, **{**heard.callbacks(), **(more or {})})
         started.append(job)
         return job, heard
@@ -128,7 +127,7 @@ def wait_for(items, job, timeout=20):
 def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(
     start, either_python, monkeypatch
 ):
-    monkeypatch.setattr(jobs_request, "TASKS", job_tasks.TASKS)
+    monkeypatch.setattr(jobs_request, "ANALYSES", job_analyses.ANALYSES)
     volumes = {
         "x": volume(np.random.default_rng(1).random((3, 4, 5)).astype(np.float32), units="HU")
     }
@@ -150,8 +149,8 @@ def test_a_job_gives_what_the_caller_would_get_and_hands_on_all_reports(
 
 def test_callbacks_may_be_left_out(start):
     nothing = dict.fromkeys(("on_progress", "on_log", "on_point", "on_finished", "on_failed"))
-    for task, settings in [("double", {"factor": 1}), ("fail", {"how": "error"})]:
-        wait(start(task, more=nothing, **settings)[0])
+    for analysis, settings in [("double", {"factor": 1}), ("fail", {"how": "error"})]:
+        wait(start(analysis, more=nothing, **settings)[0])
     job, _ = start("wait", more=nothing)
     job.cancel()
     wait(job)
@@ -184,9 +183,8 @@ def test_a_flood_of_reports_reaches_the_callbacks_in_order(start):
 
 
 def test_the_event_loop_is_served_while_large_images_come_and_go(start):
-    """The input has 200 MB and the result 200 MB.
-
-    The best of three counts, since other programs may take the processor away.
+    """200 MB of input and 200 MB of result; the best of three, since other programs may take the
+    processor away.
     """
     # Float16 and every other row: the slow way, through NumPy's buffer.
     array = np.ones((200, 2, 2**19), np.float16)[:, ::2]
@@ -381,16 +379,16 @@ def test_discard_from_a_callback(start):
 def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
     """The application is a process of its own here, and it is killed."""
     pids = tmp_path / "pids"
-    places = [str(job_tasks.ROOT / part) for part in ("", "Testing", "Testing/tests")]
+    places = [str(job_analyses.ROOT / part) for part in ("", "Testing", "Testing/tests")]
     code = f"""if True:
         import sys
         sys.path[:0] = {places!r}
-        import host, job_tasks
+        import host, job_analyses
         host.start()
         from NetInversionLib import jobs
         from NetInversionLib.panel.job import QtJob
         request = jobs.Request("family", {{}}, settings={{"file": {str(pids)!r}}})
-        job = QtJob(request, python={job_tasks.launcher(tmp_path, False)!r})
+        job = QtJob(request, python={job_analyses.launcher(tmp_path, False)!r})
         print(job._folder, flush=True)
         host.wait(lambda: False, 60)
     """
@@ -412,7 +410,7 @@ def test_the_worker_ends_with_the_application_however_that_ends(tmp_path):
     [
         ("card", jobs.GRAPHICS_MEMORY, "Tried to allocate"),
         ("killed", jobs.KILLED, "words on standard error"),
-        ("segfault", "crashed", "job_tasks.py"),
+        ("segfault", "crashed", "job_analyses.py"),
         ("exit", jobs.LOST, "words on standard output"),
     ],
 )
@@ -457,7 +455,7 @@ def test_a_python_without_numpy_names_it(start, tmp_path):
 
 
 def test_a_disk_that_is_full_at_the_request_is_said_and_nothing_started(start, monkeypatch):
-    monkeypatch.setattr(storage, "open", job_tasks.open_full, raising=False)
+    monkeypatch.setattr(storage, "open", job_analyses.open_full, raising=False)
     job, heard = start("double", {"x": volume(np.zeros((4, 4, 4)))}, factor=1)
     wait(job)
     assert heard.end[:2] == ("failed", jobs.DISK_FULL) and job._process is None
@@ -489,16 +487,15 @@ def test_a_job_lets_go_of_its_images_once_they_are_written(start):
 
 
 def test_the_library_is_found_whatever_the_working_folder(start, monkeypatch, tmp_path):
-    """The real command line runs, with the interpreter that runs this.
-
-    Modules lying about in folders are not picked up.
+    """The real command line, with the interpreter that runs this; modules lying about in folders
+    are not picked up.
     """
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "somewhere"))
     job, heard = start("nonsense", python=panel_job.find_python())
     wait(job)
-    assert "There is no task 'nonsense'" in heard.end[1]
+    assert "There is no analysis 'nonsense'" in heard.end[1]
 
 
 # Steps
@@ -604,9 +601,8 @@ def test_slicers_python_is_preferred_and_slicer_itself_never_taken(monkeypatch, 
 
 @pytest.fixture
 def shop(monkeypatch):
-    """A computer on which packages can be missing and are installed in a dictionary.
-
-    Its ``log`` tells what was asked.
+    """A computer on which packages can be missing and are installed in a dictionary; ``log`` tells
+    what was asked.
     """
     installed = {name: "99.0" for name in packages.PACKAGES}
     log = []
@@ -746,6 +742,6 @@ def test_installing_is_for_the_main_thread(shop):
 
 
 def test_the_packages_asked_for_are_those_of_the_project_file():
-    text = (job_tasks.ROOT / "pyproject.toml").read_text()
+    text = (job_analyses.ROOT / "pyproject.toml").read_text()
     for name, minimum in packages.PACKAGES.items():
         assert f'"{name}>={minimum}"' in text or f'"{name}>={minimum},<' in text

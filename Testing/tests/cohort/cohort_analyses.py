@@ -1,8 +1,10 @@
-"""A task that does to a volume what its name says, and keeps a log.
+"""An analysis that does to a volume what its name says, and keeps a log.
 
-A worker and a command that know the task are here, too. As a program it stands in for ``python -m
-NetInversionLib.cohort``; with arguments, for the ``netinversion`` command. A Dask worker learns the
-task by preloading this module; the tests put it in themselves.
+A worker and a command that know it are here as well.
+
+As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the
+``netinversion`` command. A Dask worker learns the analysis by preloading this module; the tests put
+it in themselves.
 """
 
 import os
@@ -18,10 +20,10 @@ WORKER = (sys.executable, str(Path(__file__).resolve()))
 
 
 def shade(volumes, model_paths, settings, progress):
-    """Multiply the source by settings["factor"].
+    """Source times settings["factor"]; names that begin with "bad", "killer", "odd" or "wrong" have
+    their fate.
 
-    Volumes whose names begin with "bad", "killer", "odd" or "wrong" have their fate. The volume
-    that settings["hangs"] names hangs when it is begun for the first time.
+    The volume that settings["hangs"] names does so when it is begun for the first time.
     """
     source = volumes["source"]
     note(settings, "start", source.name)
@@ -67,20 +69,20 @@ def note(settings, what, name):
         os.close(file)
 
 
-TASKS = dict.fromkeys(("shade", "harmonize"), ("cohort_tasks", "shade"))
+ANALYSES = dict.fromkeys(("shade", "harmonize"), ("cohort_analyses", "shade"))
 
 
 def dask_setup(worker):
     """Dask calls this in a worker that preloads the module."""
-    jobs.TASKS.update(TASKS)
+    jobs.ANALYSES.update(ANALYSES)
 
 
 if __name__ == "__main__":
-    jobs.TASKS.update(TASKS)
-    sys.modules["cohort_tasks"] = sys.modules["__main__"]
+    jobs.ANALYSES.update(ANALYSES)
+    sys.modules["cohort_analyses"] = sys.modules["__main__"]
     if sys.argv[1:]:
         folder, out, log, hangs = sys.argv[1:]
-        items = cohort.plan(folder, out, settings={"log": log, "hangs": hangs}, task="shade")
+        items = cohort.plan(folder, out, settings={"log": log, "hangs": hangs}, analysis="shade")
         cohort.run(items, worker=WORKER)
     else:
         sys.exit(cohort.main())

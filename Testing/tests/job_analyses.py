@@ -1,6 +1,6 @@
 """Tasks that do on request what real ones do only by accident, and a worker that knows them.
 
-As a program it stands in for ``python -m NetInversionLib.jobs``: same arguments, more tasks.
+As a program it stands in for ``python -m NetInversionLib.jobs``: same arguments, more analyses.
 """
 
 import os
@@ -18,8 +18,8 @@ from NetInversionLib.core.volumes import Volume
 from NetInversionLib.jobs import storage
 
 ROOT = Path(__file__).parents[2]
-TASKS = {
-    name: ("job_tasks", name)
+ANALYSES = {
+    name: ("job_analyses", name)
     for name in ("double", "wait", "fail", "chatter", "large", "steps", "family", "no_room")
 }
 
@@ -184,6 +184,6 @@ def launcher(folder: Path, exec_it: bool = True) -> str:
 
 
 if __name__ == "__main__":
-    sys.modules["job_tasks"] = sys.modules["__main__"]
-    jobs.TASKS.update(TASKS)
+    sys.modules["job_analyses"] = sys.modules["__main__"]
+    jobs.ANALYSES.update(ANALYSES)
     sys.exit(jobs.main(sys.argv[3:]))

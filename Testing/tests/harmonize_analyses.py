@@ -20,7 +20,7 @@ from NetInversionLib.harmonize.tone_field import ToneField
 from NetInversionLib.training import flow_file
 from NetInversionLib.training.flow import FlowSettings
 
-TASK = {"harmonize": ("harmonize_tasks", "run_task")}
+ANALYSIS = {"harmonize": ("harmonize_analyses", "run_analysis")}
 FLOW = FlowSettings(spacing_mm=4.0, levels=2, flow_steps=1, hidden=4, features=(4, 4))
 TONE = ToneField(
     [[0.0, 0.5, 1.0, 1.3], [0.02, 0.6, 1.0, 1.2]],
@@ -33,7 +33,7 @@ OTHER = "This looks like another contrast: choose a model of this contrast."
 UNUSUAL = "The image is noisier than the target's people."
 
 
-def run_task(volumes, model_paths, settings, progress):
+def run_analysis(volumes, model_paths, settings, progress):
     name = volumes["source"].name
     while "endless" in name:
         progress.report(0.3, "Going on")
@@ -49,7 +49,7 @@ def run_task(volumes, model_paths, settings, progress):
         patch.object(gate, "check_result", lambda *_: []),
         patch.object(run, "bits_per_dim", lambda *_: 2.5),
     ):
-        return harmonize.run_task(volumes, model_paths, settings, progress)
+        return harmonize.run_analysis(volumes, model_paths, settings, progress)
 
 
 def save_model(path, **changes):
@@ -101,6 +101,6 @@ def launcher(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.modules["harmonize_tasks"] = sys.modules["__main__"]
-    jobs.TASKS.update(TASK)
+    sys.modules["harmonize_analyses"] = sys.modules["__main__"]
+    jobs.ANALYSES.update(ANALYSIS)
     sys.exit(jobs.main(sys.argv[3:]))
