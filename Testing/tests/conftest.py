@@ -43,7 +43,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files come first; tests that open a module run again on the installed extension."""
+    """The longest files come first; tests that open a module run on the installed one too."""
     for item in items:
         if "module" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.module)

@@ -1,5 +1,6 @@
-"""Jobs from the event loop: one final callback, an event loop that is served throughout, and
-nothing left behind.
+"""Jobs from the event loop: one final callback, and nothing left behind.
+
+The event loop is served throughout.
 """
 
 import contextlib
@@ -183,8 +184,9 @@ def test_a_flood_of_reports_reaches_the_callbacks_in_order(start):
 
 
 def test_the_event_loop_is_served_while_large_images_come_and_go(start):
-    """200 MB of input and 200 MB of result; the best of three, since other programs may take the
-    processor away.
+    """The input has 200 MB and the result 200 MB.
+
+    The best of three counts, since other programs may take the processor away.
     """
     # Float16 and every other row: the slow way, through NumPy's buffer.
     array = np.ones((200, 2, 2**19), np.float16)[:, ::2]
@@ -487,8 +489,9 @@ def test_a_job_lets_go_of_its_images_once_they_are_written(start):
 
 
 def test_the_library_is_found_whatever_the_working_folder(start, monkeypatch, tmp_path):
-    """The real command line, with the interpreter that runs this; modules lying about in folders
-    are not picked up.
+    """The real command line runs, with the interpreter that runs this.
+
+    Modules lying about in folders are not picked up.
     """
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
@@ -601,8 +604,9 @@ def test_slicers_python_is_preferred_and_slicer_itself_never_taken(monkeypatch, 
 
 @pytest.fixture
 def shop(monkeypatch):
-    """A computer on which packages can be missing and are installed in a dictionary; ``log`` tells
-    what was asked.
+    """A computer on which packages can be missing and are installed in a dictionary.
+
+    Its ``log`` tells what was asked.
     """
     installed = {name: "99.0" for name in packages.PACKAGES}
     log = []
