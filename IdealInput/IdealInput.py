@@ -154,7 +154,6 @@ class IdealInputWidget(channels.Channels):
         self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
-        choices.take_older_starts(self.logic.getParameterNode().parameterNode)
         panel.ModulePanel.initializeParameterNode(self)
         self.logic.chooseMarkedVolumes(self._parameterNode, self._card)
 
@@ -261,6 +260,12 @@ class IdealInputLogic(choices.Choices, views.ResultViews):
     OWN_NETWORKS = True
     REPORT = "ideal_input.report"
     PARAMETERS = IdealInputParameterNode
+
+    def getParameterNode(self) -> IdealInputParameterNode:
+        """The scene's parameter node; one of an older version says its starts as today's do."""
+        node = choices.Choices.getParameterNode(self)
+        choices.take_older_starts(node.parameterNode)
+        return node
 
     # A run
 

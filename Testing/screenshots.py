@@ -53,7 +53,7 @@ from NetInversionLib.core import (
     files,  # noqa: E402
     volumes,  # noqa: E402
 )
-from NetInversionLib.panel import placing  # noqa: E402
+from NetInversionLib.panel import placing, views  # noqa: E402
 from NetInversionLib.scene import write  # noqa: E402
 
 OUTPUT = ROOT / "Testing" / "output"
@@ -429,6 +429,8 @@ def harmonize():
     widget.ui.modelSelector.setCurrentIndex(widget.ui.modelSelector.findData(models[0]))
     widget.ui.baselinesCheckBox.checked = True
     nodes, _seconds = run(widget, "harmonized", 300, "MRFlowHarmonize-detailed")
+    for key in ("multiplicative field", "additive field"):
+        views.show_legend(nodes[key])
     host.render_slice_views(
         OUTPUT / "MRFlowHarmonize-fields.png",
         [

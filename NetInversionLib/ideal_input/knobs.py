@@ -403,8 +403,8 @@ def noise_of(patient: Tensor) -> Tensor:
 def noise_sigma(image: np.ndarray) -> float:
     """Standard deviation of white noise in an image, blind to linear structure.
 
-    Only differences within a slice count. A background that was set to the lowest value has no
-    noise to tell, and is left out.
+    Only differences within a slice count. A background that was set to one value, the image's most
+    frequent one, has no noise to tell, and is left out.
 
     Args:
         image: [j, i] or [k, j, i], any unit.
@@ -416,5 +416,8 @@ def noise_sigma(image: np.ndarray) -> float:
         Immerkaer, Comput. Vis. Image Underst. 64, 1996, with the median in place of the mean.
     """
     second = ndimage.convolve1d(ndimage.convolve1d(image, [1, -2, 1], axis=-1), [1, -2, 1], axis=-2)
-    told = ndimage.maximum_filter(image, (1,) * (image.ndim - 2) + (3, 3)) > image.min()
+    values, counts = np.unique(image, return_counts=True)
+    background = values[counts.argmax()]
+    around = (1,) * (image.ndim - 2) + (3, 3)
+    told = ndimage.maximum_filter(image != background, around)
     return float(np.median(np.abs(second[told])) / 0.6745 / 6) if told.any() else 0.0

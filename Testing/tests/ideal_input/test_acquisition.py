@@ -216,9 +216,11 @@ def test_noise_sigma_of_white_noise_on_linear_structure(shape, sigma):
     assert noise_sigma(noise + 7 + 2 * index[-1] - 3 * index[-2]) == pytest.approx(sigma, rel=0.05)
 
 
-def test_a_background_of_one_value_has_no_part_in_the_noise():
+@pytest.mark.parametrize("odd", [0.0, -1.0, 9.0], ids=["none", "one below", "one above"])
+def test_a_background_of_one_value_has_no_part_in_the_noise(odd):
     image = np.zeros((100, 100))
     image[:40, :60] = 1 + 0.05 * np.random.default_rng(2).normal(size=(40, 60))
+    image[80, 80] = odd
     assert noise_sigma(image) == pytest.approx(0.05, rel=0.1)
 
 
