@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ from .records import failed_record, work
 
 if TYPE_CHECKING:
     from .items import Item
+    from .shares import Shares
 
 
+MOST = 1_000_000
+"""Volumes that are handed to a cluster at once."""
 WORKERS_LOST = (
     "The cluster's workers that had this volume ended one after the other, most probably because"
     " memory or their time ran out. Give the workers more memory, then run the command again:"
@@ -43,23 +46,32 @@ class Scheduler:
 # Workers of a cluster -----------------------------------------------------------------------------
 
 
-def run_on_cluster(items: list[Item], scheduler: Scheduler) -> Iterator[dict]:
-    """A worker's death puts its volume back on Dask's list.
+def run_on_cluster(shares: Shares, scheduler: Scheduler) -> Generator[dict, None, None]:
+    """Do on the cluster's workers what other runs have not claimed, then what they leave.
 
-    One whose record was lost with it is not done again.
+    A worker's death puts its volume back on Dask's list. One whose record was lost with it is not
+    done again.
     """
     with _client(scheduler) as client:
-        waiting = {}
-        for item in items:
-            key = f"{item.analysis}-{text_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
-            waiting[key] = item, client.submit(work, asdict(item), key=key, pure=False)
-        for future in _distributed().as_completed(
-            [future for _, future in waiting.values()], loop=client.loop
-        ):
-            item, _ = waiting.pop(future.key)
-            record = _outcome(item, future)
-            future.release()  # else its record would stay on the worker, and die with it
-            yield record
+        for first in shares:  # it waits, where others have all that is left
+            found = [first, *shares.at_once(MOST)]
+            yield from (one for one in found if isinstance(one, dict))
+            yield from _done(client, [one for one in found if not isinstance(one, dict)])
+
+
+def _done(client, items: list[Item]) -> Iterator[dict]:
+    """The records of items, as the cluster's workers do them."""
+    waiting = {}
+    for item in items:
+        key = f"{item.analysis}-{text_hash(json.dumps(asdict(item), sort_keys=True))[:32]}"
+        waiting[key] = item, client.submit(work, asdict(item), key=key, pure=False)
+    for future in _distributed().as_completed(
+        [future for _, future in waiting.values()], loop=client.loop
+    ):
+        item, _ = waiting.pop(future.key)
+        record = _outcome(item, future)
+        future.release()  # else its record would stay on the worker, and die with it
+        yield record
 
 
 def _client(scheduler: Scheduler):

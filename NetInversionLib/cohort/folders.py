@@ -10,16 +10,21 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 OWN = ".netinversion"
 """Folder for records inside an output folder; a folder that has it is never searched for volumes.
 """
 MARKS = ("facts.json", "summary.csv", "report.html")
 """Files by which the results of older versions, which kept no list, are told."""
+
+
+WAIT_S = 20.0
+"""Seconds that a run waits for others that are about to begin."""
 
 
 @contextlib.contextmanager
@@ -32,22 +37,55 @@ def only_run_in(out: Path) -> Iterator[bool]:
     Raises:
         ValueError: Another run writes into the folder.
     """
-    (out / OWN).mkdir(parents=True, exist_ok=True)
-    with open(out / OWN / "lock", "a") as file:
-        certain = False
-        with contextlib.suppress(ImportError):  # Windows
-            import fcntl
+    with _locked(out, ["LOCK_EX"]) as way:
+        yield way is not None
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                certain = True
-            except BlockingIOError:
-                raise ValueError(
-                    f"another run writes into {out}; wait for it, or choose another output folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield certain
+
+@contextlib.contextmanager
+def one_of_runs_in(out: Path, if_alone: bool = False) -> Iterator[bool | None]:
+    """Be one of several runs that share the folder, and keep runs out that do not share it.
+
+    Args:
+        out: The folder, made if it is not there.
+        if_alone: Keep all others out, too, if there are none yet.
+
+    Yields:
+        Whether no other is there; None where that is not known (see ``only_run_in``), and False
+        where it was not asked.
+
+    Raises:
+        ValueError: A run that does not share the folder writes into it.
+    """
+    with _locked(out, ["LOCK_EX", "LOCK_SH"] if if_alone else ["LOCK_SH"], WAIT_S) as way:
+        yield None if way is None else way == "LOCK_EX"
+
+
+@contextlib.contextmanager
+def _locked(out: Path, ways: Sequence[str], wait_s: float = 0.0) -> Iterator[str | None]:
+    """Lock the folder in the first of some ways that is free; None where there are no locks."""
+    (out / OWN).mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + wait_s
+    with open(out / OWN / "lock", "a+") as file:
+        way = None
+        with contextlib.suppress(ImportError, OSError):  # Windows; a file system without locks
+            while not (way := _first_free(file, ways)):
+                if time.monotonic() >= end:
+                    raise ValueError(
+                        f"another run writes into {out}; wait for it, or choose another output"
+                        " folder"
+                    )
+                time.sleep(0.05)
+        yield way
+
+
+def _first_free(file: IO[str], ways: Sequence[str]) -> str | None:
+    import fcntl
+
+    for way in ways:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, getattr(fcntl, way) | fcntl.LOCK_NB)
+            return way
+    return None
 
 
 class RunFolder:

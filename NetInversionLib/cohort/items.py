@@ -34,6 +34,8 @@ class Item:
         fingerprint: Changes with settings, model contents, or size or time of a volume's file.
         force: Write the image of a refused volume too; the analysis is told by its setting "force".
         sidecar: Fields for the JSON file beside the image.
+        run: The same for runs beside each other in one output folder: what failed in one of them,
+            the others do not try again.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Item:
     fingerprint: str = ""
     force: bool = False
     sidecar: dict | None = None
+    run: str = ""
 
     @property
     def image(self) -> Path:

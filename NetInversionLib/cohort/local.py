@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,30 +33,46 @@ standard output.
 # Workers of this computer -------------------------------------------------------------------------
 
 
-def run_locally(items: list[Item], processes: int, command: Sequence[str]) -> Iterator[dict]:
-    waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
+def run_locally(
+    shares: Iterable[Item | dict], processes: int, command: Sequence[str]
+) -> Generator[dict, None, None]:
+    """Do items, several at a time.
+
+    Args:
+        shares: Gives, also to several threads at once, an item to do, or the record of one that
+            needs not be done.
+        processes: Items at the same time.
+        command: Of a worker.
+
+    Yields:
+        The record of each, as it is done.
+    """
+    source = iter(shares)
     ends: queue.SimpleQueue[dict | Exception | None] = queue.SimpleQueue()
-    for item in items:
-        waiting.put(item)
-    workers = [_Worker(command, processes) for _ in range(min(processes, len(items)))]
+    workers = [_Worker(command, processes) for _ in range(processes)]
 
     def serve(worker: _Worker) -> None:
-        with contextlib.suppress(queue.Empty):
+        try:
             while not worker.stopped:
-                item = waiting.get_nowait()
-                try:
-                    ends.put(worker.do(item))
-                except Exception as error:  # noqa: BLE001 - raised again where it is waited for
-                    ends.put(error)
+                one = next(source, None)
+                if one is None:
+                    break
+                ends.put(one if isinstance(one, dict) else worker.do(one))
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            ends.put(error)
+        ends.put(None)
 
     for worker in workers:
         threading.Thread(target=serve, args=(worker,), daemon=True).start()
     try:
-        for _ in items:
+        serving = len(workers)
+        while serving:
             end = ends.get()
             if isinstance(end, Exception):
                 raise end
-            if end is not None:  # None comes only from a worker that ``stop`` has ended
+            if end is None:
+                serving -= 1
+            else:
                 yield end
     finally:
         for worker in workers:
@@ -122,6 +138,7 @@ class _Worker:
 def main() -> int:
     """A local worker (see ``WORKER``); it ends, whatever it does, when the runner does."""
     faulthandler.enable()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # clusters send it to all; the runner ends us
     devices.wait_asleep()
     output = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what libraries print does not mix with the records

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from ..core import files, result_files
 from ..core.results import Result, Table
 from ..core.volumes import Volume
 from . import page
+from .claims import lives, machine
 from .folders import OWN
 from .items import Item
 
@@ -120,6 +120,7 @@ def new_record(item: Item) -> dict:
         "version": __version__,
         "host": platform.node(),
         "pid": os.getpid(),
+        "run": item.run,
     }
 
 
@@ -266,15 +267,21 @@ def remove_all(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(item: Item) -> Iterator[Path]:
-    """A folder that nobody else has, on the file system of the results."""
-    folder = Path(item.out) / OWN / "temporary" / f"{_here()}{os.getpid()}-{uuid.uuid4().hex}"
+def temporary(out: Path) -> Iterator[Path]:
+    """A folder that nobody else has, on the file system of the results in ``out``."""
+    folder = out / OWN / "temporary" / f"{machine()}-{os.getpid()}-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
-    item.record_file.parent.mkdir(exist_ok=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary(item: Item) -> Iterator[Path]:
+    item.record_file.parent.mkdir(exist_ok=True)
+    with temporary(Path(item.out)) as folder:
+        yield folder
 
 
 def clear(out: Path) -> None:
@@ -285,35 +292,17 @@ def clear(out: Path) -> None:
     """
     with contextlib.suppress(OSError):
         for path in (out / OWN / "temporary").iterdir():
-            owner = path.name.removeprefix(_here()).partition("-")[0]
-            ours = path.name.startswith(_here()) and owner.isdigit()
-            if (ours and not _lives(int(owner))) or path.stat().st_mtime < time.time() - 86400:
+            owner = path.name.removeprefix(f"{machine()}-").partition("-")[0]
+            ours = path.name.startswith(f"{machine()}-") and owner.isdigit()
+            if (ours and not lives(int(owner))) or path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def clear_own(out: Path) -> None:
     """Remove what this process has half written: it is about to end."""
     with contextlib.suppress(OSError):
-        for path in (out / OWN / "temporary").glob(f"{_here()}{os.getpid()}-*"):
+        for path in (out / OWN / "temporary").glob(f"{machine()}-{os.getpid()}-*"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _here() -> str:
-    """Begin of the names of this computer's temporary folders."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:12] + "-"
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process of this computer is there; yes where that is not known."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _size(path: Path) -> int:
@@ -328,6 +317,13 @@ def _size(path: Path) -> int:
 
 def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="ascii")
+
+
+def put_json(out: Path, path: Path, value: dict) -> None:
+    """The same for a file of the results in ``out``, which appears whole."""
+    with temporary(out) as folder:
+        write_json(folder / path.name, value)
+        os.replace(folder / path.name, path)
 
 
 def _json(value):

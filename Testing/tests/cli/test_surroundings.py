@@ -15,7 +15,7 @@ import pytest
 
 import NetInversionLib
 from NetInversionLib import cli, cohort, jobs
-from NetInversionLib.cohort import records
+from NetInversionLib.cohort import claims, records
 from NetInversionLib.core import files
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.training import people
@@ -183,7 +183,7 @@ def test_what_a_dead_process_left_is_cleared_and_a_living_one_keeps_its_own(tmp_
     folder = tmp_path / ".netinversion/temporary"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead, living = (f"{records._here()}{pid}-x" for pid in (gone.pid, os.getpid()))
+    dead, living = (f"{claims.machine()}-{pid}-x" for pid in (gone.pid, os.getpid()))
     for name in (dead, living, "elsewhere-1-x"):
         (folder / name).mkdir(parents=True)
     records.clear(tmp_path)

@@ -3,8 +3,8 @@
 A worker and a command that know it are here as well.
 
 As a program it stands in for ``python -m NetInversionLib.cohort``; with arguments, for the
-``netinversion`` command. A Dask worker learns the analysis by preloading this module; the tests put
-it in themselves.
+``netinversion`` command, or for an array of them side by side. A Dask worker learns the analysis by
+preloading this module; the tests put it in themselves.
 """
 
 import os
@@ -14,26 +14,30 @@ import time
 from pathlib import Path
 
 from NetInversionLib import cohort, jobs
+from NetInversionLib.cohort import runs, shares
 from NetInversionLib.core.results import Result, Table
 
 WORKER = (sys.executable, str(Path(__file__).resolve()))
 
 
 def shade(volumes, model_paths, settings, progress):
-    """Source times settings["factor"]; names that begin with "bad", "killer", "odd" or "wrong" have
-    their fate.
+    """Source times settings["factor"]; names that begin with "bad", "killer", "odd", "sleepy" or
+    "wrong" have their fate.
 
-    The volume that settings["hangs"] names does so when it is begun for the first time.
+    The volumes that settings["hangs"] names, with commas, do so when they are begun for the first
+    time.
     """
     source = volumes["source"]
     note(settings, "start", source.name)
     if (
-        settings.get("hangs") == source.name
+        source.name in settings.get("hangs", "").split(",")
         and Path(settings["log"]).read_text().count(f" {source.name}\n") == 1
     ):
         time.sleep(600)
     if source.name.startswith("bad"):
         raise ValueError(f"'{source.name}' is <no> good")
+    if source.name.startswith("sleepy"):
+        time.sleep(600)
     if source.name.startswith("killer"):
         os.kill(os.getpid(), signal.SIGKILL)
     verdict = {"odd": "flagged", "wro": "refused"}.get(source.name[:3], "accepted")
@@ -77,12 +81,35 @@ def dask_setup(worker):
     jobs.ANALYSES.update(ANALYSES)
 
 
+def command(folder, out, log, hangs):
+    """What the ``netinversion`` command does."""
+    items = cohort.plan(folder, out, settings={"log": log, "hangs": hangs}, analysis="shade")
+    cohort.prepare(folder, out, items)
+    return cohort.run(items, worker=WORKER)
+
+
+def array(number, *words):
+    """So many commands at the same time, each doing its volumes itself; their exit statuses."""
+    runs.run_locally = lambda shares, *_: (
+        one if isinstance(one, dict) else cohort.work(vars(one)) for one in shares
+    )
+    shares.LOOK_S = 0.1
+    children = []
+    for _ in range(number):
+        child = os.fork()
+        if not child:
+            records = command(*words)
+            os._exit(sum(record["status"] == "failed" for record in records))
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 if __name__ == "__main__":
     jobs.ANALYSES.update(ANALYSES)
     sys.modules["cohort_analyses"] = sys.modules["__main__"]
-    if sys.argv[1:]:
-        folder, out, log, hangs = sys.argv[1:]
-        items = cohort.plan(folder, out, settings={"log": log, "hangs": hangs}, analysis="shade")
-        cohort.run(items, worker=WORKER)
+    if sys.argv[1:2] == ["array"]:
+        print(array(int(sys.argv[2]), *sys.argv[3:]))
+    elif sys.argv[1:]:
+        command(*sys.argv[1:])
     else:
         sys.exit(cohort.main())

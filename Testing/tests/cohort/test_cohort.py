@@ -124,9 +124,12 @@ def go(
 
 def here(monkeypatch):
     """Let workers be this process: quick, where it is not about processes."""
-    monkeypatch.setattr(
-        runs, "run_locally", lambda items, *_: (cohort.work(vars(item)) for item in items)
-    )
+    monkeypatch.setattr(runs, "run_locally", lambda shares, *_: (done(one) for one in shares))
+
+
+def done(one):
+    """The record of what a run has to do, or of what another one has done."""
+    return one if isinstance(one, dict) else cohort.work(vars(one))
 
 
 def entries(log, what):
@@ -698,8 +701,9 @@ def test_two_that_do_the_same_volume_leave_one_result(tmp_path, monkeypatch):
 
 
 @posix
-def test_one_run_at_a_time(tmp_path, monkeypatch):
+def test_no_run_beside_one_that_shares_nothing(tmp_path, monkeypatch):
     here(monkeypatch)
+    monkeypatch.setattr(folders, "WAIT_S", 0.1)
     make(tmp_path / "in", "a.nii.gz")
     with folders.only_run_in(tmp_path / "out"):
         with pytest.raises(ValueError, match="another run writes into"):
@@ -710,8 +714,8 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
 def test_stopped_by_the_user_the_summary_says_what_is_missing(tmp_path, monkeypatch):
     make(tmp_path / "in", "a.nii.gz", "b.nii.gz")
 
-    def stopped(items, *_):
-        yield cohort.work(vars(items[0]))
+    def stopped(shares, *_):
+        yield done(next(shares))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_locally", stopped)
@@ -881,7 +885,7 @@ def test_a_worker_without_the_shared_folders_writes_nothing(tmp_path, monkeypatc
     items = cohort.plan(tmp_path / "in", tmp_path / "out", analysis="shade")
     record = cohort.work(vars(items[0]))
     assert "does not see" in record["error"] and not (tmp_path / "out").exists()
-    monkeypatch.setattr(runs, "run_locally", lambda *_: iter([record]))
+    monkeypatch.setattr(runs, "run_locally", lambda *_: (one for one in [record]))
     assert cohort.run(items) == [record]
     assert "does not see" in Page(tmp_path / "out/summary.html").text
 
