@@ -201,7 +201,7 @@ def test_a_slice_of_full_size_takes_at_most_a_second_of_one_core(slices, most):
             took.append(time.thread_time() - start)
     finally:
         torch.set_num_threads(threads)
-    assert min(took) / slices <= most * timing.old_processor()
+    assert min(took) / slices <= timing.limit(most)
 
 
 def test_exposure_control_needs_a_body():
