@@ -171,7 +171,8 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
             partial = _save(image, folder, item)
             record["bytes"] = _size(partial)
             write_json(folder / "sidecar.json", _provenance(item, record))
-            record["thumbnails"] = page.thumbnails(request.volumes["source"], image)
+        shown = [one for one in (request.volumes["source"], image) if one is not None]
+        record["thumbnails"] = page.thumbnails(*shown)
         faster = finished(item)
         if faster:
             return faster

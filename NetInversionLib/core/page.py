@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,10 +84,10 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); p
 # The document -------------------------------------------------------------------------------------
 
 
-def opening(title: str, style: str = "") -> str:
-    """The page up to its first part; ``style``: more CSS of the page's own."""
+def opening(title: str, style: str = "", head: str = "") -> str:
+    """The page up to its first part; ``style``, ``head``: CSS and HTML of the page's own."""
     return (
-        f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
+        f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>{head}"
         f"<title>{text(title)}</title>"
         f"<style>{STYLE}{style}</style></head><body>\n"
     )
@@ -311,8 +312,17 @@ def record(facts: Mapping) -> str:
     """All facts of a result as JSON, folded away."""
     return folded(
         "Everything the result records, as JSON",
-        f"<pre>{escape(json.dumps(plain(facts), indent=1))}</pre>",
+        f"<pre>{escape(json.dumps(_finite(plain(facts)), indent=1))}</pre>",
     )
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is not finite: JSON knows no such numbers."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(facts: Mapping) -> dict:

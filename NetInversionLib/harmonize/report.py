@@ -28,6 +28,8 @@ IMAGES = {
     "additive field": ("additive field", "PuOr_r", "added intensity"),
     "unlike": ("unlike the target's people", "gray", "2: unlike, 1: beside it, left out too"),
 }
+ALWAYS = ("source", "harmonized")
+"""Images that are shown whatever they hold."""
 SETTINGS = {
     "mode": (
         "Method",
@@ -113,7 +115,8 @@ def page(result: Result, source: Volume) -> str:
             if facts["settings"]["output_range"] == "native"
             else " only if their numbers say so: the result is in the target scanner's intensities."
         )
-        + " In the change and the fields white or pale is no change."
+        + " In the change and the fields white or pale is no change; a field that is not shown was "
+        "not estimated."
     )
     inputs = {"source": facts.get("source", source.name)}
     if "mask" in facts:
@@ -197,9 +200,16 @@ def views(result: Result, source: Volume) -> bytes:
 
 
 def pictures(result: Result, source: Volume) -> list[list[Picture]]:
-    """Slices of every image [k, j, i] as rows of pictures, one for each plane."""
+    """Slices of every image [k, j, i] as rows of pictures, one for each plane.
+
+    A map that is the same everywhere has none: there was no such field, or no change.
+    """
     given = {**result.volumes, "source": source}
-    images = {key: volumes.reorient(given[key], "LPS") for key in IMAGES if key in given}
+    images = {
+        key: volumes.reorient(given[key], "LPS")
+        for key in IMAGES
+        if key in given and (key in ALWAYS or np.ptp(given[key].array) > 0)
+    }
     region = _shining(images["source"].array)
     scales = {key: _scale(key, volume.array, source.units) for key, volume in images.items()}
     if "harmonized" in images and result.facts["settings"]["output_range"] == "native":

@@ -5,9 +5,11 @@ Nothing of the input changes, and names are only text.
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -397,10 +399,16 @@ def test_what_fails_or_is_refused_does_not_stop_the_rest(tmp_path, log, monkeypa
     assert rows["bad.nii.gz"]["mean, harmonized"] == "" and list(rows) == sorted(records)
     page = Page(out / "summary.html")
     assert (
-        "6 volumes: 3 failed, 1 accepted, 1 flagged, 1 refused" in page.text
+        "6 volumes: 3 failed, 1 refused, 1 flagged, 1 accepted" in page.text
         and "contrast <b>inverted</b>" in page.text
     )
-    assert page.images == 4, "before and after of the two that have an image"
+    assert page.images == 5, "before and after of the two that have an image, the refused one's own"
+    assert [row[1] for row in page.rows if row] == [
+        *3 * ["failed"],
+        "refused",
+        "flagged",
+        "accepted",
+    ]
     assert (
         "Traceback"
         in json.loads(
@@ -527,42 +535,76 @@ def test_results_of_other_settings_do_not_stay_beside_a_failure(tmp_path, monkey
     assert not list((tmp_path / "out").glob("a*"))
 
 
+TAGS = """html head meta title style body h1 p strong div table thead tbody tr th td span ul li img
+details summary label input output script""".split()
+ATTRIBUTES = """lang charset class src alt width loading http-equiv content hidden type aria-live
+aria-label tabindex role rowspan colspan scope""".split()
+
+
 class Page(HTMLParser):
-    """The text of a page; fails on anything that a browser would load or run."""
+    """The text of a page; fails on anything that a browser would load, or run but its own script.
+
+    Rows are the cells of the table's body.
+    """
 
     def __init__(self, path):
         super().__init__()
-        self.text, self.images = "", 0
+        self.text, self.images, self.rows, self.within, self.policy = "", 0, [], "", ""
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        assert tag in {
-            "html",
-            "head",
-            "meta",
-            "title",
-            "style",
-            "body",
-            "h1",
-            "p",
-            "strong",
-            "table",
-            "tr",
-            "th",
-            "td",
-            "span",
-            "ul",
-            "li",
-            "img",
-        }, tag
-        attributes = dict(attributes)
-        assert attributes.keys() <= {"lang", "charset", "class", "src", "alt", "width"}, attributes
+        assert tag in TAGS, tag
+        attributes, self.within = dict(attributes), tag
+        assert attributes.keys() <= set(ATTRIBUTES), attributes
         if tag == "img":
             assert attributes["src"].startswith("data:image/jpeg;base64,/9j/")
             self.images += 1
+        if tag == "meta":
+            self.policy = attributes.get("content", self.policy)
+        if tag == "tbody" or (tag == "tr" and self.rows):
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.within = ""
 
     def handle_data(self, data):
-        self.text += data
+        if self.within == "script":
+            assert data == cohort_page.SCRIPT
+            digest = base64.b64encode(hashlib.sha256(data.encode()).digest()).decode()
+            assert (
+                self.policy.startswith("default-src 'none'") and f"sha256-{digest}'" in self.policy
+            )
+        elif self.within != "style":
+            self.text += data
+            if self.rows and self.rows[-1]:
+                self.rows[-1][-1] += data.strip()
+
+
+def test_a_hundred_people_have_a_row_each_with_figures_in_columns(tmp_path):
+    """What needs attention first, no figure as prose, nothing that a person cannot read."""
+    names = ("Wasserstein distance, source", "Wasserstein distance, harmonized", "bits/dim, source")
+    blank = {"error": "", "seconds": 3.25, "time": "", "version": "1", "output": "", "bytes": 0}
+    records = [
+        {
+            **blank,
+            "source": f"p{n:03}",
+            "status": "flagged" if n in (40, 70) else "accepted",
+            "reasons": ["too <coarse>", "second"] if n in (40, 70) else [],
+            "figures": dict(zip(names, (3234.6, 0.01234, float("nan")))),
+        }
+        for n in range(100)
+    ]
+    cohort_page.write(tmp_path, iter(records), tmp_path)
+    page = Page(tmp_path / "summary.html")
+    rows = [row for row in page.rows if row]
+    assert len(rows) == 100 and [row[0][:4] for row in rows[:3]] == ["p040", "p070", "p000"]
+    assert rows[0][1:] == ["flagged", "too <coarse>", "3.25", "3235", "0.01234", "–"]
+    assert "second" in rows[0][0] and page.text.count("Wasserstein distance") == 1
+    assert not re.search(r"\bnan\b|\de[+]\d", page.text.lower())
+    text = (tmp_path / "summary.html").read_text(encoding="utf-8")
+    assert text.count("<details>") == 100 and len(text) < 1e5
 
 
 def test_pictures_show_the_middle_as_a_radiologist_does():
@@ -586,7 +628,10 @@ def test_pictures_show_the_middle_as_a_radiologist_does():
         for left in (0, 96):  # axial, coronal: 40 of 40 mm high, 40 wide
             view = one[:, left : left + 96]
             assert view[20:76, 10:40].mean() > 240 and 55 < view[20:76, 56:86].mean() < 75
-        assert np.ptp(one[20:76, 200:280]) < 12, "the sagittal view lies in one half"
+        assert np.ptp(one[20:76, 208:272]) < 12, "the sagittal view lies in one half"
+        for place in range(6):  # a letter at both sides of each view
+            x = place // 2 * 96 + (place % 2) * 86
+            assert one[40:56, x : x + 10].max() > 200
 
 
 @posix
@@ -721,7 +766,7 @@ def test_stopped_by_the_user_the_summary_says_what_is_missing(tmp_path, monkeypa
     monkeypatch.setattr(runs, "run_locally", stopped)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "in", tmp_path / "out")
-    assert "1 accepted, 1 not run" in Page(tmp_path / "out/summary.html").text
+    assert "1 not run, 1 accepted" in Page(tmp_path / "out/summary.html").text
 
 
 # A cluster

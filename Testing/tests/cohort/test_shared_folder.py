@@ -79,7 +79,7 @@ def test_an_array_of_eight_of_which_two_are_killed_does_everything_once(tmp_path
         **dict.fromkeys(names, "accepted"),
         "bad": "failed",
     }
-    assert "14 volumes: 13 accepted, 1 failed" in Page(out / "summary.html").text
+    assert "14 volumes: 1 failed, 13 accepted" in Page(out / "summary.html").text
     assert len(list(out.glob("*.nii.gz"))) == 13 and left_behind(out) == []
 
 
@@ -166,7 +166,7 @@ def test_stopped_by_sigterm_the_page_is_written(tmp_path, request):
     said = command.communicate(timeout=300)[1]
     assert command.returncode == 130 and "goes on from there" in said
     assert [row["status"] for row in rows(out).values()] == ["accepted", "not run", "not run"]
-    assert "1 accepted, 2 not run" in Page(out / "summary.html").text and left_behind(out) == []
+    assert "2 not run, 1 accepted" in Page(out / "summary.html").text and left_behind(out) == []
 
 
 # Claims

@@ -147,6 +147,25 @@ def test_a_refused_volume_has_a_report_without_images():
     assert "refused" in page and len(pictures(page)) == 2
 
 
+def test_no_page_holds_nan_an_empty_panel_or_a_number_with_an_exponent():
+    one = result()
+    for key, neutral in (("multiplicative field", 1.0), ("additive field", 0.0)):
+        image = one.volumes[key]
+        one.volumes[key] = image.with_array(np.full_like(image.array, neutral))
+    one.facts["figures"] = {"nothing": float("nan"), "endless": [float("inf")]}
+    source = volume(smooth((6, 7, 8), 9, 0, 3234), "T1")
+    titles = [picture.title for row in report.pictures(one, source) for picture in row]
+    assert {title.partition(",")[0] for title in titles} == {
+        "source",
+        "result",
+        "change (result - source)",
+    }
+    one.tables["summary"].columns[reading.DISTANCE][0] = 3234.6
+    text = re.sub(r"base64,[^']*", "", report.page(one, source))
+    assert not re.search(r"\b(nan|infinity|inf)\b|\de\+\d", text.lower())
+    assert "<td>3235</td>" in text
+
+
 def test_settings_can_be_read_back():
     page = report.page(result(), volume(smooth((6, 7, 8), 9), "T1"))
     facts = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", page, re.S)[1]))
