@@ -320,6 +320,11 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
+        "--start-from",
+        metavar="FILE",
+        help="denoiser's model file whose weights the training begins with",
+    )
+    parser.add_argument(
         "--as-published",
         action="store_true",
         help="the published network and its paper's settings, as far as it gives them",
@@ -367,6 +372,7 @@ def train_denoiser(options: argparse.Namespace) -> int:
     progress = options.shell if first else Progress()
     settings = _denoiser_settings(options)
     features = read_features(options.features, device) if options.features else None
+    start = models.load(options.start_from) if options.start_from else None
     examples = _denoiser_examples(options, settings, progress)
     with _kept(checkpoint):
         path = denoiser.train(
@@ -379,6 +385,7 @@ def train_denoiser(options: argparse.Namespace) -> int:
             progress,
             device,
             card_of(options),
+            start,
         )
     return _written(options, path) if first else 0
 

@@ -12,6 +12,10 @@ from .card import SAMPLING, Card, ModelError
 from .foreign import cards, shelf
 
 SUFFIX = ".safetensors"
+FIRST = ("ct-denoiser-level-redcnn.safetensors", "ct-denoiser-level-cnn10.safetensors")
+"""Of a folder's models these come before the others, which come by name: the shipped denoisers that
+are better than doing nothing (README.md, "Denoisers"). The first that fits is what panels show and
+commands take where nobody chose."""
 
 
 def usable(fits: Callable[[Card], bool]) -> dict[Path, Card]:
@@ -84,7 +88,7 @@ def shipped() -> list[Path]:
 def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card | ModelError]:
     """Model files of folders, each with its card, or why it cannot be used.
 
-    ``model_folders()`` unless folders are given.
+    ``model_folders()`` unless folders are given. In each, those of ``FIRST`` come first.
     """
     found: dict[Path, Card | ModelError] = {}
     for folder in model_folders() if folders is None else folders:
@@ -92,7 +96,7 @@ def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card 
         imported = {path: _imported(path) for path in beside}
         # Weights that a card stands beside are the card's.
         taken = {c.file for c in imported.values() if isinstance(c, cards.Imported)}
-        for path in sorted(Path(folder).glob("*" + SUFFIX)):
+        for path in sorted(Path(folder).glob("*" + SUFFIX), key=_place):
             if path.name in taken:
                 continue
             try:
@@ -105,6 +109,11 @@ def list_models(folders: Iterable[Path | str] | None = None) -> dict[Path, Card 
             else:
                 found[path] = content
     return found
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """Where a file comes among its folder's models."""
+    return (FIRST.index(path.name) if path.name in FIRST else len(FIRST)), path.name
 
 
 def _imported(path: Path) -> cards.Imported | ModelError:

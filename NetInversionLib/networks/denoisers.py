@@ -17,11 +17,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .noise_level import local_mean, noise_level
+from .noise_level import LearnedLevel, local_mean, noise_level
 from .registry import ARCHITECTURES, register
 
 MAX_CHANNELS = 512
 USUAL_LEVEL = 0.05  # about 25 HU: the logarithm of the level is given in units of it
+LEARNED = "learned"
+
+
+class Told(nn.Module):
+    """What the layers are told of an image: the image in units of its noise, grain and level.
+
+    It gives two tensors and is therefore none of the layers that people look at.
+
+    Args:
+        learned: Whether the level is ``LearnedLevel``'s, and part of the network.
+    """
+
+    plumbing = True
+
+    def __init__(self, learned: bool):
+        super().__init__()
+        self.estimate = LearnedLevel() if learned else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) for the layers, and the level (N, 1, H, W), of images (N, 1, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            level, grain = (self.estimate or noise_level)(x)
+            scaled = (x - local_mean(x)) / level
+            return torch.cat([scaled, grain, torch.log(level / USUAL_LEVEL)], 1), level
 
 
 class Denoiser(nn.Module):
@@ -34,24 +58,28 @@ class Denoiser(nn.Module):
             image, both estimated from the image (``noise_level``). The image is then given as
             differences from the mean around each voxel in units of that level, and the noise is
             found in these units too: an image plus a constant gives the output plus this constant,
-            and the same weights serve any dose.
+            and the same weights serve any dose. "learned": the estimate is trained too
+            (``LearnedLevel``).
 
     Raises:
-        ValueError: Either is not a truth value, or ``level`` is asked for without ``residual``.
+        ValueError: Neither a truth value (nor "learned"), or ``level`` without ``residual``.
     """
 
     dimensions = 2
     size_multiple = 1
 
-    def __init__(self, residual: bool = False, level: bool = False):
+    def __init__(self, residual: bool = False, level: bool | str = False):
         super().__init__()
-        for name, value in (("residual", residual), ("level", level)):
-            if type(value) is not bool:
-                raise ValueError(f"{name} is true or false, not {value!r}")
+        if type(residual) is not bool:
+            raise ValueError(f"residual is true or false, not {residual!r}")
+        if type(level) is not bool and level != LEARNED:
+            raise ValueError(f'level is true, false or "{LEARNED}", not {level!r}')
         if level and not residual:
             raise ValueError("level needs residual: the noise is found in units of its level")
-        self.residual, self.level = residual, level
+        self.residual, self.level = residual, bool(level)
         self.given_channels = 3 if level else 1
+        if level:
+            self.told = Told(level == LEARNED)
 
     def found(self, x: Tensor) -> Tensor:
         """What the layers give for their input, (N, 1 or 3, H, W): (N, 1, H, W)."""
@@ -63,10 +91,7 @@ class Denoiser(nn.Module):
             return self.found(x)
         if not self.level:
             return x + self.found(x)
-        with torch.autocast(x.device.type, enabled=False):
-            level, grain = noise_level(x)
-            scaled = (x - local_mean(x)) / level
-            given = torch.cat([scaled, grain, torch.log(level / USUAL_LEVEL)], 1)
+        given, level = self.told(x)
         return x + level * self.found(given)
 
     def begin_with_nothing(self) -> None:
@@ -99,7 +124,7 @@ class CNN10(Denoiser):
         ValueError: ``last_kernel`` is not 3 or 5, or as ``Denoiser``.
     """
 
-    def __init__(self, last_kernel: int = 5, residual: bool = False, level: bool = False):
+    def __init__(self, last_kernel: int = 5, residual: bool = False, level: bool | str = False):
         super().__init__(residual, level)
         if last_kernel not in (3, 5):
             raise ValueError(f"last_kernel is 3 or 5, not {last_kernel!r}")
@@ -123,7 +148,7 @@ class WGANVGG(Denoiser):
         residual, level: As for ``Denoiser``.
     """
 
-    def __init__(self, residual: bool = False, level: bool = False):
+    def __init__(self, residual: bool = False, level: bool | str = False):
         super().__init__(residual, level)
         channels = [self.given_channels, *[32] * 7, 1]
         layers = []
@@ -152,7 +177,7 @@ class REDCNN(Denoiser):
 
     smallest_size = 21
 
-    def __init__(self, out_ch: int = 96, residual: bool = False, level: bool = False):
+    def __init__(self, out_ch: int = 96, residual: bool = False, level: bool | str = False):
         super().__init__(residual, level)
         if type(out_ch) is not int or not 1 <= out_ch <= MAX_CHANNELS:
             raise ValueError(

@@ -31,17 +31,11 @@ from ..networks.critic import gradient_penalty
 from ..networks.layers import UpTo
 from . import naming
 from .features import features_of
+from .level import begin_with, learned_level, level_error
 from .loop import Group, State, plain, run
 from .noisy import MARGIN, NoisySettings, Window, draw_noisy, weights
-from .pairs import (
-    CHANNEL,
-    LOW_DOSE_SOURCES,
-    Pair,
-    draw_batch,
-    normalised,
-    split_by_patient,
-    split_people,
-)
+from .pairs import CHANNEL, Pair, draw_batch, normalised, split_by_patient, split_people
+from .sources import sources_of
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
 MEAN_OVER, MEAN_WEIGHT = 14, 0.3  # voxels, and the weight of the error of their mean
@@ -74,6 +68,8 @@ class DenoiserSettings(Checked):
         noise_hu: Standard deviation of the noise added inside the body, at the middle of these
             doses; ``low_dose.exposed`` finds the photons for each volume's middle slice.
         electronic, views: As in ``low_dose.LowDoseSettings``.
+        listening: Share of the steps, the first, in which only the estimate of the noise's level is
+            trained, where the network has one that learns.
         noisy: Windows and their noise, instead of ``dose`` to ``views``; the error is then weighed
             (``noisy.weights``).
         split: Shares of the patients who are trained on, who judge the training, and whose figures
@@ -101,6 +97,7 @@ class DenoiserSettings(Checked):
     noise_hu: float = setting(40.0, above=0)
     electronic: float = setting(10.0, at_least=0)
     views: int = setting(360, at_least=2)
+    listening: float = setting(0.3, at_least=0, below=1)
     noisy: NoisySettings | None = None
     split: tuple[float, float, float] | None = setting(None, above=0)
     half: bool = False
@@ -122,7 +119,7 @@ def recipe(architecture: str, loss: str = "mse", real: bool = False) -> Denoiser
         loss: "mse" or "wgan".
         real: For real pairs, whose noise is not simulated.
     """
-    arguments: dict[str, bool | int] = {"residual": True, "level": True}
+    arguments: dict[str, bool | int | str] = {"residual": True, "level": "learned"}
     if architecture == "redcnn":
         arguments = {"out_ch": 24, **arguments}
     return DenoiserSettings(
@@ -204,12 +201,15 @@ class _State(State):
         settings: DenoiserSettings,
         names: list[str],
         features: UpTo | None,
+        start: models.Model | None,
         device: torch.device,
     ):
         torch.manual_seed(settings.seed)
         network = networks.build(settings.architecture, **dict(settings.arguments)).to(device)
         if getattr(network, "residual", False):
             network.begin_with_nothing()
+        if start is not None:
+            begin_with(network, start.network)
         parts = {"optimiser": _optimiser(settings, network)}
         if settings.loss == "wgan":
             critic = NoiseCritic().to(device)
@@ -233,8 +233,13 @@ class _State(State):
                 low, normal, *_ = group.share(*draw(s.steps + s.critic_steps * self.step + n))
                 self.criticise(critic, low, normal, group)
         low, normal, *weight = (part.to(self.device) for part in group.share(*draw(self.step)))
+        estimate = learned_level(self.network)
+        of_level = level_error(estimate, low, normal) if estimate else torch.zeros(())
+        if estimate and self.step < s.listening * s.steps:
+            self.update(self.parts["optimiser"], list(estimate.parameters()), of_level, group, 1.0)
+            return float((low - normal).square().mean().sqrt()) * SPAN_HU
         found = self.denoised(low)
-        loss = self.error(found, normal, *weight)
+        loss = self.error(found, normal, *weight) + of_level
         if critic is not None:
             assert self.features is not None  # "wgan" is never trained without
             loss = (
@@ -308,6 +313,7 @@ def train(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
     card: dict | None = None,
+    start: models.Model | None = None,
 ) -> Path:
     """Train a denoiser and write its model file; goes on from the checkpoint if that is there.
 
@@ -318,10 +324,11 @@ def train(
         leave_out: A person not trained on; of pairs, their figures stand in the card.
         features: For "wgan": the denoiser whose features the perceptual term compares.
         card: Fields of the model's card that the user chose, such as its name.
+        start: Network whose weights the training begins with.
 
     Raises:
-        ValueError: Nobody to train on, "wgan" without features, or a checkpoint of another
-            training.
+        ValueError: Nobody to train on, "wgan" without features, a start with other layers, or a
+            checkpoint of another training.
     """
     training, judging, apart = _people(pairs, settings, leave_out)
     draw = _drawing(training, settings)
@@ -337,6 +344,7 @@ def train(
         settings,
         [one.person for one in training],
         features_of(features).to(device) if features else None,
+        start,
         device,
     )
     run(
@@ -353,7 +361,7 @@ def train(
         judges = {pair.person for pair in judging}
         told = [pair for pair in pairs if isinstance(pair, Pair) and pair.person not in judges]
         table = evaluate(told, network, {pair.person for pair in apart})
-        made = make_card(settings, state.names, leave_out, table, features)
+        made = make_card(settings, state.names, leave_out, table, features, start)
         naming.save(output, network, made, card)
     group.leave()
     return Path(output)
@@ -439,15 +447,18 @@ def make_card(
     leave_out: str | None,
     table: Table,
     features: models.Model | None,
+    start: models.Model | None = None,
 ) -> models.Card:
     """The card of a trained denoiser."""
+    simulated = settings.split is None  # real pairs are split
     quality = {}
     for person, apart, low, found in zip(*table.columns.values()):
         who = f"{person}, {'held out' if apart else 'trained on'}"
         quality[f"{who}, RMSE (HU)"] = f"{low:.1f} -> {found:.1f}"
     values = {k: v if type(v) in (int, float, str) else str(v) for k, v in plain(settings).items()}
-    if features is not None:
-        values["features"] = f"{features.card.name}, SHA-256 {features.sha256[:16]}"
+    for said, other in (("features", features), ("begun with", start)):
+        if other is not None:
+            values[said] = f"{other.card.name}, SHA-256 {other.sha256[:16]}"
     return models.Card(
         name=f"CT denoiser {settings.architecture}, {settings.loss}",
         version="1",
@@ -460,7 +471,7 @@ def make_card(
         spacing_mm=(0.5, 3.5),
         size_multiple=1,
         trained_on=tuple(people),
-        sources=LOW_DOSE_SOURCES,
+        sources=sources_of(people, simulated),
         licence="MIT",
         intended_use=INTENDED_USE,
         quality=quality,

@@ -22,14 +22,10 @@ from . import checkpoint as checkpoints
 from .doubles import Doubles
 from .held_out import is_held_out
 from .people import file_stem, read_people
-from .synthetic_ct import SOURCES
 
 # The published networks' units: (HU + 1024 - 481.454...) / 502.185...
 LOW_HU = 481.45419786099086 - 1024
 CHANNEL = models.Channel("CT", "ct", "HU", LOW_HU, LOW_HU + 502.18507379395044)
-LOW_DOSE_SOURCES = SOURCES.replace(
-    "The Dixon images are simulated from these CTs.", "Low dose is simulated from these CTs."
-)
 
 
 class PatchSettings(Protocol):

@@ -32,7 +32,8 @@ from ..networks.vae import VAE, kl
 from . import naming
 from .latent_flows import CINNSettings, bits_per_latent, fit_flows
 from .loop import Group, State, plain, run
-from .pairs import CHANNEL, LOW_DOSE_SOURCES, Pair, draw_batch, split_people
+from .pairs import CHANNEL, Pair, draw_batch, split_people
+from .sources import sources_of
 
 SPAN_HU = CHANNEL.high - CHANNEL.low
 HELD_OUT_BATCHES = 8
@@ -413,7 +414,7 @@ def _card(
         spacing_mm=(0.5, 3.5),
         size_multiple=2 ** arguments["vae"]["blocks"],
         trained_on=tuple(people),
-        sources=LOW_DOSE_SOURCES,
+        sources=sources_of(people),
         licence="MIT",
         intended_use=INTENDED_USE,
         quality=quality,

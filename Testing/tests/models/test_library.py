@@ -40,6 +40,29 @@ def test_the_first_that_fits_is_the_default(folder):
     assert models.default_model(harmonizes, "none") == folder / "b.safetensors"
 
 
+def test_the_denoiser_that_is_taken_is_better_than_doing_nothing():
+    """By its own card: every kind of dose and kernel on average, in soft tissue and in the body."""
+    taken = models.default_model(lambda card: card.task == models.DENOISING, "none")
+    assert taken.name == library.FIRST[0] and {p.name for p in library.shipped()} > {*library.FIRST}
+    for tissue in ("soft", "body"):
+        pairs = [
+            (float(figures[0]), float(figures[1].strip("(,)")))
+            for key, said in models.read_card(taken).quality.items()
+            if key.startswith(tissue) and "RMSE (HU; doing nothing" in key
+            for figures in [said.split()]
+        ]
+        assert len(pairs) == 9
+        assert sum(own for own, nothing in pairs) < 0.6 * sum(nothing for own, nothing in pairs)
+        assert sum(own < nothing for own, nothing in pairs) >= 8
+
+
+def test_those_that_come_first_do_so_in_their_order(folder):
+    for name in library.FIRST:
+        models.save(folder / name, make_network(), replace(make_card(), task=models.DENOISING))
+    names = [path.name for path in models.list_models()]
+    assert names[:2] == list(library.FIRST) and sorted(names[2:]) == names[2:]
+
+
 def test_without_one_that_fits_the_sentence_is_said(folder):
     with pytest.raises(models.ModelError, match="^name one with --model$"):
         models.default_model(lambda card: card.task == models.DENOISING, "name one with --model")

@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from NetInversionLib import networks
+from NetInversionLib.networks.layers import layers
 from NetInversionLib.networks.noise_level import (
     AROUND,
     LEVEL_OF_ONE,
     SMALLEST,
+    LearnedLevel,
     local_mean,
     noise_level,
 )
@@ -73,7 +75,7 @@ def test_local_mean_is_that_of_what_lies_in_the_image():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("level", [False, True])
+@pytest.mark.parametrize("level", [False, True, "learned"])
 def test_a_residual_network_begins_with_doing_nothing(name, level):
     network = networks.build(name, **NETWORKS[name], residual=True, level=level)
     network.begin_with_nothing()
@@ -81,35 +83,63 @@ def test_a_residual_network_begins_with_doing_nothing(name, level):
     assert torch.equal(network(x), x)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_image_plus_a_constant_gives_the_output_plus_this_constant(name):
+def made(name, level):
+    """A network with random weights, its level's corrections too."""
     torch.manual_seed(0)
-    network = networks.build(name, **NETWORKS[name], residual=True, level=True).double().eval()
+    network = networks.build(name, **NETWORKS[name], residual=True, level=level)
+    for part in network.modules():
+        if isinstance(part, LearnedLevel):
+            for weight in part.parameters():
+                torch.nn.init.normal_(weight, std=0.1)
+    return network.eval().requires_grad_(False)
+
+
+def test_a_learned_level_begins_with_the_one_that_is_not_learned():
+    x = ct_noise(1.0, 0.05)[:, :, :40, :50]
+    for learned, plain in zip(LearnedLevel()(x), noise_level(x)):
+        torch.testing.assert_close(learned, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("level", [True, "learned"])
+def test_an_image_plus_a_constant_gives_the_output_plus_this_constant(name, level):
+    network = made(name, level).double()
     x = torch.randn(1, 1, 40, 37, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(network(x + 0.75), network(x) + 0.75, rtol=0, atol=1e-10)
         assert float((network(x) - x).abs().max()) > 1e-3
 
 
-def test_gradients_are_finite_where_an_image_is_flat():
-    network = networks.build("cnn10", residual=True, level=True)
+@pytest.mark.parametrize("level", [True, "learned"])
+def test_gradients_are_finite_where_an_image_is_flat(level):
+    network = made("cnn10", level)
     x = torch.full((1, 1, 32, 32), 0.4, requires_grad=True)
     (slope,) = torch.autograd.grad(network(x).square().sum(), x)
     assert torch.isfinite(slope).all()
 
 
-def test_a_network_that_is_told_the_level_looks_only_so_far():
-    torch.manual_seed(0)
-    network = networks.build("cnn10", residual=True, level=True).eval().requires_grad_(False)
+@pytest.mark.parametrize("level, more", [(True, 0), ("learned", 3)])
+def test_a_network_that_is_told_the_level_looks_only_so_far(level, more):
+    network = made("cnn10", level)
     x = torch.randn(1, 1, 160, 20, generator=torch.Generator().manual_seed(2))
     reach = receptive_halo(network, x, 1)
-    assert AROUND + 7 < reach <= AROUND + 7 + 8
+    assert AROUND + 7 < reach <= AROUND + 7 + 8 + more
     with torch.no_grad():
         part = network(x[:, :, 40 - reach : 60 + reach])[:, :, reach : reach + 20]
         torch.testing.assert_close(part, network(x)[:, :, 40:60], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"level": True}, {"residual": 1}, {"level": "yes"}])
+@pytest.mark.parametrize("level", [True, "learned"])
+def test_what_tells_the_level_is_no_layer(level):
+    """Papers count the first convolution as layer 1."""
+    found = layers(networks.build("cnn10", residual=True, level=level))
+    assert [layer.name for layer in found] == [*(f"layers.{n}" for n in range(5)), "mul", "add"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"level": True}, {"residual": 1}, {"residual": True, "level": "yes"}, {"level": "learned"}],
+)
 def test_wrong_ways_are_refused(wrong):
     for name in NETWORKS:
         with pytest.raises(ValueError):
