@@ -119,7 +119,7 @@ def recipe(architecture: str, loss: str = "mse", real: bool = False) -> Denoiser
         loss: "mse" or "wgan".
         real: For real pairs, whose noise is not simulated.
     """
-    arguments: dict[str, bool | int | str] = {"residual": True, "level": "learned"}
+    arguments: dict[str, bool | int] = {"residual": True, "level": True}
     if architecture == "redcnn":
         arguments = {"out_ch": 24, **arguments}
     return DenoiserSettings(
