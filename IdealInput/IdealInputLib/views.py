@@ -61,7 +61,10 @@ class ResultViews(logic.ModuleLogic):
         """
         output = card.outputs[0].role
         worst = self.facts(nodes).get("settings", {}).get("direction") == "worst"
-        kind = _("Worst") if worst else _("Ideal")
+        if worst:
+            titles = _("Worst input"), _("Worst minus patient's own"), _("Error with worst input")
+        else:
+            titles = _("Ideal input"), _("Ideal minus patient's own"), _("Error with ideal input")
         ideal = nodes.get(Key("ideal", channel, start))
         change = nodes.get(Key("change", channel, start))
         errors = [nodes.get(Key("error", output, name)) for name in (OWN, start)]
@@ -77,24 +80,14 @@ class ResultViews(logic.ModuleLogic):
         rows: list[views.Row] = [
             [
                 views.SliceView("IdealInput1", _("Patient's own input"), patient),
-                views.SliceView("IdealInput2", _("{kind} input").format(kind=kind), ideal),
-                views.over(
-                    "IdealInput3",
-                    _("{kind} minus patient's own").format(kind=kind),
-                    patient,
-                    change,
-                ),
+                views.SliceView("IdealInput2", titles[0], ideal),
+                views.over("IdealInput3", titles[1], patient, change),
             ],
             [
                 views.SliceView(
                     "IdealInput4", _("Error with patient's own input"), errors[0], color=views.MAP
                 ),
-                views.SliceView(
-                    "IdealInput5",
-                    _("Error with {kind} input").format(kind=kind.lower()),
-                    errors[1],
-                    color=views.MAP,
-                ),
+                views.SliceView("IdealInput5", titles[2], errors[1], color=views.MAP),
                 views.TabViews(tabs),
             ],
         ]

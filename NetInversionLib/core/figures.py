@@ -22,6 +22,7 @@ from . import colors, volumes
 from .results import Curve
 from .text import readable, shown
 from .volumes import Region, Volume
+from .words import title as in_language
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -252,7 +253,7 @@ def _draw(figure, axis, one: Picture) -> None:
         )
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title("\n".join(textwrap.wrap(shown(one.title), 28)), fontsize=10)
+    axis.set_title("\n".join(textwrap.wrap(shown(in_language(one.title)), 28)), fontsize=10)
     _letters(axis, one.slice)
     _ruler(axis, one.slice)
     if one.box is not None:
@@ -356,15 +357,15 @@ def plot(curve: Curve) -> bytes:
             y,
             linestyle=DASHES[number % len(DASHES)],
             color=LINE_COLORS[number % len(LINE_COLORS)],
-            label=shown(name),
+            label=shown(in_language(name)),
             linewidth=2,
             marker="o" if len(x) < 12 else None,
             markersize=4,
         )
     axis.set(
-        title=shown(curve.title),
-        xlabel=shown(curve.x_label),
-        ylabel=shown(curve.y_label),
+        title=shown(in_language(curve.title)),
+        xlabel=shown(in_language(curve.x_label)),
+        ylabel=shown(in_language(curve.y_label)),
         yscale="log" if curve.log_y else "linear",
     )
     axis.grid(True, alpha=0.3)

@@ -25,6 +25,7 @@ import numpy as np
 
 from .results import Table
 from .text import readable, shown
+from .words import title as in_language
 from .words import tr
 from .writing import replacing
 
@@ -190,7 +191,7 @@ def table(
         columns: Headings to show, those that are there; default all.
     """
     kept = [name for name in (columns or table.columns) if name in table.columns]
-    heads = [f"<th>{text(name)}</th>" for name in kept]
+    heads = [f"<th>{text(in_language(name))}</th>" for name in kept]
     cells = [[f"<td>{text(cell(value))}</td>" for value in table.columns[name]] for name in kept]
     if len(kept) > WIDEST and max(map(len, cells)) <= MOST_TURNED:
         lines = ["".join([head, *column]) for head, column in zip(heads, cells)]
@@ -198,7 +199,9 @@ def table(
         lines = ["".join(heads), *map("".join, zip(*cells))]
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     above = f"<caption>{text(caption)}</caption>" if caption else ""
-    below = bullets(f"{name}: {words}" for name, words in (notes or {}).items() if name in kept)
+    below = bullets(
+        f"{in_language(name)}: {tr(words)}" for name, words in (notes or {}).items() if name in kept
+    )
     return f"<div class='wide'><table>{above}{rows}</table></div>{below}"
 
 

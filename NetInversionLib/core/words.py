@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "languages"
 VARIABLE = "NETINVERSION_LANGUAGE"
 """Environment variable that names a language, such as "de"; it counts before the application's."""
+_FORMAT = re.compile(r"\{(\w+)[:!][^}]*\}")
+_BRACKET = re.compile(r"(.+) \(([^()]+)\)", re.DOTALL)
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?:]) (?=[A-Z0-9'\"])")
 
 
@@ -30,7 +33,8 @@ class Catalogue:
     def __init__(self, texts: dict[str, str]):
         self.texts = texts
         forms = sorted((text for text in texts if "{" in text), key=_literal, reverse=True)
-        self.forms = [(_pattern(text), texts[text]) for text in forms]
+        # What is filled in is text already, which takes no format.
+        self.forms = [(_pattern(text), _FORMAT.sub(r"{\1}", texts[text])) for text in forms]
 
     def tr(self, text: str) -> str:
         """A text in this language; sentence by sentence where it is not known as a whole."""
@@ -40,14 +44,29 @@ class Catalogue:
         sentences = _BETWEEN_SENTENCES.split(text)
         return " ".join(self._known(one) or one for one in sentences)
 
-    def _known(self, text: str) -> str | None:
+    def title(self, text: str) -> str:
+        """A title or a heading in this language; part by part where it is not known as a whole.
+
+        Parts are what stands in a last pair of brackets, what commas part, and what is filled in.
+        """
+        whole = self._known(text, self.title)
+        if whole is not None:
+            return whole
+        bracket = _BRACKET.fullmatch(text)
+        if bracket:
+            return f"{self.title(bracket[1])} ({self.title(bracket[2])})"
+        first, comma, last = text.rpartition(", ")
+        return f"{self.title(first)}, {self.title(last)}" if comma else text
+
+    def _known(self, text: str, of_part: Callable[[str], str] = str) -> str | None:
         if text in self.texts:
             return self.texts[text]
         for pattern, translation in self.forms:
             found = pattern.fullmatch(text)
             # A name stands for a word or some, never for the rest of another sentence.
             if found and not any(map(_BETWEEN_SENTENCES.search, found.groups())):
-                return translation.format(**found.groupdict())
+                parts = {name: of_part(part) for name, part in found.groupdict().items()}
+                return translation.format(**parts)
         return None
 
 
@@ -109,3 +128,12 @@ def tr(text: str) -> str:
     """A message of library or panel in the language that was chosen."""
     language = os.environ.get(VARIABLE) or _chosen
     return catalogue(language).tr(text) if language else text
+
+
+def title(text: str) -> str:
+    """A title or heading that the library made, in the language that was chosen.
+
+    Files, keys and saved scenes keep the English one: machines read it.
+    """
+    language = os.environ.get(VARIABLE) or _chosen
+    return catalogue(language).title(text) if language else text

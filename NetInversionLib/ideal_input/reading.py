@@ -46,6 +46,22 @@ def input_words(name: str, kind: str = "ideal") -> str:
     return f"{kind.capitalize()}, from {start_words(name)}"
 
 
+IMAGES = {
+    "ideal ideal": "Ideal {channel}, from {start}",
+    "ideal worst": "Worst {channel}, from {start}",
+    "change ideal": "Change of {channel}, ideal from {start}",
+    "change worst": "Change of {channel}, worst from {start}",
+    "output ideal": "Synthetic {channel}, ideal input from {start}",
+    "output worst": "Synthetic {channel}, worst input from {start}",
+    "output own": "Synthetic {channel}, patient's own input",
+    "error ideal": "Error of {channel}, ideal input from {start}",
+    "error worst": "Error of {channel}, worst input from {start}",
+    "error own": "Error of {channel}, patient's own input",
+    "spread": "Spread of {channel} over the starts",
+}
+"""Titles of images by what they show and the kind of the input, "ideal", "worst" or ``OWN``."""
+
+
 def image_title(key: Key, channel: str, kind: str = "ideal") -> str:
     """What an image of a result is, for its node and its file's header.
 
@@ -54,15 +70,9 @@ def image_title(key: Key, channel: str, kind: str = "ideal") -> str:
         channel: The name of the channel that it shows.
         kind: "ideal" or "worst".
     """
-    if key.kind == "spread":
-        return f"Spread of {channel} over the starts"
-    start = start_words(key.start)
-    if key.kind == "ideal":
-        return f"{kind.capitalize()} {channel}, from {start}"
-    if key.kind == "change":
-        return f"Change of {channel}, {kind} from {start}"
-    of = "patient's own input" if key.start == OWN else f"{kind} input from {start}"
-    return f"{'Error of' if key.kind == 'error' else 'Synthetic'} {channel}, {of}"
+    of = OWN if key.start == OWN else kind
+    form = IMAGES[key.kind if key.kind == "spread" else f"{key.kind} {of}"]
+    return form.format(channel=channel, start=start_words(key.start))
 
 
 def mae(tissue: str) -> str:

@@ -160,7 +160,7 @@ def result_of(
         complete: Whether the run is at its end.
     """
     result = Result(facts=_facts(question, findings, rows, complete))
-    maker = _Images(question, findings, result, "" if complete else " (partial)")
+    maker = _Images(question, findings, result, "" if complete else "partial")
     deviations = maker.put_maps()
     maker.put_samples()
     result.tables[Key("proof")] = Table("Proof: how invariant the samples are", rows)
@@ -227,7 +227,7 @@ class _Images:
     question: Question
     findings: Findings
     result: Result
-    partial: str  # what stands behind the names of images that are not finished
+    partial: str  # what stands in brackets behind the names of images that are not finished
 
     def put(self, key: Key, array: np.ndarray, role: str, units: str = "HU") -> None:
         """Add an image (K, J, I) under its key, with its title."""
@@ -313,7 +313,7 @@ FINISHED = ("patient", "output", "sample", "proposal", "answer", "lesion", "hidd
 def image_title(key: Key, partial: str = "") -> str:
     """What an image is, for its node and its file; ``partial``: words for one that still grows."""
     title = TITLES[key.kind].format(number=key.number)
-    return title if key.kind in FINISHED else title + partial
+    return f"{title} ({partial})" if partial and key.kind not in FINISHED else title
 
 
 def _by_key(of_slices: dict[int, dict[Key, Tensor]]) -> list[tuple[Key, dict[int, Tensor]]]:

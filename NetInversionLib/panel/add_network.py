@@ -17,6 +17,7 @@ import ctk
 import qt
 import slicer
 
+from ..core.words import tr as in_language
 from ..models.card import ModelError
 from ..models.foreign import formats, shelf, trust
 from . import lists
@@ -286,6 +287,7 @@ class AddNetwork:
 
     def _failed(self, words: str) -> None:
         self._on_changed()
+        words = in_language(words)  # before the form's lines, whose words the library does not know
         for option, line in IN_FORM.items():
             words = words.replace(option, line)
         self._say(words)

@@ -29,7 +29,9 @@ def chosen(selector: qt.QComboBox) -> str:
 
 
 def table_titles(nodes: Mapping) -> dict[str, str]:
-    """{key: title} of the table nodes among a result's nodes."""
+    """{key: title} of the table nodes among a result's nodes, in the user's language."""
     return {
-        key: tables.title_of(node) for key, node in nodes.items() if node.IsA("vtkMRMLTableNode")
+        key: words.title(tables.title_of(node))
+        for key, node in nodes.items()
+        if node.IsA("vtkMRMLTableNode")
     }

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 
+from ..core import words
 from ..core.keys import Key
 from ..core.results import Result
 from ..core.steps import Steps
@@ -133,7 +134,8 @@ def write_result(
     The nodes are volumes, tables and charts by the result's keys, and "facts", a text with what is
     needed to run it again, as JSON. All of them are new: a run's nodes are its own, and can be
     removed with it (``remove_run``). Their names say first what they are, then of which input, from
-    its second run on which run, and that it is not complete.
+    its second run on which run, and that it is not complete; in the user's language, so find nodes
+    by ``result_nodes`` and not by name.
 
     Args:
         like: The input's node; the result gets its parent transform and place (``volume_to_node``).
@@ -192,10 +194,12 @@ class _Names:
             self._number += 1
 
     def __call__(self, title: str) -> str:
-        return self.of_run(title + self._source)
+        return self.of_run(words.title(title) + self._source)
 
     def of_run(self, name: str) -> str:
-        return f"{name} (run {self._number})" if self._number > 1 else name
+        if self._number == 1:
+            return name
+        return words.tr("{name} (run {number})").format(name=name, number=self._number)
 
 
 def _refuse_double_keys(result: Result) -> None:
@@ -253,7 +257,7 @@ def _mark(
         node.SetAttribute(f"{owner}.incomplete", None if complete else "1")
         node.SetNodeReferenceID(f"{owner}.input", like.GetID() if like is not None else None)
         if not complete:
-            node.SetName(f"{node.GetName()} (incomplete)")
+            node.SetName(words.tr("{name} (incomplete)").format(name=node.GetName()))
     place.mark(f"{owner}.run", written.run)
 
 
@@ -289,7 +293,7 @@ def add_browser(
         return nodes
     found = dict(nodes)
     first = nodes[next(iter(sequences.values()))[0]]
-    source = first.GetName().removeprefix(title_of(first))
+    source = first.GetName().removeprefix(words.title(title_of(first)))
     marks = {mark: first.GetAttribute(mark) for mark in (f"{owner}.run", f"{owner}.incomplete")}
 
     def marked(node, own):
@@ -302,7 +306,10 @@ def add_browser(
         browser = marked(new_node("vtkMRMLSequenceBrowserNode", titles[key] + source), key)
         for images, members in sequences.items():
             sequence = marked(
-                new_node("vtkMRMLSequenceNode", f"{titles[images]}, all{source}"),
+                new_node(
+                    "vtkMRMLSequenceNode",
+                    words.tr("{images}, all").format(images=titles[images]) + source,
+                ),
                 sequence_of(images),
             )
             sequence.SetIndexName("number")

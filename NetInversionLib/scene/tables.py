@@ -10,11 +10,13 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from ..core import keys
+from ..core import keys, words
 from ..core.results import Curve, Table
 from .write import NOTICE, all_or_nothing, file_under, in_scene, new_node, remove_nodes
 
-FACTS, TITLE = "Settings and facts", "NetInversion.title"
+FACTS = "Settings and facts"
+TITLE, UP = "NetInversion.title", "NetInversion.y"
+"""Attributes: a node's title, and the title of a chart's y axis, as the library has them."""
 ChartParts = tuple[Any, list[Any], list[Any]]
 """A chart node, its series nodes, and their table nodes."""
 
@@ -32,15 +34,27 @@ def table_to_node(
 
     ``node``, if given and still in the scene, is filled anew instead.
 
-    Its name is ``name``, or the table's title.
+    Its name is ``name``, or the table's title. Columns go by their English headings, which scripts
+    and files read; Slicer shows their titles in the user's language.
     Whole numbers become an integer column, other numbers (None is NaN) a double one, all else text.
     Raises ValueError if the columns differ in length.
     """
     content = vtk_table(table.columns)
     with all_or_nothing():
-        node = reused_node(node, "vtkMRMLTableNode", name or table.title, like)
+        node = reused_node(node, "vtkMRMLTableNode", name or words.title(table.title), like)
         node.SetAndObserveTable(content)
+        _title_columns(node, list(table.columns))
     return node
+
+
+def _title_columns(node: slicer.vtkMRMLTableNode, headings: list[str]) -> None:
+    """Have headings shown in the user's language, if that is not theirs."""
+    titles = {heading: words.title(heading) for heading in headings}
+    if all(heading == title for heading, title in titles.items()):
+        return
+    for heading, title in titles.items():
+        node.SetColumnTitle(heading, title)
+    node.SetUseColumnTitleAsColumnHeader(True)
 
 
 def reused_node(
@@ -116,15 +130,15 @@ def curve_to_nodes(
                 nodes_of[index] if index < len(nodes_of) else None
                 for nodes_of in (old_series, old_tables)
             ]
-            tables.append(
-                reused_node(
-                    old[1], "vtkMRMLTableNode", f"{line}, data of {name or curve.title}", like
-                )
+            of_line = words.tr("{line}, data of {chart}").format(
+                line=words.title(line), chart=name or words.title(curve.title)
             )
+            tables.append(reused_node(old[1], "vtkMRMLTableNode", of_line, like))
             tables[-1].SetAndObserveTable(content)
-            series.append(reused_node(old[0], "vtkMRMLPlotSeriesNode", line, like))
+            series.append(reused_node(old[0], "vtkMRMLPlotSeriesNode", words.title(line), like))
             _style_line(series[-1], tables[-1], curve.x_label, line, index)
-        chart = reused_node(chart, "vtkMRMLPlotChartNode", name or curve.title, like)
+        of_chart = name or words.title(curve.title)
+        chart = reused_node(chart, "vtkMRMLPlotChartNode", of_chart, like)
         _fill_chart(chart, curve, series)
     remove_nodes([*old_series[len(series) :], *old_tables[len(tables) :]])
     return chart, series, tables
@@ -158,7 +172,7 @@ def _style_line(series, table, x: str, y: str, index: int) -> None:
         kind.MarkerStylePlus,
     )
     few = table.GetNumberOfRows() <= FEW_POINTS  # markers on many points hide the line
-    series.SetName(y)  # the legend shows it: no "_1" for a second run
+    series.SetName(words.title(y))  # the legend shows it: no "_1" for a second run
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(x)
     series.SetYColumnName(y)
@@ -172,9 +186,11 @@ def _style_line(series, table, x: str, y: str, index: int) -> None:
 
 def _fill_chart(chart, curve: Curve, series: list) -> None:
     modifying = chart.StartModify()
-    chart.SetTitle(curve.title)
-    chart.SetXAxisTitle(curve.x_label)
-    chart.SetYAxisTitle(curve.y_label)
+    chart.SetTitle(words.title(curve.title))
+    chart.SetXAxisTitle(words.title(curve.x_label))
+    chart.SetYAxisTitle(words.title(curve.y_label))
+    chart.SetAttribute(TITLE, curve.title)
+    chart.SetAttribute(UP, curve.y_label)
     chart.SetTitleFontSize(14)  # a question fits into a third of the window
     chart.SetAxisTitleFontSize(13)
     chart.SetAxisLabelFontSize(12)
@@ -274,11 +290,12 @@ def curve_from_chart(chart: slicer.vtkMRMLPlotChartNode) -> Curve:
     lines = {}
     for one, table in zip(series, tables):
         columns = columns_of(table)
-        lines[one.GetName()] = (columns[one.GetXColumnName()], columns[one.GetYColumnName()])
+        x, y = one.GetXColumnName(), one.GetYColumnName()
+        lines[y] = (columns[x], columns[y])
     return Curve(
-        chart.GetTitle(),
-        chart.GetXAxisTitle(),
-        chart.GetYAxisTitle(),
+        chart.GetAttribute(TITLE) or chart.GetTitle(),
+        series[0].GetXColumnName() if series else chart.GetXAxisTitle(),
+        chart.GetAttribute(UP) or chart.GetYAxisTitle(),
         lines,
         bool(chart.GetYAxisLogScale()),
     )

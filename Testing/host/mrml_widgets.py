@@ -488,9 +488,8 @@ class qMRMLTableView(InScene, QtWidgets.QTableView):
     def _fill(self):
         model = QtGui.QStandardItemModel(self)
         for column in range(self._node.GetNumberOfColumns() if self._node else 0):
-            model.setHorizontalHeaderItem(
-                column, QtGui.QStandardItem(self._node.GetColumnName(column))
-            )
+            heading = plots.heading_of(self._node, column)
+            model.setHorizontalHeaderItem(column, QtGui.QStandardItem(heading))
             for line in range(self._node.GetNumberOfRows()):
                 model.setItem(
                     line, column, QtGui.QStandardItem(self._node.GetCellText(line, column))

@@ -266,6 +266,12 @@ def _draw_legend(painter, frame, series):
         )
 
 
+def heading_of(node, column):
+    """What stands above a column of a table node: its title where titles are to be shown."""
+    name = node.GetColumnName(column)
+    return (node.GetUseColumnTitleAsColumnHeader() and node.GetColumnTitle(name)) or name
+
+
 def draw_table(painter, rect, node):
     """Draw what of a table node (or None) fits into a rectangle.
 
@@ -282,7 +288,7 @@ def draw_table(painter, rect, node):
     left = rect.left() + 6
     for column in range(node.GetNumberOfColumns()):
         texts = [_short(node.GetCellText(row, column)) for row in range(rows)]
-        heading = node.GetColumnName(column)
+        heading = heading_of(node, column)
         width = _column_width(painter.fontMetrics(), heading, texts)
         box = QtCore.QRect(left, rect.top() + 4, width, 54)
         align = QtCore.Qt.AlignmentFlag

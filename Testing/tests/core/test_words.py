@@ -10,6 +10,7 @@ import pytest
 from extension import MODULES, PANELS
 
 from NetInversionLib.core import page, words
+from NetInversionLib.core.results import Table
 from NetInversionLib.harmonize import reading
 from NetInversionLib.panel import texts
 
@@ -20,6 +21,10 @@ TEXTS = {
     "The run did not come to a verdict.": "Der Lauf kam zu keinem Urteil.",
     "{name} holds no air (lowest value {low:g}).": "In {name} ist keine Luft ({low}).",
     "{what} and {what}": "zweimal {what}",
+    "error": "Fehler",
+    "Error of {channel}, from {start}": "Fehler: {channel}, Anfang: {start}",
+    "zeros": "Nullen",
+    "{low:g} to {high:g} HU": "{low:g} bis {high:g} HE",
 }
 
 
@@ -50,9 +55,27 @@ def test_sentences_are_told_one_by_one(german):
     assert told == "2 Volumen, 1 davon fertig. Nobody knows this. 2 Volumen, 2 davon fertig."
 
 
+def test_titles_and_headings_are_told_part_by_part(german):
+    assert words.title("Error of CT, from zeros") == "Fehler: CT, Anfang: Nullen"
+    assert words.title("error, blurred (HU)") == "Fehler, blurred (HU)"
+    assert words.title("zeros (error)") == "Nullen (Fehler)"
+    assert words.title("MAE body (HU)") == "MAE body (HU)"
+    assert words.title("") == ""
+    # A message keeps what was filled in: it may be a name that the user gave.
+    assert words.tr("Error of CT, from zeros") == "Fehler: CT, Anfang: zeros"
+
+
+def test_a_number_that_is_filled_in_already_needs_no_format(german):
+    assert words.tr("-1 to 2.5 HU") == "-1 bis 2.5 HE"
+    assert words.tr("{low:g} to {high:g} HU").format(low=-1.0, high=2.5) == "-1 bis 2.5 HE"
+
+
 def test_answers_and_pages_are_told(german):
     assert reading.answer({}, {}) == "Der Lauf kam zu keinem Urteil."
     assert page.heading("Checks") == "<h3>Prüfungen</h3>"
+    table = Table("", {"error (HU)": [1.0], "kept": [2]})
+    told = page.table(table, notes={"error (HU)": "Checks"})
+    assert "<th>Fehler (HU)</th><th>kept</th>" in told and "Fehler (HU): Prüfungen" in told
 
 
 def test_what_the_library_says_is_told_where_a_panel_shows_it(german):

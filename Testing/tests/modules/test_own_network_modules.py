@@ -114,6 +114,38 @@ def wait_for(done, timeout_s=180):
         time.sleep(0.05)
 
 
+def test_the_form_speaks_german(scene, monkeypatch, tmp_path):
+    """All its lines do, and what the import says of a file, with the form's line for an option."""
+    import slicer
+
+    from NetInversionLib.core import words
+
+    monkeypatch.setenv("NETINVERSION_SETTINGS", str(tmp_path / "settings"))
+    texts = {}
+    for language in ("en", "de"):
+        monkeypatch.setenv(words.VARIABLE, language)
+        form = add_network.AddNetwork("denoising", lambda path: None)
+        labels = [one for one in slicer.util.findChildren(form.dialog) if one.inherits("QLabel")]
+        # Those that the layout makes of a text are Qt's own.
+        shown = [one.text() if callable(one.text) else one.text for one in labels]
+        texts[language] = [text for text in shown if text and "://" not in text]
+        found = add_network.found_words({"inputs": [{"name": "CT", "scaling": "none"}]}, "LPS")
+        texts[language] += [form.trustCheckBox.text, form.addButton.text, *found.split("\n")]
+        form._failed(f"{NOT_KNOWN} --architecture")
+        texts[language].append(form.statusLabel.text)
+        form.dialog.close()
+    assert len(texts["en"]) == len(texts["de"]) > 15
+    assert not set(texts["en"]) & set(texts["de"])
+    assert "CT (wie sie sind)" in " ".join(texts["de"])
+    assert "--architecture" not in texts["de"][-1] and "Nennen Sie seine Klasse" in texts["de"][-1]
+
+
+NOT_KNOWN = (
+    "own.pt holds 2 weights (first: a) of a network that is not known here: name its class, as"
+    " my_package:MyNet or net.py:MyNet, with"
+)
+
+
 @pytest.mark.skipif(
     formats.torch_is_unsafe(), reason="checkpoints: PyTorch before 2.6 opens none safely"
 )

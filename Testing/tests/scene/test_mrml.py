@@ -19,6 +19,7 @@ from skimage.color import rgb2lab
 from strategies import finite, matrices, transforms, volumes, world
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from NetInversionLib.core import words
 from NetInversionLib.core.files import load
 from NetInversionLib.core.results import Curve, Result, Table
 from NetInversionLib.core.steps import finish
@@ -1105,6 +1106,53 @@ def test_the_values_of_a_label_map_are_segments_too():
     assert len(names) == 2
     with pytest.raises(VolumeError, match="must be a label map or a segmentation"):
         masks.segments_from_node(None, labels)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_in_german_titles_are_told_and_keys_and_headings_stay(monkeypatch, tmp_path, complete):
+    """What the scene shows is German; what is read back of it, or saved as a file, is as before."""
+    monkeypatch.setenv(words.VARIABLE, "de")
+    wanted = Result(
+        {"std proven": Volume(np.ones((2, 3, 4), np.float32), np.eye(4), "Proven SD")},
+        {"error": Table("What changed", {"input": ["a"], "MAE body (HU)": [1.5], "kept": [2]})},
+        {
+            "convergence": Curve(
+                "How far did the error fall?",
+                "network evaluations",
+                "error that was minimised (no unit)",
+                {f"from {start}": ([1, 2], [9.0, 4.0]) for start in ("zeros", "noise 2")},
+            )
+        },
+        facts={"complete": complete},
+    )
+    mine = add(name="Error, from me")
+    for _run in range(2 if complete else 1):
+        nodes = results.add_result(wanted, mine, None, "Owner").nodes
+    end = ": Error, from me" + (" (Lauf 2)" if complete else " (unvollständig)")
+    assert {key: node.GetName() for key, node in nodes.items()} == {
+        "std proven": "Bewiesene SD" + end,
+        "error": "Was sich geändert hat" + end,
+        "convergence": "Wie weit sank der Fehler?" + end,
+        "facts": "Einstellungen und Angaben" + end,
+    }
+    table, chart = nodes["error"], nodes["convergence"]
+    names = [table.GetColumnName(column) for column in range(3)]
+    assert names == ["input", "MAE body (HU)", "kept"] and table.GetUseColumnTitleAsColumnHeader()
+    assert [*map(table.GetColumnTitle, names)] == ["Eingabe", "MAE Körper (HU)", "kept"]
+    assert chart.GetTitle() == "Wie weit sank der Fehler?"
+    assert chart.GetXAxisTitle() == "Auswertungen des Netzes"
+    assert chart.GetYAxisTitle() == "minimierter Fehler (ohne Einheit)"
+    lines = [chart.GetNthPlotSeriesNode(n).GetName() for n in range(2)]
+    assert lines == ["Anfang: Nullen", "Anfang: noise 2"]
+
+    store = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableStorageNode")
+    store.SetFileName(str(tmp_path / "error.tsv"))
+    assert store.WriteData(table)
+    assert (tmp_path / "error.tsv").read_text().split("\n")[0] == "\t".join(names)
+    monkeypatch.setenv(words.VARIABLE, "en")  # as when the scene is opened on another computer
+    found = scene_runs.result_from_nodes(nodes)
+    assert found.tables == wanted.tables and found.curves == wanted.curves
+    assert found.volumes.keys() == wanted.volumes.keys() and found.facts == wanted.facts
 
 
 def test_samples_become_a_sequence_with_one_shown():
