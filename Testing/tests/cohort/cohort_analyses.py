@@ -21,11 +21,10 @@ WORKER = (sys.executable, str(Path(__file__).resolve()))
 
 
 def shade(volumes, model_paths, settings, progress):
-    """Source times settings["factor"]; names that begin with "bad", "killer", "odd", "sleepy" or
-    "wrong" have their fate.
+    """Multiply the source by settings["factor"].
 
-    The volumes that settings["hangs"] names, with commas, do so when they are begun for the first
-    time.
+    Volumes whose names begin with "bad", "killer", "odd", "sleepy" or "wrong" have their fate. The
+    volumes that settings["hangs"] names, with commas, hang when they are begun for the first time.
     """
     source = volumes["source"]
     note(settings, "start", source.name)

@@ -1,5 +1,6 @@
-"""A denoiser's own estimate of the noise's level, beginning with another's weights, and the sources
-that a card names.
+"""A denoiser's own estimate of the noise's level, beginning with another's weights.
+
+Also: the sources that a card names.
 """
 
 from dataclasses import replace
