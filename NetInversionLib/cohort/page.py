@@ -45,6 +45,7 @@ input { font: inherit; width: 20em; max-width: 100%; margin-left: .5em }
 .rows td { padding-top: .2em; padding-bottom: .2em }
 .rows td.path { min-width: 12em }
 .rows .number { text-align: right; white-space: nowrap }
+.rows .why { max-width: 22em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 .rows details { margin: 0 }
 .rows summary:focus-visible { outline: 2px solid #0072b2 }
 .rows img { display: block; background: #000; margin: 2px 0 }
@@ -198,14 +199,13 @@ def _head(found: Counter, versions: Counter) -> str:
 
 def _table_head(headings: list[str]) -> str:
     """Two lines: what is measured, and of which image."""
-    parts = [heading.rpartition(", ") for heading in headings]
+    parts = [heading.partition(", ") for heading in headings]
     above = "".join(
         f"<th class='number' colspan='{len(list(group))}' scope='colgroup'>{page.text(name)}</th>"
-        for name, group in groupby(before or last for before, _, last in parts)
+        for name, group in groupby(measured for measured, _, _ in parts)
     )
     below = "".join(
-        f"<th class='number' scope='col'>{page.text(last if before else '')}</th>"
-        for before, _, last in parts
+        f"<th class='number' scope='col'>{page.text(image)}</th>" for _, _, image in parts
     )
     first = "".join(f"<th rowspan='2' scope='col'>{name}</th>" for name in FIRST)
     return (
@@ -237,7 +237,7 @@ def _row(row: dict, headings: list[str], details: str) -> str:
     return (
         f"<tr><td class='path'>{details}</td>"
         f"<td><span class='status {status}'>{status}</span></td>"
-        f"<td>{page.text(why)}</td>{seconds}{numbers}</tr>\n"
+        f"<td class='why'>{page.text(why)}</td>{seconds}{numbers}</tr>\n"
     )
 
 
@@ -253,7 +253,7 @@ def _details(record: dict, pictures: bool) -> str:
         for label, data in zip(("before", "after"), record.get("thumbnails", []))
         if pictures
     )
-    lines = [*_reasons(record)[1:]]
+    lines = _reasons(record)
     lines += [f"NetInversion: {record['version']}"] if record["version"] else []
     return (
         f"<details><summary>{page.text(record['source'])}</summary>{images}"
