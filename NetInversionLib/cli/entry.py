@@ -28,6 +28,12 @@ def main() -> int:
     return _closed(status)
 
 
+def bids() -> int:
+    """Run the command line of this process as that of a BIDS App: ``netinversion-bids``."""
+    sys.argv.insert(1, "bids-app")
+    return main()
+
+
 def _closed(status: int) -> int:
     """The status, once all that was said has left; 1 if nobody reads it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # there is nothing left to stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,6 @@ REFERENCE_VOLUME_S = 25.0
 
 
 def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..harmonize.settings import Settings
-
     parser.add_argument(
         "folder",
         metavar="INPUT",
@@ -49,6 +48,14 @@ def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="PATH", help="the same as OUTPUT")
     overwrite_argument(parser)
     format_argument(parser)
+    model_arguments(parser)
+    cohort_arguments(parser)
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """With what each volume is harmonized, and where."""
+    from ..harmonize.settings import Settings
+
     parser.add_argument(
         "--model", metavar="FILE", help="model of the target scanner (default: the shipped one)"
     )
@@ -65,13 +72,12 @@ def _harmonize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="write the images of refused volumes too"
     )
-    _cohort_arguments(parser)
     machine_arguments(parser, "auto")
     parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
     add_fields(parser, Settings, leave_out=["force", "device"])
 
 
-def _cohort_arguments(parser: argparse.ArgumentParser) -> None:
+def cohort_arguments(parser: argparse.ArgumentParser) -> None:
     """How the work on many volumes is shared out."""
     parser.add_argument(
         "--processes",
@@ -102,12 +108,32 @@ def harmonize(options: argparse.Namespace) -> int:
     netinversion harmonize ONE.nii.gz OUT.nii.gz, or netinversion harmonize FOLDER RESULTS
     """
     from ..core import derived_series, result_files
-    from ..harmonize.settings import Settings
 
     asked_for = options.output or options.output_place
     if not asked_for:
         raise ValueError("say where to write: netinversion harmonize INPUT OUTPUT")
     output = Path(asked_for)
+    model, settings = model_and_settings(options)
+    source = Path(options.folder)
+    if not source.exists():
+        raise ValueError(f"there is no file or folder {source}")
+    set_threads(options)
+    image = result_files.is_one_file(output)
+    if source.is_file() or (image and derived_series.holds_dicom(source)):
+        return _one(source, output, model, settings, options)
+    if image:
+        raise ValueError(f"{source} is a folder of volumes; name a folder for the results")
+    return run_cohort(source, output, model, settings, options)
+
+
+def model_and_settings(options: argparse.Namespace) -> tuple[str, dict]:
+    """The model's path and the settings that a command line asks for, both checked.
+
+    Raises:
+        ValueError: A setting is none, or the model is for something else.
+    """
+    from ..harmonize.settings import Settings
+
     settings = {**options.settings, **given(options, Settings, ["force", "device"])}
     if options.device != "auto":  # else cohorts of before would count as made otherwise
         settings["device"] = options.device
@@ -119,16 +145,7 @@ def harmonize(options: argparse.Namespace) -> int:
             f"{model} is for {card.task}; name a harmonization model, made by 'netinversion train"
             " flow'"
         )
-    source = Path(options.folder)
-    if not source.exists():
-        raise ValueError(f"there is no file or folder {source}")
-    set_threads(options)
-    image = result_files.is_one_file(output)
-    if source.is_file() or (image and derived_series.holds_dicom(source)):
-        return _one(source, output, model, settings, options)
-    if image:
-        raise ValueError(f"{source} is a folder of volumes; name a folder for the results")
-    return _many(source, output, model, settings, options)
+    return model, settings
 
 
 def _endings() -> tuple[str, ...]:
@@ -255,16 +272,22 @@ def _write_one(image: Any, place: Path, asked: Asked, overwrite: bool) -> None:
 # Many volumes -------------------------------------------------------------------------------------
 
 
-def _many(
-    source: Path, output: Path, model: str, settings: dict, options: argparse.Namespace
+def run_cohort(
+    source: Path,
+    output: Path,
+    model: str,
+    settings: dict,
+    options: argparse.Namespace,
+    chosen: Callable[[list, argparse.Namespace], list] = lambda items, options: items,
 ) -> int:
+    """Harmonize the volumes of a folder, those that are chosen, and say what came of them."""
     from .. import cohort
 
     shell = options.shell
     scheduler = options.scheduler and cohort.Scheduler(
         options.scheduler, options.tls_ca_file, options.tls_cert, options.tls_key
     )
-    items = cohort.plan(
+    everyone = cohort.plan(
         source,
         output,
         {"model": model},
@@ -275,14 +298,25 @@ def _many(
         log=shell.log,
         format=options.format,
     )
-    cohort.prepare(source, output, items, options.overwrite)
+    items = chosen(everyone, options)
+    cohort.prepare(source, output, everyone, options.overwrite)
     _tell_length(len(items), options)
     try:
-        records = cohort.run(items, options.processes, scheduler, shell.log, report=shell.report)
+        records = cohort.run(
+            items, options.processes, scheduler, shell.log, None, shell.report, everyone
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"finished volumes are kept in {output}; the same command goes on from there"
         ) from None
+    return say_cohort(records, output, options)
+
+
+def say_cohort(records: list[dict], output: Path, options: argparse.Namespace) -> int:
+    """Say what came of volumes; the exit status."""
+    from .. import cohort
+
+    shell = options.shell
     shell.say(cohort.counts(records))
     shell.say(output / "summary.html")
     shell.tell(output=str(output), summary=cohort.counts(records), volumes=records)

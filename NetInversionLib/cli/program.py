@@ -29,6 +29,7 @@ from .. import __version__
 from ..core import devices
 from ..core.progress import Cancelled
 from . import (  # noqa: F401  (they register their commands)
+    bids_app,
     completion,
     compute,
     evaluate,

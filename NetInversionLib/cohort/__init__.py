@@ -16,5 +16,6 @@ __getattr__ = door(
         "counts": "runs",
         "prepare": "runs",
         "run": "runs",
+        "summarize": "runs",
     },
 )

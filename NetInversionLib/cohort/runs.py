@@ -115,6 +115,27 @@ def run(
     return [records[item.source] for item in items]
 
 
+def summarize(items: list[Item]) -> list[dict]:
+    """Write the summary of what has been done, also with other settings, and do nothing else.
+
+    Gives the records, without pictures, in the items' order; of a volume that was not done with
+    status "not run".
+
+    Args:
+        items: From ``plan``: all with the same output folder.
+
+    Raises:
+        ValueError: Nothing has been done there.
+    """
+    out = Path(items[0].out)
+    records = {item.source: record for item in items if (record := read_record(item))}
+    if not records:
+        raise ValueError(f"{out} has no results of these volumes; harmonize people first")
+    with one_of_runs_in(out), Claims(out / OWN / "records") as claims:
+        _write_page(out, items, (), records, claims)
+    return [without_pictures(_reported(item, records)) for item in items]
+
+
 def _not_finished(
     items: Sequence[Item], records: dict[str, dict], log: Callable[[str], None]
 ) -> list[Item]:

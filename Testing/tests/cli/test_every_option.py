@@ -97,13 +97,21 @@ WRITES_NOTHING = {
 }
 
 
+COMPUTE = ("compute", "harmonize", "bids-app", "rerun", "evaluate")
+
+
 def test_all_commands_have_the_same_names_for_the_same_things():
     for words, parser in COMMANDS.items():
         options = set(parser._option_string_actions)
         assert {"--config", "--quiet", "--json", "--version", "--help"} <= options, words
-        if words not in WRITES_NOTHING:
+        if words == ("bids-app",):
+            assert "--overwrite" in options, "the standard has the output folder as second word"
+        elif words not in WRITES_NOTHING:
             assert {"--output", "--overwrite"} <= options, words
-        if words[0] in ("compute", "harmonize", "rerun", "evaluate") or words[-1] == "verify":
+        if (
+            words[0] in ("compute", "harmonize", "bids-app", "rerun", "evaluate")
+            or words[-1] == "verify"
+        ):
             assert {"--device", "--threads"} <= options, words
 
 
