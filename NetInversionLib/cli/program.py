@@ -5,6 +5,7 @@
     netinversion harmonize one.nii.gz harmonized.nii.gz
     netinversion harmonize folder-of-mr folder-for-results
     netinversion train synthetic-ct folder-of-ct --leave-out pelvis --output model.safetensors
+    netinversion train family unrolled-shared folder-of-mr --output model.safetensors
     netinversion evaluate synthetic-ct folder-of-ct --model model.safetensors --output folder
     netinversion evaluate harmonize folder-of-mr --simulate --people 'sub-2[5-9],sub-30' \\
         --model model.safetensors --output folder
@@ -40,6 +41,7 @@ from . import (  # noqa: F401  (they register their commands)
     rerun,
     simulate,
     train,
+    train_family,
 )
 from .fields import Parser
 from .options import COMMANDS, GROUPS, Options, common_arguments

@@ -20,6 +20,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..networks.fourier import centred_fft
+
 
 class Operator(ABC):
     """A linear map from images (..., *image_shape) to measurements (..., *measured_shape)."""
@@ -375,16 +377,6 @@ class Haar(Operator):
     def _sides(self) -> list[tuple[int, int]]:
         height, width = self.image_shape
         return [(height >> level, width >> level) for level in range(self.levels)]
-
-
-def centred_fft(image: Tensor, inverse: bool = False) -> Tensor:
-    """The orthonormal Fourier transform (..., H, W) of the last two axes.
-
-    Zero frequency and the image's origin are in the middle.
-    """
-    transform = torch.fft.ifft2 if inverse else torch.fft.fft2
-    shifted = torch.fft.ifftshift(image, (-2, -1))
-    return torch.fft.fftshift(transform(shifted, norm="ortho"), (-2, -1))
 
 
 class _Sparse(torch.autograd.Function):

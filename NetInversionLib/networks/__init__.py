@@ -12,6 +12,7 @@ from . import (  # noqa: F401  (register themselves)
     denoisers,
     flow,
     mrflow,
+    reconstruction,
     restoration,
     sampler,
     shrinkage,

@@ -51,7 +51,7 @@ from ..networks.flow import MAX_FEATURES, MOST, ConditionalFlow
 from .doubles import Doubles
 from .flow_file import write_model
 from .loop import Group, State, run
-from .people import find_scans, person_of
+from .people import find_scans, person_of, split_people
 
 if TYPE_CHECKING:
     from ..harmonize.slices import SliceCase
@@ -264,29 +264,6 @@ def train(
         write_model(output, state.averaged(), training, held_out, settings, card or {}, progress)
     group.leave()
     return Path(output)
-
-
-def split_people(
-    cases: list[SliceCase], hold_out: list[str] | None
-) -> tuple[list[SliceCase], list[SliceCase]]:
-    """(training, held out), by person or by scan name.
-
-    None holds out the last fifth of people by name, one at least.
-    """
-    people = sorted({person_of(c.name) for c in cases})
-    if hold_out is None:
-        hold_out = people[-max(1, len(people) // 5) :] if len(people) > 1 else []
-    known = set(people) | {c.name for c in cases}
-    unknown = sorted(set(hold_out) - known)
-    if unknown:
-        raise ValueError(
-            f"nobody to hold out is called {', '.join(unknown)}; there are {', '.join(people)}"
-        )
-    held_out = [c for c in cases if {c.name, person_of(c.name)} & set(hold_out)]
-    training = [c for c in cases if not {c.name, person_of(c.name)} & set(hold_out)]
-    if not training:
-        raise ValueError("nobody is left to train on: hold out fewer people, or give more scans")
-    return training, held_out
 
 
 def epoch_steps(training: list[SliceCase], settings: FlowSettings) -> int:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from ..core import files as core_files
 from ..core import scans
+
+
+class Named(Protocol):
+    """Whatever has a scan's name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
 
 # Reading ------------------------------------------------------------------------------------------
 
@@ -39,6 +50,27 @@ def person_of(name: str) -> str:
     """
     name = file_stem(Path(name))
     return name.split("_")[0] if name.startswith("sub-") else name
+
+
+def split_people(cases: list[T], hold_out: list[str] | None) -> tuple[list[T], list[T]]:
+    """(training, held out), by person or by scan name.
+
+    None holds out the last fifth of people by name, one at least.
+    """
+    people = sorted({person_of(c.name) for c in cases})
+    if hold_out is None:
+        hold_out = people[-max(1, len(people) // 5) :] if len(people) > 1 else []
+    known = set(people) | {c.name for c in cases}
+    unknown = sorted(set(hold_out) - known)
+    if unknown:
+        raise ValueError(
+            f"nobody to hold out is called {', '.join(unknown)}; there are {', '.join(people)}"
+        )
+    held_out = [c for c in cases if {c.name, person_of(c.name)} & set(hold_out)]
+    training = [c for c in cases if not {c.name, person_of(c.name)} & set(hold_out)]
+    if not training:
+        raise ValueError("nobody is left to train on: hold out fewer people, or give more scans")
+    return training, held_out
 
 
 # Several scans of one person must be left out together. These are the development data's names; a

@@ -16,6 +16,7 @@ NAMES = (
     "cinn_speed",
     "invariance_proof",
     "invariance_speed",
+    "families",
 )
 
 if __name__ == "__main__":

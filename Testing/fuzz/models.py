@@ -8,6 +8,7 @@ bit; and take at most 5 s and, beside Python's own objects, twice its size of me
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,6 +56,11 @@ SMALL = {
     "ct_sampler": SAMPLER,
     "ct_vae": {**SAMPLER["vae"], "latents": 6},
     "cinn": SAMPLER["flows"]["output"],
+    "postprocessed_kspace": {"features": [2, 3]},
+    "plug_and_play": {"width": 2, "depth": 2, "steps": 2},
+    "unrolled": {"steps": 2, "shared": False, "width": 2, "depth": 2},
+    "deep_cascade": {"cascades": 2, "width": 2, "depth": 2},
+    "learned_inverse": {"side": 4, "width": 2, "depth": 2},
 }
 
 
@@ -79,8 +85,8 @@ def card(architecture: str) -> models.Card:
         version="1",
         architecture=architecture,
         arguments=SMALL[architecture],
-        inputs=(CHANNEL,),
-        outputs=(CHANNEL,),
+        inputs=channels(architecture, "in_channels"),
+        outputs=channels(architecture, "out_channels"),
         dimensions=2,
         orientation="LPS",
         spacing_mm=(1.0, 3.0),
@@ -91,6 +97,12 @@ def card(architecture: str) -> models.Card:
         intended_use="fuzzing",
         quality={"MAE (HU)": 1.5},
     )
+
+
+def channels(architecture: str, which: str) -> tuple[models.Channel, ...]:
+    """As many as an architecture always has, or one."""
+    count = getattr(networks.ARCHITECTURES[architecture], which, 1)
+    return tuple(replace(CHANNEL, role=f"ct_{n}") for n in range(count))
 
 
 def read(path: Path) -> tuple[models.Card, dict[str, torch.Tensor]]:

@@ -1,0 +1,66 @@
+"""`netinversion train family`: small examples of the field's network families."""
+
+from __future__ import annotations
+
+import argparse
+
+from .cards import card_arguments, card_of
+from .fields import add_fields, given
+from .options import command, output_arguments, set_threads, threads_argument
+from .train import LESS_STEPS, _checkpoint, _kept, _written
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    from ..families.rows import trainable
+    from ..training.family import FamilySettings
+
+    parser.add_argument("family", help="one of " + ", ".join(trainable()))
+    parser.add_argument(
+        "folder", help="brain-extracted MR scans, one for each person, as for 'train flow'"
+    )
+    output_arguments(parser, "model file to write", "FILE")
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        metavar="PERSON",
+        help="not trained on, measured instead; repeatable (default: the last fifth by name)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help=(
+            "training state, gone on from if it is there "
+            "(default: the output's name with .checkpoint)"
+        ),
+    )
+    threads_argument(parser)
+    card_arguments(parser)
+    add_fields(parser, FamilySettings, also={"spacing_mm": "--spacing"})
+
+
+@command("train", "family", _arguments, advice=LESS_STEPS)
+def train_family(options: argparse.Namespace) -> int:
+    """Train the small example of a network family on k-space simulated from brain scans.
+
+    Minutes on one core.
+    """
+    from ..training import family
+    from ..training.family_data import read_slices
+
+    checkpoint = _checkpoint(options)
+    set_threads(options)
+    family.trained_row(options.family)
+    settings = family.FamilySettings(**given(options, family.FamilySettings))
+    cases = read_slices(options.folder, settings.size, settings.spacing_mm, options.shell)
+    with _kept(checkpoint):
+        path = family.train(
+            options.family,
+            cases,
+            options.output,
+            settings,
+            options.hold_out,
+            checkpoint,
+            options.shell,
+            card_of(options),
+        )
+    return _written(options, path)

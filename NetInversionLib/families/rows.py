@@ -1,0 +1,229 @@
+"""The network families of the field: one row each, built or not yet.
+
+Sources: "002" is a survey of deep learning in MRI beyond segmentation, which names the papers;
+"004" is T. Knopp's lecture "Deep Learning Based Image Reconstruction" (Hamburg University of
+Technology).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RECONSTRUCTION, DENOISER_INSIDE, DENOISING = "reconstruction", "denoiser inside", "denoising"
+SUPER_RESOLUTION = "super-resolution"
+KSPACE_DATA = (
+    "T1-weighted brain slices of 30 people (OpenNeuro ds002748, CC0) at 2.4 mm, with simulated"
+    " phase, noise and Cartesian under-sampling; six people left out"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family, and how it is built here.
+
+    Attributes:
+        name: As ``netinversion train family`` takes it; also that of its model file.
+        title: For people.
+        source: Where it is from.
+        network: By whose code.
+        optimised, held: Of what goes in, what Ideal Input changes, and what stays.
+        data: What it is trained on.
+        architecture, arguments: Of ``networks``; none for a row without learning, or one that is
+            not built.
+        smaller: Arguments of its small sibling, which the tests train.
+        recipe: How it is trained; none for a row that is not. steps: How long, of the optimiser.
+        learnt: Whether there is anything to learn.
+    """
+
+    name: str
+    title: str
+    source: str
+    network: str
+    optimised: str
+    held: str
+    data: str = ""
+    architecture: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    smaller: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    steps: int = 0
+    learnt: bool = True
+
+    @property
+    def built(self) -> bool:
+        """Whether the row works."""
+        return bool(self.architecture) or not self.learnt
+
+
+ROWS = (
+    Row(
+        "learned-inverse",
+        "Learned inverse (AUTOMAP)",
+        "004, 3.1",
+        "own: dense layers along both axes, then convolutions",
+        "k-space",
+        "mask",
+        KSPACE_DATA,
+        "learned_inverse",
+        {"side": 80, "width": 16, "depth": 3},
+        {"side": 32, "width": 4, "depth": 2},
+        RECONSTRUCTION,
+        1500,
+    ),
+    Row(
+        "post-processing",
+        "Post-processing",
+        "004, 3.2",
+        "own: zero-filled image, then a U-Net",
+        "k-space",
+        "mask",
+        KSPACE_DATA,
+        "postprocessed_kspace",
+        {"features": [16, 32, 64]},
+        {"features": [8, 16, 32]},
+        RECONSTRUCTION,
+        500,
+    ),
+    Row(
+        "plug-and-play",
+        "Plug-and-play",
+        "004, 3.3.1",
+        "own: data consistency, then a DnCNN that is told the noise's level",
+        "k-space",
+        "mask",
+        KSPACE_DATA + "; the denoiser has seen noisy images only",
+        "plug_and_play",
+        {"width": 16, "depth": 5, "steps": 20},
+        {"width": 8, "depth": 3, "steps": 8},
+        DENOISER_INSIDE,
+        1200,
+    ),
+    Row(
+        "unrolled-shared",
+        "Unrolled, shared weights, P = 10",
+        "004, 3.3.2",
+        "own: Landweber steps, a DnCNN behind each",
+        "k-space",
+        "mask",
+        KSPACE_DATA,
+        "unrolled",
+        {"steps": 10, "shared": True, "width": 12, "depth": 3},
+        {"steps": 4, "shared": True, "width": 8, "depth": 3},
+        RECONSTRUCTION,
+        300,
+    ),
+    Row(
+        "unrolled-separate",
+        "Unrolled, separate weights, P = 10",
+        "004, 3.3.2",
+        "own: Landweber steps, a DnCNN behind each",
+        "k-space",
+        "mask",
+        KSPACE_DATA,
+        "unrolled",
+        {"steps": 10, "shared": False, "width": 12, "depth": 3},
+        {"steps": 4, "shared": False, "width": 8, "depth": 3},
+        RECONSTRUCTION,
+        300,
+    ),
+    Row(
+        "deep-cascade",
+        "Deep cascade",
+        "Schlemper and colleagues (002)",
+        "own: DnCNNs with data consistency between them; single frames, not yet a moving heart",
+        "k-space",
+        "mask",
+        KSPACE_DATA,
+        "deep_cascade",
+        {"cascades": 5, "width": 16, "depth": 4},
+        {"cascades": 3, "width": 8, "depth": 3},
+        RECONSTRUCTION,
+        1500,
+    ),
+    Row(
+        "varnet",
+        "End-to-end VarNet, several coils",
+        "Sriram and colleagues (002)",
+        "not built",
+        "k-space",
+        "mask",
+    ),
+    Row(
+        "denoising-autoencoder",
+        "Denoising autoencoder with skips",
+        "Bermudez and colleagues (002)",
+        "not built",
+        "image",
+        "-",
+    ),
+    Row(
+        "gan-synthesis",
+        "Synthesis by a GAN",
+        "Bermudez and colleagues (002)",
+        "not built",
+        "latent",
+        "-",
+    ),
+    Row(
+        "cycle-gan",
+        "CycleGAN, T1 and T2",
+        "Welander and colleagues (002)",
+        "not built",
+        "image",
+        "-",
+    ),
+    Row("vox2vox", "Vox2Vox", "Cirillo and colleagues (002)", "not built", "channels", "-"),
+    Row(
+        "super-resolution",
+        "Multi-scale super-resolution",
+        "Liu and colleagues (002)",
+        "not built",
+        "low resolution",
+        "-",
+    ),
+    Row(
+        "srgan-3d",
+        "3D SRGAN",
+        "Sanchez and Vilaplana (002)",
+        "not built",
+        "low resolution",
+        "-",
+    ),
+    Row(
+        "registration",
+        "VoxelMorph, and an iterative peer",
+        "Balakrishnan; Klein and colleagues (002)",
+        "not built",
+        "moving image",
+        "fixed image",
+    ),
+    Row(
+        "no-learning",
+        "Tikhonov, L1, TV, fused lasso, wavelets",
+        "004, 1 and 3.3",
+        "own: Landweber, Kaczmarz, CGNR, FISTA, ADMM",
+        "raw data",
+        "operator",
+        "none",
+        learnt=False,
+    ),
+)
+"""All rows."""
+
+
+def row(name: str) -> Row:
+    """A row by its name.
+
+    Raises:
+        ValueError: There is none; says which there are.
+    """
+    for one in ROWS:
+        if one.name == name:
+            return one
+    raise ValueError(f"no family is called {name!r}; there are {', '.join(r.name for r in ROWS)}")
+
+
+def trainable() -> list[str]:
+    """Names of the rows that can be trained."""
+    return [one.name for one in ROWS if one.recipe]

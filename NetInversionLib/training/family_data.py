@@ -1,0 +1,126 @@
+"""Slices of people's brains for the network families, and what their networks are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..core import files, volumes
+from ..core.progress import Progress
+from ..core.volumes import Volume
+from ..families import kspace
+from .doubles import Doubles
+from .people import find_scans, person_of
+
+PERCENTILE = 99.5
+"""Of the voxels above 0, what becomes 1."""
+LEAST_AREA = 0.4
+"""Of the largest slice, what a slice has at least."""
+SLICE_STEP_MM = 6.0
+JUDGED_SLICES = 4
+"""Of each person that is left out."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A person's axial slices.
+
+    Attributes:
+        name: Of the scan.
+        images: (S, size, size), float32; rows go to the back, columns to the left.
+    """
+
+    name: str
+    images: np.ndarray
+
+
+def read_slices(
+    folder: Path | str, size: int, spacing_mm: float, progress: Progress | None = None
+) -> list[Slices]:
+    """Every brain of a folder, in the order of their names.
+
+    Args:
+        folder: Brain-extracted scans, 0 outside the brain.
+        size: Voxels along each side.
+        spacing_mm: Their size in plane.
+        progress: Receives progress, and a warning for each two scans that look the same.
+
+    Raises:
+        ValueError: As ``find_scans`` and ``files.load``, or a scan without a brain.
+    """
+    found, progress = [], progress or Progress()
+    scans, doubles = find_scans(folder), Doubles(progress)
+    for number, (name, (path, _mask)) in enumerate(scans.items()):
+        progress.report(number / len(scans), f"reading {name}")
+        image = files.load(path)
+        doubles.add(name, person_of(name), image)
+        found.append(slices_of(image, name, size, spacing_mm))
+    return found
+
+
+def slices_of(image: Volume, name: str, size: int, spacing_mm: float) -> Slices:
+    """A scan's axial slices, every 6 mm, with the brain in their middle.
+
+    Raises:
+        ValueError: There is no voxel above 0.
+    """
+    turned = volumes.reorient(image, "LPS")
+    array = turned.float32()
+    inside = array > 0
+    if not inside.any():
+        raise ValueError(f"{name} has no voxel above 0: choose a brain-extracted scan")
+    array = (array / np.percentile(array[inside], PERCENTILE)).clip(0, 1.3)
+    area = inside.sum((1, 2))
+    step = max(1, round(SLICE_STEP_MM / turned.spacing_mm[2]))
+    chosen = np.flatnonzero(area >= LEAST_AREA * area.max())[::step]
+    rows, columns = (np.flatnonzero(inside.any((0, axis))) for axis in (2, 1))
+    i_mm, j_mm, _ = turned.spacing_mm
+    cut = _field(array[chosen], rows, 1, round(size * spacing_mm / j_mm))
+    cut = _field(cut, columns, 2, round(size * spacing_mm / i_mm))
+    small = F.interpolate(
+        torch.from_numpy(cut)[:, None], (size, size), mode="bilinear", antialias=True
+    )
+    return Slices(name, small[:, 0].numpy())
+
+
+def _field(images: np.ndarray, inside: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """A field of view of ``length`` voxels along an axis, around the middle of what is inside."""
+    first = round((int(inside[0]) + int(inside[-1]) + 1 - length) / 2)
+    kept = range(max(0, first), min(images.shape[axis], first + length))
+    margin = [(0, 0)] * images.ndim
+    margin[axis] = (max(0, -first), max(0, first + length - images.shape[axis]))
+    return np.pad(images.take(kept, axis), margin)
+
+
+def draw_scan(cases: Sequence[Slices], settings, step: int) -> kspace.Scan:
+    """The scans of a training step: people are drawn with equal chance, then a slice.
+
+    Args:
+        cases: Everybody trained on.
+        settings: ``training.family.FamilySettings``.
+        step: Number of the step, from which the random numbers follow.
+    """
+    rng = np.random.default_rng([settings.seed, step])
+    return kspace.scan(draw_images(cases, settings.batch, rng), rng, **settings.scanner)
+
+
+def draw_images(cases: Sequence[Slices], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude images, (N, H, W), half of them mirrored left to right."""
+    images = []
+    for _ in range(count):
+        slices = cases[int(rng.integers(len(cases)))].images
+        image = slices[rng.integers(len(slices))]
+        images.append(image[:, ::-1] if rng.random() < 0.5 else image)
+    return np.stack(images)
+
+
+def judged_scan(case: Slices, settings) -> kspace.Scan:
+    """Scans that a person is judged on: the same each time, with phases of another kind."""
+    places = np.linspace(0, len(case.images) - 1, JUDGED_SLICES + 2).round().astype(int)[1:-1]
+    rng = np.random.default_rng([settings.seed, 1_000_000, *case.name.encode()])
+    return kspace.scan(case.images[places], rng, **settings.scanner, bumps=True)
