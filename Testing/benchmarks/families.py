@@ -189,10 +189,10 @@ def table(facts: dict) -> list[str]:
         gain = np.mean(row["decibels"]) - np.mean(row["peers"]["zero-filled"])
         asked = rows.row(name).learnt
         values = [
-            rows.row(name).title,
+            rows.row(name).title if asked else "No learning: total variation",
             f"{np.mean(row['decibels']):.1f}",
             f"{np.mean(row['peers']['zero-filled']):.1f}",
-            f"{np.mean(row['peers'].get('total variation', np.nan)):.1f}",
+            f"{np.mean(row['peers']['total variation']):.1f}" if asked else "-",
             f"{gain:+.1f}" + (f" {'met' if gain >= BAR else 'NOT met'}" if asked else ""),
             _left(row),
             *(_mean(row, "acquisition", key, "+.2f") for key in ("gains", "usual", "any")),
