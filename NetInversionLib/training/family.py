@@ -260,5 +260,5 @@ def make_card(row: Row, state: _State, found: dict[str, dict[str, float]]) -> mo
         licence="MIT",
         intended_use=INTENDED_USE,
         quality=told,
-        training={**values, "family": row.name, "left out": ", ".join(found) or "nobody"},
+        training={**settled, "family": row.name, "left out": ", ".join(found) or "nobody"},
     )

@@ -243,6 +243,7 @@ def test_each_row_becomes_a_model_with_its_figures(row, tmp_path):
     model = models.load(path)
     assert model.card.trained_on == ("sub-0", "sub-1") and model.card.dimensions == 2
     assert model.card.training["family"] == row.name and model.card.training["left out"] == "sub-2"
+    assert model.card.training["steps"] == 2 and model.card.training["size"] == SIDE
     told = model.card.quality
     assert "sub-2, held out, PSNR in the head (dB)" in told
     scan = family_data.judged_scan(people(3)[2], settings)
