@@ -83,7 +83,7 @@ ROWS = (
         {"features": [16, 32, 64]},
         {"features": [8, 16, 32]},
         RECONSTRUCTION,
-        500,
+        4000,
     ),
     Row(
         "plug-and-play",
@@ -111,7 +111,7 @@ ROWS = (
         {"steps": 10, "shared": True, "width": 12, "depth": 3},
         {"steps": 4, "shared": True, "width": 8, "depth": 3},
         RECONSTRUCTION,
-        300,
+        1000,
     ),
     Row(
         "unrolled-separate",
