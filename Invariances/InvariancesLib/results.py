@@ -49,10 +49,11 @@ class ResultSection(panel.ModulePanel):
         slider, key = self.ui.shownSlider, self._chosen()[1]
         kind = Key.read(key).kind
         limits = (1, max(1, self.logic.sampleCount(nodes, key))) if kind in KINDS else (-3, 3)
-        if (slider.minimum, slider.maximum) != limits:
+        decimals = 0 if kind in KINDS else 1
+        if (slider.minimum, slider.maximum, slider.decimals) != (*limits, decimals):
             slider.blockSignals(True)  # each change of limits and decimals would draw the image
             slider.minimum, slider.maximum = limits
-            slider.singleStep, slider.decimals = (1, 0) if kind in KINDS else (0.1, 1)
+            slider.singleStep, slider.decimals = 10**-decimals, decimals
             slider.value = 1
             slider.blockSignals(False)
         slider.enabled = bool(key) and kind not in LESIONS

@@ -231,7 +231,9 @@ def test_apply_finds_samples_that_the_network_does_not_notice(widget, published)
         ("proposals", 1.0, 200.0, "unproven"),
     ):
         selector.setCurrentIndex(selector.findData(key))
+        slider.maximum, slider.decimals = 3, 2  # its first decimals, and by chance its limits
         widget._onImage(0)
+        assert slider.decimals == 0, "samples are counted"
         seen = []
         for number in (1, 2, 3):
             slider.value = number
