@@ -23,9 +23,7 @@ from .options import (
     threads_argument,
 )
 
-KEPT_SCANS = (
-    "scans read and aligned, gone on from if they are there (default: the output's name with"
-)
+KEPT_SCANS = "scans read and aligned, to go on from (default: the output's name with"
 LESS_STEPS = "It takes less with fewer --steps. Stopped, it goes on with the same command."
 LESS_VIEWS = "It takes less with fewer --views. Stopped, it goes on with the same command."
 
@@ -47,10 +45,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help=(
-            "training state, gone on from if it is there "
-            "(default: the output's name with .checkpoint)"
-        ),
+        help="training state to go on from (default: the output's name with .checkpoint)",
     )
     machine_arguments(parser)
     card_arguments(parser)
@@ -128,10 +123,7 @@ def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help=(
-            "training state, gone on from if it is there "
-            "(default: the output's name with .checkpoint)"
-        ),
+        help="training state to go on from (default: the output's name with .checkpoint)",
     )
     machine_arguments(parser)
     card_arguments(parser)
@@ -346,10 +338,7 @@ def _low_dose_arguments(parser: argparse.ArgumentParser, count: str | None = Non
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help=(
-            "training state, gone on from if it is there "
-            "(default: the output's name with .checkpoint)"
-        ),
+        help="training state to go on from (default: the output's name with .checkpoint)",
     )
     parser.add_argument(
         "--every", type=number(at_least=1), default=1, metavar="N", help="take every n-th slice"

@@ -25,8 +25,7 @@ mean:
                 normal; three times as far out for the source, which comes from other scanners, but
                 a quarter farther out for its unevenness, which a tone curve changes by a tenth, and
                 no farther for repetition, which no scanner shows
-    closer      the result's histogram distance is at most 1.05 times the source's, or the median
-    person's
+    closer      the result's histogram distance is at most 1.05 times the source's, or the median's
     bits/dim    of the result inside its mask: as the others, of people whom the flow was not
                 trained on, and higher by what the same people gain when shown coarsely, in
                 proportion to the result's noise
@@ -368,9 +367,8 @@ def _side_check(value: float, usual: float, which: str) -> Check:
         "refused" if sure else "flagged",
     )
     if check.passed and value < UNDECIDED * usual:
-        return replace(
-            check, words=f"{NOT_DECIDED}: this brain is too symmetric to tell left from right"
-        )
+        words = f"{NOT_DECIDED}: this brain is too symmetric to tell left from right"
+        return replace(check, words=words)
     return check
 
 
