@@ -687,7 +687,7 @@ def test_a_dicom_folder_becomes_a_derived_series(series, tmp_path, monkeypatch):
 
 
 def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
-    from NetInversionLib.cohort import runs
+    from NetInversionLib.cohort import records, runs
 
     line = cohort_of_one(tmp_path, monkeypatch)
 
@@ -698,7 +698,7 @@ def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
             record = {**runs.new_record(item), "status": "accepted"}
             record["bytes"] = item.image.stat().st_size
             item.record_file.parent.mkdir(parents=True, exist_ok=True)
-            runs.write_json(item.record_file, record)
+            records.write_json(item.record_file, record)
             yield record
 
     monkeypatch.setattr(runs, "run_locally", done)
@@ -707,7 +707,7 @@ def test_a_cohort_of_other_settings_is_refused(tmp_path, capsys, monkeypatch):
     assert cli.main(line) == 0, "the same run goes on"
     facts = json.loads((out / ".netinversion/run.json").read_text())
     facts["asked"]["task"] = facts["asked"].pop("analysis")
-    runs.write_json(out / ".netinversion/run.json", facts)  # as the first versions named it
+    records.write_json(out / ".netinversion/run.json", facts)  # as the first versions named it
     before = listing(out)
     assert cli.main([*line, "--strength", "0.5"]) == 1
     assert "another run (other settings)" in capsys.readouterr().err and listing(out) == before
