@@ -42,11 +42,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="not trained on; repeatable",
     )
     output_arguments(parser, "model file to write", "FILE")
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="training state to go on from (default: the output's name with .checkpoint)",
-    )
+    checkpoint_argument(parser)
     machine_arguments(parser)
     card_arguments(parser)
     from ..training.synthetic_ct import SyntheticCTSettings
@@ -70,6 +66,25 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
             scans, options.output, settings, checkpoint, options.shell, device, card_of(options)
         )
     return _written(options, path)
+
+
+def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the state of a training is kept; ``_checkpoint`` reads it."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="training state to go on from (default: the output's name with .checkpoint)",
+    )
+
+
+def hold_out_argument(parser: argparse.ArgumentParser) -> None:
+    """Who is not trained on."""
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        metavar="PERSON",
+        help="not trained on, measured instead; repeatable (default: the last fifth by name)",
+    )
 
 
 def _checkpoint(options: argparse.Namespace, ending: str = ".checkpoint") -> Path:
@@ -114,17 +129,8 @@ def _train_flow_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     output_arguments(parser, "model file to write; the learning curve goes beside it", "FILE")
-    parser.add_argument(
-        "--hold-out",
-        action="append",
-        metavar="PERSON",
-        help="not trained on, measured instead; repeatable (default: the last fifth by name)",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="training state to go on from (default: the output's name with .checkpoint)",
-    )
+    hold_out_argument(parser)
+    checkpoint_argument(parser)
     machine_arguments(parser)
     card_arguments(parser)
     parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
@@ -335,11 +341,7 @@ def _low_dose_arguments(parser: argparse.ArgumentParser, count: str | None = Non
     )
     parser.add_argument("--leave-out", metavar="PERSON", help="not trained on, measured instead")
     output_arguments(parser, "model file to write", "FILE")
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="training state to go on from (default: the output's name with .checkpoint)",
-    )
+    checkpoint_argument(parser)
     parser.add_argument(
         "--every", type=number(at_least=1), default=1, metavar="N", help="take every n-th slice"
     )

@@ -7,7 +7,14 @@ import argparse
 from .cards import card_arguments, card_of
 from .fields import add_fields, given
 from .options import command, output_arguments, set_threads, threads_argument
-from .train import LESS_STEPS, _checkpoint, _kept, _written
+from .train import (
+    LESS_STEPS,
+    _checkpoint,
+    _kept,
+    _written,
+    checkpoint_argument,
+    hold_out_argument,
+)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,20 +26,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "folder", help="brain-extracted MR scans, one for each person, as for 'train flow'"
     )
     output_arguments(parser, "model file to write", "FILE")
-    parser.add_argument(
-        "--hold-out",
-        action="append",
-        metavar="PERSON",
-        help="not trained on, measured instead; repeatable (default: the last fifth by name)",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help=(
-            "training state, gone on from if it is there "
-            "(default: the output's name with .checkpoint)"
-        ),
-    )
+    hold_out_argument(parser)
+    checkpoint_argument(parser)
     threads_argument(parser)
     card_arguments(parser)
     add_fields(parser, FamilySettings, also={"spacing_mm": "--spacing"})
