@@ -11,14 +11,17 @@ tell of those.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..core import volumes
+from ..core import files, volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
+from .people import find_scans, person_of
 
 CELLS = 16  # along each side of the coarse grid
 SAME = 0.998
@@ -65,6 +68,24 @@ class Doubles:
                 f"Warning: {before!r} and {person!r} are taken for two people; if they are one, use"
                 " one name"
             )
+
+
+def read_scans(folder: Path | str, progress: Progress) -> Iterator[tuple[str, Volume, Path | None]]:
+    """Name, image and mask file of every scan of a folder, in the order of their names.
+
+    Args:
+        folder: As ``find_scans`` takes it.
+        progress: Receives progress, and a warning for each two scans that look the same.
+
+    Raises:
+        ValueError: As ``find_scans`` and ``files.load``.
+    """
+    scans, doubles = find_scans(folder), Doubles(progress)
+    for number, (name, (path, mask)) in enumerate(scans.items()):
+        progress.report(number / len(scans), f"reading {name}")
+        image = files.load(path)
+        doubles.add(name, person_of(name), image)
+        yield name, image, mask
 
 
 def _coarse(volume: Volume) -> tuple[np.ndarray, np.ndarray]:

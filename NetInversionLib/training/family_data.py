@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..core import files, volumes
+from ..core import volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..families import kspace
-from .doubles import Doubles
-from .people import find_scans, person_of
+from .doubles import read_scans
 
 PERCENTILE = 99.5
 """Of the voxels above 0, what becomes 1."""
@@ -54,11 +53,7 @@ def read_slices(
         ValueError: As ``find_scans`` and ``files.load``, or a scan without a brain.
     """
     found, progress = [], progress or Progress()
-    scans, doubles = find_scans(folder), Doubles(progress)
-    for number, (name, (path, _mask)) in enumerate(scans.items()):
-        progress.report(number / len(scans), f"reading {name}")
-        image = files.load(path)
-        doubles.add(name, person_of(name), image)
+    for name, image, _mask in read_scans(folder, progress):
         found.append(slices_of(image, name, size, spacing_mm))
     return found
 

@@ -48,10 +48,10 @@ from ..core.settings import Checked, setting
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.slices import bits_of_bins, figures, make_case
 from ..networks.flow import MAX_FEATURES, MOST, ConditionalFlow
-from .doubles import Doubles
+from .doubles import read_scans
 from .flow_file import write_model
 from .loop import Group, State, run
-from .people import find_scans, person_of, split_people
+from .people import split_people
 
 if TYPE_CHECKING:
     from ..harmonize.slices import SliceCase
@@ -135,11 +135,7 @@ def read_cases(
             in the message.
     """
     cases, progress = [], progress or Progress()
-    scans, doubles = find_scans(folder), Doubles(progress)
-    for number, (name, (path, mask)) in enumerate(scans.items()):
-        progress.report(number / len(scans), f"reading {name}")
-        image = files.load(path)
-        doubles.add(name, person_of(name), image)
+    for name, image, mask in read_scans(folder, progress):
         scan = harmonize_scan.prepare(image, files.load(mask) if mask else None)
         cases.append(make_case(scan, spacing_mm, name))
     return cases
