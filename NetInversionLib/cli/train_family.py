@@ -19,7 +19,7 @@ from .train import (
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     from ..families.rows import trainable
-    from ..training.family import FamilySettings
+    from ..families.training import FamilySettings
 
     parser.add_argument("family", help="one of " + ", ".join(trainable()))
     parser.add_argument(
@@ -39,16 +39,16 @@ def train_family(options: argparse.Namespace) -> int:
 
     Minutes on one core.
     """
-    from ..training import family
-    from ..training.family_data import read_slices
+    from ..families import training
+    from ..families.slices import read_slices
 
     checkpoint = _checkpoint(options)
     set_threads(options)
-    family.trained_row(options.family)
-    settings = family.FamilySettings(**given(options, family.FamilySettings))
+    training.trained_row(options.family)
+    settings = training.FamilySettings(**given(options, training.FamilySettings))
     cases = read_slices(options.folder, settings.size, settings.spacing_mm, options.shell)
     with _kept(checkpoint):
-        path = family.train(
+        path = training.train(
             options.family,
             cases,
             options.output,

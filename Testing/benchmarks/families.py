@@ -20,10 +20,10 @@ import torch
 
 from NetInversionLib import models
 from NetInversionLib.core import files
-from NetInversionLib.families import analysis, kspace, quality, rows
+from NetInversionLib.families import analysis, kspace, quality, rows, slices, training
 from NetInversionLib.ideal_input import ideal_input
 from NetInversionLib.ideal_input.settings import Settings
-from NetInversionLib.training import family, family_data, people
+from NetInversionLib.training import people
 
 DATA = Path(os.environ.get("NETINVERSION_DATA", common.ROOT.parent / "shared" / "data"))
 PEOPLE = DATA / "brain_t1" / "site_a"
@@ -62,10 +62,10 @@ def main() -> None:
 
 def left_out(card: models.Card | None, scans: dict) -> dict[str, kspace.Scan]:
     """The scans of the people that a model has not seen; of those of the first by default."""
-    settings = family.FamilySettings()
+    settings = training.FamilySettings()
     if card is not None:
         told = card.training
-        settings = family.FamilySettings(
+        settings = training.FamilySettings(
             **{n: told[n] for n in ("size", "spacing_mm", "acceleration", "centre", "noise")}
         )
     if settings not in scans:
@@ -74,8 +74,8 @@ def left_out(card: models.Card | None, scans: dict) -> dict[str, kspace.Scan]:
             sys.exit(f"This benchmark needs {PEOPLE}: set NETINVERSION_DATA to the folder above.")
         names = sorted(found)[-(len(found) // 5) :]
         scans[settings] = {
-            name: family_data.judged_scan(
-                family_data.slices_of(
+            name: slices.judged_scan(
+                slices.slices_of(
                     files.load(found[name][0]), name, settings.size, settings.spacing_mm
                 ),
                 settings,
@@ -139,7 +139,7 @@ def ideal(model: models.Model, scan: kspace.Scan) -> tuple[float, float]:
     Only measured lines can change anything.
     """
     spacing = model.card.spacing_mm[0]
-    volumes = kspace.as_volumes(scan, spacing, family_data.SLICE_STEP_MM)
+    volumes = kspace.as_volumes(scan, spacing, slices.SLICE_STEP_MM)
     settings = Settings(
         near=0.0,
         blurred=0.0,

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from NetInversionLib import models, networks
-from NetInversionLib.families import kspace, rows
+from NetInversionLib.families import kspace, rows, training
 from NetInversionLib.ideal_input import ideal_input
 from NetInversionLib.ideal_input.settings import Settings
-from NetInversionLib.training import family
 
 SIDE = 16
 
@@ -17,12 +16,12 @@ SIDE = 16
 def made(tmp_path):
     """A small model's file, and the volumes of a scan of two slices."""
     row = rows.row("deep-cascade")
-    state = family._State(row, family.FamilySettings(steps=1, size=SIDE), [], row.smaller)
+    state = training._State(row, training.FamilySettings(steps=1, size=SIDE), [], row.smaller)
     torch.manual_seed(0)
     network = networks.build(row.architecture, **row.smaller)
     for weight in network.parameters():
         weight.data += 0.05 * torch.randn_like(weight)
-    path = models.save(tmp_path / "m.safetensors", network, family.make_card(row, state, {}))
+    path = models.save(tmp_path / "m.safetensors", network, training.make_card(row, state, {}))
     rng = np.random.default_rng(0)
     images = rng.random((2, SIDE, SIDE), np.float32)
     return models.load(path), kspace.as_volumes(kspace.scan(images, rng), 2.4, 6.0)

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from NetInversionLib import models, networks
-from NetInversionLib.families import analysis, kspace, quality, rows
+from NetInversionLib.families import analysis, kspace, quality, rows, slices, training
 from NetInversionLib.networks import reconstruction
 from NetInversionLib.networks.fourier import as_channels, as_complex, centred_fft
-from NetInversionLib.training import family, family_data
 
 SIDE = 32
 LEARNT = [one for one in rows.ROWS if one.recipe]
@@ -30,7 +29,7 @@ def heads(count, seed=0):
 
 
 def people(count):
-    return [family_data.Slices(f"sub-{n}", heads(6, n)) for n in range(count)]
+    return [slices.Slices(f"sub-{n}", heads(6, n)) for n in range(count)]
 
 
 def a_scan(count=2, **chosen):
@@ -96,7 +95,7 @@ def test_scans_of_a_batch_do_not_see_each_other(row):
 @pytest.mark.parametrize("name", ["post-processing", "unrolled-shared", "deep-cascade"])
 def test_training_begins_with_the_zero_filled_image(name):
     row, scan = rows.row(name), a_scan()
-    found = family.reconstructed(networks.build(row.architecture, **row.smaller), scan)
+    found = training.reconstructed(networks.build(row.architecture, **row.smaller), scan)
     assert torch.allclose(found, quality.zero_filled(scan), atol=1e-4)
 
 
@@ -108,7 +107,7 @@ def test_a_whole_step_of_data_consistency_says_what_was_measured():
 
 def test_plug_and_play_says_what_was_measured():
     scan = a_scan()
-    images = family.reconstructed(small(rows.row("plug-and-play")), scan)
+    images = training.reconstructed(small(rows.row("plug-and-play")), scan)
     for found in analysis.hallucination(scan, images):
         assert found.contradiction < 1e-4
 
@@ -125,7 +124,7 @@ def test_dense_layers_along_both_axes_hold_the_whole_inverse():
     ).reshape(2 * SIDE, 2 * SIDE)
     for layer in (network.rows, network.columns):
         layer.weight.data, layer.bias.data = real.clone(), torch.zeros(2 * SIDE)
-    found = family.reconstructed(network, scan)
+    found = training.reconstructed(network, scan)
     assert torch.allclose(found, quality.zero_filled(scan), atol=1e-4)
 
 
@@ -220,8 +219,8 @@ def test_the_best_line_of_the_zero_filled_image_is_the_strongest_that_is_missing
 
 @ROW
 def test_each_rows_small_sibling_learns(row):
-    settings = family.FamilySettings(steps=1, batch=2, size=SIDE)
-    state = family._State(row, settings, people(2), row.smaller)
+    settings = training.FamilySettings(steps=1, batch=2, size=SIDE)
+    state = training._State(row, settings, people(2), row.smaller)
     rate = 3e-3 if row.name == "post-processing" else 1e-2
     optimiser = torch.optim.Adam(state.network.parameters(), lr=rate)
     errors = []
@@ -236,8 +235,8 @@ def test_each_rows_small_sibling_learns(row):
 
 @ROW
 def test_each_row_becomes_a_model_with_its_figures(row, tmp_path):
-    settings = family.FamilySettings(steps=2, batch=2, size=SIDE)
-    path = family.train(
+    settings = training.FamilySettings(steps=2, batch=2, size=SIDE)
+    path = training.train(
         row.name, people(3), tmp_path / "small.safetensors", settings, arguments=row.smaller
     )
     model = models.load(path)
@@ -246,8 +245,8 @@ def test_each_row_becomes_a_model_with_its_figures(row, tmp_path):
     assert model.card.training["steps"] == 2 and model.card.training["size"] == SIDE
     told = model.card.quality
     assert "sub-2, held out, PSNR in the head (dB)" in told
-    scan = family_data.judged_scan(people(3)[2], settings)
-    images = {"network": family.reconstructed(model.network, scan)}
+    scan = slices.judged_scan(people(3)[2], settings)
+    images = {"network": training.reconstructed(model.network, scan)}
     images |= {name: peer(scan) for name, peer in quality.PEERS.items()}
     for name, image in images.items():
         expected = np.mean(quality.psnr(image, scan.image))
@@ -257,7 +256,7 @@ def test_each_row_becomes_a_model_with_its_figures(row, tmp_path):
 
 def test_a_row_that_is_not_built_is_not_trained(tmp_path):
     with pytest.raises(ValueError, match="cannot be trained"):
-        family.train("cycle-gan", people(2), tmp_path / "x.safetensors")
+        training.train("cycle-gan", people(2), tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="no family is called"):
         rows.row("cycle")
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from .. import models, networks
 from ..core.progress import Progress
 from ..core.settings import Checked, setting
-from ..families import kspace, quality, rows
-from ..families.rows import Row
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
-from . import naming
-from .family_data import Slices, draw_images, draw_scan, judged_scan
-from .loop import Group, State, plain, run
-from .people import split_people
+from ..training import naming
+from ..training.loop import Group, State, plain, run
+from ..training.people import split_people
+from . import kspace, quality, rows
+from .rows import Row
+from .slices import Slices, draw_images, draw_scan, judged_scan
 
 SOURCES = "OpenNeuro ds002748 (Bezmaternykh et al.), CC0; k-space simulated from it"
 INTENDED_USE = (

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ..core import volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
-from ..families import kspace
-from .doubles import read_scans
+from ..training.doubles import read_scans
+from . import kspace
 
 PERCENTILE = 99.5
 """Of the voxels above 0, what becomes 1."""
@@ -97,7 +97,7 @@ def draw_scan(cases: Sequence[Slices], settings, step: int) -> kspace.Scan:
 
     Args:
         cases: Everybody trained on.
-        settings: ``training.family.FamilySettings``.
+        settings: ``training.FamilySettings``.
         step: Number of the step, from which the random numbers follow.
     """
     rng = np.random.default_rng([settings.seed, step])
