@@ -49,10 +49,7 @@ from host import plots  # noqa: E402
 from PIL import Image  # noqa: E402
 from PySide6 import QtCore, QtGui  # noqa: E402
 
-from NetInversionLib.core import (
-    files,  # noqa: E402
-    volumes,  # noqa: E402
-)
+from NetInversionLib.core import files, volumes  # noqa: E402
 from NetInversionLib.panel import placing, views  # noqa: E402
 from NetInversionLib.scene import write  # noqa: E402
 
@@ -60,6 +57,8 @@ OUTPUT = ROOT / "Testing" / "output"
 CHOSEN = ROOT / "Resources" / "Screenshots"
 DOCS = ROOT / "Resources" / "Docs"
 DATA = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data")) / "ct"
+if DATA.is_dir():
+    os.environ["NETINVERSION_DATA"] = str(DATA.parent)  # Ideal Input's sample is made of it
 VIEW = (400, 300)
 TALL, TITLE = 400, 22  # width of a view beside the panel, height of its title
 EVALUATIONS = 150
