@@ -8,12 +8,13 @@ has none.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import re
-import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
@@ -28,8 +29,9 @@ MAX_HEADER_PARTS = 100_000
 BYTES_OF_TYPE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1}
 SUM = re.compile(r"[0-9a-f]{64}")
 NO_SUM = "0" * 64
-# Unicode's marks that let the rest of a line be written from right to left.
-TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Control characters but for line ends and tabs, halves of a character, and Unicode's marks that let
+# the rest of a line be written from right to left.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,22 @@ def read(path: Path) -> Header:
     Raises:
         ModelError: Missing, truncated, foreign, damaged or hostile file; a card that is not valid.
     """
-    raw = raw_header(path)
+    found = _judged(raw_header(path), path.stat().st_size, Path(path.name))
+    return replace(found, card=copy.deepcopy(found.card))  # a card holds dictionaries
+
+
+@lru_cache(maxsize=64)
+def _judged(raw: bytes, size: int, path: Path) -> Header:
+    """The header that these bytes are; panels ask for the same ones at every change.
+
+    Args:
+        raw: As ``raw_header`` gives it.
+        size: Of the file, in bytes.
+        path: Its name, for errors.
+
+    Raises:
+        ModelError: As ``read``.
+    """
     listed = parsed(raw[8:], path)
     metadata = listed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not isinstance(metadata.get(METADATA_KEY), str):
@@ -83,7 +100,7 @@ def read(path: Path) -> Header:
             " or convert this one with models.save"
         )
     tensors = _tensors(listed, path)
-    if path.stat().st_size != len(raw) + sum(tensor.size for tensor in tensors):
+    if size != len(raw) + sum(tensor.size for tensor in tensors):
         raise ModelError(f"{path.name} is incomplete or has something appended; get the file again")
     values = parsed(metadata[METADATA_KEY], path)
     weights_sum = checked_sum(values, raw, path)
@@ -156,7 +173,7 @@ def require_text(value: object) -> None:
             halves of a character; line ends and tabs are text.
     """
     if isinstance(value, str):
-        steering = sorted({c for c in value if c not in "\n\t" and _steers(c)})
+        steering = STEERING.search(value)
         if steering:
             raise ValueError(f"a text holds control characters, {ascii(steering[0])} for one")
     elif isinstance(value, dict):
@@ -166,10 +183,6 @@ def require_text(value: object) -> None:
     elif isinstance(value, (list, tuple)):
         for part in value:
             require_text(part)
-
-
-def _steers(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or character in TURNING
 
 
 def checked_sum(values: dict, raw: bytes, path: Path) -> str | None:
