@@ -104,7 +104,7 @@ def test_an_error_in_apply_is_on_a_page_that_names_no_person(in_slicer, home):
         home,
         "IdealInput",
         "def broken(self):\n    raise RuntimeError('broken on purpose')\n\n\n"
-        "IdealInputWidget.prepareRun = broken\n",
+        "IdealInputWidget.prepareRun = broken\nIdealInputTest.runTest = lambda self: None\n",
     )
     code, page, said = in_slicer(
         "--made-up", "--short", "--modules", "IdealInput", modules=[broken]
@@ -206,6 +206,9 @@ def test_without_a_network_the_image_is_made_up_and_says_so(in_slicer):
 
 
 SAMPLE = """
+InvariancesTest.runTest = lambda self: None
+
+
 def registerSampleData():
     import SampleData
 
