@@ -15,7 +15,7 @@ PIP = $(RUN) -m pip install --quiet --no-input --disable-pip-version-check --con
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-# As many processes as cores, each with one thread: two threads each took 1.6 times the processor.
+# Processes with one thread each: two threads each took 1.6 times the processor.
 test coverage: export OMP_NUM_THREADS ?= 1
 
 test: $(READY)  ## run the tests; ARGS="-k volumes" passes options to pytest

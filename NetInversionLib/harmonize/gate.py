@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
@@ -495,6 +495,9 @@ def prediction(people: np.ndarray, factor: float = 1.0) -> tuple[float, float]:
     """
     n = len(people)
     half = (
-        stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * people.std(ddof=1) * np.sqrt(1 + 1 / n) * factor
+        special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)
+        * people.std(ddof=1)
+        * np.sqrt(1 + 1 / n)
+        * factor
     )
     return float(people.mean() - half), float(people.mean() + half)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage, optimize, special
-from skimage.metrics import structural_similarity
+from skimage import metrics
 
 from . import scan as harmonize_scan
 from .matching import FRACTIONS
@@ -77,7 +77,9 @@ def _ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, window: int) -
     # The box may be thinner than the window near a border of the volume.
     pad = [(0, max(0, window - size)) for size in image.shape]
     image, truth = (np.pad(x.astype(np.float32), pad, mode="symmetric") for x in (image, truth))
-    _, values = structural_similarity(image, truth, win_size=window, data_range=PEAK, full=True)
+    _, values = metrics.structural_similarity(
+        image, truth, win_size=window, data_range=PEAK, full=True
+    )
     return float(values[tuple(map(slice, mask.shape))][mask].mean(dtype=np.float64))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
-from skimage.restoration import denoise_tv_chambolle
+from skimage import restoration
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -395,7 +395,9 @@ def noise_of(patient: Tensor) -> Tensor:
         for c, channel in enumerate(image):
             sigma = noise_sigma(channel)
             smooth[n, c] = (
-                denoise_tv_chambolle(channel, weight=1.5 * sigma) if sigma > 0 else channel
+                restoration.denoise_tv_chambolle(channel, weight=1.5 * sigma)
+                if sigma > 0
+                else channel
             )
     return torch.from_numpy(images - smooth).to(patient)
 

@@ -42,6 +42,11 @@ LONGEST = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: a test that waits for a program leaves its core to another."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """The longest files come first; tests that open a module run on the installed one too."""
     for item in items:

@@ -183,14 +183,15 @@ IdealInputTest.runTest = _block
 def test_a_step_that_blocks_slicer_is_named_and_ends_it(in_slicer, home):
     broken = changed_module(home, "IdealInput", BLOCKING)
     code, page, said = in_slicer(
-        "--made-up", "--modules", "IdealInput", "--limit", "5", modules=[broken]
+        "--made-up", "--modules", "IdealInput", "--limit", "2", modules=[broken]
     )
     assert code == 1
     assert states(page)["IdealInput: its own test"] == "FAILED"
     assert "Slicer did not answer" in page and "in _block" in page
 
 
-def test_without_a_network_the_image_is_made_up_and_says_so(in_slicer):
+def test_without_a_network_the_image_is_made_up_and_says_so(in_slicer, home):
+    module = changed_module(home, "Invariances", "InvariancesTest.runTest = lambda self: None\n")
     nowhere = "http://127.0.0.1:9"
     code, page, said = in_slicer(
         "--short",
@@ -199,6 +200,7 @@ def test_without_a_network_the_image_is_made_up_and_says_so(in_slicer):
         https_proxy=nowhere,
         HTTPS_PROXY=nowhere,
         NETINVERSION_DATA="",
+        modules=[module],
     )
     assert code == 0, said
     assert "The sample could not be downloaded" in page
