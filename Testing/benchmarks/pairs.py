@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ WORK = {
     "invariances": ["Testing/benchmarks/invariance_speed.py", "--run", json.dumps(INVARIANCES)],
     "ideal_input": ["Testing/benchmarks/whole_volume.py", "--slices", "28", "--evaluations", "10"],
     "harmonize": [
-        *("-m", "NetInversionLib.cli", "harmonize", "{scan}", "{output}"),
+        *("-m", "NetInversionLib.cli", "harmonize", "{scans}", "{output}"),
         *("--model", "Resources/Models/t1-brain.safetensors"),
     ],
 }
@@ -67,8 +68,10 @@ def measured(name: str, trees: dict[str, Path], pairs: int) -> dict[str, list[tu
 def timed(work: list[str], tree: Path) -> tuple[float, float]:
     """Seconds and peak memory in MB of a program that is run in a checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        scan = common.DATA.parent / "brain_t1" / "site_a" / "sub-25.nii.gz"
-        places = {"{scan}": str(scan), "{output}": str(Path(folder) / "out")}
+        scans = Path(folder) / "in"
+        scans.mkdir()
+        shutil.copy(common.DATA.parent / "brain_t1" / "site_a" / "sub-25.nii.gz", scans)
+        places = {"{scans}": str(scans), "{output}": str(Path(folder) / "out")}
         command = [sys.executable, *(places.get(word, word) for word in work)]
         began = time.perf_counter()
         process = subprocess.Popen(
