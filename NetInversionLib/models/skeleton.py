@@ -10,12 +10,25 @@ from pathlib import Path
 
 import torch
 from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 
 from .. import networks
 from .card import Card, ModelError
 
 # A network nests at most so many modules for each of its weights; those shipped have 1 or 2.
 MODULES_PER_WEIGHT, MODULES_BESIDES = 8, 100
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no normal numbers where there is no memory for them.
+
+    For those torch would import its compiler, which takes two seconds.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.normal_:
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 class TooMuch(Exception):
@@ -38,7 +51,7 @@ def skeleton(card: Card, shapes: dict[str, tuple[int, ...]], path: Path) -> torc
             that is not as the card says, or whose weights are not those of the file.
     """
     try:
-        with torch.device("meta"), within(shapes.values()):
+        with torch.device("meta"), _Unfilled(), within(shapes.values()):
             network = networks.build(card.architecture, **card.arguments)
     except TooMuch as error:
         raise ModelError(

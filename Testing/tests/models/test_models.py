@@ -455,3 +455,17 @@ def test_dead_network_does_not_verify(tmp_path):
     path = models.save(tmp_path / "dead.safetensors", network, make_card())
     with pytest.raises(ModelError, match="gradient is zero"):
         models.verify(path)
+
+
+def test_the_synthetic_ct_network_opens_without_torch_s_compiler():
+    program = (
+        "import sys, torch; from NetInversionLib.models import library, load;"
+        " before = set(sys.modules);"
+        " [load(path) for path in library.shipped() if path.stem == 'dixon-to-synthetic-ct'];"
+        " print([name for name in set(sys.modules) - before if '_dynamo' in name])"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
