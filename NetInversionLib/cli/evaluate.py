@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +19,6 @@ from .options import (
     machine,
     machine_arguments,
     output_arguments,
-    overwrite_argument,
     seed_argument,
 )
 
@@ -177,104 +175,6 @@ def evaluate_denoiser(options: argparse.Namespace) -> int:
     if options.record:
         for name, path in zip(loaded, options.model):
             models.record_quality(path, denoisers.quality(rows, name))
-    return 0
-
-
-# The gate of harmonization ------------------------------------------------------------------------
-
-
-def _gate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder", help="brain-extracted volumes of the target scanner, one per person"
-    )
-    parser.add_argument(
-        "--folds", type=number(at_least=2), default=5, metavar="N", help="parts of the people"
-    )
-    parser.add_argument(
-        "--wrong",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files or folders that have to be caught",
-    )
-    parser.add_argument(
-        "--other",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files or folders, of other scanners, that should pass",
-    )
-    parser.add_argument(
-        "--flows",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=(
-            "a model per fold, not trained on the fold's people (person n, by name, is in fold n"
-            " modulo FOLDS); without them bits/dim are left out"
-        ),
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        help=(
-            "also write gate.csv and gate_cases.csv there; a run that was ended "
-            "goes on where it was (gate_cases.jsonl)"
-        ),
-    )
-    overwrite_argument(parser)
-    seed_argument(parser)
-    machine_arguments(parser)
-
-
-def _go_on(options: argparse.Namespace) -> None:
-    """The gate's folder: the same evaluation goes on in it, another one is refused."""
-    from ..cohort.folders import go_on
-    from ..cohort.items import text_hash
-
-    paths = [options.folder, *options.other, "wrong", *options.wrong, "flows", *options.flows]
-    seen = [os.path.abspath(path) for path in paths]
-    asked = text_hash(json.dumps([seen, options.folds, options.seed]))
-    names = ["gate.csv", "gate_cases.csv", "gate_cases.jsonl"]
-    go_on(Path(options.output), "evaluate gate", asked, names, options.overwrite)
-
-
-@command("evaluate", "gate", _gate_arguments)
-def evaluate_gate(options: argparse.Namespace) -> int:
-    """The harmonization's gate: false alarms, and wrong images let through.
-
-    In folds over the target's people.
-    """
-    if options.output:
-        _go_on(options)
-    device = machine(options)
-    from ..evaluation import gate
-
-    bits = gate.with_flows(options.flows, options.folds, device) if options.flows else None
-    people, other, wrong = (
-        gate.read_all(paths, options.shell.log)
-        for paths in ([options.folder], options.other, options.wrong)
-    )
-    record = Path(options.output) / "gate_cases.jsonl" if options.output else None
-    summary, cases = gate.evaluate(
-        people,
-        other,
-        wrong,
-        options.folds,
-        options.seed,
-        bits,
-        options.shell,
-        record,
-        str(options.flows),
-    )
-    options.shell.table(summary, "gate")
-    unjudged = [] if bits else ["bits/dim was not judged: no flows were given (--flows)"]
-    for line in (*gate.totals(summary), *unjudged):
-        options.shell.say(line)
-    options.shell.tell(totals=[*gate.totals(summary), *unjudged])
-    if options.output:
-        write_table(summary, Path(options.output), "gate")
-        write_table(cases, Path(options.output), "gate_cases")
     return 0
 
 

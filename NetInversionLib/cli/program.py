@@ -34,6 +34,7 @@ from . import (  # noqa: F401  (they register their commands)
     completion,
     compute,
     evaluate,
+    evaluate_gate,
     harmonize,
     models,
     models_download,

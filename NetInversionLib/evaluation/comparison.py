@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,12 +12,16 @@ import numpy as np
 
 from ..core import files, scans
 from ..core.progress import Progress
+from ..core.results import Table
 from ..harmonize import matching
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.matching import Method
 from ..harmonize.scan import Scan
 from ..models import Model
 from ..training import people as training_people
+from . import white_stripe
+
+N4_MATCHED = "N4 + histogram matching"
 
 
 def find_people(folder: str | Path, patterns: str = "*") -> list[Path]:
@@ -71,6 +76,12 @@ def methods_of(
             compared to it.
     """
     methods = matching.peers(target)
+    without_field = methods["N4"]
+    methods[N4_MATCHED] = lambda scan: matching.match_histogram(
+        scan.with_image(without_field(scan)), target
+    )
+    if white_stripe.installed():
+        methods[white_stripe.NAME] = white_stripe.white_stripe(target)
     if model is not None:
         from .. import harmonize
         from ..harmonize.settings import FORMER_MODES
@@ -80,8 +91,26 @@ def methods_of(
     return {
         name: method
         for name, method in methods.items()
-        if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))
+        if name == "source" or _wanted(name, wanted)
     }
+
+
+def _wanted(name: str, patterns: str) -> bool:
+    return any(fnmatch(name, one.strip()) for one in patterns.split(","))
+
+
+def with_absent(table: Table, wanted: str) -> Table:
+    """A table of methods, with a row that says so where one was wanted and cannot run here.
+
+    Args:
+        table: Its first column names the methods, all others hold numbers.
+        wanted: Patterns of methods' names with commas between.
+    """
+    if white_stripe.installed() or not _wanted(white_stripe.NAME, wanted):
+        return table
+    first, *others = table.columns
+    columns = {key: [*table.columns[key], float("nan")] for key in others}
+    return Table(table.title, {first: [*table.columns[first], white_stripe.ABSENT], **columns})
 
 
 @dataclass(frozen=True)
@@ -133,3 +162,26 @@ class Comparison:
             )
         progress.log(f"target: {len(set(map(person, others)))} people of {self.targets}")
         return matching.mean_quantiles(map(read, others))
+
+
+# Over people, and timed ---------------------------------------------------------------------------
+
+
+def over_people(
+    table: Table, measure: str, average: Callable[[list[float]], float] = np.mean, **where: str
+) -> float:
+    """The average over people of the mean over each one's scans.
+
+    It is taken in the rows whose columns hold what ``where`` says.
+    """
+    columns = table.columns
+    values: dict[str, list[float]] = {}
+    for n, value in enumerate(columns[measure]):
+        if all(columns[key][n] == wanted for key, wanted in where.items()):
+            values.setdefault(columns["person"][n], []).append(value)
+    return float(average([float(np.mean(own)) for own in values.values()]))
+
+
+def timed(method: Method, scan: Scan) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    return method(scan), time.perf_counter() - start

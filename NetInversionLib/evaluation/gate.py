@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def evaluate(
                 (fold + (number + 1) / len(cases)) / folds,
                 f"fold {fold + 1}: {case.kind}, {case.name}",
             )
-    return _summary(rows), _cases(rows)
+    return summary_table(rows), cases_table(rows)
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,16 @@ class GateCase:
         )
 
 
+class Judged(Protocol):
+    """A case, told from others by its kind and name."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 class Record:
     """The checks of cases judged so far, a JSON line each behind one that says of which evaluation.
 
@@ -156,10 +166,10 @@ class Record:
         with replacing(path) as part:
             part.write_text("\n".join([fingerprint, *whole, ""]), encoding="utf-8")
 
-    def find(self, fold: int, case: GateCase) -> list[Check] | None:
+    def find(self, fold: int, case: Judged) -> list[Check] | None:
         return self.found.get((fold, case.kind, case.name))
 
-    def keep(self, fold: int, case: GateCase, checks: list[Check]) -> None:
+    def keep(self, fold: int, case: Judged, checks: list[Check]) -> None:
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(self._line(fold, case.kind, case.name, checks) + "\n")
@@ -304,7 +314,12 @@ def read(path: Path) -> Scan:
 # Tables -------------------------------------------------------------------------------------------
 
 
-def _summary(rows: list) -> Table:
+def summary_table(rows: list) -> Table:
+    """A row per kind: how many were accepted, flagged and refused, and what fails most often.
+
+    Args:
+        rows: Expected, kind, name and checks of each case.
+    """
     kinds = dict.fromkeys((expected, kind) for expected, kind, _, _ in rows)
     columns: dict[str, list] = {
         name: []
@@ -328,7 +343,8 @@ def _summary(rows: list) -> Table:
     return Table("The gate's verdicts", columns)
 
 
-def _cases(rows: list) -> Table:
+def cases_table(rows: list) -> Table:
+    """A row per case, see ``summary_table``."""
     verdicts = [harmonize_gate.verdict(checks) for _, _, _, checks in rows]
     return Table(
         "The gate's verdicts, case by case",

@@ -1,26 +1,22 @@
 """How alike are two MR images, or two scanners?
 
-It is told by errors against a truth, distributions, edges, slices, tissues and a site probe.
+It is told by errors against a truth, distributions, edges, slices and tissues.
 
 Images are scaled (0 to 1.3) and [k, j, i]; every figure is of the voxels inside a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, optimize, special
+from scipy import ndimage, special
 from skimage import metrics
 
-from . import scan as harmonize_scan
 from .matching import FRACTIONS
 
 PEAK = 1.0  # the range of PSNR and SSIM: scaled images reach it at their 99.5th percentile
 SSIM_WINDOW = 7
-PROBE_SPACING_MM = 2.0
-PROBE_EROSION = 2  # voxels of the probe's grid
 
 
 # Against the truth --------------------------------------------------------------------------------
@@ -287,116 +283,3 @@ def _three_means(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
             mass > 0, np.bincount(nearest, weight * x, 3) / np.maximum(mass, 1e-12), means
         )
     return means
-
-
-# Site probe ---------------------------------------------------------------------------------------
-
-
-def probe_features(scan: harmonize_scan.Scan) -> dict[str, np.ndarray]:
-    """What a probe sees of a scan, on a common 2 mm grid inside an eroded mask.
-
-    Returns:
-        "histogram" of shape (26,): shares of 26 bins, 0 to 1.3. "texture" of shape (12,): mean
-        gradient magnitude, mean absolute Laplacian and standard deviation over 3x3x3 voxels, in
-        four bands of brightness.
-    """
-    image, mask = _on_probe_grid(scan)
-    values = image[mask]
-    shares = np.histogram(values, 26, (0, harmonize_scan.BRIGHTEST))[0] / len(values)
-    maps = (
-        ndimage.gaussian_gradient_magnitude(image, 0.5),
-        np.abs(ndimage.laplace(image)),
-        np.sqrt(
-            np.maximum(
-                ndimage.uniform_filter(image**2, 3) - ndimage.uniform_filter(image, 3) ** 2, 0
-            )
-        ),
-    )
-    band = np.digitize(values, np.quantile(values, (0.25, 0.5, 0.75)))
-    texture = [
-        m[mask][band == b].mean() if (band == b).any() else 0.0 for m in maps for b in range(4)
-    ]
-    return {"histogram": shares, "texture": np.array(texture)}
-
-
-def _on_probe_grid(scan: harmonize_scan.Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Image and eroded mask, resampled to 2 mm voxels; smoothed first where voxels are finer.
-
-    The whole mask if all erodes.
-    """
-    near = box(scan.mask, 2)
-    spacing = np.array(scan.volume.spacing_mm[::-1])
-    image, mask = scan.image[near].astype(np.float32), scan.mask[near]
-    # A Gaussian as wide as the new voxel, less the old voxel's own width.
-    image = ndimage.gaussian_filter(
-        image, np.sqrt(np.maximum(PROBE_SPACING_MM**2 - spacing**2, 0)) / 2.355 / spacing
-    )
-    steps = PROBE_SPACING_MM / spacing
-    shape = np.maximum(((np.array(image.shape) - 1) / steps).astype(int) + 1, 1)
-    image = ndimage.affine_transform(
-        image, steps, output_shape=tuple(shape), order=1, mode="nearest"
-    )
-    mask = (
-        ndimage.affine_transform(
-            mask.astype(np.float32), steps, output_shape=tuple(shape), order=1, mode="nearest"
-        )
-        > 0.5
-    )
-    eroded = ndimage.binary_erosion(mask, iterations=PROBE_EROSION)
-    inside = eroded if eroded.any() else mask
-    return image, inside if inside.any() else np.ones_like(mask)
-
-
-def site_probe(
-    features: np.ndarray, sites: Sequence[int], people: Sequence[str], strength: float = 1.0
-) -> float:
-    """How well a classifier tells the site of people it has not seen.
-
-    Balanced accuracy, 0 to 1, of a classifier that is retrained to convergence.
-
-    Logistic regression with a squared penalty (``strength``/2 |w|²; sites weigh the same), one
-    training for every person left out, features standardised by the people trained on. 0.5 is
-    chance for two sites.
-
-    Args:
-        features: Of shape (scans, features).
-        sites: 0 or 1 for each scan.
-        people: Whose scan it is: all scans of a person are left out together.
-
-    Raises:
-        ValueError: One of the two sites has fewer than two people.
-    """
-    features, site_of, whose = np.asarray(features, float), np.asarray(sites), np.asarray(people)
-    if any(len(set(whose[site_of == site])) < 2 for site in (0, 1)):
-        raise ValueError("a site probe needs at least two people of each of two sites")
-    right = np.zeros(len(site_of), bool)
-    for person in np.unique(whose):
-        out = whose == person
-        mean, deviation = features[~out].mean(axis=0), features[~out].std(axis=0)
-        scaled = (features - mean) / np.where(deviation > 1e-9, deviation, np.inf)
-        weights = _logistic(scaled[~out], site_of[~out], strength)
-        right[out] = (scaled[out] @ weights[1:] + weights[0] > 0) == site_of[out]
-    return float(np.mean([right[site_of == site].mean() for site in (0, 1)]))
-
-
-def _logistic(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Weights (intercept first) of least weighted cross-entropy and penalty.
-
-    The problem is convex, so the end is the end.
-    """
-    x, sign = np.c_[np.ones(len(x)), x], 2.0 * y - 1
-    weight = np.where(y, 1 / y.sum(), 1 / (1 - y).sum()) * len(y) / 2
-    penalised = np.r_[0.0, np.ones(x.shape[1] - 1)] * strength
-
-    def loss(w):
-        margin = sign * (x @ w)
-        value = np.sum(weight * np.logaddexp(0, -margin)) + np.sum(penalised * w**2) / 2
-        return value, -(weight * sign * special.expit(-margin)) @ x + penalised * w
-
-    return optimize.minimize(
-        loss,
-        np.zeros(x.shape[1]),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 10_000, "gtol": 1e-7, "ftol": 1e-14},
-    ).x

@@ -11,7 +11,14 @@ from scipy import ndimage
 from NetInversionLib import cli
 from NetInversionLib.core import files, results
 from NetInversionLib.core.volumes import Volume
-from NetInversionLib.evaluation import comparison, gate, harmonize, visits
+from NetInversionLib.evaluation import (
+    comparison,
+    gate,
+    harmonize,
+    two_scanners,
+    visits,
+    white_stripe,
+)
 from NetInversionLib.harmonize import matching, simulated_scanners
 from NetInversionLib.harmonize import scan as harmonize_scan
 
@@ -74,7 +81,12 @@ def test_people_by_patterns(cohort):
 def test_methods_by_name():
     target = np.linspace(0, 1, 513)
     assert list(fast_methods(target)) == ["source", "histogram matching", "Nyúl", "z-score"]
-    assert list(comparison.methods_of(target, wanted="N4*")) == ["source", "N4", "N4 + Nyúl"]
+    assert list(comparison.methods_of(target, wanted="N4*")) == [
+        "source",
+        "N4",
+        "N4 + Nyúl",
+        "N4 + histogram matching",
+    ]
 
 
 def test_a_method_that_knows_the_truth_is_perfect_and_the_source_is_not(cohort):
@@ -135,20 +147,29 @@ def test_histogram_matching_undoes_curves_and_not_fields(cohort):
     assert min(undone["gamma 0.7"], undone["none"]) > undone["field 0.3 seed 1"] + 3
 
 
+def by_method(table):
+    """A table's rows as dictionaries, by method."""
+    return {
+        name: {key: column[n] for key, column in table.columns.items()}
+        for n, name in enumerate(table.columns["method"])
+    }
+
+
 def test_prospective_before_and_after(cohort):
     people, targets = (harmonize.find_people(cohort / name) for name in ("source", "target"))
     target = matching.mean_quantiles(map(harmonize.read, targets))
-    table, means, histograms = harmonize.prospective(
-        people, targets, fast_methods(target), cohort / "labels"
+    found = two_scanners.prospective(
+        people, targets, fast_methods(target), cohort / "labels", seeds=2
     )
-    row = {
-        name: {key: column[n] for key, column in means.columns.items()}
-        for n, name in enumerate(means.columns["method"])
-    }
+    row, sites = by_method(found.means), by_method(found.sites)
     assert list(row) == ["target", "source", "histogram matching", "Nyúl", "z-score"]
     matched, source, own = row["histogram matching"], row["source"], row["target"]
     assert matched["Wasserstein"] < own["Wasserstein"] < source["Wasserstein"]
-    assert source["site probe (histogram)"] == 1 and matched["site probe (histogram)"] < 0.9
+    assert list(sites) == ["chance", "source", "histogram matching", "Nyúl", "z-score"]
+    for asked in ("histogram: trained anew", "histogram: trained on the source"):
+        assert sites["source"][asked] == 1 and sites["histogram matching"][asked] < 0.9
+    effects = [sites[name]["additive site effect (sd)"] for name in ("source", "Nyúl", "chance")]
+    assert effects[0] > 10 > 3 > max(effects[1:])
     assert (
         abs(matched["white/grey contrast"] / own["white/grey contrast"] - 1)
         < 0.1
@@ -166,8 +187,12 @@ def test_prospective_before_and_after(cohort):
     assert (source["white/grey in labels"], source["grey/CSF in labels"]) == pytest.approx(
         expected, rel=0.03
     )
-    assert np.isnan(own["white/grey in labels"]) and len(table.columns["person"]) == 6 + 4 * 4
-    for shares in histograms.values():
+    assert np.isnan(own["white/grey in labels"])
+    assert len(found.people.columns["person"]) == 6 + 4 * 4
+    kept = found.kept.columns
+    assert len(kept["method"]) == 2 * 4
+    assert np.isnan(kept["correlation"]).all(), "all have as large ventricles here"
+    for shares in found.histograms.values():
         assert shares.sum() == pytest.approx(1)
 
 
@@ -188,11 +213,12 @@ def test_sessions_of_a_person_stay_together(tmp_path):
             files.save(seen, tmp_path / f"sub-{n}_ses-{session}_T1w.nii.gz")
     paths = harmonize.find_people(tmp_path)
     methods = {"source": lambda scan: scan.image}
-    table, means, _ = harmonize.prospective(paths[:10], paths[10:], methods)
-    assert (
-        means.columns["site probe (histogram)"][1] <= 0.6
-        and means.columns["site probe (all)"][1] <= 0.6
-    )
+    found = two_scanners.prospective(paths[:10], paths[10:], methods)
+    told = by_method(found.sites)["source"]
+    assert told["histogram: trained anew"] <= 0.65
+    assert told["histogram and texture: trained anew"] <= 0.65
+    assert found.kept is None
+    table = found.people
     assert (
         set(table.columns["person"]) == {f"sub-{n}" for n in range(10)}
         and len(set(table.columns["scan"])) == 20
@@ -228,16 +254,6 @@ def test_a_mean_over_people_counts_each_once():
     ]
     table = results.table_of_rows("", ["person", "scan", "domain", "method", "MAE"], rows)
     assert harmonize.family_means(table, "MAE").columns["source"] == [5.0]
-
-
-def test_labels_of_tissues_or_of_regions():
-    volume, tissue = brain(3)
-    scan = harmonize_scan.prepare(volume)
-    regions = np.array([0, 51, 100, 81], np.uint8)[tissue]
-    few, many = (
-        harmonize.label_overlap(scan, volume.with_array(labels)) for labels in (tissue, regions)
-    )
-    assert few == many and min(few) > 0.95
 
 
 def moved(volume, degrees, shift_mm):
@@ -358,12 +374,48 @@ def test_command_on_two_scanners(cohort, tmp_path, capsys):
         str(tmp_path),
     ]
     assert cli.main(line) == 0
-    assert "site probe" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "told apart" in printed and "ventricles' share" in printed
+    assert "WhiteStripe" not in printed, "it was not asked for"
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
         "histograms.png",
         "prospective.csv",
+        "prospective_kept.csv",
         "prospective_people.csv",
+        "prospective_sites.csv",
     }
+
+
+def test_a_method_whose_package_is_missing_has_a_row_that_says_so(monkeypatch):
+    table = results.table_of_rows("Two", ["method", "Wasserstein"], [("source", 0.1)])
+    monkeypatch.setattr(white_stripe, "installed", lambda: False)
+    rows = comparison.with_absent(table, "*").columns
+    assert "not installed" in rows["method"][1] and np.isnan(rows["Wasserstein"][1])
+    assert comparison.with_absent(table, "hist*") is table
+    assert "WhiteStripe" not in comparison.methods_of(np.linspace(0, 1, 513))
+    with pytest.raises(ValueError, match="pip install intensity-normalization"):
+        white_stripe.white_stripe(np.linspace(0, 1, 513))
+
+
+@pytest.mark.skipif(not white_stripe.installed(), reason="intensity-normalization is not there")
+def test_the_package_s_methods_undo_a_scale_and_agree_with_ours():
+    from intensity_normalization import NyulNormalizer, create_image
+
+    volume, _ = brain(3)
+    scan = harmonize_scan.prepare(volume)
+    target = 0.7 * matching.quantiles(scan) + 0.1
+    method = comparison.methods_of(target, wanted="WhiteStripe")["WhiteStripe"]
+    inside = scan.mask
+    np.testing.assert_allclose(method(scan)[inside], 0.7 * scan.inside + 0.1, atol=0.01)
+
+    package = NyulNormalizer()
+    stand_in = np.interp(np.linspace(0, 1, 20001), matching.FRACTIONS, target)[None, None]
+    package.fit_population([create_image(stand_in)], [create_image(np.ones_like(stand_in))])
+    theirs = package.transform(create_image(scan.image), create_image(inside.astype(np.float32)))
+    low, high = np.percentile(stand_in, (1, 99))
+    theirs = (theirs.get_data() - 1) / 99 * (high - low) + low
+    ours = matching.match_landmarks(scan, target)
+    np.testing.assert_allclose(ours[inside], theirs[inside].clip(0, 1.3), atol=0.002)
 
 
 def test_command_on_two_visits(cohort, tmp_path, capsys):
@@ -423,9 +475,9 @@ def test_real_scanners(data):
     people = harmonize.find_people(folder, "ixi012*,ixi014*")
     target = matching.mean_quantiles(map(harmonize.read, targets))
     methods = comparison.methods_of(target, wanted="histogram*")
-    _, means, _ = harmonize.prospective(
-        people, targets, methods, data / "brain_t1" / "site_b_labels"
+    found = two_scanners.prospective(
+        people, targets, methods, data / "brain_t1" / "site_b_labels", seeds=2
     )
-    c = means.columns
+    c = found.means.columns
     assert c["Wasserstein"][2] < 0.2 * c["Wasserstein"][1] and min(c["white overlap"][1:]) > 0.6
     assert min(c["edge agreement"][1:]) > 0.95

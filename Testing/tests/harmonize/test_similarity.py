@@ -9,7 +9,6 @@ from skimage import metrics
 from toy_scans import make_scan
 
 from NetInversionLib.core import files, volumes
-from NetInversionLib.core.volumes import Volume
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize import similarity, simulated_scanners
 from NetInversionLib.harmonize.matching import FRACTIONS, quantiles
@@ -149,71 +148,6 @@ def test_tissues_scale_with_the_image_and_need_three_values():
         similarity.fit_tissues(np.repeat([0.1, 0.9], 50))
 
 
-def probe_set(shift, people=8, seed=0):
-    rng = np.random.default_rng(seed)
-    sites = np.repeat([0, 1], people)
-    return (
-        rng.normal(size=(2 * people, 5)) + shift * sites[:, None],
-        sites,
-        [f"p{n}" for n in range(2 * people)],
-    )
-
-
-def test_probe_finds_a_difference_and_only_a_difference():
-    assert similarity.site_probe(*probe_set(5)) == 1
-    chance = [similarity.site_probe(*probe_set(0, seed=seed)) for seed in range(12)]
-    assert 0.3 < np.mean(chance) < 0.65
-
-
-def test_probe_keeps_people_apart():
-    """Scans of one person are alike: a probe that has seen one of them knows the other's site."""
-    rng = np.random.default_rng(3)
-    person = rng.normal(size=(12, 40))
-    features = np.repeat(person, 2, axis=0) + rng.normal(0, 0.01, (24, 40))
-    sites, people = np.repeat([0, 1], 12), np.repeat(np.arange(12), 2)
-    apart, mixed = (similarity.site_probe(features, sites, p) for p in (people, np.arange(24)))
-    assert mixed == 1 and apart < 0.9
-    with pytest.raises(ValueError, match="two people"):
-        similarity.site_probe(features[:13], sites[:13], people[:13])
-
-
-def test_probe_training_ends_where_the_gradient_does():
-    features, sites, _ = probe_set(0.5)
-    w = similarity._logistic(features, sites, 1.0)
-    from scipy import optimize
-
-    def loss(w):
-        margin = (2 * sites - 1) * (features @ w[1:] + w[0])
-        return np.sum(np.log1p(np.exp(-margin))) + np.sum(w[1:] ** 2) / 2
-
-    assert np.abs(optimize.approx_fprime(w, loss, 1e-6)).max() < 1e-4
-    assert optimize.minimize(loss, np.zeros(6)).fun == pytest.approx(loss(w), abs=1e-6)
-
-
-def test_probe_features_do_not_depend_on_the_grid():
-    """The same ball on 1 mm and 2 mm voxels looks alike to the probe.
-
-    Resolution alone must not tell the site.
-    """
-    features = []
-    for spacing in (1.0, 2.0):
-        n = int(60 / spacing)
-        grid = [(np.arange(n) - (n - 1) / 2) * spacing] * 3
-        z, y, x = np.meshgrid(*grid, indexing="ij")
-        image = (np.sqrt(x**2 + y**2 + z**2) < 25) * (0.6 + 0.3 * np.sin(x / 6) * np.cos(y / 7))
-        matrix = np.diag([spacing] * 3 + [1.0])
-        features.append(
-            similarity.probe_features(
-                harmonize_scan.prepare(Volume(image.astype(np.float32), matrix, "ball"))
-            )
-        )
-    assert features[0]["histogram"].sum() == pytest.approx(1) and features[0]["texture"].shape == (
-        12,
-    )
-    assert np.abs(np.cumsum(features[0]["histogram"] - features[1]["histogram"])).max() < 0.05
-    np.testing.assert_allclose(features[0]["texture"], features[1]["texture"], rtol=0.3, atol=0.003)
-
-
 def test_box_holds_the_mask_and_no_more():
     mask = np.zeros((9, 8, 7), bool)
     mask[2:4, 5, 1:6] = True
@@ -223,16 +157,16 @@ def test_box_holds_the_mask_and_no_more():
 
 def test_tissues_of_real_brains_against_labels(data):
     """The unsupervised classes are the labelled ones, as far as brightness alone can tell."""
-    from NetInversionLib.evaluation import harmonize
+    from NetInversionLib.evaluation import biology
 
     folder = data / "brain_t1"
     scan = harmonize_scan.prepare(files.load(folder / "site_b" / "ixi150_1550.nii.gz"))
     labels = volumes.reorient(files.load(folder / "site_b_labels" / "ixi150_1550.nii.gz"), "RAS")
-    overlap = harmonize.label_overlap(scan, labels)
+    fitted = similarity.fit_tissues(scan.inside)
+    overlap = biology.overlaps(scan, biology.read_labels(scan, labels), fitted)
     assert min(overlap) > 0.5 and overlap[2] > 0.7
-    white, grey = similarity.fit_tissues(scan.inside).contrasts
+    white, grey = fitted.contrasts
     assert 0.1 < white < grey < 0.8
-    assert np.isfinite(np.concatenate(list(similarity.probe_features(scan).values()))).all()
 
 
 def test_measures_take_a_scan_of_the_simulated_domains():
