@@ -192,7 +192,10 @@ def _sites(seen: Mapping[str, list[dict]], people: Sequence[str], seeds: int) ->
     harmonized = {name: [*target, *looks] for name, looks in seen.items() if name != TARGET}
     told = {
         kind: site_classifier.told_apart(
-            {name: _features(looks, of) for name, looks in harmonized.items()}, sites, people, seeds
+            {name: _features(looks, of) for name, looks in harmonized.items()},
+            sites.tolist(),
+            people,
+            seeds,
         )
         for kind, of in KINDS.items()
     }
