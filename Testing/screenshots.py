@@ -284,7 +284,6 @@ SHOWN = {
         {"start": ["the patient's images"]},
     ),
     "validity": (("input", "MAE (HU)"), {}),
-    "acquirable": (("knob", "MAE (HU)", "share of the free-voxel gain (%)"), {}),
 }
 
 

@@ -266,7 +266,7 @@ class Choices(logic.ModuleLogic):
         )
         of_some = min(1, 4 / slices) if node.direction == Direction.BEST else 0
         curve = len(PRICES) * STEPS * (2 if node.preset == Preset.NEAR else 1) + 40
-        more = of_some * (420 * node.knobs + curve * node.tradeOff)
+        more = of_some * (630 * node.knobs + curve * node.tradeOff)
         return voxels * (starts * (evaluations + 8 * node.validity) + more + 10)
 
     def estimateText(self, node: Any, card: Card) -> str:

@@ -21,7 +21,16 @@ SECOND = "second"
 TEXT, TRUTH, COUNT, NUMBER = "text", "truth", "count", "number"
 """Kinds of columns."""
 
-_OF_A_CHANNEL = ("ideal", "change", "output", "error", "spread")
+_OF_A_CHANNEL = (
+    "ideal",
+    "change",
+    "output",
+    "error",
+    "spread",
+    "shared",
+    "leeway",
+    "direction",
+)
 _OF_A_START = ("spectrum",)
 _OLD_OWN = "patient's"  # what older versions called OWN
 

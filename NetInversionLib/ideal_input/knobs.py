@@ -1,16 +1,14 @@
-"""Acquirable ideal input: the same objective over a scanner's settings, instead of free voxels.
+"""How a patient's images would look with other settings of the scanner.
 
 ``Scanner.images`` says how the patient's images would look with other settings: to each channel
 the difference is added that the signal equations (``protocol``) see between the two protocols, from
-the fractions of water, fat and bone that the target CT shows, and the image's own noise is scaled.
-The batched L-BFGS turns each setting alone, then all together within a scan time.
+the fractions of water, fat and bone that the target CT shows, the patient's motion blurs it, and
+noise is taken away or added. ``acquirable`` searches the settings.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,35 +17,32 @@ from skimage import restoration
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.progress import Progress
-from ..core.results import Curve, Table
-from ..optimise import lbfgs
-from ..optimise.objective import Objective
 from .dixon import tissue_fractions
 from .protocol import (
     AVERAGES,
     BONE,
-    ECHO_TIME,
     FAT,
     SETTINGS,
-    SHORT_ECHO_MS,
     WATER,
     Protocol,
     in_words,
 )
 
-EVALUATIONS = 30
-MOST_IMAGES = 4
 LINES = 120 * 80 / 4
 """Rows times partitions of a body scan, accelerated fourfold: the reference takes a quarter of a
 minute, a breath-hold."""
-TIMES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Scan times at which the best protocol is looked for, as multiples of the reference's."""
 DIXON = ("in_phase", "fat_fraction", "water_fraction")
 BACKGROUND = 0.02
 """Of soft tissue's signal: below it fractions fade to 0, as in the simulator."""
 FIELD = 0.3
 """Largest logarithm of each term of the receive field."""
+SMOOTH = 2.0
+"""Voxels: what of the difference between an image and what the signal equations see in the CT is
+smoother than this is no noise."""
+LARGEST = 2.5
+"""Standard deviations of noise: more is anatomy's, where MR and CT do not agree."""
+BODY = 0.1
+"""Of soft tissue's signal: less is air."""
 
 
 class Scanner:
@@ -56,12 +51,14 @@ class Scanner:
     Args:
         patient: Normalised, shape (images, C, *space).
         roles: Of the C channels.
+        spacing_mm: In-plane edge of a voxel.
         hu: The target CT in HU, shape (images, 1, *space), or None: then the contrast stays.
     """
 
-    def __init__(self, patient: Tensor, roles: list[str], hu: Tensor | None = None):
-        self.patient, self.roles = patient, roles
-        self.noise = noise_of(patient)
+    def __init__(
+        self, patient: Tensor, roles: list[str], spacing_mm: float, hu: Tensor | None = None
+    ):
+        self.patient, self.roles, self.spacing_mm = patient, roles, spacing_mm
         self.magnitude = [n for n, role in enumerate(roles) if not role.endswith("fraction")]
         self.basis = _field_terms(patient.shape[2:]).to(patient)
         self.fractions: list[Tensor] | None = None
@@ -73,6 +70,9 @@ class Scanner:
             in_phase = patient[:, roles.index("in_phase")].flatten()
             # Units of the patient's in-phase image for one of the signal equation's.
             self.scale = float((in_phase * total).sum() / total.square().sum().clamp(min=1e-12))
+            self.noise = self._noise_of_signals()
+        else:
+            self.noise = noise_of(patient)
 
     @property
     def names(self) -> list[str]:
@@ -86,13 +86,14 @@ class Scanner:
 
     def contrast(self, protocol: Protocol) -> list[Tensor]:
         """In-phase signal, fat fraction and water fraction that the signal equations give, each
-        (images, *space), with soft tissue's undecayed signal 1, blurred by the voxel.
+        (images, *space), with soft tissue's undecayed signal 1, blurred by voxel and motion.
         """
         water, fat, bone = self.fractions or []
         unit = protocol.signal(WATER)
         water = water + bone * (protocol.signal(BONE) / unit)
         fat = fat * (protocol.signal(FAT) / unit)
-        water, fat = (_blurred(part, protocol.voxel) for part in (water, fat))
+        width = protocol.sharpness(LINES, self.spacing_mm)
+        water, fat = (_blurred(part, width) for part in (water, fat))
         total = water + fat
         share = total / (total.square() + BACKGROUND**2)
         return [total, fat * share, water * share]
@@ -103,29 +104,50 @@ class Scanner:
         """
         protocol = self.protocol(values)
         still = self.protocol(torch.zeros_like(values))
-        noise = protocol.noise() / still.noise()
+        more = protocol.noise() / still.noise() - 1
         x = self.patient
         if self.fractions:
-            noise = noise * still.signal(WATER) / protocol.signal(WATER)
-            x = self._recontrasted(protocol)
+            more = (1 + more) * still.signal(WATER) / protocol.signal(WATER) - 1
+            x = self._recontrasted(protocol, more)
         else:
-            x = x + _blurred(x, protocol.voxel) - _blurred(x, still.voxel)
-        x = x + (noise - 1) * self.noise
+            new, old = (p.sharpness(LINES, self.spacing_mm) for p in (protocol, still))
+            x = x + _blurred(x, new) - _blurred(x, old) + more * self.noise
         field = torch.exp(FIELD * torch.tensordot(values[len(SETTINGS) :], self.basis, 1))
         lit = [x[:, n] * field if n in self.magnitude else x[:, n] for n in range(x.shape[1])]
         return torch.stack(lit, 1)
 
-    def _recontrasted(self, protocol: Protocol) -> Tensor:
+    def _recontrasted(self, protocol: Protocol, more: Tensor) -> Tensor:
+        """The patient's images in another contrast, with ``more`` times the noise in addition."""
         channels = list(self.patient.unbind(1))
-        for role, new, old in zip(DIXON, self.contrast(protocol), self.reference):
-            place = self.roles.index(role)
-            scale = self.scale if role == "in_phase" else 1.0
-            changed = channels[place] + scale * (new - old)
-            # A scanner's in-phase scale is arbitrary: networks read it from a high percentile.
-            if role == "in_phase":
-                changed = changed * (_high(channels[place]) / _high(changed).clamp(min=1e-6))
+        places = [self.roles.index(role) for role in DIXON]
+        changes = [new - old for new, old in zip(self.contrast(protocol), self.reference)]
+        in_phase, fat, water = (channels[place] for place in places)
+        in_phase = in_phase + self.scale * changes[0]
+        fat, water = fat + changes[1], water + changes[2]
+        noise = [more * part for part in self.noise]
+        fat, water = _with_noise(in_phase, fat, water, noise, BACKGROUND * self.scale)
+        in_phase = in_phase + sum(noise)
+        # A scanner's in-phase scale is arbitrary: networks read it from a high percentile.
+        in_phase = in_phase * (_high(channels[places[0]]) / _high(in_phase).clamp(min=1e-6))
+        for place, changed in zip(places, (in_phase, fat, water)):
             channels[place] = changed
         return torch.stack(channels, 1)
+
+    def _noise_of_signals(self) -> list[Tensor]:
+        """Noise of the fat and of the water signal, each (images, *space), in in-phase units.
+
+        What the signals have beside those that the CT explains, under a smooth field, is split at
+        ``SMOOTH``: the finer part is noise, as far as it is no larger than noise is.
+        """
+        in_phase, fat, water = (self.patient[:, self.roles.index(role)] for role in DIXON)
+        parts = self.fractions or []
+        body = self.reference[0] > BODY
+        return [
+            _fine_rest(
+                in_phase * share, [_blurred(p, p.new_tensor(1.0)) for p in told], self.basis, body
+            )
+            for share, told in ((fat, parts[1:2]), (water, [parts[0], parts[2]]))
+        ]
 
     def words(self, values: Tensor, turned: Tensor) -> str:
         """The settings that a row turns."""
@@ -139,214 +161,6 @@ class Scanner:
         if turned[len(SETTINGS)]:
             parts.append(f"receive field {100 * (math.exp(FIELD * strongest) - 1):.0f} %")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One search: which values it turns, from where, and within what bounds.
-
-    ``time``: of the reference's, which the averages then follow from; None leaves it free.
-    ``soonest``: least value of the echo time's setting.
-    """
-
-    name: str
-    turned: Tensor
-    time: float | None = None
-    soonest: float = -1.0
-
-
-class _Search:
-    """All rows at once, one row of values each, shape (rows, settings + field terms)."""
-
-    def __init__(self, scanner: Scanner, objective: Objective):
-        self.scanner, self.objective = scanner, objective
-        self.size = len(SETTINGS) + len(scanner.basis)
-        self.rows = [*self._alone(), *self._together()]
-        self.still = scanner.protocol(torch.zeros(self.size)).minutes(LINES)
-
-    def _alone(self) -> list[Row]:
-        rows = []
-        for name in self.scanner.names:
-            turned = torch.zeros(self.size)
-            if name == "receive field":
-                turned[len(SETTINGS) :] = 1
-            else:
-                turned[[setting.name for setting in SETTINGS].index(name)] = 1
-            rows.append(Row(name, turned))
-        return rows
-
-    def _together(self) -> list[Row]:
-        turned = torch.ones(self.size)
-        if not self.scanner.fractions:
-            turned[:AVERAGES] = 0
-        turned[AVERAGES] = 0  # follows from the time
-        rows = [Row(f"all, {time:g} x the time", turned, time) for time in TIMES]
-        if self.scanner.fractions:
-            setting = SETTINGS[ECHO_TIME]
-            soonest = -math.log(setting.reference / SHORT_ECHO_MS) / math.log(
-                setting.reference / setting.low
-            )
-            rows.append(Row("all, 1 x the time, no short echo", turned, 1.0, soonest))
-        return rows
-
-    def settled(self, values: Tensor, row: Row) -> Tensor:
-        """``values`` within the row's bounds, its averages such that its time is kept."""
-        values = values * row.turned.to(values)
-        first = values[:1].clamp(min=row.soonest)
-        values = torch.cat([first, values[1:]])
-        if row.time is None:
-            return values
-        once = self.scanner.protocol(values).minutes(LINES)
-        ratio = (row.time * self.still / once).clamp(SETTINGS[AVERAGES].low, 64)
-        setting = SETTINGS[AVERAGES]
-        up, down = math.log(setting.high), -math.log(setting.low)
-        averages = torch.where(ratio > 1, ratio.log() / up, ratio.log() / down)
-        return torch.cat([values[:AVERAGES], averages[None], values[AVERAGES + 1 :]])
-
-    def run(self, progress: Progress) -> Tensor:
-        """Values found, (rows, settings + field terms): each setting alone from the patient's own,
-        then all together from the best of them.
-        """
-        alone = [number for number, row in enumerate(self.rows) if row.time is None]
-        first = self._minimised(alone, torch.zeros(len(alone), self.size), progress, 0.96)
-        start = first.x[first.loss.argmin()]
-        together = list(range(len(alone), len(self.rows)))
-        second = self._minimised(together, start.repeat(len(together), 1), progress, 0.975)
-        return torch.cat([first.x, second.x])
-
-    def _minimised(
-        self, rows: list[int], start: Tensor, progress: Progress, fraction: float
-    ) -> lbfgs.Solution:
-        def report(evaluation: int, best: object) -> None:
-            progress.report(
-                fraction + 0.015 * evaluation / EVALUATIONS,
-                f"Turning the scanner's knobs, step {evaluation}",
-            )
-
-        numbers = torch.tensor(rows)
-        return lbfgs.minimize(
-            lambda values, items: self.value_and_gradient(values, numbers[items]),
-            start,
-            lbfgs.Options(max_evaluations=EVALUATIONS, history=8, first_step=0.1),
-            lower=-1.0,
-            upper=1.0,
-            callback=report,
-        )
-
-    def value_and_gradient(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The error (rows,) and its slope (rows, values), on the CPU."""
-        losses, slopes = [], []
-        for value, number in zip(values, rows.tolist()):
-            row = self.rows[number]
-            with torch.enable_grad():
-                value = value.detach().to(self.scanner.patient.device).requires_grad_()
-                x = self.scanner.images(self.settled(value, row))
-                loss, slope = self.objective.value_and_gradient(
-                    x.detach(), torch.arange(len(x), device=x.device)
-                )
-                (gradient,) = torch.autograd.grad(x, value, slope / len(x))
-            losses.append(loss.mean())
-            slopes.append(gradient)
-        turned = torch.stack([self.rows[number].turned for number in rows.tolist()])
-        return torch.stack(losses).cpu(), torch.stack(slopes).cpu() * turned
-
-
-def acquirable(
-    scanner: Scanner,
-    objective: Objective,
-    units: str,
-    scale: float,
-    free_error: float,
-    progress: Progress,
-) -> tuple[Table, Curve, str]:
-    """What a scanner's settings buy of the free-voxel improvement.
-
-    Args:
-        scanner: Of the images that ``objective`` is of.
-        objective: A mean over voxels.
-        units: Of the error.
-        scale: ``units`` per normalised unit.
-        free_error: Error of the free-voxel ideal input on the same images, in ``units``.
-        progress: Receives progress; may raise ``Cancelled``.
-
-    Returns:
-        Table "acquirable", curve "error against scan time", and the best protocol in words.
-    """
-    search = _Search(scanner, objective)
-
-    found = search.run(progress)
-    before = objective.mean_error(scanner.patient) * scale
-    rows: list[tuple] = [
-        ("none (patient's own input)", "as acquired", float(search.still), before, 0.0)
-    ]
-    for row, values in zip(search.rows, found):
-        rows.append(_measured(search, row, values, scale, before, free_error))
-    rows.append(("free voxels", "ideal input", math.nan, free_error, 100.0))
-    headings = ("knob", "setting", "scan time (min)", f"MAE ({units})", SHARE)
-    columns = {heading: [row[n] for row in rows] for n, heading in enumerate(headings)}
-    return (
-        Table("What a scanner's knobs buy", columns),
-        _curve(search, rows, units),
-        _words(rows, before, units),
-    )
-
-
-SHARE = "share of the free-voxel gain (%)"
-
-
-def _measured(
-    search: _Search, row: Row, values: Tensor, scale: float, before: float, free_error: float
-) -> tuple:
-    """A row of the table; a knob that only makes things worse is left alone."""
-    scanner, gain = search.scanner, before - free_error
-    settled = search.settled(values.to(scanner.patient.device), row)
-    error = search.objective.mean_error(scanner.images(settled).detach()) * scale
-    minutes = float(scanner.protocol(settled).minutes(LINES))
-    words = scanner.words(settled, row.turned + (row.time is not None) * _one_at(AVERAGES, row))
-    if error >= before:
-        words, error, minutes = "as acquired", before, float(search.still)
-    return row.name, words, minutes, error, 100 * (before - error) / gain if gain > 0 else math.nan
-
-
-def _one_at(place: int, row: Row) -> Tensor:
-    one = torch.zeros_like(row.turned)
-    one[place] = 1
-    return one
-
-
-def _curve(search: _Search, rows: list[tuple], units: str) -> Curve:
-    points = sorted(
-        (rows[n][2], rows[n][3])
-        for n, row in enumerate(search.rows, 1)
-        if row.time is not None and row.soonest == -1
-    )
-    times = [time for time, _ in points]
-    # More time need not be used.
-    errors = list(itertools.accumulate((error for _, error in points), min))
-    lines = {
-        "best protocol": (times, errors),
-        "as acquired": (times, [rows[0][3]] * len(times)),
-        "free voxels": (times, [rows[-1][3]] * len(times)),
-    }
-    return Curve("What does scan time buy?", "scan time (min)", f"error left ({units})", lines)
-
-
-def _words(rows: list[tuple], before: float, units: str) -> str:
-    """The best protocol at the reference's time, and what it is without short echoes."""
-    named = {row[0]: row for row in rows}
-    _, setting, minutes, error, share = named["all, 1 x the time"]
-    text = (
-        f"In the same scan time ({60 * minutes:.0f} s) the best protocol found is: {setting}. It"
-        f" lowers the error from {before:.1f} to {error:.1f} {units}, {share:.0f} % of what free"
-        " voxels gain."
-    )
-    without = named.get("all, 1 x the time, no short echo")
-    if without:
-        text += (
-            f" With echoes no sooner than {SHORT_ECHO_MS:g} ms, where bone is dark, it is"
-            f" {without[3]:.1f} {units}, {without[4]:.0f} %."
-        )
-    return text
 
 
 # -- pieces ----------------------------------------------------------------------------------------
@@ -385,20 +199,61 @@ def _field_terms(space: torch.Size) -> Tensor:
     return torch.stack([term * torch.ones(space) for term in terms])
 
 
+def _with_noise(
+    in_phase: Tensor, fat: Tensor, water: Tensor, noise: list[Tensor], background: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Fat and water fractions once their signals, fractions of ``in_phase``, have more noise.
+
+    Noise is the same in all of an image, so where there is little signal fractions have most.
+    """
+
+    def fractions(signals: list[Tensor]) -> list[Tensor]:
+        total = sum((signal.abs() for signal in signals), torch.zeros_like(in_phase))
+        return [signal * total / (total.square() + background**2) for signal in signals]
+
+    signals = [fat * in_phase, water * in_phase]
+    before = fractions(signals)
+    after = fractions([signal + more for signal, more in zip(signals, noise)])
+    return fat + after[0] - before[0], water + after[1] - before[1]
+
+
+def _fine_rest(signal: Tensor, told: list[Tensor], basis: Tensor, body: Tensor) -> Tensor:
+    """Noise of a signal (images, *space) that ``told``, each of this shape, explain under a smooth
+    field; zero outside of ``body``.
+    """
+    ramps = [torch.ones_like(basis[0]), *basis]
+    found = torch.zeros_like(signal)
+    for n, image in enumerate(signal):
+        columns = torch.stack([(part[n] * ramp).flatten() for part in told for ramp in ramps])
+        gram = (columns @ columns.T).double()
+        gram += 1e-9 * gram.diagonal().max().clamp(min=1e-12) * torch.eye(len(gram)).to(gram)
+        weights = torch.linalg.solve(gram, (columns @ image.flatten()).double())
+        rest = image - (weights.to(columns) @ columns).reshape(image.shape)
+        rest = (rest * body[n]).cpu().numpy()
+        sigma = noise_sigma(rest)
+        smooth = ndimage.gaussian_filter(rest, [0] * (rest.ndim - 2) + [SMOOTH] * 2)
+        fine = np.clip(rest - smooth, -LARGEST * sigma, LARGEST * sigma)
+        found[n] = torch.from_numpy(fine).to(signal) * body[n]
+    return found
+
+
 def noise_of(patient: Tensor) -> Tensor:
-    """The images' noise as total-variation denoising sees it, like ``patient`` (images, C,
-    *space).
+    """The images' noise as non-local means see it, like ``patient`` (images, C, *space).
+
+    Source:
+        Buades, Coll & Morel, CVPR 2005.
     """
     images = patient.cpu().numpy()
     smooth = np.empty_like(images)
-    for n, image in enumerate(images):
-        for c, channel in enumerate(image):
-            sigma = noise_sigma(channel)
-            smooth[n, c] = (
-                restoration.denoise_tv_chambolle(channel, weight=1.5 * sigma)
-                if sigma > 0
-                else channel
+    for place in np.ndindex(*images.shape[:-2]):
+        sigma = noise_sigma(images[place[:2]])
+        smooth[place] = (
+            restoration.denoise_nl_means(
+                images[place], patch_size=3, patch_distance=7, h=sigma, sigma=sigma
             )
+            if sigma > 0
+            else images[place]
+        )
     return torch.from_numpy(images - smooth).to(patient)
 
 

@@ -58,8 +58,13 @@ IMAGES = {
     "error worst": "Error of {channel}, worst input from {start}",
     "error own": "Error of {channel}, patient's own input",
     "spread": "Spread of {channel} over the starts",
+    "shared": "What inputs as good share of {channel}",
+    "leeway": "Spread of {channel} over inputs as good",
+    "direction": "Largest difference of {channel} between inputs as good",
 }
 """Titles of images by what they show and the kind of the input, "ideal", "worst" or ``OWN``."""
+OF_ALL = ("spread", "shared", "leeway", "direction")
+"""Images that are of all inputs found."""
 
 
 def image_title(key: Key, channel: str, kind: str = "ideal") -> str:
@@ -71,7 +76,7 @@ def image_title(key: Key, channel: str, kind: str = "ideal") -> str:
         kind: "ideal" or "worst".
     """
     of = OWN if key.start == OWN else kind
-    form = IMAGES[key.kind if key.kind == "spread" else f"{key.kind} {of}"]
+    form = IMAGES[key.kind if key.kind in OF_ALL else f"{key.kind} {of}"]
     return form.format(channel=channel, start=start_words(key.start))
 
 
@@ -220,6 +225,23 @@ def _how_far(facts: dict, start: str) -> str:
         where = f", on {some} of {every} images," if some != every else ""
         words += f"; half of the gain{where} needs {half:.2g} times that noise"
     return f"{words}."
+
+
+def optima_in_words(optima: dict) -> str:
+    """Facts "optima" in words: how many inputs are as good, what they share, where they differ."""
+    shared = 100 * optima["shared"]
+    words = (
+        f"{optima['members']} inputs err alike ({optima['error']:.1f} {optima['units']}; the best"
+        f" alone {optima['best']:.1f}, the patient's own {optima['own']:.1f}). Of their mean square"
+        f" change {shared:.0f} % is shared by all; the rest is leeway, about which the network"
+        " asks nothing of a scanner."
+    )
+    first = optima["components"][0]
+    equal = 100 / len(optima["components"])
+    return (
+        f"{words} The largest direction of that holds {first:.0f} % of it; if all were alike, each"
+        f" would hold {equal:.0f} %."
+    )
 
 
 def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:

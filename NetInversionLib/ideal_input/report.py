@@ -60,6 +60,7 @@ SETTINGS = {
     "knobs": ("Try what a scanner can do", "yes or no"),
     "blurred": ("Weight of the blurred input's error", "beside the input's own"),
     "trade_off": ("How much change buys how much?", "yes or no"),
+    "optima": ("More inputs as good", "how many were looked for"),
 }
 LIMITS = (
     "That such an image could be acquired: voxels were free, and no scanner has one knob for "
@@ -88,6 +89,8 @@ NOTES = {
     "share of the gain lost (%)": "per cent of the whole gain (patient's error less ideal error) "
     "that is lost when this channel "
     "alone is the patient's again",
+    "shared by all (%)": "per cent of the inputs' mean square change from the patient's own; the "
+    "rest differs from one to the next",
     "share of the free-voxel gain (%)": "per cent of the gain that free voxels bring on the same "
     "images",
 }
@@ -154,9 +157,10 @@ def page(result: Result, source: Volume | None = None) -> str:
                 _transfer(facts),
             ),
             _on_change(result, facts),
+            _on_optima(facts, tables),
             core_page.chapter(
                 "What a scanner could do",
-                core_page.paragraph(facts["protocol"]) if "protocol" in facts else "",
+                *(core_page.paragraph(facts[key]) for key in ("protocol", "bone") if key in facts),
                 _table(tables, "acquirable"),
                 *_curves(result, "scan time"),
             ),
@@ -182,7 +186,7 @@ def _input_of(facts: Mapping) -> str:
     return next(iter(facts.get("inputs", {}).values()), facts["model"]["name"])
 
 
-KNOWN = ("error", "change", "swap back", "validity", "acquirable")
+KNOWN = ("error", "change", "swap back", "validity", "acquirable", "optima")
 
 
 def _optimiser(settings: Mapping) -> str:
@@ -276,6 +280,7 @@ TITLES = {
     "swap back": "One channel back to the patient's",
     "validity": "Would other inputs do as well?",
     "acquirable": "What a scanner's knobs buy",
+    "optima": "By channel",
 }
 
 
@@ -306,6 +311,17 @@ def _on_change(result: Result, facts: Mapping) -> str:
         "quiet",
     )
     return core_page.chapter("How much change buys how much?", *_curves(result, "trade-off"), note)
+
+
+def _on_optima(facts: Mapping, tables: Mapping[str, Table]) -> str:
+    """The chapter about several optima; "" if they were not asked for."""
+    if "optima" not in facts:
+        return ""
+    return core_page.chapter(
+        "Which inputs do as well?",
+        core_page.paragraph(reading.optima_in_words(facts["optima"])),
+        _table(tables, "optima"),
+    )
 
 
 def _ended(facts: Mapping) -> str:

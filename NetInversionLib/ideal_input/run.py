@@ -26,10 +26,13 @@ from ..models import Model
 from ..models.foreign.adapted import Adapted
 from ..optimise import lbfgs
 from ..optimise.objective import Objective, Terms
-from . import knobs, tables
+from . import tables
+from .acquirable import FREE, MOST_IMAGES, Errors, acquirable, freed
 from .case import make_starts, prepare, require_same_images
+from .knobs import Scanner
+from .optima import Leeway, Member, common_and_spread, leeway, of_one_error, seeded, shared_part
 from .quality import quality_line
-from .reading import OWN, start_words
+from .reading import ALIKE, OWN, start_words
 from .search import WORDS, budget, ideal_volumes, objective_for, optimise, put_volume
 from .served import distance, has_noise
 from .settings import IdealInputSettings
@@ -168,6 +171,8 @@ def describe(
         )
     if settings.direction == "best" and (settings.knobs or settings.trade_off):
         _add_of_some(result, case, names, found, settings, memory, progress)
+    if settings.optima and settings.direction == "best":
+        _add_optima(result, case, found, settings, memory, progress)
     result.curves[Key("convergence")] = Curve(
         "How far did the error fall?",
         "network evaluations",
@@ -254,17 +259,22 @@ def _add_of_some(
 ) -> None:
     """What is looked at on evenly spaced images only, since each is a search of its own."""
     count = len(case.patient)
-    chosen = torch.linspace(0, count - 1, min(count, knobs.MOST_IMAGES)).round().long()
-    objective = Objective(
-        case.model,
-        case.target[chosen],
-        case.weight[chosen],
-        Terms(settings.above, settings.below),
-        budget=0.5 * memory,
-        multiple=case.model.card.size_multiple,
-        log=progress.log,
-    )
+    chosen = torch.linspace(0, count - 1, min(count, MOST_IMAGES)).round().long()
+
+    def objective_where(weight: Tensor) -> Objective:
+        return Objective(
+            case.model,
+            case.target[chosen],
+            weight,
+            Terms(settings.above, settings.below),
+            budget=0.5 * memory,
+            multiple=case.model.card.size_multiple,
+            log=progress.log,
+        )
+
+    objective = objective_where(case.weight[chosen])
     scale, units = case.model.error_scale
+    near_first = _first_those_near(found, names, chosen)
     if settings.trade_off:
         result.curves[Key("trade-off")], result.facts["trade_off"] = trade_off(
             case.patient[chosen],
@@ -274,40 +284,120 @@ def _add_of_some(
             case.noise,
             scale,
             units,
-            _first_those_near(found, names, chosen),
+            near_first,
             progress,
         )
         result.facts["trade_off"]["of"] = count
     if settings.knobs:
-        free = min(objective.mean_error(images[chosen]) for images in found.images) * scale
-        _add_knobs(result, case, chosen, objective, free, progress)
+        masks = tables.tissues(case)
+        bone = masks["bone"][chosen.numpy()] if "bone" in masks else None
+        in_bone = None
+        if bone is not None and bone.any():
+            in_bone = objective_where(torch.from_numpy(bone[:, None]).to(case.weight))
+        errors = Errors(objective, in_bone, units, scale)
+        best = min(near_first, key=objective.mean_error)
+        ideal = _ideal(case, best, chosen, errors, settings, progress)
+        _add_knobs(result, case, chosen, errors, ideal, progress)
+
+
+def _ideal(
+    case: Case,
+    best: Tensor,
+    chosen: Tensor,
+    errors: Errors,
+    settings: IdealInputSettings,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """Ideal inputs beside a scanner's settings: the one found, and one found at any price."""
+    if not (settings.price or settings.blurred_weight):
+        return {FREE: best}
+    free = freed(best, case.free[chosen], errors.everywhere, progress)
+    return {"the ideal input of this run": best, FREE: free}
 
 
 def _add_knobs(
     result: Result,
     case: Case,
     chosen: Tensor,
-    objective: Objective,
-    free: float,
+    errors: Errors,
+    ideal: dict[str, Tensor],
     progress: Progress,
 ) -> None:
-    """Table "acquirable", curve "scan time" and fact "protocol".
+    """Table "acquirable", curve "scan time" and facts "protocol" and "bone".
 
     Args:
         result: Takes them.
         case: What is asked.
-        chosen: Numbers of the images that ``objective`` is of, (n,).
-        objective: A mean over voxels.
-        free: Error of the best free-voxel inputs there.
+        chosen: Numbers of the images that ``errors`` are of, (n,).
+        errors: What is made small.
+        ideal: Ideal inputs of these images by name.
         progress: Receives progress.
     """
-    scale, units = case.model.error_scale
     roles = [channel.role for channel in case.model.card.inputs]
     hu = None
     if [channel.units for channel in case.model.card.outputs] == ["HU"]:
         hu = case.model.denormalise_output(case.target[chosen])
-    scanner = knobs.Scanner(case.patient[chosen], roles, hu)
-    table, curve, words = knobs.acquirable(scanner, objective, units, scale, free, progress)
+    scanner = Scanner(case.patient[chosen], roles, case.frame.spacing_mm[0], hu)
+    table, curve, words = acquirable(scanner, errors, ideal, progress)
     result.tables[Key("acquirable")] = table
     result.curves[Key("scan time")] = curve
-    result.facts["protocol"] = words
+    result.facts |= {name: text for name, text in words.items() if text}
+
+
+def _add_optima(
+    result: Result,
+    case: Case,
+    found: Found,
+    settings: IdealInputSettings,
+    memory: float,
+    progress: Progress,
+) -> None:
+    """Table "optima", fact "optima" and images "shared", "leeway" and "direction" of each channel.
+
+    Members are the inputs that were found from the starts, as far as they err little more than the
+    best (or by 1 % of the patient's error), and ``settings.optima`` more.
+    """
+    objective = objective_for(case, slice(None), replace(settings, mean=True), memory, progress)
+    scale, units = case.model.error_scale
+    _, starts = make_starts(case, settings)
+    errors = [objective.mean_error(image) for image in found.images]
+    best = found.images[errors.index(min(errors))]
+    own = objective.mean_error(case.patient)
+    most = max(ALIKE * min(errors), min(errors) + 0.01 * own)
+    pairs = zip(errors, found.images, starts)
+    members = [Member(x, began) for error, x, began in pairs if error <= most]
+    weight = settings.blurred_weight
+    for number in range(settings.optima):
+        seed = settings.seed + 1000 + number
+        members.append(seeded(best, case.free, objective, weight, seed, progress))
+    inputs, _ = of_one_error(members, objective, weight)
+    told = leeway(inputs)
+    alike = [objective.mean_error(x) for x in inputs]
+    both = common_and_spread(inputs, case.patient, case.free)
+    result.facts["optima"] = {
+        "members": len(inputs),
+        "error": scale * sum(alike) / len(alike),
+        "best": scale * min(errors),
+        "own": scale * own,
+        "units": units,
+        "shared": shared_part(*both),
+        "components": [100 * share for share in told.shares.tolist()],
+    }
+    tables.add_optima(result, case, inputs)
+    _add_optima_images(result, case, told)
+
+
+def _add_optima_images(result: Result, case: Case, told: Leeway) -> None:
+    """Images "shared", "leeway" and "direction" of each channel, in scanner units."""
+    shared = case.model.denormalise(told.common, case.scaling)
+    spread, first = (
+        case.model.denormalise_change(images, case.scaling)
+        for images in (told.spread, told.components[0])
+    )
+    for index, channel in enumerate(case.model.card.inputs):
+        for kind, images, role in (
+            ("shared", shared, "input"),
+            ("leeway", spread, "spread"),
+            ("direction", first, "difference"),
+        ):
+            put_volume(result, case, images, index, Key(kind, channel.role), role)

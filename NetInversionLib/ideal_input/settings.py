@@ -61,6 +61,8 @@ class IdealInputSettings(Checked):
     beside its own; 0 looks for the least error at any price, and finds fine patterns that no
     scanner can show. Both None: 0.1 and 1 for the best input by the annealed search, else 0.
     ``trade_off``: also the curve "trade-off", how much of the gain needs how much change.
+    ``optima``: how many more inputs that are as good are looked for, each from the best one with
+    noise added, for the table "optima" and the images of what they share and where they differ.
     ``above``, ``below``: lambda 1 and 2, the price of values above 1 and below 0: at 10 all but a
     few voxels in ten thousand stay within [-0.05, 1.05], at 1 some 3 % leave it; ``mean``: every
     term of the objective is a mean over voxels (so that the lambdas do not depend on image size),
@@ -104,6 +106,7 @@ class IdealInputSettings(Checked):
     validity: bool = True
     knobs: bool = True
     trade_off: bool = False
+    optima: int = setting(0, at_least=0)
 
     def chosen(self) -> IdealInputSettings:
         """The same, with ``near`` and ``blurred`` as numbers: what a record holds."""

@@ -14,6 +14,7 @@ from ..core.keys import Column, Key
 from ..core.results import Curve, Result, Table
 from ..optimise.objective import Objective, Terms
 from .dixon import body_mask
+from .optima import common_and_spread, shared_part
 from .reading import BODY, EVERYTHING, OWN, TISSUES, input_words, mae, start_words
 from .served import blurred
 from .settings import NOISE
@@ -321,6 +322,32 @@ def add_validity(
             f"ideal {name}": gain[labels.index(input_words(name, kind))] for name in names
         }
     result.tables[Key("validity")] = Table("Would other inputs do as well?", columns)
+
+
+def add_optima(result: Result, case: Case, inputs: Tensor) -> None:
+    """Table "optima": by channel what inputs that are as good share, and where they differ.
+
+    Args:
+        result: Receives the table.
+        case: What is asked.
+        inputs: At least two, of one error, (members, images, C, *space), normalised.
+    """
+    roles = [channel.role for channel in case.model.card.inputs]
+    columns: dict[str, list] = {
+        heading: []
+        for heading in (
+            "channel",
+            Column("shared change", "normalised"),
+            Column("spread", "normalised"),
+            Column("shared by all", "%"),
+        )
+    }
+    for name, place in [*((r, slice(n, n + 1)) for n, r in enumerate(roles)), ("all", slice(None))]:
+        patient, free = case.patient[:, place], case.free[:, place]
+        both = common_and_spread(inputs[:, :, place], patient, free)
+        for heading, value in zip(columns, (name, *both, 100 * shared_part(*both))):
+            columns[heading].append(value)
+    result.tables[Key("optima")] = Table("Which inputs do as well?", columns)
 
 
 def output_error(case: Case, objective: Objective, images: Tensor) -> float:

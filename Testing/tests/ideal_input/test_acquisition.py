@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 from toy_models import linear, model, smooth, volume
 from toy_mr import run
 
 from NetInversionLib.core.progress import Progress
-from NetInversionLib.ideal_input import knobs, protocol
+from NetInversionLib.ideal_input import acquirable, knobs, protocol
 from NetInversionLib.ideal_input.dixon import DixonSettings, echo_signals, simulate_arrays
 from NetInversionLib.ideal_input.knobs import Scanner, noise_sigma
 from NetInversionLib.ideal_input.protocol import SETTINGS, Protocol
@@ -26,7 +26,7 @@ def of(**given):
     return Protocol(**{k: torch.tensor(v).double() for k, v in {**fields, **given}.items()})
 
 
-def phantom(shape=(2, 40, 44)):
+def phantom(shape=(1, 40, 44)):
     """A leg: fat around muscle around cortical bone, in HU [k, j, i]."""
     j, i = np.indices(shape[1:])
     distance = np.hypot(j - shape[1] / 2, i - shape[2] / 2)
@@ -41,7 +41,7 @@ def scanner(snr=40.0):
         hu, (3, 3, 3), DixonSettings(bias=0, snr=snr, gain=0.5), np.random.default_rng(0)
     )
     patient = torch.from_numpy(simulated).transpose(0, 1).contiguous()
-    return Scanner(patient, ROLES, torch.from_numpy(hu)[:, None])
+    return Scanner(patient, ROLES, 3.0, torch.from_numpy(hu)[:, None])
 
 
 def values(found, **given):
@@ -82,6 +82,29 @@ def test_signal_is_largest_at_the_ernst_angle():
     assert angles[int(np.argmax(signals))] == pytest.approx(ernst, abs=0.1)
 
 
+@pytest.mark.parametrize("tissue", [protocol.WATER, protocol.FAT, protocol.BONE])
+def test_signal_at_rest_is_the_density_and_decays_with_t2star(tissue):
+    """All recovered, all turned, nothing decayed: what there is, times exp(-TE/T2*)."""
+    still = {"repetition": 1e5, "flip": 90.0, "echoes": 1.0}
+    at = {time: float(of(echo_time=time, **still).signal(tissue)) for time in (1e-6, 0.4, 2.3)}
+    assert at[1e-6] == pytest.approx(tissue.density, rel=1e-5)
+    for time in (0.4, 2.3):
+        expected = tissue.density * math.exp(-time / tissue.t2star_ms)
+        assert at[time] == pytest.approx(expected, rel=1e-5)
+
+
+def test_fat_against_water_is_the_ratio_of_small_angles_and_of_t1():
+    """At small angles neither T1 counts; at large ones and short repetitions 1 / T1 does."""
+    short = {"repetition": 3.0, "echo_time": 1e-6, "echoes": 1.0}
+    water, fat = protocol.WATER, protocol.FAT
+    light = of(flip=1e-3, **short)
+    assert float(light.signal(fat) / light.signal(water)) == pytest.approx(1, rel=1e-3)
+    heavy = of(flip=90.0, repetition=1.0, echo_time=1e-6, echoes=1.0)
+    told = float(heavy.signal(fat) / heavy.signal(water))
+    assert float(heavy.repetition_ms) < 2
+    assert told == pytest.approx(water.t1_ms / fat.t1_ms, rel=2e-3)
+
+
 def test_several_echoes_are_averaged():
     one = [
         float(of(echo_time=0.1 + n * 0.7, echoes=1.0, repetition=20.0).signal(protocol.BONE))
@@ -109,12 +132,48 @@ def test_noise_and_time_follow_voxel_averages_and_repetition():
     # Twice the voxel's edge: eight times the volume, a quarter of the lines.
     assert float(of(voxel=2.0).noise() / still.noise()) == pytest.approx(2 / 8)
     assert float(of(voxel=2.0).minutes(100) / still.minutes(100)) == pytest.approx(1 / 4)
-    assert float(still.minutes(1000)) == pytest.approx(1000 * 6.0 / 60_000)
+    assert float(still.minutes(1000)) == pytest.approx(1000 * 6.0 / 60_000, rel=2e-3)
     # Six echoes do not fit into the reference's repetition: 2.3 + 5 x 1.15 + 1.2 ms.
     assert float(of(echoes=6.0).repetition_ms) == pytest.approx(9.25)
+    # Half of the data kept: twice the time, and no more signal.
+    gated = of(gating=0.5)
+    assert float(gated.minutes(1000) / still.minutes(1000)) == pytest.approx(2, rel=2e-3)
+    assert float(gated.noise() / still.noise()) == pytest.approx(1)
     # Half as much of k-space in each shot that starts at its centre.
     short = of(echo_time=0.1)
-    assert float(short.minutes(1000)) == pytest.approx(2 * 1000 * 6.0 / 60_000)
+    assert float(short.minutes(1000)) == pytest.approx(2 * 1000 * 6.0 / 60_000, rel=2e-3)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.8, 0.999])
+def test_gating_keeps_the_middle_of_a_normal_distribution(kept):
+    """Breathing's deviation is SciPy's of a normal distribution cut at both sides; drift adds."""
+    p = of(gating=kept)
+    reach = stats.norm.ppf((1 + kept) / 2)
+    breathing = protocol.BREATHING_MM * stats.truncnorm(-reach, reach).std()
+    drift = protocol.DRIFT_MM_PER_MINUTE * float(p.minutes(50_000))
+    assert float(p.motion_mm(50_000)) == pytest.approx(math.hypot(breathing, drift), rel=1e-6)
+
+
+def test_a_patient_holds_still_for_a_breath():
+    p = of()
+    lines = [60_000 * seconds / 60 / 6.0 for seconds in (10, 30)]
+    short, long = (float(p.motion_mm(n)) for n in lines)
+    assert short == pytest.approx(protocol.DRIFT_MM_PER_MINUTE / 6, rel=2e-3)
+    assert long == pytest.approx(protocol.BREATHING_MM, rel=0.02)
+
+
+@pytest.mark.parametrize("frequency", [1 / 40, 1 / 10, 1 / 5])
+def test_voxel_and_motion_blur_a_wave_as_their_gaussians_do(frequency):
+    """exp(-2 (pi sigma f)^2), with the variances of voxel and motion added."""
+    p = of(voxel=1.5, averages=8.0)
+    width = p.sharpness(knobs.LINES, 2.0)
+    moved = float(p.motion_mm(knobs.LINES)) / 2.0
+    assert moved > 0.9
+    variance = (1.5 / protocol.WIDTH) ** 2 + moved**2
+    wave = torch.cos(2 * math.pi * frequency * torch.arange(80, dtype=torch.float64))
+    seen = knobs._blurred(wave.expand(1, 1, 80, 80), width)[0, 0, 40, 20:60]
+    expected = math.exp(-2 * math.pi**2 * variance * frequency**2) * wave[20:60]
+    np.testing.assert_allclose(seen, expected, atol=2e-3)
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -125,14 +184,15 @@ def test_settings_at_rest_are_the_patients_own_images():
     assert torch.allclose(found.images(values(found)), found.patient, atol=1e-6)
 
 
-def test_contrast_of_the_reference_is_the_simulators():
+def test_contrast_of_the_reference_is_the_simulators(monkeypatch):
     """Soft tissue and fat give the simulator's water and fat at the same echo time.
 
     Bone, whose T1 the simulator leaves out, gives its signal in the ratio of its steady state to
     water's.
     """
+    monkeypatch.setattr(knobs, "_blurred", lambda image, width: image)
     found = scanner(snr=math.inf)
-    one = of(echoes=1.0, voxel=1e-3)
+    one = of(echoes=1.0)
     water, fat, bone = (one.signal(t) for t in (protocol.WATER, protocol.FAT, protocol.BONE))
     decay = math.exp(-2.3 / 25)
     brightness = float(fat / water) * math.exp(2.3 / 15) * decay
@@ -168,10 +228,44 @@ def test_averages_take_noise_away():
     assert after < 0.75 * before
 
 
+@pytest.mark.parametrize("averages", [0.25, 0.5, 4.0])
+def test_noise_falls_as_the_root_of_averages(averages, monkeypatch):
+    """In the body, of a patient who lies still: the difference from a scan without any noise.
+
+    What is told from structure is part of the noise only, so less is taken away.
+    """
+    monkeypatch.setattr(protocol, "BREATHING_MM", 0.0)
+    monkeypatch.setattr(protocol, "DRIFT_MM_PER_MINUTE", 0.0)
+    found = scanner(snr=20.0)
+    clean = scanner(snr=math.inf).patient[:, 0]
+    bound = 8.0 if averages > 1 else 0.25
+    v = values(found, averages=math.copysign(1, averages - 1) * math.log(averages, bound))
+    assert float(found.protocol(v).averages) == pytest.approx(averages, rel=1e-5)
+    body = found.reference[0] > knobs.BODY
+    seen, own = ((x - clean)[body].std() for x in (found.images(v)[:, 0], found.patient[:, 0]))
+    ratio, expected = float(seen / own), 1 / math.sqrt(averages)
+    if averages < 1:
+        assert ratio == pytest.approx(expected, rel=0.3)
+    else:
+        assert 0.95 * expected < ratio < 0.9
+
+
+def test_where_there_is_less_signal_fractions_have_more_noise():
+    """The same noise of both signals moves the fat fraction by (W dF - F dW) / (W + F)^2."""
+    in_phase = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    fat, water = (torch.full((2,), share, dtype=torch.float64) for share in (0.3, 0.7))
+    noise = [torch.full((2,), d, dtype=torch.float64) for d in (1e-6, -1e-6)]
+    found, _ = knobs._with_noise(in_phase, fat, water, noise, 1e-9)
+    np.testing.assert_allclose((found - fat) * in_phase, [1e-6, 1e-6], rtol=1e-4)
+
+
 def test_smaller_voxels_are_sharper_and_noisier():
-    found = scanner()
+    """In one breath: the averages fall with the voxels."""
+    found = scanner(snr=math.inf)
     edges = [
-        float(found.images(values(found, voxel=v))[0, 0].diff(dim=-1).abs().max())
+        float(
+            found.images(values(found, voxel=v, averages=min(v, 0)))[0, 0].diff(dim=-1).abs().max()
+        )
         for v in (-0.5, 0.0, 0.5)
     ]
     assert edges[0] > edges[1] > edges[2]
@@ -193,12 +287,13 @@ def test_receive_field_is_smooth_and_acts_on_magnitudes_only():
 
 def test_slopes_of_the_settings_agree_with_finite_differences():
     found = scanner(snr=math.inf)
-    found.patient, found.noise = found.patient.double(), found.noise.double()
+    found.patient, found.noise = found.patient.double(), [n.double() for n in found.noise]
     found.basis = found.basis.double()
     found.fractions = [part.double() for part in found.fractions]
     found.reference = [part.double() for part in found.reference]
     v = torch.linspace(-0.6, 0.4, len(SETTINGS) + len(found.basis), dtype=torch.float64)
-    v[4] = 0.3  # below 0 the number of echoes stays
+    v[protocol.ECHOES] = 0.3  # below 0 the number of echoes stays
+    v[protocol.GATING] = -0.3
     assert torch.autograd.gradcheck(
         lambda v: found.images(v).square().mean(), v.requires_grad_(), atol=1e-4
     )
@@ -241,29 +336,30 @@ def test_noise_of_an_image_is_what_was_added():
 # -- the table -------------------------------------------------------------------------------------
 
 
-def table(found, target, free_error=0.0, network=None):
+def table(found, target, network=None, free=None):
     network = network or linear(np.eye(found.patient.shape[1]))
-    objective = Objective(network, target, terms=Terms(10, 10))
-    result, curve, words = knobs.acquirable(found, objective, "HU", 1000.0, free_error, Progress())
+    bone = torch.from_numpy(phantom() > 200)[:, None].float()
+    everywhere, in_bone = (
+        Objective(network, target, weight, Terms(10, 10)) for weight in (None, bone)
+    )
+    errors = acquirable.Errors(everywhere, in_bone, "HU", 1000.0)
+    ideal = {acquirable.FREE: target if free is None else free}
+    result, curve, words = acquirable.acquirable(found, errors, ideal, Progress())
     assert list(result.columns) == [
         "knob",
         "setting",
         "scan time (min)",
         "MAE (HU)",
+        "MAE bone (HU)",
         "share of the free-voxel gain (%)",
     ]
     rows = zip(*result.columns.values())
-    keys = ("setting", "minutes", "mae", "share")
+    keys = ("setting", "minutes", "mae", "bone", "share")
     return {row[0]: dict(zip(keys, row[1:])) for row in rows}, curve, words
 
 
 @pytest.mark.parametrize(
-    "name, given",
-    [
-        ("echo time", {"echo_time": -0.7}),
-        ("flip angle", {"flip": 0.6}),
-        ("voxel size", {"voxel": 0.5}),
-    ],
+    "name, given", [("echo time", {"echo_time": -0.7}), ("flip angle", {"flip": 0.6})]
 )
 def test_the_setting_that_made_the_target_buys_it(name, given):
     found = scanner()
@@ -296,10 +392,47 @@ def test_scan_times_are_kept_and_short_echoes_left_out_where_the_row_says_so():
     dark = rows["all, 1 x the time, no short echo"]
     assert bright["mae"] < dark["mae"]
     echo = float(dark["setting"].split("echo time ")[1].split()[0])
-    assert echo >= knobs.SHORT_ECHO_MS - 1e-6
-    assert "With echoes no sooner than 1 ms" in words and bright["setting"] in words
+    assert echo >= protocol.SHORT_ECHO_MS - 1e-6
+    told = words["protocol"]
+    assert "With echoes no sooner than 1 ms" in told and bright["setting"] in told
     times, errors = curve.lines["best protocol"]
-    assert times == sorted(times) and len(errors) == len(knobs.TIMES)
+    assert times == sorted(times) and len(errors) == len(acquirable.TIMES)
+    assert errors == sorted(errors, reverse=True)
+    assert "as it was trained: yes." in words["bone"]
+    assert rows["for bone, 1 x the time"]["bone"] < rows["all, 1 x the time"]["bone"] + 1e-3
+
+
+def test_bone_need_not_be_enhanced_for_a_network_that_looks_elsewhere():
+    """It copies the fat fraction alone, of which bone holds nothing, whatever the echo."""
+    found = scanner(snr=math.inf)
+    steep = found.images(values(found, flip=0.6)).detach()
+    _, _, words = table(found, steep[:, 1:2], linear([[0.0, 1.0, 0.0]]), steep)
+    assert "as it was trained: no." in words["bone"]
+
+
+def test_free_voxels_are_those_of_a_search_at_any_price():
+    """Near the patient's images a copy stops short; the gain that counts is the whole one."""
+    rng = np.random.default_rng(0)
+    patient = (0.5 + 0.02 * rng.normal(size=(1, 20, 22))).astype(np.float32)
+    volumes = {"mr": volume(patient), "ct": volume(patient + 0.1)}
+    near = {"near": 100.0, "max_evaluations": 60}
+    result = run(volumes, model(linear([[1.0]])), knobs=True, **near)
+    columns = list(result.tables["acquirable"].columns.values())
+    error = dict(zip(columns[0], columns[3]))
+    found = result.facts["error"]
+    assert error["the ideal input of this run"] == pytest.approx(found["patient"], rel=1e-4)
+    assert error["free voxels"] < 0.02 * found["own"] < 0.5 * found["patient"]
+    assert dict(zip(columns[0], columns[-1]))["free voxels"] == 100
+
+
+def test_a_free_search_changes_only_what_may_change():
+    patient = torch.full((2, 1, 12, 12), 0.5)
+    free = torch.zeros_like(patient)
+    free[..., :6] = 1
+    objective = Objective(lambda x: x, patient + 0.2)
+    found = acquirable.freed(patient, free, objective, Progress())
+    assert torch.equal(found[..., 6:], patient[..., 6:])
+    torch.testing.assert_close(found[..., :6], patient[..., :6] + 0.2, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
