@@ -17,7 +17,7 @@ from ..core.volumes import Volume
 from ..models import Model
 from . import lesions, nulls, spectrum
 from .level_set import LevelSet, Window
-from .low_dose import FreshNoise, LowDoseSettings
+from .low_dose import FreshNoise, LowDoseSettings, spread_over
 from .settings import InvariancesSettings
 
 MARGIN_VOXELS = 8
@@ -192,7 +192,8 @@ def _nulls(
     The blur leaves as much of the dose's noise as the denoiser does, around the largest nodule.
     """
     widest = max(level_sets.values(), key=lambda one: one.region.size)
-    how = LowDoseSettings(settings.dose, settings.photons, settings.electronic, views=NULL_VIEWS)
+    exposure = LowDoseSettings(settings.dose, settings.photons, settings.electronic)
+    how = spread_over(exposure, NULL_VIEWS)
     fresh = FreshNoise(
         torch.from_numpy(np.ascontiguousarray(hu, np.float32)), place.spacing_mm, how
     )

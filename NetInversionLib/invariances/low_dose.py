@@ -102,6 +102,20 @@ def simulate_low_dose(
     return volumes.reorient_like(volume, ct)
 
 
+def spread_over(settings: LowDoseSettings, views: int) -> LowDoseSettings:
+    """The same exposure in another number of projections: the image's noise stays as strong.
+
+    Its variance is proportional to (1 / photons + (electronic / photons)^2) / views.
+    """
+    times = settings.views / views
+    return replace(
+        settings,
+        photons=settings.photons * times,
+        electronic=settings.electronic * math.sqrt(times),
+        views=views,
+    )
+
+
 def noise_image(
     hu: Tensor,
     spacing_mm: tuple[float, float],

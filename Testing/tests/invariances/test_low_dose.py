@@ -26,6 +26,7 @@ from NetInversionLib.invariances.low_dose import (
     project,
     projection_noise,
     simulate_low_dose,
+    spread_over,
 )
 
 
@@ -272,3 +273,14 @@ def test_a_real_chest_at_a_tenth_of_its_dose(data):
     change = found.array - np.clip(slice_.float32(), -1024, 3071)
     tissue = (slice_.array > -30) & (slice_.array < 80)
     assert 10 < change[tissue].std() < 300 and abs(change[tissue].mean()) < 5
+
+
+@pytest.mark.parametrize("electronic", [0.0, 300.0])
+def test_the_same_exposure_in_fewer_views_leaves_the_noise_as_strong(electronic):
+    hu = 1000 * disk((64, 64), (1.0, 1.0), 25)[None] - 1000
+    whole = LowDoseSettings(0.2, photons=2e4, electronic=electronic, views=360)
+    strengths = [
+        float(noise_image(hu, (1.0, 1.0), how, torch.Generator().manual_seed(1)).std())
+        for how in (whole, spread_over(whole, 90))
+    ]
+    assert strengths[1] == pytest.approx(strengths[0], rel=0.1)
