@@ -14,13 +14,14 @@ SERVED_S = (
 def limit(seconds: float) -> float:
     """``seconds`` on an idle machine, more on a busy one and on an old processor.
 
-    On a busy one it is as many times as a bare Python starts later, or as there are programs for
-    each processor. Ask for it after what was measured: a machine that was busy then is so a moment
-    later.
+    On a busy one it is as many times as a bare Python starts later, or nearly twice as there are
+    programs for each processor: one of eight programs on two was not served for 5 s on end. Ask for
+    it after what was measured: a machine that was busy then is so a moment later.
     """
     later = max(_start_s() for _ in range(3)) / IDLE_START_S
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return seconds * max(1.0, later, load / (os.cpu_count() or 1)) * old_processor()
+    waiting = 2 * load / (os.cpu_count() or 1) - 1
+    return seconds * max(1.0, later, waiting) * old_processor()
 
 
 def old_processor() -> float:
