@@ -494,10 +494,6 @@ def prediction(people: np.ndarray, factor: float = 1.0) -> tuple[float, float]:
         The lowest and the highest value.
     """
     n = len(people)
-    half = (
-        special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)
-        * people.std(ddof=1)
-        * np.sqrt(1 + 1 / n)
-        * factor
-    )
+    wide = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.sqrt(1 + 1 / n)
+    half = wide * people.std(ddof=1) * factor
     return float(people.mean() - half), float(people.mean() + half)
