@@ -127,14 +127,13 @@ def _asked(options: argparse.Namespace) -> str:
     return json.dumps(asked, sort_keys=True, default=str)
 
 
-def _go_on(options: argparse.Namespace) -> None:
+def _go_on(options: argparse.Namespace, asked: str) -> None:
     """The gate's folder: the same evaluation goes on in it, another one is refused."""
     from ..cohort.folders import go_on
     from ..cohort.items import text_hash
 
     names = [*NAMES, "gate_reasons.csv"] if options.model else NAMES
-    asked = text_hash(_asked(options))
-    go_on(Path(options.output), "evaluate gate", asked, names, options.overwrite)
+    go_on(Path(options.output), "evaluate gate", text_hash(asked), names, options.overwrite)
 
 
 def _require_fitting(options: argparse.Namespace) -> None:
@@ -157,9 +156,10 @@ def evaluate_gate(options: argparse.Namespace) -> int:
     Learned anew in folds over the target's people; or, with --model, as that model ships.
     """
     _require_fitting(options)
+    asked = _asked(options)
     if options.output:
-        _go_on(options)
-    tables, said = _as_shipped(options) if options.model else _in_folds(options)
+        _go_on(options, asked)
+    tables, said = _as_shipped(options, asked) if options.model else _in_folds(options)
     for name, table in tables.items():
         if name != "gate_cases":
             options.shell.table(table, name)
@@ -198,7 +198,7 @@ def _in_folds(options: argparse.Namespace) -> tuple[dict[str, Table], list[str]]
     return {"gate": summary, "gate_cases": cases}, [*gate.totals(summary), *unjudged]
 
 
-def _as_shipped(options: argparse.Namespace) -> tuple[dict[str, Table], list[str]]:
+def _as_shipped(options: argparse.Namespace, asked: str) -> tuple[dict[str, Table], list[str]]:
     """As ``_in_folds``, of the model that was named."""
     device = machine(options)
     from ..core import files
@@ -220,7 +220,7 @@ def _as_shipped(options: argparse.Namespace) -> tuple[dict[str, Table], list[str
         models.load(options.model, device),
         options.shell,
         _record(options),
-        _asked(options),
+        asked,
     )
     tables = {"gate": summary, "gate_reasons": reasons, "gate_cases": judged}
     return tables, shipped.totals(summary)
