@@ -559,6 +559,7 @@ def own_network():
     host.grab(form.dialog, OUTPUT / "OwnNetwork-form.png")
     form.useButton.click()
     host.grab(widget.parent, OUTPUT / "OwnNetwork-panel.png")
+    host.unload_module("IdealInput")  # which is opened anew for its own pictures
     shutil.rmtree(folder)
     return ["OwnNetwork-form", "OwnNetwork-panel"]
 
@@ -577,14 +578,14 @@ def marks(ct):
 
 
 def draw_maps(nodes):
-    """What was asked about, the autoencoder's error, and both maps over the CT."""
+    """What was asked about, the share of the changes that survived, and both maps over the CT."""
     patient = nodes["patient"]
     host.render_slice_views(
         OUTPUT / "Invariances-maps.png",
         [
             {"background": patient, "title": "Low dose (simulated)"},
             {"background": nodes["output"], "title": "Denoised"},
-            {"background": nodes["vae floor"], "title": "Autoencoder's error"},
+            {"background": nodes["share survived"], "title": "Share that survived"},
             {
                 "background": patient,
                 "foreground": nodes["std unproven"],
