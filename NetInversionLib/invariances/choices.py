@@ -190,7 +190,10 @@ DECODED_MARGIN = 48
 NOISE_DRAWN = (17_000, 0.72)  # fresh noise, whatever the region: fixed, and per voxel of the slice
 SLICE_FIXED = (740_000, 11.0)  # of each slice: simulation and references, likewise
 NODULE_SIDE = 24
-SPECTRUM = 5e6
+LARGEST_DENSE = 24 * 24  # voxels of a square whose spectrum is taken whole; above, its density
+LANCZOS_STEPS, PROBES = 60, 8
+SPECTRUM = 37  # a product with the Jacobian, in float64, in passes
+SPECTRUM_MARGIN = 100
 
 
 def network_voxels(
@@ -223,8 +226,16 @@ def network_voxels(
     return (
         slices * (fixed + sampled + tiles[0] * tiles[1] * moved)
         + nodules * passes * square
-        + SPECTRUM * len(settings.spectrum)
+        + SPECTRUM
+        * len(settings.spectrum)
+        * _products(settings.spectrum_size)
+        * (settings.spectrum_size + SPECTRUM_MARGIN) ** 2
     )
+
+
+def _products(side: int) -> int:
+    """How many products with the Jacobian the spectrum of a square of ``side`` voxels takes."""
+    return side**2 if side**2 <= LARGEST_DENSE else 2 * LANCZOS_STEPS * PROBES
 
 
 def _grown(region: tuple[int, int], margin: int, image: tuple[int, int]) -> float:

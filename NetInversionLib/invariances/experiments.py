@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.progress import Progress
+from ..core.progress import Part, Progress
 from ..core.results import Curve, Table
 from ..core.volumes import Volume
 from ..models import Model
@@ -248,10 +248,11 @@ def spectra(
             )
         )
     )
-    for layer in settings.spectrum:
-        progress.report(len(found) / len(settings.spectrum), f"Spectrum of layer {layer}")
+    layers = len(settings.spectrum)
+    for number, layer in enumerate(settings.spectrum):
+        part = Part(progress, number / layers, (number + 1) / layers)
         target = place.level_set(square, layer)
-        found[layer] = one = spectrum.spectrum(target, seed=settings.seed)
+        found[layer] = one = spectrum.spectrum(target, part, settings.seed)
         epsilon = settings.epsilon_layer if target.hidden else epsilon_hu
         rows["layer"].append(layer)
         change = change_hu / place.scale

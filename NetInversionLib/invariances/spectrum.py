@@ -23,10 +23,8 @@ from torch import Tensor
 
 from ..core.progress import Progress
 from ..core.results import Curve
+from .choices import LANCZOS_STEPS, LARGEST_DENSE, PROBES
 from .level_set import LevelSet
-
-LARGEST_DENSE = 24 * 24
-COLUMNS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ def spectrum(
     level_set: LevelSet,
     progress: Progress = Progress(),
     seed: int = 0,
-    steps: int = 60,
-    probes: int = 8,
+    steps: int = LANCZOS_STEPS,
+    probes: int = PROBES,
 ) -> Spectrum:
     """All gains of regions up to 24 x 24 voxels, their density above.
 
@@ -115,11 +113,11 @@ def _dense(level_set: LevelSet, progress: Progress) -> Spectrum:
     jacobian, n = _Jacobian(level_set), level_set.start.numel()
     basis = torch.eye(n, dtype=torch.float64, device=jacobian.device)
     columns = []
-    for first in range(0, n, COLUMNS_AT_ONCE):
-        progress.report(first / n, f"Jacobian, column {first} of {n}")
-        columns.append(jacobian.times(basis[first : first + COLUMNS_AT_ONCE]))
+    for number, direction in enumerate(basis):
+        progress.report(number / n, f"Counting lost directions, {number} of {n} tried")
+        columns.append(jacobian.times(direction))
     # The Gram matrix would square the condition: small gains are what is looked for.
-    values = torch.linalg.svdvals(torch.cat(columns).T).cpu().numpy()
+    values = torch.linalg.svdvals(torch.stack(columns, 1)).cpu().numpy()
     return Spectrum(_gains(values, level_set), np.ones(len(values)), True, level_set.units)
 
 
@@ -156,7 +154,7 @@ def _lanczos(jacobian: _Jacobian, q: Tensor, steps: int) -> tuple[np.ndarray, np
     """
     basis, diagonal, off = [q], [], []
     for step in range(steps):
-        w = jacobian.transposed_times(jacobian.times(basis[-1][None]))[0]
+        w = jacobian.transposed_times(jacobian.times(basis[-1]))
         diagonal.append(float(w @ basis[-1]))
         known = torch.stack(basis)
         for _ in range(2):
@@ -183,39 +181,32 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 class _Jacobian:
-    """The Jacobian of a level set's layer at the patient's content.
+    """The Jacobian J of a level set's layer at the patient's content.
 
-    It is taken by a copy of the network in float64 on ``device``.
+    It is taken by a copy of the network in float64 on ``device``. The network runs once: a product
+    then goes through its graph only.
     """
 
     def __init__(self, level_set: LevelSet):
         self.device = float64_device(level_set.start.device)
         # First to the device: what comes from an Apple GPU cannot become float64 on the way.
-        self.part = copy.deepcopy(level_set.part).to(self.device).double()
-        self.context, self.content = (
-            x.to(self.device).double() for x in (level_set.context, level_set.start)
-        )
-        self.counted, self.inside = level_set.counted, level_set.inside
-
-    def layer(self, content: Tensor) -> Tensor:
-        """What counts of the layer, (N, outputs), for contents of the region (N, 1, h, w)."""
-        whole = self.context.expand(len(content), -1, -1, -1).clone()
-        whole[(...,) + self.inside] = content
-        return self.part(whole)[self.counted].flatten(1)
-
-    def times(self, directions: Tensor) -> Tensor:
-        """J d for each row d (rows, n): (rows, outputs)."""
-        x = self.content.expand(len(directions), -1, -1, -1)
-        # The double-backward trick: J d is the derivative of J' u with respect to u, along d.
+        part = copy.deepcopy(level_set.part).to(self.device).double()
+        whole, content = (x.to(self.device).double() for x in (level_set.context, level_set.start))
         with torch.enable_grad():
-            x = x.clone().requires_grad_()
-            y = self.layer(x)
-            u = torch.zeros_like(y, requires_grad=True)
-            (back,) = torch.autograd.grad(y, x, u, create_graph=True)
-            return torch.autograd.grad(back, u, directions.reshape(x.shape))[0].detach()
+            self.content = content.clone().requires_grad_()
+            whole = whole.clone()
+            whole[(...,) + level_set.inside] = self.content
+            self.layer = part(whole)[level_set.counted].flatten()
+            # The double-backward trick: J d is the derivative of J' u with respect to u, along d.
+            self.u = torch.zeros_like(self.layer, requires_grad=True)
+            (self.back,) = torch.autograd.grad(self.layer, self.content, self.u, create_graph=True)
 
-    def transposed_times(self, outputs: Tensor) -> Tensor:
-        """J' u for each row u (rows, outputs): (rows, n)."""
-        with torch.enable_grad():
-            x = self.content.expand(len(outputs), -1, -1, -1).clone().requires_grad_()
-            return torch.autograd.grad(self.layer(x), x, outputs)[0].flatten(1)
+    def times(self, direction: Tensor) -> Tensor:
+        """J d, (outputs,), for d of shape (voxels,)."""
+        along = direction.reshape(self.content.shape)
+        return torch.autograd.grad(self.back, self.u, along, retain_graph=True)[0].detach()
+
+    def transposed_times(self, output: Tensor) -> Tensor:
+        """J' u, (voxels,), for u of shape (outputs,)."""
+        found = torch.autograd.grad(self.layer, self.content, output, retain_graph=True)[0]
+        return found.detach().flatten()

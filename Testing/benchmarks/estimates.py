@@ -53,6 +53,7 @@ def invariances(widget) -> dict:
     return {
         "default": {},
         "noise": {"flow": False, "noise": True},
+        "with a spectrum": {"spectrum": True},
         "displayed slice, 40 samples": {"region": regions.DISPLAYED, "samples": 40, "projected": 8},
         "three slices, none projected": {"region": regions.WHOLE, "samples": 40, "projected": 0},
     }

@@ -12,6 +12,7 @@ from torch import nn
 from toy_ct import SCALE, averaging, body, denoiser, run
 
 from NetInversionLib.core import files, volumes
+from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.invariances import experiments, invariances, lesions, nulls
 from NetInversionLib.invariances.level_set import LevelSet, Window
 from NetInversionLib.invariances.settings import Settings
@@ -143,6 +144,22 @@ def test_spectra_tell_a_layer_that_loses_nothing():
         and expected > 5
     )
     assert "gains" in lost.curves
+
+
+def test_counting_lost_directions_says_how_far_it_is_and_can_be_stopped():
+    seen = []
+
+    class Impatient(Progress):
+        def report(self, fraction, message):
+            if "lost directions" in message:
+                seen.append(fraction)
+            if len(seen) == 10:
+                raise Cancelled
+
+    options = dict(region=(0, 1, 10, 22, 12, 24), samples=2, projected=0, spectrum=("output",))
+    with pytest.raises(Cancelled):
+        run(body(), averaging(), progress=Impatient(), **options)
+    assert 0.9 < seen[0] < seen[-1] < 1
 
 
 def test_segments_are_counted_on_the_image_s_grid():

@@ -119,6 +119,7 @@ def test_the_cost_follows_what_is_asked_for():
     assert network_voxels(image, image, 1, Settings()) > 5 * base
     assert network_voxels(image, region, 1, Settings(lesion=(0, 0, 0))) > base
     assert network_voxels(image, region, 1, Settings(max_evaluations=2)) < base
+    assert network_voxels(image, region, 1, Settings(spectrum=("output",))) > 2 * base
 
 
 def test_the_typical_evaluations_are_those_of_a_projection():
