@@ -27,9 +27,9 @@ from NetInversionLib.invariances import choices
 from NetInversionLib.panel import browsing, logic, packages, placing, running, samples
 from NetInversionLib.panel.choices import RegionChoice, show_region
 from NetInversionLib.panel.words import tr as _
-from NetInversionLib.scene import masks, write
 from NetInversionLib.scene import read as scene_read
 from NetInversionLib.scene import tables as scene_tables
+from NetInversionLib.scene import write
 from NetInversionLib.scene.results import Written
 
 SAMPLE = "InvariancesLowDoseCT"
@@ -128,6 +128,7 @@ class InvariancesParameterNode:
     structureMm: Annotated[float, WithinRange(0.5, 100)] = 5.0
     diameters: str = "3, 5, 8, 12"
     contrasts: str = "-60, -20, 20, 60"
+    draws: Annotated[int, WithinRange(20, 10000)] = 64
     layerTolerance: Annotated[float, WithinRange(0, 100)] = 1.0
     tile: Annotated[int, WithinRange(64, 1024)] = 128
     maxEvaluations: Annotated[int, WithinRange(1, 100000)] = 150
@@ -332,6 +333,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
         model: Any = None,
         settings: Any = None,
         progress: Progress | None = None,
+        normalDose: slicer.vtkMRMLNode | None = None,
         segmentation: slicer.vtkMRMLNode | None = None,
         point: vtkMRMLMarkupsFiducialNode | None = None,
         roi: vtkMRMLMarkupsROINode | None = None,
@@ -345,6 +347,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
 
         Args:
             lowDose, model, settings, progress: See ``run``.
+            normalDose: The CT at normal dose: how well lesions are seen is told from it.
             segmentation: Segmentation or label map node: statistics inside its segments.
             point: Markups fiducial node: its first point is where lesions are tried.
             roi: Markups ROI node: the region, instead of the setting "region".
@@ -366,9 +369,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
         if point is not None:
             chosen["lesion"] = placing.point_of(point)
         volume, chosen = choices.only_slices(volume, chosen)
-        images = {"low_dose": volume}
-        if segmentation is not None:
-            images["segments"], chosen["segments"] = masks.segments_from_node(segmentation, volume)
+        images = yield from self.imageSteps(volume, chosen, segmentation, normalDose)
         if sampler:
             chosen.setdefault("proposals", ["cinn"])
         paths = {
@@ -433,9 +434,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
     def addSample(
         self, ct: volumes.Volume | None = None, slices: int = 3
     ) -> dict[str, vtkMRMLScalarVolumeNode]:
-        """Some slices of a CT, and the same at a quarter of the dose.
-
-        They are nodes "normal dose" and "low dose".
+        """Nodes "normal dose", some slices of a CT, and "low dose", a quarter of its dose.
 
         The CT is a NetInversionLib Volume (K, J, I); default is Slicer's own sample CTChest, or
         ``ct/pelvis.nii.gz`` in the folder that NETINVERSION_DATA names.

@@ -25,6 +25,7 @@ from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import logic, pictures, placing
 from NetInversionLib.panel.words import tr as _
+from NetInversionLib.scene import masks
 from NetInversionLib.scene import read as scene_read
 
 from .views import shownView
@@ -317,10 +318,36 @@ class Choices(logic.ModuleLogic):
             tile=node.tile,
             lesion_diameters_mm=numbers(node.diameters),
             lesion_contrasts_hu=numbers(node.contrasts),
+            draws=node.draws,
             max_evaluations=node.maxEvaluations,
             seed=node.seed,
             device=node.device,
         )
+
+    def imageSteps(
+        self,
+        volume: volumes.Volume,
+        settings: dict[str, Any],
+        segmentation: slicer.vtkMRMLNode | None,
+        normalDose: slicer.vtkMRMLNode | None,
+    ) -> steps.Steps:
+        """Steps whose value are a request's images by role.
+
+        Args:
+            volume: The low-dose CT [k, j, i], what is needed of it.
+            settings: Fields of Settings; the segments' names are added.
+            segmentation: Segmentation or label map node, if there is one.
+            normalDose: The CT at normal dose, if there is one; it is sent where a lesion is asked
+                about.
+        """
+        images = {"low_dose": volume}
+        if segmentation is not None:
+            segments, settings["segments"] = masks.segments_from_node(segmentation, volume)
+            images["segments"] = segments
+        if normalDose is not None and settings.get("lesion") is not None:
+            normal = yield from scene_read.read_volume(normalDose)
+            images["normal_dose"] = volumes.resample(normal, volume)
+        return images
 
     def stepsFromParameterNode(self, node: Any) -> steps.Steps:
         """Steps whose value is the request that the panel shows."""
@@ -329,6 +356,7 @@ class Choices(logic.ModuleLogic):
             node.lowDose,
             model=path,
             settings=self.settings(node),
+            normalDose=node.normalDose,
             segmentation=self.segmentation(node),
             point=node.lesionNode,
             secondModel=node.secondModel,

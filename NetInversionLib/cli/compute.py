@@ -151,6 +151,11 @@ def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--second-sampler", metavar="FILE", help="the same for the second denoiser")
     parser.add_argument(
+        "--normal-dose",
+        metavar="FILE",
+        help="the same CT at normal dose: how well lesions are seen is told from it",
+    )
+    parser.add_argument(
         "--segments", metavar="FILE", help="label map: statistics inside its labels"
     )
     parser.add_argument(
@@ -188,9 +193,12 @@ def compute_invariances(options: argparse.Namespace) -> int:
     device = {"device": options.device}
     settings = {**drawn, **device, **options.settings, **given(options, Settings, SHELL_SAYS)}
     Settings.from_json(settings)
-    files = {"low_dose": options.low_dose}
-    if options.segments:
-        files["segments"] = options.segments
+    given_files = {
+        "low_dose": options.low_dose,
+        "normal_dose": options.normal_dose,
+        "segments": options.segments,
+    }
+    files = {role: path for role, path in given_files.items() if path}
     with RunFolder(options.output, "compute invariances", options.overwrite) as folder:
         set_threads(options)
         if options.slices:

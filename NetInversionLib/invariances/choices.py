@@ -190,6 +190,8 @@ DECODED_MARGIN = 48
 NOISE_DRAWN = (17_000, 0.72)  # fresh noise, whatever the region: fixed, and per voxel of the slice
 SLICE_FIXED = (740_000, 11.0)  # of each slice: simulation and references, likewise
 NODULE_SIDE = 24
+SEEN_SIDE = 34  # of the square around the largest nodule
+SEEN_MARGIN = 50  # that a network told the noise's level sees around it, both sides together
 LARGEST_DENSE = 24 * 24  # voxels of a square whose spectrum is taken whole; above, its density
 LANCZOS_STEPS, PROBES = 60, 8
 SPECTRUM = 37  # a product with the Jacobian, in float64, in passes
@@ -219,13 +221,9 @@ def network_voxels(
     tile = min(region[0], settings.tile), min(region[1], settings.tile)
     moved = settings.projected * passes * _grown(tile, MARGIN_VOXELS, image)
     fixed = SLICE_FIXED[0] + SLICE_FIXED[1] * image[0] * image[1]
-    nodules = 0
-    if settings.lesion is not None:
-        nodules = len(settings.lesion_diameters_mm) * len(settings.lesion_contrasts_hu)
-    square = (NODULE_SIDE + MARGIN_VOXELS) ** 2
     return (
         slices * (fixed + sampled + tiles[0] * tiles[1] * moved)
-        + nodules * passes * square
+        + _nodules(settings, passes, image)
         + SPECTRUM
         * len(settings.spectrum)
         * _products(settings.spectrum_size)
@@ -236,6 +234,18 @@ def network_voxels(
 def _products(side: int) -> int:
     """How many products with the Jacobian the spectrum of a square of ``side`` voxels takes."""
     return side**2 if side**2 <= LARGEST_DENSE else 2 * LANCZOS_STEPS * PROBES
+
+
+def _nodules(settings: InvariancesSettings, passes: int, image: tuple[int, int]) -> float:
+    """What it costs to hide each nodule, in so many passes, and to look for it in each draw."""
+    if settings.lesion is None:
+        return 0.0
+    nodules = len(settings.lesion_diameters_mm) * len(settings.lesion_contrasts_hu)
+    hidden = nodules * passes * (NODULE_SIDE + MARGIN_VOXELS) ** 2
+    # Noise is drawn at two doses, each with half of the usual projections.
+    drawn = NOISE_DRAWN[0] + NOISE_DRAWN[1] * image[0] * image[1]
+    seen = (nodules + 1) * _grown((SEEN_SIDE, SEEN_SIDE), SEEN_MARGIN, image)
+    return hidden + settings.draws * (drawn + seen)
 
 
 def _grown(region: tuple[int, int], margin: int, image: tuple[int, int]) -> float:

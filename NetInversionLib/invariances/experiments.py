@@ -5,8 +5,6 @@ Could this lesion vanish, and how many directions does a layer lose?
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,13 +13,14 @@ from ..core.progress import Part, Progress
 from ..core.results import Curve, Table
 from ..core.volumes import Volume
 from ..models import Model
-from . import lesions, nulls, spectrum
+from . import detection, lesions, nulls, spectrum
 from .level_set import LevelSet, Window
-from .low_dose import FreshNoise, LowDoseSettings, spread_over
 from .settings import InvariancesSettings
 
 MARGIN_VOXELS = 8
-NULL_VIEWS = 180  # of the noise that the blur is compared on
+BLURRED_ON = 8  # draws of noise, of which a blur leaves as much as the denoiser
+HIDING_SHARE = 0.7
+"""Of the time, what looking for hidden nodules takes; the rest is for those that are seen."""
 
 
 class Place:
@@ -42,13 +41,14 @@ class Place:
     ):
         self.patch = patch
         channel = model.card.inputs[0]
-        self.network, self.spacing_mm, self.scale = (
-            model.network,
-            ct.spacing_mm[:2],
-            channel.high - channel.low,
-        )
+        self.network, self.spacing_mm = model.network, ct.spacing_mm[:2]
+        self.low, self.scale = channel.low, channel.high - channel.low
         hu = torch.from_numpy(np.ascontiguousarray(ct.array[k], np.float32))
-        self.image = ((hu - channel.low) / self.scale)[None, None].to(device)
+        self.image = self.normalised(hu).to(device)
+
+    def normalised(self, hu: Tensor) -> Tensor:
+        """A slice (J, I), HU, as the network takes it: (1, 1, J, I)."""
+        return ((hu - self.low) / self.scale)[None, None]
 
     def level_set(
         self,
@@ -128,8 +128,9 @@ def lesion(
     epsilon: float,
     device: torch.device,
     progress: Progress = Progress(),
+    normal: Volume | None = None,
 ) -> tuple[Table, Curve, dict[str, np.ndarray]]:
-    """Nodules of all sizes and contrasts at one point: what an unchanged layer leaves room for.
+    """Nodules of all sizes and contrasts at one point: what could be hidden, what would be seen.
 
     Each is put alone, by its middle, into the slice nearest to the point ``settings.lesion``; the
     input may change in the square ``around`` it.
@@ -137,73 +138,97 @@ def lesion(
     Args:
         ct: [k, j, i], HU, axes LPS.
         model: The denoiser.
-        settings: Its lesion, sizes, contrasts and layer.
+        settings: Its lesion, sizes, contrasts, layer, dose and draws.
         epsilon: What counts as unchanged, in the units of ``LevelSet``.
         device: Where the network runs.
         progress: Receives progress; may raise ``Cancelled``.
+        normal: The same at normal dose, on the same grid, HU.
 
     Returns:
-        Table and curve of ``lesions.detectability``; and by name the whole CT [k, j, i], HU, with
-        the changes that it gives.
+        Table of ``lesions.detectability`` with the columns of ``detection``, and its curve; and by
+        name the whole CT [k, j, i], HU, with the changes that it gives.
     """
     assert settings.lesion is not None  # the caller asks for a lesion
     i, j, k = voxel_of(ct, settings.lesion)
     place = Place(ct, round(k), model, device, settings.patch(ct.spacing_mm))
-    regions = {diameter: around(ct, i, j, diameter) for diameter in settings.lesion_diameters_mm}
-    centre = _centre_mm(ct, i, j)
-    one = partial(lesions.Nodule, centre, contrast_hu=1.0, shape=settings.lesion_shape)
-    nodules = {
-        diameter: lesions.draw(one(diameter), region, place.spacing_mm)
-        for diameter, region in regions.items()
-    }
+    nodules = _nodules(ct, i, j, settings)
     level_sets = {
-        diameter: place.level_set(region, settings.layer, nodules[diameter])
-        for diameter, region in regions.items()
+        one.diameter_mm: place.level_set(one.region, settings.layer, one.change) for one in nodules
     }
-    hu = next(iter(level_sets.values())).units == "HU"
+    widest = level_sets[nodules[-1].diameter_mm]
+    where = _scene(place, widest, ct, normal, round(k), settings)
+    blur = nulls.equal_blur(
+        place.network, where.background.to(device), where.low[:BLURRED_ON].to(device)
+    ).to(device)
+    hu = widest.units == "HU"
     table, curve, changes = lesions.detectability(
         level_sets,
-        centre,
+        nodules[0].centre_mm,
         list(settings.lesion_contrasts_hu),
         place.spacing_mm,
         place.scale,
         epsilon,
         settings.max_evaluations,
-        progress,
-        _nulls(place, level_sets, nodules, ct.array[round(k)], settings) if hu else None,
+        Part(progress, 0, HIDING_SHARE),
+        _nulls(place, nodules, blur) if hu else None,
         settings.lesion_shape,
     )
+    contrasts = sorted(set(settings.lesion_contrasts_hu))
+    seeing = Part(progress, HIDING_SHARE, 1)
+    seen = detection.columns(where, place.network, blur, nodules, contrasts, device, seeing)
     images = {}
     for key, (region, change) in changes.items():
         images[key] = np.array(ct.array, np.float32)
         images[key][round(k)][region.slices] += change.numpy()
-    return table, curve, images
+    return Table(table.title, table.columns | seen), curve, images
+
+
+def _nodules(
+    ct: Volume, i: float, j: float, settings: InvariancesSettings
+) -> list[detection.Shown]:
+    """Nodules of every size, rising, with their middle at a place of a slice."""
+    centre = _centre_mm(ct, i, j)
+    found = []
+    for diameter in sorted(set(settings.lesion_diameters_mm)):
+        region = around(ct, i, j, diameter)
+        one = lesions.Nodule(centre, diameter, 1.0, settings.lesion_shape)
+        change = lesions.draw(one, region, ct.spacing_mm[:2])
+        found.append(detection.Shown(diameter, centre, region, change))
+    return found
+
+
+def _scene(
+    place: Place,
+    widest: LevelSet,
+    ct: Volume,
+    normal: Volume | None,
+    k: int,
+    settings: InvariancesSettings,
+) -> detection.Scene:
+    """Where the nodules are looked for: what the network sees around the largest, and its noise."""
+    low, full = (
+        None if volume is None else torch.from_numpy(np.array(volume.array[k], np.float32))
+        for volume in (ct, normal)
+    )
+    assert low is not None
+    near = widest.near
+    if full is None:
+        with torch.no_grad():
+            denoised = place.network(widest.context)
+        background = denoised[(..., *near.within(widest.window).slices)]
+    else:
+        background = place.normalised(full)[(..., *near.slices)]
+    return detection.scene(background, near, low, full, place.spacing_mm, place.scale, settings)
 
 
 def _nulls(
-    place: Place,
-    level_sets: dict[float, LevelSet],
-    nodules: dict[float, Tensor],
-    hu: np.ndarray,
-    settings: InvariancesSettings,
+    place: Place, nodules: list[detection.Shown], blur: torch.nn.Module
 ) -> dict[str, dict[float, LevelSet]]:
-    """What the denoiser is compared with in the same regions: by name and diameter.
-
-    The blur leaves as much of the dose's noise as the denoiser does, around the largest nodule.
-    """
-    widest = max(level_sets.values(), key=lambda one: one.region.size)
-    exposure = LowDoseSettings(settings.dose, settings.photons, settings.electronic)
-    how = spread_over(exposure, NULL_VIEWS)
-    fresh = FreshNoise(
-        torch.from_numpy(np.ascontiguousarray(hu, np.float32)), place.spacing_mm, how
-    )
-    generator = torch.Generator().manual_seed(settings.seed)
-    noise = fresh.draw(1, generator, widest.window.slices)[:, None].to(widest.context)
-    blur = nulls.equal_blur(place.network, widest.context, noise / place.scale).to(place.image)
+    """What the denoiser is compared with in the same regions: by name and diameter."""
     return {
         name: {
-            diameter: place.level_set(one.region, "output", nodules[diameter], network.eval())
-            for diameter, one in level_sets.items()
+            one.diameter_mm: place.level_set(one.region, "output", one.change, network.eval())
+            for one in nodules
         }
         for name, network in ((nulls.IDENTITY, nulls.Identity()), (nulls.BLUR, blur))
     }

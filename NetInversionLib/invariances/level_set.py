@@ -105,6 +105,10 @@ class LevelSet:
             beside patches: <f(x) - f(x0), s> / <s, s>, which is 1 for a network that shows it as
             it is.
 
+    Attributes:
+        window: The part of the slice that it computes on.
+        near: All that the output inside the region depends on; less than that.
+
     Raises:
         LayerError: No such layer. ValueError: The region leaves the slice.
     """
@@ -143,6 +147,7 @@ class LevelSet:
         # cannot move them. A layer of another size is compared whole.
         same_size = self.wanted.shape[2:] == self.context.shape[2:]
         exact = region.grown(reach, size)
+        self.near = exact.on_grid(multiple).grown(0, size)
         self.counted = (..., *exact.within(self.window).slices) if same_size else (...,)
         self.wanted = self.wanted[self.counted]
         self.origin = exact.j0, exact.i0

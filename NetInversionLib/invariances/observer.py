@@ -27,6 +27,15 @@ import numpy as np
 CHANNELS = 5
 FEWEST_DRAWS = 4 * CHANNELS  # for two halves that each tell the channels' covariance
 HIDDEN_BELOW, SEEN_FROM = 1.0, 5.0  # d': 76 % right of two; Rose's criterion
+VANISHES, MISSED, TOO_CLOSE = "could vanish", "could be missed", "too close to a threshold to tell"
+NORMAL, AS_IT_IS, DENOISED, BLURRED = WAYS = (
+    "at normal dose",
+    "as it is",
+    "denoised",
+    "blurred as much",
+)
+"""Images that d' is told of: the headings are "d' <way>" and "standard error of d' <way>"."""
+IN_WORDS = "denoised, in words"
 
 Template = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of images without and with the signal, (N, P) each: the template, (P,)."""
@@ -158,11 +167,25 @@ def class_of(dprime: float) -> int:
     return int(dprime >= HIDDEN_BELOW) + int(dprime >= SEEN_FROM)
 
 
-def verdict(before: float, after: float) -> str:
-    """Could this lesion vanish? ``before`` and ``after`` are d' as it is and denoised."""
-    then, now = class_of(before), class_of(after)
+def verdict(before: Detection, after: Detection) -> str:
+    """Could this lesion vanish? d' as the image is and denoised.
+
+    A lesion changes its class only where the two d' lie apart by more than twice their error.
+    """
+    then, now = class_of(before.dprime), class_of(after.dprime)
+    if then != now and not told_apart(before, after):
+        return TOO_CLOSE
     if now > then:
         return "better seen"
     if now == then:
         return ("not seen as it is either", "uncertain as it is and denoised", "stays seen")[now]
-    return "could vanish" if now == 0 else "could be missed"
+    return VANISHES if now == 0 else MISSED
+
+
+def told_apart(one: Detection, other: Detection) -> bool:
+    """Whether two d' differ by more than twice the error of their difference.
+
+    That error is taken as if they were independent; of the same draws it is smaller.
+    """
+    error = math.hypot(one.error, other.error)
+    return not abs(one.dprime - other.dprime) <= 2 * error

@@ -12,12 +12,46 @@ from torch import Tensor
 
 from .choices import image_noise
 from .level_set import Window
-from .low_dose import FreshNoise, LowDoseSettings
+from .low_dose import FreshNoise, LowDoseSettings, spread_over
 from .settings import PROPOSALS, InvariancesSettings
 
 # How far the decoder of latent maps looks, in latents: one by its first layer, less than two by all
 # of its blocks together.
 DECODER_REACH = 3
+
+
+class MatchedNoise:
+    """Fresh noise of a slice's dose, as strong as the slice's own (``match_noise``).
+
+    Args:
+        hu: The slice (J, I), HU.
+        spacing_mm: Voxel size along i, j.
+        settings: Dose, photons, electronic noise, whether strengths are to match, and the seed.
+        views: Projections that the exposure is spread over; None for as many as usual.
+    """
+
+    def __init__(
+        self,
+        hu: Tensor,
+        spacing_mm: tuple[float, float],
+        settings: InvariancesSettings,
+        views: int | None = None,
+    ):
+        exposure = LowDoseSettings(settings.dose, settings.photons, settings.electronic)
+        how = exposure if views is None else spread_over(exposure, views)
+        self.fresh = FreshNoise(hu, spacing_mm, how)
+        self.factor = 1.0
+        if settings.match_noise:
+            made = self.fresh.draw(1, torch.Generator().manual_seed(settings.seed))
+            there, strength = (
+                image_noise(hu[None].numpy()),
+                image_noise(made.numpy(), hu[None].numpy()),
+            )
+            self.factor = there / strength if strength > 0 and there > 0 else 1.0
+
+    def draw(self, count: int, generator: torch.Generator, window: tuple[slice, slice]) -> Tensor:
+        """Independent noise images of a window, (count, h, w), HU."""
+        return self.factor * self.fresh.draw(count, generator, window)
 
 
 class Proposer:
@@ -39,17 +73,8 @@ class Proposer:
         settings: InvariancesSettings,
         drawn: Callable[[int, torch.Generator], Tensor] | None = None,
     ):
-        self.hu, self.region, self.settings, self.factor = hu, region, settings, 1.0
-        self.fresh = FreshNoise(
-            hu, spacing_mm, LowDoseSettings(settings.dose, settings.photons, settings.electronic)
-        )
-        if settings.match_noise:
-            made = self.fresh.draw(1, torch.Generator().manual_seed(settings.seed))[0]
-            there, made = (
-                image_noise(hu[None].numpy()),
-                image_noise(made[None].numpy(), hu[None].numpy()),
-            )
-            self.factor = there / made if made > 0 and there > 0 else 1.0
+        self.hu, self.region, self.settings = hu, region, settings
+        self.fresh = MatchedNoise(hu, spacing_mm, settings)
         self.kinds: dict[str, Callable[[int, torch.Generator], Tensor]]
         self.kinds = {"noise": self.noise, "texture": self.texture}
         if drawn is not None:
@@ -91,7 +116,7 @@ class Proposer:
         Returns:
             Of shape (count, h, w), HU.
         """
-        return self.factor * self.fresh.draw(count, generator, self.region.slices)
+        return self.fresh.draw(count, generator, self.region.slices)
 
     def texture(self, count: int, generator: torch.Generator) -> Tensor:
         """Band-passed noise, two to five voxels per period; none in air.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ class Question:
         region: The part of each slice in which the input may change.
         epsilon: What counts as unnoticed: HU for the output, relative for a hidden layer.
         segments: Labels (K, J, I) on the grid of ``volume``, where there are any.
+        normal: The CT at normal dose on the grid of ``volume``, HU, where there is one.
         inputs: Names of the images by role.
         label: What stands behind the names of the images that are made.
     """
@@ -54,6 +56,7 @@ class Question:
     region: Window
     epsilon: float
     segments: np.ndarray | None
+    normal: Volume | None
     inputs: dict[str, str]
     label: str
 
@@ -128,8 +131,7 @@ class Question:
 
 
 def question(
-    ct: Volume,
-    segments: Volume | None,
+    volumes: Mapping[str, Volume],
     model: Model,
     sampling: Sampling | None,
     settings: InvariancesSettings,
@@ -139,8 +141,8 @@ def question(
     """What is asked of one denoiser, checked.
 
     Args:
-        ct: HU, [k, j, i], any orientation.
-        segments: Whole numbers, [k, j, i], on any grid, or None.
+        volumes: "low_dose", HU, [k, j, i], any orientation; where there are any, on any grids,
+            "normal_dose", HU, and "segments", whole numbers.
         model: The denoiser, on ``device``.
         sampling: Its sampler at work, or None.
         settings: Say where, and what counts as unnoticed.
@@ -148,18 +150,23 @@ def question(
         label: What stands behind the names of the images that are made.
 
     Raises:
-        ValueError: The volume is not in HU or holds no noise, or the region or the lesion miss it.
+        ValueError: A volume is not in HU or holds no noise, or the region or the lesion miss it, or
+            the other volumes lie elsewhere.
     """
+    ct = volumes["low_dose"]
     meaning.require_hu(core_volumes.check(ct))
     volume = core_volumes.reorient(ct, "LPS")
     hu = torch.from_numpy(np.ascontiguousarray(volume.float32()))
     experiments.check_lesion(volume, settings)
     slices, region = _region(ct, settings.region)
-    inputs, labels = {"low_dose": ct.name}, None
-    if segments is not None:
-        inputs["segments"] = segments.name
-        same = core_volumes.resample(meaning.require_labels(segments), ct, "nearest", 0)
+    labels = normal = None
+    if "segments" in volumes:
+        segments = meaning.require_labels(volumes["segments"])
+        same = core_volumes.resample(segments, ct, "nearest", 0)
         labels = core_volumes.reorient(same, "LPS").array
+    if "normal_dose" in volumes:
+        full = meaning.require_hu(core_volumes.check(volumes["normal_dose"]))
+        normal = core_volumes.reorient(core_volumes.resample(full, ct), "LPS")
     return Question(
         original=ct,
         volume=volume,
@@ -172,7 +179,8 @@ def question(
         region=region,
         epsilon=_epsilon(settings, hu[slices.start : slices.stop]),
         segments=labels,
-        inputs=inputs,
+        normal=normal,
+        inputs={role: volume.name for role, volume in volumes.items()},
         label=label,
     )
 

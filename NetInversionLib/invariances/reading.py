@@ -14,6 +14,17 @@ from ..core.keys import SECOND, Key
 from ..core.results import Table
 from ..core.text import readable
 from ..core.words import tr
+from .observer import (
+    AS_IT_IS,
+    BLURRED,
+    DENOISED,
+    HIDDEN_BELOW,
+    IN_WORDS,
+    MISSED,
+    NORMAL,
+    SEEN_FROM,
+    VANISHES,
+)
 
 REMOVED = "The text with this result's figures was removed from the scene."
 SEARCHED = "but changes that were not tried may pass too"
@@ -21,7 +32,7 @@ AVERAGE = "the limit is an average over the region, so a small spot may change b
 
 
 def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
-    """What was asked, what came out, how sure that is and what to do next: one to three sentences.
+    """What was asked, what came out, how sure that is and what to do next: up to five sentences.
 
     Args:
         facts: What is missing, because a run was stopped early, is left out.
@@ -30,7 +41,8 @@ def answer(facts: Mapping, tables: Mapping[str, Table]) -> str:
     Returns:
         Plain text.
     """
-    sentences = [_found(facts, tables), _certainty(facts), _next(facts, tables)]
+    found = [_found(facts, tables), _certainty(facts), _next(facts, tables)]
+    sentences = [*found, *seen(tables)]
     stopped = "" if facts.get("complete", True) else "Stopped early, so this is of a part only: "
     return tr(stopped + " ".join(sentence for sentence in sentences if sentence))
 
@@ -198,6 +210,87 @@ def _largest_nodule(tables: Mapping[str, Table]) -> tuple[float, float, float] |
     rows = zip(*(_column(tables, "lesions", heading) for heading in headings))
     known = [row for row in rows if math.isfinite(row[1])]
     return max(known, key=lambda row: abs(row[1]), default=None)
+
+
+# Would a lesion be seen? --------------------------------------------------------------------------
+
+
+def seen(tables: Mapping[str, Table], network: str = "") -> list[str]:
+    """How many nodules an observer sees in each way, and how many denoising loses; sentences.
+
+    Args:
+        tables: By key; empty without d' in "lesions", as of versions before.
+        network: Of the key, "" or ``SECOND``.
+    """
+    key = Key("lesions", network=network)
+    low, denoised, blurred, normal = (
+        sum(value >= SEEN_FROM for value in _column(tables, key, f"d' {way}"))
+        for way in (AS_IT_IS, DENOISED, BLURRED, NORMAL)
+    )
+    verdicts = _column(tables, key, IN_WORDS)
+    if not verdicts:
+        return []
+    first = (
+        f"An observer who knows where to look sees {low} of the {len(verdicts)} nodules as it is,"
+        f" {denoised} denoised, {blurred} blurred as much and {normal} at normal dose (d' of"
+        f" {SEEN_FROM:g} or more)."
+    )
+    vanished, missed = verdicts.count(VANISHES), verdicts.count(MISSED)
+    if not vanished + missed:
+        return [first, "Denoising is not found to lose any of them."]
+    lost = f"Denoising could make {vanished} of them vanish and {missed} be missed."
+    return [first, lost]
+
+
+def compared(tables: Mapping[str, Table], network: str = "") -> str:
+    """d' denoised as a share of that as it is and blurred, on average over the nodules.
+
+    "" where there is none.
+    """
+    key = Key("lesions", network=network)
+    denoised = _column(tables, key, f"d' {DENOISED}")
+    nothing, blur = (
+        _mean_ratio(denoised, _column(tables, key, f"d' {way}")) for way in (AS_IT_IS, BLURRED)
+    )
+    if nothing is None or blur is None:
+        return ""
+    return (
+        f"On average d' denoised is {nothing:.2f} times that of doing nothing, and {blur:.2f} times"
+        " that of a blur that leaves as much noise."
+    )
+
+
+def _mean_ratio(values: Iterable[float], others: Iterable[float]) -> float | None:
+    """The geometric mean of ratios, of those that are numbers above 0."""
+    logarithms = [
+        math.log(one / other)
+        for one, other in zip(values, others)
+        if 0 < one < math.inf and 0 < other < math.inf
+    ]
+    mean = _mean(logarithms)
+    return None if mean is None else math.exp(mean)
+
+
+def seen_how(part: Mapping) -> str:
+    """What d' means here, and what it cannot say; ``part``: the facts about one denoiser."""
+    dose = part["settings"]["dose"]
+    if "normal_dose" in part.get("inputs", {}):
+        drawn = "on the normal-dose image"
+    else:
+        drawn = (
+            "on what the denoiser makes of the low-dose image, because no normal-dose image was"
+            f" given; normal dose is a simulation of {readable(1 / dose)} times the dose, not this"
+            " patient's image"
+        )
+    return (
+        f"Noise was drawn {part['settings']['draws']} times {drawn}. An observer (channelised"
+        " Hotelling) that knows the nodule, its place and what lies around it then scores images"
+        " with and without it; d' is how far the scores lie apart, in their standard deviations."
+        f" Of two images it picks the right one in 76 % at {HIDDEN_BELOW:g}, which is called not"
+        f" seen below that; {SEEN_FROM:g} is Rose's criterion for what is seen reliably. It counts"
+        " what noise hides, not what anatomy hides: readers see less. The noise has the texture of"
+        " a medium kernel, not of this scanner's."
+    )
 
 
 # One image of a result ---------------------------------------------------------------------------

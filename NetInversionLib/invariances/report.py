@@ -5,7 +5,7 @@ It is what ``core.page`` builds, with the chapters of this question.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import __version__
@@ -14,8 +14,10 @@ from ..core.keys import Key
 from ..core.results import Result
 from ..core.volumes import Volume
 from . import pictures, reading
+from .observer import AS_IT_IS, BLURRED, CHANNELS, DENOISED, IN_WORDS, NORMAL
 
 FOLDED_ROWS = 20  # longer tables are folded away
+NODULE = ("diameter (mm)", "contrast (HU)")
 SETTINGS = {
     "region": (
         "Region",
@@ -56,6 +58,7 @@ SETTINGS = {
     "lesion_shape": ("Lesion shape", "ball: as a nodule; hollow: its inner half as it was"),
     "lesion_diameters_mm": ("Lesion sizes", "mm, diameter"),
     "lesion_contrasts_hu": ("Lesion contrasts", "HU"),
+    "draws": ("Draws of noise", "by which it is told how well a lesion is seen"),
     "spectrum": ("Layers whose lost directions are counted", ""),
     "spectrum_size": ("Side of the square for that", "voxels"),
 }
@@ -69,6 +72,7 @@ LIMITS = (
     "of the noise.",
     "That a lesion of another shape, place or contrast would be seen: each was tried alone, at "
     "one point.",
+    "That readers see what an observer with a high d' sees: it knows what to look for, and where.",
 )
 NOTES = {
     "accepted (%)": "per cent of the projected samples whose change stays within the tolerance",
@@ -77,6 +81,13 @@ NOTES = {
     "survives (%)": "per cent of the nodule's contrast that is left when the network no longer "
     "notices",
     "explained variance (%)": "per cent of the accepted samples' variance in the region",
+    f"d' {NORMAL}": "how far an observer's scores with and without the nodule lie apart, in their "
+    "standard deviations, in images at normal dose",
+    f"d' {AS_IT_IS}": "the same at the image's own dose, nothing done",
+    f"d' {DENOISED}": "the same after the network",
+    f"d' {BLURRED}": "the same after a Gaussian blur that leaves as much noise as the network",
+    IN_WORDS: "denoised, beside as it is; a change counts where d' differs by more than twice its "
+    "error",
     "lost (%)": "per cent of all directions of change in the square that the layer does not pass "
     "on above the tolerance",
     "input change before (HU)": "root mean square, in the region",
@@ -174,9 +185,10 @@ def methods(facts: Mapping) -> str:
     )
     lesions = (
         " Nodules of {sizes} mm with {contrasts} HU were put in at one point, each alone, and "
-        "projected likewise.".format(
+        "projected likewise.{observer}".format(
             sizes=", ".join(f"{d:g}" for d in s["lesion_diameters_mm"]),
             contrasts=", ".join(f"{c:g}" for c in s["lesion_contrasts_hu"]),
+            observer=_observer(s),
         )
         if s["lesion"]
         else ""
@@ -202,7 +214,16 @@ def methods(facts: Mapping) -> str:
     )
 
 
-# What is shown ------------------------------------------------------------------------------------
+def _observer(settings: Mapping) -> str:
+    """Of the paragraph to paste, how d' was found; "" for results of versions before."""
+    if "draws" not in settings:
+        return ""
+    return (
+        f" How well each is seen was measured with a channelised Hotelling observer ({CHANNELS}"
+        f" Laguerre-Gauss channels, {settings['draws']} draws of simulated noise, trained on one"
+        " half and tested on the other, both ways; Gallas and Barrett, J Opt Soc Am A 2003;20:1725)"
+        " before and after denoising and after a Gaussian blur of equal noise."
+    )
 
 
 # Chapters -----------------------------------------------------------------------------------------
@@ -233,7 +254,8 @@ def _chapters(one: pictures.Shown, behind: str) -> list[str]:
             f"Could a lesion vanish?{behind}",
             pictures.lesion(one),
             one.curve("detectability"),
-            _table(one, "lesions"),
+            _table(one, "lesions", _is_hidden),
+            *_seen(one),
         ),
         core_page.chapter(
             f"How much the network loses{behind}", one.curve("gains"), _table(one, "spectrum")
@@ -242,12 +264,44 @@ def _chapters(one: pictures.Shown, behind: str) -> list[str]:
     ]
 
 
-def _table(one: pictures.Shown, key: str) -> str:
-    """A table of one denoiser with its heading; a long one is folded away."""
+def _seen(one: pictures.Shown) -> list[str]:
+    """How well the nodules are seen: sentences and the table's columns about it."""
+    sentences = reading.seen(one.result.tables, one.network)
+    if not sentences:
+        return []
+    words = " ".join([*sentences, reading.compared(one.result.tables, one.network)])
+    return [
+        core_page.heading("Would it be seen?"),
+        core_page.paragraph(words),
+        _table(one, "lesions", _is_seen, "How well each is seen"),
+        core_page.paragraph(reading.seen_how(one.facts)),
+    ]
+
+
+def _is_seen(heading: str) -> bool:
+    """Whether a column of the table of lesions is shown where it is told what is seen."""
+    return "d' " in heading or heading in (IN_WORDS, *NODULE)
+
+
+def _is_hidden(heading: str) -> bool:
+    """Whether it is shown where it is told what can be hidden."""
+    return heading in NODULE or not _is_seen(heading)
+
+
+def _table(
+    one: pictures.Shown,
+    key: str,
+    wanted: Callable[[str], bool] = lambda heading: True,
+    title: str = "",
+) -> str:
+    """A table of one denoiser, or some of its columns, with its heading.
+
+    A long one is folded away. ``title``: the heading, if not that of ``TITLES``.
+    """
     table = one.result.tables.get(Key(key, network=one.network))
     if table is None:
         return ""
-    shown = core_page.table(table, notes=NOTES)
+    shown = core_page.table(table, notes=NOTES, columns=filter(wanted, table.columns))
     if max(map(len, table.columns.values()), default=0) > FOLDED_ROWS:
-        return core_page.folded(TITLES[key], shown)
-    return core_page.heading(TITLES[key]) + shown
+        return core_page.folded(title or TITLES[key], shown)
+    return core_page.heading(title or TITLES[key]) + shown

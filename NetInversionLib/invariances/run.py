@@ -72,8 +72,9 @@ def invariances(
     """Sample what may change in ``volumes["low_dose"]`` without ``models["denoiser"]`` noticing.
 
     Args:
-        volumes: "low_dose", CT in HU, [k, j, i], any orientation. Optional "segments", whole
-            numbers (``components.segment_table``).
+        volumes: "low_dose", CT in HU, [k, j, i], any orientation. Optional "normal_dose", the same
+            at normal dose, HU, on any grid, from which it is told how well lesions are seen, and
+            "segments", whole numbers (``components.segment_table``).
         models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder
             with flows trained for it, which proposals of the kind "cinn" need. Optional "second",
             another denoiser, asked about the same noise and textures, and with a "second sampler"
@@ -100,7 +101,7 @@ def invariances(
         ValueError: Volume or model cannot be used, region or lesion miss the volume, or the sampler
             is not the denoiser's or has no flow for the layer; says what to do.
     """
-    require_names("volume", volumes, ["low_dose"], ["segments"])
+    require_names("volume", volumes, ["low_dose"], ["normal_dose", "segments"])
     require_names("model", models, ["denoiser"], ["sampler", "second", "second sampler"])
     device = devices.choose(settings.device, progress.log)
     layers = (settings.layer, *settings.spectrum)
@@ -123,8 +124,7 @@ def invariances(
 
         first, last = len(results) / len(asked), (len(results) + 1) / len(asked)
         one = question(
-            volumes["low_dose"],
-            volumes.get("segments"),
+            volumes,
             model,
             samplings[network],
             settings,
@@ -295,7 +295,13 @@ def _denoise_samples(asked: Question, found: SliceState) -> None:
 def _try_lesions(asked: Question, findings: Findings, progress: Progress) -> None:
     """Nodules at the point that was given."""
     table, curve, images = experiments.lesion(
-        asked.volume, asked.model, asked.settings, asked.epsilon, asked.device, progress
+        asked.volume,
+        asked.model,
+        asked.settings,
+        asked.epsilon,
+        asked.device,
+        progress,
+        asked.normal,
     )
     findings.tables[Key("lesions")] = table
     findings.curves[Key("detectability")] = curve

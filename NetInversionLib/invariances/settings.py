@@ -38,7 +38,8 @@ class InvariancesSettings(Checked):
     how many principal components of the accepted samples are kept, where a slice's region is one
     tile. ``segments``: names of the labels 1, 2, ... of the volume "segments". ``lesion``: a point
     in RAS mm at which nodules of ``lesion_diameters_mm`` and ``lesion_contrasts_hu`` are tried, or
-    None; ``lesion_shape``: "ball", or "hollow" for one whose inner half is as it was.
+    None; ``lesion_shape``: "ball", or "hollow" for one whose inner half is as it was; ``draws``: of
+    noise, by which an observer tells how well each is seen (d').
     ``spectrum``: layers ("output" too) whose lost directions are counted, in squares of
     ``spectrum_size`` voxels. ``seed``: everything random follows from it. ``device``: "auto",
     "cpu", "cuda" or "mps".
@@ -72,6 +73,7 @@ class InvariancesSettings(Checked):
     lesion_contrasts_hu: tuple[float, ...] = setting(
         (-60.0, -20.0, 20.0, 60.0), filled=True, other_than=0
     )
+    draws: int = setting(64, at_least=20)
     spectrum: tuple[str, ...] = ()
     spectrum_size: int = setting(24, at_least=4, at_most=128)
     seed: int = 0

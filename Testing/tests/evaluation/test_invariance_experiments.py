@@ -15,6 +15,7 @@ from NetInversionLib.core import files, volumes
 from NetInversionLib.core.progress import Cancelled, Progress
 from NetInversionLib.invariances import experiments, invariances, lesions, nulls
 from NetInversionLib.invariances.level_set import LevelSet, Window
+from NetInversionLib.invariances.observer import IN_WORDS, WAYS
 from NetInversionLib.invariances.settings import Settings
 from NetInversionLib.models import ModelError
 from NetInversionLib.networks.layers import LayerError
@@ -61,7 +62,11 @@ def test_a_lesion_at_a_point_is_the_experiment_around_its_voxel(axes):
     )
     found = result.tables["lesions"].columns
     beside = {f"the same with {name} (HU)" for name in (nulls.IDENTITY, nulls.BLUR)}
-    assert found.keys() == table.columns.keys() | beside and len(found["diameter (mm)"]) == 4
+    seen = {f"{what} {way}" for what in ("d'", "standard error of d'") for way in WAYS}
+    assert (
+        found.keys() == table.columns.keys() | beside | seen | {IN_WORDS}
+        and len(found["diameter (mm)"]) == 4
+    )
     assert np.isfinite([found[heading] for heading in beside]).all()
     np.testing.assert_allclose(
         found["survives (%)"], table.columns["survives (%)"], rtol=0.02, atol=0.2

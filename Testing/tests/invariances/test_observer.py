@@ -121,4 +121,15 @@ def test_the_lower_threshold_is_three_of_four_right():
     ],
 )
 def test_could_this_lesion_vanish(before, after, said):
-    assert observer.verdict(before, after) == said
+    assert observer.verdict(surely(before), surely(after)) == said
+
+
+def surely(dprime):
+    return observer.Detection(dprime, 0.01)
+
+
+def test_a_lesion_changes_its_class_only_by_more_than_the_error():
+    before, after = observer.Detection(5.1, 0.3), observer.Detection(4.9, 0.3)
+    assert observer.verdict(before, after) == observer.TOO_CLOSE
+    assert observer.verdict(before, observer.Detection(4.2, 0.3)) == observer.MISSED
+    assert observer.told_apart(surely(1.0), observer.Detection(math.inf, math.nan))

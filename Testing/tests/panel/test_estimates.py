@@ -117,7 +117,8 @@ def test_the_cost_follows_what_is_asked_for():
     assert network_voxels(image, region, 3, Settings()) == pytest.approx(3 * base)
     assert network_voxels(image, region, 1, Settings(projected=32)) > 1.2 * base
     assert network_voxels(image, image, 1, Settings()) > 5 * base
-    assert network_voxels(image, region, 1, Settings(lesion=(0, 0, 0))) > base
+    asked = network_voxels(image, region, 1, Settings(lesion=(0, 0, 0)))
+    assert network_voxels(image, region, 1, Settings(lesion=(0, 0, 0), draws=640)) > asked > base
     assert network_voxels(image, region, 1, Settings(max_evaluations=2)) < base
     assert network_voxels(image, region, 1, Settings(spectrum=("output",))) > 2 * base
 
