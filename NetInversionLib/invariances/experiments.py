@@ -215,9 +215,9 @@ def _scene(
     if full is None:
         with torch.no_grad():
             denoised = place.network(widest.context)
-        background = denoised[(..., *near.within(widest.window).slices)]
+        background = denoised[(...,) + near.within(widest.window).slices]
     else:
-        background = place.normalised(full)[(..., *near.slices)]
+        background = place.normalised(full)[(...,) + near.slices]
     return detection.scene(background, near, low, full, place.spacing_mm, place.scale, settings)
 
 
