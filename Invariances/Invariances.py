@@ -347,7 +347,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
 
         Args:
             lowDose, model, settings, progress: See ``run``.
-            normalDose: The CT at normal dose: how well lesions are seen is told from it.
+            normalDose: The CT at normal dose: the truth for lesions that are seen, and the maps.
             segmentation: Segmentation or label map node: statistics inside its segments.
             point: Markups fiducial node: its first point is where lesions are tried.
             roi: Markups ROI node: the region, instead of the setting "region".

@@ -337,14 +337,13 @@ class Choices(logic.ModuleLogic):
             volume: The low-dose CT [k, j, i], what is needed of it.
             settings: Fields of Settings; the segments' names are added.
             segmentation: Segmentation or label map node, if there is one.
-            normalDose: The CT at normal dose, if there is one; it is sent where a lesion is asked
-                about.
+            normalDose: The CT at normal dose, if there is one.
         """
         images = {"low_dose": volume}
         if segmentation is not None:
             segments, settings["segments"] = masks.segments_from_node(segmentation, volume)
             images["segments"] = segments
-        if normalDose is not None and settings.get("lesion") is not None:
+        if normalDose is not None:
             normal = yield from scene_read.read_volume(normalDose)
             images["normal_dose"] = volumes.resample(normal, volume)
         return images

@@ -153,7 +153,10 @@ def _invariances_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normal-dose",
         metavar="FILE",
-        help="the same CT at normal dose: how well lesions are seen is told from it",
+        help=(
+            "the same CT at normal dose: how well lesions are seen, and how often the truth lies"
+            " inside the maps, is told from it"
+        ),
     )
     parser.add_argument(
         "--segments", metavar="FILE", help="label map: statistics inside its labels"

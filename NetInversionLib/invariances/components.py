@@ -127,3 +127,27 @@ def band_table(deviations: dict[str, np.ndarray], period_mm: float) -> Table:
             "survived (%)": [100 * a / b if b > 0 else float("nan") for a, b in zip(after, before)],
         },
     )
+
+
+def coverage_table(change: np.ndarray, deviations: dict[str, np.ndarray]) -> Table:
+    """How often the true image lies within one and two standard deviations of the patient's.
+
+    Args:
+        change: What the true image, at normal dose, differs by from the patient's, (K, J, I), HU.
+        deviations: Maps "unproven" and "proven" of that shape, HU, NaN where nothing was sampled.
+
+    Returns:
+        A line for each map and, as a null, for one value everywhere: the unproven map's own mean.
+    """
+    sampled = np.isfinite(deviations["unproven"])
+    truth = np.abs(change[sampled])
+    maps = {kind: np.nan_to_num(deviations[kind][sampled]) for kind in ("unproven", "proven")}
+    everywhere = np.sqrt(np.mean(maps["unproven"] ** 2)) if truth.size else np.nan
+    maps["one value everywhere"] = np.full(truth.shape, everywhere)
+    columns: dict[str, list] = {"map": list(maps)}
+    for times in (1, 2):
+        columns[f"within {times} SD (%)"] = [
+            float(100 * np.mean(truth <= times * deviation)) if truth.size else float("nan")
+            for deviation in maps.values()
+        ]
+    return Table("How often the normal-dose image lies inside", columns)

@@ -171,6 +171,9 @@ def result_of(
         result.tables[Key("segments")] = components.segment_table(
             question.segments, settings.segments, maps
         )
+    if question.normal is not None:
+        truth = question.normal.float32() - question.hu.numpy()
+        result.tables[Key("coverage")] = components.coverage_table(truth, deviations)
     result.tables.update(findings.tables)
     result.curves.update(findings.curves)
     return result

@@ -131,6 +131,10 @@ def measure_references(
         Column("reference: other places of the slice", target.units): elsewhere,
         Column("reference: fresh noise of the same dose", target.units): float(fresh),
     }
+    if question.normal is not None:
+        full = torch.from_numpy(question.normal.float32()[whole.k])
+        truth = question.measured(target, (full - hu)[question.region.slices][None])
+        found.references[Column("reference: the normal-dose image", target.units)] = float(truth)
     if question.sampling is not None:
         floor = question.sampling.floor(hu, question.region)
         found.floor = torch.zeros_like(hu)

@@ -81,6 +81,11 @@ NOTES = {
     "survives (%)": "per cent of the nodule's contrast that is left when the network no longer "
     "notices",
     "explained variance (%)": "per cent of the accepted samples' variance in the region",
+    "within 1 SD (%)": "per cent of the voxels at which the normal-dose image lies within one "
+    "standard deviation of the low-dose image; 68 % if the map told how the two differ",
+    "within 2 SD (%)": "within two; 95 % if it did",
+    "reference: the normal-dose image (HU)": "what the output changes by when the normal-dose "
+    "image stands in the region: above the limit it is not among the images that pass",
     f"d' {NORMAL}": "how far an observer's scores with and without the nodule lie apart, in their "
     "standard deviations, in images at normal dose",
     f"d' {AS_IT_IS}": "the same at the image's own dose, nothing done",
@@ -97,6 +102,7 @@ NOTES = {
 TITLES = {
     "proof": "How invariant the samples are",
     "proof of samples": "Each sample",
+    "coverage": "How often the normal-dose image lies inside",
     "bands": "By size of structures",
     "segments": "Inside segments",
     "components": "Directions in which the accepted samples differ most",
@@ -242,7 +248,12 @@ def _chapters(one: pictures.Shown, behind: str) -> list[str]:
             pictures.maps(one),
         ),
         core_page.chapter(f"One sample{behind}", pictures.samples(one)),
-        core_page.chapter(f"Proof{behind}", _table(one, "proof"), _table(one, "proof of samples")),
+        core_page.chapter(
+            f"Proof{behind}",
+            _table(one, "proof"),
+            _table(one, "coverage"),
+            _table(one, "proof of samples"),
+        ),
         core_page.chapter(
             f"Anatomy or noise?{behind}",
             _table(one, "bands"),

@@ -73,8 +73,9 @@ def invariances(
 
     Args:
         volumes: "low_dose", CT in HU, [k, j, i], any orientation. Optional "normal_dose", the same
-            at normal dose, HU, on any grid, from which it is told how well lesions are seen, and
-            "segments", whole numbers (``components.segment_table``).
+            at normal dose, HU, on any grid, from which it is told how well lesions are seen and how
+            often the truth lies inside the maps, and "segments", whole numbers
+            (``components.segment_table``).
         models: "denoiser", one input and one output in HU, 2-D. Optional "sampler", an autoencoder
             with flows trained for it, which proposals of the kind "cinn" need. Optional "second",
             another denoiser, asked about the same noise and textures, and with a "second sampler"
@@ -93,7 +94,7 @@ def invariances(
         nodule of which most stays unnoticed, put in and as far as it does), and with a sampler "vae
         floor" (what its autoencoder changes by itself, signed); tables "proof", "bands" and, as
         asked for, "proof of samples" (of each that was projected; of those shown where a slice
-        takes several tiles), "components", "segments", "lesions", "spectrum"; curves
+        takes several tiles), "coverage", "components", "segments", "lesions", "spectrum"; curves
         "detectability", "gains"; facts with settings, model, epsilon and acceptance (of the pieces
         in tiles).
 

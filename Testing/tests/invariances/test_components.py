@@ -6,6 +6,7 @@ import torch
 
 from NetInversionLib.invariances.components import (
     band_table,
+    coverage_table,
     principal_components,
     segment_table,
     split,
@@ -65,3 +66,19 @@ def test_bands_tell_what_survived():
     assert table["survived (%)"] == [0.0, 50.0] and table["unproven (HU)"][0] == pytest.approx(
         12.5**0.5
     )
+
+
+def test_the_truth_lies_inside_as_often_as_the_map_is_right():
+    rng = np.random.default_rng(0)
+    spread = np.broadcast_to(np.linspace(1, 9, 200), (2, 150, 200)).copy()
+    spread[0, :50] = np.nan  # nothing was sampled there
+    change = np.nan_to_num(spread, nan=1e6) * rng.standard_normal(spread.shape)
+    table = coverage_table(change, {"unproven": spread, "proven": spread / 10}).columns
+    assert table["map"] == ["unproven", "proven", "one value everywhere"]
+    one, two = table["within 1 SD (%)"], table["within 2 SD (%)"]
+    assert (one[0], two[0]) == pytest.approx((68.3, 95.4), abs=1)
+    assert (one[1], two[1]) == pytest.approx((8.0, 15.9), abs=1)  # of a tenth and a fifth
+    assert one[2] > 70, "a value that is right on average is too large for most voxels"
+    nothing = np.full((1, 2, 2), np.nan)
+    empty = coverage_table(nothing, {"unproven": nothing, "proven": nothing})
+    assert np.isnan(empty.columns["within 1 SD (%)"]).all()

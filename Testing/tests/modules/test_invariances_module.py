@@ -744,15 +744,10 @@ def test_a_lesion_beside_the_region_brings_its_slice(widget):
     assert tuple(request.settings["region"]) == (0, 1, *REGION[2:])
 
 
-def test_the_normal_dose_ct_is_sent_where_a_lesion_is_asked_about(widget):
-    asked = partial(
-        widget.logic.requestSteps,
-        add_ct(),
-        normalDose=add_ct(body((40, 44), 3, noise=5.0)),
-        region=REGION,
-    )
+def test_of_the_normal_dose_ct_the_same_slices_are_sent(widget):
+    asked = partial(widget.logic.requestSteps, add_ct(), region=REGION, lesion=(-20.0, -20.0, 4.0))
     assert set(steps.finish(asked()).volumes) == {"low_dose"}
-    request = steps.finish(asked(lesion=(-20.0, -20.0, 4.0)))
+    request = steps.finish(asked(normalDose=add_ct(body((40, 44), 3, noise=5.0))))
     low, normal = (request.volumes[role] for role in ("low_dose", "normal_dose"))
     assert normal.shape == low.shape == (2, 40, 44)
     np.testing.assert_array_equal(normal.ijk_to_ras, low.ijk_to_ras)
