@@ -19,7 +19,7 @@ from .train import (
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     from ..families.rows import trainable
-    from ..families.training import FamilySettings
+    from ..families.settings import FamilySettings
 
     parser.add_argument("family", help="one of " + ", ".join(trainable()))
     parser.add_argument(
@@ -35,17 +35,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("train", "family", _arguments, advice=LESS_STEPS)
 def train_family(options: argparse.Namespace) -> int:
-    """Train the small example of a network family on k-space simulated from brain scans.
+    """Train the small example of a network family on images simulated from brain scans.
 
     Minutes on one core.
     """
     from ..families import training
+    from ..families.settings import FamilySettings
     from ..families.slices import read_slices
 
     checkpoint = _checkpoint(options)
     set_threads(options)
-    training.trained_row(options.family)
-    settings = training.FamilySettings(**given(options, training.FamilySettings))
+    settings = training.settings_for(options.family, **given(options, FamilySettings))
     cases = read_slices(options.folder, settings.size, settings.spacing_mm, options.shell)
     with _kept(checkpoint):
         path = training.train(

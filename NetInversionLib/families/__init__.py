@@ -26,6 +26,7 @@ __getattr__ = door(
         "Scan": "kspace",
         "Sparse": "solvers",
         "admm": "solvers",
+        "answers": "directions",
         "cgnr": "solvers",
         "fista": "solvers",
         "hallucination": "analysis",
@@ -37,6 +38,8 @@ __getattr__ = door(
         "of_network": "analysis",
         "row": "rows",
         "scan": "kspace",
+        "settings_for": "training",
+        "shown": "directions",
         "split": "solvers",
     },
 )

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..networks.varnet import root_sum_of_squares
+from .coils import CoilScan
 from .kspace import Scan, given, image_of
-from .operators import Fourier
+from .operators import Fourier, Operator
 from .quality import psnr
-from .solvers import split
+from .solvers import cgnr, split
 
 DEAF = 0.1
 """A measured line is not looked at where the image answers by less than this."""
@@ -24,20 +26,31 @@ AT_ONCE = 32
 """Images in a pass of a network."""
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
-"""Of measured k-space and mask, (N, H, W), to complex images (N, H, W)."""
+"""Of measured k-space and mask, (N, H, W), to complex images (N, H, W); or of the k-space of
+several coils, (N, C, H, W), to magnitudes.
+"""
 
 
 def of_network(network: nn.Module) -> Reconstruct:
     """A network of ``networks.reconstruction`` as a function of k-space and mask."""
+    return _in_parts(lambda measured, mask: image_of(network(given(measured, mask))))
 
-    def reconstruct(measured: Tensor, mask: Tensor) -> Tensor:
-        found = [
-            image_of(network(given(k, m)))
-            for k, m in zip(measured.split(AT_ONCE), mask.split(AT_ONCE))
-        ]
-        return torch.cat(found)
 
-    return reconstruct
+def of_coils(network: nn.Module) -> Reconstruct:
+    """A ``networks.varnet`` as a function of the coils' k-space and mask."""
+    return _in_parts(
+        lambda measured, mask: root_sum_of_squares(network.coil_images(measured, mask))
+    )
+
+
+def _in_parts(reconstruct: Reconstruct) -> Reconstruct:
+    """The same for any number of scans."""
+
+    def all_of(measured: Tensor, mask: Tensor) -> Tensor:
+        parts = zip(measured.split(AT_ONCE), mask.split(AT_ONCE))
+        return torch.cat([reconstruct(*part) for part in parts])
+
+    return all_of
 
 
 @dataclass(frozen=True)
@@ -60,23 +73,42 @@ class Hallucination:
 
 
 def hallucination(scan: Scan, images: Tensor) -> list[Hallucination]:
-    """Of each scan and the complex image (N, H, W) that was made of it."""
-    found = []
-    for truth, measured, mask, image in zip(scan.image, scan.measured, scan.mask, images):
-        operator = Fourier(mask)
-        added = image - operator.adjoint(measured)
-        _, invented = split(operator, added)
-        _, missing = split(operator, truth)
-        agreement = (invented.conj() * missing).sum().real
-        found.append(
-            Hallucination(
-                hidden=_ratio(invented, added) ** 2,
-                error=_ratio(invented - missing, missing),
-                agreement=float(agreement / (invented.norm() * missing.norm()).clamp_min(1e-12)),
-                contradiction=_ratio(operator.forward(image) - measured, measured),
-            )
-        )
-    return found
+    """Of each scan and the complex image (N, H, W) that was made of it.
+
+    Scans may be of several coils, with the images of all of them: (N, C, H, W).
+    """
+    return [
+        hallucinated(Fourier(mask), truth, measured, image)
+        for truth, measured, mask, image in zip(scan.image, scan.measured, scan.mask, images)
+    ]
+
+
+def hallucinated(
+    operator: Operator, truth: Tensor, measured: Tensor, image: Tensor
+) -> Hallucination:
+    """What an image has that the shortest one which says what was measured does not.
+
+    Args:
+        operator: Of the scanner.
+        truth: The image without anything lost, (..., *image_shape).
+        measured: (..., *measured_shape).
+        image: What was made of it, (..., *image_shape).
+    """
+    added = image - cgnr(operator, measured)
+    _, invented = split(operator, added)
+    _, missing = split(operator, truth)
+    agreement = (invented.conj() * missing).sum().real
+    return Hallucination(
+        hidden=_ratio(invented, added) ** 2,
+        error=_ratio(invented - missing, missing),
+        agreement=float(agreement / (invented.norm() * missing.norm()).clamp_min(1e-12)),
+        contradiction=_ratio(operator.forward(image) - measured, measured),
+    )
+
+
+def _under(masks: Tensor, complete: Tensor) -> Tensor:
+    """What each of masks (N, H, W) leaves of k-space (H, W), or (C, H, W) of several coils."""
+    return masks.unflatten(0, (-1, *[1] * (complete.ndim - 2))) * complete
 
 
 def _ratio(part: Tensor, whole: Tensor) -> float:
@@ -125,8 +157,12 @@ def hides(reconstruct: Reconstruct, scan: Scan, change: Tensor) -> list[Hidden]:
     return found
 
 
-def line_answers(reconstruct: Reconstruct, scan: Scan, size: float = 0.05, seed: int = 0) -> Tensor:
+def line_answers(
+    reconstruct: Reconstruct, scan: Scan | CoilScan, size: float = 0.05, seed: int = 0
+) -> Tensor:
     """How strongly the image answers to each line of k-space, (N, H); 1 keeps it as it is.
+
+    Scans may be of several coils: a line is then that of all.
 
     A line is changed at random by a share of the head's energy, and the norm of the image's change
     is divided by that of the line's. Lines that were not measured have exactly 0.
@@ -142,13 +178,15 @@ def line_answers(reconstruct: Reconstruct, scan: Scan, size: float = 0.05, seed:
     answers = torch.zeros(scan.mask.shape[:2])
     for number, mask in enumerate(scan.mask):
         lines = mask[:, 0].nonzero()[:, 0]
-        change = torch.zeros(len(lines), *mask.shape, dtype=torch.complex64)
-        noise = torch.randn(len(lines), mask.shape[1], dtype=torch.complex64, generator=generator)
-        noise *= size * scan.measured[number].norm() / noise.norm(dim=1, keepdim=True)
-        change[torch.arange(len(lines)), lines] = noise
-        after = reconstruct(scan.measured[number] + change, mask.expand_as(change))
+        measured, several = scan.measured[number], mask.repeat(len(lines), 1, 1)
+        change = torch.zeros(len(lines), *measured.shape, dtype=torch.complex64)
+        shape = len(lines), *measured.shape[:-2], mask.shape[1]
+        noise = torch.randn(shape, dtype=torch.complex64, generator=generator)
+        for one, line, added in zip(change, lines, noise):
+            one[..., line, :] = added * size * measured.norm() / added.norm()
+        after = reconstruct(measured + change, several)
         moved = (after - before[number]).flatten(1).norm(dim=1)
-        answers[number, lines] = moved / noise.norm(dim=1)
+        answers[number, lines] = moved / change.flatten(1).norm(dim=1)
     return answers
 
 
@@ -184,8 +222,12 @@ class Acquisition:
     any: float
 
 
-def ideal_acquisition(reconstruct: Reconstruct, scan: Scan, count: int = 2) -> list[Acquisition]:
+def ideal_acquisition(
+    reconstruct: Reconstruct, scan: Scan | CoilScan, count: int = 2
+) -> list[Acquisition]:
     """Which lines would have helped each scan's image most, found by trying every one.
+
+    Scans may be of several coils.
 
     Args:
         reconstruct: See ``of_network``.
@@ -201,7 +243,7 @@ def ideal_acquisition(reconstruct: Reconstruct, scan: Scan, count: int = 2) -> l
             missing = (mask[:, 0] == 0).nonzero()[:, 0].tolist()
             masks = mask.repeat(1 + len(missing), 1, 1)
             masks[torch.arange(len(missing)) + 1, missing] = 1
-            images = reconstruct(masks * complete, masks)
+            images = reconstruct(_under(masks, complete), masks)
             before, *after = psnr(images, truth.expand_as(images))
             tried = {line: value - before for line, value in zip(missing, after)}
             first = first or tried

@@ -14,7 +14,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..core.volumes import Volume
 from ..networks.fourier import as_channels, centred_fft
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
 
@@ -124,35 +123,3 @@ def line_mask(
         others = rng.choice(lines, wanted - inner, replace=False, p=chance / chance.sum())
         mask[others] = 1
     return mask
-
-
-# As volumes ---------------------------------------------------------------------------------------
-
-
-ROLES = ("kspace_real", "kspace_imaginary", "sampling", "image_real", "image_imaginary")
-"""Of a scan's volumes: what a network is given, then what it should give."""
-
-
-def as_volumes(found: Scan, spacing_mm: float, slice_mm: float) -> dict[str, Volume]:
-    """A scan as volumes by ``ROLES``, as Ideal Input takes them: one slice for each image.
-
-    K-space has the image's grid, its zero frequency in the middle.
-
-    Args:
-        found: Scans of slices from foot to head, rows to the back, columns to the left.
-        spacing_mm: Voxel size in plane.
-        slice_mm: From slice to slice.
-    """
-    geometry = np.diag([-spacing_mm, -spacing_mm, slice_mm, 1.0])
-    parts = (
-        found.measured.real,
-        found.measured.imag,
-        found.mask,
-        found.image.real,
-        found.image.imag,
-    )
-    units = "a.u. of k-space", "a.u. of k-space", "", "a.u.", "a.u."
-    return {
-        role: Volume(part.contiguous().numpy(), geometry, role, unit)
-        for role, part, unit in zip(ROLES, parts, units)
-    }

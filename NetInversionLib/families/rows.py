@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RECONSTRUCTION, DENOISER_INSIDE, DENOISING = "reconstruction", "denoiser inside", "denoising"
-SUPER_RESOLUTION = "super-resolution"
+SUPER_RESOLUTION, REGISTRATION, COILS = "super-resolution", "registration", "several coils"
+PEOPLE = "T1-weighted brain slices of 30 people (OpenNeuro ds002748, CC0)"
 KSPACE_DATA = (
-    "T1-weighted brain slices of 30 people (OpenNeuro ds002748, CC0) at 2.4 mm, with simulated"
-    " phase, noise and Cartesian under-sampling; six people left out"
+    PEOPLE + " at 2.4 mm, with simulated phase, noise and Cartesian under-sampling; six people left"
+    " out"
 )
 
 
@@ -33,6 +34,7 @@ class Row:
             not built.
         smaller: Arguments of its small sibling, which the tests train.
         recipe: How it is trained; none for a row that is not. steps: How long, of the optimiser.
+        settings: Of its training, where they are not those of ``FamilySettings``.
         learnt: Whether there is anything to learn.
     """
 
@@ -48,6 +50,7 @@ class Row:
     smaller: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     steps: int = 0
+    settings: dict[str, float] = field(default_factory=dict)
     learnt: bool = True
 
     @property
@@ -145,17 +148,32 @@ ROWS = (
         "varnet",
         "End-to-end VarNet, several coils",
         "Sriram and colleagues (002)",
-        "not built",
+        "own: steps on the k-space of all coils, a DnCNN beside each; a U-Net estimates the coils",
         "k-space",
         "mask",
+        PEOPLE + " at 2.4 mm, with simulated phase, coils, noise and Cartesian under-sampling; six"
+        " people left out, with coils of another kind",
+        "varnet",
+        {"coils": 8, "cascades": 5, "width": 16, "depth": 4, "features": [4, 8]},
+        {"coils": 8, "cascades": 1, "width": 8, "depth": 3, "features": [2, 4]},
+        COILS,
+        800,
+        {"acceleration": 4.0},
     ),
     Row(
         "denoising-autoencoder",
         "Denoising autoencoder with skips",
         "Bermudez and colleagues (002)",
-        "not built",
+        "own: a U-Net that finds the noise",
         "image",
         "-",
+        PEOPLE + " at 2.4 mm, with simulated noise; six people left out",
+        "denoising_autoencoder",
+        {"features": [12, 24, 48]},
+        {"features": [6, 12]},
+        DENOISING,
+        800,
+        {"noise": 0.08, "batch": 4},
     ),
     Row(
         "gan-synthesis",
@@ -178,9 +196,16 @@ ROWS = (
         "super-resolution",
         "Multi-scale super-resolution",
         "Liu and colleagues (002)",
-        "not built",
+        "own: convolutions in a row whose answers at every depth are fused",
         "low resolution",
         "-",
+        PEOPLE + " at 1.2 mm, and means over twice that in plane with noise; six people left out",
+        "multi_scale_super_resolution",
+        {"factor": 2, "width": 20, "depth": 6},
+        {"factor": 2, "width": 8, "depth": 3},
+        SUPER_RESOLUTION,
+        1000,
+        {"size": 160, "spacing_mm": 1.2},
     ),
     Row(
         "srgan-3d",
@@ -194,9 +219,15 @@ ROWS = (
         "registration",
         "VoxelMorph, and an iterative peer",
         "Balakrishnan; Klein and colleagues (002)",
-        "not built",
+        "own: a U-Net that finds a displacement, in two dimensions; the peer by SimpleITK",
         "moving image",
         "fixed image",
+        PEOPLE + " at 2.4 mm, each moved onto another person; six people left out",
+        "voxelmorph",
+        {"features": [12, 24, 24, 24]},
+        {"features": [8, 16, 16]},
+        REGISTRATION,
+        1500,
     ),
     Row(
         "no-learning",

@@ -14,15 +14,14 @@ from ..core import volumes
 from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..training.doubles import read_scans
-from . import kspace
 
 PERCENTILE = 99.5
 """Of the voxels above 0, what becomes 1."""
 LEAST_AREA = 0.4
 """Of the largest slice, what a slice has at least."""
 SLICE_STEP_MM = 6.0
-JUDGED_SLICES = 4
-"""Of each person that is left out."""
+JUDGED_SHARES = np.linspace(0, 1, 6)[1:-1]
+"""Of the way from the lowest to the highest slice: where people that are left out are judged."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,38 @@ def slices_of(image: Volume, name: str, size: int, spacing_mm: float) -> Slices:
     if not inside.any():
         raise ValueError(f"{name} has no voxel above 0: choose a brain-extracted scan")
     array = (array / np.percentile(array[inside], PERCENTILE)).clip(0, 1.3)
-    area = inside.sum((1, 2))
-    step = max(1, round(SLICE_STEP_MM / turned.spacing_mm[2]))
-    chosen = np.flatnonzero(area >= LEAST_AREA * area.max())[::step]
-    rows, columns = (np.flatnonzero(inside.any((0, axis))) for axis in (2, 1))
-    i_mm, j_mm, _ = turned.spacing_mm
-    cut = _field(array[chosen], rows, 1, round(size * spacing_mm / j_mm))
-    cut = _field(cut, columns, 2, round(size * spacing_mm / i_mm))
+    cut = _cut(array, inside, turned.spacing_mm, size * spacing_mm)
     small = F.interpolate(
         torch.from_numpy(cut)[:, None], (size, size), mode="bilinear", antialias=True
     )
     return Slices(name, small[:, 0].numpy())
+
+
+def label_slices(image: Volume, labels: Volume, size: int, spacing_mm: float) -> np.ndarray:
+    """What regions the slices of ``slices_of`` show, (S, size, size), whole numbers.
+
+    Args:
+        image: Brain-extracted.
+        labels: A number for each region, on the image's grid.
+        size, spacing_mm: As of ``slices_of``.
+    """
+    turned, regions = (volumes.reorient(one, "LPS") for one in (image, labels))
+    cut = _cut(regions.float32(), turned.array > 0, turned.spacing_mm, size * spacing_mm)
+    small = F.interpolate(torch.from_numpy(cut)[:, None], (size, size), mode="nearest-exact")
+    return small[:, 0].numpy().round().astype(int)
+
+
+def _cut(
+    array: np.ndarray, inside: np.ndarray, voxel_mm: tuple[float, float, float], side_mm: float
+) -> np.ndarray:
+    """Slices of an array, every 6 mm, square and with what is inside in their middle."""
+    i_mm, j_mm, k_mm = voxel_mm
+    area = inside.sum((1, 2))
+    step = max(1, round(SLICE_STEP_MM / k_mm))
+    chosen = np.flatnonzero(area >= LEAST_AREA * area.max())[::step]
+    rows, columns = (np.flatnonzero(inside.any((0, axis))) for axis in (2, 1))
+    cut = _field(array[chosen], rows, 1, round(side_mm / j_mm))
+    return _field(cut, columns, 2, round(side_mm / i_mm))
 
 
 def _field(images: np.ndarray, inside: np.ndarray, axis: int, length: int) -> np.ndarray:
@@ -90,18 +110,6 @@ def _field(images: np.ndarray, inside: np.ndarray, axis: int, length: int) -> np
     margin = [(0, 0)] * images.ndim
     margin[axis] = (max(0, -first), max(0, first + length - images.shape[axis]))
     return np.pad(images.take(kept, axis), margin)
-
-
-def draw_scan(cases: Sequence[Slices], settings, step: int) -> kspace.Scan:
-    """The scans of a training step: people are drawn with equal chance, then a slice.
-
-    Args:
-        cases: Everybody trained on.
-        settings: ``training.FamilySettings``.
-        step: Number of the step, from which the random numbers follow.
-    """
-    rng = np.random.default_rng([settings.seed, step])
-    return kspace.scan(draw_images(cases, settings.batch, rng), rng, **settings.scanner)
 
 
 def draw_images(cases: Sequence[Slices], count: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,8 +122,13 @@ def draw_images(cases: Sequence[Slices], count: int, rng: np.random.Generator) -
     return np.stack(images)
 
 
-def judged_scan(case: Slices, settings) -> kspace.Scan:
-    """Scans that a person is judged on: the same each time, with phases of another kind."""
-    places = np.linspace(0, len(case.images) - 1, JUDGED_SLICES + 2).round().astype(int)[1:-1]
-    rng = np.random.default_rng([settings.seed, 1_000_000, *case.name.encode()])
-    return kspace.scan(case.images[places], rng, **settings.scanner, bumps=True)
+def judged_images(case: Slices, seed: int) -> tuple[np.ndarray, np.random.Generator]:
+    """Slices that a person is judged on, (N, H, W), and random numbers: the same each time."""
+    rng = np.random.default_rng([seed, 1_000_000, *case.name.encode()])
+    return at_shares(case, JUDGED_SHARES), rng
+
+
+def at_shares(case: Slices, shares: np.ndarray) -> np.ndarray:
+    """A person's slices at shares of the way from the lowest to the highest: (N, H, W)."""
+    places = np.round(shares * (len(case.images) - 1)).astype(int)
+    return case.images[places]

@@ -7,18 +7,21 @@ where they exist: ``in_channels``, ``out_channels``, ``dimensions``.
 """
 
 from . import (  # noqa: F401  (register themselves)
+    autoencoder,
     cinn,
     corrector,
     denoisers,
     flow,
     mrflow,
     reconstruction,
+    registration,
     restoration,
     sampler,
     shrinkage,
     super_resolution,
     unet,
     vae,
+    varnet,
     vgg,
 )
 from .registry import ARCHITECTURES, build, register  # noqa: F401

@@ -1,17 +1,21 @@
-"""Small networks for super-resolution, with the key names of published weights.
+"""Small networks for super-resolution; the first two with the key names of published weights.
 
 Sources: Dong, Loy, He & Tang, IEEE TPAMI 2016;38:295, arXiv:1501.00092 (SRCNN); Shi, Caballero,
-Huszar, Totz, Aitken, Bishop, Rueckert & Wang, CVPR 2016, arXiv:1609.05158 (ESPCN). Key names: the
+Huszar, Totz, Aitken, Bishop, Rueckert & Wang, CVPR 2016, arXiv:1609.05158 (ESPCN); Liu, Wu, Yu,
+Tang & Zhang, BioMed Eng OnLine 2018;17:114 (views of several scales, fused). Key names: the
 repositories yjn870/SRCNN-pytorch and yjn870/ESPCN-pytorch.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .registry import register
+from .unet import pad_to_multiple
 
-MAX_WIDTH = 512
+MAX_WIDTH, MAX_DEPTH, MAX_FACTOR = 512, 32, 8
 KERNELS = (1, 3, 5, 7, 9, 11)
 
 
@@ -93,3 +97,60 @@ class ESPCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) of 0 to 1 to (N, channels, scale * H, scale * W)."""
         return self.last_part(self.first_part(x))
+
+
+@register("multi_scale_super_resolution")
+class MultiScale(nn.Module):
+    """Convolutions in a row; what they find at every depth, each of a wider view, is fused.
+
+    It takes a coarse image on the fine grid, each of its voxels repeated, and gives the fine one:
+    cubic interpolation, and what the convolutions add. Only means over a coarse voxel are looked
+    at.
+
+    Args:
+        factor: Fine voxels along each side of a coarse one, 2 to 8.
+        width: Channels of each convolution.
+        depth: How many there are.
+
+    Raises:
+        ValueError: An argument is out of its limits.
+    """
+
+    dimensions = 2
+    in_channels = out_channels = 1
+
+    def __init__(self, factor: int = 2, width: int = 20, depth: int = 6):
+        super().__init__()
+        for name, value, least, most in (
+            ("factor", factor, 2, MAX_FACTOR),
+            ("width", width, 1, MAX_WIDTH),
+            ("depth", depth, 1, MAX_DEPTH),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"{name} must be a whole number from {least} to {most}, not {value!r}"
+                )
+        self.factor = self.size_multiple = factor
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width if number else 1, width, 3, padding=1) for number in range(depth)
+        )
+        self.fuse = nn.Conv2d(depth * width, width, 1)
+        self.last = nn.Conv2d(width, factor**2, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # training begins with cubic interpolation
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fine image, of the shape of x: (N, 1, H, W), values of 0 to 1."""
+        height, width = x.shape[2:]
+        coarse = F.avg_pool2d(pad_to_multiple(x, self.factor), self.factor)
+        smooth = F.interpolate(
+            coarse, scale_factor=self.factor, mode="bicubic", align_corners=False
+        )
+        views = []
+        view = coarse
+        for layer in self.layers:
+            view = F.relu(layer(view))
+            views.append(view)
+        found = self.last(F.relu(self.fuse(torch.cat(views, 1))))
+        fine = smooth + F.pixel_shuffle(found, self.factor)
+        return fine[..., :height, :width]

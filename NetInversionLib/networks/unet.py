@@ -68,7 +68,7 @@ class UNet(nn.Module):
             ``out_channels`` images of the same spatial size.
         """
         size = image.shape[2:]
-        x = _pad_to_multiple(image, self.size_multiple)
+        x = pad_to_multiple(image, self.size_multiple)
         pool = F.avg_pool2d if self.dimensions == 2 else F.avg_pool3d
         mode = "bilinear" if self.dimensions == 2 else "trilinear"
 
@@ -174,7 +174,7 @@ def _checked(dimensions, in_channels, out_channels, features) -> tuple[int, ...]
     return tuple(features)
 
 
-def _pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Repeat the far edges until every spatial size is a multiple."""
     missing = [-n % multiple for n in image.shape[2:]]
     if not any(missing):

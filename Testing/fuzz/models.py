@@ -61,6 +61,10 @@ SMALL = {
     "unrolled": {"steps": 2, "shared": False, "width": 2, "depth": 2},
     "deep_cascade": {"cascades": 2, "width": 2, "depth": 2},
     "learned_inverse": {"side": 4, "width": 2, "depth": 2},
+    "denoising_autoencoder": {"features": [2, 3]},
+    "multi_scale_super_resolution": {"factor": 2, "width": 2, "depth": 2},
+    "varnet": {"coils": 2, "cascades": 1, "width": 2, "depth": 2, "features": [2, 3]},
+    "voxelmorph": {"features": [2, 3]},
 }
 
 
@@ -100,8 +104,8 @@ def card(architecture: str) -> models.Card:
 
 
 def channels(architecture: str, which: str) -> tuple[models.Channel, ...]:
-    """As many as an architecture always has, or one."""
-    count = getattr(networks.ARCHITECTURES[architecture], which, 1)
+    """As many as the small network says that it has, or one."""
+    count = getattr(networks.build(architecture, **SMALL[architecture]), which, 1)
     return tuple(replace(CHANNEL, role=f"ct_{n}") for n in range(count))
 
 

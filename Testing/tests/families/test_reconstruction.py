@@ -3,45 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from toy_slices import SIDE, a_scan, heads, small
 
-from NetInversionLib import models, networks
-from NetInversionLib.families import analysis, kspace, quality, rows, slices, training
+from NetInversionLib import networks
+from NetInversionLib.families import analysis, kspace, quality, rows, training
 from NetInversionLib.networks import reconstruction
 from NetInversionLib.networks.fourier import as_channels, as_complex, centred_fft
 
-SIDE = 32
-LEARNT = [one for one in rows.ROWS if one.recipe]
-ROW = pytest.mark.parametrize("row", LEARNT, ids=lambda one: one.name)
-
-
-def heads(count, seed=0):
-    """Ellipses in an ellipse, (N, SIDE, SIDE), the brightest about 1."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    images = np.zeros((count, SIDE, SIDE), np.float32)
-    for image in images:
-        head = (x / 11) ** 2 + (y / 14) ** 2 < 1
-        image[head] = 0.4
-        for _ in range(6):
-            a, b, *radii = rng.uniform([-6, -8, 2, 2], [6, 8, 5, 5])
-            image[head & (((x - a) / radii[0]) ** 2 + ((y - b) / radii[1]) ** 2 < 1)] += 0.2
-    return images.clip(0, 1)
-
-
-def people(count):
-    return [slices.Slices(f"sub-{n}", heads(6, n)) for n in range(count)]
-
-
-def a_scan(count=2, **chosen):
-    return kspace.scan(heads(count), np.random.default_rng(1), **chosen)
-
-
-def small(row):
-    torch.manual_seed(0)
-    network = networks.build(row.architecture, **row.smaller).eval()
-    for weight in network.parameters():  # nothing stays at the zeros that training begins with
-        weight.data += 0.02 * torch.randn_like(weight)
-    return network
+TASK = training.TASKS[rows.RECONSTRUCTION]
+KSPACE = [one for one in rows.ROWS if one.recipe in (rows.RECONSTRUCTION, rows.DENOISER_INSIDE)]
+ROW = pytest.mark.parametrize("row", KSPACE, ids=lambda one: one.name)
 
 
 # The scanner --------------------------------------------------------------------------------------
@@ -95,7 +66,7 @@ def test_scans_of_a_batch_do_not_see_each_other(row):
 @pytest.mark.parametrize("name", ["post-processing", "unrolled-shared", "deep-cascade"])
 def test_training_begins_with_the_zero_filled_image(name):
     row, scan = rows.row(name), a_scan()
-    found = training.reconstructed(networks.build(row.architecture, **row.smaller), scan)
+    found = TASK.made(networks.build(row.architecture, **row.smaller), scan)
     assert torch.allclose(found, quality.zero_filled(scan), atol=1e-4)
 
 
@@ -107,7 +78,7 @@ def test_a_whole_step_of_data_consistency_says_what_was_measured():
 
 def test_plug_and_play_says_what_was_measured():
     scan = a_scan()
-    images = training.reconstructed(small(rows.row("plug-and-play")), scan)
+    images = TASK.made(small(rows.row("plug-and-play")), scan)
     for found in analysis.hallucination(scan, images):
         assert found.contradiction < 1e-4
 
@@ -124,7 +95,7 @@ def test_dense_layers_along_both_axes_hold_the_whole_inverse():
     ).reshape(2 * SIDE, 2 * SIDE)
     for layer in (network.rows, network.columns):
         layer.weight.data, layer.bias.data = real.clone(), torch.zeros(2 * SIDE)
-    found = training.reconstructed(network, scan)
+    found = TASK.made(network, scan)
     assert torch.allclose(found, quality.zero_filled(scan), atol=1e-4)
 
 
@@ -212,60 +183,6 @@ def test_the_best_line_of_the_zero_filled_image_is_the_strongest_that_is_missing
     energy = ((1 - mask) * complete).abs().square().sum(-1)[0]
     assert found.lines == energy.argsort(descending=True)[:3].tolist()
     assert found.gains[0] >= max(found.usual, found.any) and min(found.gains) > 0
-
-
-# Their training -----------------------------------------------------------------------------------
-
-
-@ROW
-def test_each_rows_small_sibling_learns(row):
-    settings = training.FamilySettings(steps=1, batch=2, size=SIDE)
-    state = training._State(row, settings, people(2), row.smaller)
-    rate = 3e-3 if row.name == "post-processing" else 1e-2
-    optimiser = torch.optim.Adam(state.network.parameters(), lr=rate)
-    errors = []
-    for _ in range(30):  # the same scans each time
-        loss = state.loss(state)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        errors.append(float(loss.detach()))
-    assert errors[-1] < 0.9 * errors[0]
-
-
-@ROW
-def test_each_row_becomes_a_model_with_its_figures(row, tmp_path):
-    settings = training.FamilySettings(steps=2, batch=2, size=SIDE)
-    path = training.train(
-        row.name, people(3), tmp_path / "small.safetensors", settings, arguments=row.smaller
-    )
-    model = models.load(path)
-    assert model.card.trained_on == ("sub-0", "sub-1") and model.card.dimensions == 2
-    assert model.card.training["family"] == row.name and model.card.training["left out"] == "sub-2"
-    assert model.card.training["steps"] == 2 and model.card.training["size"] == SIDE
-    told = model.card.quality
-    assert "sub-2, held out, PSNR in the head (dB)" in told
-    scan = slices.judged_scan(people(3)[2], settings)
-    images = {"network": training.reconstructed(model.network, scan)}
-    images |= {name: peer(scan) for name, peer in quality.PEERS.items()}
-    for name, image in images.items():
-        expected = np.mean(quality.psnr(image, scan.image))
-        figure = told[f"held out, mean PSNR in the head (dB), {name}"]
-        assert figure == pytest.approx(expected, abs=0.01)
-
-
-def test_a_row_that_is_not_built_is_not_trained(tmp_path):
-    with pytest.raises(ValueError, match="cannot be trained"):
-        training.train("cycle-gan", people(2), tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="no family is called"):
-        rows.row("cycle")
-
-
-def test_every_row_of_the_table_is_there_once():
-    names = [one.name for one in rows.ROWS]
-    assert len(set(names)) == len(names) == 15
-    assert all(one.source and one.network and one.optimised for one in rows.ROWS)
-    assert [one.name for one in rows.ROWS if not one.learnt] == ["no-learning"]
 
 
 def test_channels_and_complex_images_are_the_same():

@@ -1,0 +1,81 @@
+"""Which changes of its input a network answers to, and which are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+UNSEEN = 1e-4
+"""An answer below this is none: of single precision nothing is left."""
+DEAF = 0.1
+"""A direction is lost to the network where it answers by less than this."""
+STEP = 0.01
+"""Of the changes, in the network's units of 0 to 1."""
+AT_ONCE = 32
+
+Network = Callable[[Tensor], Tensor]
+
+
+def answers(network: Network, given: Tensor, channel: int = 0, side: int = 16) -> Tensor:
+    """How strongly a network answers to each direction of a square in the middle of its input.
+
+    These are the singular values of its derivative there, by finite differences.
+
+    Args:
+        network: Of images (N, C, H, W).
+        given: One image, (C, H, W).
+        channel: What is changed of it.
+        side: Of the square, in voxels.
+
+    Returns:
+        (side^2,), the strongest first; 1 shows a change at its own size.
+    """
+    corner = [(length - side) // 2 for length in given.shape[1:]]
+    places = torch.cartesian_prod(*(first + torch.arange(side) for first in corner))
+    before = network(given[None])
+    answered = []
+    for some in places.split(AT_ONCE):
+        changed = given.repeat(len(some), 1, 1, 1)
+        changed[torch.arange(len(some)), channel, some[:, 0], some[:, 1]] += STEP
+        answered.append((network(changed) - before).flatten(1) / STEP)
+    return torch.linalg.svdvals(torch.cat(answered))
+
+
+def lost(values: Tensor) -> tuple[float, float]:
+    """Shares of the directions that nothing answers to, and to which the answer is below 0.1.
+
+    Args:
+        values: Of ``answers``.
+    """
+    unseen = values < UNSEEN
+    return float(unseen.float().mean()), float(((values < DEAF) & ~unseen).float().mean())
+
+
+def spot(shape: tuple[int, int], radius: float, height: float) -> Tensor:
+    """A small bright spot in the middle of an image, (H, W).
+
+    Args:
+        shape: Of the image.
+        radius: Standard deviation of its bell, in voxels.
+        height: Of its top.
+    """
+    rows, columns = (torch.arange(n) - n // 2 for n in shape)
+    squared = rows[:, None].square() + columns.square()
+    return height * torch.exp(-squared / (2 * radius**2))
+
+
+def shown(network: Network, given: Tensor, change: Tensor, channel: int = 0) -> float:
+    """How much of a change of its input a network shows: norm of the answer over the change's.
+
+    Args:
+        network: Of images (N, C, H, W).
+        given: One image, (C, H, W).
+        change: Of one channel, (H, W).
+        channel: Which it is.
+    """
+    changed = given.clone()
+    changed[channel] += change
+    before, after = network(torch.stack([given, changed]))
+    return float((after - before).norm() / change.norm())
