@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..core.settings import Checked, setting
 
@@ -41,6 +42,6 @@ class FamilySettings(Checked):
     checkpoint_every: int = setting(100, at_least=1)
 
     @property
-    def scanner(self) -> dict[str, float]:
+    def scanner(self) -> dict[str, Any]:
         """What ``kspace.scan`` is told."""
         return {name: getattr(self, name) for name in SCANNER}
