@@ -20,7 +20,7 @@ from .tasks import UNITS, Task
 SMOOTHNESS = 0.01
 """What the mean square step of the displacement from voxel to voxel weighs beside the error."""
 MESH = 12
-"""Cells of the spline along each side; best of 4, 8, 12 and 16 on two people that are trained on."""
+"""Cells of the spline along each side; best of 4, 8, 12 and 16 on two people trained on."""
 ITERATIONS = 100
 
 
