@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from toy_slices import SIDE, heads, people, small
+from scipy import ndimage
+from toy_slices import SIDE, people, small
 
 from NetInversionLib import networks
 from NetInversionLib.families import quality, registration, rows
@@ -37,15 +38,16 @@ def test_what_folds_over_is_counted():
 
 
 def test_a_displacement_of_whole_voxels_is_found_again_by_splines():
-    fixed = torch.from_numpy(heads(1))
+    grain = np.random.default_rng(0).random((SIDE, SIDE))
+    smooth = ndimage.gaussian_filter(grain, 2, mode="wrap")  # nowhere flat
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    fixed = torch.from_numpy(smooth[None].astype(np.float32))
     moving = torch.roll(fixed, (2, -1), (1, 2))
     couple = registration.Couple(fixed, moving)
-    found = registration.iterative(couple)
-    inside = fixed[0] > 0.05
-    assert found[0, 0][inside].median() == pytest.approx(2, abs=0.5)
-    assert found[0, 1][inside].median() == pytest.approx(-1, abs=0.5)
+    inner = registration.iterative(couple)[0, :, 4:-4, 4:-4].flatten(1)
+    assert inner.median(1).values.tolist() == pytest.approx([2, -1], abs=0.1)
     better = quality.psnr(registration.by_iterations(couple), fixed)[0]
-    assert better > quality.psnr(moving, fixed)[0] + 5
+    assert better > quality.psnr(moving, fixed)[0] + 10
 
 
 def test_a_network_begins_by_leaving_the_moving_image_where_it_is():
