@@ -2,7 +2,9 @@
 
 The classifier sees a few simple features of each scan. It is asked twice: trained anew to
 convergence on the images in question, with people dealt into folds from several seeds; and frozen,
-as it was trained on the images as they came. Nobody is judged by a classifier that has seen them.
+as it was trained on the images as they came. Nobody is judged by a classifier that has seen them,
+and no feature counts beyond the range of the scans trained on: a bin that is next to empty in these
+would decide alone, from few voxels.
 
 Sources: logistic regression on image features as a check of harmonization, Glocker et al.,
 arXiv:1910.04597; additive and multiplicative site effects, Johnson, Li & Rabinovic, Biostatistics
@@ -169,24 +171,45 @@ def _folds(sites: np.ndarray, people: np.ndarray, random: np.random.Generator) -
     return np.array([fold[name] for name in people])
 
 
-def _trained(x: np.ndarray, sites: np.ndarray, fold: np.ndarray) -> list[tuple]:
-    """Of each fold: mean, deviation and weights, learned from the other folds."""
+@dataclass(frozen=True)
+class _Trained:
+    """A classifier of one fold.
+
+    Attributes:
+        mean, deviation, low, high: Of each feature in the scans trained on, (features,).
+        weights: Intercept first, (features + 1,).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    weights: np.ndarray
+
+    def second(self, x: np.ndarray) -> np.ndarray:
+        """Whether scans, (scans, features), are told to be of the second site."""
+        known = np.clip(x, self.low, self.high)
+        standardised = (known - self.mean) / self.deviation
+        return standardised @ self.weights[1:] + self.weights[0] > 0
+
+
+def _trained(x: np.ndarray, sites: np.ndarray, fold: np.ndarray) -> list[_Trained]:
+    """Of each fold: what is learned from the other folds."""
     found = []
     for out in range(fold.max() + 1):
-        known = fold != out
-        mean, deviation = x[known].mean(axis=0), x[known].std(axis=0)
+        known, site_of = x[fold != out], sites[fold != out]
+        mean, deviation = known.mean(axis=0), known.std(axis=0)
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
-        weights = converged((x[known] - mean) / deviation, sites[known], STRENGTH)
-        found.append((mean, deviation, weights))
+        weights = converged((known - mean) / deviation, site_of, STRENGTH)
+        found.append(_Trained(mean, deviation, known.min(axis=0), known.max(axis=0), weights))
     return found
 
 
-def _accuracy(trained: list[tuple], x: np.ndarray, sites: np.ndarray, fold: np.ndarray) -> float:
+def _accuracy(trained: list[_Trained], x: np.ndarray, sites: np.ndarray, fold: np.ndarray) -> float:
     right = np.zeros(len(sites), bool)
-    for out, (mean, deviation, weights) in enumerate(trained):
+    for out, classifier in enumerate(trained):
         own = fold == out
-        told = (x[own] - mean) / deviation @ weights[1:] + weights[0] > 0
-        right[own] = told == (sites[own] == 1)
+        right[own] = classifier.second(x[own]) == (sites[own] == 1)
     return float(np.mean([right[sites == site].mean() for site in (0, 1)]))
 
 

@@ -43,6 +43,7 @@ from scipy import special
 
 from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
+from .gate_reasons import for_coarse, one_reason
 from .gate_template import (
     SEARCH_STEPS,
     TURNS,
@@ -53,7 +54,7 @@ from .gate_template import (
     likeness,
     place,
 )
-from .gate_words import NOT_CLOSER, QUALITY_WORDS, UNLIKE_INTENSITIES, WHOLE_HEAD
+from .gate_words import NOT_CLOSER, QUALITY_WORDS, UNLIKE_INTENSITIES
 from .reading import NOT_DECIDED, PASSED
 from .scan import Scan
 
@@ -98,7 +99,6 @@ OTHER_SCANNERS = {
     "repetition": 1.0,
 }
 LOSS, GAIN = 1.05, 1.25
-COARSE_MM = 2.5  # from this voxel size on, figures of fine detail say more of it than of the image
 
 
 @dataclass(frozen=True)
@@ -165,20 +165,8 @@ def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list
     sizes = _size_checks(seen, limits)
     if not all(check.passed for check in sizes):
         return sizes
-    return sizes + _one_reason(
-        _anatomy_checks(seen, statistics, limits, "source") + _quality_checks(seen, limits)
-    )
-
-
-def _one_reason(checks: list[Check]) -> list[Check]:
-    """A head ends in a flat face at the neck and has no brain's outline: one fault, not two."""
-    both = ("anatomy of the source", "cut face of the source")
-    failed = [check for check in checks if not check.passed]
-    if not all(any(check.name == name for check in failed) for name in both):
-        return checks
-    if any("contradict" in check.words for check in failed):
-        return checks
-    return [replace(check, words=WHOLE_HEAD) if check.name in both else check for check in checks]
+    anatomy_checks = _anatomy_checks(seen, statistics, limits, "source")
+    return sizes + one_reason(anatomy_checks, _quality_checks(seen, limits))
 
 
 def check_result(
@@ -379,9 +367,10 @@ def _turned_words(moving: Moving, template: Template, low: float) -> str:
     best = likeness(moving.on_template(tried[turn][0])[0], template)
     if best < low * 0.8 or turn == 0:
         return (
-            "The anatomy of the target's people is not recognised in it: another body part or"
-            " contrast, no brain mask, a large part missing, or too poor an image. Check that the"
-            " right file was chosen; give a brain mask if the image shows the whole head."
+            "The anatomy of the target's people is not recognised in it: no brain mask, or one that"
+            " covers parts of the skull, another body part or contrast, a large part missing, or"
+            " too poor an image. Look at the mask first: it should cover the brain and nothing"
+            " else. Then check that the right file was chosen."
         )
     return (
         f"The voxels contradict the header: the image fits when it is {_turn_words(TURNS[turn])}."
@@ -406,21 +395,8 @@ def _quality_checks(seen: Look, limits: Limits) -> list[Check]:
         low, high = limits.normal(name, OTHER_SCANNERS[name])
         low, high = low if low_words else -np.inf, high if high_words else np.inf
         check = _two_sided(f"{name} of the source", found[name], low, high, low_words, high_words)
-        checks.append(_for_coarse(check, name, seen))
+        checks.append(for_coarse(check, name, seen.voxel_mm))
     return checks
-
-
-def _for_coarse(check: Check, name: str, seen: Look) -> Check:
-    """Thick slices are no artefact: what they do by themselves is said, and flags nobody.
-
-    Between slices that lie farther apart than the gate looks, values are interpolated: that is
-    smooth, and repeats itself at the slices' distance.
-    """
-    by_itself = name == "stripes" or (name in ("noise", "sharpness") and check.value < check.low)
-    if check.passed or not by_itself or seen.voxel_mm <= COARSE_MM:
-        return check
-    words = f"not decided: voxels of {seen.voxel_mm:.1f} mm are too coarse to tell"
-    return replace(check, passed=True, words=words)
 
 
 def _bits_check(value: float, noise: float, statistics: dict[str, np.ndarray]) -> Check:

@@ -47,6 +47,21 @@ def test_a_frozen_classifier_does_not_see_what_is_new():
     assert np.mean(told["other"].anew) > 0.95 > 0.8 > np.mean(told["other"].frozen)
 
 
+def test_a_feature_counts_no_further_than_the_training_has_seen_it():
+    """Four features tell the source; of the harmonized images three are as the target's.
+
+    The fourth, which hardly varies, lies a thousand deviations out: one against three.
+    """
+    x, sites, people = a_set(0, people=16)
+    x[:, 3] *= 1e-4
+    source, other = x.copy(), x.copy()
+    source[:, :4] += 8 * sites[:, None] * [1, 1, 1, 1e-4]
+    other[:, 3] += 0.1 * sites
+    told = site_classifier.told_apart({"source": source, "other": other}, sites, people, 2)
+    assert told["source"].frozen == (1.0, 1.0) and told["other"].frozen == (0.5, 0.5)
+    assert told["other"].anew == (1.0, 1.0)
+
+
 def test_people_are_kept_apart():
     """Scans of one person are alike: who has seen one of them knows the other's site."""
     rng = np.random.default_rng(3)

@@ -141,20 +141,3 @@ def test_places_are_named_as_the_patient_has_them():
     check = places.unlike_check([place])
     assert check.passed and "looks like a lesion, not shading" in check.words.lower()
     assert places.unlike_check([]).value == 0
-
-
-def test_a_whole_head_is_told_in_one_reason():
-    from NetInversionLib.harmonize import gate
-
-    def check(name, words, passed=False):
-        return gate.Check(name, 0.0, 1.0, 2.0, passed, words, "refused")
-
-    head = [
-        check("anatomy of the source", "not recognised"),
-        check("cut face of the source", "cut"),
-    ]
-    word, reasons = gate.verdict(gate._one_reason(head))
-    assert word == "refused" and len(reasons) == 1 and "give a brain mask" in reasons[0]
-    turned = [check("anatomy of the source", "The voxels contradict the header"), head[1]]
-    assert gate._one_reason(turned) == turned
-    assert gate._one_reason(head[1:]) == head[1:]
