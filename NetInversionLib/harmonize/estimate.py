@@ -14,13 +14,13 @@ compared with that, place by place:
    with both. Each is fitted as the most probable T given the people's deviations (a Gaussian of
    low rank plus variances), smooth fields and curves (``fitting``). A field is taken only if its
    evidence (Laplace) says so, and if it foretells places that it has not seen: a lesion's
-   neighbours know nothing of it, a field's do. Under a field that was taken, the places that are
-   unlike the people are found anew.
+   neighbours know nothing of it, a field's do. Places unlike the people that a field which was
+   taken foretells are given back, and others are looked for.
 4. The curve is fitted anew to the quantiles of the whole brain without the field, voxels as they
-   are (smoothing and a curve do not commute): halfway between matched landmarks and a
-   log-polynomial, which, too simple to follow every fold of the histogram, takes a person's own
-   share of each tissue less for the scanner's doing. Where it does not fit, all quantiles are
-   matched.
+   are (smoothing and a curve do not commute): the mean of a factor, a power law and richer
+   log-polynomials, weighted by evidence. The simplest that does is too simple to take a person's
+   own share of each tissue, or a lesion, for the scanner's doing. As far as richer ones are needed,
+   matched landmarks count too; where none fits, all quantiles are matched.
 5. A scan without a field is also weighed as "unchanged", by its quantiles in the whole brain and in
    all places. As far as it cannot be told from the target's own scans, T goes up to 60 % of the
    way back to the identity.
@@ -46,12 +46,12 @@ from ..networks.corrector import (
 )
 from . import tone_field
 from .brain import aligned_tissue, reduced
-from .fitting import DARKEST, EXPLANATIONS, Fit, FitSettings, fit
+from .fitting import DARKEST, EXPLANATIONS, Fit, FitSettings, fit, stiff
 from .kept import Kept, kept_voxels
 from .scan import BRIGHTEST, Scan
 from .statistics import TONE_FLOOR, Target, grid_to_template, local_quantiles, matching_curve
 from .tone_field import ToneField
-from .unlike import foresight, grown, on_template, unlike_blocks
+from .unlike import foresight, grown, not_foretold, on_template, unlike_blocks
 
 if TYPE_CHECKING:
     from .brain import Tissue
@@ -71,16 +71,21 @@ TONE_BELIEF = 0.3
 # the target's people, and many under a gamma of 0.94 to 1.06: with all of it these would be left
 # as they are.
 MOST_KEPT, KEPT_FLOOR = 0.6, 0.01
-# Of log-polynomials, around mid-grey.
-LOG_MIDDLE, TERM_DEVIATIONS = -0.5, (0.6, 1.0, 0.6, 0.3, 0.2)
-TERMS = 4
+# Of log-polynomials, around mid-grey; darker values than the clamp count as that. Their evidence
+# counts half: neighbouring quantiles tell nearly the same.
+LOG_MIDDLE, TERM_DEVIATIONS, LOG_CLAMP = -0.5, (0.6, 1.0, 0.6, 0.3, 0.2), 0.002
+TERMS, EVIDENCE_BELIEF = (1, 2, 3, 4, 5), 0.5
+# Standard deviation that each quantile may have besides the people's. With 0.014 a power law was
+# believed where there was an exponential (1.3 dB lost); of those richer than a power law, so much
+# is matched landmarks.
+CURVE_FLOOR, LANDMARK_SHARE = 0.007, 0.5
 # Squared misfit of the polynomial (2 for half of the people under a simulated curve, 5 for nine of
 # ten; above 20 on a scanner with another sequence): up to the first it is taken, from the second on
 # it is not.
 MISFITS = (8.0, 16.0)
 # The brightest tenth of the voxels may be a lesion's: their quantiles may deviate by so much more
 # (standard deviation, scaled units, at the very top), and matched landmarks end below them.
-TAIL, TAIL_DEVIATION = 0.9, 0.1
+TAIL, TAIL_DEVIATION = 0.9, 0.3
 TAIL_TRUST = 0.02
 LANDMARKS = (0.002, 0.01, *np.linspace(0.1, 0.9, 9).tolist(), 0.99, 0.998)
 MAX_SLOPE_A = 0.01  # per mm
@@ -141,7 +146,7 @@ def explain(
     tissue = aligned_tissue(reduced(scan), target)
     progress.report(0.5, "looking for places unlike the target's people")
     tone_alone = fit(tissue, target, "", settings)
-    unlike = unlike_blocks(tone_alone.linear, target)
+    unlike = unlike_blocks(stiff(tone_alone.linear), target)
     if grown(unlike, target.used).mean() > MOST_LEFT_OUT:
         unlike[:] = False  # no lesion is as large: this must be a field
     seen = target.leaving_out(grown(unlike, target.used))
@@ -150,7 +155,9 @@ def explain(
     found = weighed.fits[chosen]
     if EXPLANATIONS[chosen] and settings.fields == "auto":
         # What looked like a lesion under a tone curve alone may be the field.
-        unlike = unlike_blocks(found.linear, target, unlike)
+        unlike = not_foretold(stiff(found.linear), target, unlike)
+        seen = target.leaving_out(grown(unlike, target.used))
+        unlike |= unlike_blocks(stiff(found.linear), seen)
         if grown(unlike, target.used).mean() > MOST_LEFT_OUT:
             unlike[:] = False
         seen = target.leaving_out(grown(unlike, target.used))
@@ -280,12 +287,12 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
 def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """A strictly increasing curve that makes values the target's.
 
-    The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
-    people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
-    target's quantiles by more than people differ (another sequence, whose tissues lie differently),
-    all quantiles are matched instead. In the brightest tenth, which may be a lesion's, matching
-    counts only as far as it agrees with the polynomial. Straight below the darkest and beyond the
-    brightest.
+    The mean of the most probable log-polynomials of 1 to 5 terms under the people's deviations,
+    weighted by their evidence; as far as more than a power law is needed, half of it is matched
+    landmarks (as Nyúl's). Where the mean misses the target's quantiles by more than people differ
+    (another sequence, whose tissues lie differently), all quantiles are matched instead. In the
+    brightest tenth, which may be a lesion's, matching counts only as far as it agrees with the
+    polynomials. Straight below the darkest and beyond the brightest.
 
     Args:
         values: Of shape (n,), scaled, inside the mask.
@@ -296,17 +303,17 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
-    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, TONE_FLOOR))
+    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, CURVE_FLOOR))
     x = np.linspace(own[0], max(own[-1], own[0] + 0.1), CURVE_KNOTS - 2)
-    for terms in (TERMS, 3, 2):
-        y = _log_polynomial(own, expected, precision, terms, x)[0]
-        if (np.diff(y[x >= DARKEST]) > 0).all():
-            break
+    y, richer = _average(own, expected, precision, x)
     left = expected - np.interp(own, x, y)
-    simple = np.clip((MISFITS[1] - left @ precision @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
+    usual = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, TONE_FLOOR))
+    simple = np.clip((MISFITS[1] - left @ usual @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
     marks, wanted = (np.interp(LANDMARKS, TONE_LEVELS, q) for q in (own, expected))
     all_matched = np.interp(x, *matching_curve(values, target.whole))
-    matched = simple * (y + np.interp(x, marks, wanted)) / 2 + (1 - simple) * all_matched
+    share = LANDMARK_SHARE * richer
+    landmarks = np.interp(x, marks, wanted)
+    matched = simple * ((1 - share) * y + share * landmarks) + (1 - simple) * all_matched
     y = matched - _mistrust(x, y, matched, float(np.interp(TAIL, TONE_LEVELS, own)))
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
@@ -334,27 +341,49 @@ def _tone_covariance(target: Target, belief: float, floor: float) -> np.ndarray:
     return belief * target.tone_deviations + np.diag(floor**2 + tail**2)
 
 
+def _average(own, expected, precision, x) -> tuple[np.ndarray, float]:
+    """The mean of curves of 1 to 5 terms, weighted by evidence.
+
+    Its values at x (K,), and the weight of those richer than a power law.
+    """
+    curves = {terms: _log_polynomial(own, expected, precision, terms, x) for terms in TERMS}
+    rising = {
+        terms: curve
+        for terms, curve in curves.items()
+        if terms == 1 or (np.diff(curve[0][x >= DARKEST]) > 0).all()
+    }
+    evidence = np.array([found for _, found in rising.values()])
+    weights = np.exp(EVIDENCE_BELIEF * (evidence - evidence.max()))
+    weights /= weights.sum()
+    y = weights @ np.array([values for values, _ in rising.values()])
+    return y, float(weights[np.array(list(rising)) > 2].sum())
+
+
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
-    """log y = polynomial of log x, most probable.
+    """log(y / x) = polynomial of log x, most probable; one term is a factor, two a power law.
 
     Its values at x (K,), and the logarithm of its evidence.
     """
 
-    def powers(v):
-        return (np.log(np.maximum(v, DARKEST)) - LOG_MIDDLE)[:, None] ** np.arange(terms)
+    def logs(v):
+        return np.log(np.maximum(v, LOG_CLAMP))
 
-    mean, prior = np.zeros(terms), np.diag(1 / np.square(TERM_DEVIATIONS[:terms]))
-    mean[:2] = LOG_MIDDLE, 1
-    design, found = powers(own), mean
+    def powers(v):
+        return (logs(v) - LOG_MIDDLE)[:, None] ** np.arange(terms)
+
+    def curve(v, found):
+        return np.exp(np.clip(logs(v) + powers(v) @ found, -10, 3))
+
+    prior = np.diag(1 / np.square(TERM_DEVIATIONS[:terms]))
+    found = np.zeros(terms)
     for _ in range(12):
-        y = np.exp(np.clip(design @ found, -10, 3))
-        jacobian = design * y[:, None]
+        y = curve(own, found)
+        jacobian = powers(own) * y[:, None]
         hessian = jacobian.T @ precision @ jacobian + prior
-        step = np.linalg.solve(
-            hessian, jacobian.T @ precision @ (expected - y) + prior @ (mean - found)
-        )
+        gradient = jacobian.T @ precision @ (expected - y) - prior @ found
+        step = np.linalg.solve(hessian, gradient)
         found = found + step / max(1.0, np.abs(step).max())  # Gauss-Newton, never a leap
-    left = expected - np.exp(design @ found)
-    misfit = left @ precision @ left + (found - mean) @ prior @ (found - mean)
+    left = expected - curve(own, found)
+    misfit = left @ precision @ left + found @ prior @ found
     evidence = -0.5 * (misfit + np.linalg.slogdet(hessian)[1] - np.linalg.slogdet(prior)[1])
-    return np.exp(np.clip(powers(x) @ found, -10, 3)), evidence
+    return curve(x, found), evidence

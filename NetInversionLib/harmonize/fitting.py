@@ -7,7 +7,7 @@ weighed (``unlike``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +27,10 @@ EXPLANATIONS = {
 }
 DARKEST = 0.02  # below it a tone curve is straight, down to 0
 # Of the tone curve while fields are fitted: a power law (deviations of its factor and exponent) and
-# a smooth rest.
+# a smooth rest, which is stiffer while places unlike the people are looked for.
 POWER_DEVIATIONS = (0.25, 0.5)
 REST_KNOTS, REST_DEVIATION, REST_LENGTH = np.linspace(0, 1.2, 13), 0.1, 0.5
+STIFF_DEVIATION = 0.04
 MAX_LOG_M, MAX_A = 1.2, 0.5
 
 
@@ -125,13 +126,9 @@ class _Unknown:
         self.target, self.fields = target, fields
         self.of_m, self.of_a = (np.zeros(target.m.shape[1]) for _ in range(2))
         self.started, self.power, self.rest = False, np.zeros(2), np.zeros(len(REST_KNOTS))
-        distance = (REST_KNOTS[:, None] - REST_KNOTS) / REST_LENGTH
-        covariance = REST_DEVIATION**2 * (
-            np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS))
-        )
         self.curve_precision = np.zeros((2 + len(REST_KNOTS),) * 2)
         self.curve_precision[:2, :2] = np.diag(1 / np.square(POWER_DEVIATIONS))
-        self.curve_precision[2:, 2:] = np.linalg.inv(covariance)
+        self.curve_precision[2:, 2:] = _rest_precision(REST_DEVIATION)
 
     def controls(self) -> tuple[np.ndarray, np.ndarray]:
         log_m = np.clip(self.target.patterns_m @ self.of_m, -MAX_LOG_M, MAX_LOG_M)
@@ -209,6 +206,24 @@ class _Unknown:
         if "a" in self.fields:
             self.of_a = parts.pop(0)
         self.power, self.rest = parts
+
+
+def stiff(linear: Linear) -> Linear:
+    """The same data, under a curve that hardly leaves a power law.
+
+    What is brighter than all of the people (a lesion) else bends the curve's end, and is not found.
+    """
+    precision = linear.precision.copy()
+    rest = slice(-len(REST_KNOTS), None)
+    precision[rest, rest] = _rest_precision(STIFF_DEVIATION)
+    return replace(linear, precision=precision)
+
+
+def _rest_precision(deviation: float) -> np.ndarray:
+    """Of the curve's rest at its knots, (13, 13)."""
+    distance = (REST_KNOTS[:, None] - REST_KNOTS) / REST_LENGTH
+    shape = np.exp(-0.5 * distance**2) + 0.03**2 * np.eye(len(REST_KNOTS))
+    return np.linalg.inv(deviation**2 * shape)
 
 
 def _hats(x: np.ndarray) -> np.ndarray:

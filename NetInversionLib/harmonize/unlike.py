@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What a block may deviate by (standard deviation, scaled units) if it is unlike the people, and the
 # logarithm of the odds against it.
-UNLIKE_DEVIATION, PRICE = 0.15, 2.0
+UNLIKE_DEVIATION, PRICE = 0.1, 1.0
 CLIP = 3.0
 # A lesion moves neighbouring quantiles of a block together.
 _APART = np.subtract.outer(np.arange(len(LEVELS)), np.arange(len(LEVELS)))
@@ -68,7 +68,7 @@ class _Blocks:
         self.gradients[block] = self.weighed[block].T @ self.observed[block]
 
 
-def unlike_blocks(linear: Linear, target: Target, start: np.ndarray | None = None) -> np.ndarray:
+def unlike_blocks(linear: Linear, target: Target) -> np.ndarray:
     """The blocks that are unlike the target's people, of those in use.
 
     Each may deviate by ``UNLIKE_DEVIATION`` besides what people do, at ``PRICE``. The block that
@@ -77,7 +77,6 @@ def unlike_blocks(linear: Linear, target: Target, start: np.ndarray | None = Non
     Args:
         linear: Where an explanation ended.
         target: What is known of the people; blocks that it leaves out are not judged.
-        start: Boolean, of shape (blocks,): those to begin with; None begins with none.
 
     Returns:
         Boolean, of shape (blocks,).
@@ -85,10 +84,6 @@ def unlike_blocks(linear: Linear, target: Target, start: np.ndarray | None = Non
     blocks = _Blocks(linear, target)
     judged = blocks.inverse.any((1, 2))
     found = np.zeros(len(judged), bool)
-    for block in np.flatnonzero(judged if start is None else judged & start):
-        if start is not None:
-            blocks.widen(int(block), 1)
-            found[block] = True
     for _ in range(2 * len(judged)):  # each turn gains, so it ends by itself; a bound all the same
         gain = np.where(judged, _gains(blocks, found), -np.inf)
         best = int(np.argmax(gain))
@@ -97,6 +92,31 @@ def unlike_blocks(linear: Linear, target: Target, start: np.ndarray | None = Non
         found[best] = ~found[best]
         blocks.widen(best, 1 if found[best] else -1)
     return found
+
+
+def not_foretold(linear: Linear, target: Target, unlike: np.ndarray) -> np.ndarray:
+    """The unlike blocks that stay so under another explanation.
+
+    It has to foretell a block from those neither unlike nor beside such: one that has seen a lesion
+    explains a part of it.
+
+    Args:
+        linear: Where the other explanation ended.
+        target: What is known of the people, all of their blocks.
+        unlike: Boolean, of shape (blocks,).
+
+    Returns:
+        Boolean, of shape (blocks,).
+    """
+    blocks, seen = _Blocks(linear, target), ~grown(unlike, target.used)
+    covariance = np.linalg.inv(blocks.hessians[seen].sum(0) + blocks.precision)
+    middle = covariance @ (blocks.gradients[seen].sum(0) + blocks.pulled)
+    design = blocks.design[unlike]
+    spread = design @ covariance @ design.transpose(0, 2, 1) + np.linalg.inv(blocks.inverse[unlike])
+    left = blocks.observed[unlike] - design @ middle
+    stays = unlike.copy()
+    stays[unlike] = _log_normal(left, spread + WIDE) - PRICE > _log_normal(left, spread)
+    return stays
 
 
 def _gains(blocks: _Blocks, found: np.ndarray) -> np.ndarray:
