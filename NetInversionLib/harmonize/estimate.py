@@ -17,10 +17,11 @@ compared with that, place by place:
    neighbours know nothing of it, a field's do. Places unlike the people that a field which was
    taken foretells are given back, and others are looked for.
 4. The curve is fitted anew to the quantiles of the whole brain without the field, voxels as they
-   are (smoothing and a curve do not commute): the mean of a factor, a power law and richer
-   log-polynomials, weighted by evidence. The simplest that does is too simple to take a person's
-   own share of each tissue, or a lesion, for the scanner's doing. As far as richer ones are needed,
-   matched landmarks count too; where none fits, all quantiles are matched.
+   are (smoothing and a curve do not commute): halfway between matched landmarks and a
+   log-polynomial, which, too simple to follow every fold of the histogram, takes a person's own
+   share of each tissue less for the scanner's doing. Where it does not fit, all quantiles are
+   matched. As far as a mere factor explains the quantiles as well, it is taken instead: it changes
+   no contrast.
 5. A scan without a field is also weighed as "unchanged", by its quantiles in the whole brain and in
    all places. As far as it cannot be told from the target's own scans, T goes up to 60 % of the
    way back to the identity.
@@ -71,21 +72,20 @@ TONE_BELIEF = 0.3
 # the target's people, and many under a gamma of 0.94 to 1.06: with all of it these would be left
 # as they are.
 MOST_KEPT, KEPT_FLOOR = 0.6, 0.01
-# Of log-polynomials, around mid-grey; darker values than the clamp count as that. Their evidence
-# counts half: neighbouring quantiles tell nearly the same.
-LOG_MIDDLE, TERM_DEVIATIONS, LOG_CLAMP = -0.5, (0.6, 1.0, 0.6, 0.3, 0.2), 0.002
-TERMS, EVIDENCE_BELIEF = (1, 2, 3, 4, 5), 0.5
-# Standard deviation that each quantile may have besides the people's. With 0.014 a power law was
-# believed where there was an exponential (1.3 dB lost); of those richer than a power law, so much
-# is matched landmarks.
-CURVE_FLOOR, LANDMARK_SHARE = 0.007, 0.5
+# Of log-polynomials, around mid-grey.
+LOG_MIDDLE, TERM_DEVIATIONS = -0.5, (0.6, 1.0, 0.6, 0.3, 0.2)
+TERMS = 4
+# A mere factor against the curves of more terms: what each quantile may deviate by besides the
+# people's deviations, and the share of the evidence that is believed. With 0.02 and all of it,
+# gammas of 0.9 and 1.12 were taken for a factor too often (1 dB lost).
+FACTOR_FLOOR, FACTOR_BELIEF, RICHER = 0.007, 0.5, (2, 3, 4, 5)
 # Squared misfit of the polynomial (2 for half of the people under a simulated curve, 5 for nine of
 # ten; above 20 on a scanner with another sequence): up to the first it is taken, from the second on
 # it is not.
 MISFITS = (8.0, 16.0)
 # The brightest tenth of the voxels may be a lesion's: their quantiles may deviate by so much more
 # (standard deviation, scaled units, at the very top), and matched landmarks end below them.
-TAIL, TAIL_DEVIATION = 0.9, 0.3
+TAIL, TAIL_DEVIATION = 0.9, 0.1
 TAIL_TRUST = 0.02
 LANDMARKS = (0.002, 0.01, *np.linspace(0.1, 0.9, 9).tolist(), 0.99, 0.998)
 MAX_SLOPE_A = 0.01  # per mm
@@ -287,12 +287,13 @@ def _gentle(a: np.ndarray, template_to_ras: np.ndarray) -> np.ndarray:
 def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """A strictly increasing curve that makes values the target's.
 
-    The mean of the most probable log-polynomials of 1 to 5 terms under the people's deviations,
-    weighted by their evidence; as far as more than a power law is needed, half of it is matched
-    landmarks (as Nyúl's). Where the mean misses the target's quantiles by more than people differ
-    (another sequence, whose tissues lie differently), all quantiles are matched instead. In the
-    brightest tenth, which may be a lesion's, matching counts only as far as it agrees with the
-    polynomials. Straight below the darkest and beyond the brightest.
+    The mean of two: matched landmarks (as Nyúl's), and the most probable log-polynomial under the
+    people's deviations, of fewer terms if it does not rise. Where the polynomial misses the
+    target's quantiles by more than people differ (another sequence, whose tissues lie differently),
+    all quantiles are matched instead. As probable as a mere factor is beside log-polynomials, so
+    much of the curve is that factor. In the brightest tenth, which may be a lesion's, matching
+    counts only as far as it agrees with the simple curves. Straight below the darkest and beyond
+    the brightest.
 
     Args:
         values: Of shape (n,), scaled, inside the mask.
@@ -303,17 +304,19 @@ def tone_curve(values: np.ndarray, target: Target) -> np.ndarray:
     """
     expected = target.tone
     own = np.quantile(values, TONE_LEVELS)
-    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, CURVE_FLOOR))
+    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, TONE_FLOOR))
     x = np.linspace(own[0], max(own[-1], own[0] + 0.1), CURVE_KNOTS - 2)
-    y, richer = _average(own, expected, precision, x)
+    for terms in (TERMS, 3, 2):
+        y = _log_polynomial(own, expected, precision, terms, x)[0]
+        if (np.diff(y[x >= DARKEST]) > 0).all():
+            break
     left = expected - np.interp(own, x, y)
-    usual = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, TONE_FLOOR))
-    simple = np.clip((MISFITS[1] - left @ usual @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
+    simple = np.clip((MISFITS[1] - left @ precision @ left) / (MISFITS[1] - MISFITS[0]), 0, 1)
     marks, wanted = (np.interp(LANDMARKS, TONE_LEVELS, q) for q in (own, expected))
     all_matched = np.interp(x, *matching_curve(values, target.whole))
-    share = LANDMARK_SHARE * richer
-    landmarks = np.interp(x, marks, wanted)
-    matched = simple * ((1 - share) * y + share * landmarks) + (1 - simple) * all_matched
+    matched = simple * (y + np.interp(x, marks, wanted)) / 2 + (1 - simple) * all_matched
+    factor, share = _factor(own, expected, target, x)
+    y, matched = (share * factor + (1 - share) * curve for curve in (y, matched))
     y = matched - _mistrust(x, y, matched, float(np.interp(TAIL, TONE_LEVELS, own)))
     beyond = max(values.max(), x[-1]) + 0.5
     end = y[-1] + (beyond - x[-1]) * np.diff(y[-3:]).mean() / np.diff(x[-3:]).mean()
@@ -341,22 +344,16 @@ def _tone_covariance(target: Target, belief: float, floor: float) -> np.ndarray:
     return belief * target.tone_deviations + np.diag(floor**2 + tail**2)
 
 
-def _average(own, expected, precision, x) -> tuple[np.ndarray, float]:
-    """The mean of curves of 1 to 5 terms, weighted by evidence.
+def _factor(own, expected, target: Target, x) -> tuple[np.ndarray, float]:
+    """A curve that is but a factor: its values at x (K,), and how probable it is beside others.
 
-    Its values at x (K,), and the weight of those richer than a power law.
+    A scan of the target's own scanner, under shading or with a lesion, needs no more.
     """
-    curves = {terms: _log_polynomial(own, expected, precision, terms, x) for terms in TERMS}
-    rising = {
-        terms: curve
-        for terms, curve in curves.items()
-        if terms == 1 or (np.diff(curve[0][x >= DARKEST]) > 0).all()
-    }
-    evidence = np.array([found for _, found in rising.values()])
-    weights = np.exp(EVIDENCE_BELIEF * (evidence - evidence.max()))
-    weights /= weights.sum()
-    y = weights @ np.array([values for values, _ in rising.values()])
-    return y, float(weights[np.array(list(rising)) > 2].sum())
+    precision = np.linalg.inv(_tone_covariance(target, TONE_BELIEF, FACTOR_FLOOR))
+    factor, evidence = _log_polynomial(own, expected, precision, 1, x)
+    others = [_log_polynomial(own, expected, precision, terms, own)[1] for terms in RICHER]
+    odds = np.exp(FACTOR_BELIEF * np.clip(np.array(others) - evidence, -700, 700))
+    return factor, float(1 / (1 + odds.sum()))
 
 
 def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray, float]:
@@ -366,7 +363,7 @@ def _log_polynomial(own, expected, precision, terms: int, x) -> tuple[np.ndarray
     """
 
     def logs(v):
-        return np.log(np.maximum(v, LOG_CLAMP))
+        return np.log(np.maximum(v, DARKEST))
 
     def powers(v):
         return (logs(v) - LOG_MIDDLE)[:, None] ** np.arange(terms)
