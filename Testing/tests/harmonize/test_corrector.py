@@ -9,7 +9,13 @@ from toy_brains import brain, scan
 from NetInversionLib import networks
 from NetInversionLib.core import files as core_files
 from NetInversionLib.core import volumes
-from NetInversionLib.harmonize import estimate, matching, simulated_scanners, statistics
+from NetInversionLib.harmonize import (
+    estimate,
+    fitting,
+    matching,
+    simulated_scanners,
+    statistics,
+)
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize.fitting import FitSettings
 from NetInversionLib.harmonize.similarity import psnr
@@ -284,6 +290,30 @@ def test_a_bright_lesion_does_not_bend_the_curve(target, share):
     assert np.sqrt(np.mean((after[:-1] - values) ** 2)) < 0.012
     kept = (after[-1] / after[:-1][white].mean() - 1) / (lesion[0] / values[white].mean() - 1)
     assert 0.9 < kept < 1.1
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_where_a_factor_explains_all_no_contrast_changes(target, factor):
+    """A brain that IS the target's mean, scaled: the curve is straight through 0, its slope known."""
+    figures = statistics.Target(target)
+    values = np.interp(
+        np.random.default_rng(0).uniform(0.002, 0.998, 40_000), estimate.TONE_LEVELS, figures.tone
+    )
+    x, y = estimate.tone_curve(factor * values, figures)
+    tissue = (x > np.quantile(factor * values, 0.2)) & (x < np.quantile(factor * values, 0.8))
+    assert np.abs(y[tissue] / x[tissue] * factor - 1).max() < 0.01
+
+
+def test_a_stiff_curve_leaves_a_power_law_by_less(target):
+    """Only the prior of the curve's rest changes, by the square of the deviations' ratio."""
+    unknown = fitting._Unknown(statistics.Target(target), "")
+    precision = unknown.curve_precision
+    linear = fitting.Linear(np.zeros((1, 15)), np.zeros(1), precision, np.zeros(15))
+    stiffer = fitting.stiff(linear).precision
+    assert np.array_equal(stiffer[:2], precision[:2])
+    ratio = (fitting.REST_DEVIATION / fitting.STIFF_DEVIATION) ** 2
+    assert np.allclose(stiffer[2:, 2:], ratio * precision[2:, 2:])
+    assert ratio > 1 and linear.precision is precision
 
 
 def test_a_scan_of_the_target_keeps_a_part_of_itself(target):
