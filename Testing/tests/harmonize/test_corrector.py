@@ -294,7 +294,7 @@ def test_a_bright_lesion_does_not_bend_the_curve(target, share):
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
 def test_where_a_factor_explains_all_no_contrast_changes(target, factor):
-    """A brain that IS the target's mean, scaled: the curve is straight through 0, its slope known."""
+    """A brain that IS the target's mean, scaled: the curve is a line through 0 of known slope."""
     figures = statistics.Target(target)
     values = np.interp(
         np.random.default_rng(0).uniform(0.002, 0.998, 40_000), estimate.TONE_LEVELS, figures.tone
