@@ -89,11 +89,10 @@ def test_a_smooth_field_is_taken_out_and_everything_is_told(model):
         similarity.psnr(after, truth.image, truth.mask)
         > similarity.psnr(before, truth.image, truth.mask) + 3
     )
-    assert (
-        set(result.volumes)
-        == {"harmonized", "change", "multiplicative field", "additive field"}
-        == set(result.roles)
-    )
+    # Of so few drawn people, a place may look unlike them by chance: told as a map of its own.
+    told = {"harmonized", "change", "multiplicative field", "additive field"}
+    assert set(result.volumes) - {"unlike"} == told
+    assert set(result.roles) == set(result.volumes)
     columns = result.tables["summary"].columns
     summary = dict(zip(columns["image"], columns["Wasserstein distance to the target"]))
     assert summary["harmonized"] < summary["source"]
