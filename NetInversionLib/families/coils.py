@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ..networks.varnet import middle_lines, root_sum_of_squares
 from . import kspace
 from .operators import Coils, Gradient
 from .settings import FamilySettings
-from .slices import Slices, draw_images, judged_images
+from .slices import Slices, draw_images, judged_trials
 from .solvers import Sparse, admm
 from .tasks import UNITS, Task
 
@@ -202,8 +203,5 @@ class SeveralCoils(Task):
 
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, CoilScan]:
         """See ``Task``; phases and coils are of another kind than those of ``draw``."""
-        found = {}
-        for one in people:
-            images, rng = judged_images(one, settings.seed)
-            found[one.name] = coil_scan(images, rng, **settings.scanner, judged=True)
-        return found
+        shown = partial(coil_scan, **settings.scanner, judged=True)
+        return judged_trials(people, settings.seed, shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from .. import models
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
 from . import kspace, quality
 from .settings import FamilySettings
-from .slices import Slices, draw_images, judged_images
+from .slices import Slices, draw_images, judged_trials
 from .tasks import UNITS, Task
 
 
@@ -45,11 +46,8 @@ class Reconstruction(Task):
 
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, kspace.Scan]:
         """See ``Task``; the phases are of another kind than those of ``draw``."""
-        found = {}
-        for one in people:
-            images, rng = judged_images(one, settings.seed)
-            found[one.name] = kspace.scan(images, rng, **settings.scanner, bumps=True)
-        return found
+        shown = partial(kspace.scan, **settings.scanner, bumps=True)
+        return judged_trials(people, settings.seed, shown)
 
     def image_of(self, output: Tensor) -> Tensor:
         """See ``Task``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .. import models
 from ..networks.reconstruction import IMAGE_RANGE
 from .operators import Coarse, Gradient, Identity
 from .settings import FamilySettings
-from .slices import Slices, draw_images, judged_images
+from .slices import Slices, draw_images, judged_trials
 from .solvers import Sparse, admm
 from .tasks import UNITS, Task
 
@@ -126,12 +127,12 @@ class Denoising(Task):
 
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, Pair]:
         """See ``Task``."""
-        found = {}
-        for one in people:
-            images, rng = judged_images(one, settings.seed)
+
+        def shown(images: np.ndarray, rng: np.random.Generator) -> Pair:
             poor = noisy(images, rng, np.array(settings.noise))
-            found[one.name] = Pair(torch.from_numpy(images), poor, settings.noise)
-        return found
+            return Pair(torch.from_numpy(images), poor, settings.noise)
+
+        return judged_trials(people, settings.seed, shown)
 
 
 # Resolution ---------------------------------------------------------------------------------------
@@ -192,8 +193,4 @@ class SuperResolution(Task):
 
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, Pair]:
         """See ``Task``."""
-        found = {}
-        for one in people:
-            images, rng = judged_images(one, settings.seed)
-            found[one.name] = coarsened(images, rng, settings.noise)
-        return found
+        return judged_trials(people, settings.seed, partial(coarsened, noise=settings.noise))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..core.progress import Progress
 from ..core.volumes import Volume
 from ..training.doubles import read_scans
 
+T = TypeVar("T")
 PERCENTILE = 99.5
 """Of the voxels above 0, what becomes 1."""
 LEAST_AREA = 0.4
@@ -122,10 +124,21 @@ def draw_images(cases: Sequence[Slices], count: int, rng: np.random.Generator) -
     return np.stack(images)
 
 
-def judged_images(case: Slices, seed: int) -> tuple[np.ndarray, np.random.Generator]:
-    """Slices that a person is judged on, (N, H, W), and random numbers: the same each time."""
-    rng = np.random.default_rng([seed, 1_000_000, *case.name.encode()])
-    return at_shares(case, JUDGED_SHARES), rng
+def judged_trials(
+    people: Sequence[Slices], seed: int, shown: Callable[[np.ndarray, np.random.Generator], T]
+) -> dict[str, T]:
+    """What is judged of each person, by name: the same each time.
+
+    Args:
+        people: Who is judged.
+        seed: Of the random numbers, beside the person's name.
+        shown: Makes it of a person's slices, (N, H, W), and random numbers.
+    """
+    found = {}
+    for one in people:
+        rng = np.random.default_rng([seed, 1_000_000, *one.name.encode()])
+        found[one.name] = shown(at_shares(one, JUDGED_SHARES), rng)
+    return found
 
 
 def at_shares(case: Slices, shares: np.ndarray) -> np.ndarray:
