@@ -580,24 +580,26 @@ def marks(ct):
 def draw_maps(nodes):
     """What was asked about, the share of the changes that survived, and both maps over the CT."""
     patient = nodes["patient"]
+    maps = {
+        "share survived": "Share that survived",
+        "std unproven": "Unproven",
+        "std proven": "Proven",
+    }
+    views.show_legend(nodes["share survived"])  # the panel shows the other two itself
     host.render_slice_views(
         OUTPUT / "Invariances-maps.png",
         [
             {"background": patient, "title": "Low dose (simulated)"},
             {"background": nodes["output"], "title": "Denoised"},
-            {"background": nodes["share survived"], "title": "Share that survived"},
-            {
-                "background": patient,
-                "foreground": nodes["std unproven"],
-                "foreground_opacity": 0.7,
-                "title": "Unproven",
-            },
-            {
-                "background": patient,
-                "foreground": nodes["std proven"],
-                "foreground_opacity": 0.7,
-                "title": "Proven",
-            },
+            *(
+                {
+                    "background": patient,
+                    "foreground": nodes[key],
+                    "foreground_opacity": 0.7,
+                    "title": title,
+                }
+                for key, title in maps.items()
+            ),
         ],
         size=(300, 300),
         columns=3,
