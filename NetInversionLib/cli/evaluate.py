@@ -320,7 +320,22 @@ def _asked_tables(
 
 
 def _lesion_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="people of the target scanner, without lesions")
+    parser.add_argument("folder", nargs="?", help="people of the target scanner, without lesions")
+    parser.add_argument(
+        "--real",
+        nargs="+",
+        metavar="FOLDER",
+        help=(
+            "instead of people without lesions: patients, NAME_T1 and NAME_T2 of a visit, whose"
+            " lesions are outlined by rules on both"
+        ),
+    )
+    parser.add_argument(
+        "--template",
+        nargs=2,
+        metavar=("IMAGE", "MASK"),
+        help="brain template (MNI152) and its brain mask, for --real of whole heads",
+    )
     parser.add_argument("--model", required=True, metavar="FILE", help="model of the scanner")
     parser.add_argument(
         "--people",
@@ -350,23 +365,53 @@ def _lesion_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate_lesions(options: argparse.Namespace) -> int:
     """Do lesions keep their contrast in harmonization, and is shading invented on them?
 
-    Lesions of 1 to 150 ml are put into healthy people, with and without shading; doing nothing,
-    histogram matching and N4 with histogram matching stand beside.
+    Lesions of 1 to 150 ml are put into healthy people, with and without shading, or real ones are
+    outlined (--real); doing nothing, histogram matching and N4 with histogram matching stand
+    beside.
     """
-    device = machine(options)
-    from .. import harmonize
-    from ..evaluation import comparison, lesions
-
-    people = comparison.find_people(options.folder, options.people)
-    network = harmonize.harmonizer(models.load(options.model, device))
+    if bool(options.folder) == bool(options.real):
+        raise ValueError("name a folder of people without lesions, or patients with --real")
+    if options.template and not options.real:
+        raise ValueError("--template needs --real")
     with _folder(options, "evaluate lesions") as folder:
-        cases = lesions.evaluate(
-            people, network, options.cases, options.seed, options.methods, options.shell
-        )
-        summary = lesions.summary(cases)
+        summary, cases = _real_lesions(options) if options.real else _made_lesions(options)
         options.shell.table(summary, "lesions", ".4g")
         if folder:
             write_table(summary, folder.new, "lesions")
             write_table(cases, folder.new, "lesion_cases")
             folder.deliver()
     return 0
+
+
+def _made_lesions(options: argparse.Namespace) -> tuple[Table, Table]:
+    """A row for each method, and one for each case."""
+    device = machine(options)
+    from ..evaluation import comparison, lesions
+
+    people = comparison.find_people(options.folder, options.people)
+    cases = lesions.evaluate(
+        people,
+        models.load(options.model, device),
+        options.cases,
+        options.seed,
+        options.methods,
+        options.shell,
+    )
+    return lesions.summary(cases), cases
+
+
+def _real_lesions(options: argparse.Namespace) -> tuple[Table, Table]:
+    """As ``_made_lesions``."""
+    device = machine(options)
+    from ..core import files
+    from ..evaluation import real_lesions
+
+    image, mask = map(files.load, options.template) if options.template else (None, None)
+    cases = real_lesions.evaluate(
+        real_lesions.find_pairs(options.real),
+        models.load(options.model, device),
+        (image, mask) if image and mask else None,
+        options.methods,
+        options.shell,
+    )
+    return real_lesions.summary(cases), cases

@@ -55,6 +55,7 @@ GROUPS = {
     "simulate": "images to try the rest on",
     "compute": "run a network backwards on images: ideal inputs, invariances",
     "harmonize": "show MR images as the scanner that a model knows would",
+    "change": "use what a harmonization found on another image of the visit, or take it back",
     "bids-app": "harmonize a BIDS data set, called as BIDS Apps are",
     "rerun": "compute a result again, from its own record",
     "train": "make networks from images of your own",

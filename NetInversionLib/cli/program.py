@@ -31,6 +31,7 @@ from ..core import devices
 from ..core.progress import Cancelled
 from . import (  # noqa: F401  (they register their commands)
     bids_app,
+    change,
     completion,
     compute,
     evaluate,

@@ -13,25 +13,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
+from .. import harmonize
 from ..core import volumes
 from ..core.progress import Progress
 from ..core.results import Table, table_of_rows
-from ..harmonize import estimate, matching, similarity
+from ..harmonize import estimate, gate, matching, similarity
 from ..harmonize import scan as harmonize_scan
+from ..harmonize.gate_figures import look
 from ..harmonize.places import unlike_places
+from ..harmonize.run import estimate_checks
 from ..harmonize.scan import Scan
-from ..networks.mrflow import MRFlow
+from ..models import Model
 from .comparison import person, read
 from .shading import GENERATORS
+
+if TYPE_CHECKING:
+    from ..harmonize.estimate import Estimate
 
 PLACES = ("deep", "cortical", "periventricular")
 CONTRASTS = (-0.35, 0.3, -0.5, -0.2)
 SMALLEST_ML, LARGEST_ML = 1.0, 150.0
 SHADING = (0.15, 0.3)
+LOST = 0.10  # of a lesion's contrast: a result to warn of
 EDGE_MM, AROUND_MM, FIELD_MM = 0.7, 15.0, 8.0
 OURS = "anatomy-safe"
 METHODS = ("source", "histogram matching", "N4 + histogram matching", OURS)
@@ -48,6 +56,7 @@ HEADINGS = [
     "PSNR of healthy tissue (dB)",
     "field",
     "unlike (ml)",
+    "verdict",
     "time (s)",
 ]
 
@@ -93,7 +102,7 @@ def plan(people: int, cases: int, seed: int = 0) -> list[list[Lesion]]:
 
 def evaluate(
     people: Sequence[Path],
-    network: MRFlow,
+    model: Model,
     cases: int = 60,
     seed: int = 0,
     wanted: str = "*",
@@ -103,7 +112,7 @@ def evaluate(
 
     Args:
         people: Files of the target's people, whom the model was not trained on.
-        network: Of the target.
+        model: Of the target.
         cases: Lesions altogether.
         seed: Of everything random.
         wanted: Patterns of methods' names (``METHODS``) with commas between; "source" always stays.
@@ -112,12 +121,7 @@ def evaluate(
         A row for each lesion and method (``HEADINGS``).
     """
     progress = progress or Progress()
-    target = network.needed("quantiles").double().cpu().numpy()
-    methods = [
-        name
-        for name in METHODS
-        if name == "source" or any(fnmatch(name, one.strip()) for one in wanted.split(","))
-    ]
+    methods = wanted_methods(wanted)
     rows: list[tuple] = []
     for path, lesions in zip(people, plan(len(people), cases, seed)):
         healthy = cropped(read(path)) if lesions else None
@@ -128,9 +132,15 @@ def evaluate(
             truth, share = with_lesion(healthy, lesion)
             rows += [
                 (person(path), lesion.place, lesion.ml, lesion.contrast, lesion.shading, *row)
-                for row in _measured(healthy, truth, share, lesion, network, target, methods)
+                for row in _measured(healthy, truth, share, lesion, model, methods)
             ]
     return table_of_rows("Lesions, one by one", HEADINGS, rows)
+
+
+def wanted_methods(patterns: str) -> list[str]:
+    """Those of ``METHODS`` that fit patterns with commas between, and "source"."""
+    wanted = ["source", *map(str.strip, patterns.split(","))]
+    return [name for name in METHODS if any(fnmatch(name, one) for one in wanted)]
 
 
 def _measured(
@@ -138,8 +148,7 @@ def _measured(
     truth: np.ndarray,
     share: np.ndarray,
     lesion: Lesion,
-    network: MRFlow,
-    target: np.ndarray,
+    model: Model,
     methods: Sequence[str],
 ) -> Iterator[tuple]:
     source = shaded(healthy, truth, lesion)
@@ -147,28 +156,73 @@ def _measured(
     like = control(healthy, share)
     before = contrast(truth, share, like)
     for name in methods:
-        start, field, unlike = time.perf_counter(), "", 0.0
-        if name == OURS:
-            found = estimate.explain(source, network)
-            image = estimate.harmonized(source, found.change)
-            field = "" if found.explanation == "tone curve" else found.explanation
-            unlike = sum(place["ml"] for place in unlike_places(found, source))
-        elif name == "source":
-            image = source.image
-        else:
-            plain = matching.remove_field(source) if name.startswith("N4") else source.image
-            image = matching.match_histogram(source.with_image(plain), target)
-        after = contrast(image, share, like)
+        start = time.perf_counter()
+        done = by_method(name, source, model)
+        after = contrast(done.image, share, like)
         yield (
             name,
             before,
             after,
             after / before - 1,
-            similarity.psnr(image, truth, away),
-            field,
-            unlike,
+            similarity.psnr(done.image, truth, away),
+            done.field,
+            done.unlike_ml,
+            done.verdict,
             time.perf_counter() - start,
         )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a method made of a scan.
+
+    Attributes:
+        image: Scaled, [k, j, i].
+        field: The explanation with fields that was taken, or "".
+        unlike_ml: How much looks like a lesion.
+        verdict: The gate's word, or "" where nothing judges the method.
+    """
+
+    image: np.ndarray
+    field: str = ""
+    unlike_ml: float = 0.0
+    verdict: str = ""
+
+
+def by_method(name: str, scan: Scan, model: Model) -> Done:
+    """A scan harmonized by one of ``METHODS``.
+
+    Args:
+        name: Of the method.
+        scan: Scaled, with its mask.
+        model: Of the target; the classical methods go by its quantiles.
+    """
+    network = harmonize.harmonizer(model)
+    if name == "source":
+        return Done(scan.image)
+    if name == OURS:
+        found = estimate.explain(scan, network)
+        image = estimate.harmonized(scan, found.change)
+        field = "" if found.explanation == "tone curve" else found.explanation
+        unlike = sum(place["ml"] for place in unlike_places(found, scan))
+        return Done(image, field, unlike, _verdict(scan, image, found, model))
+    target = network.needed("quantiles").double().cpu().numpy()
+    plain = matching.remove_field(scan) if name.startswith("N4") else scan.image
+    return Done(matching.match_histogram(scan.with_image(plain), target))
+
+
+def _verdict(scan: Scan, image: np.ndarray, found: Estimate, model: Model) -> str:
+    """The gate's word, as a user would get it."""
+    network = harmonize.harmonizer(model)
+    statistics, seen, result = (
+        harmonize.gate_statistics(network),
+        look(scan),
+        scan.with_image(image),
+    )
+    bits = harmonize.bits_per_dim(network, result, model)
+    checks = gate.check_source(seen, statistics)
+    checks += gate.check_result(seen, result, statistics, bits) + estimate_checks(found, scan)
+    return gate.verdict(checks)[0]
 
 
 def cropped(scan: Scan) -> Scan:
@@ -300,6 +354,8 @@ def summary(table: Table) -> Table:
                     100 * float(np.median(np.abs(change))),
                     100 * float(change.min()),
                     int((columns["field"][chosen] != "").sum()),
+                    int((columns["verdict"][chosen] == "accepted").sum()),
+                    int(((columns["verdict"][chosen] == "accepted") & (change < -LOST)).sum()),
                     float(columns["PSNR of healthy tissue (dB)"][chosen].mean()),
                 )
             )
@@ -314,6 +370,8 @@ def summary(table: Table) -> Table:
             "median change of contrast (%)",
             "greatest loss of contrast (%)",
             "fields found",
+            "accepted",
+            "accepted though contrast fell by more than 10 %",
             "healthy tissue, mean PSNR (dB)",
         ],
         rows,

@@ -2,7 +2,8 @@
 
 Each image goes the whole way through one model, as it would for a user. Changed images (simulated
 scanners, flips, artefacts) are made on the 2 mm grid that the gate looks at; all others come on
-their own grid.
+their own grid. A model leaves few people out, so others are drawn from these: turned, stretched to
+other heads' sizes, and taken at 2 mm.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from ..harmonize import gate_figures
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.gate import Check
 from ..harmonize.reading import PASSED
+from ..harmonize.scan import Scan
 from ..harmonize.settings import HarmonizeSettings
 from ..models import Model
 from .gate import Record, cases_table, summary_table
+from .lesions import cropped
 from .visits import template_mask
-from .wrong_scans import ARTEFACT, RIGHT, UNCHANGED, WRONG, changes
+from .wrong_scans import ARTEFACT, RIGHT, UNCHANGED, WRONG, changes, lying_otherwise
 
 Images = dict[str, Volume]
+DRAWN = 4  # people drawn from each one of the scanner's
+DRAWN_KIND = "unchanged, but turned and stretched"
 REASON_HEADINGS = ["kind", "check", "means", "cases", "of", "in words"]
 
 
@@ -98,23 +103,43 @@ def of_people(paths: Sequence[Path], changed: bool) -> Iterator[ShippedCase]:
 
     Args:
         paths: Their files.
-        changed: Also what must pass or be caught of each, see ``wrong_scans.changes``.
+        changed: Also people drawn from each, and what must pass or be caught of each, see
+            ``wrong_scans.changes``; artefacts of two, wrong placements and contrasts of four.
     """
     for number, path in enumerate(paths):
         yield ShippedCase(RIGHT, UNCHANGED, path.name, _reader(path, None))
-        for expected, kind, change in changes(number) if changed else ():
+        if not changed:
+            continue
+        for seed in range(DRAWN):
+            name = f"{path.name}, drawn {seed + 1}"
+            yield ShippedCase(RIGHT, DRAWN_KIND, name, _drawn(path, seed))
+        for expected, kind, change in changes(number // 2):
             if change is not None:
                 yield ShippedCase(expected, kind, path.name, _changed(path, change))
 
 
-def _changed(path: Path, change: Callable) -> Callable[[], Images]:
+def _drawn(path: Path, seed: int) -> Callable[[], Images]:
     def read() -> Images:
-        whole = harmonize_scan.read(path, harmonize_scan.mask_beside(path))
-        scan = change(gate_figures.shrink(whole), np.random.default_rng(0))
-        mask = scan.volume.with_array(scan.mask.astype(np.uint8))
-        return {"source": scan.volume, "mask": mask}
+        turned = lying_otherwise(cropped(_scan(path)), np.random.default_rng(seed))
+        return _images(gate_figures.shrink(turned))
 
     return read
+
+
+def _changed(path: Path, change: Callable) -> Callable[[], Images]:
+    def read() -> Images:
+        return _images(change(gate_figures.shrink(_scan(path)), np.random.default_rng(0)))
+
+    return read
+
+
+def _scan(path: Path) -> Scan:
+    return harmonize_scan.read(path, harmonize_scan.mask_beside(path))
+
+
+def _images(scan: Scan) -> Images:
+    mask = scan.volume.with_array(scan.mask.astype(np.uint8))
+    return {"source": scan.volume, "mask": mask}
 
 
 # Judged ------------------------------------------------------------------------------------------
@@ -224,8 +249,9 @@ def totals(summary: Table) -> list[str]:
 
     return [
         f"people of the scanner, accepted: {share(lambda k, e: k == UNCHANGED)}",
+        f"drawn from them, accepted: {share(lambda k, e: k == DRAWN_KIND)}",
         f"simulated scanners, accepted: {share(lambda k, e: k.startswith('simulated'))}",
-        f"people of other scanners, accepted: {share(lambda k, e: e == RIGHT and ': ' in k)}",
+        f"people of other scanners, accepted: {share(lambda k, e: k.startswith('other scanner'))}",
         f"wrong images let through: {share(lambda k, e: e == WRONG)}",
         f"artefacts, down to faint ones, let through: {share(lambda k, e: e == ARTEFACT)}",
     ]

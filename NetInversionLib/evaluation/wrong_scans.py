@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from ..core import volumes
 from ..harmonize import gate_figures, simulated_scanners
@@ -39,6 +40,33 @@ def changes(
         yield from ((WRONG, kind, change) for kind, change in CONTRASTS.items())
     if number < 1:
         yield from ((ARTEFACT, kind, change) for kind, change in ARTEFACTS.items())
+
+
+# Other people ------------------------------------------------------------------------------------
+
+TURNED_DEGREES, STRETCHED = 10.0, 0.04
+
+
+def lying_otherwise(scan: Scan, rng: np.random.Generator) -> Scan:
+    """The person turned about each axis and stretched along each, on the same voxels.
+
+    By up to ``TURNED_DEGREES`` and ``STRETCHED``, evenly drawn; cubic splines.
+    """
+    spacing = np.array(scan.volume.spacing_mm[::-1])
+    turn = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * TURNED_DEGREES, degrees=True)
+    matrix = turn.as_matrix() * rng.uniform(1 - STRETCHED, 1 + STRETCHED, 3)
+    matrix = matrix * spacing / spacing[:, None]
+    margin = np.array(scan.mask.shape) // 8  # so that nothing is turned out of the volume
+    centre = np.mean(np.nonzero(scan.mask), axis=1)
+    shape = tuple((np.array(scan.mask.shape) + 2 * margin).tolist())
+
+    def moved(array: np.ndarray, order: int) -> np.ndarray:
+        offset = centre - matrix @ (centre + margin)
+        return ndimage.affine_transform(array, matrix, offset, shape, order=order)
+
+    image = np.clip(moved(scan.image * scan.mask, 3), 0, None)
+    mask = moved(scan.mask.astype(np.float32), 1) > 0.5
+    return _with(scan, harmonize_scan.rescaled(image * mask, mask), mask)
 
 
 # Wrong placements: the header stays ---------------------------------------------------------------

@@ -45,12 +45,11 @@ from ..core.results import Table
 from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
 from .gate_reasons import for_coarse, one_reason
 from .gate_template import (
-    SEARCH_STEPS,
     TURNS,
     Moving,
     Template,
     anatomy,
-    fit_affine,
+    best_turn,
     likeness,
     place,
 )
@@ -362,9 +361,8 @@ def _side_check(value: float, usual: float, which: str) -> Check:
 
 def _turned_words(moving: Moving, template: Template, low: float) -> str:
     """Why the anatomy was not recognised: another placement that fits, or none."""
-    tried = [fit_affine(moving, template, moving.start(turn), 3, SEARCH_STEPS) for turn in TURNS]
-    turn = int(np.argmin([cost for _, cost in tried]))
-    best = likeness(moving.on_template(tried[turn][0])[0], template)
+    turn, affine = best_turn(moving, template)
+    best = likeness(moving.on_template(affine)[0], template)
     if best < low * 0.8 or turn == 0:
         return (
             "The anatomy of the target's people is not recognised in it: no brain mask, or one that"

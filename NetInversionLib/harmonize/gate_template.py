@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 TEMPLATE_MM, TEMPLATE_SHAPE = 4.0, (42, 52, 42)
 BINS = 16
 ROUNDS, FIRST_STEPS, STEPS, SEARCH_STEPS = 3, 12, 8, 8
+# Of the search among turns: every so many template points; each turn is given so many steps, and so
+# many of the turns all of them.
+SEARCH_EVERY, BRIEF_STEPS, LIKELY = 3, 3, 4
 
 
 def anatomy(placed: np.ndarray, template: Template) -> dict[str, float]:
@@ -282,6 +285,25 @@ def fit_affine(
         normal += np.diag(1e-3 * np.diag(normal) + 1e-9)
         affine = affine + np.linalg.solve(normal, jacobian @ residual).reshape(3, 4)
     return best
+
+
+def best_turn(moving: Moving, template: Template) -> tuple[int, np.ndarray]:
+    """In which of the ``TURNS`` a scan fits the template best.
+
+    All are tried briefly, and the likeliest of them to the end.
+
+    Returns:
+        The turn's number, and the affine map of shape (3, 4), see ``fit_affine``.
+    """
+
+    def fitted(start: np.ndarray, steps: int) -> tuple[np.ndarray, float]:
+        return fit_affine(moving, template, start, SEARCH_EVERY, steps)
+
+    brief = [fitted(moving.start(turn), BRIEF_STEPS) for turn in TURNS]
+    likely = sorted(range(len(TURNS)), key=lambda turn: brief[turn][1])[:LIKELY]
+    whole = {turn: fitted(brief[turn][0], SEARCH_STEPS - BRIEF_STEPS) for turn in likely}
+    best = min(likely, key=lambda turn: whole[turn][1])
+    return best, whole[best][0]
 
 
 def _by_bin(values: np.ndarray, bins: np.ndarray) -> np.ndarray:

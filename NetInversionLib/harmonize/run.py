@@ -37,6 +37,7 @@ from .settings import HarmonizeSettings
 
 if TYPE_CHECKING:
     from .change import Restyled
+    from .estimate import Estimate
 
 
 def run_analysis(
@@ -122,8 +123,7 @@ def harmonize(
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
     checks += gate.check_result(seen, harmonized, statistics, bits[1])
     if restyled.estimate is not None:
-        checks.append(alignment_check(restyled.estimate.alignment))
-        checks.append(unlike_check(unlike_places(restyled.estimate, scan)))
+        checks += estimate_checks(restyled.estimate, scan)
     word, reasons = _verdict_on_result(checks, settings.force)
     result.tables[Key("verdict")] = gate.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
@@ -142,6 +142,11 @@ def harmonize(
         )
     progress.report(1.0, f"Done: {word}")
     return result
+
+
+def estimate_checks(found: Estimate, scan: Scan) -> list[gate.Check]:
+    """The gate's word on how the change of a scan was found."""
+    return [alignment_check(found.alignment), unlike_check(unlike_places(found, scan))]
 
 
 def _verdict_on_result(checks: list[gate.Check], force: bool) -> tuple[str, list[str]]:
@@ -221,7 +226,7 @@ def _add_images(
     if settings.output_range == "native":
         image = np.where(
             changeable(scan, raw),
-            _as_type(image, source.array.dtype),
+            as_type(image, source.array.dtype),
             core_volumes.reorient(source, "RAS").array,
         )
     put("harmonized", image, "input", source.units)
@@ -249,8 +254,8 @@ def _target_scale(network: MRFlow) -> float:
     return float(scales.median())
 
 
-def _as_type(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Rounded and cut to what the source's voxel type can hold."""
+def as_type(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An image of any shape and unit, rounded and cut to what a voxel type can hold."""
     if not np.issubdtype(dtype, np.integer):
         return image.astype(dtype)
     limits = np.iinfo(dtype)

@@ -69,7 +69,22 @@ def test_without_shading_the_source_is_the_truth(healthy):
 
 def test_the_summary_counts_what_was_kept():
     def row(contrast, change, field):
-        return ("p", "deep", 9.0, contrast, "", "ours", -0.3, -0.3, change, 40.0, field, 0.0, 1.0)
+        return (
+            "p",
+            "deep",
+            9.0,
+            contrast,
+            "",
+            "ours",
+            -0.3,
+            -0.3,
+            change,
+            40.0,
+            field,
+            0.0,
+            "accepted",
+            1.0,
+        )
 
     rows = [row(-0.3, -0.02, ""), row(-0.3, -0.2, "additive field"), row(0.3, 0.08, "")]
     columns = lesions.summary(table_of_rows("", lesions.HEADINGS, rows)).columns
@@ -77,3 +92,5 @@ def test_the_summary_counts_what_was_kept():
     assert columns["dark, contrast within 5 % (%)"] == [50.0]
     assert columns["bright, within 10 % (%)"] == [100.0]
     assert columns["greatest loss of contrast (%)"] == [-20.0]
+    assert columns["accepted"] == [3]
+    assert columns["accepted though contrast fell by more than 10 %"] == [1]

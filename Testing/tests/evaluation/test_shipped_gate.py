@@ -65,7 +65,7 @@ def test_verdicts_and_reasons_are_counted(verdicts):
     ]
     assert judged.columns["verdict"] == ["accepted", "flagged", "refused", "refused", "refused"]
     said = shipped.totals(summary)
-    assert said[2].endswith("accepted: 1 of 4") and said[3].endswith("through: 0 of 1")
+    assert said[3].endswith("accepted: 1 of 4") and said[4].endswith("through: 0 of 1")
 
 
 def test_what_was_judged_is_not_judged_again_unless_something_else_is_asked(verdicts, tmp_path):
@@ -120,6 +120,18 @@ def test_people_come_as_they_are_and_changed(tmp_path):
     assert whole.spacing_mm == pytest.approx(toy_brains.SPACING)
     assert flipped["source"].spacing_mm == pytest.approx([2, 2, 2], rel=0.01)
     assert flipped["source"].shape == flipped["mask"].shape
+
+
+def test_people_are_drawn_from_others_by_turning_and_stretching(tmp_path):
+    files.save(toy_brains.brain(0), tmp_path / "sub-0.nii.gz")
+    cases = list(shipped.of_people([tmp_path / "sub-0.nii.gz"], True))
+    first, second = [one for one in cases if one.kind == shipped.DRAWN_KIND][:2]
+    own, one, other = (case.images() for case in (cases[0], first, second))
+    assert (first.expected, first.name != second.name) == (RIGHT, True)
+    own_ml = (own["source"].array > 0).sum() * np.prod(own["source"].spacing_mm)
+    sizes = [(x["mask"].array > 0).sum() * np.prod(x["mask"].spacing_mm) for x in (one, other)]
+    assert sizes == pytest.approx([own_ml] * 2, rel=0.15) and sizes[0] != sizes[1]
+    assert not one["mask"].array[[0, -1]].any(), "nothing is turned out of the volume"
 
 
 def test_command_with_the_shipped_model(tmp_path, capsys):
