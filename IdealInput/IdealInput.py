@@ -116,6 +116,7 @@ class IdealInputParameterNode:
     validity: bool = True
     knobs: bool = True
     tradeOff: bool = False
+    optima: Annotated[int, WithinRange(0, 16)] = 0
     direction: Direction = Direction.BEST
     ball: Annotated[float, WithinRange(0, 1)] = 0.0
     preset: Preset = Preset.NEAR

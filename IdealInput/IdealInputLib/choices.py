@@ -237,6 +237,7 @@ class Choices(logic.ModuleLogic):
             validity=node.validity,
             knobs=node.knobs,
             trade_off=node.tradeOff,
+            optima=node.optima,
         )
         preset = PRESETS[node.preset.name.lower()]
         settings.update({**preset, "starts": settings["starts"]})
@@ -264,9 +265,14 @@ class Choices(logic.ModuleLogic):
         slices = (
             sizes[volumes.axis_toward(grid, card.orientation[2])[0]] if card.dimensions == 2 else 1
         )
-        of_some = min(1, 4 / slices) if node.direction == Direction.BEST else 0
-        curve = len(PRICES) * STEPS * (2 if node.preset == Preset.NEAR else 1) + 40
+        best = node.direction == Direction.BEST
+        passes = 2 if node.preset == Preset.NEAR else 1
+        of_some = min(1, 4 / slices) * best
+        curve = len(PRICES) * STEPS * passes + 40
         more = of_some * (630 * node.knobs + curve * node.tradeOff)
+        # Each is searched; all are then brought to one error, in 12 halvings.
+        alike = node.optima * STEPS + (node.optima + starts) * 13 if node.optima else 0
+        more += best * passes * alike
         return voxels * (starts * (evaluations + 8 * node.validity) + more + 10)
 
     def estimateText(self, node: Any, card: Card) -> str:

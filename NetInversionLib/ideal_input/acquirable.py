@@ -17,18 +17,18 @@ from torch import Tensor
 from ..core.keys import Column
 from ..core.progress import Progress
 from ..core.results import Curve, Table
-from ..optimise import descent, lbfgs
+from ..optimise import lbfgs
 from ..optimise.objective import Objective
 from .knobs import LINES, Scanner
+from .onward import gone_on
 from .protocol import AVERAGES, ECHO_TIME, GATING, SETTINGS, SHORT_ECHO_MS
 from .reading import mae
+from .settings import STEPS
 
 EVALUATIONS = 30
 MOST_IMAGES = 4
 TIMES = (1.0, 0.5, 2.0, 4.0, 8.0)
 """Scan times at which the best protocol is looked for, as multiples of the reference's."""
-FREE_STEPS = 60
-"""Of the search with every voxel free and at any price, which goes on from what was found."""
 MATTERS = 0.05
 """Share of the patient's error in bone: what changes it by less is called no difference."""
 BRIGHT = -0.9
@@ -113,16 +113,10 @@ def freed(images: Tensor, free: Tensor, objective: Objective, progress: Progress
         progress: Receives progress; may raise ``Cancelled``.
     """
 
-    def value_and_gradient(x: Tensor, items: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-        value, gradient = objective.value_and_gradient(x, items, rounding)
-        return value, gradient * free[items]
+    def told(step: int) -> None:
+        progress.report(0.96, f"Every voxel free, step {step} of {STEPS}")
 
-    def told(step: int, best: object) -> None:
-        progress.report(0.96, f"Every voxel free, step {step} of {FREE_STEPS}")
-
-    options = descent.Options(max_evaluations=FREE_STEPS)
-    shares = torch.full((len(images),), 0.5)
-    return descent.minimize(value_and_gradient, images, options, shares=shares, callback=told).x
+    return gone_on(images, free, objective.value_and_gradient, 0.5, told)
 
 
 # -- the search ------------------------------------------------------------------------------------

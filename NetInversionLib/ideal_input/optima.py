@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from ..core.progress import Progress
-from ..optimise import descent
 from ..optimise.objective import Objective
+from .onward import gone_on
 from .served import priced
+from .settings import STEPS
 
 DEVIATION = 0.1
 """Standard deviation of the noise that seeds begin with, as a share of a channel's range."""
-STEPS = 60
-"""Of each seed's search."""
 SHARE = 0.2
 """Of the usual step: seeds begin near their goal."""
 HALVINGS = 12
@@ -79,17 +78,10 @@ def seeded(
     began = best + DEVIATION * noise * free
     total = priced(objective, best, None, None, weight)
 
-    def value_and_gradient(x: Tensor, items: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-        value, gradient = total(x, items, rounding)
-        return value, gradient * free[items]
-
-    def told(step: int, best: object) -> None:
+    def told(step: int) -> None:
         progress.report(0.98, f"Other inputs as good, step {step} of {STEPS}")
 
-    options = descent.Options(max_evaluations=STEPS)
-    shares = torch.full((len(best),), SHARE)
-    found = descent.minimize(value_and_gradient, began, options, shares=shares, callback=told)
-    return Member(found.x, began)
+    return Member(gone_on(began, free, total, SHARE, told), began)
 
 
 def of_one_error(

@@ -42,7 +42,7 @@ stays.
 PRICES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.01)
 """Of the curve "trade-off", as the setting ``near``, from dear to cheap."""
 STEPS = 60
-"""Of its search at each price, which goes on from what the next dearer one found."""
+"""Of a search that goes on from what another found (``onward``), as the one at each price does."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..core.progress import Progress
 from ..core.results import Curve
-from ..optimise import descent
 from ..optimise.objective import Objective
+from .onward import gone_on
 from .served import blurred, counted_voxels, distance, priced, squared_change
 from .settings import PRICES, STEPS
 
@@ -86,17 +86,11 @@ def _searched(
     for number, price in enumerate(PRICES):
         total = priced(objective, patient, sigma, patient.new_full((len(x),), price), weight)
 
-        def value_and_gradient(x: Tensor, items: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-            value, gradient = total(x, items, rounding)
-            return value, gradient * free[items]
-
-        def told(step: int, best: object) -> None:
+        def told(step: int) -> None:
             done = (number * STEPS + step) / (len(PRICES) * STEPS)
             progress.report(0.96 + 0.02 * done, f"{TITLE} Price {number + 1} of {len(PRICES)}")
 
-        options = descent.Options(max_evaluations=STEPS)
-        share = torch.full((len(x),), SHARE)
-        x = descent.minimize(value_and_gradient, x, options, shares=share, callback=told).x
+        x = gone_on(x, free, total, SHARE, told)
         path.append(x)
     return path
 

@@ -1178,6 +1178,21 @@ def test_the_curve_of_error_against_change_is_asked_for_foreseen_and_shown(widge
     assert told["change"][0] == 0 and told["of"] == told["images"]
 
 
+def test_other_inputs_as_good_are_asked_for_foreseen_and_shown(widget, arrays):
+    choose(widget, add_nodes(arrays))
+    node = widget._parameterNode
+    before = widget.logic.cost(node, widget._card)
+    assert widget.ui.optimaSpinBox.value == 0
+    widget.ui.optimaSpinBox.value = 2
+    assert widget.logic.cost(node, widget._card) > before
+    press(widget)
+    found = results(widget)
+    assert json.loads(found["facts"].GetText())["optima"]["members"] == 3
+    assert {"shared in_phase", "leeway in_phase", "direction in_phase"} <= found.keys()
+    tables = widget.ui.shownTableSelector
+    assert tables.findData("optima") >= 0
+
+
 def test_worst_input_within_a_ball(widget, arrays):
     choose(widget, add_nodes(arrays))
     widget.ui.directionSelector.setCurrentIndex(1)
