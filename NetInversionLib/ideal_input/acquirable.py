@@ -33,6 +33,8 @@ MATTERS = 0.05
 """Share of the patient's error in bone: what changes it by less is called no difference."""
 BRIGHT = -0.9
 """Setting of the echo time, 0.05 ms, from which protocols that show bone are searched."""
+OVER = 1.001
+"""Times a scan may last as long as its row says."""
 GATED = -0.7
 """Setting of the gating, 43 % kept, from which scans longer than a breath are searched."""
 SHARE = "share of the free-voxel gain"
@@ -73,6 +75,11 @@ class Row:
     time: float | None = None
     soonest: float = -1.0
     bone: bool = False
+
+    def within(self, other: Row) -> bool:
+        """Whether whatever this row finds ``other`` could find as well."""
+        same = (self.time, self.bone) == (other.time, other.bone)
+        return same and self.soonest >= other.soonest
 
 
 def acquirable(
@@ -172,6 +179,16 @@ class _Search:
         averages = torch.where(ratio > 1, ratio.log() / up, ratio.log() / down)
         return torch.cat([values[:AVERAGES], averages[None], values[AVERAGES + 1 :]])
 
+    def _over(self, settled: Tensor, row: Row) -> Tensor:
+        """Scan time beyond the row's, as a part of it: the averages cannot fall without end.
+
+        Added to a mean error of some hundredths, it is not worth having.
+        """
+        if row.time is None:
+            return 0 * settled.sum()
+        minutes = self.scanner.protocol(settled).minutes(LINES)
+        return (minutes / (row.time * self.still.to(minutes)) - OVER).clamp(min=0)
+
     def run(self, progress: Progress) -> Tensor:
         """Values found, (rows, settings + field terms).
 
@@ -189,11 +206,12 @@ class _Search:
         second = self._minimised(
             [n for n, _ in tried], torch.stack([x for _, x in tried]), progress, 0.97
         )
-        best = {
-            n: min((loss, place) for place, loss in enumerate(second.loss) if tried[place][0] == n)
-            for n in same
-        }
-        found = {n: second.x[place] for n, (_, place) in best.items()}
+        found = {}
+        for n in same:
+            # What keeps to narrower bounds counts, too.
+            places = [p for p, (m, _) in enumerate(tried) if self.rows[m].within(self.rows[n])]
+            place = min(places, key=lambda p: float(second.loss[p]))
+            found[n] = self.settled(second.x[place], self.rows[tried[place][0]])
         starts = found[same[0]].repeat(len(other), 1)
         longer = [place for place, n in enumerate(other) if (self.rows[n].time or 0) > 1]
         starts[longer, GATING] = GATED
@@ -234,12 +252,14 @@ class _Search:
             in_bone = self.errors.in_bone if row.bone else None
             with torch.enable_grad():
                 value = value.detach().to(self.scanner.patient.device).requires_grad_()
-                x = self.scanner.images(self.settled(value, row))
+                settled = self.settled(value, row)
+                x, over = self.scanner.images(settled), self._over(settled, row)
                 loss, slope = (in_bone or self.errors.everywhere).value_and_gradient(
                     x.detach(), torch.arange(len(x), device=x.device)
                 )
-                (gradient,) = torch.autograd.grad(x, value, slope / len(x))
-            losses.append(loss.mean())
+                slopes_of = slope / len(x), torch.ones_like(over)
+                (gradient,) = torch.autograd.grad((x, over), value, slopes_of)
+            losses.append(loss.mean() + over.detach())
             slopes.append(gradient)
         turned = torch.stack([self.rows[number].turned for number in rows.tolist()])
         return torch.stack(losses).cpu(), torch.stack(slopes).cpu() * turned

@@ -36,7 +36,9 @@ BACKGROUND = 0.02
 """Of soft tissue's signal: below it fractions fade to 0, as in the simulator."""
 FIELD = 0.3
 """Largest logarithm of each term of the receive field."""
-SMOOTH = 2.0
+SEEN = (0.0, 1.0, 2.0)
+"""Full widths at half maximum, in voxels, of blurs between which the patient's own lies."""
+SMOOTH = 4.0
 """Voxels: what of the difference between an image and what the signal equations see in the CT is
 smoother than this is no noise."""
 LARGEST = 2.5
@@ -136,18 +138,21 @@ class Scanner:
     def _noise_of_signals(self) -> list[Tensor]:
         """Noise of the fat and of the water signal, each (images, *space), in in-phase units.
 
-        What the signals have beside those that the CT explains, under a smooth field, is split at
-        ``SMOOTH``: the finer part is noise, as far as it is no larger than noise is.
+        What a signal has beside what the CT explains, as sharp as it may be and under a smooth
+        field, is split at ``SMOOTH``: the finer part is noise, as far as it is no larger than noise
+        is. That of water is what the in-phase image has beside that of fat.
         """
-        in_phase, fat, water = (self.patient[:, self.roles.index(role)] for role in DIXON)
-        parts = self.fractions or []
-        body = self.reference[0] > BODY
-        return [
-            _fine_rest(
-                in_phase * share, [_blurred(p, p.new_tensor(1.0)) for p in told], self.basis, body
-            )
-            for share, told in ((fat, parts[1:2]), (water, [parts[0], parts[2]]))
+        in_phase, fat = (self.patient[:, self.roles.index(role)] for role in DIXON[:2])
+        told = [
+            _blurred(part, part.new_tensor(width))
+            for part in self.fractions or []
+            for width in SEEN
         ]
+        body = self.reference[0] > BODY
+        both, of_fat = (
+            _fine_rest(signal, told, self.basis, body) for signal in (in_phase, in_phase * fat)
+        )
+        return [of_fat, both - of_fat]
 
     def words(self, values: Tensor, turned: Tensor) -> str:
         """The settings that a row turns."""
