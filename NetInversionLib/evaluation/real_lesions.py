@@ -26,9 +26,9 @@ from .lesions import by_method, cropped, wanted_methods
 from .visits import move, rigid_transform, template_mask
 
 T1, T2 = "_T1", "_T2"
-# The rules. Around a voxel of white matter most of a neighbourhood is white; a lesion is brighter
-# in T2 than grey matter is, away from fluid, and not a speck.
-NEIGHBOURHOOD_MM, MOSTLY, ABOVE_GREY, FROM_FLUID_MM, LEAST_ML = 4.0, 0.5, 2.0, 2.0, 0.05
+# The rules. Around a lesion most of a neighbourhood is white matter, than which it is brighter in
+# T2; it is away from fluid, and not a speck. With a neighbourhood half white, sulci were outlined.
+NEIGHBOURHOOD_MM, MOSTLY, ABOVE_WHITE, FROM_FLUID_MM, LEAST_ML = 4.0, 0.7, 4.0, 2.0, 0.03
 AROUND_MM = 15.0
 HEADINGS = [
     "person",
@@ -164,8 +164,9 @@ def outline(scan: Scan, t2: np.ndarray) -> Outlines:
     """Lesions of white matter by rules on both contrasts.
 
     Fluid, grey and white matter are what Otsu's thresholds make of the T1. Lesions lie where most
-    of a neighbourhood is white, away from fluid, and are brighter in T2 than grey matter's median
-    by ``ABOVE_GREY`` robust deviations. The T1's own darkness has no say, so that it can be judged.
+    of a neighbourhood is white, away from fluid, and are brighter in T2 than white matter's median
+    by ``ABOVE_WHITE`` robust deviations. The T1's own darkness there has no say, so that it can be
+    judged.
 
     Args:
         scan: The T1, scaled, with its mask.
@@ -178,12 +179,11 @@ def outline(scan: Scan, t2: np.ndarray) -> Outlines:
     fluid_below, white_above = _otsu(scan.inside)
     fluid = scan.mask & (scan.image < fluid_below)
     white = scan.mask & (scan.image > white_above)
-    grey = scan.mask & ~fluid & ~white
     share = ndimage.gaussian_filter(white.astype(np.float32), NEIGHBOURHOOD_MM / spacing)
     far = ndimage.distance_transform_edt(~fluid & scan.mask, spacing) > FROM_FLUID_MM
-    usual = np.median(t2[grey])
-    spread = stats.median_abs_deviation(t2[grey], scale="normal")
-    bright = scan.mask & (t2 > usual + ABOVE_GREY * spread)
+    usual = np.median(t2[white])
+    spread = stats.median_abs_deviation(t2[white], scale="normal")
+    bright = scan.mask & (t2 > usual + ABOVE_WHITE * spread)
     labels, count = ndimage.label(bright & far & (share > MOSTLY))
     voxel_ml = float(spacing.prod()) / 1000
     large = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml >= LEAST_ML
@@ -193,7 +193,7 @@ def outline(scan: Scan, t2: np.ndarray) -> Outlines:
         raise ValueError(f"no lesion was found in {scan.volume.name}")
     away = ndimage.distance_transform_edt(~lesions, spacing)
     near = (away > FROM_FLUID_MM) & (away < AROUND_MM)
-    return Outlines(lesions, near & far & (share > MOSTLY) & (t2 < usual))
+    return Outlines(lesions, near & far & (share > MOSTLY) & (t2 < usual + 2 * spread))
 
 
 def _otsu(values: np.ndarray) -> tuple[float, float]:

@@ -104,7 +104,7 @@ def of_people(paths: Sequence[Path], changed: bool) -> Iterator[ShippedCase]:
     Args:
         paths: Their files.
         changed: Also people drawn from each, and what must pass or be caught of each, see
-            ``wrong_scans.changes``; artefacts of two, wrong placements and contrasts of four.
+            ``wrong_scans.changes``.
     """
     for number, path in enumerate(paths):
         yield ShippedCase(RIGHT, UNCHANGED, path.name, _reader(path, None))
@@ -113,7 +113,7 @@ def of_people(paths: Sequence[Path], changed: bool) -> Iterator[ShippedCase]:
         for seed in range(DRAWN):
             name = f"{path.name}, drawn {seed + 1}"
             yield ShippedCase(RIGHT, DRAWN_KIND, name, _drawn(path, seed))
-        for expected, kind, change in changes(number // 2):
+        for expected, kind, change in changes(number):
             if change is not None:
                 yield ShippedCase(expected, kind, path.name, _changed(path, change))
 

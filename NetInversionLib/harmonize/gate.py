@@ -25,7 +25,8 @@ mean:
                 normal; three times as far out for the source, which comes from other scanners, but
                 a quarter farther out for its unevenness, which a tone curve changes by a tenth, and
                 no farther for repetition, which no scanner shows
-    closer      the result's histogram distance is at most 1.05 times the source's, or the median's
+    closer      the result's histogram distance is at most 1.05 times the source's, or what nine in
+    ten people keep
     bits/dim    of the result inside its mask: as the others, of people whom the flow was not
                 trained on, and higher by what the same people gain when shown coarsely, in
                 proportion to the result's noise
@@ -97,7 +98,7 @@ OTHER_SCANNERS = {
     "unevenness": 1.25,
     "repetition": 1.0,
 }
-LOSS, GAIN = 1.05, 1.25
+LOSS, GAIN, USUAL = 1.05, 1.25, 0.9
 
 
 @dataclass(frozen=True)
@@ -260,9 +261,11 @@ def _two_sided(
 def _distance_checks(before: float, after: float, limits: Limits) -> list[Check]:
     """Whether the result is as near to the target as its people, and no further than the source.
 
-    Within ``LOSS``, or below the median person's distance, the second cannot be told.
+    Within ``LOSS``, or below what nine in ten people keep, the second cannot be told: a person is
+    as far from the others' mean as that without any scanner's doing.
     """
-    most = max(before * LOSS, float(np.median(limits.column("histogram distance"))))
+    usual = float(np.quantile(limits.column("histogram distance"), USUAL))
+    most = max(before * LOSS, usual)
     further = NOT_CLOSER.format(before=before, after=after) if after > most else ""
     high = limits.normal("histogram distance")[1]
     return [

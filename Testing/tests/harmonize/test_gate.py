@@ -307,6 +307,16 @@ def test_a_result_further_from_the_target_than_its_source_is_never_accepted(scan
     )
 
 
+def test_a_distance_that_people_keep_is_no_worse_than_a_smaller_one(statistics):
+    """They are as far from the others' mean without any scanner's doing."""
+    limits = harmonize_gate.Limits(statistics)
+    kept = np.sort(limits.column("histogram distance"))
+    near, far = kept[0], np.quantile(kept, 0.9)
+    for after, passed in ((0.99 * far, True), (1.01 * far, False)):
+        checks = harmonize_gate._distance_checks(near, after, limits)
+        assert checks[1].passed == passed
+
+
 @pytest.mark.parametrize("bits, passed", [(2.0, True), (3.0, False), (1.0, False)])
 def test_bits_are_judged_on_both_sides_by_held_out_people(bits, passed, scan, statistics):
     people = np.array([[0, 0, 0, v] for v in (0.1, 0.2, 1.9, 2.0, 2.1, 1.95, 2.05)], np.float32)
