@@ -221,7 +221,8 @@ def _verdict(scan: Scan, image: np.ndarray, found: Estimate, model: Model) -> st
     )
     bits = harmonize.bits_per_dim(network, result, model)
     checks = gate.check_source(seen, statistics)
-    checks += gate.check_result(seen, result, statistics, bits) + estimate_checks(found, scan)
+    checks += gate.check_result(seen, result, statistics, bits)
+    checks += estimate_checks(found, scan, result)
     return gate.verdict(checks)[0]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Nearer to the middle than this, a place is on neither side.
 MIDDLE_MM = 12.0
+TENTHS = (0.1, 0.9)
+LEAST_KEPT = 0.9  # of a place's contrast in the source
 MAP_VALUES = "2: unlike the target's people, 1: beside it, 0: elsewhere"
 
 
@@ -85,6 +87,41 @@ def _where(middle: np.ndarray) -> str:
     return ", ".join(words) or "in the middle"
 
 
+def contrast_kept(found: Estimate, scan: Scan, image: np.ndarray) -> float:
+    """How much of its contrast to what lies beside it the place that loses most has kept.
+
+    A place is told by its brightest or its darkest tenth, whichever stands out more from the same
+    tenth beside it; its contrast is to the median beside it.
+
+    Args:
+        found: The scan's estimate.
+        scan: Scaled, with its mask.
+        image: The result, scaled, [k, j, i].
+
+    Returns:
+        1 where nothing is lost, or no place is unlike the people; 0 where all is.
+    """
+    labels, count = ndimage.label(found.unlike == 2, np.ones((3, 3, 3)))
+    if not count:
+        return 1.0
+    kji = np.stack(np.nonzero(scan.mask))
+    matrix = scan.volume.ijk_to_ras
+    blocks = blocks_of(matrix[:3, :3] @ kji[::-1] + matrix[:3, 3:], found.template_to_ras)
+    which, beside = labels.ravel()[blocks], found.unlike.ravel()[blocks] == 1
+    before, after = scan.image[scan.mask], image[scan.mask]
+    kept = 1.0
+    for place in (which == label for label in range(1, count + 1)):
+        if place.any() and beside.any():
+            ratios = np.quantile(before[place], TENTHS) / np.quantile(before[beside], TENTHS)
+            tenth = TENTHS[int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-3)))))]
+            first, last = (
+                np.quantile(one[place], tenth) / np.median(one[beside]) - 1
+                for one in (before, after)
+            )
+            kept = min(kept, last / first)
+    return float(kept)
+
+
 def unlike_check(places: list[dict]) -> Check:
     """The gate's word on such places: it names them, and nobody is refused for a lesion."""
     if not places:
@@ -101,3 +138,17 @@ def unlike_check(places: list[dict]) -> Check:
         True,
         f"Looks like a lesion, not shading: {named}. Left out of the estimate, see the map.",
     )
+
+
+def contrast_check(kept: float) -> Check:
+    """The gate's word on what such places kept of their contrast, see ``contrast_kept``."""
+    good = kept >= LEAST_KEPT
+    words = "as in the source, or more" if kept >= 1 else "nearly as in the source"
+    if not good:
+        words = (
+            f"A place that looks like a lesion keeps {100 * kept:.0f} % of its contrast to what"
+            " lies beside it. That is right where the two scanners show contrasts so differently,"
+            " and wrong where shading or the lesion itself bent the tone curve: compare it with the"
+            " source, and measure lesions there."
+        )
+    return Check("contrast that unlike places kept", kept, LEAST_KEPT, np.inf, good, words)

@@ -31,7 +31,14 @@ from . import scan as harmonize_scan
 from .change import changeable, gate_statistics, harmonizer, restyle, scaled_uncut
 from .figures import baselines, bits_per_dim, describe
 from .gate import alignment_check
-from .places import MAP_VALUES, unlike_check, unlike_map, unlike_places
+from .places import (
+    MAP_VALUES,
+    contrast_check,
+    contrast_kept,
+    unlike_check,
+    unlike_map,
+    unlike_places,
+)
 from .scan import Scan
 from .settings import HarmonizeSettings
 
@@ -123,7 +130,7 @@ def harmonize(
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
     checks += gate.check_result(seen, harmonized, statistics, bits[1])
     if restyled.estimate is not None:
-        checks += estimate_checks(restyled.estimate, scan)
+        checks += estimate_checks(restyled.estimate, scan, harmonized)
     word, reasons = _verdict_on_result(checks, settings.force)
     result.tables[Key("verdict")] = gate.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
@@ -144,9 +151,13 @@ def harmonize(
     return result
 
 
-def estimate_checks(found: Estimate, scan: Scan) -> list[gate.Check]:
-    """The gate's word on how the change of a scan was found."""
-    return [alignment_check(found.alignment), unlike_check(unlike_places(found, scan))]
+def estimate_checks(found: Estimate, scan: Scan, harmonized: Scan) -> list[gate.Check]:
+    """The gate's word on how the change of a scan was found, and on what it does to lesions."""
+    return [
+        alignment_check(found.alignment),
+        unlike_check(unlike_places(found, scan)),
+        contrast_check(contrast_kept(found, scan, harmonized.image)),
+    ]
 
 
 def _verdict_on_result(checks: list[gate.Check], force: bool) -> tuple[str, list[str]]:

@@ -146,3 +146,24 @@ def test_places_are_named_as_the_patient_has_them():
     check = places.unlike_check([place])
     assert check.passed and "looks like a lesion, not shading" in check.words.lower()
     assert places.unlike_check([]).value == 0
+
+
+@pytest.mark.parametrize("bright", [True, False])
+def test_a_place_keeps_so_much_of_its_contrast(bright):
+    """A result that halves differences from the median halves the place's contrast to it."""
+    blocks = np.zeros(CONTROL, np.uint8)
+    blocks[3, 4, 3] = 2
+    blocks[2, 4, 3] = blocks[4, 4, 3] = 1
+    found = Estimate(ToneField.identity(), "tone curve", {}, 0.0, 0.9, np.eye(4), {}, blocks)
+    brain = scan(21)
+    where = places.unlike_map(found, brain)
+    source = brain.with_image(np.where(where == 2, 1.2 if bright else 0.1, brain.image))
+    usual = np.median(source.image[where == 1])
+    halved = usual + (source.image - usual) / 2
+    assert places.contrast_kept(found, source, source.image * 3) == pytest.approx(1)
+    kept = places.contrast_kept(found, source, halved)
+    assert kept == pytest.approx(0.5, abs=1e-3)
+    assert not places.contrast_check(kept).passed and "50 %" in places.contrast_check(kept).words
+    assert places.contrast_check(1.0).passed
+    nowhere = replace(found, unlike=np.zeros(CONTROL, np.uint8))
+    assert places.contrast_kept(nowhere, source, halved) == 1
