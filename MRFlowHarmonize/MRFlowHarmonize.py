@@ -140,6 +140,9 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
             selector.connect("activated(int)", self._onShown)
         ui.overlayCheckBox.connect("clicked(bool)", self._onShown)
         ui.showButton.connect("clicked(bool)", self.showResult)
+        ui.otherSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onOtherChosen)
+        ui.useChangeButton.connect("clicked(bool)", self._onUseChange)
+        lists.fill(ui.waySelector, views.WAYS)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent, self._onNodeAdded)
         self.initializeParameterNode()
 
@@ -160,6 +163,21 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
             overlay=ui.overlayCheckBox.checked,
         )
         self.showResult()
+
+    def _onOtherChosen(self, node: slicer.vtkMRMLNode | None) -> None:
+        nodes = self.logic.resultNodes(self._parameterNode.run)
+        self.ui.useChangeButton.enabled = node is not None and "facts" in nodes
+
+    def _onUseChange(self, *_arguments: Any) -> None:
+        ui, nodes = self.ui, self.logic.resultNodes(self._parameterNode.run)
+        other = ui.otherSelector.currentNode()
+        try:
+            made = self.logic.useChange(nodes, other, lists.chosen(ui.waySelector))
+        except ValueError as error:
+            self.fail(str(error))
+            return
+        slicer.util.setSliceViewerLayers(background=made)
+        self.say(_("{name} is in the scene.").format(name=made.GetName()))
 
     # What the panel shows
 
@@ -234,6 +252,7 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
             lists.fill(selector, entries)
             selector.setCurrentIndex(max(0, selector.findData(chosen)))
             selector.enabled = selector.count > 0
+        self._onOtherChosen(ui.otherSelector.currentNode())
         ui.overlayCheckBox.enabled = ui.shownMapSelector.enabled
         ui.overlayCheckBox.checked = node.overlay
 

@@ -8,8 +8,9 @@ from typing import Any
 from NetInversionLib.core.results import Result
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.harmonize import reading
-from NetInversionLib.panel import logic, views
+from NetInversionLib.panel import logic, views, words
 from NetInversionLib.panel.words import tr as _
+from NetInversionLib.scene import read, write
 
 LAYOUT = 4867
 """Identifier of the layout."""
@@ -20,6 +21,12 @@ MAPS = {
     "unlike": _("Unlike the target's people"),
 }
 """What the third view can show: keys of images, in words."""
+WAYS = {
+    "shading": _("The shading alone"),
+    "change": _("The whole change"),
+    "inverse": _("The change backwards"),
+}
+"""How a result's change can be used on another volume: ``harmonize.reuse.WAYS``, in words."""
 
 Nodes = Mapping[str, Any]
 """The nodes of a result, or of inputs, by their keys."""
@@ -38,6 +45,23 @@ class ResultViews(logic.ModuleLogic):
         if not facts:
             return logic.ModuleLogic.runLabel(self, nodes)
         return f"{facts.get('source', self.TITLE)} ({facts.get('verdict', _('incomplete'))})"
+
+    def useChange(self, nodes: Nodes, other: Any, way: str = "shading") -> Any:
+        """A result's change on another volume of the visit, as a new node.
+
+        Args:
+            nodes: Of the result.
+            other: Scalar volume node, in the patient coordinates of the source.
+            way: A key of ``WAYS``.
+
+        Raises:
+            ValueError: The volume cannot be used, or the result holds no whole change.
+        """
+        from NetInversionLib.harmonize import reuse
+
+        changed = reuse.apply_again(self.facts(nodes), read.volume_from_node(other), way)
+        name = f"{other.GetName()} ({words.tr(WAYS[way])})"
+        return write.volume_to_node(changed, name, other, "input", other)
 
     def shownAs(self, result: Result, inputs: Nodes) -> dict[str, Any]:
         """In its own intensities the result is shown with the source's window."""

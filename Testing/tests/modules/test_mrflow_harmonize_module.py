@@ -216,6 +216,29 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     assert background(2).GetForegroundOpacity() == 0.5
 
 
+def test_the_change_is_used_on_another_volume_of_the_visit(widget, model_path):
+    import slicer
+
+    from MRFlowHarmonize import MRFlowHarmonizeLogic
+
+    source, ui = add(array=toy(kind="float32")), widget.ui
+    ui.otherSelector.setCurrentNode(source)
+    assert not ui.useChangeButton.enabled, "there is no result yet"
+    output = MRFlowHarmonizeLogic().run(source, model=model_path, device="cpu")
+    widget.setValues(run=output.run)
+    ui.otherSelector.setCurrentNode(output.nodes["harmonized"])
+    assert ui.useChangeButton.enabled
+    ui.waySelector.setCurrentIndex(ui.waySelector.findData("inverse"))
+    ui.useChangeButton.clicked.emit(True)
+    (made,) = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if "The change backwards" in node.GetName()
+    ]
+    inside = array(output.nodes["harmonized"]) > 0
+    assert array(made)[inside] == pytest.approx(array(source)[inside], rel=1e-3, abs=1e-2)
+
+
 def test_three_lines_from_the_console(widget, model_path):
     from MRFlowHarmonize import MRFlowHarmonizeLogic
 
