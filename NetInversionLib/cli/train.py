@@ -45,6 +45,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint_argument(parser)
     machine_arguments(parser)
     card_arguments(parser)
+    start_argument(parser)
     from ..training.synthetic_ct import SyntheticCTSettings
 
     add_fields(parser, SyntheticCTSettings)
@@ -61,11 +62,28 @@ def train_synthetic_ct(options: argparse.Namespace) -> int:
         *options.folder, progress=options.shell, leave_out=options.leave_out
     )
     settings = synthetic_ct.SyntheticCTSettings(**given(options, synthetic_ct.SyntheticCTSettings))
+    start = models.load(options.start_from) if options.start_from else None
     with _kept(checkpoint):
         path = synthetic_ct.train(
-            scans, options.output, settings, checkpoint, options.shell, device, card_of(options)
+            scans,
+            options.output,
+            settings,
+            checkpoint,
+            options.shell,
+            device,
+            card_of(options),
+            start,
         )
     return _written(options, path)
+
+
+def start_argument(parser: argparse.ArgumentParser) -> None:
+    """What the training begins with."""
+    parser.add_argument(
+        "--start-from",
+        metavar="FILE",
+        help="model file, of the same layers, whose weights the training begins with",
+    )
 
 
 def checkpoint_argument(parser: argparse.ArgumentParser) -> None:
@@ -317,11 +335,7 @@ def _train_denoiser_arguments(parser: argparse.ArgumentParser) -> None:
             "file or VGG-19's"
         ),
     )
-    parser.add_argument(
-        "--start-from",
-        metavar="FILE",
-        help="denoiser's model file whose weights the training begins with",
-    )
+    start_argument(parser)
     parser.add_argument(
         "--as-published",
         action="store_true",

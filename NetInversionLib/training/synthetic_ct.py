@@ -9,7 +9,7 @@ trained on, beside predictors that look at no neighbourhood.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ..core.volumes import Volume
 from ..ideal_input.dixon import DixonSettings, body_mask, simulate_arrays
 from . import naming
 from .doubles import Doubles
+from .level import begin_with
 from .loop import Group, State, plain, run
 from .people import KNOWN_PEOPLE, SLICE_OF_PERSON, file_stem, read_people
 
@@ -192,6 +193,7 @@ def train(
     progress: Progress = Progress(),
     device: torch.device | str = "cpu",
     card: dict | None = None,
+    start: models.Model | None = None,
 ) -> Path:
     """Train on ``scans`` and write the model file.
 
@@ -199,13 +201,17 @@ def train(
         card: Fields of the model's card that the user chose, such as its name.
         checkpoint: Where the state is kept; if it is there already, training goes on from it, to
             the very weights that an uninterrupted run gives (same machine, same number of threads).
+        start: Network whose weights the training begins with. The scans that it was trained on
+            count as trained on.
 
     Raises:
-        ValueError: No scans, or the checkpoint is of other settings or other scans.
+        ValueError: No scans, a start with other layers, or the checkpoint is of other settings or
+            other scans.
     """
     if not scans:
         raise ValueError("no CT volumes to train on")
-    state = _State(settings, [s.name for s in scans], device)
+    names = {s.name for s in scans} | set(start.card.trained_on if start else ())
+    state = _State(settings, sorted(names), device, start)
     progress.report(0.0, "simulating the Dixon images to train on")
     seen = see(scans, settings)
     run(
@@ -215,7 +221,7 @@ def train(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return naming.save(output, state.averaged(), make_card(scans, settings), card)
+    return naming.save(output, state.averaged(), make_card(names, settings, start), card)
 
 
 @dataclass(frozen=True)
@@ -314,13 +320,19 @@ class _State(State):
     """The network in training."""
 
     def __init__(
-        self, settings: SyntheticCTSettings, names: list[str], device: torch.device | str = "cpu"
+        self,
+        settings: SyntheticCTSettings,
+        names: list[str],
+        device: torch.device | str = "cpu",
+        start: models.Model | None = None,
     ):
         torch.manual_seed(settings.seed)
         self.device = torch.device(device)
         network = networks.build("voxel_unet", **_architecture(settings)).to(
             self.device, memory_format=torch.channels_last
         )
+        if start is not None:
+            begin_with(network, start.network)
         super().__init__(
             settings,
             names,
@@ -360,12 +372,17 @@ def _architecture(settings: SyntheticCTSettings) -> dict:
     }
 
 
-def make_card(scans: list[CTScan], settings: SyntheticCTSettings) -> models.Card:
-    """The card of a model trained on ``scans``.
+def make_card(
+    scan_names: Iterable[str], settings: SyntheticCTSettings, start: models.Model | None = None
+) -> models.Card:
+    """The card of a model trained on scans of these names.
 
     Figures are added by ``evaluate`` (``models.record_quality``).
     """
-    names = tuple(sorted(s.name for s in scans))
+    names = tuple(sorted(scan_names))
+    values = {k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()}
+    if start is not None:
+        values["begun with"] = f"{start.card.name}, SHA-256 {start.sha256[:16]}"
     size_multiple = 2 ** (len(settings.features) - 1)
     return models.Card(
         name="Dixon to synthetic CT",
@@ -382,7 +399,7 @@ def make_card(scans: list[CTScan], settings: SyntheticCTSettings) -> models.Card
         sources=_sources(names),
         licence="MIT",
         intended_use=INTENDED_USE,
-        training={k: str(v) if isinstance(v, list) else v for k, v in plain(settings).items()},
+        training=values,
     )
 
 

@@ -24,6 +24,7 @@ OUTPUT = ROOT / "Testing" / "output"
 DATA = Path(os.environ.get("NETINVERSION_DATA", ROOT.parent / "shared" / "data")) / "ct"
 # One scan per person: file stem and the network trained without that person.
 PEOPLE = {"pelvis": "pelvis", "upper_abdomen": "upper_abdomen", "chest_b40f": "chest"}
+NETWORKS = ("first", "second")
 SIZE = 96
 
 
@@ -48,10 +49,10 @@ def case_volumes(scan_name: str) -> tuple[dict[str, Volume], np.ndarray]:
     return {role: Volume(array, geometry, role) for role, array in arrays.items()}, case.scan.body
 
 
-def held_out_model(scan_name: str) -> models.Model:
-    return models.load(
-        ROOT / "Testing" / "models" / f"synthetic-ct-without-{PEOPLE[scan_name]}.safetensors"
-    )
+def held_out_model(scan_name: str, networks: str = "first") -> models.Model:
+    """A network that never saw the scan's person, after the first or after both trainings."""
+    folder = ROOT / "Testing" / "models" / ("second" if networks == "second" else "")
+    return models.load(folder / f"synthetic-ct-without-{PEOPLE[scan_name]}.safetensors")
 
 
 def regions(body: np.ndarray, count: int, seed: int = 0) -> list[tuple[int, ...]]:

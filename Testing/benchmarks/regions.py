@@ -4,6 +4,7 @@ The regions are 96 x 96 voxels, and the search begins from every start. Also: wh
 survives a blur of a voxel, and the source's three observations.
 
 python Testing/benchmarks/regions.py [--search near] [--evaluations 500 200 100] [--bounds price]
+python Testing/benchmarks/regions.py --near 10 1 0.1 0.01     the third observation along the curve
 
 Bars are those of the search "free", which looks for the least error at any price.
 """
@@ -40,7 +41,16 @@ def main() -> None:
     parser.add_argument("--starts", choices=STARTS, nargs="+", default=STARTS)
     parser.add_argument("--bounds", choices=BOUNDS, default="both")
     parser.add_argument("--optimiser", choices=OPTIMISERS[:2], default=OPTIMISERS[0])
+    parser.add_argument(
+        "--near", type=float, nargs="+", help="prices of leaving the patient's images, from there"
+    )
+    parser.add_argument("--optima", type=int, default=0, help="more inputs that are as good")
+    parser.add_argument("--networks", choices=common.NETWORKS, default=common.NETWORKS[0])
     options = parser.parse_args()
+    if options.near:
+        options.starts, options.bounds, options.search = ("patient",), "price", "near"
+        along(options)
+        return
     lines, rows = [], []
     for evaluations in options.evaluations:
         found = [r for person in common.PEOPLE for r in measure(person, evaluations, options)]
@@ -49,14 +59,38 @@ def main() -> None:
     common.write(f"regions-{options.search}", {"rows": rows}, lines[:-1])
 
 
-def measure(person: str, evaluations: int, options) -> list[dict]:
-    """A row for each region, bounds and start of a person."""
+def along(options) -> None:
+    """Error left, change made and what the source saw, at each price of ``--near``."""
+    evaluations = options.evaluations[0]
+    lines = [
+        "| price | error left (%) | change (times the noise) | correlation of fat, of water |"
+        " gradient energy of in-phase in bone (x) | survives a blur (%) |",
+        "|---|---|---|---|---|---|",
+    ]
+    kept = {}
+    for near in options.near:
+        rows = [r for p in common.PEOPLE for r in measure(p, evaluations, options, near=near)]
+        kept[near] = rows
+        left = np.median([100 * r["ideal_hu"] / r["patient_hu"] for r in rows])
+        change = np.median([r["change"] for r in rows])
+        fat, water = np.nanmedian([r["correlation"] for r in rows], axis=0)
+        sharp = np.nanmedian([r["sharpness_bone"][0] for r in rows])
+        survives = np.nanmedian([100 * r["survives_blur"] for r in rows])
+        lines.append(
+            f"| {near:g} | {left:.1f} | {change:.1f} | {fat:.2f}, {water:.2f} | {sharp:.1f} |"
+            f" {survives:.0f} |"
+        )
+    common.write("regions-along", {"rows": kept}, lines)
+
+
+def measure(person: str, evaluations: int, options, **more: float) -> list[dict]:
+    """A row for each region, bounds and start of a person; ``more`` settings of the search."""
     volumes, body = common.case_volumes(person)
-    model, rows = common.held_out_model(person), []
+    model, rows = common.held_out_model(person, options.networks), []
     for region in common.regions(body, options.regions, options.seed):
         for box in BOUNDS[options.bounds]:
             settings = Settings(
-                **PRESETS[options.search],
+                **{**PRESETS[options.search], **more},
                 starts=tuple(options.starts),
                 optimiser=options.optimiser,
                 max_evaluations=evaluations,
@@ -64,10 +98,12 @@ def measure(person: str, evaluations: int, options) -> list[dict]:
                 context=0,
                 box=box,
                 knobs=False,
+                optima=options.optima,
             )
             began = time.perf_counter()
             result = ideal_input(volumes, {"network": model}, settings)
             error = result.tables["error"].columns
+            shared = shared_by_all(result)
             for n, start in enumerate(options.starts, 1):
                 rows.append(
                     {
@@ -82,6 +118,7 @@ def measure(person: str, evaluations: int, options) -> list[dict]:
                         "ideal_hu": error["MAE everything (HU)"][n],
                         "outside": share_outside(result, start, model),
                         "seconds": time.perf_counter() - began,
+                        "shared": shared,
                         **observations(result, start),
                     }
                 )
@@ -94,6 +131,17 @@ def measure(person: str, evaluations: int, options) -> list[dict]:
                 flush=True,
             )
     return rows
+
+
+def shared_by_all(result) -> dict[str, float]:
+    """Figures of inputs that are as good, by name; {} if they were not asked for."""
+    if "optima" not in result.tables:
+        return {}
+    columns = result.tables["optima"].columns
+    shared = zip(columns["channel"], columns["shared by all (%)"])
+    facts, told = result.facts["optima"], {f"{name}, shared by all (%)": v for name, v in shared}
+    more = {"error of each (HU)": facts["error"], "patient's (HU)": facts["own"]}
+    return {**told, **more, "largest direction (%)": facts["components"][0]}
 
 
 def share_outside(result, start: str, model) -> float:
@@ -147,8 +195,8 @@ def report(rows: list[dict], evaluations: int, options) -> list[str]:
     lines = [
         (
             f"Ideal input (search {options.search}, {options.optimiser}) on {count} held-out"
-            f" regions (seed {options.seed}) of {len(common.PEOPLE)} people, {evaluations}"
-            " evaluations"
+            f" regions (seed {options.seed}) of {len(common.PEOPLE)} people, networks of the"
+            f" {options.networks} training, {evaluations} evaluations"
         ),
         "",
         (
@@ -176,7 +224,19 @@ def report(rows: list[dict], evaluations: int, options) -> list[str]:
                 f" {np.median([r['patient_hu'] for r in mine]):.1f} ->"
                 f" {np.median([r['ideal_hu'] for r in mine]):.1f} |"
             )
-    return [*lines, *observed(rows, options)]
+    return [*lines, *_as_good(rows), *observed(rows, options)]
+
+
+def _as_good(rows: list[dict]) -> list[str]:
+    """Figures of inputs that are as good, as lines: median over regions, least and most."""
+    told = [r["shared"] for r in rows if r["shared"]]
+    if not told:
+        return []
+    lines = ["", "Inputs that are as good:", ""]
+    for name in told[0]:
+        values = [one[name] for one in told]
+        lines.append(f"- {name}: {np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+    return lines
 
 
 def observed(rows: list[dict], options) -> list[str]:

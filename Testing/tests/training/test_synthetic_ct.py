@@ -204,6 +204,21 @@ def test_checkpoint_of_another_training_is_refused(scans, tmp_path):
         synthetic_ct.train(scans[1:], tmp_path / "b.safetensors", TINY, tmp_path / "state")
 
 
+def test_a_training_begins_with_another_networks_weights(scans, tmp_path):
+    """At a learning rate of next to nothing they stay; who taught them counts as trained on."""
+    first = synthetic_ct.train(scans[:2], tmp_path / "first.safetensors", TINY)
+    start, still = models.load(first), replace(TINY, learning_rate=1e-12, seed=1)
+    path = tmp_path / "then.safetensors"
+    model = models.load(synthetic_ct.train(scans[2:3], path, still, start=start))
+    assert model.card.trained_on == ("ct0", "ct1", "ct2")
+    assert start.sha256[:16] in model.card.training["begun with"]
+    for name, weight in start.network.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], weight, rtol=0, atol=1e-6)
+    other = replace(TINY, features=(4, 6))
+    with pytest.raises(ValueError, match="other layers"):
+        synthetic_ct.train(scans, path, other, start=start)
+
+
 def test_training_lowers_the_loss(scans, tmp_path):
     recorder = Recorder()
     settings = replace(TINY, steps=100, batch=4, features=(8, 16), learning_rate=5e-3)
