@@ -22,7 +22,7 @@ from .. import harmonize
 from ..core import volumes
 from ..core.progress import Progress
 from ..core.results import Table, table_of_rows
-from ..harmonize import estimate, gate, matching, similarity
+from ..harmonize import estimate, gate, matching, shading, similarity
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.gate_figures import look
 from ..harmonize.places import unlike_places
@@ -30,7 +30,6 @@ from ..harmonize.run import estimate_checks
 from ..harmonize.scan import Scan
 from ..models import Model
 from .comparison import person, read
-from .shading import GENERATORS
 
 if TYPE_CHECKING:
     from ..harmonize.estimate import Estimate
@@ -40,7 +39,7 @@ CONTRASTS = (-0.35, 0.3, -0.5, -0.2)
 SMALLEST_ML, LARGEST_ML = 1.0, 150.0
 SHADING = (0.15, 0.3)
 LOST = 0.10  # of a lesion's contrast: a result to warn of
-EDGE_MM, AROUND_MM, FIELD_MM = 0.7, 15.0, 8.0
+EDGE_MM, AROUND_MM = 0.7, 15.0
 OURS = "anatomy-safe"
 METHODS = ("source", "histogram matching", "N4 + histogram matching", OURS)
 HEADINGS = [
@@ -85,7 +84,7 @@ def plan(people: int, cases: int, seed: int = 0) -> list[list[Lesion]]:
     random = np.random.default_rng(seed)
     sizes = np.geomspace(SMALLEST_ML, LARGEST_ML, max(cases, 2))
     orders = [random.permutation(cases) for _ in range(4)]
-    shadings = [name for one in GENERATORS for name in ("", one)]
+    shadings = [name for one in shading.GENERATORS for name in ("", one)]
     planned: list[list[Lesion]] = [[] for _ in range(people)]
     for n, (size, where, bright, shade) in enumerate(zip(*orders)):
         planned[n % people].append(
@@ -299,12 +298,7 @@ def shaded(scan: Scan, image: np.ndarray, lesion: Lesion) -> Scan:
     if not lesion.shading:
         return scan.with_image(image)
     random = np.random.default_rng(lesion.seed + 500_000)
-    sides = np.array(image.shape) * scan.volume.spacing_mm[::-1]
-    coarse = np.maximum(np.ceil(sides / FIELD_MM).astype(int), 2)
-    kji = np.indices(tuple(coarse.tolist())).reshape(3, -1)
-    points = (kji / (coarse[:, None] - 1) - 0.5)[::-1] * sides[::-1, None]
-    drawn = GENERATORS[lesion.shading](points, random).reshape(coarse)
-    field = ndimage.zoom(drawn, np.array(image.shape) / coarse, order=1)
+    field = shading.drawn(lesion.shading, image.shape, scan.volume.spacing_mm, random)
     changed = image * (1 + random.uniform(*SHADING) * field) * scan.mask
     return scan.with_image(harmonize_scan.rescaled(changed, scan.mask))
 

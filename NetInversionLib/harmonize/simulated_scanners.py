@@ -4,8 +4,10 @@ They are tone curves and smooth fields, so that the truth is at hand.
 
 A domain is a chain of steps, written as text ("gamma 0.75 + field 0.25 seed 3"), a list of them
 with commas. ``STANDARD`` are the seven families that harmonization is measured on: four tone
-curves, which a histogram can undo, and three with smooth fields, which it cannot. Source of the
-idea: MRFlow's and BlindHarmony's retrospective experiments.
+curves, which a histogram can undo, and three with smooth fields, which it cannot. The curves
+"sigmoid" and "clip" and the fields by name ("coil", "exponential", "polynomial", see ``shading``)
+are no part of what any model was trained on. Source of the idea: MRFlow's and BlindHarmony's
+retrospective experiments.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from ..core import volumes
 from ..core.volumes import Volume
 from . import scan as harmonize_scan
+from . import shading
 
 STANDARD = (
     "gamma 0.7, gamma 1.5, log 3, exp 1.5, field 0.3 seed 1, offset 0.15 seed 2, "
@@ -25,10 +28,13 @@ STANDARD = (
 )
 SAMPLE = "gamma 0.75 + field 0.25 seed 3"
 FIELD_POINTS = (3, 4, 4)  # along k, j, i
-DEFAULT_SEEDS = {"field": 1, "offset": 2}
+DEFAULT_SEEDS = {"field": 1, "offset": 2, **dict.fromkeys(shading.GENERATORS, 1)}
+CURVES = ("gamma", "log", "exp", "sigmoid", "clip")
+GREYS = 255
 WHAT_TO_WRITE = (
-    "write steps such as 'gamma 0.7', 'log 3', 'exp 1.5', 'field 0.3 seed 1', 'offset 0.15 seed 2'"
-    " or 'none', joined by + within a domain and by commas between domains"
+    "write steps such as 'gamma 0.7', 'log 3', 'exp 1.5', 'sigmoid 6', 'clip 0.9', 'field 0.3 seed"
+    " 1', 'offset 0.15 seed 2', 'coil 0.3 seed 3' or 'none', joined by + within a domain and by"
+    " commas between domains"
 )
 
 
@@ -41,8 +47,10 @@ class Step:
     """One change of scaled intensities x.
 
     Attributes:
-        kind: "gamma" (x ** amount), "log" (log(1 + amount x)), "exp" (exp(amount x) - 1), "field"
-            (x (1 + amount s)) or "offset" (x + amount s), s a smooth field of largest magnitude 1.
+        kind: "gamma" (x ** amount), "log" (log(1 + amount x)), "exp" (exp(amount x) - 1), "sigmoid"
+            (the logistic function of amount (x - 1/2), 0 at 0), "clip" (8 bit, white from amount
+            on), "field" and the names of ``shading.GENERATORS`` (x (1 + amount s)) or "offset"
+            (x + amount s), s a smooth field of largest magnitude 1.
         amount: A positive number; below 1 for a field.
         seed: Of the field.
     """
@@ -51,8 +59,11 @@ class Step:
     amount: float
     seed: int = 0
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """The change of a scaled image, [k, j, i], float32; not scaled again, air (0) stays air."""
+    def apply(self, image: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+        """The change of a scaled image, [k, j, i], float32; not scaled again, air (0) stays air.
+
+        ``spacing_mm``: (i, j, k), of the fields that lie in space.
+        """
         amount = np.float32(self.amount)
         if self.kind == "gamma":
             return image**amount
@@ -60,6 +71,14 @@ class Step:
             return np.log1p(amount * image)
         if self.kind == "exp":
             return np.expm1(amount * image)
+        if self.kind == "sigmoid":
+            return special.expit(amount * (image - 0.5)) - special.expit(-amount / 2)
+        if self.kind == "clip":
+            return np.rint(np.minimum(image / amount, 1) * GREYS).astype(np.float32) / GREYS
+        if self.kind in shading.GENERATORS:
+            random = np.random.default_rng(self.seed)
+            field = shading.drawn(self.kind, image.shape, spacing_mm, random)
+            return image * (1 + amount * field.astype(np.float32))
         field = smooth_field(image.shape, self.seed) * amount
         return image * (1 + field) if self.kind == "field" else image + field
 
@@ -99,7 +118,7 @@ class Domain:
         image = scan.image
         tissue = scan.mask | (image > 0)
         for step in self.steps:
-            image = np.maximum(step.apply(image), 0) * tissue
+            image = np.maximum(step.apply(image, scan.volume.spacing_mm), 0) * tissue
         return scan.with_image(harmonize_scan.rescaled(image, scan.mask))
 
 
@@ -130,7 +149,7 @@ def _step(words: list[str], chain: str) -> Step:
         if kind in DEFAULT_SEEDS:
             good &= step.amount < 1 and seed[:1] in ([], ["seed"]) and len(seed) in (0, 2)
         else:
-            good &= kind in ("gamma", "log", "exp") and not seed
+            good &= kind in CURVES and not seed
     except (ValueError, IndexError):
         good = False
     if not good:

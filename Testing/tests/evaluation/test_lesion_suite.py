@@ -5,8 +5,9 @@ import pytest
 from toy_brains import scan
 
 from NetInversionLib.core.results import table_of_rows
-from NetInversionLib.evaluation import lesions, shading
+from NetInversionLib.evaluation import lesions
 from NetInversionLib.evaluation.lesions import Lesion
+from NetInversionLib.harmonize import shading
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,8 @@ def test_the_standard_list_is_the_seven_families():
 
 
 @pytest.mark.parametrize(
-    "text", [STANDARD, "none", "none, gamma 2", "log 3 + offset 0.1 seed 7 + gamma 0.9"]
+    "text",
+    [STANDARD, "none", "none, gamma 2", "log 3 + offset 0.1 seed 7", "clip 0.9 + coil 0.2 seed 4"],
 )
 def test_a_name_is_what_it_is_read_from(text):
     domains = parse(text)
@@ -42,6 +43,30 @@ def test_a_name_is_what_it_is_read_from(text):
 
 def test_fields_have_the_stated_default_seeds():
     assert parse("field 0.3, offset 0.1") == parse("field 0.3 seed 1, offset 0.1 seed 2")
+
+
+def test_unlisted_curves_have_their_formulas():
+    x = np.linspace(0, 1.2, 25, dtype=np.float32).reshape(1, 5, 5)
+    spacing = (1.0, 1.0, 1.0)
+    bent = Step("sigmoid", 6).apply(x, spacing)
+    expected = 1 / (1 + np.exp(-6 * (x - 0.5))) - 1 / (1 + np.exp(3))
+    assert bent == pytest.approx(expected, abs=1e-6)
+    clipped = Step("clip", 0.9).apply(x, spacing)
+    assert set(np.unique(clipped[x >= 0.9])) == {1}
+    assert np.abs(clipped - x / 0.9)[x < 0.9].max() <= 0.5 / 255 + 1e-6
+    assert (clipped * 255) == pytest.approx(np.rint(clipped * 255), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["coil", "exponential", "polynomial"])
+def test_unlisted_fields_are_factors_of_the_amount_that_lie_in_space(name):
+    ones, amount = np.ones((24, 20, 28), np.float32), 0.3
+    step = Step(name, amount, 5)
+    factor = step.apply(ones, (6.0, 6.0, 6.0))
+    assert np.abs(factor - 1).max() == pytest.approx(amount, abs=0.02)
+    assert step.apply(2 * ones, (6.0, 6.0, 6.0)) == pytest.approx(2 * factor)
+    finer = step.apply(np.ones((48, 40, 56), np.float32), (3.0, 3.0, 3.0))
+    assert finer[::47, ::39, ::55] == pytest.approx(factor[::23, ::19, ::27], abs=1e-5)
+    assert not np.allclose(factor, Step(name, amount, 6).apply(ones, (6.0, 6.0, 6.0)), atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +85,8 @@ def test_fields_have_the_stated_default_seeds():
         "field 0.3 seed",
         "field 0.3 seed -1",
         "gamma 0.7 seed 1",
+        "sigmoid 6 seed 1",
+        "coil 1",
         "gamma 0.7,,",
         "gamma 0.7 +",
     ],

@@ -7,8 +7,10 @@ None of them is what the corrector's patterns are drawn from (splines over a box
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 LOOP_POINTS = 24
+FIELD_MM = 8.0
 
 
 def coil_field(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -72,3 +74,25 @@ GENERATORS = {
     "polynomial": polynomial_field,
 }
 """Fields by name."""
+
+
+def drawn(
+    name: str, shape: tuple[int, ...], spacing_mm: tuple[float, ...], random: np.random.Generator
+) -> np.ndarray:
+    """A field on a grid about whose middle the head lies, drawn every ``FIELD_MM`` or less.
+
+    Args:
+        name: A key of ``GENERATORS``.
+        shape: (k, j, i).
+        spacing_mm: (i, j, k).
+        random: Draws it.
+
+    Returns:
+        float64 of the shape, largest magnitude about 1.
+    """
+    sides = np.array(shape) * spacing_mm[::-1]
+    coarse = np.maximum(np.ceil(sides / FIELD_MM).astype(int), 2)
+    kji = np.indices(tuple(coarse.tolist())).reshape(3, -1)
+    points = (kji / (coarse[:, None] - 1) - 0.5)[::-1] * sides[::-1, None]
+    field = GENERATORS[name](points, random).reshape(coarse)
+    return ndimage.zoom(field, np.array(shape) / coarse, order=1)
