@@ -17,16 +17,18 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
         sys.path.insert(0, str(_folder))
 
 from IdealInputLib import channels, choices, own, views
-from IdealInputLib.choices import CHANNEL, Direction, Preset
+from IdealInputLib.choices import Direction, Preset
 
 from NetInversionLib import jobs, models
 from NetInversionLib.core import steps
+from NetInversionLib.core.keys import Key
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.ideal_input import dixon, reading
 from NetInversionLib.ideal_input.settings import PRESETS
-from NetInversionLib.models.card import Card, Channel
+from NetInversionLib.models.card import Card, Channel, looked_at
 from NetInversionLib.panel import lists, logic, packages, panel, placing, running, samples
+from NetInversionLib.panel.channels import CHANNEL
 from NetInversionLib.panel.choices import RegionChoice, show_region
 from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import masks, read, write
@@ -174,8 +176,7 @@ class IdealInputWidget(channels.Channels):
 
     def showChoices(self) -> None:
         node = self._parameterNode
-        for role, selector in self._selectors.items():
-            selector.setCurrentNode(self.logic.chosen(node, role))
+        self.showSelectors()
         self.ui.maskSelector.setCurrentNode(node.maskNode)
         for role, box in self._locks.items():
             box.checked = role in node.locked.split(",")
@@ -219,7 +220,7 @@ class IdealInputWidget(channels.Channels):
         starts = {
             start: reading.start_words(start) for start in self.logic.startsOf(nodes, self._card)
         }
-        channels = {channel.role: channel.name for channel in self._card.inputs}
+        channels = looked_at(self._card.inputs)
         for selector, entries in (
             (self.ui.shownStartSelector, starts),
             (self.ui.shownChannelSelector, channels),
@@ -240,7 +241,8 @@ class IdealInputWidget(channels.Channels):
             for s in (ui.shownStartSelector, ui.shownChannelSelector, ui.shownTableSelector)
         ]
         if nodes and self._card is not None:
-            patient = self.logic.chosen(self._parameterNode, chosen[1])
+            patient = nodes.get(Key("patient", chosen[1]))  # magnitudes and phases
+            patient = patient or self.logic.chosen(self._parameterNode, chosen[1])
             yield from self.logic.showInViews(nodes, self._card, patient, *chosen)
 
 

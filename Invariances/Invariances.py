@@ -16,7 +16,7 @@ for _folder in (Path(__file__).resolve().parents[1], Path(__file__).resolve().pa
         sys.path.insert(0, str(_folder))
 
 from InvariancesLib import choices as module_choices
-from InvariancesLib import following, lists, results, views
+from InvariancesLib import examples, views
 
 from NetInversionLib import jobs, models
 from NetInversionLib.core import steps, volumes
@@ -24,8 +24,8 @@ from NetInversionLib.core.keys import Key
 from NetInversionLib.core.progress import Progress
 from NetInversionLib.core.results import Result
 from NetInversionLib.invariances import choices
-from NetInversionLib.panel import browsing, logic, packages, placing, running, samples
-from NetInversionLib.panel.choices import RegionChoice, show_region
+from NetInversionLib.panel import browsing, logic, packages, placing, samples
+from NetInversionLib.panel.choices import RegionChoice
 from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read as scene_read
 from NetInversionLib.scene import tables as scene_tables
@@ -143,7 +143,7 @@ class InvariancesParameterNode:
 #
 
 
-class InvariancesWidget(lists.DenoiserLists, following.Following, results.ResultSection):
+class InvariancesWidget(examples.ExampleSection):
     """The panel. It shows and hands on; what is computed, the logic's request says, a job runs."""
 
     APPLY_TIP = _("Look for what may change unnoticed.")
@@ -168,7 +168,6 @@ class InvariancesWidget(lists.DenoiserLists, following.Following, results.Result
         ui.shownImageSelector.connect("activated(int)", self._onImage)
         ui.shownSlider.connect("valueChanged(double)", self._onAmount)
         ui.opacitySlider.connect("valueChanged(double)", self._onOpacity)
-        self._second = (None, "")  # (second denoiser, layer, flow) and what is wrong with them
         self._followView()
         self.initializeParameterNode()
 
@@ -210,63 +209,6 @@ class InvariancesWidget(lists.DenoiserLists, following.Following, results.Result
         )
         self.say(_("Click in a slice view, where the lesion is to be."))
 
-    # What the panel shows
-
-    def modelChanged(self) -> None:
-        self._layersOf = None
-
-    def showChoices(self) -> None:
-        node, ui = self._parameterNode, self.ui
-        ui.segmentationSelector.setCurrentNode(self.logic.segmentation(node))
-        self._showSampler()
-        self._showLayers()
-        show_region(ui, node.region, self.logic.sliceCount(node))
-        self._showRegion()
-        self._showTolerance()
-        ui.layerToleranceSpinBox.enabled = node.layer != "output"
-        ui.simulateButton.enabled = node.normalDose is not None
-        ui.placeRegionButton.enabled = node.lowDose is not None
-        self._watch(node.lesionNode, node.roiNode)
-
-    def problems(self) -> list[str]:
-        node, found = self._parameterNode, self.logic.problems(self._parameterNode, self._card)
-        if (
-            not found
-            and node.flow
-            and self._withFlow is not None
-            and node.layer not in self._withFlow
-        ):
-            found.append(
-                _(
-                    "The sampler has no flow for layer '{name}', only for {others}: choose one of"
-                    " these, or noise or texture as proposals."
-                ).format(name=node.layer, others=", ".join(sorted(self._withFlow)))
-            )
-        if not found and node.secondModel and "torch" in sys.modules:  # else the run says it
-            asked = (self.logic.secondPath(node), node.layer, node.flow)
-            if self._second[0] != asked:
-                self._second = asked, self.logic.layerProblem(*asked)
-            found += filter(None, [self._second[1]])
-        return found
-
-    def estimate(self) -> str:
-        return self.logic.estimateText(self._parameterNode, self._card)
-
-    def prepareRun(self) -> running.Run:
-        node = self._parameterNode
-        others = [
-            other for other in (self.logic.segmentation(node), node.lesionNode) if other is not None
-        ]
-        self._clearPreview()
-        return running.Run(
-            self.logic.stepsFromParameterNode(node),
-            self._card,
-            {"low_dose": node.lowDose},
-            others,
-            self.logic.cost(node),
-            node.device,
-        )
-
     def showPreview(self, result: Result) -> None:
         self.ui.previewLabel.setPixmap(self.logic.preview(result))
         self.ui.previewLabel.setVisible(True)
@@ -277,7 +219,7 @@ class InvariancesWidget(lists.DenoiserLists, following.Following, results.Result
 #
 
 
-class InvariancesLogic(module_choices.Choices, views.ResultViews):
+class InvariancesLogic(examples.ExampleChoices):
     """Finds invariances from volume nodes; needs no panel. In Slicer's Python console:
 
     logic = InvariancesLogic()
@@ -385,7 +327,7 @@ class InvariancesLogic(module_choices.Choices, views.ResultViews):
 
     def _firstModel(self) -> Path:
         return models.default_model(
-            self.takes,
+            lambda card: card.task == self.TASK,
             "No denoiser is shipped or installed; name a model file (model=...), which"
             " 'netinversion train denoiser' makes.",
         )

@@ -69,14 +69,7 @@ class MRFlowHarmonize(ScriptedLoadableModule):
 def registerSampleData() -> None:
     """Offer the module's sample in the Sample Data module."""
     picture = Path(__file__).resolve().parent / "Resources" / "Icons" / "MRFlowHarmonizeSample.png"
-    file = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-    source = samples.Source(
-        "https://raw.githubusercontent.com/nilearn/nilearn/a5fa8b96e3765dccd2a20005aead0c4229fa7653"
-        f"/nilearn/datasets/data/{file}",
-        file,
-        "MNI152 T1 brain",
-        "421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6",
-    )
+    source = samples.brain_template()
     samples.register(SAMPLE, picture, source, lambda: MRFlowHarmonizeLogic().addSample())
 
 

@@ -5,6 +5,7 @@ the panel before a run.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,19 @@ import slicer
 
 from NetInversionLib.core import steps, volumes
 from NetInversionLib.core.volumes import Region, Volume
+from NetInversionLib.families import rows
 from NetInversionLib.ideal_input.settings import PRESETS, PRICES, STARTS, STEPS
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
-from NetInversionLib.panel import logic, placing
+from NetInversionLib.panel import examples, logic, placing
+from NetInversionLib.panel.channels import CHANNEL
 from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read
 
 from .views import shownView
 
-CHANNEL = "NetInversion.channel"
-"""Attribute of a volume node: the channel it is, as sample data say it."""
-CHOSEN = "channel."
-"""Node references of the parameter node: the volume chosen for a channel."""
+MASK = "sampling"
+"""Role of the mask that says where k-space was measured."""
 SECONDS_PER_VOXEL = 3.3e-6
 """And evaluation, on the machine that NetInversionLib.jobs.speed speaks of."""
 
@@ -66,14 +67,32 @@ def take_older_starts(parameters: slicer.vtkMRMLNode) -> None:
             parameters.UnsetParameter(name)
 
 
-class Choices(logic.ModuleLogic):
+class Choices(examples.ExampleLogic):
     """Answers for a parameter node ``node`` (IdealInputParameterNode) and the chosen model's
     ``card``.
     """
 
-    def chosen(self, node: Any, role: str) -> slicer.vtkMRMLNode | None:
-        """The volume node chosen for a channel, or None."""
-        return node.parameterNode.GetNodeReference(CHOSEN + role)
+    EXAMPLES = {row.name: row.title for row in rows.ROWS if row.recipe}
+
+    def chooseExample(self, node: Any, nodes: Mapping[str, slicer.vtkMRMLNode]) -> None:
+        """As ``ExampleLogic``; what the search leaves alone is locked.
+
+        A scanner's settings say nothing here, and of k-space no image near the patient's is asked
+        for: blurred, it is none.
+        """
+        examples.ExampleLogic.chooseExample(self, node, nodes)
+        held = [
+            role
+            for role, volume in nodes.items()
+            if role == MASK or volume.GetAttribute(examples.HELD)
+        ]
+        node.locked = ",".join(held)
+        node.knobs = False
+        node.preset = Preset.FREE if MASK in held else Preset.NEAR
+
+    def unchooseExample(self, node: Any) -> None:
+        """Settings as they are before anything is chosen."""
+        node.locked, node.knobs, node.preset = "", True, Preset.NEAR
 
     def chooseMarkedVolumes(self, node: Any, card: Card | None) -> None:
         """If no volume is chosen yet, choose those that say which channel they are (sample data
@@ -85,12 +104,11 @@ class Choices(logic.ModuleLogic):
         marked = {
             volume.GetAttribute(CHANNEL): volume
             for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            if card and (volume.GetAttribute(examples.FAMILY) or "") == card.family
         }
         for channel in channels:
             if channel.role in marked:
-                node.parameterNode.SetNodeReferenceID(
-                    CHOSEN + channel.role, marked[channel.role].GetID()
-                )
+                self.chooseVolume(node, channel.role, marked[channel.role])
 
     def problems(self, node: Any, card: Card | None) -> list[str]:
         """All reasons why Apply cannot be pressed, in words."""
@@ -101,24 +119,7 @@ class Choices(logic.ModuleLogic):
         return [*self._volumeProblems(node, card), *self._settingProblems(node, card)]
 
     def _volumeProblems(self, node: Any, card: Card) -> list[str]:
-        found: list[str] = []
-        users: dict[Any, str] = {}
-        for channel in (*card.inputs, *card.outputs):
-            volume = self.chosen(node, channel.role)
-            if volume is None:
-                found.append(_("Choose a volume for {channel}.").format(channel=channel.name))
-                continue
-            if volume in users:
-                found.append(
-                    _("'{name}' is chosen for both {first} and {second}.").format(
-                        name=volume.GetName(), first=users[volume], second=channel.name
-                    )
-                )
-            users[volume] = channel.name
-            try:
-                read.grid_from_node(volume)
-            except volumes.VolumeError as error:
-                found.append(str(error))
+        found = self.channelProblems(node, card)
         if not found:
             try:
                 self.region(node, card)

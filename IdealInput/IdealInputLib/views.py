@@ -11,7 +11,7 @@ from NetInversionLib.core.keys import OWN, Key
 from NetInversionLib.core.results import Result
 from NetInversionLib.core.steps import Steps
 from NetInversionLib.ideal_input import reading
-from NetInversionLib.models.card import Card
+from NetInversionLib.models.card import Card, looked_at
 from NetInversionLib.panel import logic, views
 from NetInversionLib.panel.words import tr as _
 
@@ -41,7 +41,9 @@ class ResultViews(logic.ModuleLogic):
         """
         shown: dict[str, Any] = {}
         for key in map(Key.read, result.volumes):
-            if key.kind == "error":
+            if key.start and key.channel.endswith(("_magnitude", "_phase")):
+                shown[key] = _first_alike(key)
+            elif key.kind == "error":
                 shown[key] = Key("error", key.channel, OWN)
             elif key.kind in ("ideal", "output"):
                 shown[key] = inputs.get(key.channel)
@@ -59,7 +61,7 @@ class ResultViews(logic.ModuleLogic):
         """Steps that show patient | ideal | change above error before | error after | table and
         plots, on one slice.
         """
-        output = card.outputs[0].role
+        output = next(iter(looked_at(card.outputs)))
         worst = self.facts(nodes).get("settings", {}).get("direction") == "worst"
         if worst:
             titles = _("Worst input"), _("Worst minus patient's own"), _("Error with worst input")
@@ -77,6 +79,11 @@ class ResultViews(logic.ModuleLogic):
         }
         if "trade-off" in nodes:
             tabs[_("Change")] = views.PlotView("IdealInputPlot3", nodes["trade-off"])
+        if card.family:
+            for name, word in ((OWN, _("Image")), (start, _("Image, ideal input"))):
+                tabs[word] = views.SliceView(
+                    f"IdealInput{len(tabs)}Image", word, nodes.get(Key("output", output, name))
+                )
         rows: list[views.Row] = [
             [
                 views.SliceView("IdealInput1", _("Patient's own input"), patient),
@@ -92,6 +99,13 @@ class ResultViews(logic.ModuleLogic):
             ],
         ]
         yield from views.show(LAYOUT, rows, change, ideal)
+
+
+def _first_alike(key: Key) -> Key | None:
+    """The image whose window a magnitude takes; phases have one of their own."""
+    if key.kind in ("output", "error") and key.start != OWN and key.channel.endswith("_magnitude"):
+        return Key(key.kind, key.channel, OWN)
+    return None
 
 
 def shownView() -> str:

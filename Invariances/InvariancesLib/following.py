@@ -79,4 +79,4 @@ class Following(panel.ModulePanel):
 
     def cleanup(self) -> None:
         self._viewTimer.stop()
-        panel.ModulePanel.cleanup(self)
+        super().cleanup()

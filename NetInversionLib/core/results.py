@@ -63,7 +63,7 @@ class Result:
     Images, tables and curves go by what they are: each key is a ``Key``, and a plain text that is
     given is read as one.
     ``roles`` says how a volume is to be shown, by its key: "input", "ct", "difference", "factor",
-    "error" or "spread".
+    "error", "spread" or "phase".
     """
 
     volumes: dict[str, Volume] = field(default_factory=dict)

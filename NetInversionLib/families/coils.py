@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import models
 from ..networks.fourier import as_channels, centred_fft
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
-from ..networks.varnet import middle_lines, root_sum_of_squares
+from ..networks.varnet import in_coils, middle_lines, root_sum_of_squares
 from . import kspace
 from .operators import Coils, Gradient
 from .settings import FamilySettings
@@ -205,3 +205,8 @@ class SeveralCoils(Task):
         """See ``Task``; phases and coils are of another kind than those of ``draw``."""
         shown = partial(coil_scan, **settings.scanner, judged=True)
         return judged_trials(people, settings.seed, shown)
+
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> CoilScan:
+        """See ``Task``; what each coil sees is not known: the magnitude stands as one coil's."""
+        measured, mask = in_coils(given)
+        return CoilScan(self.image_of(wanted)[:, None].to(measured.dtype), measured, mask, measured)

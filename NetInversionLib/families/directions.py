@@ -21,17 +21,38 @@ Network = Callable[[Tensor], Tensor]
 def answers(network: Network, given: Tensor, channel: int = 0, side: int = 16) -> Tensor:
     """How strongly a network answers to each direction of a square in the middle of its input.
 
+    Args, returns:
+        As ``spectrum``; the strengths alone.
+    """
+    return torch.linalg.svdvals(_derivative(network, given, channel, side)[0])
+
+
+def spectrum(
+    network: Network, given: Tensor, channel: int = 0, side: int = 16
+) -> tuple[Tensor, Tensor]:
+    """How strongly a network answers to each direction of a square, and which shows least.
+
     These are the singular values of its derivative there, by finite differences.
 
     Args:
         network: Of images (N, C, H, W).
         given: One image, (C, H, W).
         channel: What is changed of it.
-        side: Of the square, in voxels.
+        side: Of the square, in the middle, in voxels.
 
     Returns:
-        (side^2,), the strongest first; 1 shows a change at its own size.
+        (side^2,), the strongest first; 1 shows a change at its own size. And the direction of the
+        last one, (H, W), of norm 1.
     """
+    rows, places = _derivative(network, given, channel, side)
+    directions, values, _ = torch.linalg.svd(rows, full_matrices=False)
+    least = torch.zeros(given.shape[1:])
+    least[places[:, 0], places[:, 1]] = directions[:, -1]
+    return values, least
+
+
+def _derivative(network: Network, given: Tensor, channel: int, side: int) -> tuple[Tensor, Tensor]:
+    """What each voxel of the square changes, (side^2, all of the output), and where they are."""
     corner = [(length - side) // 2 for length in given.shape[1:]]
     places = torch.cartesian_prod(*(first + torch.arange(side) for first in corner))
     before = network(given[None])
@@ -40,7 +61,7 @@ def answers(network: Network, given: Tensor, channel: int = 0, side: int = 16) -
         changed = given.repeat(len(some), 1, 1, 1)
         changed[torch.arange(len(some)), channel, some[:, 0], some[:, 1]] += STEP
         answered.append((network(changed) - before).flatten(1) / STEP)
-    return torch.linalg.svdvals(torch.cat(answered))
+    return torch.cat(answered), places
 
 
 def lost(values: Tensor) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
+from ..networks.varnet import in_coils
 from . import kspace, quality
 from .settings import FamilySettings
 from .slices import Slices, draw_images, judged_trials
@@ -48,6 +49,11 @@ class Reconstruction(Task):
         """See ``Task``; the phases are of another kind than those of ``draw``."""
         shown = partial(kspace.scan, **settings.scanner, bumps=True)
         return judged_trials(people, settings.seed, shown)
+
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> kspace.Scan:
+        """See ``Task``."""
+        measured, mask = in_coils(given)
+        return kspace.Scan(self.image_of(wanted), measured[:, 0], mask, measured[:, 0])
 
     def image_of(self, output: Tensor) -> Tensor:
         """See ``Task``."""

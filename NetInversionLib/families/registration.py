@@ -138,6 +138,11 @@ class Registration(Task):
             found[one.name] = Couple(torch.from_numpy(fixed), torch.from_numpy(moving))
         return found
 
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> Couple:
+        """See ``Task``."""
+        moving, fixed = (self.image_of(one[:, None]) for one in given.unbind(1))
+        return Couple(fixed, moving)
+
     def loss(
         self, network: nn.Module, people: Sequence[Slices], settings: FamilySettings, step: int
     ) -> Tensor:

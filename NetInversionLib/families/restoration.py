@@ -134,6 +134,10 @@ class Denoising(Task):
 
         return judged_trials(people, settings.seed, shown)
 
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> Pair:
+        """See ``Task``."""
+        return Pair(self.image_of(wanted), self.image_of(given), settings.noise)
+
 
 # Resolution ---------------------------------------------------------------------------------------
 
@@ -194,3 +198,7 @@ class SuperResolution(Task):
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, Pair]:
         """See ``Task``."""
         return judged_trials(people, settings.seed, partial(coarsened, noise=settings.noise))
+
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> Pair:
+        """See ``Task``."""
+        return Pair(self.image_of(wanted), self.image_of(given), settings.noise)

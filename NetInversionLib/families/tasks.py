@@ -70,6 +70,15 @@ class Task(ABC):
     def judged(self, people: Sequence[Slices], settings: FamilySettings) -> dict[str, Any]:
         """What is judged, by the name of each person: the same each time."""
 
+    def trial_of(self, given: Tensor, wanted: Tensor, settings: FamilySettings) -> Any:
+        """A trial of images that were not simulated here, for ``peers``; None where there is none.
+
+        Args:
+            given, wanted: (N, C, H, W) and (N, D, H, W), in units of 0 to 1.
+            settings: How strong noise is, where a peer is told.
+        """
+        return None
+
     def image_of(self, output: Tensor) -> Tensor:
         """A network's output (N, D, H, W) as images like the truth."""
         return output[:, 0] * IMAGE_RANGE

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .. import models, networks
 from ..core.progress import Progress
+from ..core.results import Result
+from ..core.volumes import Volume
 from ..training import naming
 from ..training.loop import Group, State, plain, run
 from ..training.people import split_people
@@ -26,7 +28,7 @@ from .registration import Registration
 from .restoration import Denoising, SuperResolution
 from .rows import Row
 from .settings import SCANNER, FamilySettings
-from .slices import Slices
+from .slices import Slices, read_slices
 from .tasks import Task, Trial
 
 SOURCES = "OpenNeuro ds002748 (Bezmaternykh et al.), CC0; {} made of it"
@@ -143,6 +145,25 @@ def train(
     made = make_card(row, state, figures(state.task, network, judged))
     naming.save(output, network, made, card)
     return Path(output)
+
+
+def run_analysis(
+    volumes: dict[str, Volume], model_paths: dict[str, str], settings: dict, progress: Progress
+) -> Result:
+    """``train`` as a job; fact "file" is the model file.
+
+    Args:
+        volumes, model_paths: None are taken.
+        settings: "name" of the row, "folder" with brain-extracted scans, "output" file, and
+            optionally fields of ``FamilySettings``.
+        progress: Receives progress; may raise ``Cancelled``.
+    """
+    name, folder, output = (settings[key] for key in ("name", "folder", "output"))
+    chosen = {n: v for n, v in settings.items() if n not in ("name", "folder", "output")}
+    made = settings_for(name, **chosen)
+    cases = read_slices(folder, made.size, made.spacing_mm, progress)
+    path = train(name, cases, output, made, progress=progress)
+    return Result(facts={"complete": True, "file": str(path)})
 
 
 def trained_row(name: str) -> Row:

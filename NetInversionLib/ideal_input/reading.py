@@ -142,7 +142,7 @@ def summary(facts: dict, tables: dict[str, Table]) -> str:
     errors = errors_of(facts)
     own = errors[OWN]
     for name, error in errors.items():
-        line = f"- {input_words(name, _kind(facts))}: {error:.1f} {units}"
+        line = f"- {input_words(name, _kind(facts))}: {amount(error, units)}"
         lines.append(
             line
             if name == OWN or not own
@@ -164,15 +164,15 @@ def _what(facts: dict, tables: dict[str, Table], start: str) -> str:
     place = "inside the body" if where == BODY else "over the region"
     units = _units(table)
     asked = (
-        f"With the patient's own input the network's image differs from the target by {own:.1f}"
-        f" {units} on average {place}"
+        f"With the patient's own input the network's image differs from the target by"
+        f" {amount(own, units)} on average {place}"
     )
     if not own > 0:
         return f"{asked}: there is nothing to gain."
     within = "" if kind == "ideal" else " within the largest change"
     return (
         f"{asked}; with the {kind} input (searched from {start_words(start)}{within}) by"
-        f" {found:.1f} {units}, {100 * found / own:.0f} % of that."
+        f" {amount(found, units)}, {100 * found / own:.0f} % of that."
     )
 
 
@@ -183,8 +183,8 @@ def _how_sure(facts: dict, tables: dict[str, Table], start: str) -> str:
     if len(found) > 1:
         alike = max(found) <= ALIKE * min(found)
         parts.append(
-            f"the {len(found)} starts end between {min(found):.1f} and {max(found):.1f} "
-            f"{_units(tables['error'])} over the whole region, so "
+            f"the {len(found)} starts end between {min(found):.1f} and "
+            f"{amount(max(found), _units(tables['error']))} over the whole region, so "
             + (
                 "this input is one answer of several"
                 if alike
@@ -258,6 +258,17 @@ def _what_next(facts: dict, tables: dict[str, Table], start: str) -> str:
             " after)"
         )
     return f"Look next at {' and at '.join(parts)}." if parts else ""
+
+
+SHARE_OF = "1 of "
+"""How units begin that are a whole: values in them are read as per cent of it."""
+
+
+def amount(value: float, units: str) -> str:
+    """A value with its units: "23.1 HU", or "2.1 % of the image's brightest tissue"."""
+    if units.startswith(SHARE_OF):
+        return f"{100 * value:.1f} % of {units.removeprefix(SHARE_OF)}"
+    return f"{value:.1f} {units}"
 
 
 def _share(share: float) -> str:

@@ -26,7 +26,7 @@ from ..models import Model
 from ..models.foreign.adapted import Adapted
 from ..optimise import lbfgs
 from ..optimise.objective import Objective, Terms
-from . import tables
+from . import complex_images, tables
 from .acquirable import FREE, MOST_IMAGES, Errors, acquirable, freed
 from .case import make_starts, prepare, require_same_images
 from .knobs import Scanner
@@ -160,6 +160,7 @@ def describe(
         name: _output_volumes(result, case, name, kind, objective.forward(image))
         for name, image in images.items()
     }
+    complex_images.add(result, case, names, kind)
     tables.add_error_table(result, case, errors, images, found.evaluations, kind)
     tables.add_change(result, case, names, found.images)
     _add_change_in_noise(result, case, names, found.images)

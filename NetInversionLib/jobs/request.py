@@ -17,6 +17,9 @@ from ..models.model import Model
 from .errors import JobError
 
 ANALYSES = {
+    "family": ("NetInversionLib.families.question", "run_analysis"),
+    "family_sample": ("NetInversionLib.families.sample", "run_analysis"),
+    "family_training": ("NetInversionLib.families.training", "run_analysis"),
     "harmonize": ("NetInversionLib.harmonize", "run_analysis"),
     "ideal_input": ("NetInversionLib.ideal_input", "run_analysis"),
     "invariances": ("NetInversionLib.invariances", "run_analysis"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -53,6 +53,56 @@ class Channel:
         """{"role", "low", "high"} for a patient's volume, in its units."""
         high = self.high if self.percentile is None else percentile_high(array, self.percentile)
         return {"role": self.role, "low": self.low, "high": high}
+
+
+REAL, IMAGINARY = "_real", "_imaginary"
+KSPACE = ("kspace", "coil_")
+"""How the roles of k-space begin."""
+
+
+@dataclass(frozen=True)
+class ComplexPair:
+    """Two channels that are one complex image.
+
+    Attributes:
+        real, imaginary: The channels, the second behind the first.
+    """
+
+    real: Channel
+    imaginary: Channel
+
+    @property
+    def role(self) -> str:
+        """What both roles begin with: "kspace"."""
+        return self.real.role.removesuffix(REAL)
+
+    @property
+    def name(self) -> str:
+        """What both names begin with: "K-space"."""
+        return self.real.name.removesuffix(", real part")
+
+    @property
+    def is_kspace(self) -> bool:
+        """Whether it is k-space, whose magnitudes are read as logarithms."""
+        return self.role.startswith(KSPACE)
+
+
+def complex_pairs(channels: Sequence[Channel]) -> list[ComplexPair]:
+    """The complex images among channels: roles that end in "_real" and then "_imaginary"."""
+    return [
+        ComplexPair(first, second)
+        for first, second in zip(channels, channels[1:])
+        if first.role.endswith(REAL) and second.role == first.role.removesuffix(REAL) + IMAGINARY
+    ]
+
+
+def looked_at(channels: Sequence[Channel]) -> dict[str, str]:
+    """{role: name} of what is looked at: of complex images magnitude and phase first."""
+    found = {}
+    for pair in complex_pairs(channels):
+        found[f"{pair.role}_magnitude"] = f"{pair.name}, magnitude"
+        found[f"{pair.role}_phase"] = f"{pair.name}, phase"
+    return found | {channel.role: channel.name for channel in channels}
 
 
 def percentile_high(array: np.ndarray, percentile: float) -> float:
@@ -119,6 +169,11 @@ class Card:
     quality: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     task: str = IMAGE_TO_IMAGE
+
+    @property
+    def family(self) -> str:
+        """The network family that the model is an example of; "" for none."""
+        return str(self.training.get("family", ""))
 
 
 def read_channel(values: Any) -> Channel:

@@ -122,6 +122,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
     def showPreview(self, result: Result) -> None:
         """Draw in the panel what a run has so far."""
 
+    def addExamples(self) -> None:
+        """Put the group of examples into the list of networks (``examples.ExamplePanel``)."""
+
     # Life
 
     def setupPanel(self, logic: ModuleLogic) -> None:
@@ -251,7 +254,9 @@ class ModulePanel(RunningPanel, ReportPanel, ScriptedLoadableModuleWidget, VTKOb
                 self.ui.secondModelSelector, lambda chosen: self.setValues(secondModel=chosen)
             )
         for path, card in self.logic.models().items():
-            self.ui.modelSelector.addItem(card.name, str(path))
+            if not card.family:
+                self.ui.modelSelector.addItem(card.name, str(path))
+        self.addExamples()
         self.ui.modelSelector.addItem(_("From file..."), "")
         if self.logic.OWN_NETWORKS:
             self.ui.modelSelector.addItem(_("Add a network..."), ADD)

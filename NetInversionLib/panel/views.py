@@ -317,14 +317,21 @@ def show_legend(volume: slicer.vtkMRMLNode | None) -> None:
     legend.SetPosition(0.97, 0.5)
 
 
+BRIGHTEST = "1 of the image's "
+"""How units begin that are long for a legend."""
+
+
 def legend_title(role: str, units: str) -> str:
     """What a map's colours mean, in a word or two, with the unit."""
     words = {
         "difference": _("Change"),
         "factor": _("Factor"),
         "error": _("Error"),
+        "phase": _("Phase"),
         "spread": _("SD") if units else _("Share"),
     }[role]
+    if units.startswith(BRIGHTEST):
+        units = units.removeprefix(BRIGHTEST) + ": 1"
     if not units and role in ("difference", "error"):
         units = _("a.u.")  # an MR image's own, arbitrary
     return f"{words} ({units})" if units else words

@@ -9,7 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from ..core import colors
 from ..core.colors import COLORS
 
-ROLES = ("input", "ct", "difference", "factor", "error", "spread")
+ROLES = ("input", "ct", "difference", "factor", "error", "spread", "phase")
 # ------------------------------------------------------------------------------------------ display
 
 AROUND_A_VALUE = ("difference", "factor")
@@ -42,6 +42,8 @@ def show_by_role(
     elif role == "factor":
         reach = typical_largest(values - 1)
         set_window(display, 1 - reach, 1 + reach)
+    elif role == "phase":
+        set_window(display, -np.pi, np.pi)
     elif role in COLORS:
         largest = typical_largest(values)
         set_window(display, -largest if role == "difference" else 0, largest)

@@ -114,8 +114,8 @@ def volume_to_node(
             which the two overlay exactly) and its place in the subject hierarchy. One that has left
             the scene, or is under a non-linear transform by now, counts as None: the node is placed
             in world RAS.
-        role: "input", "ct", "difference" (around 0), "factor" (around 1), "error" or "spread": how
-            it is shown.
+        role: "input", "ct", "difference" (around 0), "factor" (around 1), "error", "spread" or
+            "phase": how it is shown.
         shown_as: for role "input", a node whose window and colours it takes, so that the two can be
             compared.
 

@@ -17,10 +17,10 @@ SETTINGS = Settings(
 )
 
 
-def a_model(name, folder):
+def a_model(name, folder, side=SIDE):
     """A row's small sibling with random weights, as a model file that was opened."""
     row = rows.row(name)
-    settings = training.settings_for(name, steps=1, size=SIDE)
+    settings = training.settings_for(name, steps=1, size=side)
     state = training._State(row, settings, [], row.smaller)
     torch.manual_seed(0)
     network = networks.build(row.architecture, **row.smaller)
