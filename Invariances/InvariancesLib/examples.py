@@ -110,7 +110,7 @@ class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.
         images = {}
         for role, node in nodes.items():
             images[role] = yield from read.read_volume(node)
-        return jobs.Request("family", images, {"network": model})
+        return jobs.Request("families", images, {"network": model})
 
     def chosenVolumes(self, node: Any, card: Card) -> dict[str, slicer.vtkMRMLNode]:
         """The volume nodes chosen for the channels of a card, by role."""
@@ -155,11 +155,11 @@ class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.
             return family_reading.summary(self.facts(nodes))
         return module_views.ResultViews.summary(self, nodes)
 
-    def reportProblem(self, nodes: module_views.Nodes) -> str:
-        """As every module's; examples have no report."""
-        if nodes and self.ofExample(nodes):
-            return _("Examples have no report: the views and tables say what was found.")
-        return module_views.ResultViews.reportProblem(self, nodes)
+    def reportOf(self, nodes: module_views.Nodes) -> str:
+        """Examples have a report of their own."""
+        if self.ofExample(nodes):
+            return "families.report"
+        return module_views.ResultViews.reportOf(self, nodes)
 
     def showExample(self, nodes: module_views.Nodes, table: str) -> Steps:
         """Steps that show truth, what is given and the network's image above what it adds.

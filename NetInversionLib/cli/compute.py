@@ -249,3 +249,35 @@ def _denoiser() -> str:
         "no denoiser is shipped or installed; name one with --model",
     )
     return str(found)
+
+
+# Examples of the network families ----------------------------------------------------------------
+
+
+def _families_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "volumes",
+        nargs="+",
+        metavar="ROLE=FILE",
+        help="an image for each channel of the network, targets included, as 'simulate family'"
+        " writes them",
+    )
+    parser.add_argument("--model", metavar="FILE", required=True, help="model file of an example")
+    output_arguments(parser, WRITTEN)
+    format_argument(parser)
+    machine_arguments(parser)
+
+
+@command("compute", "families", _families_arguments)
+def compute_families(options: argparse.Namespace) -> int:
+    """Say what an example of a network family adds that nobody measured, and what it hides."""
+    from ..cohort.folders import RunFolder
+    from .results import Asked, compute
+
+    files = _files_by_role(options.volumes)
+    if options.device != "cpu":
+        raise ValueError("examples are asked on the CPU, since they are tiny: leave out --device")
+    with RunFolder(options.output, "compute families", options.overwrite) as folder:
+        set_threads(options)
+        asked = Asked("families", files, {"network": options.model}, {}, options.format)
+        return compute(asked, folder, options.shell, "quality")

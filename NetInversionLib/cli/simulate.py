@@ -45,3 +45,42 @@ def simulate_dixon(options: argparse.Namespace) -> int:
         options.shell.say(path)
     options.shell.tell(images=[str(path) for path in written], output=str(folder.folder))
     return 0
+
+
+def _family_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model file of a network family's example")
+    parser.add_argument("brain", help="brain-extracted MR image: a file or a DICOM folder")
+    parser.add_argument(
+        "--other", metavar="FILE", help="another person's, for networks that take two"
+    )
+    output_arguments(parser, "for the images, each named by its role")
+    format_argument(parser)
+
+
+@command("simulate", "family", _family_arguments)
+def simulate_family(options: argparse.Namespace) -> int:
+    """Simulate what the example of a network family takes and should give, from a brain."""
+    from .. import jobs
+    from ..cohort.folders import RunFolder
+    from ..core import files as core_files
+    from ..core import result_files
+    from .results import undisturbed
+
+    given = {"brain": options.brain, "other": options.other}
+    images = {name: core_files.load(path) for name, path in given.items() if path}
+    request = jobs.Request("family_sample", images, {"network": options.model})
+    with RunFolder(options.output, "simulate family", options.overwrite) as folder:
+        made = jobs.run_here(request, options.shell).volumes
+        suffix = result_files.suffix_for(options.brain, options.format)
+        written = []
+        with undisturbed(f"the images are written to {folder.folder}"):
+            for role, volume in made.items():
+                path = result_files.write_image(
+                    volume, folder.new, role, suffix, options.brain, options.shell.log
+                )
+                written.append(f"{role}={folder.folder / path.name}")
+            folder.deliver()
+    for line in written:
+        options.shell.say(line)
+    options.shell.tell(images=written, output=str(folder.folder))
+    return 0

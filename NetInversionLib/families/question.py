@@ -140,10 +140,10 @@ def _asked(volumes: dict[str, Volume], model: Model) -> _Asked:
     missing = [channel.name for channel in channels if channel.role not in volumes]
     if missing:
         raise VolumeError(f"{card.name} is asked about more images: {', '.join(missing)}")
-    turned = {
-        channel.role: core_volumes.reorient(volumes[channel.role], card.orientation)
-        for channel in channels
-    }
+    turned = {}
+    for channel in channels:
+        one = core_volumes.reorient(volumes[channel.role], card.orientation)
+        turned[channel.role] = one.with_array(np.array(one.array, np.float32))
     first = turned[card.inputs[0].role]
     for role, volume in turned.items():
         if volume.shape != first.shape or not np.allclose(volume.ijk_to_ras, first.ijk_to_ras):

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.results import Table
 from ..core.text import readable
 from ..core.words import tr
 
@@ -14,11 +15,12 @@ NETWORK = "the network"
 REMOVED = "The text with the figures was removed from the scene."
 
 
-def answer(facts: Mapping[str, Any]) -> str:
+def answer(facts: Mapping[str, Any], tables: Mapping[str, Table]) -> str:
     """Two to four sentences, the main thing first.
 
     Args:
         facts: Of a result of ``question.ask``.
+        tables: Of the same; all that is told stands in the facts.
     """
     return " ".join(tr(sentence) for sentence in _sentences(facts))
 

@@ -17,7 +17,7 @@ from ..models.model import Model
 from .errors import JobError
 
 ANALYSES = {
-    "family": ("NetInversionLib.families.question", "run_analysis"),
+    "families": ("NetInversionLib.families.question", "run_analysis"),
     "family_sample": ("NetInversionLib.families.sample", "run_analysis"),
     "family_training": ("NetInversionLib.families.training", "run_analysis"),
     "harmonize": ("NetInversionLib.harmonize", "run_analysis"),

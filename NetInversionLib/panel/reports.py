@@ -40,6 +40,10 @@ class ReportLogic:
         references = (node.GetNodeReference(f"{self.moduleName}.input") for node in nodes.values())
         return next((node for node in references if node is not None), None)
 
+    def reportOf(self, nodes: Nodes) -> str:
+        """The library file that writes the report of a result."""
+        return self.REPORT
+
     def reportProblem(self, nodes: Nodes) -> str:
         """Why a result has no report, and what to do; "" if it has one."""
         if not nodes:
@@ -79,7 +83,7 @@ class ReportLogic:
         packages.ensure_packages(self.TITLE, {"matplotlib": "3.6"})
         source = self.sourceOf(nodes)
         volume = read.volume_from_node(source) if source is not None else None
-        report = importlib.import_module(f"NetInversionLib.{self.REPORT}")
+        report = importlib.import_module(f"NetInversionLib.{self.reportOf(nodes)}")
         return report.write(runs.result_from_nodes(nodes), volume, path)
 
     def reportName(self, nodes: Nodes) -> str:

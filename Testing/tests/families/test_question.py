@@ -8,7 +8,7 @@ from toy_slices import heads
 
 from NetInversionLib.core.volumes import Volume, VolumeError
 from NetInversionLib.core.words import catalogue
-from NetInversionLib.families import question, reading, sample
+from NetInversionLib.families import question, reading, report, sample
 from NetInversionLib.ideal_input import ideal_input
 from NetInversionLib.ideal_input.settings import Settings
 
@@ -82,10 +82,10 @@ def test_what_is_added_is_told_as_numpy_tells_it(cascade):
 
 def test_the_answer_is_told_in_german_too(cascade, monkeypatch):
     facts = cascade[2].facts
-    english = reading.answer(facts)
+    english = reading.answer(facts, {})
     assert "where nobody measured" in english and "total variation" in english
     monkeypatch.setattr(reading, "tr", catalogue("de").tr)
-    told = reading.answer(facts)
+    told = reading.answer(facts, {})
     assert "wo niemand gemessen hat" in told and "measured" not in told and "network" not in told
 
 
@@ -140,3 +140,11 @@ def test_ideal_input_tells_magnitude_and_phase(cascade):
     assert result.tables["complex"].values("mean error of the phase")[0] == pytest.approx(
         expected, rel=1e-3
     )
+
+
+def test_the_report_shows_every_image_and_table(cascade):
+    result = cascade[2]
+    page = report.page(result, cascade[1]["kspace_real"])
+    assert page.count("<img") == 1 + len(result.curves)
+    assert all(table.title in page for table in result.tables.values())
+    assert "where nobody measured" in page and "simulated" in page

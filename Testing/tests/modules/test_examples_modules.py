@@ -137,12 +137,13 @@ def test_a_denoisers_panel_is_as_it_was_behind_an_example(opened):
     assert "Choose a low-dose CT." in widget.ui.applyButton.toolTip
 
 
-def test_the_console_asks_an_example(opened, shipped):
+def test_the_console_asks_an_example(opened, shipped, tmp_path):
     logic = opened("Invariances").logic
     path = shipped / "family-deep-cascade.safetensors"
     output = logic.runExample(logic.addExample(path, brain(2)), path)
     assert output.facts["family"] == "deep-cascade" and "hallucination" in output.tables
-    assert "no report" in logic.reportProblem(output.nodes)
+    page = logic.saveReport(output.nodes, tmp_path / "report.html").read_text()
+    assert "where nobody measured" in page
 
 
 def test_a_sample_that_cannot_be_made_is_told(opened, monkeypatch):
