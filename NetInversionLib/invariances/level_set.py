@@ -21,13 +21,16 @@ not fill would let more of it pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..core.devices import halving
 from ..core.progress import Progress
+from ..networks.denoisers import told
 from ..networks.layers import UpTo
 from ..optimise import lbfgs
 from ..optimise.objective import WholeImage, receptive_halo
@@ -36,6 +39,7 @@ from . import patches
 VOXELS_AT_ONCE = 8 * 128 * 128
 BISECTIONS = 8
 HALF_DONE = 15  # evaluations; for the progress alone
+HELD = 0.4  # share of the evaluations that are made with the noise's level held
 ENOUGH = 0.995  # of epsilon: a little below, so that float64 on the whole slice agrees
 
 
@@ -129,6 +133,7 @@ class LevelSet:
                 f"the region {region} does not lie within the slice of {size[0]} x {size[1]} voxels"
             )
         self.part, self.network, self.region = UpTo(network, layer, slice_image), network, region
+        self.told = told(network)
         self.hidden = self.part.layer != "output"
         self.patch = None if self.hidden else patch
         # MPS has no float64; its sums are then float32.
@@ -204,24 +209,45 @@ class LevelSet:
             squares = torch.cat([self._squares(part) for part in x.split(self.at_once)])
         return (squares.sqrt() * self.scale).cpu().double()
 
-    def value_and_gradient(self, x: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    def levels(self, x: Tensor) -> Tensor | None:
+        """The noise's level and grain by which the network judges region contents, (N, 1, H, W).
+
+        Returns:
+            Of their windows, (N, 2, J, I); None where the network estimates none.
+        """
+        if self.told is None:
+            return None
+        with torch.no_grad():
+            parts = [self.told.measured(self.images(part)) for part in x.split(self.at_once)]
+        return torch.cat(parts)
+
+    def value_and_gradient(
+        self, x: Tensor, items: Tensor, levels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Squared measure and its gradient, for ``minimize``; of patches a smooth upper bound.
 
         Args:
             x: Normalised contents of the region, (N, 1, H, W).
-            items: Not needed: all rows belong to the one slice.
+            items: Which of ``levels`` each is to be judged by, (N,).
+            levels: As ``levels`` gives them; None: by their own.
 
         Returns:
             Values (N,), and gradients of the shape of x.
         """
         values, gradients = [], []
-        for part in x.split(self.at_once):
+        for part, numbers in zip(x.split(self.at_once), items.split(self.at_once)):
             part = part.detach().requires_grad_()
-            with torch.enable_grad():
+            with self._holding(levels, numbers), torch.enable_grad():
                 value = self._squares(part, smooth=True) * self.scale**2
                 gradients.append(torch.autograd.grad(value.sum(), part)[0])
             values.append(value.detach())
         return torch.cat(values), torch.cat(gradients)
+
+    def _holding(self, levels: Tensor | None, items: Tensor) -> AbstractContextManager[None]:
+        """While it lasts, the network judges by some of these levels, where there are any."""
+        if self.told is None or levels is None:
+            return nullcontext()
+        return self.told.holding(levels[items])
 
     def _squares(self, x: Tensor, smooth: bool = False) -> Tensor:
         """Sum of squared mismatches over what counts, over the norm; (N,) ``wide`` sums.
@@ -315,23 +341,22 @@ def project(
             " at exactly the same output. Choose a fraction of the noise, 1 HU say"
         )
     enough = ENOUGH * epsilon
-    options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
 
-    def told(evaluation: int, best: Callable) -> None:
+    def tell(evaluation: int) -> None:
         # Most are accepted long before the last evaluation.
         progress.report(
             1 - 0.5 ** (evaluation / HALF_DONE),
             f"Projecting {len(proposals)} samples, evaluation {evaluation}",
         )
 
-    def run(size: int) -> list[lbfgs.Solution]:
+    def run(size: int) -> list[tuple[Tensor, Tensor]]:
         return [
-            lbfgs.minimize(level_set.value_and_gradient, part, options, callback=told)
+            _searched(level_set, part, enough, max_evaluations, tell)
             for part in proposals.split(size)
         ]
 
     solutions = halving(run, len(proposals), log=progress.log)
-    images = returned(level_set, torch.cat([s.x for s in solutions]), proposals, enough)
+    images = returned(level_set, torch.cat([x for x, _ in solutions]), proposals, enough)
     measure, proposed = level_set.measure(images), level_set.measure(proposals)
     before, after = (rms(x - level_set.start) for x in (proposals, images))
     return Projected(
@@ -342,8 +367,43 @@ def project(
         before,
         after,
         survived(proposals, images, level_set.start),
-        torch.cat([s.evaluations for s in solutions]),
+        torch.cat([evaluations for _, evaluations in solutions]),
     )
+
+
+def _searched(
+    level_set: LevelSet,
+    proposals: Tensor,
+    enough: float,
+    max_evaluations: int,
+    tell: Callable[[int], None],
+) -> tuple[Tensor, Tensor]:
+    """Proposals moved until the network notices no more than ``enough``, and the evaluations taken.
+
+    A network that estimates the noise's level judges a change by an estimate that hears the change:
+    a rough landscape. The first steps are taken with the level of the patient's image, those that
+    decide with the network as it is.
+    """
+    options = lbfgs.Options(max_evaluations=max_evaluations, first_step=1e-3, enough=enough**2)
+    began, used = proposals, torch.zeros(len(proposals), dtype=torch.int64).to(proposals.device)
+    levels, first = level_set.levels(level_set.start), round(HELD * max_evaluations)
+    if levels is not None and first:
+        noticed = (level_set.measure(proposals) > enough).to(proposals.device).view(-1, 1, 1, 1)
+        held = lbfgs.minimize(
+            partial(level_set.value_and_gradient, levels=levels.expand(len(proposals), -1, -1, -1)),
+            proposals,
+            replace(options, max_evaluations=first),
+            callback=lambda evaluation, best: tell(evaluation),
+        )
+        began, used = torch.where(noticed, held.x, proposals), noticed.flatten() * held.evaluations
+        options = replace(options, max_evaluations=max(1, max_evaluations - first))
+    found = lbfgs.minimize(
+        level_set.value_and_gradient,
+        began,
+        options,
+        callback=lambda evaluation, best: tell(int(used.max()) + evaluation),
+    )
+    return found.x, used + found.evaluations
 
 
 def returned(level_set: LevelSet, images: Tensor, proposals: Tensor, epsilon: float) -> Tensor:

@@ -14,6 +14,9 @@ Sources: Chen, Zhang, Zhang et al., ISBI 2017, 143 (three layers); Chen, Zhang, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -39,11 +42,26 @@ class Told(nn.Module):
     def __init__(self, learned: bool):
         super().__init__()
         self.estimate = LearnedLevel() if learned else None
+        self.held: Tensor | None = None
+
+    def measured(self, x: Tensor) -> Tensor:
+        """Level and grain of images (N, 1, H, W): (N, 2, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat((self.estimate or noise_level)(x), 1)
+
+    @contextmanager
+    def holding(self, measured: Tensor) -> Iterator[None]:
+        """The layers are told these levels and grains, (N, 2, H, W), whatever the images are."""
+        self.held = measured
+        try:
+            yield
+        finally:
+            self.held = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) for the layers, and the level (N, 1, H, W), of images (N, 1, H, W)."""
         with torch.autocast(x.device.type, enabled=False):
-            level, grain = (self.estimate or noise_level)(x)
+            level, grain = (self.measured(x) if self.held is None else self.held).split(1, 1)
             scaled = (x - local_mean(x)) / level
             return torch.cat([scaled, grain, torch.log(level / USUAL_LEVEL)], 1), level
 
@@ -100,6 +118,11 @@ class Denoiser(nn.Module):
         nn.init.zeros_(last.weight)
         if last.bias is not None:
             nn.init.zeros_(last.bias)
+
+
+def told(network: nn.Module) -> Told | None:
+    """The part of a network that tells its layers the noise's level, where there is one."""
+    return next((part for part in network.modules() if isinstance(part, Told)), None)
 
 
 def denoisers() -> list[str]:

@@ -185,6 +185,47 @@ def test_what_is_accepted_is_on_the_level_set_and_keeps_a_share_of_the_change():
     assert torch.equal(*(project(level_set, proposals, epsilon, 30).images for _ in range(2)))
 
 
+@pytest.fixture
+def estimating():
+    """A denoiser that estimates the noise's level itself, and a noisy slice."""
+    network = networks.build("cnn10", last_kernel=3, residual=True, level="learned")
+    for weight in network.told.parameters():
+        nn.init.normal_(weight, std=0.1)
+    return frozen(network), 0.05 * torch.randn(1, 1, 48, 48)
+
+
+def test_the_search_may_hold_the_level_and_the_proof_may_not(estimating):
+    network, x0 = estimating
+    region = Window(14, 34, 14, 34)
+    level_set = LevelSet(network, x0, region, scale=HU)
+    proposals = level_set.start + 0.02 * torch.randn(2, 1, 20, 20)
+    epsilon = 0.2 * float(level_set.measure(proposals).min())
+    found = project(level_set, proposals, epsilon, 100)
+    assert found.accepted.all() and network.told.held is None
+    for content in found.images:
+        after = x0.clone()
+        after[(0, 0, *region.slices)] = content[0]
+        assert verify(level_set, x0, after) <= epsilon
+    # The estimate does react to the proposal.
+    levels = level_set.levels(level_set.start)
+    judged = [
+        float(level_set.value_and_gradient(proposals[:1], torch.tensor([0]), held)[0])
+        for held in (levels, None, level_set.levels(proposals[:1]))
+    ]
+    assert judged[1] == pytest.approx(judged[2], rel=1e-4) and judged[0] != judged[1]
+
+
+def test_the_gradient_with_the_level_held_is_that_of_the_layers_alone(estimating):
+    network, x0 = estimating
+    level_set = LevelSet(network, x0, Window(14, 34, 14, 34), scale=HU)
+    levels, item = level_set.levels(level_set.start), torch.tensor([0])
+    x = level_set.start + 0.02 * torch.randn(1, 1, 20, 20)
+    _, gradient = level_set.value_and_gradient(x, item, levels)
+    step = 1e-4 * torch.randn_like(x)
+    ahead, behind = (level_set.value_and_gradient(x + s, item, levels)[0] for s in (step, -step))
+    assert float(ahead - behind) / 2 == pytest.approx(float((gradient * step).sum()), rel=0.02)
+
+
 def test_a_proposal_on_the_level_set_stays():
     network = averaging()
     x0 = torch.rand(1, 1, 20, 20)
