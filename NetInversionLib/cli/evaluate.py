@@ -341,7 +341,7 @@ def _lesion_arguments(parser: argparse.ArgumentParser) -> None:
         "--people",
         default="*",
         metavar="PATTERNS",
-        help="whom the model was not trained on, by name without suffix; default all",
+        help="whom the model was not trained on, by name (of the T1) without suffix; default all",
     )
     parser.add_argument(
         "--cases",
@@ -408,7 +408,7 @@ def _real_lesions(options: argparse.Namespace) -> tuple[Table, Table]:
 
     image, mask = map(files.load, options.template) if options.template else (None, None)
     cases = real_lesions.evaluate(
-        real_lesions.find_pairs(options.real),
+        real_lesions.find_pairs(options.real, options.people),
         models.load(options.model, device),
         (image, mask) if image and mask else None,
         options.methods,

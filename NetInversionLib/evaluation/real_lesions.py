@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,17 @@ class Outlines:
     white: np.ndarray
 
 
-def find_pairs(folders: Sequence[str | Path]) -> list[tuple[Path, Path]]:
+def find_pairs(folders: Sequence[str | Path], patterns: str = "*") -> list[tuple[Path, Path]]:
     """The files NAME_T1 and NAME_T2 of folders, sorted.
+
+    Args:
+        folders: Where they are.
+        patterns: Of NAME_T1, with commas between.
 
     Raises:
         ValueError: A folder holds no such pair.
     """
+    chosen = [one.strip() for one in patterns.split(",")]
     found = []
     for folder in map(Path, folders):
         by_name = {files.scan_name(path): path for path in scans.find(folder, deep=False).scans}
@@ -72,9 +78,10 @@ def find_pairs(folders: Sequence[str | Path]) -> list[tuple[Path, Path]]:
             (path, by_name[name.removesuffix(T1) + T2])
             for name, path in sorted(by_name.items())
             if name.endswith(T1) and name.removesuffix(T1) + T2 in by_name
+            if any(fnmatch(name, one) for one in chosen)
         ]
         if not pairs:
-            raise ValueError(f"no NAME{T1} with a NAME{T2} in {folder}")
+            raise ValueError(f"no NAME{T1} with a NAME{T2} in {folder} fits '{patterns}'")
         found += pairs
     return found
 

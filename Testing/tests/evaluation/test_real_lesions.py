@@ -80,6 +80,8 @@ def test_pairs_are_those_of_one_visit(tmp_path, capsys):
         files.save(volume(np.ones((3, 3, 3), np.float32)), tmp_path / f"{name}.nii.gz")
     ((first, second),) = real_lesions.find_pairs([tmp_path])
     assert (first.name, second.name) == ("a_T1.nii.gz", "a_T2.nii.gz")
+    with pytest.raises(ValueError, match="fits 'b'"):
+        real_lesions.find_pairs([tmp_path], "b")
     (tmp_path / "a_T2.nii.gz").unlink()
     with pytest.raises(ValueError, match="NAME_T1"):
         real_lesions.find_pairs([tmp_path])
