@@ -41,12 +41,11 @@ def train_family(options: argparse.Namespace) -> int:
     """
     from ..families import training
     from ..families.settings import FamilySettings
-    from ..families.slices import read_slices
 
     checkpoint = _checkpoint(options)
     set_threads(options)
     settings = training.settings_for(options.family, **given(options, FamilySettings))
-    cases = read_slices(options.folder, settings.size, settings.spacing_mm, options.shell)
+    cases = training.read(options.family, options.folder, settings, options.shell)
     with _kept(checkpoint):
         path = training.train(
             options.family,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import models
-from ..networks.fourier import as_channels, centred_fft
+from ..networks.fourier import as_channels, centred_fft, middle_lines
 from ..networks.reconstruction import IMAGE_RANGE, KSPACE_RANGE
-from ..networks.varnet import in_coils, middle_lines, root_sum_of_squares
+from ..networks.varnet import in_coils, root_sum_of_squares
 from . import kspace
 from .operators import Coils, Gradient
 from .settings import FamilySettings

@@ -35,19 +35,19 @@ def spectrum(
     These are the singular values of its derivative there, by finite differences.
 
     Args:
-        network: Of images (N, C, H, W).
-        given: One image, (C, H, W).
+        network: Of images (N, C, H, W), or of volumes.
+        given: One image, (C, H, W), or volume.
         channel: What is changed of it.
-        side: Of the square, in the middle, in voxels.
+        side: Of the square, or cube, in the middle, in voxels.
 
     Returns:
-        (side^2,), the strongest first; 1 shows a change at its own size. And the direction of the
-        last one, (H, W), of norm 1.
+        (side^2,) or (side^3,), the strongest first; 1 shows a change at its own size. And the
+        direction of the last one, (H, W) or (K, J, I), of norm 1.
     """
     rows, places = _derivative(network, given, channel, side)
     directions, values, _ = torch.linalg.svd(rows, full_matrices=False)
     least = torch.zeros(given.shape[1:])
-    least[places[:, 0], places[:, 1]] = directions[:, -1]
+    least[places.unbind(1)] = directions[:, -1]
     return values, least
 
 
@@ -58,8 +58,9 @@ def _derivative(network: Network, given: Tensor, channel: int, side: int) -> tup
     before = network(given[None])
     answered = []
     for some in places.split(AT_ONCE):
-        changed = given.repeat(len(some), 1, 1, 1)
-        changed[torch.arange(len(some)), channel, some[:, 0], some[:, 1]] += STEP
+        changed = given.repeat(len(some), *[1] * given.ndim)
+        which = torch.arange(len(some)), torch.tensor(channel), *some.unbind(1)
+        changed[which] += STEP
         answered.append((network(changed) - before).flatten(1) / STEP)
     return torch.cat(answered), places
 
@@ -74,16 +75,16 @@ def lost(values: Tensor) -> tuple[float, float]:
     return float(unseen.float().mean()), float(((values < DEAF) & ~unseen).float().mean())
 
 
-def spot(shape: tuple[int, int], radius: float, height: float) -> Tensor:
-    """A small bright spot in the middle of an image, (H, W).
+def spot(shape: tuple[int, ...], radius: float, height: float) -> Tensor:
+    """A small bright spot in the middle of an image, (H, W), or of a volume.
 
     Args:
         shape: Of the image.
         radius: Standard deviation of its bell, in voxels.
         height: Of its top.
     """
-    rows, columns = (torch.arange(n) - n // 2 for n in shape)
-    squared = rows[:, None].square() + columns.square()
+    away = torch.meshgrid(*(torch.arange(n) - n // 2 for n in shape), indexing="ij")
+    squared = torch.stack(away).square().sum(0)
     return height * torch.exp(-squared / (2 * radius**2))
 
 

@@ -16,13 +16,23 @@ INSIDE = 0.05
 TV_WEIGHT = 0.005
 """Best of 0.005, 0.01, 0.02 and 0.05 on a person that is trained on."""
 TV_ITERATIONS = 40
+IN_HEAD = "PSNR in the head (dB)"
+OF_REGION = "Dice of the region (%)"
+"""What figures are called."""
 
 
 def psnr(image: Tensor, truth: Tensor) -> list[float]:
-    """Of each of complex images (N, H, W): dB for a peak of 1, of the complex error in the head."""
-    inside = truth.abs() > INSIDE
-    error = ((image - truth).abs().square() * inside).sum((-2, -1)) / inside.sum((-2, -1))
+    """Of each of complex images (N, ..., H, W): dB for a peak of 1, of the complex error inside."""
+    inside = (truth.abs() > INSIDE).flatten(1)
+    error = ((image - truth).abs().square().flatten(1) * inside).sum(1) / inside.sum(1)
     return [-10 * math.log10(max(float(one), 1e-12)) for one in error]
+
+
+def dice(region: Tensor, truth: Tensor) -> list[float]:
+    """Overlap of each of regions (N, ...) with the true one, of values above a half: percent."""
+    found, wanted = ((one > 0.5).flatten(1).float() for one in (region, truth))
+    both = (found * wanted).sum(1)
+    return (200 * both / (found.sum(1) + wanted.sum(1)).clamp_min(1)).tolist()
 
 
 def zero_filled(scan: Scan) -> Tensor:

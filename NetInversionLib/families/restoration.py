@@ -34,7 +34,7 @@ TV_ITERATIONS = 40
 
 @dataclass(frozen=True)
 class Pair:
-    """Images, and what a scanner shows of them.
+    """Images or volumes, and what a scanner shows of them.
 
     Attributes:
         image: The truth, (N, H, W); its brightest tissue is about 1.
@@ -59,7 +59,8 @@ class Pair:
     @property
     def coarse(self) -> Tensor:
         """A coarse image on its own grid, (N, H / 2, W / 2)."""
-        return self.poor[:, ::FACTOR, ::FACTOR]
+        every = slice(None), *[slice(None, None, FACTOR)] * (self.poor.ndim - 1)
+        return self.poor[every]
 
 
 # Noise --------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def coarsened(images: np.ndarray, rng: np.random.Generator, noise: float) -> Pai
     """Images, and what a scan of coarser voxels shows of them: means over each, with noise.
 
     Args:
-        images: (N, H, W), float32, sides divisible by ``FACTOR``.
+        images: (N, H, W) or (N, K, J, I), float32, sides divisible by ``FACTOR``.
         rng: Of the noise.
         noise: Its standard deviation.
 
@@ -162,19 +163,22 @@ def coarsened(images: np.ndarray, rng: np.random.Generator, noise: float) -> Pai
 
 
 def repeated(coarse: Tensor) -> Tensor:
-    """Coarse images (N, H, W) on the fine grid, each voxel repeated."""
-    return coarse.repeat_interleave(FACTOR, 1).repeat_interleave(FACTOR, 2)
+    """Coarse images (N, H, W) or (N, K, J, I) on the fine grid, each voxel repeated."""
+    for axis in range(1, coarse.ndim):
+        coarse = coarse.repeat_interleave(FACTOR, axis)
+    return coarse
 
 
 def linear(pair: Pair) -> Tensor:
-    """Coarse images on the fine grid by linear interpolation: (N, H, W)."""
-    fine = F.interpolate(pair.coarse[:, None], scale_factor=FACTOR, mode="bilinear")
+    """Coarse images on the fine grid by linear interpolation: (N, H, W) or (N, K, J, I)."""
+    mode = "bilinear" if pair.coarse.ndim == 3 else "trilinear"
+    fine = F.interpolate(pair.coarse[:, None], scale_factor=FACTOR, mode=mode)
     return fine[:, 0]
 
 
 def cubic(pair: Pair) -> Tensor:
-    """Coarse images on the fine grid by cubic splines: (N, H, W)."""
-    zoom = (1, FACTOR, FACTOR)
+    """Coarse images on the fine grid by cubic splines: (N, H, W) or (N, K, J, I)."""
+    zoom = (1, *[FACTOR] * (pair.coarse.ndim - 1))
     fine = ndimage.zoom(pair.coarse.numpy(), zoom, order=3, mode="nearest", grid_mode=True)
     return torch.from_numpy(fine)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 RECONSTRUCTION, DENOISER_INSIDE, DENOISING = "reconstruction", "denoiser inside", "denoising"
 SUPER_RESOLUTION, REGISTRATION, COILS = "super-resolution", "registration", "several coils"
+SYNTHESIS, TRANSLATION, TUMOURS = "synthesis", "translation", "tumours"
+VOLUME_SUPER_RESOLUTION = "super-resolution of volumes"
 PEOPLE = "T1-weighted brain slices of 30 people (OpenNeuro ds002748, CC0)"
 KSPACE_DATA = (
     PEOPLE + " at 2.4 mm, with simulated phase, noise and Cartesian under-sampling; six people left"
@@ -179,19 +181,49 @@ ROWS = (
         "gan-synthesis",
         "Synthesis by a GAN",
         "Bermudez and colleagues (002)",
-        "not built",
+        "own: a dense layer, then convolutions, against a critic by least squares",
         "latent",
         "-",
+        PEOPLE + " at 2.4 mm; six people left out",
+        "latent_generator",
+        {"cells": 10, "width": 12},
+        {"cells": 4, "width": 4},
+        SYNTHESIS,
+        1500,
+        {"batch": 8, "learning_rate": 1e-3},
     ),
     Row(
         "cycle-gan",
         "CycleGAN, T1 and T2",
         "Welander and colleagues (002)",
-        "not built",
+        "own: a U-Net there and another back, against two critics by least squares",
         "image",
         "-",
+        PEOPLE + " at 2.4 mm, and T2-weighted slices simulated from half of them; six people left"
+        " out, whose T2 is simulated in another way",
+        "cycle_translation",
+        {"features": [8, 16, 32]},
+        {"features": [4, 8]},
+        TRANSLATION,
+        1200,
+        {"learning_rate": 1e-3},
     ),
-    Row("vox2vox", "Vox2Vox", "Cirillo and colleagues (002)", "not built", "channels", "-"),
+    Row(
+        "vox2vox",
+        "Vox2Vox",
+        "Cirillo and colleagues (002)",
+        "own: a U-Net in three dimensions, against a critic by least squares",
+        "channels",
+        "-",
+        PEOPLE + " at 3.6 mm, with simulated T2 and simulated tumours (balls with bumps); six"
+        " people left out, whose tumours grow and spread",
+        "vox2vox",
+        {"features": [8, 16, 32]},
+        {"features": [4, 8]},
+        TUMOURS,
+        900,
+        {"size": 48, "spacing_mm": 3.6},
+    ),
     Row(
         "super-resolution",
         "Multi-scale super-resolution",
@@ -211,9 +243,17 @@ ROWS = (
         "srgan-3d",
         "3D SRGAN",
         "Sanchez and Vilaplana (002)",
-        "not built",
+        "own: residual blocks, against a critic by least squares",
         "low resolution",
         "-",
+        PEOPLE + " at 2.4 mm, and means over twice that in all directions with noise; six people"
+        " left out",
+        "volume_super_resolution",
+        {"factor": 2, "width": 20, "depth": 4},
+        {"factor": 2, "width": 6, "depth": 1},
+        VOLUME_SUPER_RESOLUTION,
+        1000,
+        {"size": 72, "spacing_mm": 2.4},
     ),
     Row(
         "registration",

@@ -13,7 +13,7 @@ from ..core.results import Result
 from ..core.volumes import Volume
 from . import rows
 from .settings import FamilySettings
-from .slices import JUDGED_SHARES, SLICE_STEP_MM, Slices, slices_of
+from .slices import JUDGED_SHARES, SLICE_STEP_MM, Slices, cube_of, slices_of
 from .tasks import Task
 from .training import TASKS, settings_for
 
@@ -50,16 +50,17 @@ def sample_for(card: models.Card, brain: Volume, other: Volume | None = None) ->
         other: Another person's, for networks that take two; without one the first is bent.
 
     Returns:
-        Four axial slices each, in the units of the card.
+        Four axial slices each, or a cube, in the units of the card.
 
     Raises:
         ValueError: The network is of no family, or the brain has no voxel above 0.
     """
     task, settings = task_of(card), settings_of(card)
-    first = slices_of(brain, "first", settings.size, settings.spacing_mm)
+    take = cube_of if task.dimensions == 3 else slices_of
+    first = take(brain, "first", settings.size, settings.spacing_mm)
     second = _bent(first)
     if other is not None:
-        second = slices_of(other, "second", settings.size, settings.spacing_mm)
+        second = take(other, "second", settings.size, settings.spacing_mm)
     trial = task.judged([first, second], settings)["first"]
     share = float(JUDGED_SHARES[1] - JUDGED_SHARES[0])
     step_mm = max(1, round(share * (len(first.images) - 1))) * SLICE_STEP_MM

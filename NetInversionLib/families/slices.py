@@ -40,7 +40,11 @@ class Slices:
 
 
 def read_slices(
-    folder: Path | str, size: int, spacing_mm: float, progress: Progress | None = None
+    folder: Path | str,
+    size: int,
+    spacing_mm: float,
+    progress: Progress | None = None,
+    dimensions: int = 2,
 ) -> list[Slices]:
     """Every brain of a folder, in the order of their names.
 
@@ -48,14 +52,16 @@ def read_slices(
         folder: Brain-extracted scans, 0 outside the brain.
         size: Voxels along each side.
         spacing_mm: Their size in plane.
+        dimensions: 3 for cubes (``cube_of``) instead of slices 6 mm apart.
         progress: Receives progress, and a warning for each two scans that look the same.
 
     Raises:
         ValueError: As ``find_scans`` and ``files.load``, or a scan without a brain.
     """
     found, progress = [], progress or Progress()
+    take = cube_of if dimensions == 3 else slices_of
     for name, image, _mask in read_scans(folder, progress):
-        found.append(slices_of(image, name, size, spacing_mm))
+        found.append(take(image, name, size, spacing_mm))
     return found
 
 
@@ -65,17 +71,45 @@ def slices_of(image: Volume, name: str, size: int, spacing_mm: float) -> Slices:
     Raises:
         ValueError: There is no voxel above 0.
     """
+    array, inside, voxel_mm = _brain(image, name)
+    cut = _cut(array, inside, voxel_mm, size * spacing_mm)
+    small = F.interpolate(
+        torch.from_numpy(cut)[:, None], (size, size), mode="bilinear", antialias=True
+    )
+    return Slices(name, small[:, 0].numpy())
+
+
+def cube_of(image: Volume, name: str, size: int, spacing_mm: float) -> Slices:
+    """A scan as a cube with voxels of one size in all directions, the brain in its middle.
+
+    Its slices (size, size, size) go from foot to head.
+
+    Raises:
+        ValueError: There is no voxel above 0.
+    """
+    array, inside, voxel_mm = _brain(image, name)
+    for axis, spacing in zip((0, 1, 2), reversed(voxel_mm)):
+        others = tuple(other for other in range(3) if other != axis)
+        around = np.flatnonzero(inside.any(others))
+        array = _field(array, around, axis, round(size * spacing_mm / spacing))
+    # Linearly, after means over what becomes one voxel: so nothing finer folds over.
+    means = F.adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(array))[None], size)
+    return Slices(name, means[0].numpy())
+
+
+def _brain(image: Volume, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Grey values whose brightest tissue is 1, where the brain is, and the voxels' size (i, j, k).
+
+    Raises:
+        ValueError: There is no voxel above 0.
+    """
     turned = volumes.reorient(image, "LPS")
     array = turned.float32()
     inside = array > 0
     if not inside.any():
         raise ValueError(f"{name} has no voxel above 0: choose a brain-extracted scan")
-    array = (array / np.percentile(array[inside], PERCENTILE)).clip(0, 1.3)
-    cut = _cut(array, inside, turned.spacing_mm, size * spacing_mm)
-    small = F.interpolate(
-        torch.from_numpy(cut)[:, None], (size, size), mode="bilinear", antialias=True
-    )
-    return Slices(name, small[:, 0].numpy())
+    scaled = (array / np.percentile(array[inside], PERCENTILE)).clip(0, 1.3)
+    return scaled, inside, turned.spacing_mm
 
 
 def label_slices(image: Volume, labels: Volume, size: int, spacing_mm: float) -> np.ndarray:
@@ -125,7 +159,10 @@ def draw_images(cases: Sequence[Slices], count: int, rng: np.random.Generator) -
 
 
 def judged_trials(
-    people: Sequence[Slices], seed: int, shown: Callable[[np.ndarray, np.random.Generator], T]
+    people: Sequence[Slices],
+    seed: int,
+    shown: Callable[[np.ndarray, np.random.Generator], T],
+    dimensions: int = 2,
 ) -> dict[str, T]:
     """What is judged of each person, by name: the same each time.
 
@@ -133,12 +170,27 @@ def judged_trials(
         people: Who is judged.
         seed: Of the random numbers, beside the person's name.
         shown: Makes it of a person's slices, (N, H, W), and random numbers.
+        dimensions: 3 for the cube, (1, K, J, I), instead of slices.
     """
     found = {}
     for one in people:
         rng = np.random.default_rng([seed, 1_000_000, *one.name.encode()])
-        found[one.name] = shown(at_shares(one, JUDGED_SHARES), rng)
+        images = one.images[None] if dimensions == 3 else at_shares(one, JUDGED_SHARES)
+        found[one.name] = shown(images, rng)
     return found
+
+
+def draw_cubes(
+    cases: Sequence[Slices], count: int, rng: np.random.Generator, side: int
+) -> np.ndarray:
+    """Parts of people's cubes, (N, side, side, side), half of them mirrored left to right."""
+    parts = []
+    for _ in range(count):
+        cube = cases[int(rng.integers(len(cases)))].images
+        first = [int(rng.integers(max(1, length - side + 1))) for length in cube.shape]
+        part = cube[tuple(slice(place, place + side) for place in first)]
+        parts.append(part[..., ::-1] if rng.random() < 0.5 else part)
+    return np.stack(parts)
 
 
 def at_shares(case: Slices, shares: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import models
 from ..core.volumes import Volume
 from ..networks.reconstruction import IMAGE_RANGE
+from . import quality
 from .settings import FamilySettings
 from .slices import SLICE_STEP_MM, Slices
 
@@ -20,7 +21,10 @@ UNITS = "1 of the image's brightest tissue"
 
 
 class Trial(Protocol):
-    """Images that are known, and what a network is given of them."""
+    """Images that are known, and what a network is given of them.
+
+    Those of networks in three dimensions are volumes, (N, K, J, I).
+    """
 
     @property
     def image(self) -> Tensor:
@@ -45,6 +49,8 @@ class Task(ABC):
         uses: Settings beside those of every training that count.
         peers: Images (N, H, W) of a trial, by what one would do without a network; the trivial one
             first.
+        dimensions: 3 for networks of volumes, not of slices.
+        figure: What ``scores`` gives.
     """
 
     inputs: tuple[models.Channel, ...]
@@ -55,6 +61,8 @@ class Task(ABC):
     simulated: str
     uses: tuple[str, ...] = ("noise",)
     peers: dict[str, Callable[[Any], Tensor]]
+    dimensions = 2
+    figure = quality.IN_HEAD
 
     @abstractmethod
     def draw(self, people: Sequence[Slices], settings: FamilySettings, step: int) -> Any:
@@ -78,6 +86,16 @@ class Task(ABC):
             settings: How strong noise is, where a peer is told.
         """
         return None
+
+    def peers_of(
+        self, people: Sequence[Slices], settings: FamilySettings
+    ) -> dict[str, Callable[[Any], Tensor]]:
+        """The peers, which may have looked at everybody who is trained on."""
+        return self.peers
+
+    def scores(self, images: Tensor, truth: Tensor) -> list[float]:
+        """How good images (N, ...) are, each; more is better."""
+        return quality.psnr(images, truth)
 
     def image_of(self, output: Tensor) -> Tensor:
         """A network's output (N, D, H, W) as images like the truth."""
@@ -104,15 +122,18 @@ class Task(ABC):
         K-space has the image's grid, its zero frequency in the middle.
 
         Args:
-            trial: Slices from foot to head, rows to the back, columns to the left.
+            trial: Slices from foot to head, rows to the back, columns to the left; of volumes the
+                first is taken.
             spacing_mm: Voxel size in plane.
             slice_mm: From slice to slice.
         """
-        geometry = np.diag([-spacing_mm, -spacing_mm, slice_mm, 1.0])
+        apart = spacing_mm if self.dimensions == 3 else slice_mm
+        geometry = np.diag([-spacing_mm, -spacing_mm, apart, 1.0])
         found = {}
         channels = [*self.inputs, *self.outputs]
         for channel, values in zip(channels, torch.cat([trial.given, trial.wanted], 1).unbind(1)):
             assert channel.high is not None
             array = values.numpy() * (channel.high - channel.low) + channel.low
+            array = array[0] if self.dimensions == 3 else array
             found[channel.role] = Volume(array, geometry, channel.role, channel.units)
         return found

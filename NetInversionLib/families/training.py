@@ -6,6 +6,7 @@ Each learns in minutes of one core what its way of reconstructing can do; none i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ..core.volumes import Volume
 from ..training import naming
 from ..training.loop import Group, State, plain, run
 from ..training.people import split_people
-from . import quality, rows
+from . import rows
+from .adversarial import Adversarial, Made
 from .coils import SeveralCoils
 from .reconstruction import DenoiserInside, Reconstruction
 from .registration import Registration
@@ -29,7 +31,11 @@ from .restoration import Denoising, SuperResolution
 from .rows import Row
 from .settings import SCANNER, FamilySettings
 from .slices import Slices, read_slices
+from .synthesis import Synthesis
 from .tasks import Task, Trial
+from .translation import Translation
+from .tumours import Tumours
+from .volumes import VolumeSuperResolution
 
 SOURCES = "OpenNeuro ds002748 (Bezmaternykh et al.), CC0; {} made of it"
 INTENDED_USE = (
@@ -44,6 +50,10 @@ TASKS: dict[str, Task] = {
     rows.DENOISING: Denoising(),
     rows.SUPER_RESOLUTION: SuperResolution(),
     rows.REGISTRATION: Registration(),
+    rows.SYNTHESIS: Synthesis(),
+    rows.TRANSLATION: Translation(),
+    rows.TUMOURS: Tumours(),
+    rows.VOLUME_SUPER_RESOLUTION: VolumeSuperResolution(),
 }
 """By ``Row.recipe``."""
 JUDGED_IN_TRAINING = 2
@@ -80,7 +90,7 @@ class _State(State):
         return self.task.loss(self.network.train(), self.people, self.settings, self.step)
 
     def advance(self, group: Group) -> float:
-        """One step; gives the root mean square error."""
+        """One step; gives the root of what it makes smaller, mostly a root mean square error."""
         loss = self.loss()
         self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group, clip=1.0)
         return math.sqrt(float(loss.detach()))
@@ -91,6 +101,63 @@ class _State(State):
         network = networks.build(row.architecture, **arguments)
         network.load_state_dict(self.averaged_state())
         return network.eval().requires_grad_(False)
+
+
+class _Against(_State):
+    """A network in training, and the critics that it is trained against."""
+
+    task: Adversarial
+
+    def __init__(self, row: Row, settings: FamilySettings, people: list[Slices], arguments: dict):
+        super().__init__(row, settings, people, arguments)
+        self.critics = self.task.critics()
+        self.parts["critics"] = self.critics
+        self.parts["critics' optimiser"] = torch.optim.Adam(
+            self.critics.parameters(), betas=(0.5, 0.99)
+        )
+
+    def loss(self) -> Tensor:
+        """Of the step that is being made."""
+        return self.task.against(self.critics, self.make())
+
+    def make(self) -> Made:
+        """What the network makes in this step."""
+        return self.task.step_of(self.network.train(), self.people, self.settings, self.step)
+
+    def advance(self, group: Group) -> float:
+        """One step of the network, and one of its critics; as ``_State``."""
+        made = self.make()
+        loss = self.task.against(self.critics, made)
+        self.update(self.parts["optimiser"], list(self.network.parameters()), loss, group, clip=1.0)
+        told = self.task.criticised(self.critics, made)
+        weights = list(self.critics.parameters())
+        self.update(self.parts["critics' optimiser"], weights, told, group)
+        return math.sqrt(float(loss.detach()))
+
+
+def begin(row: Row, settings: FamilySettings, people: list[Slices], arguments: dict) -> _State:
+    """A row's training before its first step.
+
+    Args:
+        row: What is trained.
+        settings: Of the training.
+        people: Everybody trained on.
+        arguments: Of the architecture.
+    """
+    kind = _Against if isinstance(TASKS[row.recipe], Adversarial) else _State
+    return kind(row, settings, people, arguments)
+
+
+def read(
+    name: str, folder: Path | str, settings: FamilySettings, progress: Progress
+) -> list[Slices]:
+    """Everybody's slices, or cubes, as a row takes them.
+
+    Raises:
+        ValueError: As ``read_slices``.
+    """
+    dimensions = TASKS[trained_row(name).recipe].dimensions
+    return read_slices(folder, settings.size, settings.spacing_mm, progress, dimensions)
 
 
 def train(
@@ -127,13 +194,13 @@ def train(
     settings = settings or settings_for(name)
     settings = replace(settings, steps=settings.steps or row.steps)
     training, held_out = split_people(cases, hold_out)
-    state = _State(row, settings, training, row.arguments if arguments is None else arguments)
+    state = begin(row, settings, training, row.arguments if arguments is None else arguments)
     few = state.task.judged(held_out[:JUDGED_IN_TRAINING], settings)
-    judge = (lambda: _mean_psnr(state.task, state.averaged(), few)) if few else None
+    judge = (lambda: _mean_score(state.task, state.averaged(), few)) if few else None
     run(
         state,
         lambda: state.advance(Group()),
-        ("error", "PSNR of a person left out (dB)"),
+        ("error", f"{state.task.figure} of a person left out"),
         Group(),
         checkpoint,
         progress,
@@ -142,7 +209,8 @@ def train(
     network = state.averaged()
     progress.log("measuring the people left out, beside what needs no learning")
     judged = state.task.judged(held_out, settings)
-    made = make_card(row, state, figures(state.task, network, judged))
+    peers = state.task.peers_of(training, settings)
+    made = make_card(row, state, figures(state.task, network, judged, peers))
     naming.save(output, network, made, card)
     return Path(output)
 
@@ -161,7 +229,7 @@ def run_analysis(
     name, folder, output = (settings[key] for key in ("name", "folder", "output"))
     chosen = {n: v for n, v in settings.items() if n not in ("name", "folder", "output")}
     made = settings_for(name, **chosen)
-    cases = read_slices(folder, made.size, made.spacing_mm, progress)
+    cases = read(name, folder, made, progress)
     path = train(name, cases, output, made, progress=progress)
     return Result(facts={"complete": True, "file": str(path)})
 
@@ -178,21 +246,24 @@ def trained_row(name: str) -> Row:
     return row
 
 
-def _mean_psnr(task: Task, network: nn.Module, trials: dict[str, Trial]) -> float:
-    found = [quality.psnr(task.made(network, one), one.image) for one in trials.values()]
+def _mean_score(task: Task, network: nn.Module, trials: dict[str, Trial]) -> float:
+    found = [task.scores(task.made(network, one), one.image) for one in trials.values()]
     return float(np.mean(found))
 
 
 def figures(
-    task: Task, network: nn.Module, trials: dict[str, Trial]
+    task: Task,
+    network: nn.Module,
+    trials: dict[str, Trial],
+    peers: dict[str, Callable[[Any], Tensor]],
 ) -> dict[str, dict[str, float]]:
-    """Mean PSNR in the head, dB, of each person: of the network and of ``task.peers``."""
+    """Each person's mean ``task.figure``: of the network and of its peers."""
     found = {}
     for person, trial in trials.items():
-        images = {name: peer(trial) for name, peer in task.peers.items()}
+        images = {name: peer(trial) for name, peer in peers.items()}
         images["network"] = task.made(network, trial)
         found[person] = {
-            name: float(np.mean(quality.psnr(image, trial.image))) for name, image in images.items()
+            name: float(np.mean(task.scores(image, trial.image))) for name, image in images.items()
         }
     return found
 
@@ -203,10 +274,10 @@ def make_card(row: Row, state: _State, found: dict[str, dict[str, float]]) -> mo
     told: dict[str, Any] = {}
     for person, values in found.items():
         text = ", ".join(f"{value:.1f} by {name}" for name, value in values.items())
-        told[f"{person}, held out, PSNR in the head (dB)"] = text
+        told[f"{person}, held out, {task.figure}"] = text
     for name in next(iter(found.values()), {}):
         mean = float(np.mean([values[name] for values in found.values()]))
-        told[f"held out, mean PSNR in the head (dB), {name}"] = round(mean, 2)
+        told[f"held out, mean {task.figure}, {name}"] = round(mean, 2)
     settled: dict[str, Any] = {
         name: value if type(value) in (int, float, str) else str(value)
         for name, value in plain(settings).items()
@@ -219,7 +290,7 @@ def make_card(row: Row, state: _State, found: dict[str, dict[str, float]]) -> mo
         arguments=dict(state.made[1]),
         inputs=task.inputs,
         outputs=task.outputs,
-        dimensions=2,
+        dimensions=task.dimensions,
         orientation="LPS",
         spacing_mm=(settings.spacing_mm, settings.spacing_mm),
         size_multiple=state.network.size_multiple,

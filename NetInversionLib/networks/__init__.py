@@ -19,9 +19,12 @@ from . import (  # noqa: F401  (register themselves)
     sampler,
     shrinkage,
     super_resolution,
+    synthesis,
+    translation,
     unet,
     vae,
     varnet,
     vgg,
+    volumes,
 )
 from .registry import ARCHITECTURES, build, register  # noqa: F401

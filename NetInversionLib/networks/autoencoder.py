@@ -26,8 +26,7 @@ class DenoisingAutoencoder(nn.Module):
         super().__init__()
         self.unet = UNet(2, 1, 1, features)
         self.size_multiple = self.unet.size_multiple
-        nn.init.zeros_(self.unet.out.weight)  # training begins with the image as it is
-        nn.init.zeros_(self.unet.out.bias)
+        self.unet.begin_with_nothing()  # training begins with the image as it is
 
     def forward(self, x: Tensor) -> Tensor:
         """The image without its noise, of the shape of x: (N, 1, H, W), values of 0 to 1."""

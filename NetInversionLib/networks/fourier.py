@@ -24,3 +24,15 @@ def as_complex(channels: Tensor) -> Tensor:
 def as_channels(image: Tensor) -> Tensor:
     """Complex images (N, ...) as their real and imaginary parts, (N, 2, ...)."""
     return torch.stack([image.real, image.imag], 1)
+
+
+def middle_lines(mask: Tensor) -> Tensor:
+    """The measured lines that hang together with the middle one, (N, H, W), 1 where one is.
+
+    Args:
+        mask: (N, H, W), 1 where k-space was measured.
+    """
+    middle = mask.shape[1] // 2
+    after = mask[:, middle:].cumprod(1)
+    before = mask[:, :middle].flip(1).cumprod(1).flip(1)
+    return torch.cat([before, after], 1) * mask[:, middle : middle + 1]

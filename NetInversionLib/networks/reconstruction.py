@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .fourier import as_channels, as_complex, centred_fft
+from .fourier import as_channels, as_complex, centred_fft, middle_lines
 from .registry import register
 from .unet import UNet
 
@@ -26,6 +26,8 @@ KSPACE_RANGE, IMAGE_RANGE = 32.0, 1.5
 """Largest magnitude of either part, of k-space and of the image, that a model's card tells."""
 MAX_WIDTH, MAX_DEPTH, MAX_STEPS, MAX_SIDE = 256, 16, 64, 256
 MAX_LEVEL = 1.0
+LEAST = 1e-12
+"""Of a squared magnitude, so that its root has a gradient."""
 
 
 def whole(name: str, value: object, most: int, least: int = 1) -> int:
@@ -115,6 +117,9 @@ def consistent(image: Tensor, measured: Tensor, mask: Tensor, step: Tensor | flo
 class Postprocessed(KSpaceNetwork):
     """The zero-filled image, then a U-Net that finds what is wrong with it.
 
+    The U-Net is shown the image without its smooth phase, that of the middle lines: it need not
+    learn the same errors anew for every phase.
+
     Args:
         features: Of the ``UNet``.
     """
@@ -122,13 +127,14 @@ class Postprocessed(KSpaceNetwork):
     def __init__(self, features=(16, 32, 64)):
         super().__init__()
         self.unet = UNet(2, 2, 2, features)
-        nn.init.zeros_(self.unet.out.weight)
-        nn.init.zeros_(self.unet.out.bias)
+        self.unet.begin_with_nothing()  # training begins with the zero-filled image
 
     def image_of(self, measured: Tensor, mask: Tensor) -> Tensor:
         """See ``KSpaceNetwork``."""
-        image = zero_filled(measured)
-        return image - self.unet(image)
+        coarse = centred_fft(middle_lines(mask) * measured, inverse=True)
+        turn = coarse / (coarse.real.square() + coarse.imag.square() + LEAST).sqrt()
+        image = as_channels(centred_fft(measured, inverse=True) * turn.conj())
+        return as_channels(as_complex(image - self.unet(image)) * turn)
 
 
 @register("plug_and_play")

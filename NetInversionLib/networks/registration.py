@@ -53,8 +53,7 @@ class VoxelMorph(nn.Module):
         super().__init__()
         self.unet = UNet(2, 2, 2, features)
         self.size_multiple = self.unet.size_multiple
-        nn.init.zeros_(self.unet.out.weight)  # training begins with the image where it is
-        nn.init.zeros_(self.unet.out.bias)
+        self.unet.begin_with_nothing()  # training begins with the image where it is
 
     def displacement(self, x: Tensor) -> Tensor:
         """Of images (N, 2, H, W), moving and fixed: (N, 2, H, W), as ``warp`` takes it."""

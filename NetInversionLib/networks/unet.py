@@ -57,6 +57,11 @@ class UNet(nn.Module):
         )
         self.out = conv(features[0], out_channels, 1)
 
+    def begin_with_nothing(self) -> None:
+        """Set the last layer to zero: the network then gives 0 for every image."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
     def forward(self, image: Tensor) -> Tensor:
         """An image to the network's output.
 
@@ -121,9 +126,7 @@ class VoxelUNet(nn.Module):
             nn.SiLU(),
             conv(voxel_features, out_channels, 1),
         )
-        # Training begins as the voxel's part alone.
-        nn.init.zeros_(self.space.out.weight)
-        nn.init.zeros_(self.space.out.bias)
+        self.space.begin_with_nothing()  # training begins as the voxel's part alone
 
     def forward(self, image: Tensor) -> Tensor:
         """An image to the network's output.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .fourier import as_channels, as_complex, centred_fft
+from .fourier import as_channels, as_complex, centred_fft, middle_lines
 from .reconstruction import IMAGE_RANGE, KSPACE_RANGE, MAX_STEPS, Enhancer, whole
 from .registry import register
 from .unet import UNet
@@ -33,18 +33,6 @@ def in_coils(x: Tensor) -> tuple[Tensor, Tensor]:
 def root_sum_of_squares(images: Tensor) -> Tensor:
     """Complex images of coils, (N, coils, H, W), as one magnitude, (N, H, W)."""
     return (images.real.square() + images.imag.square()).sum(1).add(LEAST).sqrt()
-
-
-def middle_lines(mask: Tensor) -> Tensor:
-    """The measured lines that hang together with the middle one, (N, H, W), 1 where one is.
-
-    Args:
-        mask: (N, H, W), 1 where k-space was measured.
-    """
-    middle = mask.shape[1] // 2
-    after = mask[:, middle:].cumprod(1)
-    before = mask[:, :middle].flip(1).cumprod(1).flip(1)
-    return torch.cat([before, after], 1) * mask[:, middle : middle + 1]
 
 
 @register("varnet")
@@ -72,8 +60,7 @@ class VarNet(nn.Module):
         whole("cascades", cascades, MAX_STEPS)
         self.in_channels = 2 * coils + 1
         self.estimate = UNet(2, 2, 2, features)
-        nn.init.zeros_(self.estimate.out.weight)  # begins with the middle lines alone
-        nn.init.zeros_(self.estimate.out.bias)
+        self.estimate.begin_with_nothing()  # training begins with the middle lines alone
         self.enhancers = nn.ModuleList(Enhancer(width, depth) for _ in range(cascades))
         self.step = nn.Parameter(torch.ones(cascades))
 

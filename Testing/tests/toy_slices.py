@@ -23,8 +23,15 @@ def heads(count, seed=0):
     return images.clip(0, 1)
 
 
-def people(count):
-    return [slices.Slices(f"sub-{n}", heads(6, n)) for n in range(count)]
+def people(count, dimensions=2):
+    made = cube if dimensions == 3 else lambda seed: heads(6, seed)
+    return [slices.Slices(f"sub-{n}", made(n)) for n in range(count)]
+
+
+def cube(seed):
+    """Ellipses in every slice, of a head that gets narrower upwards and downwards."""
+    away = np.abs(np.linspace(-1, 1, SIDE, dtype=np.float32))[:, None, None]
+    return np.ascontiguousarray(heads(1, seed) * (away < 0.8) * (1 - 0.3 * away))
 
 
 def a_scan(count=2, **chosen):

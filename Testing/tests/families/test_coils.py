@@ -7,7 +7,7 @@ from toy_slices import SIDE, heads, small
 
 from NetInversionLib import networks
 from NetInversionLib.families import analysis, coils, kspace, quality, rows
-from NetInversionLib.networks import varnet
+from NetInversionLib.networks import fourier, varnet
 from NetInversionLib.networks.fourier import centred_fft
 
 SCANNER = {"acceleration": 4.0, "centre": 0.15, "noise": 0.01}
@@ -42,7 +42,7 @@ def test_an_input_holds_kspace_and_mask():
 
 def test_middle_lines_are_those_that_hang_together():
     mask = torch.tensor([[1, 0, 1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 0, 1, 1, 1]])
-    found = varnet.middle_lines(mask[:, :, None].expand(-1, -1, 3).float())
+    found = fourier.middle_lines(mask[:, :, None].expand(-1, -1, 3).float())
     assert found[0, :, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
     assert found[1].sum() == 0  # the middle one itself is not measured
 
