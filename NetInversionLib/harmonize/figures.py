@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.keys import Column, Key
-from ..core.results import Curve, Result, Table
+from ..core.results import Curve, Result, Table, table_of_rows
 from ..models import Model
 from ..networks.mrflow import MRFlow
 from . import estimate, matching, similarity, slices
 from . import scan as harmonize_scan
 from .change import restyle
+from .gate import Limits
 from .places import unlike_places
 from .scan import Scan
 from .settings import HarmonizeSettings
 
 if TYPE_CHECKING:
     from .change import Restyled
+    from .gate_figures import Look
 
 
 FIGURES_EVERY = 3  # bits/dim of a source or result: from every third slice
@@ -149,6 +151,34 @@ def figures_of(scan: Scan, source: Scan, target: np.ndarray, bits: float) -> dic
         "slice-to-slice score": similarity.slice_score(scan.image, source.image, source.mask),
         "mean change": similarity.mae(scan.image, source.image, source.mask),
     }
+
+
+def detail(source: Look, result: Look, statistics: dict[str, np.ndarray]) -> Table:
+    """How fine and how noisy source and result are beside the target's people.
+
+    Neither is changed by harmonization but by what its curve does to contrasts.
+
+    Args:
+        source, result: What the gate sees of them.
+        statistics: Of the target, see ``gate.check_source``.
+
+    Returns:
+        A row for each and for the people's median; "voxel" is the longest side, no number for the
+        people; "noise" and "sharpness" see ``gate_figures.quality``, at 2 mm.
+    """
+    limits = Limits(statistics)
+    rows = {
+        "source": (source.voxel_mm, source.quality["noise"], source.quality["sharpness"]),
+        "harmonized": (result.voxel_mm, result.quality["noise"], result.quality["sharpness"]),
+        "target, median person": (
+            np.nan,
+            *(float(np.median(limits.column(name))) for name in ("noise", "sharpness")),
+        ),
+    }
+    headings = ["image", Column("voxel", "mm"), "noise", "sharpness"]
+    return table_of_rows(
+        "Resolution and noise", headings, [(name, *row) for name, row in rows.items()]
+    )
 
 
 def baselines(

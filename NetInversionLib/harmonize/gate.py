@@ -158,7 +158,7 @@ def check_source(source: Scan | Look, statistics: dict[str, np.ndarray]) -> list
         source: A scaled scan, or its ``look``.
         statistics: From ``training.gate.fit``, by name, which says of which shape each is.
     """
-    if not _learned(statistics):
+    if not learned(statistics):
         return [_unlearned()]
     limits = Limits(statistics)
     seen = look(source)
@@ -187,7 +187,7 @@ def check_result(
         bits_per_dim: Of the result under that flow, the mean over the orientations; None leaves
             this check out.
     """
-    if not _learned(statistics):
+    if not learned(statistics):
         return [_unlearned()]
     limits = Limits(statistics)
     seen = look(result)
@@ -226,7 +226,7 @@ def check_result(
 LOOK = " Look at the result beside the source before using it."
 
 
-def _learned(statistics: dict[str, np.ndarray]) -> bool:
+def learned(statistics: dict[str, np.ndarray]) -> bool:
     """Whether the statistics are there, and measured as this version of the gate measures."""
     version = int(statistics.get("gate_version", np.ones(1))[0])
     return "gate_figures" in statistics and version == VERSION

@@ -29,7 +29,7 @@ from ..networks.mrflow import MRFlow
 from . import gate, gate_figures
 from . import scan as harmonize_scan
 from .change import changeable, gate_statistics, harmonizer, restyle, scaled_uncut
-from .figures import baselines, bits_per_dim, describe
+from .figures import baselines, bits_per_dim, describe, detail
 from .gate import alignment_check
 from .places import (
     MAP_VALUES,
@@ -86,7 +86,7 @@ def harmonize(
         Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type
         or the target's), "change", and in the anatomy-safe mode "multiplicative field" and
         "additive field", and "unlike" if some places are unlike the target's people (2 there, 1
-        beside them); tables "verdict", "summary", "curve" and, if asked for, "baselines";
+        beside them); tables "verdict", "summary", "detail", "curve" and, if asked for, "baselines";
         curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted",
         "flagged" or "refused"), "reasons", and all that is needed to run it again. A refused volume
         has no images unless ``force``.
@@ -128,13 +128,16 @@ def harmonize(
     progress.report(0.8, "Checking the result")
     harmonized = scan.with_image(np.clip(restyled.image, 0, harmonize_scan.BRIGHTEST))
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
-    checks += gate.check_result(seen, harmonized, statistics, bits[1])
+    result_seen = gate_figures.look(harmonized)
+    checks += gate.check_result(seen, result_seen, statistics, bits[1])
     if restyled.estimate is not None:
         checks += estimate_checks(restyled.estimate, scan, harmonized)
     word, reasons = _verdict_on_result(checks, settings.force)
     result.tables[Key("verdict")] = gate.table(checks)
     result.facts.update(verdict=word, reasons=reasons)
     describe(result, scan, harmonized, restyled, network, bits, settings)
+    if gate.learned(statistics):
+        result.tables[Key("detail")] = detail(seen, result_seen, statistics)
     if settings.baselines:
         progress.report(0.85, "Trying the classical methods")
         result.tables[Key("baselines")] = baselines(scan, harmonized, network, settings, model)

@@ -14,8 +14,8 @@ from NetInversionLib.core import files, volumes
 from NetInversionLib.core.volumes import Volume
 from NetInversionLib.evaluation import gate, wrong_scans
 from NetInversionLib.evaluation.wrong_scans import ARTEFACTS, CONTRASTS, PLACEMENTS, flipped
+from NetInversionLib.harmonize import figures, gate_figures, matching, simulated_scanners
 from NetInversionLib.harmonize import gate as harmonize_gate
-from NetInversionLib.harmonize import gate_figures, matching, simulated_scanners
 from NetInversionLib.harmonize import scan as harmonize_scan
 from NetInversionLib.harmonize.gate import Check, Limits, verdict
 from NetInversionLib.harmonize.gate_figures import FIGURES
@@ -305,6 +305,20 @@ def test_a_result_further_from_the_target_than_its_source_is_never_accepted(scan
         c.passed
         for c in harmonize_gate._distance_checks(limit, own, harmonize_gate.Limits(statistics))
     )
+
+
+def test_resolution_and_noise_stand_beside_the_people_s(scan, statistics):
+    random = np.random.default_rng(0)
+    noisy = scan.with_image((scan.image + random.normal(0, 0.1, scan.image.shape)) * scan.mask)
+    seen = [gate_figures.look(one) for one in (noisy, scan)]
+    columns = figures.detail(*seen, statistics).columns
+    assert columns["image"] == ["source", "harmonized", "target, median person"]
+    assert columns["voxel (mm)"][:2] == [max(scan.original.spacing_mm)] * 2
+    assert np.isnan(columns["voxel (mm)"][2]), "people may have any"
+    assert columns["noise"][:2] == [one.quality["noise"] for one in seen]
+    assert columns["noise"][0] > 1.5 * columns["noise"][2]
+    people = harmonize_gate.Limits(statistics).column("sharpness")
+    assert columns["sharpness"][2] == pytest.approx(np.median(people))
 
 
 def test_a_distance_that_people_keep_is_no_worse_than_a_smaller_one(statistics):
