@@ -47,6 +47,10 @@ HEADINGS = [
 ]
 
 
+class NoLesionError(ValueError):
+    """The rules found no lesion; the message says where."""
+
+
 @dataclass(frozen=True)
 class Outlines:
     """What the rules found, boolean [k, j, i] on the T1's grid.
@@ -107,7 +111,8 @@ def evaluate(
         A row for each T1 and method (``HEADINGS``).
 
     Raises:
-        ValueError: An image cannot be used, or no lesion was found in it.
+        ValueError: An image cannot be used.
+        NoLesionError: None was found in any image; one without is named and left out.
     """
     progress = progress or Progress()
     methods = wanted_methods(wanted)
@@ -115,10 +120,17 @@ def evaluate(
     for n, (first, second) in enumerate(pairs):
         progress.report(n / len(pairs), files.scan_name(first))
         scan, t2 = read_pair(first, second, template)
+        try:
+            found = outline(scan, t2)
+        except NoLesionError as error:
+            progress.log(f"left out: {error}")
+            continue
         rows += [
             (person(first), files.scan_name(first), *row)
-            for row in _measured(scan, outline(scan, t2), model, methods)
+            for row in _measured(scan, found, model, methods)
         ]
+    if not rows:
+        raise NoLesionError("no lesion was found in any image")
     return table_of_rows("Real lesions, one patient after the other", HEADINGS, rows)
 
 
@@ -180,7 +192,7 @@ def outline(scan: Scan, t2: np.ndarray) -> Outlines:
         t2: On the same grid, [k, j, i], any unit.
 
     Raises:
-        ValueError: No lesion was found.
+        NoLesionError: No lesion was found.
     """
     spacing = np.array(scan.volume.spacing_mm[::-1])
     fluid_below, white_above = _otsu(scan.inside)
@@ -197,7 +209,7 @@ def outline(scan: Scan, t2: np.ndarray) -> Outlines:
     large[0] = False
     lesions = large[labels]
     if not lesions.any():
-        raise ValueError(f"no lesion was found in {scan.volume.name}")
+        raise NoLesionError(f"no lesion was found in {scan.volume.name}")
     away = ndimage.distance_transform_edt(~lesions, spacing)
     near = (away > FROM_FLUID_MM) & (away < AROUND_MM)
     return Outlines(lesions, near & far & (share > MOSTLY) & (t2 < usual + 2 * spread))
