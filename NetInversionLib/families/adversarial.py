@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .settings import FamilySettings
 from .slices import Slices
 from .tasks import Task
 
@@ -75,15 +74,13 @@ class Adversarial(Task):
     def critics(self) -> nn.ModuleDict:
         """New critics, by name."""
 
-    @abstractmethod
-    def make(self, network: nn.Module, drawn: Any) -> Made:
-        """What the network makes of what ``draw`` gave."""
+    def known(self, people: Sequence[Slices]) -> Any:
+        """What ``make`` is told of everybody who is trained on, found before the first step."""
+        return None
 
-    def step_of(
-        self, network: nn.Module, people: Sequence[Slices], settings: FamilySettings, step: int
-    ) -> Made:
-        """What the network makes in a step of its training."""
-        return self.make(network, self.draw(people, settings, step))
+    @abstractmethod
+    def make(self, network: nn.Module, drawn: Any, known: Any) -> Made:
+        """What the network makes of what ``draw`` gave."""
 
     def against(self, critics: nn.ModuleDict, made: Made) -> Tensor:
         """What the network makes smaller: the error, and how far the critics are from 1."""

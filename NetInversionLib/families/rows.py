@@ -186,7 +186,7 @@ ROWS = (
         "gan-synthesis",
         "Synthesis by a GAN",
         "Bermudez and colleagues (002)",
-        "own: a dense layer, then convolutions, against a critic by least squares",
+        "own: a dense layer, then convolutions, against a critic; begins with components",
         "latent",
         "-",
         PEOPLE + " at 2.4 mm; six people left out",
@@ -194,7 +194,7 @@ ROWS = (
         {"cells": 10, "width": 12},
         {"cells": 4, "width": 4},
         SYNTHESIS,
-        1500,
+        700,
         {"batch": 8, "learning_rate": 1e-3},
     ),
     Row(

@@ -17,6 +17,10 @@ from .adversarial import Adversarial, Made, PlaceCritic
 from .settings import FamilySettings
 from .slices import Slices, draw_images, judged_trials
 
+ANCHOR = 30.0
+"""What the mean square error of people's images weighs, each made of its principal components in
+units of their spread. Against a critic alone nothing like a head was made in 1000 steps.
+"""
 SEARCH_STEPS, SEARCH_RATE = 150, 0.1
 PRICE = 1e-4
 """Of the latents' mean square, beside the image's mean square error: they stay likely."""
@@ -60,12 +64,44 @@ def nearest(network: nn.Module, images: Tensor, steps: int = SEARCH_STEPS) -> Te
     return latents.detach()
 
 
-def principal(images: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
-    """Mean (H W,) and the first principal directions (count, H W) of images (N, H, W)."""
-    flat = torch.from_numpy(images).flatten(1)
+@dataclass(frozen=True)
+class Components:
+    """The principal components of images, as many as there are latents.
+
+    Attributes:
+        mean, directions: Of images in a row, (H W,) and (C, H W).
+        spread: Standard deviation along each, (C,).
+        cells: Latents along the sides of an image.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    spread: Tensor
+    cells: tuple[int, int]
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Coordinates of images (N, H, W) in units of their spread, (N, H / 8, W / 8)."""
+        along = (images.flatten(1) - self.mean) @ self.directions.T
+        return (along / self.spread).unflatten(1, self.cells)
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """What the components can show of images, (N, H, W)."""
+        away = images.flatten(1) - self.mean
+        return (self.mean + away @ self.directions.T @ self.directions).view_as(images)
+
+
+def components(people: Sequence[Slices]) -> Components:
+    """The components of everybody's slices and their mirror images."""
+    images = np.concatenate([one.images for one in people])
+    cells = images.shape[1] // CELL, images.shape[2] // CELL
+    flat = torch.from_numpy(np.concatenate([images, images[:, :, ::-1]])).flatten(1)
     mean = flat.mean(0)
-    _, _, directions = torch.linalg.svd(flat - mean, full_matrices=False)
-    return mean, directions[:count]
+    _, sizes, directions = torch.linalg.svd(flat - mean, full_matrices=False)
+    missing = max(0, cells[0] * cells[1] - len(sizes))  # of few images, directions of nothing
+    directions = torch.nn.functional.pad(directions, (0, 0, 0, missing))
+    spread = torch.nn.functional.pad(sizes, (0, missing)).clamp_min(1e-3) / len(flat) ** 0.5
+    count = cells[0] * cells[1]
+    return Components(mean, directions[:count], spread[:count], cells)
 
 
 class Synthesis(Adversarial):
@@ -103,24 +139,23 @@ class Synthesis(Adversarial):
         self, people: Sequence[Slices], settings: FamilySettings
     ) -> dict[str, Callable[[Any], Tensor]]:
         """See ``Task``; as many principal components as there are latents."""
-        images = np.concatenate([one.images for one in people])
-        count = (images.shape[1] // CELL) * (images.shape[2] // CELL)
-        mean, directions = principal(np.concatenate([images, images[:, :, ::-1]]), count)
-
-        def projected(trial: Drawn) -> Tensor:
-            away = trial.image.flatten(1) - mean
-            return (mean + away @ directions.T @ directions).view_as(trial.image)
-
+        found = components(people)
+        mean = found.mean.view(people[0].images.shape[1:])
         return {
-            "mean image": lambda trial: mean.expand(len(trial.image), -1).view_as(trial.image),
-            "principal components": projected,
+            "mean image": lambda trial: mean.expand_as(trial.image),
+            "principal components": lambda trial: found.nearest(trial.image),
         }
 
     def critics(self) -> nn.ModuleDict:
         """See ``Adversarial``; every place of the critic sees the whole head."""
         return nn.ModuleDict({"image": PlaceCritic(2, downs=4)})
 
-    def make(self, network: nn.Module, drawn: Drawn) -> Made:
-        """See ``Adversarial``; nothing is said beside what the critic says."""
+    def known(self, people: Sequence[Slices]) -> Components | None:
+        """See ``Adversarial``."""
+        return components(people) if people else None
+
+    def make(self, network: nn.Module, drawn: Drawn, known: Components) -> Made:
+        """See ``Adversarial``; the error is that of people's images, made of their latents."""
         made = network.generate(drawn.latents)
-        return Made(made.new_zeros(()), {"image": (made, drawn.wanted)})
+        error = network.generate(known.latents(drawn.image)) - drawn.wanted
+        return Made(ANCHOR * error.square().mean(), {"image": (made, drawn.wanted)})

@@ -110,7 +110,7 @@ class _Against(_State):
 
     def __init__(self, row: Row, settings: FamilySettings, people: list[Slices], arguments: dict):
         super().__init__(row, settings, people, arguments)
-        self.critics = self.task.critics()
+        self.critics, self.known = self.task.critics(), self.task.known(people)
         self.parts["critics"] = self.critics
         self.parts["critics' optimiser"] = torch.optim.Adam(
             self.critics.parameters(), betas=(0.5, 0.99)
@@ -122,7 +122,8 @@ class _Against(_State):
 
     def make(self) -> Made:
         """What the network makes in this step."""
-        return self.task.step_of(self.network.train(), self.people, self.settings, self.step)
+        drawn = self.task.draw(self.people, self.settings, self.step)
+        return self.task.make(self.network.train(), drawn, self.known)
 
     def advance(self, group: Group) -> float:
         """One step of the network, and one of its critics; as ``_State``."""

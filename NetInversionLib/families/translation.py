@@ -132,7 +132,7 @@ class Translation(Adversarial):
         """See ``Adversarial``."""
         return nn.ModuleDict({"t1": PlaceCritic(2), "t2": PlaceCritic(2)})
 
-    def make(self, network: nn.Module, drawn: Contrasts) -> Made:
+    def make(self, network: nn.Module, drawn: Contrasts, known: None) -> Made:
         """See ``Adversarial``; the error is what does not come back, either way, and the anchor."""
         first, second = drawn.given, drawn.wanted[:, :1]
         there, again = network(first).split(1, 1)

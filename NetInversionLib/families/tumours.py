@@ -252,7 +252,7 @@ class Tumours(Adversarial):
         """See ``Adversarial``; the critic sees the contrasts too."""
         return nn.ModuleDict({"regions": PlaceCritic(3, 4, width=8)})
 
-    def make(self, network: nn.Module, drawn: Heads) -> Made:
+    def make(self, network: nn.Module, drawn: Heads, known: None) -> Made:
         """See ``Adversarial``; the error is the missing overlap, and the cross entropy."""
         given, wanted = drawn.given, drawn.wanted
         made = network(given)

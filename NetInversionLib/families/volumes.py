@@ -40,7 +40,7 @@ class VolumeSuperResolution(Adversarial, SuperResolution):
         """See ``Adversarial``."""
         return nn.ModuleDict({"volume": PlaceCritic(3, width=8)})
 
-    def make(self, network: nn.Module, drawn: Pair) -> Made:
+    def make(self, network: nn.Module, drawn: Pair, known: None) -> Made:
         """See ``Adversarial``; the error is the mean square one."""
         made = network(drawn.given)
         error = (made - drawn.wanted).square().mean() * IMAGE_RANGE**2

@@ -144,12 +144,15 @@ def test_latents_are_found_again_from_the_image_that_they_make(monkeypatch):
 
 def test_principal_components_of_images_in_a_plane_are_exact():
     rng = np.random.default_rng(0)
-    corners = rng.random((3, 8, 8), np.float32)
-    weights = rng.random((20, 3), np.float32)
+    corners = rng.random((2, 16, 16), np.float32)
+    weights = rng.random((20, 2), np.float32)
     images = np.tensordot(weights / weights.sum(1, keepdims=True), corners, 1).astype(np.float32)
-    mean, two = synthesis.principal(images, 2)
-    away = torch.from_numpy(images).flatten(1) - mean
-    assert torch.allclose(away @ two.T @ two, away, atol=1e-5)
+    found = synthesis.components([slices.Slices("one", images)])  # mirrored: three directions
+    shown = torch.from_numpy(images)
+    assert torch.allclose(found.nearest(shown), shown, atol=1e-5)
+    both = torch.cat([shown, shown.flip(2)])
+    latents = found.latents(both).flatten(1)[:, :3]
+    assert torch.allclose(latents.T @ latents / 40, torch.eye(3), atol=1e-3)
 
 
 # Volumes ------------------------------------------------------------------------------------------
