@@ -194,7 +194,7 @@ ROWS = (
         {"cells": 10, "width": 12},
         {"cells": 4, "width": 4},
         SYNTHESIS,
-        700,
+        600,
         {"batch": 8, "learning_rate": 1e-3},
     ),
     Row(
