@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import common
+import numpy as np
 
 sys.path.insert(0, str(common.ROOT / "Testing"))
 os.environ.setdefault("NETINVERSION_DATA", str(common.DATA.parent))
@@ -25,6 +26,7 @@ import host  # noqa: E402
 
 host.start()
 
+import slicer  # noqa: E402
 from NetInversionLib import jobs  # noqa: E402
 from NetInversionLib.core import (
     files,  # noqa: E402
@@ -54,9 +56,19 @@ def invariances(widget) -> dict:
         "default": {},
         "noise": {"flow": False, "noise": True},
         "with a spectrum": {"spectrum": True},
+        "with a point": {"lesionNode": middle_of(widget._parameterNode.lowDose)},
         "displayed slice, 40 samples": {"region": regions.DISPLAYED, "samples": 40, "projected": 8},
         "three slices, none projected": {"region": regions.WHOLE, "samples": 40, "projected": 0},
     }
+
+
+def middle_of(node):
+    """A point in the middle of a volume."""
+    bounds = np.zeros(6)
+    node.GetRASBounds(bounds)
+    point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Lesion")
+    point.AddControlPoint(bounds.reshape(3, 2).mean(1))
+    return point
 
 
 def harmonize(widget) -> dict:
