@@ -372,8 +372,11 @@ class Choices(logic.ModuleLogic):
         if node.lesionNode is not None:
             settings["lesion"] = placing.point_of(node.lesionNode)
         chosen = invariances_settings.Settings.from_json(settings)
-        return (1 + bool(node.secondModel)) * choices.network_voxels(
-            image, region, sizes[axis], chosen
+        paths = filter(None, (self.modelPath(node), self.secondPath(node)))
+        cards = filter(None, (self.card(path)[0] for path in paths))
+        return sum(
+            choices.network_voxels(image, region, sizes[axis], chosen, choices.pass_of(card))
+            for card in cards
         )
 
     def estimateText(self, node: Any, card: Card) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +16,7 @@ from ..core.volumes import (
     crop,
     region_from_ras_points,
 )
+from ..models.card import Card
 from .settings import InvariancesSettings
 
 SOFT_TISSUE_HU = (-150.0, 150.0)  # where the noise of a CT image is measured
@@ -181,15 +182,13 @@ def image_noise(hu: np.ndarray, tissue_of: np.ndarray | None = None) -> float:
 
 # How long a run takes, fitted on two cores: everything in voxels that pass through a denoiser of
 # the published size, forwards.
-MARGIN_VOXELS = 40  # that a network sees around a region, both sides together
-TYPICAL_EVALUATIONS = 70  # of a projected sample: those that are slow set the mean
 GRADIENT = 3  # a pass there and back, in passes forwards
 BACK_PASSES = 10  # the way back to the proposal, and measuring
 DECODED = 3.1  # an image that a sampler draws, in passes
 DECODED_MARGIN = 48
 NOISE_DRAWN = (17_000, 0.72)  # fresh noise, whatever the region: fixed, and per voxel of the slice
 SLICE_FIXED = (740_000, 11.0)  # of each slice: simulation and references, likewise
-NODULE_SIDE = 24
+HIDING_SIDE = 64  # of what the network sees around a nodule
 SEEN_SIDE = 34  # of the square around the largest nodule
 SEEN_MARGIN = 50  # that a network told the noise's level sees around it, both sides together
 LARGEST_DENSE = 24 * 24  # voxels of a square whose spectrum is taken whole; above, its density
@@ -198,8 +197,39 @@ SPECTRUM = 37  # a product with the Jacobian, in float64, in passes
 SPECTRUM_MARGIN = 100
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a network's pass costs.
+
+    Attributes:
+        weight: Of a voxel, beside that of a denoiser of the published size.
+        margin: Voxels that the network sees around a region, both sides together.
+        evaluations: Of a projected sample; those that are slow set the mean.
+    """
+
+    weight: float = 1.0
+    margin: int = 40
+    evaluations: int = 70
+
+
+TOLD = Pass(1.9, 100, 87)
+"""Of a denoiser that is told the noise's level, which it estimates from a neighbourhood."""
+WEIGHTS = {"redcnn": 1.9}
+"""Of larger architectures."""
+
+
+def pass_of(card: Card) -> Pass:
+    """What a pass of a denoiser costs, as its card lets expect."""
+    own = TOLD if card.arguments.get("level") else Pass()
+    return replace(own, weight=own.weight * WEIGHTS.get(card.architecture, 1.0))
+
+
 def network_voxels(
-    image: tuple[int, int], region: tuple[int, int], slices: int, settings: InvariancesSettings
+    image: tuple[int, int],
+    region: tuple[int, int],
+    slices: int,
+    settings: InvariancesSettings,
+    one: Pass = Pass(),
 ) -> float:
     """What a run costs, in voxels that pass through the denoiser forwards.
 
@@ -208,18 +238,19 @@ def network_voxels(
         slices: How many slices are looked at.
         settings: Its proposals, samples, projected, max_evaluations, tile, overlap, lesion, sizes
             and contrasts of lesions, and spectrum count.
+        one: A pass of the denoiser.
     """
-    passes = GRADIENT * min(TYPICAL_EVALUATIONS, settings.max_evaluations) + BACK_PASSES
+    passes = GRADIENT * min(one.evaluations, settings.max_evaluations) + BACK_PASSES
     draws = {
         "cinn": DECODED * _grown(region, DECODED_MARGIN, image),
         "noise": NOISE_DRAWN[0] + NOISE_DRAWN[1] * image[0] * image[1],
         "texture": 0.0,
     }
     draw = sum(draws[kind] for kind in settings.proposals) / len(settings.proposals)
-    sampled = settings.samples * (draw + _grown(region, MARGIN_VOXELS, image))
+    sampled = settings.samples * (draw + one.weight * _grown(region, one.margin, image))
     tiles = [_tiles(side, settings.tile, settings.overlap) for side in region]
     tile = min(region[0], settings.tile), min(region[1], settings.tile)
-    moved = settings.projected * passes * _grown(tile, MARGIN_VOXELS, image)
+    moved = settings.projected * passes * one.weight * _grown(tile, one.margin, image)
     fixed = SLICE_FIXED[0] + SLICE_FIXED[1] * image[0] * image[1]
     return (
         slices * (fixed + sampled + tiles[0] * tiles[1] * moved)
@@ -241,7 +272,7 @@ def _nodules(settings: InvariancesSettings, passes: int, image: tuple[int, int])
     if settings.lesion is None:
         return 0.0
     nodules = len(settings.lesion_diameters_mm) * len(settings.lesion_contrasts_hu)
-    hidden = nodules * passes * (NODULE_SIDE + MARGIN_VOXELS) ** 2
+    hidden = nodules * passes * HIDING_SIDE**2
     # Noise is drawn at two doses, each with half of the usual projections.
     drawn = NOISE_DRAWN[0] + NOISE_DRAWN[1] * image[0] * image[1]
     seen = (nodules + 1) * _grown((SEEN_SIDE, SEEN_SIDE), SEEN_MARGIN, image)

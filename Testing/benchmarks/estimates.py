@@ -27,6 +27,7 @@ import host  # noqa: E402
 host.start()
 
 import slicer  # noqa: E402
+
 from NetInversionLib import jobs  # noqa: E402
 from NetInversionLib.core import (
     files,  # noqa: E402

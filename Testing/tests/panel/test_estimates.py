@@ -12,8 +12,11 @@ host.start()
 from NetInversionLib import invariances  # noqa: E402
 from NetInversionLib.invariances import level_set  # noqa: E402
 from NetInversionLib.invariances.choices import (
+    TOLD,  # noqa: E402
+    Pass,  # noqa: E402
     _tiles,  # noqa: E402
     network_voxels,  # noqa: E402
+    pass_of,  # noqa: E402
 )
 from NetInversionLib.invariances.settings import Settings  # noqa: E402
 from NetInversionLib.jobs import speed  # noqa: E402
@@ -121,6 +124,17 @@ def test_the_cost_follows_what_is_asked_for():
     assert network_voxels(image, region, 1, Settings(lesion=(0, 0, 0), draws=640)) > asked > base
     assert network_voxels(image, region, 1, Settings(max_evaluations=2)) < base
     assert network_voxels(image, region, 1, Settings(spectrum=("output",))) > 2 * base
+    assert network_voxels(image, region, 1, Settings(), TOLD) > 2 * base
+
+
+def test_a_pass_costs_what_the_card_says():
+    plain, told = (
+        SimpleNamespace(architecture="cnn10", arguments=arguments)
+        for arguments in ({}, {"level": "learned"})
+    )
+    assert pass_of(plain) == Pass() and pass_of(told) == TOLD
+    larger = SimpleNamespace(architecture="redcnn", arguments=told.arguments)
+    assert pass_of(larger).weight > TOLD.weight
 
 
 def test_the_typical_evaluations_are_those_of_a_projection():
