@@ -91,6 +91,7 @@ class MRFlowHarmonizeParameterNode:
 
     sourceVolume: vtkMRMLScalarVolumeNode
     maskNode: vtkMRMLScalarVolumeNode | vtkMRMLSegmentationNode | None
+    findBrain: bool = False
     model: str
     fromFile: bool
     modelFile: str
@@ -136,6 +137,7 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
         ui.otherSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onOtherChosen)
         ui.useChangeButton.connect("clicked(bool)", self._onUseChange)
         lists.fill(ui.waySelector, views.WAYS)
+        ui.headMaskButton.connect("clicked(bool)", self._onHeadMask)
         self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent, self._onNodeAdded)
         self.initializeParameterNode()
 
@@ -147,6 +149,18 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
 
     def _onMaskChosen(self, node: slicer.vtkMRMLNode | None) -> None:
         self.setValues(maskNode=node)
+
+    def _onHeadMask(self, clicked: bool = False) -> None:
+        """Take the mask that is offered for a whole head, and run again."""
+        source = self.logic.sourceOf(self.logic.resultNodes(self._parameterNode.run))
+        if self._going is not None or source is None:
+            return
+        mask = slicer.mrmlScene.GetNodeByID(lists.chosen(self.ui.headMaskSelector))
+        self.setValues(sourceVolume=source, maskNode=mask, findBrain=mask is None)
+        if self.ui.applyButton.enabled:
+            self.onApplyButton()
+        else:
+            self.say("\n".join(self.problems()))
 
     def _onShown(self, *_arguments: Any) -> None:
         ui = self.ui
@@ -237,6 +251,7 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
         ui.verdictLabel.setStyleSheet(
             f"background-color: {COLORS[word]}; color: #202020" if word in COLORS else ""
         )
+        self._showHeadMasks(nodes)
         maps = {key: label for key, label in views.MAPS.items() if key in nodes}
         for selector, entries, chosen in (
             (ui.shownMapSelector, maps, node.shownMap),
@@ -248,6 +263,15 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
         self._onOtherChosen(ui.otherSelector.currentNode())
         ui.overlayCheckBox.enabled = ui.shownMapSelector.enabled
         ui.overlayCheckBox.checked = node.overlay
+
+    def _showHeadMasks(self, nodes: dict[str, slicer.vtkMRMLNode]) -> None:
+        """Offer brain masks if the result is of a whole head."""
+        selector = self.ui.headMaskSelector
+        offered = self.logic.headMasks(nodes)
+        self.ui.headWidget.setVisible(bool(offered))
+        before = lists.chosen(selector)
+        lists.fill(selector, offered)
+        selector.setCurrentIndex(max(0, selector.findData(before)))
 
     def showSteps(self) -> steps.Steps:
         """Source beside result in the views, with the chosen map and table, and the plots."""

@@ -23,6 +23,12 @@ SECONDS_PER_VOXEL = 1.6e-6
 SAMPLE_NODE = "MNI152 T1 brain (simulated scanner)"
 
 
+FIND = "find"
+"""Data of the entry that has the brain found; no node is called so."""
+MASK_WORDS = ("brain", "bet", "mask", "strip")
+"""In names of brain masks, those of HDBrainExtraction and SwissSkullStripper among them."""
+
+
 class Mode(enum.Enum):
     """How the image is changed."""
 
@@ -62,6 +68,28 @@ class Choices(batch.BatchLogic):
         """If no volume is chosen yet, choose the module's sample, if it was loaded."""
         if node.sourceVolume is None:
             node.sourceVolume = slicer.mrmlScene.GetFirstNodeByName(SAMPLE_NODE)
+
+    def headMasks(self, nodes: Any) -> dict[str, str]:
+        """What is offered as the mask of a whole head: by a node's identifier, its name.
+
+        Those whose name speaks of a brain come first, then finding the brain, then the others. {}
+        for a result of no whole head.
+        """
+        facts, source = self.facts(nodes), self.sourceOf(nodes)
+        if not facts.get("whole_head") or source is None:
+            return {}
+        masks = {
+            node.GetID(): node.GetName()
+            for kind in ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+            for node in slicer.util.getNodesByClass(kind)
+            if not node.GetHideFromEditors()
+        }
+        named = {
+            identifier: name
+            for identifier, name in masks.items()
+            if any(word in name.lower() for word in MASK_WORDS)
+        }
+        return {**named, FIND: _("Find the brain in the image"), **masks}
 
     def isFreeForm(self, node: Any) -> bool:
         """Whether the free-form steps are part of the run."""
@@ -112,6 +140,7 @@ class Choices(batch.BatchLogic):
             baselines=node.baselines,
             force=node.force,
             device=node.device,
+            find_brain=node.findBrain,
         )
 
     def stepsFromParameterNode(self, node: Any, source: slicer.vtkMRMLNode) -> steps.Steps:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import models
 from ..core.results import Table
 from ..core.table_files import write_table
+from ..core.volumes import Volume
 from .fields import number
 from .options import (
     command,
@@ -105,13 +106,13 @@ def _shipped_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="with --model: whole heads of other scanners, whose brain is found by --template",
+        help="with --model: whole heads of other scanners, whose brain is found",
     )
     parser.add_argument(
         "--template",
         nargs=2,
         metavar=("IMAGE", "MASK"),
-        help="brain template (MNI152) and its brain mask, for --heads",
+        help="mean brain and its mask, by which that is done (default: the model's own)",
     )
 
 
@@ -145,8 +146,8 @@ def _require_fitting(options: argparse.Namespace) -> None:
     needs_model = options.heads or options.template or options.people != "*" or options.no_changes
     if needs_model and not options.model:
         raise ValueError("--people, --no-changes, --heads and --template need --model")
-    if bool(options.heads) != bool(options.template):
-        raise ValueError("--heads and --template go together: give both")
+    if options.template and not options.heads:
+        raise ValueError("--template is for --heads; name some, or leave it out")
 
 
 @command("evaluate", "gate", _gate_arguments)
@@ -201,13 +202,11 @@ def _in_folds(options: argparse.Namespace) -> tuple[dict[str, Table], list[str]]
 def _as_shipped(options: argparse.Namespace, asked: str) -> tuple[dict[str, Table], list[str]]:
     """As ``_in_folds``, of the model that was named."""
     device = machine(options)
-    from ..core import files
     from ..evaluation import comparison, shipped
     from ..evaluation.wrong_scans import RIGHT, WRONG
 
-    template = None
-    if options.template:
-        template = dict(zip(("source", "mask"), map(files.load, options.template)))
+    model = models.load(options.model, device)
+    template = _mean_brain(options, model) if options.heads else None
     people = comparison.find_people(options.folder, options.people)
     cases = [
         *shipped.of_files(options.other, RIGHT, "other scanner"),
@@ -217,13 +216,25 @@ def _as_shipped(options: argparse.Namespace, asked: str) -> tuple[dict[str, Tabl
     ]
     summary, reasons, judged = shipped.evaluate(
         cases,
-        models.load(options.model, device),
+        model,
         options.shell,
         _record(options),
         asked,
     )
     tables = {"gate": summary, "gate_reasons": reasons, "gate_cases": judged}
     return tables, shipped.totals(summary)
+
+
+def _mean_brain(options: argparse.Namespace, model: models.Model) -> dict[str, Volume]:
+    """Image and mask of the brain by which others are found in their heads."""
+    from ..core import files
+    from ..harmonize import harmonizer, heads
+    from ..harmonize.statistics import Target
+
+    if options.template:
+        return dict(zip(("source", "mask"), map(files.load, options.template)))
+    mean = heads.mean_brain(Target(harmonizer(model).corrector))
+    return dict(zip(("source", "mask"), mean))
 
 
 def _record(options: argparse.Namespace) -> Path | None:

@@ -23,6 +23,10 @@ from .options import (
 if TYPE_CHECKING:
     from .results import Asked
 
+AUTO = "auto"
+"""The pattern of ``--mask`` that has the brain found."""
+OTHERWISE = ("force", "device", "find_brain")
+"""Settings that are not options of their own, or not of their own kind."""
 REFERENCE_VOLUME_S = 25.0
 """Seconds of a volume on two cores; says only whether a cohort is a matter of minutes or hours."""
 
@@ -65,7 +69,8 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
         help=(
             "a volume's mask as seen from its folder, such as '{name}_brain.nii.gz'; {name},"
             " {folder}, {subject} and {session} are filled in (default: NAME_mask beside NAME,"
-            " where there is one)"
+            " where there is one); auto: the same, and in an image without one that shows the whole"
+            " head the brain is found"
         ),
     )
     parser.add_argument("--suffix", default="T1w", help="which images of a BIDS data set")
@@ -74,7 +79,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine_arguments(parser, "auto")
     parser.add_argument("--settings", type=json_fields, default={}, help=argparse.SUPPRESS)
-    add_fields(parser, Settings, leave_out=["force", "device"])
+    add_fields(parser, Settings, leave_out=OTHERWISE)
 
 
 def cohort_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +139,9 @@ def model_and_settings(options: argparse.Namespace) -> tuple[str, dict]:
     """
     from ..harmonize.settings import Settings
 
-    settings = {**options.settings, **given(options, Settings, ["force", "device"])}
+    settings = {**options.settings, **given(options, Settings, OTHERWISE)}
+    if options.mask == AUTO:
+        settings["find_brain"] = True
     if options.device != "auto":  # else cohorts of before would count as made otherwise
         settings["device"] = options.device
     Settings.from_json(settings)
@@ -146,6 +153,11 @@ def model_and_settings(options: argparse.Namespace) -> tuple[str, dict]:
             " flow'"
         )
     return model, settings
+
+
+def _pattern(options: argparse.Namespace) -> str | None:
+    """Which file is a volume's mask; None: NAME_mask beside NAME."""
+    return None if options.mask == AUTO else options.mask
 
 
 def _endings() -> tuple[str, ...]:
@@ -172,7 +184,7 @@ def _one(
     from .results import Asked
 
     files = {"source": str(source)}
-    mask = mask_of(source, options.mask)
+    mask = mask_of(source, _pattern(options))
     if mask:
         options.shell.log(f"mask: {mask}")
         files["mask"] = mask
@@ -212,13 +224,15 @@ def _place(source: Path, output: Path, format: str | None, again: bool = False) 
 def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force: bool) -> int:
     """Harmonize a volume into a file or DICOM folder; its record becomes a JSON file beside."""
     from .. import jobs
+    from ..cohort.items import found_mask
     from ..core import files as core_files
     from ..core import result_files
     from .results import undisturbed
 
     shell = options.shell
     record = place.with_name(f"{core_files.scan_name(place)}.json")
-    for path in (place, record):
+    masks = [found_mask(place)] if asked.settings.get("find_brain") else []
+    for path in (place, record, *masks):
         if path.exists() and not options.overwrite:
             raise ValueError(f"{path} is there already; choose another name, or --overwrite")
     if place.resolve() == Path(asked.first).resolve():
@@ -240,10 +254,16 @@ def _harmonize_one(asked: Asked, place: Path, options: argparse.Namespace, force
     shell.say(f"{verdict}: {'; '.join(reasons)}" if reasons else verdict)
     image = result.volumes.get("harmonized")
     if verdict == "refused" and not force or image is None:
-        raise ValueError(f"{asked.first} was refused, no image is written (--force writes it)")
+        head = " If it is a head, --mask auto looks for the brain in it."
+        more = head if result.facts.get("whole_head") and "found_ml" not in result.facts else ""
+        raise ValueError(
+            f"{asked.first} was refused, no image is written (--force writes it).{more}"
+        )
     with undisturbed(f"{place} is written"):
         place.parent.mkdir(parents=True, exist_ok=True)
         _write_one(image, place, asked, options.overwrite)
+        if "mask" in result.volumes:
+            core_files.save(result.volumes["mask"], found_mask(place))
         result.facts["run"] = asked.record(record.parent)
         result_files.write_facts(result.facts, record)
     shell.say(place)
@@ -292,7 +312,7 @@ def run_cohort(
         output,
         {"model": model},
         settings,
-        mask=options.mask,
+        mask=_pattern(options),
         suffix=options.suffix,
         force=options.force,
         log=shell.log,

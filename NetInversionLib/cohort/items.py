@@ -60,6 +60,11 @@ class Item:
         return self.image.with_name(f"{_name(Path(self.output))}.json")
 
     @property
+    def mask_file(self) -> Path:
+        """Where a mask goes that the analysis has found."""
+        return found_mask(self.image)
+
+    @property
     def record_file(self) -> Path:
         return Path(self.out) / OWN / "records" / f"{text_hash(self.source)[:32]}.json"
 
@@ -72,6 +77,15 @@ class Item:
             self.model_paths,
             self.settings | ({"force": True} if self.force else {}),
         )
+
+
+def found_mask(image: Path) -> Path:
+    """The place of a found mask beside a written image: NAME_mask, or as BIDS has it."""
+    name = core_files.scan_name(image)
+    bids = re.sub(r"_desc-harmonized_[0-9A-Za-z]+$", "_desc-brain", name)
+    bids = re.sub(r"_desc-([0-9A-Za-z]+)Harmonized_[0-9A-Za-z]+$", r"_desc-\1Brain", bids)
+    ending = next((s for s in core_files.SUFFIXES if image.name.endswith(s)), ".nii.gz")
+    return image.with_name(f"{bids}_mask{ending}")
 
 
 # What is to be done -------------------------------------------------------------------------------

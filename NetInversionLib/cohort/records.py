@@ -25,7 +25,7 @@ from ..core.volumes import Volume
 from . import page
 from .claims import lives, machine
 from .folders import OWN
-from .items import Item
+from .items import Item, found_mask
 
 # One volume ---------------------------------------------------------------------------------------
 
@@ -171,6 +171,7 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
             partial = _save(image, folder, item)
             record["bytes"] = _size(partial)
             write_json(folder / "sidecar.json", _provenance(item, record))
+            mask = _save_mask(result.volumes.get("mask"), folder, item)
         shown = [one for one in (request.volumes["source"], image) if one is not None]
         record["thumbnails"] = page.thumbnails(*shown)
         faster = finished(item)
@@ -183,6 +184,9 @@ def _deliver(item: Item, record: dict, request: jobs.Request, result: Result) ->
             if partial.is_dir():
                 _remove(item.image)
             os.replace(folder / "sidecar.json", item.sidecar_file)
+            _remove(item.mask_file)
+            if mask is not None:
+                os.replace(mask, item.mask_file)
             os.replace(partial, item.image)
         write_json(folder / "record.json", record)
         os.replace(folder / "record.json", item.record_file)
@@ -194,6 +198,13 @@ def _save(image: Volume, folder: Path, item: Item) -> Path:
     suffix = next((s for s in files.SUFFIXES if item.output.endswith(s)), "")
     name, source = Path(item.output).name, item.volumes["source"]
     return result_files.save_image(image, folder / f"image{suffix}", source, name)
+
+
+def _save_mask(mask: Volume | None, folder: Path, item: Item) -> Path | None:
+    """A mask that was found, in a folder; None if there is none."""
+    if mask is None:
+        return None
+    return files.save(mask, folder / f"mask-{item.mask_file.name}")
 
 
 def _provenance(item: Item, record: dict) -> dict:
@@ -242,7 +253,7 @@ def _below(text: str, item: Item) -> str:
 
 def _remove_output(item: Item) -> None:
     """What an earlier run with other settings left: it would be taken for this one's."""
-    for path in (item.image, item.sidecar_file):
+    for path in (item.image, item.sidecar_file, item.mask_file):
         _remove(path)
 
 
@@ -262,6 +273,7 @@ def remove_all(out: Path) -> None:
                 name = next((s for s in files.SUFFIXES if image.name.endswith(s)), "")
                 _remove(image)
                 _remove(image.with_name(image.name.removesuffix(name) + ".json"))
+                _remove(found_mask(image))
         file.unlink(missing_ok=True)
     for name in ("summary.csv", "summary.html"):
         (out / name).unlink(missing_ok=True)

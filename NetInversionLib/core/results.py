@@ -63,7 +63,7 @@ class Result:
     Images, tables and curves go by what they are: each key is a ``Key``, and a plain text that is
     given is read as one.
     ``roles`` says how a volume is to be shown, by its key: "input", "ct", "difference", "factor",
-    "error", "spread" or "phase".
+    "error", "spread", "phase", or "mask" for an outline that can be edited.
     """
 
     volumes: dict[str, Volume] = field(default_factory=dict)

@@ -20,11 +20,12 @@ from ..core.progress import Progress
 from ..core.results import Table, table_of_rows
 from ..core.volumes import Volume
 from ..harmonize import scan as harmonize_scan
+from ..harmonize.heads import find_brain
 from ..harmonize.scan import Scan
 from ..models import Model
 from .comparison import person
 from .lesions import by_method, cropped, wanted_methods
-from .visits import move, rigid_transform, template_mask
+from .visits import move, rigid_transform
 
 T1, T2 = "_T1", "_T2"
 # The rules. Around a lesion most of a neighbourhood is white matter, than which it is brighter in
@@ -142,7 +143,7 @@ def read_pair(
     beside = harmonize_scan.mask_beside(first)
     mask = files.load(beside) if beside else None
     if mask is None and template is not None and not _is_brain(volume):
-        mask = template_mask(volume, *template)
+        mask = find_brain(volume, *template)
     scan = cropped(harmonize_scan.prepare(volume, mask))
     inside = scan.volume.with_array(scan.mask.astype(np.uint8))
     between = rigid_transform(scan.volume, other, inside)

@@ -24,13 +24,13 @@ from ..core.volumes import Volume
 from ..harmonize import gate_figures
 from ..harmonize import scan as harmonize_scan
 from ..harmonize.gate import Check
+from ..harmonize.heads import find_brain
 from ..harmonize.reading import PASSED
 from ..harmonize.scan import Scan
 from ..harmonize.settings import HarmonizeSettings
 from ..models import Model
 from .gate import Record, cases_table, summary_table
 from .lesions import cropped
-from .visits import template_mask
 from .wrong_scans import ARTEFACT, RIGHT, UNCHANGED, WRONG, changes, lying_otherwise
 
 Images = dict[str, Volume]
@@ -92,7 +92,7 @@ def _reader(path: Path, template: Images | None) -> Callable[[], Images]:
             return {"source": source, "mask": files.load(beside)}
         if template is None:
             return {"source": source}
-        mask = template_mask(source, template["source"], template["mask"])
+        mask = find_brain(source, template["source"], template["mask"])
         return {"source": source, "mask": mask}
 
     return read

@@ -43,8 +43,8 @@ import numpy as np
 from scipy import special
 
 from ..core.results import Table
-from .gate_figures import FIGURES, LOGARITHMIC, VERSION, histogram_distance, look, size
-from .gate_reasons import for_coarse, one_reason
+from .gate_figures import FIGURES, LOGARITHMIC, SIZES, VERSION, histogram_distance, look, size
+from .gate_reasons import ANATOMY, for_coarse, one_reason
 from .gate_template import (
     TURNS,
     Moving,
@@ -146,6 +146,14 @@ def table(checks: Iterable[Check]) -> Table:
             "in words": [c.words for c in checks],
         },
     )
+
+
+def seems_a_head(checks: Iterable[Check]) -> bool:
+    """Whether a source that came without a mask may be refused because it shows the whole head.
+
+    It is then too large for a brain, or its anatomy is not recognised.
+    """
+    return any(not c.passed and (c.name in SIZES or c.name == ANATOMY) for c in checks)
 
 
 # Checks -------------------------------------------------------------------------------------------

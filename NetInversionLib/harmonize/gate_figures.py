@@ -41,6 +41,7 @@ FIGURES = (
     "repetition",
 )
 LOGARITHMIC = FIGURES[10:]
+SIZES = FIGURES[:4]
 
 
 # Looking ------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def answer(facts: dict, tables: dict[str, Table]) -> str:
         )
     else:
         first = _what(facts, tables["summary"])
-    parts = (first, _how_sure(facts, tables), _unlike(facts), _what_next(facts))
+    parts = (first, _head(facts), _how_sure(facts, tables), _unlike(facts), _what_next(facts))
     return tr(" ".join(part for part in parts if part))
 
 
@@ -154,6 +154,16 @@ def _unlike(facts: dict) -> str:
     return (
         f"{what} unlike the target's people: {named}. It looks like a lesion, not shading, and was "
         "left out of the estimate."
+    )
+
+
+def _head(facts: dict) -> str:
+    """Of a whole head: where its brain's outline comes from."""
+    if "found_ml" not in facts:
+        return ""
+    return (
+        f"The image shows the whole head; the brain was found in it ({facts['found_ml']:.0f} ml):"
+        " look at the outline of the mask."
     )
 
 

@@ -10,7 +10,7 @@ anatomy-safe mode is this project's own.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..core.results import Result
 from ..core.volumes import Volume
 from ..models import Model
 from ..networks.mrflow import MRFlow
-from . import gate, gate_figures
+from . import gate, gate_figures, heads
 from . import scan as harmonize_scan
 from .change import changeable, gate_statistics, harmonizer, restyle, scaled_uncut
 from .figures import baselines, bits_per_dim, describe, detail
@@ -41,6 +41,7 @@ from .places import (
 )
 from .scan import Scan
 from .settings import HarmonizeSettings
+from .statistics import Target
 
 if TYPE_CHECKING:
     from .change import Restyled
@@ -85,13 +86,15 @@ def harmonize(
     Returns:
         Result with volumes "harmonized" (on the source's grid and axes, in its intensities and type
         or the target's), "change", and in the anatomy-safe mode "multiplicative field" and
-        "additive field", and "unlike" if some places are unlike the target's people (2 there, 1
-        beside them); tables "verdict", "summary", "detail", "curve" and, if asked for, "baselines";
-        curves "histograms", "tone curve" or "similarity"; facts with "verdict" ("accepted",
-        "flagged" or "refused"), "reasons", and all that is needed to run it again. A refused volume
-        has no images unless ``force``.
+        "additive field", "unlike" if some places are unlike the target's people (2 there, 1
+        beside them), and "mask" if the brain was found in a head (1 inside); tables "verdict",
+        "summary", "detail", "curve" and, if asked for, "baselines"; curves "histograms", "tone
+        curve" or "similarity"; facts with "verdict" ("accepted", "flagged" or "refused"),
+        "reasons", and all that is needed to run it again. A refused volume has no images but "mask"
+        unless ``force``.
 
-        Of the facts, "scale" and "result_scale" are what 1 means in the source's and the result's
+        Of the facts, "whole_head" says whether the image, without a mask, seemed to show the whole
+        head; "scale" and "result_scale" are what 1 means in the source's and the result's
         intensities. Those of the anatomy-safe mode: "tone_field" (see ``ToneField.to_dict``),
         "estimate" (see ``_estimate_facts``) and (at strength 0) "order_margin": two neighbours
         along an axis keep their order if they differ by more than this, scaled, and neither is
@@ -109,13 +112,13 @@ def harmonize(
         _target_scale(network) if settings.output_range == "target" else None
     )  # raises before any work is done
     progress.report(0.0, "Reading the volume")
-    source = volumes["source"]
-    scan = harmonize_scan.prepare(source, volumes.get("mask"), signal=False)
-    statistics = gate_statistics(network)
-    progress.report(0.02, "Checking contrast, orientation and artefacts")
-    seen = gate_figures.look(scan)
-    checks = _signal_checks(scan, volumes.get("mask")) + gate.check_source(seen, statistics)
-    result = Result(facts=_facts(model, settings, device, scan, source, volumes.get("mask")))
+    source, mask = volumes["source"], volumes.get("mask")
+    looked, found, head = _brain_or_head(source, mask, network, settings, progress)
+    scan, seen, checks = looked.scan, looked.seen, looked.checks
+    result = Result(facts=_facts(model, settings, device, scan, source, mask or found))
+    result.facts["whole_head"] = head
+    if found is not None:
+        _add_mask(result, found)
     word, reasons = gate.verdict(checks)
     if word == "refused" and not settings.force:
         result.tables[Key("verdict")] = gate.table(checks)
@@ -129,7 +132,7 @@ def harmonize(
     harmonized = scan.with_image(np.clip(restyled.image, 0, harmonize_scan.BRIGHTEST))
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
     result_seen = gate_figures.look(harmonized)
-    checks += gate.check_result(seen, result_seen, statistics, bits[1])
+    checks += gate.check_result(seen, result_seen, gate_statistics(network), bits[1])
     if restyled.estimate is not None:
         checks += estimate_checks(restyled.estimate, scan, harmonized)
     word, reasons = _verdict_on_result(checks, settings.force)
@@ -152,6 +155,55 @@ def harmonize(
         )
     progress.report(1.0, f"Done: {word}")
     return result
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """A source with the mask that was taken, and what the gate says of both."""
+
+    scan: Scan
+    seen: gate_figures.Look
+    checks: list[gate.Check]
+
+
+def _brain_or_head(
+    source: Volume,
+    mask: Volume | None,
+    network: MRFlow,
+    settings: HarmonizeSettings,
+    progress: Progress,
+) -> tuple[_LookedAt, Volume | None, bool]:
+    """A source with its mask; the mask if it was found; whether it seems to show a whole head."""
+    statistics = gate_statistics(network)
+    looked = _looked_at(source, mask, statistics, progress)
+    if mask is not None:
+        return looked, None, False
+    if not settings.find_brain:
+        return looked, None, gate.seems_a_head(looked.checks)
+    progress.report(0.03, "Finding the brain in the head")
+    found = heads.find_brain(source, *heads.mean_brain(Target(network.corrector)))
+    if not heads.is_more_than(looked.scan, found):
+        return looked, None, False
+    return _looked_at(source, found, statistics, progress), found, True
+
+
+def _add_mask(result: Result, found: Volume) -> None:
+    result.volumes[Key("mask")] = replace(found, name=TITLES["mask"])
+    result.roles[Key("mask")] = "mask"
+    voxel_ml = float(np.prod(found.spacing_mm)) / 1000
+    result.facts.update(mask=heads.FOUND, found_ml=float(found.array.sum()) * voxel_ml)
+
+
+def _looked_at(
+    source: Volume, mask: Volume | None, statistics: dict[str, np.ndarray], progress: Progress
+) -> _LookedAt:
+    scan = harmonize_scan.prepare(source, mask, signal=False)
+    progress.report(0.02, "Checking contrast, orientation and artefacts")
+    seen = gate_figures.look(scan)
+    checks = _signal_checks(scan, mask) + gate.check_source(seen, statistics)
+    if mask is not None:
+        checks.append(heads.mask_check(scan))
+    return _LookedAt(scan, seen, checks)
 
 
 def estimate_checks(found: Estimate, scan: Scan, harmonized: Scan) -> list[gate.Check]:
@@ -209,6 +261,7 @@ TITLES = {
     "change": "Change by harmonization",
     "multiplicative field": "Multiplicative field",
     "additive field": "Additive field",
+    "mask": "Brain mask",
     "unlike": f"Unlike the target's people ({MAP_VALUES})",
 }
 """What an image is, by its key's kind."""

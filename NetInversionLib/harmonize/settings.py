@@ -29,8 +29,9 @@ class HarmonizeSettings(Checked):
     of "axial", "coronal", "sagittal"; slices of each are refined and the volumes averaged.
     ``output_range``: "native" (the source's intensities and voxel type) or "target" (the target's,
     float32). ``baselines``: also try the classical methods and list them beside. ``force``: give
-    the result of a refused volume too, flagged. ``device``: "auto", "cpu", "cuda" or "mps". Nothing
-    is random: the same input gives the same bits.
+    the result of a refused volume too, flagged. ``device``: "auto", "cpu", "cuda" or "mps".
+    ``find_brain``: where no mask is given and the image seems to show the whole head, find the
+    brain by the target's mean brain. Nothing is random: the same input gives the same bits.
 
     Raises:
         ValueError: A value of another type or out of its range; names the setting.
@@ -47,6 +48,7 @@ class HarmonizeSettings(Checked):
     baselines: bool = False
     force: bool = False
     device: str = "auto"
+    find_brain: bool = False
 
 
 Settings = HarmonizeSettings

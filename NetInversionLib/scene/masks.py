@@ -7,9 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
+from ..core.steps import Steps
 from ..core.volumes import Volume, VolumeError, resample
 from .read import image_array, node_ijk_to_ras, world_matrix
+from .write import NOTICE, all_or_nothing, file_under, in_scene, new_node
+
+MASK_COLOR = (0.2, 0.9, 0.3)
 
 
 def mask_from_node(
@@ -69,6 +74,40 @@ def mask_from_segmentation(
                 Volume(array, world @ slicer.util.arrayFromVTKMatrix(matrix) @ offset, name)
             )
     return _mask(labels, reference, name)
+
+
+def write_mask(
+    volume: Volume, name: str, like: slicer.vtkMRMLNode | None, added: list | None = None
+) -> Steps:
+    """A new segmentation of one segment, set where a volume (K, J, I) is not 0: it can be edited.
+
+    In steps, whose value is the node; for ``like`` and ``added`` see ``write.write_volume``.
+    """
+    like = in_scene(like)
+    parent = like.GetParentTransformNode() if like is not None else None
+    linear = parent is None or parent.IsTransformToWorldLinear()
+    under = like if linear else None
+    place = volume.ijk_to_ras
+    if under is not None:
+        place = np.linalg.solve(world_matrix(under), place)
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*(bound for n in volume.shape[::-1] for bound in (0, n - 1)))
+    set_voxels = (volume.array != 0).astype(np.uint8).ravel()
+    image.GetPointData().SetScalars(numpy_to_vtk(set_voxels, deep=True))
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(place))
+    yield True
+    with all_or_nothing(added):
+        node = new_node("vtkMRMLSegmentationNode", name)
+        node.CreateDefaultDisplayNodes()
+        node.AddSegmentFromBinaryLabelmapRepresentation(image, volume.name, MASK_COLOR)
+        if under is not None:
+            node.SetAndObserveTransformNodeID(under.GetTransformNodeID())
+        if like is not None:
+            node.SetReferenceImageGeometryParameterFromVolumeNode(like)
+        node.SetDescription(NOTICE)
+        file_under(node, like)
+    yield True
+    return node
 
 
 def segments_from_node(

@@ -22,6 +22,7 @@ from ..core.results import Result
 from ..core.steps import Steps
 from ..core.volumes import Volume
 from .display import sample, set_window, typical_largest
+from .masks import write_mask
 from .read import node_ijk_to_ras, units_of, world_matrix
 from .runs import belongings, result_nodes
 from .tables import (
@@ -155,9 +156,11 @@ def write_result(
         for key, volume in result.volumes.items():
             shown = (shown_as or {}).get(key)
             shown = nodes.get(shown) if isinstance(shown, str) else shown
-            name = named(volume.name)
-            nodes[key] = yield from write_volume(
-                volume, name, like, result.roles.get(key), shown, added
+            name, role = named(volume.name), result.roles.get(key)
+            nodes[key] = yield from (
+                write_mask(volume, name, like, added)
+                if role == "mask"
+                else write_volume(volume, name, like, role, shown, added)
             )
             nodes[key].SetAttribute(TITLE, volume.name)
             place.put([nodes[key]])

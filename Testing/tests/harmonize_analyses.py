@@ -1,8 +1,9 @@
 """Harmonization for tests of its panel: the real thing, made quick.
 
 What takes long answers at once, as the volume's name asks: a name with "other contrast" is refused,
-one with "unusual" flagged, "endless" never ends. As a program it stands in for ``python -m
-NetInversionLib.jobs``, with this in the place of the real task.
+"whole head" too unless it has a mask, one with "unusual" flagged, "endless" never ends. As a
+program it stands in for ``python -m NetInversionLib.jobs``, with this in the place of the real
+task.
 """
 
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 
 from NetInversionLib import harmonize, jobs, models, networks
-from NetInversionLib.harmonize import estimate, gate, run, slices
+from NetInversionLib.harmonize import estimate, gate, heads, run, slices
 from NetInversionLib.harmonize.gate import Check
+from NetInversionLib.harmonize.gate_reasons import ANATOMY
+from NetInversionLib.harmonize.gate_words import WHOLE_HEAD
 from NetInversionLib.harmonize.tone_field import ToneField
 from NetInversionLib.training import flow_file
 from NetInversionLib.training.flow import FlowSettings
@@ -29,6 +32,8 @@ TONE = ToneField(
     np.diag([40.0, 40.0, 40.0, 1.0]),
 )
 ESTIMATE = estimate.Estimate(TONE, "m", {"m": 9.0}, 0.0, 0.95, np.eye(4))
+BRAIN = (slice(3, 13), slice(4, 16), slice(4, 14))
+"""Where the brain of a "whole head" is, [k, j, i]."""
 OTHER = "This looks like another contrast: choose a model of this contrast."
 UNUSUAL = "The image is noisier than the target's people."
 
@@ -39,13 +44,28 @@ def run_analysis(volumes, model_paths, settings, progress):
         progress.report(0.3, "Going on")
         progress.point("correlation, axial", time.monotonic(), 0.5)
         time.sleep(0.01)
+    masks = [volumes["mask"]] if "mask" in volumes else []
+
+    def find(volume, *mean):
+        inside = np.zeros(volume.shape, np.uint8)
+        inside[BRAIN] = 1
+        masks.append(volume.with_array(inside))
+        return masks[-1]
+
+    def check(*seen):
+        known = bool(masks) or "whole head" not in name
+        return [*checks, Check(ANATOMY, 0.5, 0.4, 1.0, known, WHOLE_HEAD, "refused")]
+
     checks = [
         Check("contrast", 0.5, 1.0, 2.0, "other contrast" not in name, OTHER, "refused"),
         Check("noise", 0.5, 0.0, 0.4, "unusual" not in name, UNUSUAL, "flagged"),
     ]
     with (
         patch.object(estimate, "explain", lambda *_, **__: ESTIMATE),
-        patch.object(gate, "check_source", lambda *_: checks),
+        patch.object(gate, "check_source", check),
+        patch.object(heads, "find_brain", find),
+        patch.object(heads, "mean_brain", lambda *_: ()),
+        patch.object(run, "Target", lambda *_: None),
         patch.object(gate, "check_result", lambda *_: []),
         patch.object(run, "bits_per_dim", lambda *_: 2.5),
     ):

@@ -317,23 +317,6 @@ def test_a_mask_beside_an_image_is_its_mask_and_no_person(tmp_path):
     assert masked.popitem()[1].mask.sum() < alone.popitem()[1].mask.sum()
 
 
-def test_template_mask_finds_a_brain_inside_a_head():
-    """A template's brain, smaller, turned, and with a skull around it that the template lacks."""
-    template, _ = brain(4, shape=(40, 46, 42), spacing=4.0, grain=5)
-    inside = template.array > 0
-    shell = ndimage.binary_dilation(inside, iterations=4) & ~ndimage.binary_dilation(
-        inside, iterations=2
-    )
-    head = moved(
-        template.with_array(template.array + 700 * shell.astype(np.float32)), 5, (6, -5, 8)
-    )
-    head = replace(head, ijk_to_ras=np.diag([0.93, 0.93, 0.93, 1]) @ head.ijk_to_ras)
-    mask = (
-        visits.template_mask(head, template, template.with_array(inside.astype(np.uint8))).array > 0
-    )
-    assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.93
-
-
 def test_command_on_simulated_scanners(cohort, tmp_path, capsys):
     line = [
         "evaluate",

@@ -93,7 +93,7 @@ def test_images_come_with_their_mask_or_one_that_is_found(tmp_path, monkeypatch)
     one = Volume(np.ones((3, 4, 5), np.float32), np.eye(4), "one")
     for name in ("a", "a_mask", "b"):
         files.save(one, tmp_path / f"{name}.nii.gz")
-    monkeypatch.setattr(shipped, "template_mask", lambda *of: "found")
+    monkeypatch.setattr(shipped, "find_brain", lambda *of: "found")
     as_they_are, with_template = (
         list(shipped.of_files([str(tmp_path)], RIGHT, "other", template))
         for template in (None, {"source": one, "mask": one})
@@ -160,7 +160,7 @@ def test_command_with_the_shipped_model(tmp_path, capsys):
         (["--model", "m", "--folds", "3"], "learned anew"),
         (["--people", "sub-1"], "need --model"),
         (["--no-changes"], "need --model"),
-        (["--model", "m", "--heads", "h"], "give both"),
+        (["--model", "m", "--template", "t", "t"], "for --heads"),
     ],
 )
 def test_options_that_have_no_say_are_refused(more, says, capsys):

@@ -17,7 +17,7 @@ import host
 import numpy as np
 import pytest
 import timing
-from harmonize_analyses import OTHER, TONE, UNUSUAL
+from harmonize_analyses import BRAIN, OTHER, TONE, UNUSUAL
 from pages import check_alone, check_same
 from panel_steps import without_data
 from test_ideal_input_module import save_model
@@ -198,7 +198,7 @@ def test_apply_in_a_process_of_its_own_gives_everything_and_shows_it(widget):
     assert answer.startswith(
         "Shown as by the target scanner (T1 of a toy scanner), the image's intensities are "
     )
-    assert "How sure: 4 of 4 checks passed; only one rising tone curve" in answer
+    assert "How sure: 6 of 6 checks passed; only one rising tone curve" in answer
     columns = tables.columns_of(found["summary"])
     before, after = columns["Wasserstein distance to the target"][:2]
     assert (
@@ -357,7 +357,12 @@ def test_masks_of_every_kind_say_where_the_brain_is(widget, kind):
         segment.SetLabelValue(3)
         node.GetSegmentation().AddSegment(segment, "brain")
     found = run(widget, source, node)
-    assert json.loads(found["facts"].GetText())["mask_voxels"] == 800
+    facts = json.loads(found["facts"].GetText())
+    assert facts["mask_voxels"] == 800 and facts["mask"] == "given: Mask"
+    # Outside the mask the same curve and fields go on: no step at its border.
+    scaled = array(source).astype(np.float32) / facts["scale"]
+    expected = TONE.apply(scaled, np.diag([-8.0, -8.0, 8.0, 1.0])) * facts["scale"]
+    np.testing.assert_allclose(array(found["harmonized"]), expected, atol=1)
 
 
 def test_results_lie_where_the_source_lies(widget):
@@ -426,6 +431,74 @@ def test_a_flagged_volume_has_images_and_reasons(widget):
         and "flagged" in widget.ui.verdictLabel.text
     )
     assert "unusual <b>name</b> (flagged)" == widget.ui.shownRunSelector.currentText
+
+
+# ---- a whole head
+
+
+def inside(mask_node, like):
+    from NetInversionLib.scene import masks
+
+    return masks.mask_from_node(mask_node, read.volume_from_node(like))
+
+
+def whole_head():
+    """What is around the brain is dark, not 0."""
+    inside = np.zeros(SMALL, bool)
+    inside[BRAIN] = True
+    return np.where(inside, toy() + 20, 20).astype(np.int16)
+
+
+def test_a_refused_head_takes_one_click_more(widget):
+    """Its brain is found; the mask comes as a segmentation, which can be edited and used again."""
+    import slicer
+
+    source = add("whole head", whole_head())
+    found = run(widget, source)
+    ui = widget.ui
+    assert found.keys() == {"verdict", "facts"} and "give a brain mask" in ui.verdictLabel.text
+    assert [ui.headMaskSelector.itemText(0)] == ["Find the brain in the image"]
+    ui.headMaskButton.click()
+    finish(widget)
+    found = results(widget)
+    assert found.keys() == KEYS | {"mask"} and "Accepted." in ui.statusLabel.text
+    assert "shows the whole head; the brain was found in it (614 ml)" in ui.verdictLabel.text
+    truth = np.zeros(SMALL, bool)
+    truth[BRAIN] = True
+    mask = found["mask"]
+    np.testing.assert_array_equal(inside(mask, source), truth)
+    assert mask.IsA("vtkMRMLSegmentationNode") and mask.GetName().startswith(
+        "Brain mask: whole head"
+    )
+    assert ui.headMaskSelector.itemText(0) == mask.GetName(), "it can be edited and used again"
+    ui.headMaskButton.click()
+    finish(widget)
+    facts = json.loads(results(widget)["facts"].GetText())
+    assert facts["mask"] == f"given: {mask.GetName()}" and facts["mask_voxels"] == truth.sum()
+    assert slicer.mrmlScene.GetNodeByID(mask.GetID()) is mask
+
+
+def test_a_head_is_offered_the_masks_of_the_scene_by_name(widget):
+    source = add("whole head", whole_head())
+    mask = np.zeros(SMALL, np.uint8)
+    mask[BRAIN] = 1
+    add("Liver", mask, kind="vtkMRMLLabelMapVolumeNode")
+    chosen = add("HD-BET mask", mask, kind="vtkMRMLLabelMapVolumeNode")
+    run(widget, source)
+    selector = widget.ui.headMaskSelector
+    offered = [selector.itemText(i) for i in range(selector.count)]
+    assert offered == ["HD-BET mask", "Find the brain in the image", "Liver"]
+    widget.ui.headMaskButton.click()
+    finish(widget)
+    assert widget._parameterNode.maskNode is chosen and not widget._parameterNode.findBrain
+    assert "Accepted." in widget.ui.statusLabel.text and "mask" not in results(widget)
+    assert widget.ui.headWidget.isHidden()
+
+
+def test_the_brain_is_looked_for_at_once_if_asked(widget):
+    widget.ui.findBrainCheckBox.checked = True
+    found = run(widget, add("whole head", whole_head()))
+    assert "mask" in found and "Accepted." in widget.ui.statusLabel.text
 
 
 # ---- a batch
