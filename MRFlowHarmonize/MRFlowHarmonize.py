@@ -266,12 +266,9 @@ class MRFlowHarmonizeWidget(batch.BatchPanel):
 
     def _showHeadMasks(self, nodes: dict[str, slicer.vtkMRMLNode]) -> None:
         """Offer brain masks if the result is of a whole head."""
-        selector = self.ui.headMaskSelector
         offered = self.logic.headMasks(nodes)
         self.ui.headWidget.setVisible(bool(offered))
-        before = lists.chosen(selector)
-        lists.fill(selector, offered)
-        selector.setCurrentIndex(max(0, selector.findData(before)))
+        lists.fill(self.ui.headMaskSelector, offered)
 
     def showSteps(self) -> steps.Steps:
         """Source beside result in the views, with the chosen map and table, and the plots."""

@@ -25,6 +25,7 @@ def shade(volumes, model_paths, settings, progress):
 
     Volumes whose names begin with "bad", "killer", "odd", "sleepy" or "wrong" have their fate. The
     volumes that settings["hangs"] names, with commas, hang when they are begun for the first time.
+    With settings["find_brain"] what is brighter than the mean is a mask that was found.
     """
     source = volumes["source"]
     note(settings, "start", source.name)
@@ -43,9 +44,12 @@ def shade(volumes, model_paths, settings, progress):
     array = source.array * settings.get("factor", 2)
     if "mask" in volumes:
         array = array * (volumes["mask"].array > 0)
+    images = {"harmonized": source.with_array(array)}
+    if settings.get("find_brain") and "mask" not in volumes:
+        images["mask"] = source.with_array((source.array > source.array.mean()).astype("uint8"))
     note(settings, "end", source.name)
     return Result(
-        {"harmonized": source.with_array(array)},
+        images,
         {
             "summary": Table(
                 "Summary",

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_people_by_label_and_the_page_of_all(study, tmp_path, monkeypatch, capsy
     assert len(list(out.rglob("*_desc-harmonized_T1w.nii.gz"))) == 3, "group computes nothing"
     assert call(monkeypatch, study, out, "participant") == 0
     assert set(rows(out).values()) == {"accepted"}
+
+
+def test_masks_that_are_found_lie_beside_the_results(study, tmp_path, monkeypatch):
+    """By BIDS' names; they go with the results when another run takes the folder."""
+    out, mask = tmp_path / "out", study / "sub-01" / "anat" / "sub-01_T1w_mask.nii.gz"
+    shutil.copy(study / "sub-01" / "anat" / "sub-01_T1w.nii.gz", mask)
+    assert call(monkeypatch, study, out, "participant", "--mask", "auto") == 0
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*_mask.nii.gz"))
+    assert found == [
+        "sub-02/anat/sub-02_desc-brain_mask.nii.gz",
+        "sub-03/anat/sub-03_desc-brain_mask.nii.gz",
+        "sub-03/ses-b/anat/sub-03_ses-b_desc-brain_mask.nii.gz",
+    ], "whoever has a mask keeps it"
+    mask.unlink()
+    assert call(monkeypatch, study, out, "participant", "--overwrite") == 0
+    assert not list(out.rglob("*_mask.nii.gz"))
+    assert len(list(out.rglob("*_desc-harmonized_T1w.nii.gz"))) == 4
 
 
 @pytest.mark.parametrize(
