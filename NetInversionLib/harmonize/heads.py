@@ -337,13 +337,14 @@ def mask_check(scan: Scan) -> Check:
     """
     inside = isotropic(scan.volume.with_array(scan.mask.astype(np.float32)), HEAD_MM)
     share = bright_outside(isotropic(scan.volume, HEAD_MM).array, inside.array > 0.5)
-    told = f"{100 * share:.0f} % of what lies within {BORDER_MM:.0f} mm outside of it is as bright"
-    good = share <= MOST_BRIGHT
+    percent, good = 100 * share, share <= MOST_BRIGHT
     words = (
-        f"the mask's border looks right: {told} as brain"
+        f"the mask's border looks right: {percent:.0f} % of what lies within {BORDER_MM:.0f} mm"
+        " outside of it is as bright as brain"
         if good
-        else f"The mask may leave out brain, or reach into the skull: {told} as brain. Look at its"
-        " outline over the source; it can be edited."
+        else f"The mask may leave out brain, or reach into the skull: {percent:.0f} % of what lies"
+        f" within {BORDER_MM:.0f} mm outside of it is as bright as brain. Look at its outline over"
+        " the source; it can be edited."
     )
     return Check("brightness around the mask", share, -np.inf, MOST_BRIGHT, good, words)
 
