@@ -113,6 +113,7 @@ def harmonize(
     )  # raises before any work is done
     progress.report(0.0, "Reading the volume")
     source, mask = volumes["source"], volumes.get("mask")
+    statistics = gate_statistics(network)
     looked, found, head = _brain_or_head(source, mask, network, settings, progress)
     scan, seen, checks = looked.scan, looked.seen, looked.checks
     result = Result(facts=_facts(model, settings, device, scan, source, mask or found))
@@ -132,7 +133,7 @@ def harmonize(
     harmonized = scan.with_image(np.clip(restyled.image, 0, harmonize_scan.BRIGHTEST))
     bits = [bits_per_dim(network, one, model) for one in (scan, harmonized)]
     result_seen = gate_figures.look(harmonized)
-    checks += gate.check_result(seen, result_seen, gate_statistics(network), bits[1])
+    checks += gate.check_result(seen, result_seen, statistics, bits[1])
     if restyled.estimate is not None:
         checks += estimate_checks(restyled.estimate, scan, harmonized)
     word, reasons = _verdict_on_result(checks, settings.force)
