@@ -76,6 +76,19 @@ GENERATORS = {
 """Fields by name."""
 
 
+def within(field: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+    """A field of the same form whose largest magnitude among tissue is 1, around 0 there.
+
+    Over a whole volume a coil's field is greatest at the coil, and nearly even in the head.
+
+    Args:
+        field: [k, j, i].
+        tissue: Boolean, of the same shape; somewhere true.
+    """
+    low, high = field[tissue].min(), field[tissue].max()
+    return (2 * field - low - high) / max(high - low, 1e-9)
+
+
 def drawn(
     name: str, shape: tuple[int, ...], spacing_mm: tuple[float, ...], random: np.random.Generator
 ) -> np.ndarray:

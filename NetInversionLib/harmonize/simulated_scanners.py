@@ -50,7 +50,7 @@ class Step:
         kind: "gamma" (x ** amount), "log" (log(1 + amount x)), "exp" (exp(amount x) - 1), "sigmoid"
             (the logistic function of amount (x - 1/2), 0 at 0), "clip" (8 bit, white from amount
             on), "field" and the names of ``shading.GENERATORS`` (x (1 + amount s)) or "offset"
-            (x + amount s), s a smooth field of largest magnitude 1.
+            (x + amount s), s a smooth field of largest magnitude 1 (among tissue, if by name).
         amount: A positive number; below 1 for a field.
         seed: Of the field.
     """
@@ -78,6 +78,7 @@ class Step:
         if self.kind in shading.GENERATORS:
             random = np.random.default_rng(self.seed)
             field = shading.drawn(self.kind, image.shape, spacing_mm, random)
+            field = shading.within(field, image > 0)
             return image * (1 + amount * field.astype(np.float32))
         field = smooth_field(image.shape, self.seed) * amount
         return image * (1 + field) if self.kind == "field" else image + field
