@@ -22,7 +22,8 @@ from NetInversionLib.networks import cinn, flow, vae
 
 SHIPPED = models.model_folders()[-2]
 PROBES = Path(__file__).parents[2] / "models"
-CHECKED_FOLDERS = pytest.mark.parametrize("folder", [SHIPPED, PROBES], ids=lambda f: f.name)
+CHECKED = [SHIPPED, PROBES, PROBES / "second"]
+CHECKED_FOLDERS = pytest.mark.parametrize("folder", CHECKED, ids=lambda f: f.name)
 
 
 @pytest.fixture(scope="module")
