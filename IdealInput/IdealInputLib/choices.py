@@ -27,6 +27,8 @@ from .views import shownView
 
 MASK = "sampling"
 """Role of the mask that says where k-space was measured."""
+EVALUATIONS, KSPACE_EVALUATIONS = 200, 60
+"""Of the network, at most, where nobody chose: of images, and of k-space."""
 SECONDS_PER_VOXEL = 3.3e-6
 """And evaluation, on the machine that NetInversionLib.jobs.speed speaks of."""
 
@@ -89,10 +91,12 @@ class Choices(examples.ExampleLogic):
         node.locked = ",".join(held)
         node.knobs = False
         node.preset = Preset.FREE if MASK in held else Preset.NEAR
+        node.maxEvaluations = KSPACE_EVALUATIONS if MASK in held else EVALUATIONS
 
     def unchooseExample(self, node: Any) -> None:
         """Settings as they are before anything is chosen."""
         node.locked, node.knobs, node.preset = "", True, Preset.NEAR
+        node.maxEvaluations = EVALUATIONS
 
     def chooseMarkedVolumes(self, node: Any, card: Card | None) -> None:
         """If no volume is chosen yet, choose those that say which channel they are (sample data
@@ -242,6 +246,10 @@ class Choices(examples.ExampleLogic):
         )
         preset = PRESETS[node.preset.name.lower()]
         settings.update({**preset, "starts": settings["starts"]})
+        if MASK in [channel.role for channel in card.inputs] and "optimiser" not in preset:
+            # The annealed steps are shares of a channel's range, and nearly all of k-space is small
+            # beside its middle: they overshoot until the last of them.
+            settings["optimiser"] = "lbfgs"
         inputs, targets = (
             {channel.role: self.chosen(node, channel.role) for channel in channels}
             for channels in (card.inputs, card.outputs)

@@ -128,8 +128,8 @@ class _Asked:
     def put(
         self, result: Result, key: str, values: Tensor, title: str, role: str, units: str = UNITS
     ) -> None:
-        """Add real values (N, H, W) as an image."""
-        array = np.ascontiguousarray(values.numpy(), np.float32)
+        """Add real values (N, H, W), or of one volume (1, K, J, I), as an image."""
+        array = np.ascontiguousarray(values.numpy(), np.float32).reshape(self.frame.shape)
         result.volumes[Key.read(key)] = self.frame.with_array(array, title, units)
         result.roles[Key.read(key)] = role
 
@@ -336,22 +336,22 @@ def _add_acquisition(result: Result, asked: _Asked, reconstruct: Any, scan: kspa
 def _of_images(asked: _Asked, progress: Progress) -> Result:
     """Of images of one size, the first of which may change."""
     result, network = Result(), asked.model.network
-    if asked.given.ndim != 4:
-        raise ValueError("networks of volumes are not asked yet; choose one of slices")
     output = asked.task.image_of(network(asked.given))
     given = asked.given[:, 0] * IMAGE_RANGE
     _add_images(result, asked, given, output)
     if isinstance(asked.task, SuperResolution):
         _add_beyond(result, asked, output)
-    progress.report(0.3, "Changing each voxel of a square")
-    _add_directions(result, asked)
+    if asked.given.ndim == 4:  # of a volume that takes too long
+        progress.report(0.3, "Changing each voxel of a square")
+        _add_directions(result, asked)
     return result
 
 
 def _add_beyond(result: Result, asked: _Asked, output: Tensor) -> None:
-    """What super-resolved images (N, H, W) have that the coarse ones do not."""
+    """What super-resolved images (N, H, W) or volumes have that the coarse ones do not."""
     operator: Operator = Coarse(FACTOR, tuple(output.shape[1:]))
-    coarse = (asked.given[:, 0] * IMAGE_RANGE)[:, ::FACTOR, ::FACTOR]
+    every = slice(None), *[slice(None, None, FACTOR)] * (output.ndim - 1)
+    coarse = (asked.given[:, 0] * IMAGE_RANGE)[every]
     for key, image, title in (
         ("added", output, "Added between coarse voxels"),
         ("missing", asked.truth, "Truth between coarse voxels"),

@@ -86,6 +86,8 @@ def _lacked(found: Mapping[str, Any]) -> str:
 
 
 def _shown(found: Mapping[str, Any]) -> str:
+    if "side" not in found:
+        return ""
     side = found["side"]
     unseen, deaf, spot = (100 * found[key] for key in ("unseen", "deaf", "spot"))
     return (

@@ -160,8 +160,8 @@ def describe(
         name: _output_volumes(result, case, name, kind, objective.forward(image))
         for name, image in images.items()
     }
-    complex_images.add(result, case, names, kind)
     tables.add_error_table(result, case, errors, images, found.evaluations, kind)
+    complex_images.add(result, case, names, kind)
     tables.add_change(result, case, names, found.images)
     _add_change_in_noise(result, case, names, found.images)
     if settings.validity:

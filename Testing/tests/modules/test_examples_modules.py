@@ -96,6 +96,7 @@ def test_choosing_an_example_brings_its_sample_and_apply_an_answer(opened, name,
     choose(widget, words)  # the sample is there already
     assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == before
     if name == "IdealInput":
+        assert widget._parameterNode.maxEvaluations == 60
         widget.ui.evaluationsSpinBox.value = 2
         assert widget._parameterNode.locked == "sampling"
     nodes = press(widget)
@@ -123,6 +124,7 @@ def test_other_samples_are_not_taken_and_what_was_set_is_put_back(opened):
     assert names == {"super-resolution"} and widget._parameterNode.locked == ""
     widget.ui.modelSelector.setCurrentIndex(0)
     assert not widget._card.family and widget._parameterNode.knobs
+    assert widget._parameterNode.maxEvaluations == 200
 
 
 def test_a_denoisers_panel_is_as_it_was_behind_an_example(opened):
@@ -213,3 +215,26 @@ def test_the_job_trains_what_it_is_told(tmp_path):
     output = tmp_path / "family-super-resolution.safetensors"
     found = training.run_analysis({}, {}, {**asked, "output": str(output)}, Progress())
     assert models.read_card(found.facts["file"]).family == "super-resolution"
+
+
+def test_without_a_folder_of_scans_the_brain_is_the_template_that_slicer_downloads(
+    scene, monkeypatch, shipped
+):
+    import SampleData
+    import slicer
+
+    monkeypatch.delenv("NETINVERSION_DATA", raising=False)
+    made = brain(3)
+    asked = []
+
+    def download(self, source):
+        asked.append((source.uris[0], source.checksums[0]))
+        matrix = slicer.util.vtkMatrixFromArray(made.ijk_to_ras)
+        return [slicer.util.addVolumeFromArray(made.array, matrix, source.nodeNames[0])]
+
+    monkeypatch.setattr(SampleData.SampleDataLogic, "downloadFromSource", download)
+    card = models.read_card(shipped / "family-deep-cascade.safetensors")
+    (found,) = samples.sample_brains(card)
+    assert found.shape == made.shape and found.name == "MNI152 T1 brain"
+    assert asked[0][0].startswith("https://") and asked[0][1].startswith("SHA256:")
+    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")  # it does not stay
