@@ -67,13 +67,11 @@ IMAGES_ONLY = (
 class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.ExampleLogic):
     """Answers for an example's card too, and shows its results."""
 
-    EXAMPLES = {row.name: row.title for row in rows.ROWS if row.recipe and not row.of_volumes}
+    EXAMPLES = {row.name: row.title for row in rows.ROWS if row.recipe}
 
     def takes(self, card: Card) -> bool:
-        """Denoisers, and examples of the network families that take slices."""
-        if card.family:
-            return card.dimensions == 2
-        return module_choices.Choices.takes(self, card)
+        """Denoisers, and examples of the network families."""
+        return bool(card.family) or module_choices.Choices.takes(self, card)
 
     def secondModels(self, node: Any, card: Card | None) -> dict[Path, Card]:
         """Denoisers alone are asked beside another."""

@@ -408,16 +408,16 @@ def _add_directions(result: Result, asked: _Asked) -> None:
 
 
 def _add_quality(result: Result, asked: _Asked) -> None:
-    """Table "quality" and finding: PSNR in the head, of the network and of what needs none."""
+    """Table "quality" and findings: how near the network comes, and what needs none."""
     truth, task = asked.truth, asked.task
     images = {NETWORK: task.image_of(asked.model.network(asked.given))}
     trial = task.trial_of(asked.given, asked.wanted, sample.settings_of(asked.model.card))
     if trial is not None:
         images |= {name: peer(trial) for name, peer in task.peers.items()}
-    reached = {name: float(np.mean(quality.psnr(image, truth))) for name, image in images.items()}
+    reached = {name: float(np.mean(task.scores(image, truth))) for name, image in images.items()}
     result.tables[Key("quality")] = table_of_rows(
         "How near is it to the truth?",
-        [Column("by"), Column("PSNR in the head", "dB")],
+        [Column("by"), Column.read(task.figure)],
         list(reached.items()),
     )
-    result.facts.setdefault("findings", {})["PSNR"] = reached
+    result.facts.setdefault("findings", {}).update(reached=reached, figure=task.figure)

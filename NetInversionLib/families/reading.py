@@ -6,12 +6,13 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.keys import Column
 from ..core.results import Table
 from ..core.text import readable
 from ..core.words import tr
 
 NETWORK = "the network"
-"""In ``findings["PSNR"]``, beside what needs none."""
+"""In ``findings["reached"]``, beside what needs none."""
 REMOVED = "The text with the figures was removed from the scene."
 
 
@@ -55,15 +56,16 @@ def _added(found: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _quality(found: Mapping[str, Any], name: str) -> str:
-    reached = dict(found["PSNR"])
+    reached, figure = dict(found["reached"]), Column.read(found["figure"])
+    what, unit = figure.name, figure.unit
     own = reached.pop(NETWORK)
     if not reached:
-        return f"'{name}' reaches a PSNR of {own:.1f} dB in the head."
+        return f"'{name}' reaches {own:.1f} {unit} ({what})."
     peer = max(reached, key=lambda one: reached[one])
     best = reached[peer]
     return (
-        f"'{name}' reaches a PSNR of {own:.1f} dB in the head; the best without a network, {peer},"
-        f" {best:.1f} dB."
+        f"'{name}' reaches {own:.1f} {unit} ({what}); the best without a network, {peer},"
+        f" {best:.1f} {unit}."
     )
 
 

@@ -60,11 +60,6 @@ class Row:
         """Whether the row works."""
         return bool(self.architecture) or not self.learnt
 
-    @property
-    def of_volumes(self) -> bool:
-        """Whether its network is of three dimensions."""
-        return self.recipe in (TUMOURS, VOLUME_SUPER_RESOLUTION)
-
 
 ROWS = (
     Row(

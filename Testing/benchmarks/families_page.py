@@ -57,22 +57,39 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=common.ROOT / "Resources" / "Models")
     parser.add_argument("--no-pictures", dest="pictures", action="store_false")
     parser.add_argument("--iterations", action="store_true")
+    parser.add_argument(
+        "--facts",
+        type=Path,
+        nargs="+",
+        default=[common.OUTPUT / "families.json"],
+        help="what runs of families.py found, of different rows",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.iterations:
         iterations(options.models)
         return
-    facts = json.loads((common.OUTPUT / "families.json").read_text(encoding="utf-8"))
+    facts: dict = {}
+    for path in options.facts:
+        facts |= json.loads(path.read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    lines = [BEGIN, *table(facts), END]
+    for path in sorted(options.models.glob("family-*.safetensors")) if options.pictures else ():
+        draw(path, PICTURES / f"{path.stem}.png")
+    lines = [BEGIN, *table(facts), "", *pictures(), END]
     PAGE.write_text(before + "\n".join(lines) + after, encoding="utf-8")
     print("\n".join(lines))
-    for name in facts if options.pictures else ():
-        path = options.models / f"family-{name}.safetensors"
-        if path.exists():
-            draw(path, PICTURES / f"family-{name}.png")
+
+
+def pictures() -> list[str]:
+    """The pictures that are there, as Markdown."""
+    lines = []
+    for row in rows.ROWS:
+        name = f"family-{row.name}.png"
+        if (PICTURES / name).exists():
+            lines += [f"{row.title}:", "", f"![{row.title}](../Screenshots/{name})", ""]
+    return lines
 
 
 def iterations(folder: Path) -> None:

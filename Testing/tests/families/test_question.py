@@ -89,13 +89,16 @@ def test_the_answer_is_told_in_german_too(cascade, monkeypatch):
     assert "wo niemand gemessen hat" in told and "measured" not in told and "network" not in told
 
 
-@pytest.mark.parametrize("name", ["varnet", "super-resolution", "denoising-autoencoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["varnet", "super-resolution", "denoising-autoencoder", "srgan-3d", "vox2vox", "cycle-gan"],
+)
 def test_every_kind_of_row_answers(name, tmp_path):
     model = a_model(name, tmp_path, SIDE)
     result = question.ask(sample.sample_for(model.card, brain(), brain(1)), model)
     assert {"truth", "given", "image", "miss"} <= set(result.volumes)
-    assert ("added" in result.volumes) == (name != "denoising-autoencoder")
-    assert np.isfinite(list(result.facts["findings"]["PSNR"].values())).all()
+    assert ("added" in result.volumes) == (name in ("varnet", "super-resolution", "srgan-3d"))
+    assert np.isfinite(list(result.facts["findings"]["reached"].values())).all()
     if name == "super-resolution":  # means over 2 x 2 voxels are all that is looked at
         assert result.facts["findings"]["unseen"] == pytest.approx(0.75)
         change = result.volumes["unnoticed"].array.reshape(4, SIDE // 2, 2, SIDE // 2, 2)
