@@ -89,7 +89,7 @@ def page(result: Result, source: Volume | None = None) -> str:
 
 
 def sheet(result: Result, keys: tuple[str, ...] = (), wide: int = 3) -> bytes:
-    """Pictures of the middle slice, as PNG.
+    """Pictures of one slice, as PNG.
 
     Args:
         result: Of ``question.ask``.
@@ -97,20 +97,26 @@ def sheet(result: Result, keys: tuple[str, ...] = (), wide: int = 3) -> bytes:
         wide: Pictures in a row.
     """
     turned = {key: volumes.reorient(one, "LPS") for key, one in result.volumes.items()}
-    shown = [
-        figures.Picture(
-            figures.cut(
-                turned[Key.read(key)], figures.AXIAL, len(turned[Key.read(key)].array) // 2
-            ),
-            title,
-            _scale(result, key),
-        )
-        for key, title in SHOWN
-        if Key.read(key) in turned and (not keys or key in keys)
-    ]
+    place = _place(result, turned[Key("truth")])
+    shown = []
+    for key, title in SHOWN:
+        image = turned.get(Key.read(key))
+        if image is not None and (not keys or key in keys):
+            one = figures.cut(image, figures.AXIAL, place)
+            shown.append(figures.Picture(one, title, _scale(result, key)))
     rows = math.ceil(len(shown) / wide)
     cells: list[figures.Picture | None] = [*shown, *[None] * (rows * wide - len(shown))]
     return figures.sheet([cells[wide * n : wide * (n + 1)] for n in range(rows)])
+
+
+def _place(result: Result, truth: Volume) -> int:
+    """The slice that is shown: the middle one, or of a network of volumes the one with most truth.
+
+    Networks of slices are looked at closely in the middle one.
+    """
+    if Key("answers") in result.curves:
+        return len(truth.array) // 2
+    return int(np.abs(truth.array).sum((1, 2)).argmax())
 
 
 def _scale(result: Result, key: str) -> figures.Scale:
