@@ -115,7 +115,7 @@ def consistent(image: Tensor, measured: Tensor, mask: Tensor, step: Tensor | flo
 
 @register("postprocessed_kspace")
 class Postprocessed(KSpaceNetwork):
-    """The zero-filled image, then a U-Net that finds what is wrong with it.
+    """The zero-filled image, a U-Net that finds what is wrong with it, and what was measured again.
 
     The U-Net is shown the image without its smooth phase, that of the middle lines: it need not
     learn the same errors anew for every phase.
@@ -134,7 +134,8 @@ class Postprocessed(KSpaceNetwork):
         coarse = centred_fft(middle_lines(mask) * measured, inverse=True)
         turn = coarse / (coarse.real.square() + coarse.imag.square() + LEAST).sqrt()
         image = as_channels(centred_fft(measured, inverse=True) * turn.conj())
-        return as_channels(as_complex(image - self.unet(image)) * turn)
+        better = as_channels(as_complex(image - self.unet(image)) * turn)
+        return consistent(better, measured, mask, 1.0)
 
 
 @register("plug_and_play")
