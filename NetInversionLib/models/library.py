@@ -12,10 +12,10 @@ from .card import SAMPLING, Card, ModelError
 from .foreign import cards, shelf
 
 SUFFIX = ".safetensors"
-FIRST = ("ct-denoiser-level-cnn10.safetensors", "ct-denoiser-level-redcnn.safetensors")
+FIRST = ("ct-denoiser-learned-cnn10.safetensors", "ct-denoiser-learned-redcnn.safetensors")
 """Of a folder's models these come before the others, which come by name: the shipped denoisers that
-are better than doing nothing (README.md, "Denoisers"), the quicker one first: a first answer is to
-take less than two minutes. The first that fits is what panels show and commands take where nobody
+leave the least error (README.md, "Denoisers"), the quicker one first: a first answer is to take
+less than two minutes. The first that fits is what panels show and commands take where nobody
 chose."""
 
 
