@@ -44,6 +44,7 @@ from . import (  # noqa: F401  (they register their commands)
     simulate,
     train,
     train_family,
+    train_low_dose,
 )
 from .fields import Parser
 from .options import COMMANDS, GROUPS, Options, common_arguments

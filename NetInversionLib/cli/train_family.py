@@ -9,11 +9,11 @@ from .fields import add_fields, given
 from .options import command, output_arguments, set_threads, threads_argument
 from .train import (
     LESS_STEPS,
-    _checkpoint,
-    _kept,
-    _written,
     checkpoint_argument,
+    checkpoint_of,
     hold_out_argument,
+    keeping,
+    written,
 )
 
 
@@ -42,11 +42,11 @@ def train_family(options: argparse.Namespace) -> int:
     from ..families import training
     from ..families.settings import FamilySettings
 
-    checkpoint = _checkpoint(options)
+    checkpoint = checkpoint_of(options)
     set_threads(options)
     settings = training.settings_for(options.family, **given(options, FamilySettings))
     cases = training.read(options.family, options.folder, settings, options.shell)
-    with _kept(checkpoint):
+    with keeping(checkpoint):
         path = training.train(
             options.family,
             cases,
@@ -57,4 +57,4 @@ def train_family(options: argparse.Namespace) -> int:
             options.shell,
             card_of(options),
         )
-    return _written(options, path)
+    return written(options, path)

@@ -212,9 +212,9 @@ class Pass:
     evaluations: int = 70
 
 
-TOLD = Pass(1.9, 100, 87)
+TOLD = Pass(2.5, 100, 87)
 """Of a denoiser that is told the noise's level, which it estimates from a neighbourhood."""
-WEIGHTS = {"redcnn": 1.9}
+WEIGHTS = {"redcnn": 2.3}
 """Of larger architectures."""
 
 
