@@ -39,9 +39,9 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record",
         default=[],
-        action="append",
+        nargs="+",
         metavar="FILE",
-        help="write the means into this model file's card; repeatable",
+        help="write the means into these model files' cards",
     )
     seed_argument(parser)
     machine_arguments(parser)
