@@ -59,6 +59,7 @@ SETTINGS = {
         "native: the source's; target: the target scanner's",
     ),
     "baselines": ("Classical methods beside it", "yes or no"),
+    "find_brain": ("Find the brain in a whole head", "yes or no; where no mask is given"),
     "force": ("Give the result of a refused volume too", "yes or no; it is flagged then"),
 }
 LIMITS = (
