@@ -78,8 +78,7 @@ class Row:
 
     def within(self, other: Row) -> bool:
         """Whether whatever this row finds ``other`` could find as well."""
-        same = (self.time, self.bone) == (other.time, other.bone)
-        return same and self.soonest >= other.soonest
+        return self.time == other.time and self.soonest >= other.soonest
 
 
 def acquirable(
@@ -206,18 +205,23 @@ class _Search:
         second = self._minimised(
             [n for n, _ in tried], torch.stack([x for _, x in tried]), progress, 0.97
         )
-        found = {}
-        for n in same:
-            # What keeps to narrower bounds counts, too.
-            places = [p for p, (m, _) in enumerate(tried) if self.rows[m].within(self.rows[n])]
-            place = min(places, key=lambda p: float(second.loss[p]))
-            found[n] = self.settled(second.x[place], self.rows[tried[place][0]])
+        ends = [(self.rows[n], x) for (n, _), x in zip(tried, second.x)]
+        found = {n: self._best(n, ends) for n in same}
         starts = found[same[0]].repeat(len(other), 1)
         longer = [place for place, n in enumerate(other) if (self.rows[n].time or 0) > 1]
         starts[longer, GATING] = GATED
         third = self._minimised(other, starts, progress, 0.975)
         found |= dict(zip(alone, first.x)) | dict(zip(other, third.x))
         return torch.stack([found[n] for n in range(len(self.rows))])
+
+    def _best(self, number: int, ends: list[tuple[Row, Tensor]]) -> Tensor:
+        """What serves a row best of where searches ended, by its own measure.
+
+        What keeps to narrower bounds counts, too, and what was found for the other measure.
+        """
+        found = [self.settled(x, row) for row, x in ends if row.within(self.rows[number])]
+        losses, _ = self.value_and_gradient(torch.stack(found), torch.full((len(found),), number))
+        return found[int(losses.argmin())]
 
     @staticmethod
     def _showing_bone(values: Tensor) -> Tensor:

