@@ -19,7 +19,6 @@ from NetInversionLib.ideal_input.settings import PRESETS, PRICES, STARTS, STEPS
 from NetInversionLib.models.card import Card
 from NetInversionLib.panel import choices as panel_choices
 from NetInversionLib.panel import examples, logic, placing
-from NetInversionLib.panel.channels import CHANNEL
 from NetInversionLib.panel.words import tr as _
 from NetInversionLib.scene import read
 
@@ -74,7 +73,7 @@ class Choices(examples.ExampleLogic):
     ``card``.
     """
 
-    EXAMPLES = {row.name: row.title for row in rows.ROWS if row.recipe}
+    EXAMPLES = rows.trainable()
 
     def chooseExample(self, node: Any, nodes: Mapping[str, slicer.vtkMRMLNode]) -> None:
         """As ``ExampleLogic``; what the search leaves alone is locked.
@@ -105,11 +104,7 @@ class Choices(examples.ExampleLogic):
         channels = (*card.inputs, *card.outputs) if card else ()
         if any(self.chosen(node, channel.role) for channel in channels):
             return
-        marked = {
-            volume.GetAttribute(CHANNEL): volume
-            for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-            if card and (volume.GetAttribute(examples.FAMILY) or "") == card.family
-        }
+        marked = self.markedVolumes(card) if card else {}
         for channel in channels:
             if channel.role in marked:
                 self.chooseVolume(node, channel.role, marked[channel.role])

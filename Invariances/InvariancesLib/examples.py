@@ -36,13 +36,6 @@ TRIED = 200
 """Lines or directions, about."""
 SEEN = 0.8
 """Opacity of a change over the image that it is a small part of."""
-SAME_WINDOW = {
-    "given": "truth",
-    "image": "truth",
-    "missing": "added",
-    "unnoticed answer": "unnoticed",
-}
-"""Images of a result by key, and the one before whose window each takes."""
 DENOISERS_ONLY = (
     *("lowDoseLabel", "lowDoseSelector", "normalDoseLabel", "normalDoseSelector"),
     *("simulateButton", "samplerLabel", "samplerSelector", "layerLabel", "layerSelector"),
@@ -67,7 +60,7 @@ IMAGES_ONLY = (
 class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.ExampleLogic):
     """Answers for an example's card too, and shows its results."""
 
-    EXAMPLES = {row.name: row.title for row in rows.ROWS if row.recipe}
+    EXAMPLES = rows.trainable()
 
     def takes(self, card: Card) -> bool:
         """Denoisers, and examples of the network families."""
@@ -112,11 +105,6 @@ class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.
             images[role] = yield from read.read_volume(node)
         return jobs.Request("families", images, {"network": model})
 
-    def chosenVolumes(self, node: Any, card: Card) -> dict[str, slicer.vtkMRMLNode]:
-        """The volume nodes chosen for the channels of a card, by role."""
-        channels = (*card.inputs, *card.outputs)
-        return {channel.role: self.chosen(node, channel.role) for channel in channels}
-
     def exampleCost(self, node: Any, card: Card) -> float:
         """Voxels that pass through the network, about."""
         shape = read.grid_from_node(self.chosen(node, card.inputs[0].role)).shape
@@ -145,7 +133,7 @@ class ExampleChoices(module_choices.Choices, module_views.ResultViews, examples.
             return module_choices.Choices.shownAs(self, result, inputs)
         return {
             key: other
-            for key, other in SAME_WINDOW.items()
+            for key, other in family_reading.SAME_WINDOW.items()
             if key in result.volumes and other in result.volumes
         }
 

@@ -81,11 +81,11 @@ def ask(volumes: dict[str, Volume], model: Model, progress: Progress = Progress(
     progress.report(0.1, "Running the network")
     with torch.no_grad():
         if isinstance(asked.task, (Reconstruction, SeveralCoils)):
-            result = _of_kspace(asked, progress)
+            result, output = _of_kspace(asked, progress)
         else:
-            result = _of_images(asked, progress)
+            result, output = _of_images(asked, progress)
         progress.report(0.8, "Running what needs no network")
-        _add_quality(result, asked)
+        _add_quality(result, asked, output)
     result.facts.update(
         complete=True,
         settings={},
@@ -194,8 +194,8 @@ def _along(parts: Tensor, images: Tensor) -> Tensor:
 # Networks that reconstruct ------------------------------------------------------------------------
 
 
-def _of_kspace(asked: _Asked, progress: Progress) -> Result:
-    """Of k-space of one coil or several."""
+def _of_kspace(asked: _Asked, progress: Progress) -> tuple[Result, Tensor]:
+    """Of k-space of one coil or several; and the network's images, (N, H, W)."""
     result, network = Result(), asked.model.network
     measured, mask = in_coils(asked.given)
     if isinstance(asked.task, SeveralCoils):
@@ -222,7 +222,7 @@ def _of_kspace(asked: _Asked, progress: Progress) -> Result:
     if known is not None:
         progress.report(0.7, "Trying every line that is missing")
         _add_acquisition(result, asked, reconstruct, scan)
-    return result
+    return result, output
 
 
 def _add_kspace(result: Result, asked: _Asked, measured: Tensor, mask: Tensor) -> None:
@@ -333,8 +333,8 @@ def _add_acquisition(result: Result, asked: _Asked, reconstruct: Any, scan: kspa
 # Networks of images -------------------------------------------------------------------------------
 
 
-def _of_images(asked: _Asked, progress: Progress) -> Result:
-    """Of images of one size, the first of which may change."""
+def _of_images(asked: _Asked, progress: Progress) -> tuple[Result, Tensor]:
+    """Of images of one size, the first of which may change; and the network's, (N, H, W)."""
     result, network = Result(), asked.model.network
     output = asked.task.image_of(network(asked.given))
     given = asked.given[:, 0] * IMAGE_RANGE
@@ -344,7 +344,7 @@ def _of_images(asked: _Asked, progress: Progress) -> Result:
     if asked.given.ndim == 4:  # of a volume that takes too long
         progress.report(0.3, "Changing each voxel of a square")
         _add_directions(result, asked)
-    return result
+    return result, output
 
 
 def _add_beyond(result: Result, asked: _Asked, output: Tensor) -> None:
@@ -407,10 +407,10 @@ def _add_directions(result: Result, asked: _Asked) -> None:
 # Beside what needs no network ---------------------------------------------------------------------
 
 
-def _add_quality(result: Result, asked: _Asked) -> None:
+def _add_quality(result: Result, asked: _Asked, output: Tensor) -> None:
     """Table "quality" and findings: how near the network comes, and what needs none."""
     truth, task = asked.truth, asked.task
-    images = {NETWORK: task.image_of(asked.model.network(asked.given))}
+    images = {NETWORK: output}
     trial = task.trial_of(asked.given, asked.wanted, sample.settings_of(asked.model.card))
     if trial is not None:
         images |= {name: peer(trial) for name, peer in task.peers.items()}

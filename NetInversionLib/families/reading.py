@@ -13,6 +13,13 @@ from ..core.words import tr
 
 NETWORK = "the network"
 """In ``findings["reached"]``, beside what needs none."""
+SAME_WINDOW = {
+    "given": "truth",
+    "image": "truth",
+    "missing": "added",
+    "unnoticed answer": "unnoticed",
+}
+"""Images of a result by key, and the one whose window each takes."""
 REMOVED = "The text with the figures was removed from the scene."
 
 

@@ -35,8 +35,6 @@ SHOWN = (
     ("unnoticed answer", "What its image changes by"),
 )
 """Images of a result by key, with their titles, three in a row."""
-LIKE = {"given": "truth", "image": "truth", "missing": "added", "unnoticed answer": "unnoticed"}
-"""The image whose window another one has."""
 
 
 def write(result: Result, source: Volume | None, path: Path | str) -> Path:
@@ -121,7 +119,7 @@ def _place(result: Result, truth: Volume) -> int:
 
 def _scale(result: Result, key: str) -> figures.Scale:
     """Grey levels or colours of an image: those of the one that it is compared with."""
-    of = Key.read(LIKE.get(key, key))
+    of = Key.read(reading.SAME_WINDOW.get(key, key))
     of = of if of in result.volumes else Key.read(key)
     role, values = result.roles[of], result.volumes[of].array
     units = result.volumes[of].units

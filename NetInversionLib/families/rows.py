@@ -295,6 +295,6 @@ def row(name: str) -> Row:
     raise ValueError(f"no family is called {name!r}; there are {', '.join(r.name for r in ROWS)}")
 
 
-def trainable() -> list[str]:
-    """Names of the rows that can be trained."""
-    return [one.name for one in ROWS if one.recipe]
+def trainable() -> dict[str, str]:
+    """Titles of the rows that can be trained, by name."""
+    return {one.name: one.title for one in ROWS if one.recipe}

@@ -59,9 +59,7 @@ def unlike_places(found: Estimate, scan: Scan) -> list[dict]:
         return []
     voxel_ml = float(np.prod(scan.volume.spacing_mm)) / 1000
     there = unlike_map(found, scan) == 2
-    kji = np.argwhere(there)
-    matrix = scan.volume.ijk_to_ras
-    points = matrix[:3, :3] @ kji[:, ::-1].T + matrix[:3, 3:]
+    points = _points(scan, there)
     which = labels.ravel()[blocks_of(points, found.template_to_ras)]
     to_template = np.linalg.inv(found.template_to_ras)
     places = []
@@ -87,6 +85,12 @@ def _where(middle: np.ndarray) -> str:
     return ", ".join(words) or "in the middle"
 
 
+def _points(scan: Scan, where: np.ndarray) -> np.ndarray:
+    """RAS mm, (3, n), of the voxels of a scan where a map [k, j, i] is true."""
+    matrix = scan.volume.ijk_to_ras
+    return matrix[:3, :3] @ np.stack(np.nonzero(where))[::-1] + matrix[:3, 3:]
+
+
 def contrast_kept(found: Estimate, scan: Scan, image: np.ndarray) -> float:
     """How much of its contrast to what lies beside it the place that loses most has kept.
 
@@ -104,9 +108,7 @@ def contrast_kept(found: Estimate, scan: Scan, image: np.ndarray) -> float:
     labels, count = ndimage.label(found.unlike == 2, np.ones((3, 3, 3)))
     if not count:
         return 1.0
-    kji = np.stack(np.nonzero(scan.mask))
-    matrix = scan.volume.ijk_to_ras
-    blocks = blocks_of(matrix[:3, :3] @ kji[::-1] + matrix[:3, 3:], found.template_to_ras)
+    blocks = blocks_of(_points(scan, scan.mask), found.template_to_ras)
     which, beside = labels.ravel()[blocks], found.unlike.ravel()[blocks] == 1
     before, after = scan.image[scan.mask], image[scan.mask]
     kept = 1.0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .reconstruction import whole
 from .registry import register
 from .unet import pad_to_multiple
 
@@ -121,16 +122,9 @@ class MultiScale(nn.Module):
 
     def __init__(self, factor: int = 2, width: int = 20, depth: int = 6):
         super().__init__()
-        for name, value, least, most in (
-            ("factor", factor, 2, MAX_FACTOR),
-            ("width", width, 1, MAX_WIDTH),
-            ("depth", depth, 1, MAX_DEPTH),
-        ):
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(
-                    f"{name} must be a whole number from {least} to {most}, not {value!r}"
-                )
-        self.factor = self.size_multiple = factor
+        self.factor = self.size_multiple = whole("factor", factor, MAX_FACTOR, 2)
+        whole("width", width, MAX_WIDTH)
+        whole("depth", depth, MAX_DEPTH)
         self.layers = nn.ModuleList(
             nn.Conv2d(width if number else 1, width, 3, padding=1) for number in range(depth)
         )

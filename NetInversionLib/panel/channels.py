@@ -27,6 +27,11 @@ class ChannelLogic(logic.ModuleLogic):
         """The volume node chosen for a channel, or None."""
         return node.parameterNode.GetNodeReference(CHOSEN + role)
 
+    def chosenVolumes(self, node: Any, card: Card) -> dict[str, slicer.vtkMRMLNode | None]:
+        """The volume nodes chosen for all channels of a card, by role."""
+        channels = (*card.inputs, *card.outputs)
+        return {channel.role: self.chosen(node, channel.role) for channel in channels}
+
     def chooseVolume(self, node: Any, role: str, volume: slicer.vtkMRMLNode | None) -> None:
         """Choose a volume node for a channel, or none."""
         node.parameterNode.SetNodeReferenceID(CHOSEN + role, volume.GetID() if volume else None)

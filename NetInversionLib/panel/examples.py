@@ -37,13 +37,17 @@ class ExampleLogic(channels.ChannelLogic):
         there = {card.family for card in self.models().values()}
         return {name: title for name, title in self.EXAMPLES.items() if name not in there}
 
-    def exampleNodes(self, card: Card) -> dict[str, slicer.vtkMRMLNode]:
-        """The newest sample of a card's family in the scene, by role; empty if one is missing."""
-        marked = {
+    def markedVolumes(self, card: Card) -> dict[str, slicer.vtkMRMLNode]:
+        """The newest sample volumes in the scene for networks of a card's family, by role."""
+        return {
             volume.GetAttribute(channels.CHANNEL): volume
             for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-            if volume.GetAttribute(FAMILY) == card.family
+            if (volume.GetAttribute(FAMILY) or "") == card.family
         }
+
+    def exampleNodes(self, card: Card) -> dict[str, slicer.vtkMRMLNode]:
+        """The newest sample of a card's family in the scene, by role; empty if one is missing."""
+        marked = self.markedVolumes(card)
         roles = [channel.role for channel in (*card.inputs, *card.outputs)]
         return {role: marked[role] for role in roles} if set(roles) <= set(marked) else {}
 
@@ -86,8 +90,7 @@ class ExampleLogic(channels.ChannelLogic):
 
     def chosenExample(self, node: Any, card: Card) -> dict[str, slicer.vtkMRMLNode]:
         """The volumes chosen for all channels, by role; empty if one is another family's sample."""
-        roles = [channel.role for channel in (*card.inputs, *card.outputs)]
-        chosen = {role: self.chosen(node, role) for role in roles}
+        chosen = self.chosenVolumes(node, card)
         fit = all(
             one is not None and one.GetAttribute(FAMILY) in (None, card.family)
             for one in chosen.values()
